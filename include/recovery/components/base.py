@@ -1,0 +1,219 @@
+"""The one interface of all components. ``CONTRIBUTING.md`` says how to add one.
+
+A component is one source, ready to be worked on. It knows nothing of Airflow, packs, encryption or destinations.
+A backup calls :meth:`Component.dump`; its artifacts are packed by others; :meth:`Component.read_pack` and
+:meth:`Component.contents` read them back. A restore calls :meth:`Component.preflight`, :meth:`Component.stage`,
+:meth:`Component.prove`, :meth:`Component.switch`, and then :meth:`Component.settle` or :meth:`Component.switch_back`,
+and :meth:`Component.discard`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from tarfile import TarInfo
+from typing import IO, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from recovery.contents import Difference, Row
+
+Consistency = Literal["snapshot", "fuzzy", "scan"]
+
+
+class RecoveryPoint(BaseModel):
+    """The instant that a source's artifacts represent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    opened: datetime
+    """When the snapshot or the scan began, in UTC."""
+    closed: datetime
+    """When the last byte was read, in UTC. A snapshot represents ``opened``; a fuzzy dump or a scan, the interval."""
+    position: str | None = None
+    """The source's own name for it: a PostgreSQL LSN, a MongoDB cluster time ``seconds:ordinal``; none for a scan."""
+
+
+class Artifact(BaseModel):
+    """One thing a dump consists of: a database, the globals, a tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Unique in its source; file names at the destination are made of it."""
+    root: str
+    """Absolute folder that members are relative to."""
+    listing: str | None = None
+    """File name, in the source's staging folder, of the members: see :func:`recovery.artifact.read_listing`.
+    None means everything under ``root``, which is then this dump's own and removed once it is packed."""
+    bytes: int
+    """How much there is to pack, as far as known now."""
+    live: bool = False
+    """``root`` is the source itself, read where it is: files may change or vanish meanwhile, and are then named."""
+
+
+class Dump(BaseModel):
+    """What a dump made, kept as ``dump.json`` beside it. Rows of the inventory are in ``<artifact>.inventory.jsonl``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    artifacts: tuple[Artifact, ...]
+    point: RecoveryPoint
+    consistency: Consistency
+    versions: dict[str, str] = {}
+    """Versions of the server and the tools, by name."""
+    warnings: tuple[str, ...] = ()
+    """What was tolerated or can't be saved, in sentences for the operator and the manifest."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that preflight found out; the findings are the text of the first gate."""
+
+    level: Literal["fact", "warning", "refusal"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a component says before a restore touches anything."""
+
+    identity: str
+    """The target itself, not its address: PostgreSQL system identifier, replica set id, device and inode."""
+    findings: tuple[Finding, ...] = ()
+    bytes_needed: Mapping[str, int] = field(default_factory=dict)
+    """Free space that staging needs, by a folder of this machine; databases on other hosts are not in it."""
+
+
+class Restore(Protocol):
+    """What a component gets from the restore that it takes part in, for one source."""
+
+    @property
+    def id(self) -> str:
+        """8 hexadecimal digits; staged and set-aside things carry it: ``__stage_<id>``, ``__before_<id>``."""
+
+    @property
+    def folder(self) -> Path:
+        """A folder in staging for this source and this restore alone; removed at its end."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Choices of the run for this component, such as ``{"config": "missing"}``."""
+
+    def artifacts(self) -> Sequence[str]:
+        """The names of the artifacts that the set has of this source."""
+
+    def rows(self, artifact: str, *kinds: str) -> Iterator[Row]:
+        """The set's rows of an artifact: the inventory's and the contents', all or of some kinds."""
+
+    def unpack(self, artifact: str, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
+        """Fetch, check, decrypt and extract an artifact's packs into a folder that exists, all or some members."""
+
+    def journal(self, step: str, **facts: object) -> None:
+        """Say, on disk, what is about to be done; returns once it can't be lost."""
+
+    def journalled(self, step: str) -> list[dict[str, object]]:
+        """The facts of every time that a step was said for this source, oldest first."""
+
+
+class Component(ABC):
+    """One source of a plan."""
+
+    kind: ClassVar[str]
+    """``postgres``, ``mongo``, ``files`` or ``config``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def id(self) -> str:
+        """``<kind>.<name>``, as tasks and manifests say it."""
+        return f"{self.kind}.{self.name}"
+
+    # Backup ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
+        """Write the dump and the inventory into a folder that exists and is empty.
+
+        Writes ``<folder>/<artifact>.inventory.jsonl`` for each artifact, and whatever its artifacts' roots hold.
+
+        Args:
+            folder: this source's staging folder for the dump.
+            opened: to be called once, the moment that the snapshot or scan is open.
+
+        Raises:
+            SourceError: if something that the inventory has can't be read.
+            SourceUnreachable: if the source does not answer.
+            ToolError: if a client tool is missing or fails.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
+        """Read one pack's members, in order, and yield what they hold. Several packs may be read at once.
+
+        ``None`` stands for a member without data (folder, link). Every byte must be read and looked at.
+
+        Raises:
+            ArtifactError: if a member is damaged or does not end where it should.
+        """
+
+    @abstractmethod
+    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+        """Put what was read of all packs of an artifact together with its inventory: the rows that the set keeps.
+
+        They hold all that :meth:`prove` compares and all that :meth:`stage` needs to know.
+
+        Args:
+            artifact: its name.
+            inventory: file of the inventory's rows.
+            read: what :meth:`read_pack` yielded for each pack.
+
+        Raises:
+            ArtifactError: if what the inventory has is not in the artifact.
+        """
+
+    # Restore --------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def preflight(self, restore: Restore) -> Preflight:
+        """Find out, without changing anything, what the restore would replace and what would fail later.
+
+        A target that is gone (database dropped, folder deleted) is a fact, not a refusal.
+        """
+
+    @abstractmethod
+    def stage(self, restore: Restore) -> None:
+        """Restore beside the live data. Done again after a failure, it starts afresh."""
+
+    @abstractmethod
+    def prove(self, restore: Restore) -> list[Difference]:
+        """Compare what was staged with the set, by its contents. Empty when equal."""
+
+    @abstractmethod
+    def switch(self, restore: Restore) -> None:
+        """Put what was staged in the place of the live data, which is set aside. Done again, it resumes."""
+
+    @abstractmethod
+    def switch_back(self, restore: Restore) -> None:
+        """Take a switch back, whole or half done: the live data as it was before, the restored set aside for discard."""
+
+    @abstractmethod
+    def settle(self, restore: Restore) -> None:
+        """After acceptance: what had to wait for it. The set-aside copies stay. Done again, it does no harm."""
+
+    @abstractmethod
+    def discard(self, restore: Restore) -> None:
+        """Remove what was staged and not switched, or switched back. Never what is live or was before."""
+
+    @abstractmethod
+    def before_copies(self) -> list[str]:
+        """The restore ids whose set-aside copies are still at this source."""
+
+    @abstractmethod
+    def drop_before(self, restore_id: str) -> None:
+        """Remove the copies that a restore set aside."""

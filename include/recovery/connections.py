@@ -1,0 +1,55 @@
+"""The one module that turns Airflow Connections into plain objects. Nothing else here knows Airflow's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from recovery.errors import ConnectionUnusable
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where something answers, and as whom. ``repr`` shows no secret."""
+
+    id: str
+    """The Connection's id, for messages."""
+    host: str = ""
+    port: int | None = None
+    login: str = ""
+    password: str = field(default="", repr=False)
+    schema: str = ""
+    """Database name or path, as the kind of connection has it."""
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+Connect = Callable[[str], Endpoint]
+"""Looks a Connection up by its id."""
+
+
+def from_airflow(connection_id: str) -> Endpoint:
+    """Read an Airflow Connection; only inside a running task or callback.
+
+    Raises:
+        ConnectionUnusable: if there is none of that id.
+    """
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = BaseHook.get_connection(connection_id)
+    except AirflowNotFoundException:
+        raise ConnectionUnusable(
+            f"There is no Airflow Connection {connection_id!r}, which the plan names.",
+            "Add it under Admin, Connections, or correct the id in the plan.",
+        ) from None
+    return Endpoint(
+        id=connection_id,
+        host=connection.host or "",
+        port=connection.port,
+        login=connection.login or "",
+        password=connection.password or "",
+        schema=connection.schema or "",
+        extra=dict(connection.extra_dejson),
+    )

@@ -1,0 +1,101 @@
+"""What an artifact holds: rows of facts, the digest of records, and how two sides are compared.
+
+A *row* is ``(kind, name, facts)``: ``("table", "public.customers", {"count": 1000, "digest": "00af…"})``. Inventories
+and contents are both rows, one JSON array a line on disk, so that a tree of a million files needs no memory.
+Names of files that are not UTF-8 are kept by Python's ``surrogateescape``, which JSON escapes as ``\\udcXX``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+Facts = dict[str, Any]
+Row = tuple[str, str, Facts]
+
+_MASK = (1 << 64) - 1
+
+
+class RecordDigest:
+    """Sum modulo 2^64 of the XXH3-64 of each record: independent of order, so it survives a restore.
+
+    It finds damage and loss, not an attacker: SHA-256 and the signature are for that.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum = 0
+
+    def add(self, records: Iterable[bytes]) -> None:
+        """Count and add records."""
+        hashes = list(map(xxhash.xxh3_64_intdigest, records))
+        self.count += len(hashes)
+        self._sum = (self._sum + sum(hashes)) & _MASK
+
+    def merge(self, count: int, hexdigest: str) -> None:
+        """Add the result of another digest over other records."""
+        self.count += count
+        self._sum = (self._sum + int(hexdigest, 16)) & _MASK
+
+    def hexdigest(self) -> str:
+        """16 hexadecimal digits; ``0000000000000000`` of no records."""
+        return f"{self._sum:016x}"
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows to a file, one JSON array a line. The caller renames it into place."""
+    with path.open("w", encoding="ascii") as out:
+        for row in rows:
+            out.write(json.dumps(row, separators=(",", ":"), sort_keys=True))
+            out.write("\n")
+
+
+def read_rows(path: Path, *kinds: str) -> Iterator[Row]:
+    """Rows of a file, all or only those of some kinds, as they are read."""
+    with path.open(encoding="ascii") as lines:
+        for line in lines:
+            kind, name, facts = json.loads(line)
+            if not kinds or kind in kinds:
+                yield kind, name, facts
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not equal on two sides."""
+
+    kind: str
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.what}"
+
+
+def compare(expected: Iterable[Row], found: Iterable[Row]) -> list[Difference]:
+    """Every difference between two sides; empty when they are equal.
+
+    A fact that only one side has is a difference too, so both sides must be made by the same code.
+    """
+    wanted = {(kind, name): facts for kind, name, facts in expected}
+    differences = []
+    for kind, name, facts in found:
+        facts_wanted = wanted.pop((kind, name), None)
+        if facts_wanted is None:
+            differences.append(Difference(kind, name, "is there, but not in the set"))
+            continue
+        for fact in sorted(facts.keys() | facts_wanted.keys()):
+            if facts.get(fact) != facts_wanted.get(fact):
+                what = f"{fact} is {_short(facts.get(fact))}, the set has {_short(facts_wanted.get(fact))}"
+                differences.append(Difference(kind, name, what))
+    differences += [Difference(kind, name, "is missing") for kind, name in wanted]
+    return sorted(differences, key=lambda difference: (difference.kind, difference.name, difference.what))
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,82 @@
+"""Durations, sizes and moments as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BYTES = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base ** (power + 1)
+    for power, prefix in enumerate("KMGT")
+    for suffix, base in (("B", 1000), ("iB", 1024))
+}
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read ``90s``, ``30m``, ``24h``, ``7d``, ``2w`` or a sum such as ``1d12h``.
+
+    Raises:
+        ValueError: if it is anything else, or zero.
+    """
+    parts = re.findall(r"(\d+)([smhdw])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r} is not a duration; write for example 90s, 30m, 24h, 7d or 1d12h")
+    seconds = sum(int(number) * _SECONDS[unit] for number, unit in parts)
+    if not 0 < seconds <= 100 * 366 * 86400:
+        raise ValueError(f"{text!r} must be longer than nothing and shorter than a hundred years")
+    return timedelta(seconds=seconds)
+
+
+def parse_size(text: str) -> int:
+    """Read ``512MiB``, ``1GiB``, ``20GB`` or a plain number of bytes; the result is in bytes.
+
+    Raises:
+        ValueError: if it is anything else, or zero.
+    """
+    match = re.fullmatch(r"(\d+)\s*([KMGT]i?B|B)?", text)
+    if not match or not int(match[1]):
+        raise ValueError(f"{text!r} is not a size; write for example 512MiB, 1GiB or 20GB")
+    return int(match[1]) * _BYTES[match[2] or ""]
+
+
+def parse_moment(text: str) -> datetime:
+    """Read an ISO 8601 moment that says its offset, such as ``2026-11-23T01:00:00+02:00``; the result is in UTC.
+
+    Raises:
+        ValueError: if it is no moment, or says no offset: a local time is a guess.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a moment; write for example 2026-11-23T01:00:00+01:00") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} says no offset; write for example {text}+01:00, or {text}Z for UTC")
+    return moment.astimezone(UTC)
+
+
+def iso(moment: datetime) -> str:
+    """A moment as ``2026-11-23T01:00:00.123456Z``."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def human_size(size: float) -> str:
+    """Bytes as ``1.3 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def human_duration(seconds: float | timedelta) -> str:
+    """Seconds as ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min`` or ``3 d 4 h``."""
+    total = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+    if total < 10:
+        return f"{total:.1f} s"
+    whole = round(total)
+    for name, size, below, below_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // below_size
+            return f"{whole // size} {name} {rest} {below}" if rest else f"{whole // size} {name}"
+    return f"{whole} s"

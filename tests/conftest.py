@@ -1,0 +1,38 @@
+"""Servers that many tests share, each started when the first test asks for it."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from sandbox.servers import S3, Mongo, Postgres, mailbox
+
+
+@pytest.fixture(scope="session")
+def server_folder():
+    with tempfile.TemporaryDirectory(prefix="recovery-tests-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder):
+    with Postgres(server_folder / "postgres18") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_server(server_folder):
+    with Mongo(server_folder / "mongo") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(server_folder):
+    with S3(server_folder / "s3") as server:
+        yield server
+
+
+@pytest.fixture
+def smtp():
+    with mailbox() as box:
+        yield box
