@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import boto3
 import psycopg
@@ -98,7 +98,9 @@ class Server:
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=lambda: _libc.prctl(1, signal.SIGKILL),
-                **({"user": ids[0], "group": ids[1], "extra_groups": []} if ids else {}),
+                user=ids[0] if ids else None,
+                group=ids[1] if ids else None,
+                extra_groups=[] if ids else None,
             )
         deadline = time.monotonic() + 60
         while not self.ready():
@@ -159,7 +161,9 @@ class Postgres(Server):
             [str(part) for part in command],
             check=True,
             stdout=subprocess.DEVNULL,
-            **({"user": ids[0], "group": ids[1], "extra_groups": []} if ids else {}),
+            user=ids[0] if ids else None,
+            group=ids[1] if ids else None,
+            extra_groups=[] if ids else None,
         )
         secret.unlink()
 
@@ -233,6 +237,8 @@ class Mongo(Server):
 class S3(Server):
     """A SeaweedFS S3 server with one pair of keys."""
 
+    stop_signal = signal.SIGKILL  # asked to end, it waits 20 s for clients that are long gone
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.access_key = secrets.token_hex(8)
@@ -256,10 +262,12 @@ class S3(Server):
     def argv(self) -> Sequence[str | Path]:
         master, volume, filer, *grpc = self._ports
         return [
-            Path(sys.executable).parent / "weed", "-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder / 'data'}",
+            Path(sys.executable).parent / "weed", "-logtostderr=true", "server",
+            "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder / 'data'}",
             f"-master.port={master}", f"-master.port.grpc={grpc[0]}", f"-volume.port={volume}", f"-volume.port.grpc={grpc[1]}",
             f"-filer.port={filer}", f"-filer.port.grpc={grpc[2]}", "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={grpc[3]}",
             f"-s3.config={self.folder / 's3.json'}", "-volume.max=200", "-master.volumeSizeLimitMB=512",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
         ]  # fmt: skip
 
     def ready(self) -> bool:
@@ -272,7 +280,14 @@ class S3(Server):
             return True
         return False
 
-    def client(self):  # type: ignore[no-untyped-def]
+    def stop(self) -> None:
+        """End it, and remove the sockets that it made in /tmp whatever its folder is."""
+        super().stop()
+        for port in (self.port, *self._ports):
+            for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                socket_file.unlink(missing_ok=True)
+
+    def client(self) -> Any:
         """A boto3 S3 client."""
         return boto3.client(
             "s3",

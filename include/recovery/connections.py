@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recovery.errors import ConnectionUnusable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,11 @@ def from_airflow(connection_id: str) -> Endpoint:
         schema=connection.schema or "",
         extra=dict(connection.extra_dejson),
     )
+
+
+def s3_client(connection_id: str) -> S3Client:
+    """The boto3 S3 client that an AWS Connection describes: keys, roles, region and endpoint are S3Hook's business."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    client: S3Client = S3Hook(aws_conn_id=connection_id).get_conn()
+    return client

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -45,6 +46,14 @@ def _cron(text: str) -> str:
 
     if text.startswith("@") or not croniter.is_valid(text) or len(text.split()) != 5:
         raise ValueError(f"{text!r} is not a cron expression of five fields, such as '0 1 * * *'")
+    return text
+
+
+def _timezone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{text!r} is not a timezone; write for example UTC or Europe/Berlin") from None
     return text
 
 
@@ -165,7 +174,7 @@ class Encryption(_Part):
     recipients: Annotated[tuple[Annotated[str, AfterValidator(_recipient)], ...], Field(min_length=1)]
     """age public keys; any one of their identities opens the sets."""
     identity: ConnectionId | None = None
-    """Connection with the age identity as its password; only needed to verify and restore. Without it the level that verify reaches is ``stored``."""
+    """Connection with the age identity as its password, to verify and restore. Without it verify reaches only ``stored``."""
 
 
 class Keep(_Part):
@@ -273,7 +282,8 @@ class Plan(_Part):
     """The plan's name: a lower-case letter, then letters, digits and _. DAGs and folders are named after it."""
     schedule: Annotated[str, AfterValidator(_cron)] | None = "0 1 * * *"
     """Cron expression in ``timezone``; null for backups by hand only."""
-    timezone: str = "UTC"
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    """Name of the timezone in which ``schedule`` is meant, such as ``Europe/Berlin``."""
     owner: str = "operations"
     """Shown as the DAGs' owner."""
     objectives: Objectives = Objectives()
@@ -282,7 +292,7 @@ class Plan(_Part):
     signing: ConnectionId
     """Connection with the Ed25519 key that signs sets, as its password."""
     destinations: Annotated[dict[Name, Destination], Field(min_length=1)]
-    good: Level = "decoded"
+    good: Literal["stored", "decoded"] = "decoded"
     """What verify must reach before a set counts as good: ``stored`` or ``decoded``."""
     approvals: Approvals
     services: Services = Services()
@@ -293,16 +303,31 @@ class Plan(_Part):
     """Packs are filled to about this size, before compression."""
     compression: Annotated[int, Field(ge=1, le=19)] = 1
     """zstd level."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a backup's task is tried again after a failure that may pass."""
+    retry_delay: Duration = timedelta(minutes=1)
+    """Pause before the first retry; it doubles from one to the next."""
+    timeout: Duration = timedelta(hours=6)
+    """How long any one task may take."""
     keep_before: Duration = timedelta(days=7)
     """How long the copies that a restore set aside are kept."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Plan:
-        if self.good == "restored":
-            raise ValueError("good: no drill is built yet that could reach 'restored'; write stored or decoded")
         if self.good == "decoded" and self.encryption.identity is None:
             raise ValueError("good: 'decoded' needs encryption.identity; name the Connection, or write good: stored")
+        for source_id, source in self.sources:
+            for root in (source.path,) if isinstance(source, FilesSource) else source.paths if isinstance(source, ConfigSource) else ():
+                for key, folder in self._own_folders():
+                    if folder.is_relative_to(root):
+                        raise ValueError(f"{key}: {folder} lies in the source {source_id}, which would back up its own backups")
         return self
+
+    def _own_folders(self) -> Iterator[tuple[str, Path]]:
+        yield "staging.folder", self.staging.folder
+        for name, destination in self.destinations.items():
+            if destination.folder:
+                yield f"destinations.{name}.folder", destination.folder
 
     def source(self, source_id: str) -> Settings:
         """The settings of ``<component>.<name>``.

@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -32,8 +32,8 @@ def find_tool(name: str, folders: Sequence[Path | str] = ()) -> str:
     """
     places = [str(folder) for folder in folders] + os.get_exec_path()
     for place in places:
-        candidate = os.path.join(place, name)
-        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+        candidate = f"{place}/{name}"
+        if os.access(candidate, os.X_OK) and Path(candidate).is_file():
             return candidate
     raise ToolError(
         f"The tool {name} is not installed; looked in {', '.join(places)}.",
@@ -44,9 +44,10 @@ def find_tool(name: str, folders: Sequence[Path | str] = ()) -> str:
 class Tool:
     """A tool that runs: its stdout to read, its stdin to write, its stderr in the log."""
 
-    def __init__(self, process: subprocess.Popen[bytes], name: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], name: str, on_line: Callable[[str], None] | None) -> None:
         self._process = process
         self._name = name
+        self._on_line = on_line
         self.last_words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._reader = Thread(target=self._listen, name=f"{name} stderr", daemon=True)
         self._reader.start()
@@ -73,7 +74,10 @@ class Tool:
         for raw in self._process.stderr:
             line = raw.decode("utf-8", "replace").rstrip()
             self.last_words.append(line)
-            log.info("%s: %s", self._name, line)
+            if self._on_line:
+                self._on_line(line)
+            else:
+                log.info("%s: %s", self._name, line)
 
     def wait(self) -> int:
         """Wait for its end and its last words; the exit status."""
@@ -97,6 +101,7 @@ def tool(
     feed: bool = False,
     cwd: Path | None = None,
     may_fail: bool = False,
+    on_line: Callable[[str], None] | None = None,
 ) -> Iterator[Tool]:
     """Start a tool for the length of a block; the end of the block waits for it and checks its exit status.
 
@@ -106,6 +111,7 @@ def tool(
         output: read its stdout through :attr:`Tool.stdout`.
         feed: write its stdin through :attr:`Tool.stdin`.
         cwd: where it runs.
+        on_line: gets each line of its stderr, from a thread, in place of the log.
         may_fail: leave the exit status to the caller, who asks :meth:`Tool.wait`.
 
     Raises:
@@ -125,7 +131,7 @@ def tool(
         )
     except OSError as error:
         raise ToolError(f"{name} could not be started: {error}.", "Check that it is installed and may be run.") from error
-    running = Tool(process, name)
+    running = Tool(process, name, on_line)
     try:
         yield running
         if feed and not running.stdin.closed:

@@ -7,9 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES = {"": 1, "B": 1} | {
-    f"{prefix}{suffix}": base ** (power + 1)
-    for power, prefix in enumerate("KMGT")
-    for suffix, base in (("B", 1000), ("iB", 1024))
+    f"{prefix}{suffix}": base ** (power + 1) for power, prefix in enumerate("KMGT") for suffix, base in (("B", 1000), ("iB", 1024))
 }
 
 
@@ -37,7 +35,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+)\s*([KMGT]i?B|B)?", text)
     if not match or not int(match[1]):
         raise ValueError(f"{text!r} is not a size; write for example 512MiB, 1GiB or 20GB")
-    return int(match[1]) * _BYTES[match[2] or ""]
+    return int(match[1]) * int(_BYTES[match[2] or ""])
 
 
 def parse_moment(text: str) -> datetime:

@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made from the lock files, and made again only when they change.
+
+RUN := PYTHONPATH=include:. .venv/bin/python
+PYTEST := .venv/bin/pytest
+READY := .venv/ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long bench lint lock clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Back up a sample system through Airflow, destroy it, restore it, prove it (4 minutes)
+	@python3 tools/setup.py programs libcurl tar
+	@$(RUN) -m sandbox.demo $(ARGS)
+
+test: $(READY) ## Run the tests; ARGS='tests/x -k y' narrows
+	@python3 tools/setup.py programs libcurl tar zstd age openssl chromium
+	@$(PYTEST) $(ARGS)
+
+test-long: $(READY) ## Run the long campaigns
+	@python3 tools/setup.py programs libcurl tar zstd age openssl chromium
+	@$(PYTEST) -m long $(ARGS)
+
+bench: $(READY) ## Measure against the usual script, and write bench.json
+	@python3 tools/setup.py programs libcurl tar
+	@$(RUN) -m sandbox.bench $(ARGS)
+
+lint: $(READY) ## Check style, layout and types
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/mypy
+
+# Index addresses and local folders of this machine have no place in a lock file.
+lock: export UV_FIND_LINKS :=
+lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
+lock: $(READY) ## Compile requirements*.txt from requirements*.in; ARGS=--upgrade renews every pin
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links $(ARGS) requirements.in -o requirements.txt
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links $(ARGS) requirements-dev.in -o requirements-dev.txt
+
+clean: ## Remove .venv and everything that was built
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache bench.json
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.txt requirements-dev.txt tools/setup.py $(wildcard tools/mongo/*)
+	@python3 tools/setup.py
+	@touch $@

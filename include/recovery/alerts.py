@@ -1,0 +1,97 @@
+"""Telling people: mail through Airflow's SMTP notifier, and the ping that somebody outside waits for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from recovery.connections import Endpoint, from_airflow
+from recovery.errors import ConnectionUnusable
+from recovery.plan import Mail, Plan
+from recovery.plans import load_plan
+
+log = logging.getLogger(__name__)
+
+Callback = Callable[[Any], None]
+
+_PING_SECONDS = 20
+
+
+def on_failure(plan: Plan, what: str) -> list[Any]:
+    """Callbacks for a failed run of a DAG; empty where the plan names no mail."""
+    if plan.alerts.mail is None:
+        return []
+    body = (
+        f"{what} of {plan.plan} failed.\n\nRun: {{{{ dag_run.run_id }}}}\nReason: {{{{ reason }}}}\n"
+        "Look at its red tasks: {{ conf.get('api', 'base_url') }}/dags/{{ dag_run.dag_id }}/runs/{{ dag_run.run_id }}\n"
+    )
+    return [_mail(plan.alerts.mail, f"[{plan.plan}] {what} FAILED", body)]
+
+
+def on_success(plan: Plan) -> list[Callback]:
+    """Callbacks for a successful backup: the ping, where the plan names one, and all sources were backed up."""
+    name = plan.alerts.ping
+    if name is None:
+        return []
+
+    def ping_outside(context: Any) -> None:
+        if set((context["dag_run"].conf or {}).get("sources", plan.source_ids)) == set(plan.source_ids):
+            ping(from_airflow(name))
+
+    return [ping_outside]
+
+
+def ping(endpoint: Endpoint) -> None:
+    """Call a dead-man address once.
+
+    Raises:
+        ConnectionUnusable: if it does not answer with success.
+    """
+    import httpx
+
+    scheme = endpoint.schema or "https"
+    host = endpoint.host if "://" in endpoint.host else f"{scheme}://{endpoint.host}"
+    url = f"{host}:{endpoint.port}" if endpoint.port else host
+    path = endpoint.extra.get("path", "")
+    try:
+        httpx.get(f"{url}{path}", timeout=_PING_SECONDS).raise_for_status()
+    except httpx.HTTPError as error:
+        raise ConnectionUnusable(
+            f"The dead-man address of {endpoint.id} did not take the ping: {type(error).__name__}.",
+            "Check the Connection and the service behind it.",
+        ) from None
+    log.info("told %s that the backup succeeded", endpoint.id)
+
+
+def gate_waits(plan_name: str, gate: str, text: str, context: Any) -> None:
+    """Tell the approvers that a gate waits. A mail that can't be sent must not fail the gate, which also shows in the UI."""
+    subject = f"[{plan_name}] restore waits for approval: {gate}"
+    _try_mail(plan_name, subject, f"Answer it under Required actions.\n\n{text}\n", context)
+
+
+def nobody_accepted(plan_name: str, context: Any) -> None:
+    """Raise the alarm that a restored system is in use that nobody accepted."""
+    _try_mail(plan_name, f"[{plan_name}] restored system was NOT accepted in time", "It stays in use; the old copies stay too.\n", context)
+
+
+def _try_mail(plan_name: str, subject: str, body: str, context: Any) -> None:
+    plan = load_plan(plan_name)
+    if plan.alerts.mail is None:
+        return
+    try:
+        _mail(plan.alerts.mail, subject, "{% raw %}" + body + "{% endraw %}")(context)
+    except Exception:
+        log.exception("the mail %r could not be sent; nobody was told", subject)
+
+
+def _mail(mail: Mail, subject: str, body: str) -> Any:
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    return SmtpNotifier(
+        smtp_conn_id=mail.connection,
+        from_email=mail.sender,
+        to=list(mail.to),
+        subject=subject,
+        html_content=f"<pre>{body}</pre>",
+    )

@@ -1,0 +1,430 @@
+"""The stream: tar > zstd > age > SHA-256 in one pass with flat memory, and back.
+
+An artifact becomes *packs*: each a whole ``tar.zst.age`` of whole members, filled to about the plan's pack size; a
+bigger member has a pack of its own. Stock ``age``, ``zstd`` and ``tar`` open them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import queue
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tarfile import TarInfo
+from threading import Thread
+from typing import IO, Any, Protocol
+
+import pyrage
+import zstandard
+from pydantic import BaseModel, ConfigDict
+
+from recovery import tarstream
+from recovery.components.base import Artifact
+from recovery.errors import ArtifactError, SourceError
+from recovery.process import find_tool, tool
+from recovery.tarstream import damaged
+from recovery.units import human_size
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
+_F_SETPIPE_SZ = 1031
+_TOLERATED = re.compile(
+    r": (file changed as we read it|File removed before we read it|File shrank by \d+ bytes?; padding with zeros"
+    r"|(Warning: )?Cannot (stat|open): (No such file or directory|Not a directory))$"
+    r"|^tar: Exiting with failure status due to previous errors$"
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry to pack."""
+
+    path: bytes
+    """Relative to the artifact's root; the bytes that the file system has."""
+    size: int
+    """Bytes of data; 0 for anything but a file."""
+    group: int | None = None
+    """Members of one hard-link group share a number, lie next to each other in a listing, and stay in one pack."""
+
+
+class Pack(BaseModel):
+    """One stored file of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    """File name, without folder."""
+    raw_bytes: int
+    """Length of the tar stream."""
+    raw_sha256: str
+    stored_bytes: int
+    """Length of the stored file."""
+    sha256: str
+
+
+class Identity(Protocol):
+    """An age identity, as pyrage has it."""
+
+
+def safe_name(name: str) -> str:
+    """A name as a file name: letters, digits, ``_``, ``-`` and inner dots stay, every other byte becomes ``%XX``."""
+    text = re.sub(rb"[^A-Za-z0-9_.-]", lambda match: b"%%%02X" % match[0][0], name.encode("utf-8", "surrogateescape")).decode()
+    return "%2E" + text[1:] if text.startswith(".") else text
+
+
+def write_listing(path: Path, members: Iterable[Member]) -> None:
+    """Write members to a listing: ``<size> <group or -> <path>`` and a NUL byte each."""
+    with path.open("wb", buffering=_CHUNK) as out:
+        for member in members:
+            group = "-" if member.group is None else str(member.group)
+            out.write(f"{member.size} {group} ".encode() + member.path + b"\0")
+
+
+def read_listing(path: Path) -> Iterator[Member]:
+    """Members of a listing, as they are read."""
+    rest = b""
+    with path.open("rb") as listing:
+        while chunk := listing.read(_CHUNK):
+            *records, rest = (rest + chunk).split(b"\0")
+            for record in records:
+                size, group, name = record.split(b" ", 2)
+                yield Member(name, int(size), None if group == b"-" else int(group))
+    if rest:
+        raise ArtifactError(f"The listing {path.name} is cut off.", "Run the backup again; the dump was not finished.")
+
+
+def members_below(root: Path) -> Iterator[Member]:
+    """Every entry below a folder of our own, in a fixed order."""
+    for folder, folders, files in os.walk(os.fsencode(root)):
+        folders.sort()
+        relative = os.path.relpath(folder, os.fsencode(root))
+        if relative != b".":
+            yield Member(relative, 0)
+        for name in sorted(files):
+            path = folder + b"/" + name
+            yield Member(os.path.relpath(path, os.fsencode(root)), os.lstat(path).st_size)
+
+
+def seal(
+    artifact: Artifact,
+    listing: Iterable[Member],
+    out: Path,
+    *,
+    recipients: Sequence[str],
+    pack_size: int,
+    level: int,
+    packed: Callable[[int, Member], None] = lambda number, member: None,
+) -> tuple[list[Pack], list[str]]:
+    """Pack an artifact's members into ``<out>/<artifact>.NNN.tar.zst.age``.
+
+    Args:
+        artifact: what is packed.
+        listing: its members.
+        out: folder for the packs.
+        recipients: age public keys.
+        pack_size: bytes of tar stream after which the next pack begins.
+        level: zstd level.
+        packed: told of each member and the number of its pack.
+
+    Returns:
+        The packs in order, and what tar said of a live artifact's members that changed or vanished.
+
+    Raises:
+        SourceError: if a member can't be read.
+        StagingError, OSError: if the packs can't be written.
+    """
+    keys = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+    packs: list[Pack] = []
+    said: list[str] = []
+    names = out / f"{safe_name(artifact.name)}.members"
+    done = 0
+    started = time.monotonic()
+    for number, group in enumerate(_fill(listing, pack_size)):
+        names.write_bytes(b"".join(member.path + b"\0" for member in group))
+        path = out / f"{safe_name(artifact.name)}.{number:03d}.tar.zst.age"
+        packs.append(_seal_pack(artifact, names, path, keys, level, said.append))
+        for member in group:
+            packed(number, member)
+        done += packs[-1].raw_bytes
+        rate = human_size(done / max(time.monotonic() - started, 0.001))
+        log.info("%s: %s of about %s packed, %s/s", artifact.name, human_size(done), human_size(artifact.bytes), rate)
+    names.unlink(missing_ok=True)
+    return packs, said
+
+
+def _fill(members: Iterable[Member], pack_size: int) -> Iterator[list[Member]]:
+    pack: list[Member] = []
+    size = 0
+    for member in members:
+        cost = 2048 + member.size
+        linked = pack and member.group is not None and member.group == pack[-1].group
+        if pack and size + cost > pack_size and not linked:
+            yield pack
+            pack, size = [], 0
+        pack.append(member)
+        size += cost
+    if pack:
+        yield pack
+
+
+def _seal_pack(
+    artifact: Artifact, names: Path, path: Path, recipients: Sequence[Any], level: int, tolerated: Callable[[str], None]
+) -> Pack:
+    argv = [find_tool("tar"), "--create", "--format=posix", "--pax-option=delete=atime,delete=ctime", "--numeric-owner", "--xattrs"]
+    argv += ["--xattrs-include=*", "--blocking-factor=512", "--no-recursion", f"--directory={artifact.root}"]
+    argv += ["--sparse", "--ignore-failed-read"] if artifact.live else []
+    argv += ["--null", "--verbatim-files-from", f"--files-from={names}", "--file=-"]
+    words: list[str] = []
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file, tool(argv, env={"LC_ALL": "C"}, output=True, may_fail=True, on_line=words.append) as tar:
+        stored = _Hashing(file)
+        raw = _Count()
+        with _encrypting(stored, recipients) as sink:
+            compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1, write_checksum=True).compressobj()
+            fcntl.fcntl(tar.stdout.fileno(), _F_SETPIPE_SZ, _CHUNK)
+            while chunk := os.read(tar.stdout.fileno(), _CHUNK):
+                raw.add(chunk)
+                sink.write(compressor.compress(chunk))
+            sink.write(compressor.flush())
+        status = tar.wait()
+        file.flush()
+        os.fsync(file.fileno())
+    _judge(artifact, status, words, tolerated)
+    partial.rename(path)
+    return Pack(
+        file=path.name, raw_bytes=raw.bytes, raw_sha256=raw.sha256.hexdigest(), stored_bytes=stored.bytes, sha256=stored.sha256.hexdigest()
+    )
+
+
+def _judge(artifact: Artifact, status: int, words: list[str], tolerated: Callable[[str], None]) -> None:
+    """Tar's exit status tells too little: a file that shrank is filled with zeros and exits 0. So its words decide."""
+    for line in words:
+        if not (artifact.live and _TOLERATED.search(line)):
+            raise SourceError(
+                f"{artifact.name} could not be packed; tar said: {line}", "Make it readable for the worker, or exclude it in the plan."
+            )
+        if not line.startswith("tar: Exiting"):
+            tolerated(line.removeprefix("tar: "))
+    if status not in {0, 1, 2} or (status and not words):
+        raise SourceError(f"{artifact.name} could not be packed; tar ended with status {status}.", "See the log above; try again.")
+
+
+class _Count:
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.sha256 = hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self.sha256.update(data)
+
+
+class _Hashing(_Count):
+    """A file, and the count and SHA-256 of what went through, in either direction."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        self.add(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.add(data)
+        return data
+
+
+@contextmanager
+def _encrypting(out: _Hashing, recipients: Sequence[Any]) -> Iterator[IO[bytes]]:
+    """A file to write plain bytes to; ``out`` gets them encrypted, by a thread of its own."""
+    read_end, write_end = os.pipe()
+
+    def encrypt() -> None:
+        with os.fdopen(read_end, "rb", buffering=_CHUNK) as plain:
+            pyrage.encrypt_io(plain, out, recipients)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(encrypt)
+        try:
+            with os.fdopen(write_end, "wb", buffering=0) as sink:
+                yield _Whole(sink)  # type: ignore[misc]
+        except BrokenPipeError:
+            running.result()
+            raise
+        running.result()
+
+
+class _Whole:
+    """Writes all of what it is given to a pipe, which may take less at once."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._raw.write(view) :]
+
+
+class PackReader:
+    """The tar stream of a pack, decrypted and decompressed ahead by threads; use :func:`open_pack`."""
+
+    def __init__(self, blocks: queue.Queue[bytes | BaseException]) -> None:
+        self._blocks = blocks
+        self._block = memoryview(b"")
+        self._ended = False
+
+    def read(self, size: int, /) -> bytes:
+        """Exactly ``size`` bytes, fewer only at the end."""
+        if len(self._block) >= size:
+            data, self._block = self._block[:size], self._block[size:]
+            return bytes(data)
+        parts = []
+        while size and self._more():
+            part, self._block = self._block[:size], self._block[size:]
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _more(self) -> bool:
+        while not self._block and not self._ended:
+            block = self._blocks.get()
+            if isinstance(block, BaseException):
+                raise block
+            self._block = memoryview(block)
+            self._ended = not block
+        return bool(self._block)
+
+
+@contextmanager
+def open_pack(source: IO[bytes], pack: Pack, identities: Sequence[Identity]) -> Iterator[PackReader]:
+    """Read a pack's tar stream for the length of a block, which must read it to its end.
+
+    Raises:
+        ArtifactError: if the pack is damaged, is not the one of the record, or no identity opens it.
+    """
+    blocks: queue.Queue[bytes | BaseException] = queue.Queue(maxsize=8)
+    stop = False
+    stored = _Hashing(source)
+    raw = _Count()
+    read_end, write_end = os.pipe()
+
+    def decrypt() -> None:
+        with os.fdopen(write_end, "wb", buffering=_CHUNK) as plain:
+            pyrage.decrypt_io(stored, plain, identities)
+
+    def decompress() -> None:
+        with os.fdopen(read_end, "rb", buffering=0) as plain, zstandard.ZstdDecompressor().stream_reader(plain, read_size=_CHUNK) as stream:
+            while not stop and (block := stream.read(_CHUNK)):
+                raw.add(block)
+                blocks.put(block)
+
+    def ahead() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            decrypting = pool.submit(decrypt)
+            try:
+                decompress()
+            except Exception as error:  # noqa: BLE001 - the reader raises it
+                blocks.put(_why(pack, decrypting.exception() or error))
+            else:
+                error_ = None if stop else decrypting.exception()
+                blocks.put(_why(pack, error_) if error_ else b"")
+
+    thread = Thread(target=ahead, name=f"read {pack.file}", daemon=True)
+    thread.start()
+    reader = PackReader(blocks)
+    try:
+        yield reader
+        while reader.read(_CHUNK):
+            raise damaged(f"{pack.file} holds more than was read")
+        found = (stored.bytes, stored.sha256.hexdigest(), raw.bytes, raw.sha256.hexdigest())
+        if found != (pack.stored_bytes, pack.sha256, pack.raw_bytes, pack.raw_sha256):
+            raise damaged(f"{pack.file} is not what its record says: {_mismatch(pack, stored, raw)}")
+    finally:
+        stop = True
+        while thread.is_alive():
+            _drain(blocks)
+            thread.join(0.01)
+
+
+def _mismatch(pack: Pack, stored: _Count, raw: _Count) -> str:
+    if (stored.bytes, stored.sha256.hexdigest()) != (pack.stored_bytes, pack.sha256):
+        return f"{stored.bytes} bytes with SHA-256 {stored.sha256.hexdigest()}, recorded {pack.stored_bytes} with {pack.sha256}"
+    return f"its content is {raw.bytes} bytes with SHA-256 {raw.sha256.hexdigest()}, recorded {pack.raw_bytes} with {pack.raw_sha256}"
+
+
+def _why(pack: Pack, error: BaseException) -> ArtifactError:
+    if isinstance(error, pyrage.DecryptError) and "key" in str(error).lower():
+        return ArtifactError(
+            f"The identity does not open {pack.file}: it was not encrypted to it.",
+            "Put the identity of one of the set's recipients into the Connection that the plan names under encryption.",
+        )
+    return damaged(f"{pack.file} can't be read ({type(error).__name__}: {error})")
+
+
+def _drain(blocks: queue.Queue[bytes | BaseException]) -> None:
+    try:
+        while True:
+            blocks.get_nowait()
+    except queue.Empty:
+        return
+
+
+def read_members(reader: tarstream.Source) -> Iterator[tuple[TarInfo, IO[bytes] | None]]:
+    """Members of a pack's stream with their data, in order; see :func:`recovery.tarstream.members`."""
+    for member in tarstream.members(reader):
+        yield member.info, member.open()
+
+
+def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
+    """Extract a pack's stream into a folder that exists, all members or some.
+
+    No byte of a member reaches the tar that extracts before its name and target were found to stay inside.
+
+    Raises:
+        ArtifactError: if a member would be written outside, or is a device.
+        ToolError: if tar fails, for example of a full disk.
+    """
+    argv = [find_tool("tar"), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
+    argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", f"--directory={folder}", "--file=-"]
+    with tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
+        try:
+            for member in tarstream.members(reader):
+                refuse_escape(member.info)
+                if only is None or only(member.info):
+                    for chunk in member.raw():
+                        tar.stdin.write(chunk)
+            tar.stdin.write(bytes(2 * tarstream.BLOCK))
+            tar.stdin.close()
+        except BrokenPipeError:
+            log.error("tar stopped reading")
+
+
+def refuse_escape(info: TarInfo) -> None:
+    """Refuse a member that would be written outside the folder it is extracted to.
+
+    Raises:
+        ArtifactError: for absolute names, ``..``, devices, and hard links that point outside.
+    """
+    names = [info.name, info.linkname] if info.islnk() else [info.name]
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ArtifactError(
+                f"A pack's member would be written outside its target: {name!r}.", "Don't restore this set; find out who made it."
+            )
+    if info.ischr() or info.isblk():
+        raise ArtifactError(f"A pack's member is a device: {info.name!r}.", "Don't restore this set; find out who made it.")

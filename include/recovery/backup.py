@@ -1,0 +1,328 @@
+"""The steps of a backup that work on one source: dump, compress, verify. What comes after them is in ``closing.py``.
+
+What one step leaves for the next is in staging; each step may be done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from recovery import components
+from recovery.artifact import Identity, Member, Pack, members_below, open_pack, read_listing, read_members, seal
+from recovery.components.base import Artifact, Component, Dump
+from recovery.connections import Connect
+from recovery.contents import Row, read_rows, write_rows
+from recovery.errors import SourceError
+from recovery.keys import parse_identity
+from recovery.plan import Level, Plan
+from recovery.staging import StagedSet, check_space, read_record, write_atomically, write_record
+from recovery.tarstream import damaged
+from recovery.units import human_duration, human_size
+
+log = logging.getLogger(__name__)
+
+WAIT_FOR_SNAPSHOTS = 15 * 60.0
+"""Seconds that a scan waits for the databases' snapshots to be open."""
+
+
+class Sealed(BaseModel):
+    """Record of ``compress``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    packs: dict[str, tuple[Pack, ...]]
+    """By artifact, in order."""
+    changed: tuple[str, ...] = ()
+    """What tar said of files that changed or vanished while it read them."""
+
+
+class Verified(BaseModel):
+    """Record of ``verify``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Level
+    counts: dict[str, int]
+    """Records (rows, documents, entries) by artifact."""
+    changed: tuple[str, ...] = ()
+    """Files that changed or vanished while they were read."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One source in one set."""
+
+    plan: Plan
+    staged: StagedSet
+    source_id: str
+    connect: Connect
+
+    @property
+    def folder(self) -> Path:
+        """The source's folder in staging."""
+        return self.staged.source(self.source_id)
+
+    @property
+    def dump_folder(self) -> Path:
+        """Where the dump lies; its record comes last."""
+        return self.folder / "dump"
+
+    @property
+    def pack_folder(self) -> Path:
+        """Where the packs lie, as they will at a destination."""
+        component, _, name = self.source_id.partition(".")
+        return self.staged.set_folder / component / name
+
+    def component(self) -> Component:
+        """The source itself."""
+        return components.make(self.plan, self.source_id, self.connect)
+
+    def dump_record(self) -> Dump:
+        """What ``dump`` made."""
+        return read_record(self.dump_folder / "dump.json", Dump)
+
+    def sealed_record(self) -> Sealed:
+        """What ``compress`` made."""
+        return read_record(self.folder / "sealed.json", Sealed)
+
+    def verified_record(self) -> Verified:
+        """What ``verify`` found."""
+        return read_record(self.folder / "verified.json", Verified)
+
+    @property
+    def verified(self) -> bool:
+        """Whether ``verify`` succeeded."""
+        return (self.folder / "verified.json").exists()
+
+    def inventory(self, artifact: str) -> Path:
+        """File of an artifact's inventory."""
+        return self.dump_folder / f"{artifact}.inventory.jsonl"
+
+    def contents(self, artifact: str) -> Path:
+        """File of an artifact's contents."""
+        return self.folder / f"{artifact}.contents.jsonl"
+
+    def members(self, artifact: str) -> Path:
+        """File of which member is in which pack."""
+        return self.folder / f"{artifact}.members.jsonl"
+
+
+def dump(work: Work) -> None:
+    """Read the source. What a failure leaves is removed; what is done already is not done again.
+
+    Raises:
+        RecoveryError: as :meth:`recovery.components.base.Component.dump`, and if the set is closed.
+    """
+    work.staged.refuse_closed(work.source_id)
+    if (work.dump_folder / "dump.json").exists():
+        log.info("%s is dumped already", work.source_id)
+        return
+    component = work.component()
+    shutil.rmtree(work.dump_folder, ignore_errors=True)
+    work.dump_folder.mkdir(parents=True)
+    if component.kind in {"files", "config"}:
+        _wait_for_snapshots(work)
+    started = time.monotonic()
+    with _removed_on_failure(work.dump_folder), _telling_others(work):
+        made = component.dump(work.dump_folder, lambda: _mark(work, "opened"))
+        _refuse_missing_inventory(work, made)
+        write_record(work.dump_folder / "dump.json", made)
+    for warning in made.warnings:
+        log.warning("%s: %s", work.source_id, warning)
+    size = sum(artifact.bytes for artifact in made.artifacts)
+    log.info("%s: %s in %s", work.source_id, human_size(size), human_duration(time.monotonic() - started))
+
+
+def _refuse_missing_inventory(work: Work, made: Dump) -> None:
+    for artifact in made.artifacts:
+        if not work.inventory(artifact.name).exists():
+            raise SourceError(
+                f"{work.source_id}: {artifact.name} has no inventory.", "Report this; the component does not keep its promise."
+            )
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _telling_others(work: Work) -> Iterator[None]:
+    """A scan that waits for this snapshot must not wait for one that failed."""
+    (work.folder / "failed").unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        _mark(work, "failed")
+        raise
+
+
+def _mark(work: Work, name: str) -> None:
+    write_atomically(work.folder / name, b"")
+
+
+def _wait_for_snapshots(work: Work) -> None:
+    """A file that a database row names must not be missing from the scan: so the scan begins after the snapshots."""
+    databases = [source_id for source_id in work.staged.run().sources if source_id.startswith(("postgres.", "mongo."))]
+    deadline = time.monotonic() + WAIT_FOR_SNAPSHOTS
+    waiting = databases
+    while waiting and time.monotonic() < deadline:
+        waiting = [
+            source_id for source_id in waiting if not any((work.staged.source(source_id) / mark).exists() for mark in ("opened", "failed"))
+        ]
+        if waiting:
+            log.info("the scan begins when the snapshots are open: waiting for %s", ", ".join(waiting))
+            time.sleep(1)
+    if waiting:
+        log.warning("%s did not open a snapshot in %s; the scan begins without", ", ".join(waiting), human_duration(WAIT_FOR_SNAPSHOTS))
+
+
+def compress(work: Work) -> None:
+    """Make the packs, then remove the raw dump.
+
+    Raises:
+        StagingError: if there is no dump, or not enough space for the packs.
+        SourceError: if something can't be read.
+    """
+    work.staged.refuse_closed(work.source_id)
+    made = work.dump_record()
+    if not (work.folder / "sealed.json").exists():
+        shutil.rmtree(work.pack_folder, ignore_errors=True)
+        work.pack_folder.mkdir(parents=True)
+        check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts) // 2, f"packing {work.source_id}")
+        write_record(work.folder / "sealed.json", _seal_all(work, made))
+    for artifact in made.artifacts:
+        if artifact.listing is None:
+            shutil.rmtree(artifact.root, ignore_errors=True)
+
+
+def _seal_all(work: Work, made: Dump) -> Sealed:
+    packs: dict[str, tuple[Pack, ...]] = {}
+    changed: list[str] = []
+    started = time.monotonic()
+    for artifact in made.artifacts:
+        placed: list[Row] = []
+        sealed, said = seal(
+            artifact,
+            _members(work, artifact),
+            work.pack_folder,
+            recipients=work.plan.encryption.recipients,
+            pack_size=work.plan.pack,
+            level=work.plan.compression,
+            packed=lambda number, member, placed=placed: placed.append(("member", _text(member), {"pack": number})),  # type: ignore[misc]
+        )
+        write_rows(work.members(artifact.name), placed)
+        packs[artifact.name] = tuple(sealed)
+        changed += said
+    raw = sum(pack.raw_bytes for made_packs in packs.values() for pack in made_packs)
+    stored = sum(pack.stored_bytes for made_packs in packs.values() for pack in made_packs)
+    seconds = time.monotonic() - started
+    log.info("%s: %s became %s in %s", work.source_id, human_size(raw), human_size(stored), human_duration(seconds))
+    for line in changed[:20]:
+        log.warning("%s: %s", work.source_id, line)
+    return Sealed(packs=packs, changed=tuple(changed[:1000]))
+
+
+def _members(work: Work, artifact: Artifact) -> Iterable[Member]:
+    return read_listing(work.dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
+
+
+def _text(member: Member) -> str:
+    return member.path.decode("utf-8", "surrogateescape")
+
+
+def verify(work: Work) -> None:
+    """Prove the packs, not the dump: read them back, as a restore would, and find in them all that the source had.
+
+    Raises:
+        ArtifactError: if a pack is damaged, or something is missing.
+        SourceError: if the source became empty since the last good set.
+    """
+    if work.verified:
+        log.info("%s is verified already", work.source_id)
+        return
+    started = time.monotonic()
+    made, sealed = work.dump_record(), work.sealed_record()
+    identity = _identity(work)
+    counts: dict[str, int] = {}
+    changed: list[str] = []
+    component = work.component()
+    for artifact in made.artifacts:
+        counts[artifact.name] = 0
+        rows = _noting(artifact.name, counts, changed, _contents(work, component, artifact.name, sealed.packs[artifact.name], identity))
+        write_rows(work.contents(artifact.name), rows)
+    _refuse_empty(work, counts)
+    level: Level = "decoded" if identity else "stored"
+    write_record(work.folder / "verified.json", Verified(level=level, counts=counts, changed=tuple(changed[:1000])))
+    raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
+    seconds = time.monotonic() - started
+    log.info("%s: %s proven %s in %s, %s records", work.source_id, human_size(raw), level, human_duration(seconds), sum(counts.values()))
+
+
+def _identity(work: Work) -> Identity | None:
+    name = work.plan.encryption.identity
+    return parse_identity(work.connect(name)) if name else None
+
+
+def _contents(work: Work, component: Component, artifact: str, packs: Iterable[Pack], identity: Identity | None) -> Iterator[Row]:
+    if identity is None:
+        for pack in packs:
+            check_pack(work.pack_folder / pack.file, pack)
+        return read_rows(work.inventory(artifact))
+    return component.contents(artifact, work.inventory(artifact), read_packs(component, artifact, work.pack_folder, packs, identity))
+
+
+def check_pack(path: Path, pack: Pack) -> None:
+    """Check a stored pack's size and SHA-256, without opening it.
+
+    Raises:
+        ArtifactError: if it is not what its record says.
+    """
+    with path.open("rb") as source:
+        found = hashlib.file_digest(source, "sha256").hexdigest()
+    if found != pack.sha256:
+        raise damaged(f"{pack.file} has SHA-256 {found}, recorded {pack.sha256}")
+
+
+def read_packs(component: Component, artifact: str, folder: Path, packs: Iterable[Pack], identity: Identity) -> Iterator[Row]:
+    """What an artifact's packs hold, pack by pack.
+
+    Raises:
+        ArtifactError: if one is damaged.
+    """
+    for pack in packs:
+        with (folder / pack.file).open("rb") as source, open_pack(source, pack, [identity]) as reader:
+            yield from component.read_pack(artifact, read_members(reader))
+        log.info("%s: read and found whole", pack.file)
+
+
+def _noting(artifact: str, counts: dict[str, int], changed: list[str], rows: Iterable[Row]) -> Iterator[Row]:
+    for kind, name, facts in rows:
+        if isinstance(facts.get("count"), int):
+            counts[artifact] += facts["count"]
+        if kind == "changed":
+            changed.append(f"{name}: {facts['what']}")
+        yield kind, name, facts
+
+
+def _refuse_empty(work: Work, counts: dict[str, int]) -> None:
+    run = work.staged.run()
+    for artifact, before in run.previous.get(work.source_id, {}).items():
+        if before and not counts.get(artifact) and not run.allow_empty:
+            raise SourceError(
+                f"{work.source_id}: {artifact} had {before} records in the last good set, and has none now.",
+                "If that is right, trigger the backup with 'allow empty'; if not, restore it.",
+            )

@@ -1,0 +1,268 @@
+"""All sets of a plan at all its destinations, read from their manifests; and which of them a restore takes.
+
+There is no other database of sets. A manifest that can't be believed is no set but a finding, which is always said.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from recovery.destinations.base import Destination, Missing
+from recovery.errors import DestinationError, ManifestError, PlanError, RestoreError
+from recovery.keys import SIGNATURE_BYTES, VerifyKey
+from recovery.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, Manifest, is_set_id, parse_manifest
+from recovery.plan import Level
+from recovery.units import human_duration, iso, parse_moment
+
+log = logging.getLogger(__name__)
+
+LATEST = "latest"
+
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class CatalogSet:
+    """A set, and the destinations that have it."""
+
+    manifest: Manifest
+    destinations: tuple[str, ...]
+    """Names, in the plan's order."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What all destinations together have of a plan."""
+
+    plan: str
+    sets: tuple[CatalogSet, ...]
+    """Newest first, by recorded time."""
+    findings: tuple[str, ...]
+    """What is not believed, one sentence each."""
+    unreachable: tuple[str, ...]
+    """Names of destinations that could not be read."""
+
+    def find(self, set_id: str) -> CatalogSet | None:
+        """The set of an id."""
+        return next((each for each in self.sets if each.manifest.set_id == set_id), None)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What one destination has of a plan."""
+
+    manifests: tuple[Manifest, ...]
+    findings: tuple[str, ...]
+    without: tuple[str, ...]
+    """Names of the plan's folders that have no manifest: being written, half deleted, or somebody else's."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The set that a restore takes, and what the person at the gate has to know about the choice."""
+
+    chosen: CatalogSet
+    age: timedelta
+    """How much a restore loses: from the moment before which everything is in the set, until now."""
+    facts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def list_destination(destination: Destination, plan: str, key: VerifyKey) -> Listing:
+    """Read every manifest of a plan at one destination.
+
+    Raises:
+        DestinationError: if it can't be read.
+    """
+    names = list(destination.folders(f"{plan}/"))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = list(pool.map(lambda name: read_manifest(destination, f"{plan}/{name}", key), names))
+    manifests = tuple(result for result in results if isinstance(result, Manifest))
+    findings = tuple(f"{result.what[:-1]} ({destination.describe()})." for result in results if isinstance(result, ManifestError))
+    without = tuple(name for name, result in zip(names, results, strict=True) if result is None)
+    return Listing(manifests, findings, without)
+
+
+def read_manifest(destination: Destination, path: str, key: VerifyKey) -> Manifest | ManifestError | None:
+    """The manifest of a set's folder; why it is not believed; or None, if there is none.
+
+    Raises:
+        DestinationError: if it can't be read.
+    """
+    try:
+        data = destination.read(f"{path}/{MANIFEST_FILE}", MAX_BYTES)
+    except Missing:
+        return None
+    try:
+        signature = destination.read(f"{path}/{SIGNATURE_FILE}", SIGNATURE_BYTES)
+    except Missing:
+        signature = b""
+    try:
+        return parse_manifest(data, signature, key, path)
+    except ManifestError as error:
+        return error
+
+
+def read_catalog(plan: str, destinations: Sequence[Destination], key: VerifyKey) -> Catalog:
+    """Read the sets of a plan at all its destinations. One that can't be reached is named in the catalog.
+
+    Raises:
+        DestinationError: if none of them can be read.
+    """
+    found: dict[str, list[tuple[Manifest, str]]] = {}
+    findings: list[str] = []
+    failed: list[tuple[Destination, DestinationError]] = []
+    for destination in destinations:
+        try:
+            listing = list_destination(destination, plan, key)
+        except DestinationError as error:
+            log.warning("%s: %s", destination.name, error)
+            failed.append((destination, error))
+            continue
+        findings += listing.findings
+        for manifest in listing.manifests:
+            found.setdefault(manifest.set_id, []).append((manifest, destination.name))
+    if failed and len(failed) == len(destinations):
+        raise DestinationError(f"No destination can be read. {' '.join(error.what for _, error in failed)}", failed[0][1].next_step)
+    sets = []
+    for set_id, copies in found.items():
+        manifest = copies[0][0]
+        holders = tuple(name for copy, name in copies if copy == manifest)
+        if len(holders) != len(copies):
+            findings.append(
+                f"Set {set_id} has different manifests at {', '.join(name for _, name in copies)}; that of {holders[0]} is taken."
+            )
+        sets.append(CatalogSet(manifest, holders))
+    sets.sort(key=lambda each: each.manifest.created, reverse=True)
+    for finding in findings:
+        log.warning("%s", finding)
+    return Catalog(plan, tuple(sets), tuple(findings), tuple(destination.name for destination, _ in failed))
+
+
+def choose(
+    catalog: Catalog,
+    wanted: str,
+    *,
+    now: datetime,
+    good: Level,
+    rpo: timedelta,
+    newest_before: str | None = None,
+    confirm_old: bool = False,
+    confirm_incomplete: bool = False,
+) -> Choice:
+    """The set that a restore takes.
+
+    ``latest`` looks at good sets only: complete, and proven to the plan's level. It refuses one that is older than the
+    RPO, since that is how hidden new sets show. A destination that can't be reached is a warning and no refusal: the
+    worst day may well have taken it along, and the age of what is left decides. Naming a set or a moment confirms its
+    age by itself; a set that is not good has to be confirmed.
+
+    Args:
+        catalog: what there is.
+        wanted: ``latest`` or a set id.
+        now: this moment.
+        good: the plan's level of a good set.
+        rpo: the plan's objective.
+        newest_before: only with ``latest``: the newest good set of which nothing is younger than this moment, in ISO 8601 with offset.
+        confirm_old: take ``latest`` even if it is older than the RPO.
+        confirm_incomplete: take the named set even if it is not good.
+
+    Raises:
+        PlanError: if the wish itself is not usable.
+        RestoreError: if there is no such set, or it was refused.
+    """
+    if wanted != LATEST:
+        return _named(catalog, wanted, newest_before, now, good, confirm_incomplete)
+    if newest_before is not None:
+        return _before(catalog, _moment(newest_before), now, good)
+    usable = _good(catalog, good)
+    if not usable:
+        raise _none(catalog, "no good set")
+    choice = _choice(catalog, usable[0], now)
+    if choice.age > rpo and not confirm_old:
+        old = f"is {human_duration(choice.age)} old; the plan's RPO is {human_duration(rpo)}."
+        raise RestoreError(
+            f"The newest good set, {usable[0].manifest.set_id}, {old}{_clues(catalog)}",
+            "Find out why there is no newer one; confirm that an old set may be restored, or name the set.",
+        )
+    return choice
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return parse_moment(text)
+    except ValueError as error:
+        raise PlanError(f"newest_before: {error}.", "Write the moment with its offset.") from None
+
+
+def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: datetime, good: Level, confirmed: bool) -> Choice:
+    if not is_set_id(set_id):
+        raise PlanError(f"{set_id!r} is not a set id, which looks like 20261123T010000Z-4f2a.", "Write latest, or copy the id of a set.")
+    if newest_before is not None:
+        raise PlanError("A set id and newest_before were both given.", "Give one of them.")
+    found = catalog.find(set_id)
+    if found is None:
+        raise _none(catalog, f"no set {set_id}")
+    if not found.manifest.good(good) and not confirmed:
+        raise RestoreError(
+            f"Set {set_id} is not good: {shortcomings(found.manifest, good)}.",
+            "Name another set, or confirm that this one may be restored.",
+        )
+    choice = _choice(catalog, found, now)
+    if found.manifest.good(good):
+        return choice
+    return Choice(found, choice.age, choice.facts, (*choice.warnings, f"The set is not good: {shortcomings(found.manifest, good)}."))
+
+
+def _before(catalog: Catalog, moment: datetime, now: datetime, good: Level) -> Choice:
+    if moment > now:
+        raise PlanError(f"newest_before: {iso(moment)} is still to come.", "Write a moment that has passed, or latest.")
+    for each in sorted(_good(catalog, good), key=lambda each: each.manifest.ends, reverse=True):
+        if each.manifest.ends <= moment:
+            distance = f"The set ends {human_duration(moment - each.manifest.ends)} before the moment asked for, {iso(moment)}."
+            return _choice(catalog, each, now, distance)
+    raise _none(catalog, f"no good set that ends before {iso(moment)}")
+
+
+def _good(catalog: Catalog, level: Level) -> list[CatalogSet]:
+    return [each for each in catalog.sets if each.manifest.good(level)]
+
+
+def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> Choice:
+    manifest = chosen.manifest
+    age = now - manifest.begins
+    facts = [
+        f"Set {manifest.set_id}, run {manifest.run_id}, at {', '.join(chosen.destinations)}.",
+        f"Everything before {iso(manifest.begins)} is in it, nothing after {iso(manifest.ends)}.",
+        f"What was written in the last {human_duration(max(age, timedelta()))} is lost.",
+        *more,
+    ]
+    warnings = [f"The destination {name} could not be read; it may have a set that fits better." for name in catalog.unreachable]
+    warnings += catalog.findings
+    if age < timedelta():
+        warnings.append(f"The set says that it was made {human_duration(-age)} from now: a clock was wrong.")
+    return Choice(chosen, age, tuple(facts), tuple(warnings))
+
+
+def shortcomings(manifest: Manifest, level: Level) -> str:
+    """Why a set is not good, in words."""
+    reasons = [f"{source} is missing ({reason.rstrip('.')})" for source, reason in manifest.missing.items()]
+    reasons += (
+        [] if manifest.model_copy(update={"complete": True}).good(level) else [f"it was verified to {manifest.level}, good is {level}"]
+    )
+    return "; ".join(reasons)
+
+
+def _none(catalog: Catalog, what: str) -> RestoreError:
+    return RestoreError(
+        f"There is {what} of plan {catalog.plan} at any destination.{_clues(catalog)}", "Look at the backup runs and the destinations."
+    )
+
+
+def _clues(catalog: Catalog) -> str:
+    clues: Iterable[str] = [f" The destination {name} could not be read." for name in catalog.unreachable]
+    return "".join([*clues, *(f" {finding}" for finding in catalog.findings)])

@@ -1,0 +1,267 @@
+"""The steps of a backup that work on the set as a whole: prepare, close, upload, prune, finish."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyrage
+import zstandard
+
+from recovery import restore_guide
+from recovery.backup import Work
+from recovery.catalog import read_catalog
+from recovery.connections import Connect, s3_client
+from recovery.contents import read_rows
+from recovery.destinations import make_destination
+from recovery.errors import DestinationError, PlanError, RestoreError, StagingError
+from recovery.journal import Journal
+from recovery.keys import SigningKey, recipient_fingerprint
+from recovery.manifest import (
+    CONTENTS_FILE,
+    INSTRUCTIONS_FILE,
+    PACKS_FILE,
+    Files,
+    Manifest,
+    SourceEntry,
+    StoredPack,
+    Totals,
+    describe_file,
+    pack_path,
+    skew,
+    write_manifest,
+    write_packs,
+)
+from recovery.plan import Plan
+from recovery.retention import prune as prune_destination
+from recovery.shipping import upload_set
+from recovery.staging import RunRecord, StagedSet, locked, sweep, write_record
+from recovery.units import human_duration
+
+log = logging.getLogger(__name__)
+
+
+def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
+    """Begin a run: sweep what others left, and write down what was asked.
+
+    Raises:
+        PlanError: if a source was asked for that the plan doesn't have.
+        RestoreError: if a restore of this plan is between its switch and its acceptance.
+        StagingError: if the staging folder can't be written.
+    """
+    plan = staged.plan
+    unknown = set(record.sources) - set(plan.source_ids)
+    if unknown or not record.sources:
+        raise PlanError(
+            f"The plan has no source {', '.join(sorted(unknown)) or 'in an empty list'}.", f"It has {', '.join(plan.source_ids)}."
+        )
+    refuse_during_restore(plan)
+    try:
+        staged.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        staged.set_folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    sweep(plan, staged.id)
+    if staged.run_file.exists():
+        log.info("this run has begun already; its set is %s", staged.id)
+        return
+    write_record(staged.run_file, record.model_copy(update={"previous": _previous(plan, connect)}))
+    log.info("set %s, of %s", staged.id, ", ".join(record.sources))
+
+
+def refuse_during_restore(plan: Plan) -> None:
+    """A backup must not read a system that a restore has half switched, or that nobody has accepted yet.
+
+    Raises:
+        RestoreError: if there is such a restore; a retry may find it ended.
+    """
+    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
+        journal = Journal(path)
+        if not journal.closed and journal.said("stopping services"):
+            raise RestoreUnderWay(
+                f"The restore {path.parent.name} of this plan is between its switch and its acceptance.",
+                "Answer its last gate; then clear this task.",
+            )
+
+
+class RestoreUnderWay(RestoreError):
+    """A restore is under way that this must wait for."""
+
+    retryable = True
+
+
+def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
+    """Records of every artifact in the newest good set; nothing if no destination can be read, which the uploads will say."""
+    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    try:
+        catalog = read_catalog(plan.plan, [make_destination(name, place, s3_client) for name, place in plan.destinations.items()], key)
+    except DestinationError as error:
+        log.warning("whether a source became empty can't be told, since no earlier set can be read: %s", error)
+        return {}
+    good = next((each.manifest for each in catalog.sets if each.manifest.good(plan.good)), None)
+    return {source_id: dict(entry.totals.counts) for source_id, entry in good.sources.items()} if good else {}
+
+
+def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
+    """Write the manifest over all that was verified, once; with it the set is closed.
+
+    Raises:
+        StagingError: if nothing was verified.
+        KeyMaterialError: if the signing key is not one.
+    """
+    with locked(staged.lock):
+        if staged.closed:
+            return
+        run = staged.run()
+        works = [Work(plan, staged, source_id, connect) for source_id in run.sources]
+        verified = [work for work in works if work.verified]
+        if not verified:
+            raise StagingError(
+                f"Nothing of set {staged.id} was verified, so there is nothing to upload.", "Look at the failed sources; clear them."
+            )
+        write_packs(staged.set_folder / PACKS_FILE, (pack for work in verified for pack in _stored_packs(work)))
+        _write_contents(staged.set_folder / CONTENTS_FILE, verified, plan)
+        sources = _late_scans_named({work.source_id: _entry(work) for work in verified})
+        (staged.set_folder / INSTRUCTIONS_FILE).write_text(restore_guide.render(plan, staged.id, verified), encoding="utf-8")
+        missing = {source_id: _why_missing(source_id, run) for source_id in plan.source_ids if source_id not in sources}
+        manifest = Manifest(
+            plan=plan.plan,
+            set_id=staged.id,
+            run_id=run.run_id,
+            note=run.note,
+            created=datetime.now(UTC),
+            sources=sources,
+            missing=missing,
+            complete=not missing,
+            skew_seconds=skew(sources),
+            files=Files(
+                contents=describe_file(staged.set_folder / CONTENTS_FILE),
+                instructions=describe_file(staged.set_folder / INSTRUCTIONS_FILE),
+                packs=describe_file(staged.set_folder / PACKS_FILE),
+            ),
+            recipients=tuple(map(recipient_fingerprint, plan.encryption.recipients)),
+            hold=run.hold,
+        )
+        write_manifest(staged.set_folder, manifest, SigningKey.from_endpoint(connect(plan.signing)))
+        log.info(
+            "set %s is closed: %s, skew %s",
+            staged.id,
+            "complete" if not missing else f"INCOMPLETE, without {', '.join(missing)}",
+            human_duration(manifest.skew_seconds),
+        )
+
+
+def _why_missing(source_id: str, run: RunRecord) -> str:
+    if source_id not in run.sources:
+        return "left out by who started the run"
+    return "its dump, packing or verification failed; see the log of the run"
+
+
+def _stored_packs(work: Work) -> Iterator[StoredPack]:
+    for artifact, packs in work.sealed_record().packs.items():
+        for number, pack in enumerate(packs):
+            yield StoredPack(
+                source=work.source_id,
+                artifact=artifact,
+                number=number,
+                file=pack_path(work.source_id, pack.file),
+                raw_bytes=pack.raw_bytes,
+                stored_bytes=pack.stored_bytes,
+                sha256=pack.sha256,
+            )
+
+
+def _write_contents(path: Path, verified: list[Work], plan: Plan) -> None:
+    """All rows of all artifacts, one JSON array ``[source, artifact, kind, name, facts]`` a line, compressed and encrypted."""
+    plain = path.with_name("contents.jsonl.zst")
+    with plain.open("wb") as out, zstandard.ZstdCompressor(level=3).stream_writer(out) as compressed:
+        for work in verified:
+            for artifact, packs in work.sealed_record().packs.items():
+                rows = [("pack", pack.file, {"raw_sha256": pack.raw_sha256}) for pack in packs]
+                for file in (work.contents(artifact), work.members(artifact)):
+                    for kind, name, facts in read_rows(file):
+                        compressed.write(_line(work.source_id, artifact, kind, name, facts))
+                for row in rows:
+                    compressed.write(_line(work.source_id, artifact, *row))
+    recipients = [pyrage.x25519.Recipient.from_str(recipient) for recipient in plan.encryption.recipients]
+    pyrage.encrypt_file(str(plain), str(path), recipients)
+    plain.unlink()
+
+
+def _line(source_id: str, artifact: str, kind: str, name: str, facts: object) -> bytes:
+    return json.dumps([source_id, artifact, kind, name, facts], separators=(",", ":"), sort_keys=True).encode() + b"\n"
+
+
+def _entry(work: Work) -> SourceEntry:
+    made, sealed, verified = work.dump_record(), work.sealed_record(), work.verified_record()
+    packs = [pack for packs in sealed.packs.values() for pack in packs]
+    return SourceEntry(
+        level=verified.level,
+        point=made.point,
+        consistency=made.consistency,
+        versions=made.versions,
+        warnings=(*made.warnings, *verified.changed),
+        totals=Totals(
+            artifacts=len(sealed.packs),
+            packs=len(packs),
+            raw_bytes=sum(pack.raw_bytes for pack in packs),
+            stored_bytes=sum(pack.stored_bytes for pack in packs),
+            counts=verified.counts,
+        ),
+    )
+
+
+def _late_scans_named(sources: dict[str, SourceEntry]) -> dict[str, SourceEntry]:
+    """A scan that began before a snapshot may lack files that the database names: happens when a dump was tried again."""
+    snapshots = {name: entry.point.opened for name, entry in sources.items() if entry.consistency != "scan"}
+    named = {}
+    for name, entry in sources.items():
+        late = [other for other, opened in snapshots.items() if entry.consistency == "scan" and entry.point.opened < opened]
+        warning = (f"scanned before the snapshot of {', '.join(late)}: files that were added in between are missing",) if late else ()
+        named[name] = entry.model_copy(update={"warnings": (*warning, *entry.warnings)})
+    return named
+
+
+def upload(plan: Plan, staged: StagedSet, destination: str, connect: Connect) -> None:
+    """Close the set, if no other upload did, and bring it to a destination.
+
+    Raises:
+        RecoveryError: as :func:`close` and :func:`recovery.shipping.upload_set`.
+    """
+    close(plan, staged, connect)
+    upload_set(staged.set_folder, make_destination(destination, plan.destinations[destination], s3_client))
+    staged.mark_uploaded(destination)
+
+
+def prune(plan: Plan, staged: StagedSet, destination: str, connect: Connect) -> None:
+    """Apply a destination's retention.
+
+    Raises:
+        RetentionError: if it would not be safe.
+    """
+    prune_destination(
+        make_destination(destination, plan.destinations[destination], s3_client),
+        plan.plan,
+        plan.destinations[destination].keep,
+        good=plan.good,
+        key=SigningKey.from_endpoint(connect(plan.signing)).verify_key,
+        now=datetime.now(UTC),
+        after=staged.id,
+    )
+
+
+def finish(plan: Plan, staged: StagedSet) -> bool:
+    """End a run whose set is at every destination: staging is removed.
+
+    Returns:
+        Whether the set is complete.
+    """
+    complete = set(staged.run().sources) == set(plan.source_ids)
+    took = datetime.now(UTC) - staged.run().started
+    if took > timedelta(0):
+        log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(took))
+    staged.remove()
+    return complete

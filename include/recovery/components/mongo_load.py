@@ -1,0 +1,189 @@
+"""Loading a dump's files into a server under other names, by stock mongorestore; and digests of what lies there."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from urllib.parse import quote_plus
+
+from recovery.components.mongo_bson import digest
+from recovery.components.mongo_catalog import (
+    BUCKETS,
+    Namespace,
+    data_path,
+    file_stem,
+    from_metadata,
+    mark,
+    marked_id,
+    metadata,
+    metadata_path,
+    read_database,
+    without_ttl,
+)
+from recovery.components.mongo_client import Client, tool_config
+from recovery.components.mongo_snapshot import MAJORITY, Progress, in_threads, raw_batches
+from recovery.connections import Endpoint
+from recovery.contents import Facts
+from recovery.errors import RestoreError
+from recovery.process import find_tool, tool
+
+log = logging.getLogger(__name__)
+
+_SUMMARY = re.compile(r"(\d+) document\(s\) restored successfully\. (\d+) document\(s\) failed to restore")
+_WORKERS = 4
+"""Inserts that mongorestore runs at the same time for each collection; measured, see docs/architecture.md."""
+
+
+def definitions(root: Path) -> list[Namespace]:
+    """Every namespace that a dump below ``root`` defines."""
+    return [
+        from_metadata(path.parent.name, path.name.removesuffix(".metadata.json"), path.read_text())
+        for path in sorted(root.glob("*/*.metadata.json"))
+    ]
+
+
+def lay_out(source: Path, namespaces: Iterable[Namespace], target: Path, rename: Callable[[str], str], *, copy: bool = False) -> None:
+    """Move or link files of collections and time series to a dump of its own, under other names, without any TTL."""
+    for namespace in namespaces:
+        renamed = replace(without_ttl(namespace), name=rename(namespace.name), uuid="")
+        data = source / data_path(namespace.database, namespace.name, namespace.type)
+        moved = target / data_path(renamed.database, renamed.name, renamed.type)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        if copy:
+            moved.symlink_to(data)
+        else:
+            data.rename(moved)
+        (target / metadata_path(renamed.database, renamed.name)).write_text(metadata(_as_read(renamed)))
+
+
+def _as_read(namespace: Namespace) -> Namespace:
+    """mongorestore takes the name of a collection whose file name was cut from the metadata, and unescapes it."""
+    escaped = quote_plus(namespace.name)
+    return namespace if file_stem(namespace.name) == escaped else replace(namespace, name=escaped)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server that a restore works on."""
+
+    client: Client
+    endpoint: Endpoint
+    tools: Sequence[Path]
+    jobs: int
+
+    def load(self, folder: Path) -> int:
+        """Load a dump with stock mongorestore; see :func:`mongorestore`."""
+        return mongorestore(self.endpoint, self.tools, folder, self.jobs)
+
+
+def mongorestore(endpoint: Endpoint, tools: Sequence[Path], folder: Path, jobs: int) -> int:
+    """Load a dump; the number of documents.
+
+    Its exit status is 0 even if documents had duplicate keys, so its count of failures is read.
+
+    Raises:
+        RestoreError: if a document failed, or it does not say how many did.
+        ToolError: if it is missing or fails.
+    """
+    program = find_tool("mongorestore", tools)
+    argv: list[str | Path] = [program, f"--dir={folder}", "--stopOnError", "--bypassDocumentValidation", f"--numParallelCollections={jobs}"]
+    with tool_config(endpoint, folder.parent) as config:
+        with tool([*argv, f"--numInsertionWorkersPerCollection={_WORKERS}", f"--config={config}"]) as running:
+            running.wait()
+            said = list(running.last_words)
+    counted = next((match for line in reversed(said) if (match := _SUMMARY.search(line))), None)
+    if counted is None or int(counted[2]):
+        raise RestoreError(
+            f"mongorestore did not restore every document: {said[-1] if said else 'it said nothing'}.", "Read what it said in the log above."
+        )
+    return int(counted[1])
+
+
+def drop_marked(client: Client, databases: Collection[str], prefix: str) -> list[str]:
+    """Drop every collection, time series and view whose name begins with a mark; their names."""
+    dropped = []
+    for database in databases:
+        for name in client[database].list_collection_names():
+            if name.startswith(prefix) and marked_id(name):
+                client[database].drop_collection(name)
+                dropped.append(f"{database}.{name}")
+    if dropped:
+        log.info("dropped %d collections and views that begin with %s", len(dropped), prefix)
+    return dropped
+
+
+def staged(client: Client, databases: Iterable[str], restore_id: str) -> list[Namespace]:
+    """What a restore staged, under the names that it will have."""
+    prefix = mark("stage", restore_id)
+    return [
+        replace(namespace, name=namespace.name.removeprefix(prefix), options=_source_renamed(namespace, prefix))
+        for database in databases
+        for namespace in read_database(client, database, marked=True)
+        if namespace.name.startswith(prefix)
+    ]
+
+
+def _source_renamed(namespace: Namespace, prefix: str) -> dict[str, object]:
+    options = dict(namespace.options)
+    if namespace.type == "view":
+        options["viewOn"] = str(options["viewOn"]).removeprefix(prefix)
+    return options
+
+
+def staged_name(restore_id: str, namespace: Namespace) -> str:
+    """The collection that has a staged namespace's documents."""
+    name = mark("stage", restore_id, namespace.name)
+    return BUCKETS + name if namespace.type == "timeseries" else name
+
+
+def create_views(client: Client, views: Sequence[Namespace], rename: Callable[[str, str], str] = lambda database, name: name) -> None:
+    """Create views, each after those that it builds on; ``rename`` gives the names of views and of what they read."""
+    for view in in_order(views):
+        options = {**view.options, "viewOn": rename(view.database, str(view.options["viewOn"]))}
+        client[view.database].command("create", rename(view.database, view.name), **options)
+
+
+def in_order(views: Sequence[Namespace]) -> Iterator[Namespace]:
+    """Views in an order in which each comes after the view that it reads."""
+    waiting = {view.full: view for view in views}
+    while waiting:
+        ready = [view for view in waiting.values() if f"{view.database}.{view.options['viewOn']}" not in waiting] or list(waiting.values())
+        for view in ready:
+            yield waiting.pop(view.full)
+
+
+def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -> dict[tuple[str, str], Facts]:
+    """``count``, ``digest`` and ``bytes`` of collections, given as ``(database, name)``, by the code that reads dumps."""
+    progress = Progress("proving", len(places))
+    found: dict[tuple[str, str], Facts] = {}
+
+    def prove(place: tuple[str, str]) -> Callable[[Event], None]:
+        def task(stop: Event) -> None:
+            def batches() -> Iterator[bytes]:
+                for batch in raw_batches(client, *place, MAJORITY):
+                    progress.add(len(batch))
+                    yield batch
+                    if stop.is_set():
+                        return
+
+            found[place] = digest(batches())
+            progress.collection_done(f"{place[0]}.{place[1]}", found[place]["bytes"])
+
+        return task
+
+    in_threads(jobs, [prove(place) for place in places])
+    progress.finish()
+    return found
+
+
+def afresh(folder: Path) -> Path:
+    """An empty folder, whatever an earlier attempt left there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder

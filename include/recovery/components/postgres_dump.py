@@ -1,0 +1,254 @@
+"""Dumping a PostgreSQL server: one snapshot a database, all of them open before the first is read."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from psycopg import errors
+from psycopg.sql import SQL
+
+from recovery.components import postgres_archive as archive
+from recovery.components import postgres_catalog as catalog
+from recovery.components import postgres_globals as server_globals
+from recovery.components.base import Artifact, Dump, RecoveryPoint
+from recovery.components.postgres_client import Connection, Server, in_words, telling
+from recovery.contents import RecordDigest, Row, read_rows, write_rows
+from recovery.errors import SourceError, SourceUnreachable
+from recovery.plan import PostgresSource
+from recovery.process import run, tool
+from recovery.staging import folder_size
+from recovery.units import human_size
+
+log = logging.getLogger(__name__)
+
+SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}")
+"""In the name of a database that a restore made; such a one is never a source."""
+_LOCK_TIMEOUT = "60s"
+_LOCKS_AT_ONCE = 500
+
+
+@dataclass
+class _Snapshot:
+    """A database, read as it was at one instant."""
+
+    database: str
+    connection: Connection
+    name: str
+    lsn: str
+    opened: datetime
+    encoding: str
+
+
+def dump(server: Server, settings: PostgresSource, folder: Path, opened: Callable[[], None]) -> Dump:
+    """Dump databases and globals; see :meth:`recovery.components.base.Component.dump`."""
+    bin_folder = server.bin
+    databases, warnings = _chosen(server, settings.databases)
+    names = _Names()
+    artifacts = []
+    with ExitStack() as stack:
+        began = datetime.now(UTC)
+        snapshots = [_open(server, database, stack) for database in databases]
+        opened()
+        log.info("snapshots of %s open at %s", ", ".join(databases), snapshots[0].lsn)
+        for number, snapshot in enumerate(snapshots):
+            name = names.unique(snapshot.database)
+            root = folder / f"database-{number}"
+            artifacts.append(_dump_database(server, settings, snapshot, root, folder / f"{name}.inventory.jsonl", name, warnings))
+            if settings.schema_sql:
+                name = names.unique(f"{snapshot.database}.schema")
+                root = folder / f"schema-{number}"
+                artifacts.append(_dump_schema(server, snapshot, root, folder / f"{name}.inventory.jsonl", name))
+            snapshot.connection.close()
+    name = names.unique("globals")
+    artifacts.insert(0, _dump_globals(server, folder / "globals", folder / f"{name}.inventory.jsonl", name, warnings))
+    versions = {"postgres": server.about.version, "pg_dump": run([bin_folder / "pg_dump", "--version"]).decode().strip()}
+    point = RecoveryPoint(opened=began, closed=datetime.now(UTC), position=snapshots[0].lsn)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return Dump(artifacts=tuple(artifacts), point=point, consistency="snapshot", versions=versions, warnings=tuple(warnings))
+
+
+class _Names:
+    """Artifact names that are unique, and usable in file names of staging."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def unique(self, wanted: str) -> str:
+        name = wanted.replace("/", "%2F")
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+
+def _chosen(server: Server, named: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The databases to dump, and what is left out that somebody might miss."""
+    known = server.databases()
+    warnings: list[str] = []
+    if named:
+        if missing := [name for name in named if name not in known]:
+            raise SourceError(
+                f"The server has no database {', '.join(missing)}, which the plan names.",
+                "Correct the plan's databases, or restore the database.",
+            )
+        return list(dict.fromkeys(named)), warnings
+    chosen = [name for name, usable in known.items() if usable and not SET_ASIDE.search(name)]
+    with server.maintenance() as connection, in_words("Listing the databases"):
+        closed = connection.execute("SELECT datname FROM pg_database WHERE NOT datallowconn AND NOT datistemplate").fetchall()
+    warnings += [f"Database {name} lets no connections in and is not backed up." for (name,) in closed if not SET_ASIDE.search(name)]
+    if not chosen:
+        raise SourceError("The server has no database to back up.", "Check the Connection; a server has at least the database postgres.")
+    return chosen, warnings
+
+
+def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
+    """Open a snapshot and lock what it sees, so that no DDL gets between it and pg_dump."""
+    connection = stack.enter_context(server.connect(database, autocommit=False))
+    with in_words(f"Opening a snapshot of {database}"):
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        row = connection.execute(
+            """SELECT pg_export_snapshot(), CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
+            current_setting('server_encoding')"""
+        ).fetchone()
+        assert row is not None
+    opened = datetime.now(UTC)
+    if unreadable := catalog.unreadable(connection):
+        raise SourceError(
+            f"User {server.about.user} may not read all of database {database}: {', '.join(unreadable)}.",
+            "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
+        )
+    _lock(connection, database)
+    return _Snapshot(database, connection, row[0], row[1], opened, row[2])
+
+
+def _lock(connection: Connection, database: str) -> None:
+    tables = catalog.tables(connection)
+    with in_words(f"Locking the tables of {database} against changes of their definition"):
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
+        try:
+            for start in range(0, len(tables), _LOCKS_AT_ONCE):
+                some = SQL(", ").join(SQL("ONLY {}").format(SQL(name)) for name in tables[start : start + _LOCKS_AT_ONCE])  # type: ignore[arg-type]
+                connection.execute(SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(some))
+        except errors.UndefinedTable as error:
+            raise SourceUnreachable(f"A table of {database} went away while its snapshot was opened.", "Try again.") from error
+
+
+def _dump_database(
+    server: Server, settings: PostgresSource, snapshot: _Snapshot, root: Path, inventory: Path, name: str, warnings: list[str]
+) -> Artifact:
+    write_rows(inventory, _inventory(server, snapshot))
+    warnings += _left_out(snapshot)
+    argv = [server.bin / "pg_dump", "--format=directory", f"--jobs={settings.jobs}", "--compress=0", f"--file={root}"]
+    argv += [
+        f"--snapshot={snapshot.name}",
+        f"--encoding={snapshot.encoding}",
+        "--no-password",
+        f"--dbname={server.target(snapshot.database)}",
+    ]
+    # The dump is scratch: it is read whole and checked before it counts, so its blocks need not reach the disk.
+    argv += ["--no-sync"] + (["--no-unlogged-table-data"] if server.about.standby else [])
+
+    def heard(line: str) -> None:
+        log.info("pg_dump: %s", line)
+        if "warning:" in line:
+            warnings.append(f"{snapshot.database}: {line}")
+
+    def written() -> str:
+        return (
+            f"{snapshot.database}: {human_size(folder_size(root))} dumped" if root.exists() else f"{snapshot.database}: pg_dump is starting"
+        )
+
+    log.info("dumping database %s with %d jobs", snapshot.database, settings.jobs)
+    with telling(written), tool(argv, env=server.environment(snapshot.encoding), on_line=heard):
+        pass
+    size = folder_size(root)
+    _check(server, root, inventory, snapshot.database)
+    log.info("database %s dumped, %s", snapshot.database, human_size(size))
+    return Artifact(name=name, root=str(root), bytes=size)
+
+
+def _check(server: Server, root: Path, inventory: Path, database: str) -> None:
+    toc = archive.read_toc(server.bin, root)
+    missing = archive.uncovered(read_rows(inventory), toc)
+    missing += [f"the file {file}" for file in toc.tables.values() if not (root / file).is_file()]
+    if missing:
+        raise SourceError(
+            f"The dump of {database} lacks what the source has: {', '.join(missing[:20])}{' and more' if len(missing) > 20 else ''}.",
+            "Look at pg_dump's messages above; give the backup user the rights, then run the backup again.",
+        )
+
+
+def _inventory(server: Server, snapshot: _Snapshot) -> Iterator[Row]:
+    connection = snapshot.connection
+    facts = server_globals.database_facts(connection, snapshot.database)
+    assert facts is not None
+    yield "database", snapshot.database, facts
+    with in_words(f"Asking for the size of {snapshot.database}"):
+        row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+    assert row is not None
+    about = {"version": server.about.version, "major": server.about.major, "system": server.about.system}
+    yield "snapshot", snapshot.database, {"lsn": snapshot.lsn, "opened": snapshot.opened.isoformat(), "bytes": row[0], **about}
+    yield from catalog.object_rows(connection)
+    yield "large objects", "all", large_object_inventory(connection)
+
+
+def large_object_inventory(connection: Connection) -> dict[str, int | str]:
+    """Count of large objects, and digests of their numbers and of their owners and rights."""
+    numbers, rights = RecordDigest(), RecordDigest()
+    for oid, owner, acl in catalog.large_object_rights(connection):
+        numbers.add([b"%d" % oid])
+        rights.add([f"{oid} {owner} {acl}".encode()])
+    return {"count": numbers.count, "numbers": numbers.hexdigest(), "rights": rights.hexdigest()}
+
+
+def _left_out(snapshot: _Snapshot) -> Iterator[str]:
+    """What pg_dump does not save, in sentences."""
+    for index in catalog.dropped_by_invalidity(snapshot.connection):
+        yield f"{snapshot.database}: index {index} is not valid at the source; it is not dumped."
+    with in_words(f"Listing the subscriptions of {snapshot.database}"):
+        query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()"
+        for (subscription,) in snapshot.connection.execute(query).fetchall():
+            yield f"{snapshot.database}: subscription {subscription} is not restored; create it again at the restored database."
+        row = snapshot.connection.execute(
+            "SELECT count(*), (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery() FROM pg_user_mappings"
+        ).fetchone()
+    assert row is not None
+    mappings, superuser, standby = row
+    if mappings and not superuser:
+        yield f"{snapshot.database}: the options of its {mappings} user mappings are hidden from a user that is no superuser; they are not saved."
+    if standby:
+        yield f"{snapshot.database}: rows of unlogged tables are not on a standby; they are not saved."
+
+
+def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Path, name: str) -> Artifact:
+    root.mkdir()
+    argv = [server.bin / "pg_dump", "--schema-only", f"--file={root / 'schema.sql'}", f"--snapshot={snapshot.name}", "--no-password"]
+    argv += [f"--encoding={snapshot.encoding}", f"--dbname={server.target(snapshot.database)}"]
+    run(argv, env=server.environment(snapshot.encoding))
+    write_rows(inventory, [("schema of", snapshot.database, {})])
+    return Artifact(name=name, root=str(root), bytes=folder_size(root))
+
+
+def _dump_globals(server: Server, root: Path, inventory: Path, name: str, warnings: list[str]) -> Artifact:
+    root.mkdir(0o700)
+    (root / "globals.sql").touch(0o600)
+    with server.maintenance() as connection:
+        roles = server_globals.role_rows(connection)
+        hashes = server_globals.passwords(connection)
+        rows: Iterable[Row] = [("server", "server", {"version": server.about.version, "passwords": hashes is not None}), *roles]
+        write_rows(inventory, [*rows, *server_globals.tablespace_rows(connection)])
+        server_globals.write_roles(root / "roles.jsonl", roles, hashes)
+        database, encoding = connection.info.dbname, connection.info.parameter_status("server_encoding") or "UTF8"
+    if hashes is None:
+        warnings.append(f"Role passwords are not saved: user {server.about.user} may not read them. Set them again after a restore.")
+    argv = [server.bin / "pg_dumpall", "--globals-only", f"--file={root / 'globals.sql'}", "--no-password"]
+    argv += [f"--dbname={server.target(database)}", *(["--no-role-passwords"] if hashes is None else [])]
+    run(argv, env=server.environment(encoding))
+    return Artifact(name=name, root=str(root), bytes=folder_size(root))

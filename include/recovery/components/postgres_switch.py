@@ -1,0 +1,244 @@
+"""The switch of PostgreSQL databases and the way back: renames, settings and roles in one transaction each."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+
+from psycopg import errors
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from recovery.components import postgres_globals as server_globals
+from recovery.components.base import Restore
+from recovery.components.postgres_client import Connection, Server, in_words
+from recovery.components.postgres_set import Target, created_roles, roles, targets
+from recovery.components.postgres_stage import drop
+from recovery.contents import compare
+from recovery.errors import ProofError, RestoreError
+
+log = logging.getLogger(__name__)
+
+_SWITCH = "switch"
+"""Journal step; fact ``live``: of each live database whether it let connections in, null for one that is not there."""
+_BACK = "switch back"
+_END_SESSIONS_WITHIN = 30.0
+
+
+def switch(server: Server, restore: Restore) -> None:
+    """Put the staged databases in the place of the live ones; see :meth:`recovery.components.base.Component.switch`."""
+    chosen = targets(restore)
+    with server.maintenance(_involved(chosen)) as connection:
+        if _is_switched(connection, chosen, restore):
+            log.info("the databases are switched already")
+            return
+        _refuse_unstaged(connection, chosen)
+        _refuse_prepared(connection, chosen)
+        restore.journal(_SWITCH, live={target.name: _lets_in(connection, target.name) for target in chosen})
+        live = [target.name for target in chosen if _lets_in(connection, target.name) is not None]
+        _close(connection, [*live, *(target.stage for target in chosen)])
+        with in_words("Switching the databases", RestoreError), connection.transaction():
+            for target in chosen:
+                _switch_one(connection, target, target.name in live)
+            for statement in _awakened(connection, restore):
+                connection.execute(statement)
+    log.info("switched: %s", ", ".join(target.name for target in chosen))
+
+
+def _involved(chosen: Sequence[Target]) -> list[str]:
+    return [name for target in chosen for name in (target.name, target.stage, target.before)]
+
+
+def _lets_in(connection: Connection, database: str) -> bool | None:
+    """Whether a database lets connections in; None if there is none of that name."""
+    row = connection.execute("SELECT datallowconn FROM pg_database WHERE datname = %s", [database]).fetchone()
+    return None if row is None else bool(row[0])
+
+
+def _is_switched(connection: Connection, chosen: Sequence[Target], restore: Restore) -> bool:
+    """Said by the names: the transaction renames all or none, and only a switch that was begun can have renamed any."""
+    begun = restore.journalled(_SWITCH)
+    if not begun or not chosen:
+        return False
+    was_open = _was_open(begun)
+
+    def renamed(target: Target) -> bool:
+        stage, live, before = (_lets_in(connection, name) is not None for name in (target.stage, target.name, target.before))
+        return live and not stage and before == (was_open[target.name] is not None)
+
+    return all(map(renamed, chosen))
+
+
+def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
+    """Of each live database, whether it let connections in before the first switch; None for one that was not there."""
+    live = begun[0]["live"]
+    assert isinstance(live, dict)
+    return live
+
+
+def _refuse_unstaged(connection: Connection, chosen: Sequence[Target]) -> None:
+    if missing := [target.stage for target in chosen if _lets_in(connection, target.stage) is None]:
+        raise RestoreError(f"There is no staged database {', '.join(missing)} to switch to.", "Start the restore again.")
+
+
+def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
+    """A prepared transaction blocks the rename for as long as it lives."""
+    names = [target.name for target in chosen]
+    if found := connection.execute("SELECT database, gid FROM pg_prepared_xacts WHERE database = ANY (%s)", [names]).fetchall():
+        raise RestoreError(
+            f"Prepared transactions block the switch: {', '.join(f'{gid!r} in {database}' for database, gid in found)}.",
+            "COMMIT PREPARED or ROLLBACK PREPARED them, then start the restore again.",
+        )
+
+
+def _allow(connection: Connection, database: str, allow: bool) -> None:
+    connection.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(Identifier(database), Literal(allow)))
+
+
+def _close(connection: Connection, databases: Sequence[str]) -> None:
+    """Let nobody into databases any more, and end every session in them."""
+    with in_words(f"Closing {', '.join(databases)}", RestoreError):
+        for database in databases:
+            _allow(connection, database, False)
+        deadline = time.monotonic() + _END_SESSIONS_WITHIN
+        while left := _end_sessions(connection, databases):
+            if time.monotonic() > deadline:
+                raise RestoreError(f"Sessions do not end: {', '.join(left)}.", "End them at the server, then run the task again.")
+            time.sleep(0.1)
+
+
+def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]:
+    query = "SELECT pid, coalesce(usename, backend_type), application_name, datname, pg_terminate_backend(pid) FROM pg_stat_activity"
+    rows = connection.execute(f"{query} WHERE datname = ANY (%s) AND pid <> pg_backend_pid()", [list(databases)]).fetchall()
+    if rows:
+        log.info("ending %d sessions of %s", len(rows), ", ".join(sorted({row[1] for row in rows})))
+    return [f"{user} ({application}) in {database}, process {pid}" for pid, user, application, database, _ in rows]
+
+
+def _rename(connection: Connection, old: str, new: str) -> None:
+    connection.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(old), Identifier(new)))
+
+
+def _switch_one(connection: Connection, target: Target, has_live: bool) -> None:
+    if has_live:
+        _rename(connection, target.name, target.before)
+    _rename(connection, target.stage, target.name)
+    for statement in server_globals.database_statements(target.name, target.facts):
+        connection.execute(statement)
+    _allow(connection, target.name, True)
+    found = server_globals.database_facts(connection, target.name)
+    if differences := compare([("database", target.name, target.facts)], [("database", target.name, found or {})]):
+        raise ProofError(
+            f"The settings of the restored database are not the set's: {'; '.join(map(str, differences))}.",
+            "Nothing was switched; report this.",
+        )
+
+
+def _awakened(connection: Connection, restore: Restore) -> list[Composed]:
+    """Statements that let the created roles log in, and give them back to their members."""
+    known = {name for _, name, _ in server_globals.role_rows(connection)}
+    created = set(created_roles(restore)) & known
+    statements = []
+    for name, facts in roles(restore).items():
+        if name in created and facts["login"]:
+            statements.append(SQL("ALTER ROLE {} LOGIN").format(Identifier(name)))
+        if name in known - created:
+            statements += server_globals.grants(name, [group for group in facts["member of"] or () if group[0] in created])
+    return statements
+
+
+def _asleep(connection: Connection, restore: Restore) -> list[Composed]:
+    known = {name for _, name, _ in server_globals.role_rows(connection)}
+    created = set(created_roles(restore)) & known
+    statements = [SQL("ALTER ROLE {} NOLOGIN").format(Identifier(name)) for name in sorted(created)]
+    for name, facts in roles(restore).items():
+        if name in known - created:
+            groups = [group[0] for group in facts["member of"] or () if group[0] in created]
+            statements += [SQL("REVOKE {} FROM {}").format(Identifier(group), Identifier(name)) for group in groups]
+    return statements
+
+
+def switch_back(server: Server, restore: Restore) -> None:
+    """Put the databases back as they were; see :meth:`recovery.components.base.Component.switch_back`."""
+    begun = restore.journalled(_SWITCH)
+    if not begun:
+        log.info("no switch was begun, so nothing is taken back")
+        return
+    was_open = _was_open(begun)
+    chosen = targets(restore)
+    with server.maintenance(_involved(chosen)) as connection:
+        restore.journal(_BACK)
+        if _is_switched(connection, chosen, restore):
+            _close(connection, [target.name for target in chosen])
+            with in_words("Switching the databases back", RestoreError), connection.transaction():
+                for target in reversed(chosen):
+                    _rename(connection, target.name, target.stage)
+                    if (allow := was_open[target.name]) is not None:
+                        _rename(connection, target.before, target.name)
+                        _allow(connection, target.name, allow)
+                for statement in _asleep(connection, restore):
+                    connection.execute(statement)
+            log.info("switched back: %s", ", ".join(target.name for target in chosen))
+            return
+        with in_words("Opening the databases again", RestoreError):
+            for target in chosen:
+                if (allow := was_open[target.name]) is not None:
+                    _allow(connection, target.name, allow)
+        log.info("the live databases have their names, and are open again: %s", ", ".join(target.name for target in chosen))
+
+
+def settle(server: Server, restore: Restore) -> None:
+    """Make sure that the set-aside copies stay as they are; see :meth:`recovery.components.base.Component.settle`."""
+    with server.maintenance(_involved(targets(restore))) as connection, in_words("Closing the set-aside databases", RestoreError):
+        for target in targets(restore):
+            if _lets_in(connection, target.before) is not None:
+                _allow(connection, target.before, False)
+                log.info("the replaced database %s is kept as %s", target.name, target.before)
+
+
+def discard(server: Server, restore: Restore) -> None:
+    """Drop what was staged and not switched; see :meth:`recovery.components.base.Component.discard`."""
+    chosen = targets(restore)
+    with server.maintenance(_involved(chosen)) as connection:
+        if (restore.journalled(_SWITCH) and not restore.journalled(_BACK)) or _is_switched(connection, chosen, restore):
+            log.info("the restored databases are in use; nothing is discarded")
+            return
+        for target in chosen:
+            drop(connection, target.stage)
+        for role in created_roles(restore):
+            _drop_role(connection, role)
+
+
+def _drop_role(connection: Connection, role: str) -> None:
+    try:
+        connection.execute(SQL("DROP ROLE IF EXISTS {}").format(Identifier(role)))
+        log.info("role %s, which this restore created, is dropped", role)
+    except errors.DependentObjectsStillExist as error:
+        log.warning("role %s, which this restore created, is in use and stays: %s", role, error.diag.message_detail)
+
+
+def _copies(connection: Connection, named: Sequence[str]) -> list[tuple[str, str]]:
+    """``(database, restore id)`` of every set-aside copy of this source's databases."""
+    found = []
+    with in_words("Listing the databases"):
+        for (name,) in connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall():
+            match = re.fullmatch(r"(.+)__before_([0-9a-f]{8})", name, re.DOTALL)
+            if match and (not named or match[1] in named):
+                found.append((name, match[2]))
+    return found
+
+
+def before_copies(server: Server, named: Sequence[str]) -> list[str]:
+    """Ids of restores whose set-aside databases are still there."""
+    with server.maintenance() as connection:
+        return sorted({restore_id for _, restore_id in _copies(connection, named)})
+
+
+def drop_before(server: Server, named: Sequence[str], restore_id: str) -> None:
+    """Drop the databases that a restore set aside."""
+    with server.maintenance() as connection:
+        for database, found in _copies(connection, named):
+            if found == restore_id:
+                drop(connection, database)
+                log.info("database %s, replaced by restore %s, is dropped", database, restore_id)

@@ -1,0 +1,210 @@
+"""The one interface of all destinations. ``CONTRIBUTING.md`` says how to add one.
+
+A destination keeps objects under keys such as ``openmanus/20261123T010000Z-4f2a/manifest.json``, below a root of its
+own. It knows nothing of sets, manifests or encryption, and never shows an object that was not written to its end.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Protocol
+
+from recovery.errors import DestinationError
+from recovery.units import human_duration, human_size
+
+log = logging.getLogger(__name__)
+
+_EVERY = 10.0
+_BUFFER = 1 << 20
+
+
+class Missing(DestinationError):
+    """There is no object under this key."""
+
+    retryable = False
+
+
+class Refused(DestinationError):
+    """The destination will refuse the same thing again, until somebody changes something."""
+
+    retryable = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object that is there."""
+
+    key: str
+    bytes: int
+    modified: datetime
+    """By the destination's clock, in UTC."""
+
+
+class Progress:
+    """How far a long transfer is: a line in the log at least every ten seconds that something moves. Threads may share it."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._lock = threading.Lock()
+        self._started = self._said = time.monotonic()
+        self.done = 0
+        """Bytes so far."""
+
+    def add(self, count: int) -> None:
+        """Say that so many bytes more are through."""
+        with self._lock:
+            self.done += count
+            now = time.monotonic()
+            if now - self._said < _EVERY:
+                return
+            self._said = now
+            done, total = human_size(self.done), human_size(self._total)
+        share = 100 * self.done // max(self._total, 1)
+        log.info("%s: %s of %s (%d %%), %s/s", self._what, done, total, share, human_size(self.done / (now - self._started)))
+
+    def summary(self) -> str:
+        """``1.2 GiB in 12 s, 102.4 MiB/s``."""
+        seconds = max(time.monotonic() - self._started, 0.001)
+        return f"{human_size(self.done)} in {human_duration(seconds)}, {human_size(self.done / seconds)}/s"
+
+
+class Reading(io.RawIOBase):
+    """An object while it is read: what goes wrong with it is said in the destination's words, and nothing else is."""
+
+    def __init__(self, source: Source, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self._source = source
+        self._errors = errors
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Read what comes, up to the buffer's size."""
+        with self._errors():
+            return self._source.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the source too."""
+        self._source.close()
+        super().close()
+
+    def buffered(self) -> IO[bytes]:
+        """Itself, read in big pieces."""
+        return io.BufferedReader(self, _BUFFER)
+
+
+class Source(Protocol):
+    """What :class:`Reading` reads."""
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:
+        """Read what comes, up to the buffer's size; 0 at the end."""
+
+    def close(self) -> None:
+        """Give it up."""
+
+
+class Destination(ABC):
+    """A place where sets are kept. Its methods may be called from several threads."""
+
+    parallel = 1
+    """Objects that are best sent or fetched at the same time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The plan's name for it."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Where it is, for messages: a folder, or ``s3://bucket/prefix``."""
+
+    @abstractmethod
+    def put(self, path: Path, key: str, sha256: str, sent: Callable[[int], None]) -> bool:
+        """Send a file and confirm by checksum that it arrived. Until then nothing can be seen under the key.
+
+        Args:
+            path: the file.
+            key: where to; what is there with other content is replaced.
+            sha256: what the file must be, in hexadecimal.
+            sent: told of every piece of bytes that went through.
+
+        Returns:
+            False if exactly this was already there, so that nothing was sent.
+
+        Raises:
+            DestinationError: if it can't be written, or what arrived is not what the checksum says.
+        """
+
+    @abstractmethod
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """Read an object for the length of a block.
+
+        Raises:
+            Missing: if there is none.
+            DestinationError: if it can't be read, now or while it is read.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Every object whose key begins with ``prefix``, which is empty or ends with ``/``."""
+
+    @abstractmethod
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The next part of every key that begins with ``prefix`` and goes on below that part, each once.
+
+        Some places also name folders that have become empty.
+        """
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; one that isn't there is no error. Once this returns they are gone for good."""
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """The destination's own clock, in UTC, to the second."""
+
+    @abstractmethod
+    def free_space(self) -> int | None:
+        """Bytes that can still be written; None where nobody can know."""
+
+    @abstractmethod
+    def sweep(self, prefix: str) -> None:
+        """Remove what killed writers left below ``prefix``; what is being written stays."""
+
+    def read(self, key: str, limit: int) -> bytes:
+        """A small object as a whole.
+
+        Raises:
+            Missing: if there is none.
+            Refused: if it is larger than ``limit`` bytes.
+            DestinationError: if it can't be read.
+        """
+        with self.open(key) as source:
+            data = source.read(limit + 1)
+        if len(data) > limit:
+            raise Refused(f"{key} at {self.describe()} is larger than the {limit} bytes that it may have.", "Look at who wrote it.")
+        return data
+
+    def not_as_sent(self, key: str) -> DestinationError:
+        """The error of an upload that arrived damaged."""
+        return DestinationError(
+            f"What arrived as {key} at {self.describe()} is not what was sent: its SHA-256 differs.",
+            "The task is tried again; if it fails again, look at the disk or the network on the way.",
+        )
+
+    def changed_here(self, path: Path) -> DestinationError:
+        """The error of a local file that is not what its checksum says."""
+        return Refused(
+            f"{path} is not what the manifest says: its SHA-256 differs.",
+            "Staging damaged it; check the disk, and start a new backup run.",
+        )

@@ -1,0 +1,219 @@
+"""Sets in a folder: a disk, or a share that every worker mounts."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from recovery.destinations.base import Destination, Entry, Missing, Reading, Refused
+from recovery.errors import DestinationError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 23
+_PARTIAL = ".partial-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class Folder(Destination):
+    """A folder.
+
+    A file is written under a temporary name, synced, read again, renamed, and its folder synced. Reading again happens
+    after its pages were dropped from the cache, so it proves what the file system gives back, not what this process
+    just had in memory; a drive's own cache can't be seen through.
+
+    A temporary file is locked by its writer, so one that isn't was left by a writer that was killed.
+    """
+
+    def __init__(self, name: str, root: Path) -> None:
+        super().__init__(name)
+        self.root = root
+
+    def describe(self) -> str:
+        """Its path."""
+        return str(self.root)
+
+    def put(self, path: Path, key: str, sha256: str, sent: Callable[[int], None]) -> bool:
+        """See :meth:`Destination.put`."""
+        target = self._path(key)
+        with self._errors(f"write {key}"):
+            if target.is_file() and target.stat().st_size == path.stat().st_size and _sha256(target) == sha256:
+                return False
+            self._make_folder(target.parent)
+            partial = target.parent / f"{_PARTIAL}{secrets.token_hex(8)}"
+            try:
+                self._write(path, partial, sha256, key, sent)
+                partial.rename(target)
+            finally:
+                partial.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+        return True
+
+    def _write(self, path: Path, partial: Path, sha256: str, key: str, sent: Callable[[int], None]) -> None:
+        with path.open("rb") as source, os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as out:
+            fcntl.flock(out, fcntl.LOCK_EX)
+            # sendfile, not copy_file_range: a reflink would share the blocks, and one bad sector would lose both copies.
+            while count := os.sendfile(out.fileno(), source.fileno(), None, _CHUNK):
+                sent(count)
+            os.fsync(out.fileno())
+            os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            out.seek(0)
+            if hashlib.file_digest(out, "sha256").hexdigest() != sha256:
+                raise self.not_as_sent(key) if _sha256(path) == sha256 else self.changed_here(path)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and its parents below the root, each one synced; the root itself has to be there."""
+        if folder.is_dir():
+            return
+        if folder == self.root:
+            raise Refused(
+                f"The folder {self.root} of the destination {self.name} is not there.",
+                "Create it, or mount the disk that it is on; nothing is written where a mount is missing.",
+            )
+        self._make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        """See :meth:`Destination.open`."""
+        what = f"read {key}"
+        with self._errors(what):
+            try:
+                source = self._path(key).open("rb", buffering=0)
+            except FileNotFoundError:
+                raise Missing(f"There is no {key} at {self.describe()}.", "Look at what was removed there, and when.") from None
+        with Reading(source, lambda: self._errors(what)).buffered() as reader:
+            yield reader
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """See :meth:`Destination.list`."""
+        for path in self._walk(prefix):
+            if path.name.startswith(_PARTIAL):
+                continue
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            yield Entry(path.relative_to(self.root).as_posix(), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See :meth:`Destination.folders`."""
+        self._check_root()
+        folder = self._path(prefix)
+        if folder.is_dir():
+            with self._errors(f"list {prefix}"):
+                yield from sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See :meth:`Destination.delete`. Folders that become empty go too."""
+        parents = set()
+        for key in keys:
+            with self._errors(f"delete {key}"):
+                path = self._path(key)
+                path.unlink(missing_ok=True)
+                parents.add(path.parent)
+        for folder in parents:
+            self._tidy(folder)
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove a folder and its parents as far as they are empty; sync the first that is not."""
+        while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
+            with self._errors(f"delete {folder}"):
+                folder.rmdir()
+            folder = folder.parent
+        if folder.is_dir():
+            _sync_folder(folder)
+
+    def now(self) -> datetime:
+        """See :meth:`Destination.now`. The clock of the file system, which on a share is the server's."""
+        probe = self.root / f"{_PARTIAL}{secrets.token_hex(8)}"
+        with self._errors("write to it"):
+            self._check_root()
+            try:
+                probe.touch(0o600)
+                return datetime.fromtimestamp(probe.stat().st_mtime, UTC)
+            finally:
+                probe.unlink(missing_ok=True)
+
+    def free_space(self) -> int | None:
+        """See :meth:`Destination.free_space`."""
+        with self._errors("ask for its free space"):
+            self._check_root()
+            return shutil.disk_usage(self.root).free
+
+    def sweep(self, prefix: str) -> None:
+        """See :meth:`Destination.sweep`."""
+        for path in self._walk(prefix):
+            if path.name.startswith(_PARTIAL) and self._abandoned(path):
+                log.info("%s: removing %s, left by a writer that was killed", self.describe(), path.relative_to(self.root))
+                path.unlink(missing_ok=True)
+
+    def _abandoned(self, path: Path) -> bool:
+        with self._errors(f"look at {path}"), path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    def _walk(self, prefix: str) -> Iterator[Path]:
+        self._check_root()
+        for folder, folders, files in os.walk(self._path(prefix), onerror=self._raise):
+            folders.sort()
+            yield from (Path(folder, name) for name in sorted(files))
+
+    def _raise(self, error: OSError) -> None:
+        if error.errno != errno.ENOENT:
+            raise self._in_words(error, f"list {error.filename}") from error
+
+    def _check_root(self) -> None:
+        if not self.root.is_dir():
+            raise Refused(
+                f"The folder {self.root} of the destination {self.name} is not there.", "Create it, or mount the disk that it is on."
+            )
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if ".." in parts or key.startswith("/"):
+            raise Refused(f"{key!r} is not a key.", "Report this: it should never have been asked for.")
+        return self.root.joinpath(*parts)
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._in_words(error, what) from error
+
+    def _in_words(self, error: OSError, what: str) -> DestinationError:
+        said = f"Could not {what} at {self.describe()}: {error.strerror or error}."
+        if error.errno in _FULL:
+            return DestinationError(said, "Make room there, or shorten the plan's keep rule; then clear the task.")
+        if error.errno in _DENIED:
+            return Refused(said, "Give the worker's user the right to write there.")
+        return DestinationError(said, "Check the disk or the share; the task is tried again.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""The texts that gates show: what was found, what happens on a yes, and what on a no."""
+
+from __future__ import annotations
+
+from recovery.approvals import Gate
+from recovery.restore_run import RestoreRun
+from recovery.units import human_duration, iso
+
+
+def gate_text(run: RestoreRun, gate: Gate) -> str:
+    """The Markdown that a gate shows."""
+    match gate:
+        case "plan":
+            return run.findings().text
+        case "switch":
+            return _switch(run)
+        case "accept":
+            return _accept(run)
+
+
+def _switch(run: RestoreRun) -> str:
+    sources = run.request().sources
+    lines = ["Everything was restored beside the live data and **proven equal to the set**:", ""]
+    lines += [
+        f"- {source_id}: staged in {_took(run, 'stage', source_id)}, proven in {_took(run, 'prove', source_id)}" for source_id in sources
+    ]
+    services = run.plan.services
+    stop = ", ".join(" ".join(command) for command in services.stop) or "none are named in the plan"
+    lines += ["", "**Approve** stops the services and puts the restored data in the place of the live data. That is the downtime.", ""]
+    lines += [f"- Services stopped and started: {stop}", f"- Switched in this order: {', '.join(sources)}"]
+    lines.append(f"- The data of now is set aside for {human_duration(run.plan.keep_before)}; the last gate can bring it back.")
+    lines += ["", "**Reject**, or no answer, discards what was staged. Nothing live was touched so far."]
+    return "\n".join(lines)
+
+
+def _accept(run: RestoreRun) -> str:
+    lines = ["The restored system is **in use**.", ""]
+    checks = run.journal.said("checked")
+    lines += [f"- {'✔' if entry.facts['ok'] else '✘ FAILED'} {entry.facts['command']}: {entry.facts['words']}" for entry in checks]
+    if not run.plan.services.check:
+        lines.append("- The plan names no checks: look at the system yourself.")
+    elif not checks:
+        lines.append("- ✘ FAILED: the checks did not run.")
+    if not run.journal.said("services started"):
+        lines.append("- ✘ FAILED: the services did not start; see the task's log.")
+    started = run.journal.said("starting services")[0].time
+    lines += ["", f"**Approve** keeps it. The data of before stays aside for {human_duration(run.plan.keep_before)}.", ""]
+    lines.append(
+        f"**Reject** stops the services and brings the data of before back. What was written since {iso(started)} is not in it;"
+        " the refused copy is set aside with those writes."
+    )
+    lines += ["", f"**No answer** in {human_duration(run.plan.approvals.timeout)} keeps it too, but the run ends as failed."]
+    return "\n".join(lines)
+
+
+def _took(run: RestoreRun, step: str, source_id: str) -> str:
+    seconds = [entry.facts["seconds"] for entry in run.journal.said("took", source_id) if entry.facts["what"] == step]
+    return human_duration(seconds[-1]) if seconds else "an unknown time"

@@ -1,0 +1,84 @@
+"""The gate: a task that waits for a named person, and turns their answer into a signed approval."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from recovery import alerts, restore
+from recovery.approvals import Gate as GateName
+from recovery.errors import RecoveryError
+from recovery.gate_texts import gate_text
+from recovery.plan import Plan
+from recovery.tasks import in_words, restore_run
+
+log = logging.getLogger(__name__)
+
+
+class Gate(ApprovalOperator):
+    """Shows what is about to happen, and waits for an approver who is not who asked for it.
+
+    Args:
+        plan: whose restore it is.
+        gate: ``plan``, ``switch`` or ``accept``.
+        subject: its headline.
+    """
+
+    template_fields: Sequence[str] = ("subject",)
+
+    def __init__(self, *, plan: Plan, gate: GateName, subject: str, **kwargs: Any) -> None:
+        super().__init__(
+            subject=subject,
+            body="",
+            response_timeout=plan.approvals.timeout,
+            assigned_users=[{"id": approver.id, "name": approver.name} for approver in plan.approvals.approvers],
+            **kwargs,
+        )
+        self.plan_name = plan.plan
+        self.gate = gate
+
+    def execute(self, context: Any) -> Any:
+        """Ask."""
+        in_words(self._prepare)(context)
+        alerts.gate_waits(self.plan_name, self.gate, self.body or "", context)
+        return super().execute(context)
+
+    def _prepare(self, context: Any) -> None:
+        run = restore_run(self.plan_name, context["dag_run"])
+        if self.gate == "accept" and not restore.in_use(run):
+            raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
+        requester = run.request().requester
+        self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
+        self.body = gate_text(run, self.gate)
+        restore.show(run, self.gate, self.body)
+        log.info("%s\n\n%s", self.subject, self.body)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Make an approval of a yes; end with a failure after a no, or after no answer, which at the last gate keeps the system."""
+        run = restore_run(self.plan_name, context["dag_run"])
+        if event.get("error_type") == "timeout":
+            return in_words(self._unanswered)(run, context)
+        answer = super(ApprovalOperator, self).execute_complete(context, event)
+        person = (answer["responded_by_user"] or {}).get("id", "")
+        try:
+            if answer["chosen_options"] == [self.APPROVE]:
+                restore.approve(run, self.gate, person)
+            else:
+                restore.reject(run, self.gate, person)
+        except RecoveryError as error:
+            raise AirflowFailException(str(error)) from None
+        if answer["chosen_options"] != [self.APPROVE]:
+            raise AirflowFailException(f"{person} rejected the gate {self.gate!r}.")
+        log.info("%s approved", person)
+        return answer
+
+    def _unanswered(self, run: Any, context: Any) -> None:
+        restore.reject(run, self.gate, None)
+        if self.gate != "accept":
+            raise AirflowFailException(f"Nobody answered the gate {self.gate!r} in time; that is a rejection.")
+        log.error("Nobody accepted the restored system in time. It stays in use, and the old copies stay too.")
+        alerts.nobody_accepted(self.plan_name, context)

@@ -1,0 +1,285 @@
+"""The first steps of a restore, which change nothing: choose a set, and find out what would fail later."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import logging
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import pyrage
+import zstandard
+
+from recovery import records
+from recovery.backup import read_packs
+from recovery.catalog import Choice, read_catalog
+from recovery.catalog import choose as choose_set
+from recovery.components.base import Preflight
+from recovery.contents import write_rows
+from recovery.destinations.base import Destination
+from recovery.errors import ApprovalError, DestinationError, PlanError, RecoveryError, RestoreError, StagingError
+from recovery.manifest import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE, File, Manifest, encode, parse_packs
+from recovery.restore_run import Findings, Request, RestoreRun, now
+from recovery.shipping import absent, download, fetch_packs
+from recovery.staging import write_atomically, write_record
+from recovery.units import human_duration, human_size
+
+log = logging.getLogger(__name__)
+
+
+def choose(run: RestoreRun, request: Request) -> None:
+    """Choose the set, and hold it so that no prune takes it away.
+
+    Raises:
+        RestoreError: if this restore has ended, or no set fits.
+        ApprovalError: if nobody is known to have asked for it, or nobody else could approve it.
+        PlanError: if a parameter is not usable.
+    """
+    if run.journal.closed:
+        raise RestoreError("This restore has ended; it can't be run again.", "Trigger a new restore.")
+    _check_request(run, request)
+    key = run.verify_key()
+    catalog = read_catalog(run.plan.plan, run.destinations(), key)
+    choice = choose_set(
+        catalog,
+        request.set,
+        now=now(),
+        good=run.plan.good,
+        rpo=run.plan.objectives.rpo,
+        newest_before=request.newest_before,
+        confirm_old=request.allow_stale,
+        confirm_incomplete=True,
+    )
+    manifest = choice.chosen.manifest
+    lacking = [source_id for source_id in request.sources if source_id not in manifest.sources]
+    if lacking:
+        raise RestoreError(f"Set {manifest.set_id} does not have {', '.join(lacking)}.", "Choose another set, or fewer sources.")
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (run.folder / "set").mkdir(exist_ok=True)
+    except OSError as error:
+        raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    write_record(run.folder / "request.json", request)
+    write_atomically(run.folder / "set" / MANIFEST_FILE, encode(manifest))
+    _hold(run, choice)
+    run.journal.say(
+        "chosen",
+        set=manifest.set_id,
+        destinations=list(choice.chosen.destinations),
+        facts=list(choice.facts),
+        warnings=list(choice.warnings),
+    )
+    for fact in (*choice.facts, *choice.warnings):
+        log.info("%s", fact)
+
+
+def _check_request(run: RestoreRun, request: Request) -> None:
+    if not request.requester:
+        raise ApprovalError(
+            "Nobody is known to have asked for this restore, so nobody could be told apart from who approves it.",
+            "Trigger it in the UI or API, logged in.",
+        )
+    if all(approver.id == request.requester for approver in run.plan.approvals.approvers):
+        raise ApprovalError(
+            f"{request.requester} asked for this restore and is the only approver of the plan.",
+            "Add an approver to the plan, or let somebody else trigger it.",
+        )
+    unknown = set(request.sources) - set(run.plan.source_ids)
+    if unknown or not request.sources:
+        raise PlanError(
+            f"The plan has no source {', '.join(sorted(unknown)) or 'in an empty list'}.", f"It has {', '.join(run.plan.source_ids)}."
+        )
+
+
+def _hold(run: RestoreRun, choice: Choice) -> None:
+    """Wherever the set is: one destination that can be written is enough to go on, as long as that one is read too."""
+    manifest = choice.chosen.manifest
+    record = records.hold(manifest, now(), run.request().requester, f"restore {run.id}, run {run.run_id}")
+    key = run.set_key()
+    faults = []
+    for name in choice.chosen.destinations:
+        try:
+            records.add_record(run.destination(name), record, key)
+        except DestinationError as error:
+            log.warning("%s", error)
+            faults.append(str(error))
+        else:
+            run.journal.say("held", destination=name, record=record.model_dump(mode="json"))
+    if len(faults) == len(choice.chosen.destinations):
+        raise DestinationError(
+            "The set can't be held at any destination: " + " ".join(faults), "Let one be writable for the restore's worker."
+        )
+
+
+def preflight(run: RestoreRun) -> None:
+    """Find out what would fail later, and what the restore would replace: the text of the first gate.
+
+    Raises:
+        RestoreError: if something refuses; all refusals are told.
+        RecoveryError: if the set can't be fetched, believed or opened.
+    """
+    with run.changing("preflight"):
+        manifest = run.manifest()
+        _fetch_packs_file(run, manifest)
+        holders = _whole_copies(run, manifest)
+        _fetch_contents(run, manifest, holders[0])
+        reports: dict[str, Preflight] = {}
+        refusals: list[str] = []
+        for source_id in run.request().sources:
+            log.info("preflight of %s", source_id)
+            try:
+                reports[source_id] = run.component(source_id).preflight(run.source(source_id))
+            except RecoveryError as error:
+                refusals.append(f"{source_id}: {error}")
+        for source_id, report in reports.items():
+            refusals += [f"{source_id}: {finding.text}" for finding in report.findings if finding.level == "refusal"]
+        refusals += _space_refusals(run, reports)
+        if refusals:
+            raise RestoreError(
+                "The restore would fail:\n- " + "\n- ".join(refusals) + "\n", "Mend these, then trigger a new restore. Nothing was changed."
+            )
+        text = _text(run, manifest, reports)
+        write_record(run.folder / "findings.json", Findings(text=text, targets={name: report.identity for name, report in reports.items()}))
+        run.journal.say("preflight done")
+
+
+def _fetch_packs_file(run: RestoreRun, manifest: Manifest) -> None:
+    faults = []
+    for destination in run.holders():
+        try:
+            data = fetch_packs(destination, manifest)
+            parse_packs(data, manifest)
+        except RecoveryError as error:
+            faults.append(f"{destination.name}: {error}")
+        else:
+            write_atomically(run.folder / "set" / PACKS_FILE, data)
+            return
+    raise RestoreError("packs.jsonl of the set can't be read anywhere:\n" + "\n".join(faults), "Choose another set.")
+
+
+def _whole_copies(run: RestoreRun, manifest: Manifest) -> list[Destination]:
+    """The destinations that list everything of the chosen sources in its full size."""
+    packs = parse_packs((run.folder / "set" / PACKS_FILE).read_bytes(), manifest)
+    needed = {pack.file: File(bytes=pack.stored_bytes, sha256=pack.sha256) for pack in packs if pack.source in run.request().sources}
+    needed[CONTENTS_FILE] = manifest.files.contents
+    whole, faults = [], []
+    for destination in run.holders():
+        try:
+            missing = absent(destination, manifest, needed)
+        except DestinationError as error:
+            faults.append(f"{destination.name}: {error}")
+            continue
+        if missing:
+            faults.append(f"{destination.name} lacks {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}")
+        else:
+            whole.append(destination)
+    for fault in faults:
+        log.warning("%s", fault)
+    if not whole:
+        raise RestoreError("No destination has the whole set:\n" + "\n".join(faults), "Choose another set.")
+    return whole
+
+
+def _fetch_contents(run: RestoreRun, manifest: Manifest, destination: Destination) -> None:
+    """Fetch and decrypt the contents: the first time that the identity has to be the right one."""
+    identity = run.identity()
+    sealed = run.folder / "set" / CONTENTS_FILE
+    plain = run.folder / "set" / "contents.jsonl.zst"
+    download(destination, f"{manifest.path}/{CONTENTS_FILE}", sealed, manifest.files.contents, lambda count: None)
+    try:
+        pyrage.decrypt_file(str(sealed), str(plain), [identity])
+    except pyrage.DecryptError as error:
+        raise RestoreError(
+            f"The identity of this plan does not open the set ({error}).",
+            "Put the identity of one of the set's recipients into its Connection.",
+        ) from None
+    shutil.rmtree(run.folder / "rows", ignore_errors=True)
+    with plain.open("rb") as source, zstandard.ZstdDecompressor().stream_reader(source) as stream, ExitStack() as files:
+        _split(run, stream, files)
+    plain.unlink()
+    sealed.unlink()
+    for source_id in run.request().sources:
+        if manifest.sources[source_id].level == "stored":
+            _read_contents(run, source_id)
+
+
+def _split(run: RestoreRun, stream: IO[bytes], files: ExitStack) -> None:
+    outs: dict[tuple[str, str], IO[str]] = {}
+    for line in io.TextIOWrapper(stream, encoding="ascii"):
+        source_id, artifact, *row = json.loads(line)
+        if (source_id, artifact) not in outs:
+            path = run.rows_file(source_id, artifact)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            outs[source_id, artifact] = files.enter_context(path.open("w", encoding="ascii"))
+        outs[source_id, artifact].write(json.dumps(row, separators=(",", ":"), sort_keys=True) + "\n")
+
+
+def _read_contents(run: RestoreRun, source_id: str) -> None:
+    """A set whose packs were never opened, for want of an identity, is read now: without contents nothing can be proven."""
+    log.info("%s was stored without being opened; reading it now", source_id)
+    source = run.source(source_id)
+    component = run.component(source_id)
+    identity = run.identity()
+    for artifact in source.artifacts():
+        known = run.rows_file(source_id, artifact)
+        read = itertools.chain.from_iterable(
+            read_packs(component, artifact, path.parent, [pack], identity) for pack, path in source.fetch(artifact)
+        )
+        found = known.with_suffix(".found")
+        write_rows(found, component.contents(artifact, known, read))
+        with found.open("a", encoding="ascii") as out, known.open(encoding="ascii") as lines:
+            out.writelines(line for line in lines if json.loads(line)[0] in {"pack", "member"})
+        found.rename(known)
+
+
+def _space_refusals(run: RestoreRun, reports: dict[str, Preflight]) -> list[str]:
+    needed: dict[Path, int] = {run.folder: _staging_need(run)}
+    for report in reports.values():
+        for name, size in report.bytes_needed.items():
+            needed[Path(name)] = needed.get(Path(name), 0) + size
+    by_device: dict[int, tuple[Path, int]] = {}
+    for folder, size in needed.items():
+        device = folder.stat().st_dev
+        first, total = by_device.get(device, (folder, 0))
+        by_device[device] = (first, total + size)
+    return [
+        f"{folder} has {human_size(shutil.disk_usage(folder).free)} free, the restore needs {human_size(size)} there."
+        for folder, size in by_device.values()
+        if shutil.disk_usage(folder).free < size
+    ]
+
+
+def _staging_need(run: RestoreRun) -> int:
+    """Raw dumps of the databases and the largest pack; files and configuration are unpacked where they go."""
+    sources = run.manifest().sources
+    raw = sum(sources[name].totals.raw_bytes for name in run.request().sources if name.startswith(("postgres.", "mongo.")))
+    return raw + run.plan.pack
+
+
+def _text(run: RestoreRun, manifest: Manifest, reports: dict[str, Preflight]) -> str:
+    chosen = run.journal.said("chosen")[-1].facts
+    request = run.request()
+    lines = [f"**{request.requester}** asks to restore **{run.plan.plan}** from set **{manifest.set_id}**.", ""]
+    lines += [f"- {fact}" for fact in chosen["facts"]]
+    lines += [f"- ⚠ {warning}" for warning in chosen["warnings"]]
+    if manifest.note:
+        lines.append(f"- Note of the backup: {manifest.note}")
+    lines.append(f"- The sources' moments lie {human_duration(manifest.skew_seconds)} apart.")
+    for source_id, report in reports.items():
+        entry = manifest.sources[source_id]
+        size = human_size(entry.totals.raw_bytes)
+        lines += [
+            "",
+            f"### {source_id}",
+            "",
+            f"- {size}, {sum(entry.totals.counts.values()):,} records, {entry.consistency}, verified: {entry.level}",
+        ]
+        lines += [f"- ⚠ {warning}" for warning in entry.warnings[:10]]
+        lines += [f"- {'⚠ ' if finding.level == 'warning' else ''}{finding.text}" for finding in report.findings]
+        lines.append(f"- Target: `{report.identity}`")
+    lines += ["", "Approving restores all of this **beside** the live data. Nothing live is replaced before the next gate."]
+    return "\n".join(lines)

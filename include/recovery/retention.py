@@ -1,0 +1,216 @@
+"""Which sets a destination keeps, and the careful removal of the others.
+
+Every rule gives a moment from which on all sets stay; what any rule wants, stays. So a set that is not good stays as
+long as the good ones around it, and never counts as one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from recovery.catalog import Listing, list_destination, read_manifest
+from recovery.destinations.base import Destination
+from recovery.errors import RetentionError
+from recovery.keys import VerifyKey
+from recovery.manifest import MANIFEST_FILE, Manifest
+from recovery.plan import Keep, Level
+from recovery.records import read_records
+from recovery.units import human_duration, human_size, iso
+
+log = logging.getLogger(__name__)
+
+MAX_SKEW = timedelta(minutes=5)
+"""Prune refuses when this worker's clock and the destination's differ by more."""
+
+LEFTOVER_AGE = timedelta(days=3)
+"""A folder without manifest in which nothing was written for so long is not being uploaded any more."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What happens to a set, and why."""
+
+    manifest: Manifest
+    keep: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a prune did."""
+
+    deleted: tuple[str, ...]
+    """Set ids."""
+    kept: tuple[str, ...]
+    """Set ids."""
+    swept: tuple[str, ...]
+    """Folders without manifest that were removed."""
+    findings: tuple[str, ...]
+    """What was left alone because it can't be believed, one sentence each."""
+
+
+def plan_retention(manifests: Iterable[Manifest], held: Mapping[str, str], keep: Keep, good: Level, now: datetime) -> tuple[Verdict, ...]:
+    """Decide about every set of one destination, newest first. Changes nothing.
+
+    - ``within``: sets younger than that stay, and the newest good one that is older, so that every moment of the window
+      has a set to go back to.
+    - ``last``: the newest good sets stay, as many as it says, and all that are younger than the oldest of them. While
+      there are fewer, everything stays.
+    - The newest good set stays always, held sets stay, and so does a set that is dated in the future: a clock was wrong
+      then, and it does not count as the newest.
+
+    Args:
+        manifests: of all verified sets.
+        held: why, by set id, for the sets with a hold in force.
+        keep: the destination's rules.
+        good: the plan's level of a good set.
+        now: this moment.
+
+    Raises:
+        RetentionError: if something would be deleted and no good set be left.
+    """
+    sets = sorted(manifests, key=lambda manifest: manifest.created, reverse=True)
+    trusted = [manifest for manifest in sets if manifest.created <= now + MAX_SKEW and manifest.good(good)]
+    rules = _Rules(keep, trusted, now)
+    verdicts = tuple(_judge(manifest, held, rules, now) for manifest in sets)
+    left = [verdict for verdict in verdicts if verdict.keep and verdict.manifest in trusted]
+    if not left and not all(verdict.keep for verdict in verdicts):
+        raise RetentionError(
+            "Pruning would leave no good set: none of the sets here is complete and verified.",
+            "Repair the backups first; nothing was deleted.",
+        )
+    return verdicts
+
+
+class _Rules:
+    """The moments from which on sets stay."""
+
+    def __init__(self, keep: Keep, good: Sequence[Manifest], now: datetime) -> None:
+        self.within = now - keep.within if keep.within else None
+        self.within_text = f"younger than {human_duration(keep.within)}" if keep.within else ""
+        self.last_text = f"not older than the newest {keep.last} good sets"
+        self.last: datetime | None = None
+        if keep.last is not None:
+            self.last = good[keep.last - 1].created if len(good) >= keep.last else datetime.min.replace(tzinfo=now.tzinfo)
+        self.newest = good[0].set_id if good else None
+        older = [manifest for manifest in good if self.within and manifest.created < self.within]
+        self.anchor = older[0].set_id if older else None
+
+
+def _judge(manifest: Manifest, held: Mapping[str, str], rules: _Rules, now: datetime) -> Verdict:
+    reasons = (
+        (manifest.set_id in held, held.get(manifest.set_id, "")),
+        (manifest.created > now + MAX_SKEW, "dated in the future"),
+        (rules.within is not None and manifest.created >= rules.within, rules.within_text),
+        (rules.last is not None and manifest.created >= rules.last, rules.last_text),
+        (manifest.set_id == rules.newest, "the newest good set"),
+        (manifest.set_id == rules.anchor, "the newest good set before the window"),
+    )
+    for applies, reason in reasons:
+        if applies:
+            return Verdict(manifest, True, reason)
+    return Verdict(manifest, False, "no rule keeps it")
+
+
+def prune(destination: Destination, plan: str, keep: Keep, *, good: Level, key: VerifyKey, now: datetime, after: str) -> Pruned:
+    """Remove the sets that no rule keeps, oldest first: each manifest first, so that what a kill leaves is no set.
+
+    What it is going to do is in the log before it does it. Holds and the manifest are read again right before each
+    delete. Folders whose manifest is missing are removed once nothing was written to them for three days; those with a
+    manifest or a hold that can't be verified are named and never touched.
+
+    Args:
+        destination: where.
+        plan: the plan's name.
+        keep: the destination's rules.
+        good: the plan's level of a good set.
+        key: from the plan or the recovery kit.
+        now: this worker's clock.
+        after: id of the set that the run before has just brought here. If it isn't here, something is wrong, and nothing is deleted.
+
+    Raises:
+        RetentionError: if it would not be safe.
+        DestinationError: if the destination can't be read, or refuses to delete.
+    """
+    _check_clock(destination, now)
+    listing = list_destination(destination, plan, key)
+    if after not in {manifest.set_id for manifest in listing.manifests}:
+        raise RetentionError(
+            f"The set {after} of this run is not at {destination.describe()}, so nothing there is deleted.",
+            "Clear the upload, then this task.",
+        )
+    verdicts = _plan(destination, listing, keep, good, key, now)
+    for finding in listing.findings:
+        log.warning("%s: left alone: %s", destination.describe(), finding)
+    for verdict in verdicts:
+        log.info(
+            "%s: %s %s of %s, %s: %s", destination.describe(), "keep" if verdict.keep else "DELETE", verdict.manifest.set_id,
+            iso(verdict.manifest.created), human_size(verdict.manifest.stored_bytes), verdict.reason,
+        )  # fmt: skip
+    doomed = [verdict.manifest for verdict in reversed(verdicts) if not verdict.keep]
+    deleted = tuple(manifest.set_id for manifest in doomed if _delete(destination, manifest, key))
+    kept = tuple(verdict.manifest.set_id for verdict in verdicts if verdict.manifest.set_id not in deleted)
+    swept = tuple(name for name in listing.without if _sweep(destination, f"{plan}/{name}", key))
+    destination.sweep(f"{plan}/")
+    log.info("%s: %d sets deleted, %d kept, %d leftovers removed", destination.describe(), len(deleted), len(kept), len(swept))
+    return Pruned(deleted, kept, swept, listing.findings)
+
+
+def _check_clock(destination: Destination, now: datetime) -> None:
+    there = destination.now()
+    if abs(there - now) > MAX_SKEW:
+        raise RetentionError(
+            f"This worker's clock says {iso(now)}, that of {destination.describe()} {iso(there)}: with {human_duration(abs(there - now))}"
+            " between them nobody knows which sets are old.",
+            "Set the clocks (NTP); nothing was deleted.",
+        )
+
+
+def _plan(destination: Destination, listing: Listing, keep: Keep, good: Level, key: VerifyKey, now: datetime) -> tuple[Verdict, ...]:
+    """The plan with holds; they are only read of sets that would go otherwise."""
+    without = plan_retention(listing.manifests, {}, keep, good, now)
+    held = {}
+    for verdict in without:
+        if not verdict.keep and (why := _holds(destination, verdict.manifest.path, key, verdict.manifest)):
+            held[verdict.manifest.set_id] = why
+    return plan_retention(listing.manifests, held, keep, good, now)
+
+
+def _holds(destination: Destination, path: str, key: VerifyKey, manifest: Manifest | None) -> str:
+    records = read_records(destination, path, key, manifest)
+    for finding in records.findings:
+        log.warning("%s", finding)
+    return "; ".join(hold.why for hold in records.holds)
+
+
+def _delete(destination: Destination, manifest: Manifest, key: VerifyKey) -> bool:
+    if read_manifest(destination, manifest.path, key) != manifest:
+        log.warning("%s: %s is left alone: its manifest changed since it was read", destination.describe(), manifest.set_id)
+        return False
+    if why := _holds(destination, manifest.path, key, manifest):
+        log.info("%s: %s stays: %s", destination.describe(), manifest.set_id, why)
+        return False
+    destination.delete([f"{manifest.path}/{MANIFEST_FILE}"])
+    destination.delete([entry.key for entry in destination.list(f"{manifest.path}/")])
+    log.info("%s: %s is deleted, %s free again", destination.describe(), manifest.set_id, human_size(manifest.stored_bytes))
+    return True
+
+
+def _sweep(destination: Destination, path: str, key: VerifyKey) -> bool:
+    """Remove a folder without manifest, unless it is in use, was so lately, or is held."""
+    entries = list(destination.list(f"{path}/"))
+    if not entries:
+        return False
+    newest = max(entry.modified for entry in entries)
+    if destination.now() - newest < LEFTOVER_AGE:
+        log.info("%s: %s has no manifest; an upload may still be going on", destination.describe(), path)
+        return False
+    if why := _holds(destination, path, key, None):
+        log.warning("%s: %s has no manifest any more, and stays: %s", destination.describe(), path, why)
+        return False
+    destination.delete([entry.key for entry in entries])
+    log.info("%s: %s had no manifest and was not written to since %s; removed", destination.describe(), path, iso(newest))
+    return True

@@ -1,0 +1,42 @@
+"""Where the programs are that the demo, the tests and the benchmark run, and what to install where one is missing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+MONGO_TOOLS = ("mongodump", "mongorestore", "bsondump")
+"""The MongoDB Database Tools that the project uses."""
+
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+"""What Chromium needs to run as root, and to talk to nobody but the page."""
+
+
+def mongo_tools() -> Path:
+    """The folder with the MongoDB tools: the one on PATH, else the one that ``make`` built.
+
+    Raises:
+        FileNotFoundError: if neither has all of them.
+    """
+    built = Path(sys.prefix) / "mongo-tools"
+    on_path = shutil.which(MONGO_TOOLS[0])
+    for folder in ([Path(on_path).parent] if on_path else []) + [built]:
+        if all(shutil.which(tool, path=str(folder)) for tool in MONGO_TOOLS):
+            return folder
+    raise FileNotFoundError(f"{', '.join(MONGO_TOOLS)} are neither on PATH nor in {built}; run `make`, which builds them")
+
+
+def chromium() -> Path:
+    """The browser that looks at the UI.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return Path(found)
+    raise FileNotFoundError("No Chromium on PATH; install it, on Debian or Ubuntu with `apt-get install chromium`")

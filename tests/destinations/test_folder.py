@@ -1,0 +1,146 @@
+import fcntl
+import hashlib
+import os
+import subprocess
+
+import pytest
+
+from recovery.destinations.base import Missing, Refused
+from recovery.destinations.folder import Folder
+from recovery.errors import DestinationError
+from tests.sets import keys_of, run_python
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def destination(tmp_path):
+    (tmp_path / "there").mkdir()
+    return Folder("local", tmp_path / "there")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(20 * MIB))
+    return path
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def everything(root):
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+PUT = """
+    import os, resource, signal, sys
+    from pathlib import Path
+    from recovery.destinations.folder import Folder
+    root, path, sha256 = sys.argv[1:4]
+    {before}
+    Folder("local", Path(root)).put(Path(path), "p/s/x", sha256, {sent})
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_counts_and_is_swept(destination, file):
+    ended = run_python(
+        PUT.format(before="", sent="lambda count: os.kill(os.getpid(), signal.SIGKILL)"), destination.root, file, sha256(file)
+    )
+    assert ended.returncode == -9
+    [left] = everything(destination.root)
+    assert left.startswith("p/s/.partial-")
+    assert keys_of(destination) == set()
+    with pytest.raises(Missing):
+        destination.read("p/s/x", MIB)
+    destination.sweep("p/")
+    assert everything(destination.root) == set()
+    assert destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    assert everything(destination.root) == {"p/s/x"}
+
+
+def test_a_writer_that_lives_is_not_swept(destination):
+    partial = destination.root / "p/.partial-1"
+    partial.parent.mkdir()
+    with partial.open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        destination.sweep("p/")
+        assert partial.exists()
+    destination.sweep("p/")
+    assert not partial.exists()
+
+
+def test_damage_on_the_way_is_noticed(destination, file, monkeypatch):
+    real = os.sendfile
+
+    def damaging(out, source, offset, count):
+        done = real(out, source, offset, count)
+        if done:
+            os.pwrite(out, b"\x00\x01\x02\x03", 5)
+        return done
+
+    monkeypatch.setattr(os, "sendfile", damaging)
+    with pytest.raises(DestinationError, match="is not what was sent"):
+        destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    assert everything(destination.root) == set()
+
+
+def test_a_file_limit_is_said_in_words_and_leaves_nothing(destination, file):
+    before = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({10 * MIB}, {10 * MIB}))"
+    ended = run_python(PUT.format(before=before, sent="lambda count: None"), destination.root, file, sha256(file))
+    assert "DestinationError: Could not write p/s/x" in ended.stderr
+    assert "Make room there" in ended.stderr
+    assert everything(destination.root) == set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path, file):
+    root = tmp_path / "small"
+    root.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", root], check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        destination = Folder("local", root)
+        with pytest.raises(DestinationError, match=r"No space left on device.*Make room") as caught:
+            destination.put(file, "p/s/x", sha256(file), lambda count: None)
+        assert caught.value.retryable
+        assert everything(root) == set()
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+def test_a_root_that_is_not_there_is_refused_and_not_made(tmp_path, file):
+    destination = Folder("local", tmp_path / "unmounted")
+    for use in (
+        lambda: destination.put(file, "p/s/x", sha256(file), lambda count: None),
+        lambda: keys_of(destination),
+        lambda: list(destination.folders("p/")),
+        destination.now,
+        destination.free_space,
+    ):
+        with pytest.raises(Refused, match="is not there"):
+            use()
+    assert not destination.root.exists()
+
+
+@pytest.mark.parametrize("key", ["../x", "p/../../x", "/etc/x"])
+def test_a_key_never_leads_outside(destination, file, key):
+    with pytest.raises(Refused, match="is not a key"):
+        destination.put(file, key, sha256(file), lambda count: None)
+
+
+def test_the_copy_is_readable_by_its_owner_only(destination, file):
+    destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    assert (destination.root / "p/s/x").stat().st_mode & 0o777 == 0o600
+    assert (destination.root / "p").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_rights_is_said_in_words(destination, file):
+    destination.root.chmod(0o500)
+    try:
+        with pytest.raises(Refused, match="Give the worker's user the right"):
+            destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    finally:
+        destination.root.chmod(0o700)

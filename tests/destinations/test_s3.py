@@ -1,0 +1,178 @@
+import hashlib
+import os
+from datetime import UTC, datetime, timedelta
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from recovery.destinations.base import Missing, Refused
+from recovery.destinations.s3 import S3
+from recovery.errors import DestinationError
+from sandbox.servers import free_port
+from tests.sets import keys_of, run_python, s3_destination
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def destination(s3_server):
+    return s3_destination(s3_server)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(20 * MIB))
+    return path
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def put(destination, path, key="p/s/x"):
+    return destination.put(path, key, sha256(path), lambda count: None)
+
+
+def uploads(destination):
+    answer = destination._client.list_multipart_uploads(Bucket=destination._bucket, Prefix="prod/")
+    return [upload["Key"] for upload in answer.get("Uploads", [])]
+
+
+KILLED = """
+    import os, signal, sys, boto3
+    from pathlib import Path
+    from recovery.destinations.s3 import S3
+    url, access, bucket, path, sha256 = sys.argv[1:]
+    keys = {"aws_access_key_id": access, "aws_secret_access_key": os.environ["SECRET"]}
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+    S3("offsite", client, bucket, "prod").put(Path(path), "p/s/x", sha256, lambda count: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def kill_an_upload(server, destination, file):
+    arguments = (server.url, server.access_key, destination._bucket, file, sha256(file))
+    assert run_python(KILLED, *arguments, SECRET=server.secret_key).returncode == -9
+
+
+def test_a_killed_upload_cannot_be_seen_and_the_next_one_removes_it(s3_server, destination, file):
+    kill_an_upload(s3_server, destination, file)
+    assert uploads(destination) == ["prod/p/s/x"]
+    assert keys_of(destination) == set()
+    with pytest.raises(Missing):
+        destination.read("p/s/x", MIB)
+    assert put(destination, file)
+    assert uploads(destination) == []
+    assert destination.read("p/s/x", 20 * MIB) == file.read_bytes()
+
+
+def test_sweep_aborts_old_uploads_and_leaves_young_ones(s3_server, destination, file, monkeypatch):
+    kill_an_upload(s3_server, destination, file)
+    destination.sweep("p/")
+    assert uploads(destination) == ["prod/p/s/x"]
+    monkeypatch.setattr(destination, "now", lambda: datetime.now(UTC) + timedelta(days=2))
+    destination.sweep("elsewhere/")
+    assert uploads(destination) == ["prod/p/s/x"]
+    destination.sweep("p/")
+    assert uploads(destination) == []
+
+
+@pytest.mark.parametrize("size", [1000, 20 * MIB])
+def test_damage_on_the_wire_is_refused_by_the_server(destination, tmp_path, size):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+
+    def damage(request, **_):
+        if request.method == "PUT":
+            body = bytearray(request.body.read())
+            body[len(body) // 2] ^= 1
+            request.body = bytes(body)
+
+    destination._client.meta.events.register("before-send.s3", damage)
+    with pytest.raises(DestinationError):
+        put(destination, path)
+    assert keys_of(destination) == set()
+    assert uploads(destination) == []
+
+
+@pytest.mark.parametrize(("size", "operation"), [(1000, "PutObject"), (20 * MIB, "CompleteMultipartUpload")])
+def test_a_server_that_confirms_something_else_is_not_believed(destination, tmp_path, size, operation):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+
+    def lie(parsed, **_):
+        parsed["ChecksumSHA256"] = "AAAA" + parsed["ChecksumSHA256"][4:]
+
+    destination._client.meta.events.register(f"after-call.s3.{operation}", lie)
+    with pytest.raises(DestinationError, match="is not what was sent"):
+        put(destination, path)
+    assert keys_of(destination) == set()
+
+
+def test_a_server_that_confirms_nothing_is_not_believed(destination, file):
+    destination._client.meta.events.register("after-call.s3.CompleteMultipartUpload", lambda parsed, **_: parsed.pop("ChecksumSHA256"))
+    with pytest.raises(DestinationError, match="is not what was sent"):
+        put(destination, file)
+    assert keys_of(destination) == set()
+
+
+def test_an_object_of_the_right_size_without_the_right_checksum_is_sent_again(destination, file):
+    destination._client.put_object(Bucket=destination._bucket, Key="prod/p/s/x", Body=bytes(20 * MIB))
+    assert put(destination, file)
+    assert destination.read("p/s/x", 20 * MIB) == file.read_bytes()
+
+
+def test_everything_lies_below_the_prefix(s3_server, destination, file):
+    put(destination, file)
+    raw = destination._client.list_objects_v2(Bucket=destination._bucket)["Contents"]
+    assert [item["Key"] for item in raw] == ["prod/p/s/x"]
+    assert S3("other", s3_server.client(), destination._bucket).describe() == f"s3://{destination._bucket}"
+
+
+def test_wrong_keys_are_said_in_words_and_not_retried(s3_server, destination, file):
+    stranger = boto3.client(
+        "s3", endpoint_url=s3_server.url, aws_access_key_id="nobody", aws_secret_access_key="x", region_name="us-east-1"
+    )
+    with pytest.raises(Refused, match=r"keys.*Connection") as caught:
+        put(S3("offsite", stranger, destination._bucket), file)
+    assert not caught.value.retryable
+
+
+def test_a_server_that_does_not_answer_is_said_in_words_and_retried(file):
+    client = boto3.client(
+        "s3", endpoint_url=f"http://127.0.0.1:{free_port()}", aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1",
+        config=Config(retries={"max_attempts": 1}, connect_timeout=1),
+    )  # fmt: skip
+    with pytest.raises(DestinationError, match="does not answer") as caught:
+        put(S3("offsite", client, "bucket"), file)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("NoSuchBucket", "Create the bucket"),
+        ("AccessDenied", "Give the Connection's keys"),
+        ("RequestTimeTooSkewed", "Set this worker's clock"),
+    ],
+)
+def test_what_a_server_refuses_is_said_with_what_to_do(destination, file, code, words):
+    def refuse(**_):
+        raise ClientError({"Error": {"Code": code, "Message": "No"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject")
+
+    destination._client.meta.events.register("before-call.s3.CreateMultipartUpload", refuse)
+    with pytest.raises(Refused, match=words):
+        put(destination, file)
+
+
+def test_more_than_a_thousand_objects_are_listed_and_deleted(destination):
+    from concurrent.futures import ThreadPoolExecutor
+
+    client = destination._client
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: client.put_object(Bucket=destination._bucket, Key=f"prod/p/s/{number}", Body=b""), range(1003)))
+    assert len(keys_of(destination, "p/s/")) == 1003
+    destination.delete(keys_of(destination, "p/s/"))
+    assert keys_of(destination) == set()
