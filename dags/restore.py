@@ -78,7 +78,9 @@ def check_system(plan: str, dag_run: Any) -> None:
 @task
 @tasks.in_words
 def keep(plan: str, dag_run: Any) -> None:
-    restore.keep(tasks.restore_run(plan, dag_run))
+    if not restore.in_use(run := tasks.restore_run(plan, dag_run)):
+        raise AirflowSkipException("The restored system was not handed over, so there is nothing to keep.")
+    restore.keep(run)
 
 
 @task

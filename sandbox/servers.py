@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -357,7 +358,9 @@ def postgres_bin(major: int) -> Path:
 
 def _reachable(bin_folder: Path, near: Path) -> Path:
     """The programs at a place that ``nobody`` can reach: where they are, or a copy beside the data."""
-    near.chmod(near.stat().st_mode | 0o055)
+    for folder in (near, *near.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o011)
     if all(parent.stat().st_mode & 0o001 for parent in bin_folder.parents):
         return bin_folder
     copy = near / bin_folder.parent.name

@@ -20,7 +20,7 @@ USERS = {"operator": "user", "approver": "user"}
 
 _PLAN = """\
 plan: {name}
-schedule: "0 1 * * *"
+schedule: null
 objectives: {{rpo: 24h, rto: 2h}}
 sources:
   postgres:
@@ -76,6 +76,7 @@ class System:
         self.folder.mkdir(parents=True, exist_ok=True)
         for server in (self.postgres, self.mongo, self.s3):
             self._servers.enter_context(server)
+        self.backups.mkdir()
         self.s3.client().create_bucket(Bucket=BUCKET)
         self.keys = create_keys(self.folder / "keys", "openmanus")
         self.write_plan()

@@ -1,5 +1,6 @@
 """Sets as staging has them, without real databases: the packs hold random bytes, everything around them is real."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -104,12 +105,12 @@ def make_set(
     return folder, write_manifest(folder, manifest(created, run_id=run_id, files=files, sources=sources, **changes), key)
 
 
-def s3_destination(server, name="offsite", prefix="prod", bucket: str | None = None) -> S3:
-    """A new bucket of a running server."""
+def s3_destination(server) -> S3:
+    """An empty place of a running server: one bucket for all, since each takes several of its volumes, and a new prefix."""
     client = server.client()
-    bucket = bucket or f"bucket-{secrets.token_hex(4)}"
-    client.create_bucket(Bucket=bucket)
-    return S3(name, client, bucket, prefix)
+    with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+        client.create_bucket(Bucket="sets-at-rest")
+    return S3("offsite", client, "sets-at-rest", f"prod-{secrets.token_hex(4)}")
 
 
 def put(destination, key: str, data: bytes, folder: Path) -> None:

@@ -110,7 +110,7 @@ KILLED = """
 TO_FOLDER = "from recovery.destinations.folder import Folder; destination = Folder('local', Path(sys.argv[3]))"
 TO_S3 = (
     "import boto3; from recovery.destinations.s3 import S3; destination = S3('offsite', boto3.client('s3', endpoint_url=sys.argv[3],"
-    " aws_access_key_id=sys.argv[4], aws_secret_access_key=os.environ['SECRET'], region_name='us-east-1'), sys.argv[5], 'prod')"
+    " aws_access_key_id=sys.argv[4], aws_secret_access_key=os.environ['SECRET'], region_name='us-east-1'), sys.argv[5], sys.argv[6])"
 )
 
 
@@ -123,7 +123,7 @@ def test_an_upload_killed_anywhere_is_no_set_and_the_next_one_finishes_it(destin
         ended = run_python(KILLED.format(destination=TO_FOLDER), folder, limit, destination.root)
     else:
         server = request.getfixturevalue("s3_server")
-        arguments = (folder, limit, server.url, server.access_key, destination._bucket)
+        arguments = (folder, limit, server.url, server.access_key, destination._bucket, destination._prefix.rstrip("/"))
         ended = run_python(KILLED.format(destination=TO_S3), *arguments, SECRET=server.secret_key)
     assert ended.returncode == -9, ended.stderr
     listing = list_destination(destination, "openmanus", KEY.verify_key)

@@ -80,15 +80,16 @@ def _create_keys(chosen: argparse.Namespace) -> int:
 
 
 def _check_plans(chosen: argparse.Namespace) -> int:
-    from recovery.plans import load_plans
+    from recovery.plans import folder, load_plans
 
-    plans = load_plans(chosen.folder)
+    where = chosen.folder or folder()
+    plans = load_plans(where)
     for plan in plans.good:
         print(f"plan {plan.plan}: good, {len(plan.source_ids)} sources, {len(plan.destinations)} destinations")
     for broken in plans.broken:
         print(broken, file=sys.stderr)
     if not plans.good and not plans.broken:
-        print("There is no plan file here.", file=sys.stderr)
+        print(f"There is no plan file in {where}.", file=sys.stderr)
     return 1 if plans.broken or not plans.good else 0
 
 

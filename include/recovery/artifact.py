@@ -401,10 +401,12 @@ def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bo
     """
     argv = [find_tool("tar"), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
     argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", f"--directory={folder}", "--file=-"]
+    real = {folder}
     with tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
         try:
             for member in tarstream.members(reader):
                 refuse_escape(member.info)
+                _refuse_links_on_the_way(folder / member.info.name, real)
                 if only is None or only(member.info):
                     for chunk in member.raw():
                         tar.stdin.write(chunk)
@@ -412,6 +414,21 @@ def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bo
             tar.stdin.close()
         except BrokenPipeError:
             log.error("tar stopped reading")
+
+
+def _refuse_links_on_the_way(path: Path, real: set[Path]) -> None:
+    """An earlier pack may have left a link where this one has a folder; tar itself only looks at its own run."""
+    way = []
+    for parent in path.parents:
+        if parent in real:
+            break
+        way.append(parent)
+    for parent in way:
+        if parent.is_symlink():
+            raise ArtifactError(
+                f"A pack's member would be written through the link {parent}.", "Don't restore this set; find out who made it."
+            )
+    real.update(way)
 
 
 def refuse_escape(info: TarInfo) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -41,6 +42,8 @@ class Sealed(BaseModel):
 
     packs: dict[str, tuple[Pack, ...]]
     """By artifact, in order."""
+    closed: datetime
+    """When the last byte was read."""
     changed: tuple[str, ...] = ()
     """What tar said of files that changed or vanished while it read them."""
 
@@ -233,7 +236,7 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
     log.info("%s: %s became %s in %s", work.source_id, human_size(raw), human_size(stored), human_duration(seconds))
     for line in changed[:20]:
         log.warning("%s: %s", work.source_id, line)
-    return Sealed(packs=packs, changed=tuple(changed[:1000]))
+    return Sealed(packs=packs, closed=datetime.now(UTC), changed=tuple(changed[:1000]))
 
 
 def _members(work: Work, artifact: Artifact) -> Iterable[Member]:
@@ -313,6 +316,8 @@ def _noting(artifact: str, counts: dict[str, int], changed: list[str], rows: Ite
     for kind, name, facts in rows:
         if isinstance(facts.get("count"), int):
             counts[artifact] += facts["count"]
+        if kind == "tree":
+            counts[artifact] += sum(facts[what] for what in ("files", "links", "hardlinks", "fifos"))
         if kind == "changed":
             changed.append(f"{name}: {facts['what']}")
         yield kind, name, facts

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from recovery.destinations.base import Destination, Missing
-from recovery.errors import DestinationError, ManifestError, PlanError, RestoreError
+from recovery.destinations.base import Destination, Missing, TooLarge
+from recovery.errors import DestinationError, ManifestError, PlanError, RecoveryError, RestoreError
 from recovery.keys import SIGNATURE_BYTES, VerifyKey
 from recovery.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, Manifest, is_set_id, parse_manifest
 from recovery.plan import Level
@@ -73,16 +73,26 @@ class Choice:
 
 
 def list_destination(destination: Destination, plan: str, key: VerifyKey) -> Listing:
-    """Read every manifest of a plan at one destination.
+    """Read every manifest of a plan at one destination. One that can't be read is a finding and hides no other.
 
     Raises:
-        DestinationError: if it can't be read.
+        DestinationError: if it can't be listed, or no manifest can be read.
     """
+
+    def read(name: str) -> Manifest | ManifestError | DestinationError | None:
+        try:
+            return read_manifest(destination, f"{plan}/{name}", key)
+        except DestinationError as error:
+            return error
+
     names = list(destination.folders(f"{plan}/"))
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(lambda name: read_manifest(destination, f"{plan}/{name}", key), names))
+        results = list(pool.map(read, names))
+    unreadable = [result for result in results if isinstance(result, DestinationError)]
+    if unreadable and len(unreadable) == len(results):
+        raise unreadable[0]
     manifests = tuple(result for result in results if isinstance(result, Manifest))
-    findings = tuple(f"{result.what[:-1]} ({destination.describe()})." for result in results if isinstance(result, ManifestError))
+    findings = tuple(f"At {destination.describe()}: {result.what}" for result in results if isinstance(result, RecoveryError))
     without = tuple(name for name, result in zip(names, results, strict=True) if result is None)
     return Listing(manifests, findings, without)
 
@@ -97,9 +107,11 @@ def read_manifest(destination: Destination, path: str, key: VerifyKey) -> Manife
         data = destination.read(f"{path}/{MANIFEST_FILE}", MAX_BYTES)
     except Missing:
         return None
+    except TooLarge as error:
+        return ManifestError(error.what, error.next_step)
     try:
         signature = destination.read(f"{path}/{SIGNATURE_FILE}", SIGNATURE_BYTES)
-    except Missing:
+    except (Missing, TooLarge):
         signature = b""
     try:
         return parse_manifest(data, signature, key, path)

@@ -200,7 +200,7 @@ def _entry(work: Work) -> SourceEntry:
     packs = [pack for packs in sealed.packs.values() for pack in packs]
     return SourceEntry(
         level=verified.level,
-        point=made.point,
+        point=made.point.model_copy(update={"closed": sealed.closed}) if made.consistency == "scan" else made.point,
         consistency=made.consistency,
         versions=made.versions,
         warnings=(*made.warnings, *verified.changed),

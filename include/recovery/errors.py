@@ -17,7 +17,10 @@ class RecoveryError(Exception):
     def __init__(self, what: str, next_step: str) -> None:
         self.what = what
         self.next_step = next_step
-        super().__init__(f"{what} Next: {next_step}")
+        super().__init__(what, next_step)
+
+    def __str__(self) -> str:
+        return f"{self.what} Next: {self.next_step}"
 
 
 class PlanError(RecoveryError):

@@ -323,6 +323,17 @@ class Plan(_Part):
                         raise ValueError(f"{key}: {folder} lies in the source {source_id}, which would back up its own backups")
         return self
 
+    @model_validator(mode="after")
+    def _no_overlap(self) -> Plan:
+        folders = {f"sources.files.{name}.path": source.path for name, source in self.sources.files.items()}
+        for key, folder in folders.items():
+            for other, outer in folders.items():
+                if key != other and folder.is_relative_to(outer):
+                    raise ValueError(
+                        f"{key}: {folder} lies in {outer} of {other}; a folder can be in one source only, so leave one of them out"
+                    )
+        return self
+
     def _own_folders(self) -> Iterator[tuple[str, Path]]:
         yield "staging.folder", self.staging.folder
         for name, destination in self.destinations.items():

@@ -208,14 +208,14 @@ def _fetch_contents(run: RestoreRun, manifest: Manifest, destination: Destinatio
 
 
 def _split(run: RestoreRun, stream: IO[bytes], files: ExitStack) -> None:
-    outs: dict[tuple[str, str], IO[str]] = {}
+    outs: dict[Path, IO[str]] = {}
     for line in io.TextIOWrapper(stream, encoding="ascii"):
         source_id, artifact, *row = json.loads(line)
-        if (source_id, artifact) not in outs:
-            path = run.rows_file(source_id, artifact)
+        path = run.places_file(source_id, artifact) if row[0] in {"pack", "member"} else run.rows_file(source_id, artifact)
+        if path not in outs:
             path.parent.mkdir(parents=True, exist_ok=True)
-            outs[source_id, artifact] = files.enter_context(path.open("w", encoding="ascii"))
-        outs[source_id, artifact].write(json.dumps(row, separators=(",", ":"), sort_keys=True) + "\n")
+            outs[path] = files.enter_context(path.open("w", encoding="ascii"))
+        outs[path].write(json.dumps(row, separators=(",", ":"), sort_keys=True) + "\n")
 
 
 def _read_contents(run: RestoreRun, source_id: str) -> None:
@@ -231,8 +231,6 @@ def _read_contents(run: RestoreRun, source_id: str) -> None:
         )
         found = known.with_suffix(".found")
         write_rows(found, component.contents(artifact, known, read))
-        with found.open("a", encoding="ascii") as out, known.open(encoding="ascii") as lines:
-            out.writelines(line for line in lines if json.loads(line)[0] in {"pack", "member"})
         found.rename(known)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
 
-from recovery.destinations.base import Destination, Missing, Refused
+from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.keys import SIGNATURE_BYTES, SigningKey, VerifyKey
 from recovery.manifest import RECORDS_FOLDER, Manifest, Sentence, SetId, encode
 
@@ -146,7 +146,7 @@ def _believe(destination: Destination, key: str, name: str, path: str, verify_ke
         signature = destination.read(f"{key}.sig", SIGNATURE_BYTES)
     except Missing:
         return "its signature is missing"
-    except Refused:
+    except TooLarge:
         return "it or its signature is larger than it may be"
     if not verify_key.verifies(data, signature):
         return f"it was not signed by the key {verify_key.fingerprint}, or was changed since"

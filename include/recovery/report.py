@@ -33,6 +33,8 @@ def finish(run: RestoreRun) -> None:
     write_atomically(run.folder / "report.md", text.encode())
     log.info("%s", text)
     unkept = _keep_with_set(run, facts)
+    if left := run.journal.last("not discarded"):
+        reason = f"{reason} Not everything that was staged could be removed: {'; '.join(left.facts['faults'])}".strip()
     run.journal.say("closed", reason=reason, unkept=unkept)
     if unkept:
         reason = f"{reason or 'The restore succeeded, but its report could not be kept.'} {' '.join(unkept)}"

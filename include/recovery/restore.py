@@ -273,7 +273,7 @@ def _faults(what: str, action: Callable[[], None]) -> list[str]:
     try:
         action()
     except Exception as error:
-        log.exception("%s could not be taken back", what)
+        log.exception("%s failed", what)
         return [f"{what}: {error}"]
     return []
 
@@ -302,6 +302,7 @@ def discard(run: RestoreRun) -> None:
                 faults += _faults(source_id, partial(_discard, run, source_id))
             run.source(source_id).clean()
     if faults:
+        run.journal.say("not discarded", faults=faults)
         raise RestoreError("Not everything staged could be removed:\n" + "\n".join(faults), "Remove it by hand; its names hold " + run.id)
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from recovery.artifact import safe_name
 from recovery.backup import Work
+from recovery.contents import read_rows
 from recovery.plan import ConfigSource, FilesSource, MongoSource, Plan, PostgresSource
 
 _TEMPLATE = """\
@@ -17,7 +18,8 @@ _TEMPLATE = """\
 
 You need this folder, `age`, `zstd`, `tar`, `openssl`, `sha256sum`, and{% if postgres %} PostgreSQL's `psql` and `pg_restore`{% endif %}\
 {% if postgres and mongo %},{% endif %}{% if mongo %} MongoDB's `mongorestore`{% endif %}; from the recovery kit `identity.txt` (opens the packs) and `public.pem` \
-(tells whether this set is genuine). Run everything in this folder.
+(tells whether this set is genuine).
+Run everything in this folder.
 
 ## 1. Is it genuine and whole?
 
@@ -46,7 +48,8 @@ mkdir -p restored
 {% for folder, files in folders -%}
 mkdir -p {{ folder }}
 {% for file in files -%}
-age --decrypt --identity identity.txt {{ file }} | zstd --decompress | tar --extract --preserve-permissions --xattrs --directory {{ folder }}
+age --decrypt --identity identity.txt {{ file }} | zstd --decompress \\
+  | tar --extract --preserve-permissions --xattrs --directory {{ folder }}
 {% endfor -%}
 {% endfor -%}
 ```
@@ -142,10 +145,10 @@ def _describe(work: Work, values: dict[str, list[Any]]) -> None:
 
 
 def _postgres(work: Work, folders: dict[str, str]) -> dict[str, Any]:
-    from recovery.components.postgres import GLOBALS, SCHEMA_SUFFIX
-
+    """What an artifact is shows in its members: a database has a table of contents, the globals are one SQL file."""
+    members = {artifact: {name for _, name, _ in read_rows(work.members(artifact))} for artifact in folders}
     return {
         "version": work.dump_record().versions.get("server", "of the dump"),
-        "globals": [folder for artifact, folder in folders.items() if artifact == GLOBALS],
-        "databases": [folder for artifact, folder in folders.items() if artifact != GLOBALS and not artifact.endswith(SCHEMA_SUFFIX)],
+        "globals": [folder for artifact, folder in folders.items() if "globals.sql" in members[artifact]],
+        "databases": [folder for artifact, folder in folders.items() if "toc.dat" in members[artifact]],
     }

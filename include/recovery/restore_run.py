@@ -127,6 +127,10 @@ class RestoreRun:
         """File of an artifact's contents."""
         return self.folder / "rows" / source_id / f"{safe_name(artifact)}.jsonl"
 
+    def places_file(self, source_id: str, artifact: str) -> Path:
+        """File of which member is in which pack, and of each pack's checksum before encryption."""
+        return self.rows_file(source_id, artifact).with_suffix(".places")
+
     def gate_file(self, gate: Gate, suffix: str) -> Path:
         """What a gate showed (``.md``), or the approval that it became (``.json``)."""
         return self.folder / "gates" / f"{gate}{suffix}"
@@ -276,7 +280,7 @@ class SourceRestore:
         """An artifact's packs, each as a file that is there until the next one is asked for."""
         folder = self._run.folder / "fetch" / self._source_id
         folder.mkdir(parents=True, exist_ok=True)
-        sums = {pack: facts["raw_sha256"] for _, pack, facts in self.rows(artifact, "pack")}
+        sums = {pack: facts["raw_sha256"] for _, pack, facts in read_rows(self._run.places_file(self._source_id, artifact), "pack")}
         for stored in self._run.packs(self._source_id, artifact):
             path = folder / Path(stored.file).name
             self._download(stored, path)
@@ -301,12 +305,12 @@ class SourceRestore:
         raise RestoreError(f"{stored.file} could not be fetched from any destination:\n" + "\n".join(faults), "Choose another set.")
 
     def journal(self, step: str, **facts: object) -> None:
-        """Say a step of this source."""
-        self._run.journal.say(step, self._source_id, **facts)
+        """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""
+        self._run.journal.say(f"{self._source_id}: {step}", **facts)
 
     def journalled(self, step: str) -> list[dict[str, object]]:
         """What was said of a step of this source."""
-        return [entry.facts for entry in self._run.journal.said(step, self._source_id)]
+        return [entry.facts for entry in self._run.journal.said(f"{self._source_id}: {step}")]
 
     def clean(self) -> None:
         """Remove the scratch folders."""

@@ -1,14 +1,23 @@
 """Trees of everything that a file system can hold, and helpers to run code as another user."""
 
+# pathlib has no paths of bytes.
+# ruff: noqa: PTH101, PTH113, PTH114, PTH115, PTH118, PTH123, PTH211
+
 import codecs
 import multiprocessing
 import os
 import socket
+import struct
 from pathlib import Path
 
 from recovery.contents import read_rows
 
 NOBODY = 65534
+_OWNER, _USER, _GROUP, _MASK, _OTHER, _ANY = 1, 2, 4, 16, 32, 0xFFFFFFFF
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", *entry) for entry in ((_OWNER, 6, _ANY), (_USER, 6, 4321), (_GROUP, 4, _ANY), (_MASK, 6, _ANY), (_OTHER, 0, _ANY))
+)
+"""An access control list as Linux keeps it in ``system.posix_acl_access``: another user may read and write."""
 
 
 def build(folder: Path) -> None:
@@ -71,12 +80,15 @@ def _attributes(folder: Path) -> None:
     os.setxattr(folder / "plain", "user.a=b%c", b"line\nline\0")
     os.setxattr(folder / "linked", "user.shared", b"by three names")
     os.setxattr(folder / "a", "user.folder", b"")
+    os.setxattr(folder / "plain", "system.posix_acl_access", ACL)
+    os.setxattr(folder / "a", "system.posix_acl_default", ACL)
 
 
 def _modes(folder: Path, deep: Path) -> None:
-    os.chmod(folder / "empty", 0)
+    os.chmod(folder / "empty", 0o400)
     os.chmod(folder / "big", 0o4755)
     if os.geteuid() == 0:
+        os.chmod(folder / "empty", 0)
         os.chown(folder / "big", 1234, 4_000_000_000)
         os.chmod(folder / "big", 0o4755)
         os.chown(folder / "dangling", 7, 8, follow_symlinks=False)

@@ -49,7 +49,9 @@ def every_type():
 
 def indexes(db):
     many = db.indexed
-    many.insert_many([{"_id": n, "a": n, "b": [n], "text": f"word {n}", "place": [n % 90, 1], "u": n, "h": n, "at": OLD} for n in range(50)])
+    many.insert_many(
+        [{"_id": n, "a": n, "b": [n], "text": f"word {n}", "place": [n % 90, 1], "u": n, "h": n, "at": OLD} for n in range(50)]
+    )
     many.create_index([("a", 1), ("b", -1)], name="compound with a space")
     many.create_index([("text", "text"), ("a", 1)], weights={"text": 3}, default_language="german")
     many.create_index("sub.$**", name="wild")
@@ -97,7 +99,9 @@ def hard_content(client, name: str) -> None:
 
 
 def series(db, name: str, count: int = 500) -> None:
-    db.create_collection(name, timeseries={"timeField": "at", "metaField": "where", "granularity": "hours"}, expireAfterSeconds=1_700_000_000)
+    db.create_collection(
+        name, timeseries={"timeField": "at", "metaField": "where", "granularity": "hours"}, expireAfterSeconds=1_700_000_000
+    )
     db[name].insert_many([{"at": OLD + datetime.timedelta(minutes=n), "where": n % 3, "t": n / 7} for n in range(count)])
     db[name].create_index([("where", 1), ("at", -1)])
 

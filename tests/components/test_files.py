@@ -1,5 +1,8 @@
 """Files: a folder there and back, on real file systems, with kills in the middle."""
 
+# pathlib has no paths of bytes.
+# ruff: noqa: PTH101, PTH108, PTH118, PTH123
+
 import fcntl
 import itertools
 import json
@@ -13,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.artifact import open_pack, read_listing, read_members, seal
-from recovery.components import by_rename, filesystem, inventory
+from recovery.components import filesystem
 from recovery.components.files import Files
 from recovery.contents import read_rows, write_rows
 from recovery.errors import ArtifactError, RestoreError, SourceError
@@ -121,6 +123,17 @@ def test_attributes_that_the_file_system_cant_hold(tmp_path, live, monkeypatch):
     assert component.prove(restore) == []
 
 
+def test_a_folder_whose_entries_inherit(tmp_path, live):
+    """An upload folder that several users share; what is staged in it must not inherit its access control list."""
+    os.setxattr(live, "system.posix_acl_default", file_zoo.ACL)
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    saved = snapshot(live)
+    (live / "inherits").touch()
+    restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+    assert snapshot(live) == saved
+
+
 def restore_path(live: Path, restore: LocalRestore) -> Path:
     return live / f".recovery-{restore.id}"
 
@@ -174,6 +187,24 @@ def test_sockets_are_named(tmp_path, live):
     assert dump.warnings == (f"uploads: sockets and devices are left out: {live}/app.sock.",)
 
 
+def test_messages_can_be_printed_whatever_names_there_are(tmp_path, live):
+    odd = os.path.join(os.fsencode(live), b"\xff\nodd")
+    with file_zoo.listen(live / "sock"):
+        (live / "sock").rename(os.fsdecode(odd + b".sock"))
+        (tmp_path / "dump").mkdir()
+        (warning,) = files(live).dump(tmp_path / "dump", lambda: None).warnings
+    assert f"{live}/\\xff\\nodd.sock" in warning
+    with open(odd, "wb"):
+        pass
+    component = files(live)
+    os.unlink(odd + b".sock")
+    back_up(component, tmp_path / "set")
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    os.unlink(os.path.join(os.fsencode(restore_path(live, restore)), b"new", b"\xff\nodd"))
+    assert "entry \\xff\\nodd: is missing" in map(str, component.prove(restore))
+
+
 def test_the_point_is_the_scan(tmp_path, live):
     (tmp_path / "dump").mkdir()
     seen = []
@@ -205,11 +236,16 @@ def test_what_cant_be_read_fails_with_every_name(live):
         (source / "same").chmod(0)
         (source / "sub").chmod(0)
         (source / "closed").mkdir(mode=0)
-        with pytest.raises(SourceError) as error:
-            as_nobody(files(source).dump, out, lambda: None)
+        said = as_nobody(refusal, files(source), out)
     for name in ("same", "sub", "closed"):
-        assert f"{source}/{name} (Permission denied)" in error.value.what
-    assert "3 entries" in error.value.what
+        assert f"{source}/{name} (Permission denied)" in said
+    assert "3 entries" in said
+
+
+def refusal(component: Files, out: Path) -> str:
+    with pytest.raises(SourceError) as error:
+        component.dump(out, lambda: None)
+    return error.value.what
 
 
 # What changes while it is read --------------------------------------------------------------------------------------
@@ -293,11 +329,6 @@ def test_a_file_that_shrinks_and_grows_while_tar_reads(tmp_path, live):
         stop.set()
         writer.join()
     assert changed(tmp_path / "set")["log"] == "changed while read"
-
-
-def dumped(component: Files, folder: Path):
-    folder.mkdir()
-    return component.dump(folder, lambda: None)
 
 
 def contents(component: Files, dump_folder: Path, read) -> list:
@@ -474,7 +505,7 @@ def test_staging_killed_starts_afresh(tmp_path, live, disturbed):
 
 
 def test_order_of_steps_is_kept(tmp_path, live, disturbed):
-    component, saved, later = disturbed
+    component, saved, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     component.switch_back(restore)
     component.discard(restore)
@@ -501,7 +532,7 @@ def test_after_the_way_back_there_is_no_switch(tmp_path, disturbed):
 
 
 def test_a_half_switch_is_not_discarded(tmp_path, disturbed, monkeypatch):
-    component, _, later = disturbed
+    component, _, _ = disturbed
     killer = Killer(monkeypatch)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     component.stage(restore)
@@ -511,7 +542,7 @@ def test_a_half_switch_is_not_discarded(tmp_path, disturbed, monkeypatch):
     with pytest.raises(RestoreError, match="half switched"):
         component.discard(restore)
     component.switch_back(restore)
-    with pytest.raises(RestoreError, match="taken back|already switched"):
+    with pytest.raises(RestoreError, match="was taken back"):
         component.switch(restore)
 
 
@@ -635,6 +666,7 @@ def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
     facts = finding_texts(component, restore, "fact")
     assert "5 files in 2 folders" in facts
     assert "has 4 files now" in facts
+    assert "3 of them were written after the newest file of the set" in finding_texts(component, restore, "warning")
     assert preflight.bytes_needed.keys() == {str(live)}
     assert preflight.bytes_needed[str(live)] > 7 * 4096
     assert snapshot(live) == later
@@ -667,7 +699,6 @@ def test_a_whole_restore_without_root(tmp_path):
         def there_and_back() -> bool:
             live = Path(place) / "live"
             file_zoo.build(live)
-            (live / "empty").chmod(0o400)
             component = files(live)
             before = snapshot(live)
             back_up(component, Path(place) / "set")

@@ -37,29 +37,29 @@ def put(destination, path, key="p/s/x"):
 
 
 def uploads(destination):
-    answer = destination._client.list_multipart_uploads(Bucket=destination._bucket, Prefix="prod/")
-    return [upload["Key"] for upload in answer.get("Uploads", [])]
+    answer = destination._client.list_multipart_uploads(Bucket=destination._bucket, Prefix=destination._prefix)
+    return [upload["Key"].removeprefix(destination._prefix) for upload in answer.get("Uploads", [])]
 
 
 KILLED = """
     import os, signal, sys, boto3
     from pathlib import Path
     from recovery.destinations.s3 import S3
-    url, access, bucket, path, sha256 = sys.argv[1:]
+    url, access, bucket, prefix, path, sha256 = sys.argv[1:]
     keys = {"aws_access_key_id": access, "aws_secret_access_key": os.environ["SECRET"]}
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
-    S3("offsite", client, bucket, "prod").put(Path(path), "p/s/x", sha256, lambda count: os.kill(os.getpid(), signal.SIGKILL))
+    S3("offsite", client, bucket, prefix).put(Path(path), "p/s/x", sha256, lambda count: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
 def kill_an_upload(server, destination, file):
-    arguments = (server.url, server.access_key, destination._bucket, file, sha256(file))
+    arguments = (server.url, server.access_key, destination._bucket, destination._prefix.rstrip("/"), file, sha256(file))
     assert run_python(KILLED, *arguments, SECRET=server.secret_key).returncode == -9
 
 
 def test_a_killed_upload_cannot_be_seen_and_the_next_one_removes_it(s3_server, destination, file):
     kill_an_upload(s3_server, destination, file)
-    assert uploads(destination) == ["prod/p/s/x"]
+    assert uploads(destination) == ["p/s/x"]
     assert keys_of(destination) == set()
     with pytest.raises(Missing):
         destination.read("p/s/x", MIB)
@@ -71,10 +71,10 @@ def test_a_killed_upload_cannot_be_seen_and_the_next_one_removes_it(s3_server, d
 def test_sweep_aborts_old_uploads_and_leaves_young_ones(s3_server, destination, file, monkeypatch):
     kill_an_upload(s3_server, destination, file)
     destination.sweep("p/")
-    assert uploads(destination) == ["prod/p/s/x"]
+    assert uploads(destination) == ["p/s/x"]
     monkeypatch.setattr(destination, "now", lambda: datetime.now(UTC) + timedelta(days=2))
     destination.sweep("elsewhere/")
-    assert uploads(destination) == ["prod/p/s/x"]
+    assert uploads(destination) == ["p/s/x"]
     destination.sweep("p/")
     assert uploads(destination) == []
 
@@ -119,16 +119,16 @@ def test_a_server_that_confirms_nothing_is_not_believed(destination, file):
 
 
 def test_an_object_of_the_right_size_without_the_right_checksum_is_sent_again(destination, file):
-    destination._client.put_object(Bucket=destination._bucket, Key="prod/p/s/x", Body=bytes(20 * MIB))
+    destination._client.put_object(Bucket=destination._bucket, Key=f"{destination._prefix}p/s/x", Body=bytes(20 * MIB))
     assert put(destination, file)
     assert destination.read("p/s/x", 20 * MIB) == file.read_bytes()
 
 
 def test_everything_lies_below_the_prefix(s3_server, destination, file):
     put(destination, file)
-    raw = destination._client.list_objects_v2(Bucket=destination._bucket)["Contents"]
-    assert [item["Key"] for item in raw] == ["prod/p/s/x"]
-    assert S3("other", s3_server.client(), destination._bucket).describe() == f"s3://{destination._bucket}"
+    whole = S3("other", s3_server.client(), destination._bucket)
+    assert keys_of(whole, destination._prefix) == {f"{destination._prefix}p/s/x"}
+    assert f"{whole.describe()}/{destination._prefix}" == f"{destination.describe()}/"
 
 
 def test_wrong_keys_are_said_in_words_and_not_retried(s3_server, destination, file):
@@ -172,7 +172,12 @@ def test_more_than_a_thousand_objects_are_listed_and_deleted(destination):
 
     client = destination._client
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: client.put_object(Bucket=destination._bucket, Key=f"prod/p/s/{number}", Body=b""), range(1003)))
+        list(
+            pool.map(
+                lambda number: client.put_object(Bucket=destination._bucket, Key=f"{destination._prefix}p/s/{number}", Body=b""),
+                range(1003),
+            )
+        )
     assert len(keys_of(destination, "p/s/")) == 1003
     destination.delete(keys_of(destination, "p/s/"))
     assert keys_of(destination) == set()

@@ -24,7 +24,7 @@ from recovery.components import entries, filesystem
 from recovery.components.base import Component, Dump, Finding, Restore
 from recovery.components.exchange import Exchange
 from recovery.components.inventory import cover, take
-from recovery.components.tree import Walk, mark, marked_id, raw
+from recovery.components.tree import Walk, mark, marked_id, raw, readable
 from recovery.contents import Difference, Facts, Row, compare
 from recovery.errors import RestoreError, ToolError
 from recovery.process import find_tool
@@ -128,7 +128,13 @@ class ByRename(Component):
             yield Finding(
                 "warning", f"This worker is not root: what it restores in {place.home} belongs to itself; owners are not compared."
             )
-        names = {name for _, facts in self.expected(restore, place) for name in facts.get("xattrs", {})}
+        count, names = 0, set()
+        for _, facts in self.expected(restore, place):
+            count += 1
+            names |= facts.get("xattrs", {}).keys()
+        free = os.statvfs(parent)
+        if free.f_files and free.f_favail < count:
+            yield Finding("refusal", f"{parent} has room for {free.f_favail} more entries (inodes), {count} are needed.")
         if lost := sorted(names - able.settable(dict.fromkeys(names, "")).keys()):
             yield Finding("warning", f"Extended attributes that can't be set in {place.home} are not compared: {', '.join(lost)}.")
 
@@ -163,9 +169,13 @@ class ByRename(Component):
         restore.journal("staged", created=missing[::-1])
         for folder in reversed(missing):
             Path(folder).mkdir()
+        if place.exchange.set_aside:
+            raise RestoreError(
+                f"{place.exchange.before} has entries that were live.", "Find out from its journal what became of that restore."
+            )
         with filesystem.keeping_mtime(place.home):
             filesystem.remove(place.work)
-            place.work.mkdir(mode=0o700)
+            filesystem.make_private(place.work)
         new = place.exchange.new
         new.mkdir(mode=0o700)
         for artifact in restore.artifacts():
@@ -178,7 +188,8 @@ class ByRename(Component):
 
         What this worker can't set is left out on both sides; preflight named it.
         """
-        return [difference for place in self.places(restore) for difference in self._prove(restore, place)]
+        with _in_words(self.id, "proven"):
+            return [difference for place in self.places(restore) for difference in self._prove(restore, place)]
 
     def _prove(self, restore: Restore, place: Place) -> list[Difference]:
         able = filesystem.abilities(place.work)
@@ -255,7 +266,8 @@ class ByRename(Component):
 
     def before_copies(self) -> list[str]:
         """The restore ids whose set-aside entries still lie beside the live ones."""
-        found = (self._id_of(home, name) for home in self.homes() if home.is_dir() for name in os.listdir(os.fsencode(home)))
+        with _in_words(self.id, "looked at"):
+            found = [self._id_of(home, name) for home in self.homes() if home.is_dir() for name in os.listdir(os.fsencode(home))]
         return sorted({restore_id for restore_id in found if restore_id})
 
     def _id_of(self, home: Path, name: bytes) -> str | None:
@@ -294,5 +306,6 @@ def _in_words(source: str, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RestoreError(
-            f"{source} could not be {what}: {error.strerror}, {error.filename}.", "Remove the obstacle, then clear this task to resume it."
+            f"{source} could not be {what}: {error.strerror}, {readable(error.filename or '')}.",
+            "Remove the obstacle, then clear this task to resume it.",
         ) from error

@@ -22,7 +22,7 @@ from recovery.components.base import Finding, Preflight, Restore
 from recovery.components.by_rename import ByRename, Place
 from recovery.components.inventory import shortened
 from recovery.components.settings_file import LARGEST, changed_keys, is_settings_file, key_digests
-from recovery.components.tree import Excludes, Found, Walk, at, mark, raw, shown
+from recovery.components.tree import Excludes, Found, Walk, at, mark, raw, readable, shown
 from recovery.contents import Facts, Row
 from recovery.errors import RestoreError, SourceError
 from recovery.plan import ConfigSource
@@ -48,7 +48,8 @@ class Config(ByRename):
     """Named files and folders. A named link is kept with what it points to.
 
     A restore brings what is missing; with the option ``config: all`` it also replaces what differs in content, mode or
-    owner (a time alone is no difference). What is equal stays, and so does what the set does not have. Staged in
+    owner (a time alone is no difference). What is equal stays, and so does what the set does not have. Folders that
+    entries went into or out of keep the time of that, also after the way back. Staged in
     ``.recovery-<id>-<source>/new`` beside each named path, below which the set's paths are the same as below ``/``.
     """
 
@@ -77,7 +78,7 @@ class Config(ByRename):
 
     def _named(self) -> list[Path]:
         named = dict.fromkeys(self._paths)
-        named |= dict.fromkeys(path.resolve() for path in self._paths if path.is_symlink())
+        named |= dict.fromkeys(Path(os.path.realpath(path)) for path in self._paths if path.is_symlink())
         if self.root in named:
             raise SourceError(f"{self.id} names / itself.", "Name the files and folders that hold settings.")
         return list(named)
@@ -157,10 +158,12 @@ class Config(ByRename):
         differing = sorted(set(names) - _NOT_COMPARED - {"size"})
         if not differing:
             return Compared(path, facts, "equal")
-        if facts["type"] == live["type"] == "folder":
+        if facts["type"] != live["type"]:
+            return Compared(path, facts, "differs", f"a {live['type']} where the set has a {facts['type']}")
+        if facts["type"] == "folder":
             return Compared(path, facts, "folder differs", ", ".join(differing))
         how = ", ".join("content" if name == "sha256" else name for name in differing)
-        if keys is not None and live["type"] == "file" and live["size"] <= LARGEST:
+        if keys is not None and live["size"] <= LARGEST:
             changed = changed_keys(keys, key_digests(path, Path(os.fsdecode(at(self.root, raw(path)))).read_bytes()))
             how += f"; {changed}" if changed else ""
         return Compared(path, facts, "differs", how)
@@ -181,7 +184,7 @@ class Config(ByRename):
             try:
                 compared = list(self._compare(restore, place))
             except OSError as error:
-                findings.append(Finding("refusal", f"{error.filename!r} can't be compared: {error.strerror}."))
+                findings.append(Finding("refusal", f"{readable(error.filename)} can't be compared: {error.strerror}."))
                 continue
             findings += self._compared_findings(restore, place, compared)
             findings += self._obstacles(restore, place)

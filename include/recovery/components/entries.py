@@ -28,7 +28,7 @@ from typing import IO, Any
 
 import xxhash
 
-from recovery.components.tree import Found, Walk, at, in_order, raw, text
+from recovery.components.tree import Found, Progress, Walk, at, in_order, raw, readable, text
 from recovery.contents import Difference, Facts, RecordDigest, Row, compare
 from recovery.errors import ArtifactError
 
@@ -39,6 +39,7 @@ _PAX_XATTR = "SCHILY.xattr."
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
 _SHOWN = 200
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 # From an archive ----------------------------------------------------------------------------------------------------
@@ -50,8 +51,11 @@ def of_members(members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[
     Raises:
         ArtifactError: if a file does not end where its header says, or a member is nothing that a tree holds.
     """
+    progress = Progress("reading back")
     for info, data in members:
-        yield "entry", info.name, _of_member(info, data)
+        facts = _of_member(info, data)
+        progress.add(info.name, stored(facts))
+        yield "entry", info.name, facts
 
 
 def _of_member(info: TarInfo, data: IO[bytes] | None) -> Facts:
@@ -68,7 +72,9 @@ def _of_member(info: TarInfo, data: IO[bytes] | None) -> Facts:
     if info.isfifo():
         return facts | {"type": "fifo"}
     if not info.isreg() or data is None:
-        raise ArtifactError(f"{info.name!r} is neither file, folder, link nor fifo.", "Don't restore this set; find out who made it.")
+        raise ArtifactError(
+            f"{readable(info.name)} is neither file, folder, link nor fifo.", "Don't restore this set; find out who made it."
+        )
     return facts | {"type": "file"} | _of_data(info, data)
 
 
@@ -82,7 +88,9 @@ def _of_data(info: TarInfo, data: IO[bytes]) -> Facts:
         if sparse and chunk.count(0) != len(chunk):
             stored += len(chunk)
     if size != info.size:
-        raise ArtifactError(f"{info.name!r} has {size} bytes, its header says {info.size}.", "Use another copy of the set, or another set.")
+        raise ArtifactError(
+            f"{readable(info.name)} has {size} bytes, its header says {info.size}.", "Use another copy of the set, or another set."
+        )
     return {"size": size, "sha256": sha256.hexdigest()} | ({"stored": stored} if sparse else {})
 
 
@@ -105,8 +113,10 @@ def _pax_xattrs(info: TarInfo) -> dict[str, bytes]:
 
 def of_walk(walk: Walk, representatives: Collection[bytes] = ()) -> Iterator[Row]:
     """The rows of everything that a walk comes across; every file is read and hashed."""
+    progress = Progress(f"reading {walk.root}")
     for found, target, _ in in_order(walk, representatives):
-        facts = {"type": "hardlink", "target": text(target.path)} if target else of_found(walk.root, found)
+        facts: Facts = {"type": "hardlink", "target": text(target.path)} if target else of_found(walk.root, found)
+        progress.add(text(found.path), stored(facts))
         yield "entry", text(found.path), facts
 
 
@@ -125,9 +135,16 @@ def of_found(root: Path, found: Found) -> Facts:
         return facts | {"target": text(os.readlink(path))}
     facts["mode"] = _mode(status.st_mode)
     if found.kind == "file":
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as data:
-            facts |= {"sha256": hashlib.file_digest(data, "sha256").hexdigest(), "size": data.tell()}
+        facts |= _of_file(path, status.st_size)
     return facts
+
+
+def _of_file(path: bytes, size: int) -> Facts:
+    sha256 = hashlib.sha256()
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as data:
+        while chunk := data.read(min(size + 1, _CHUNK)):
+            sha256.update(chunk)
+        return {"sha256": sha256.hexdigest(), "size": data.tell()}
 
 
 def read_xattrs(path: bytes) -> dict[str, str]:
@@ -183,7 +200,7 @@ def stored(facts: Facts) -> int:
 
 def _record(path: str, facts: Facts, names: Iterable[str]) -> bytes:
     values: list[Any] = [path, *map(facts.get, names)]
-    return json.dumps(values, separators=(",", ":"), sort_keys=True).encode()
+    return _encode(values).encode()
 
 
 def fingerprint(path: str, facts: Facts, names: Iterable[str] = (*_CONTENT, *_METADATA)) -> int:
@@ -234,6 +251,9 @@ def differences(expected: Callable[[], Iterable[Row]], found: Iterable[Row]) -> 
             odd.append((kind, path, facts))
     if not (odd or wanted):
         return []
-    every = compare((row for row in expected() if fingerprint(row[1], row[2]) in wanted), odd)
+    every = [
+        Difference(one.kind, readable(one.name), readable(one.what))
+        for one in compare((row for row in expected() if fingerprint(row[1], row[2]) in wanted), odd)
+    ]
     more = [Difference("tree", "all", f"{len(every) - _SHOWN} more differences")] if len(every) > _SHOWN else []
     return every[:_SHOWN] + more

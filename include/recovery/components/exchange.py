@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from recovery.components import entries, filesystem
-from recovery.components.tree import Found, at, raw, text
+from recovery.components.tree import Found, at, raw, readable, text
 from recovery.contents import Facts
 from recovery.errors import RestoreError
 from recovery.staging import fsync_folder, write_atomically
@@ -94,8 +94,7 @@ class Exchange:
             RestoreError: if an entry can't be renamed, or something appeared in its place meanwhile.
         """
         self._each("put in place", self.units(), self._put)
-        for path, _, after in self._lines("folder"):
-            filesystem.set_metadata(at(self.live, raw(path)), after)
+        self._finish((path, after) for path, _, after in self._lines("folder"))
 
     def back(self) -> None:
         """The exact reverse, of a whole or half exchange. Done again, it resumes.
@@ -104,8 +103,7 @@ class Exchange:
             RestoreError: if an entry can't be renamed.
         """
         self._each("taken back", self.units(), self._take_back)
-        for path, before, _ in self._lines("folder"):
-            filesystem.set_metadata(at(self.live, raw(path)), before)
+        self._finish((path, before) for path, before, _ in self._lines("folder"))
 
     def withdraw(self, paths: Iterable[bytes]) -> None:
         """Move live entries that came after the exchange to the staged ones.
@@ -121,9 +119,14 @@ class Exchange:
         for unit in units:
             do(unit)
             count += 1
+        log.info("%s: %d entries %s", self.work.parent, count, what)
+
+    def _finish(self, folders: Iterable[tuple[str, Facts]]) -> None:
+        for path, facts in folders:
+            filesystem.set_metadata(folder := at(self.live, raw(path)), facts)
+            self._touched.add(folder)
         for folder in self._touched:
             fsync_folder(Path(os.fsdecode(folder)))
-        log.info("%s: %d entries %s", self.work.parent, count, what)
 
     def _put(self, unit: Unit) -> None:
         live, new, before = at(self.live, unit.path), at(self.new, unit.path), at(self.before, unit.path)
@@ -140,7 +143,7 @@ class Exchange:
             self._move(live, new)
         if unit.live and os.path.lexists(before):
             if os.path.lexists(live):
-                log.warning("%s was written while it was taken back; it is set aside in %s", text(live), self.late)
+                log.warning("%s was written while it was taken back; it is set aside in %s", readable(live), self.late)
                 self._move(live, at(self.late, unit.path))
             self._move(before, live)
 
@@ -151,12 +154,12 @@ class Exchange:
             filesystem.rename(source, target)
         except FileExistsError as error:
             raise RestoreError(
-                f"{text(target)} appeared while entries were being exchanged: something still writes there.",
+                f"{readable(target)} appeared while entries were being exchanged: something still writes there.",
                 "Stop what writes there; the exchange resumes where it stopped.",
             ) from error
         except OSError as error:
             raise RestoreError(
-                f"{text(source)} could not be renamed to {text(target)}: {error.strerror}.",
+                f"{readable(source)} could not be renamed to {readable(target)}: {error.strerror}.",
                 "Remove the obstacle; the exchange resumes where it stopped, or is taken back.",
             ) from error
         self._touched |= {os.path.dirname(source), os.path.dirname(target)}

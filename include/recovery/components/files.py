@@ -19,7 +19,7 @@ from recovery.components import filesystem
 from recovery.components.base import Finding, Preflight, Restore
 from recovery.components.by_rename import ByRename, Place
 from recovery.components.inventory import shortened
-from recovery.components.tree import Excludes, Walk, is_mark, mark, text
+from recovery.components.tree import Excludes, Walk, is_mark, mark, readable
 from recovery.contents import Facts
 from recovery.errors import SourceError
 from recovery.plan import FilesSource
@@ -92,23 +92,27 @@ class Files(ByRename):
                 yield Finding("fact", f"{self.root} gets what the set has: {brings}.")
         yield from self.common_findings(restore, place)
         if self.root.is_dir():
-            yield from self._live_findings(place)
+            newest = max((facts["mtime"] for _, facts in self.expected(restore, place) if facts["type"] == "file"), default=0)
+            yield from self._live_findings(place, newest)
         elif self.root.exists():
             yield Finding("refusal", f"{self.root} is not a folder.")
 
-    def _live_findings(self, place: Place) -> Iterator[Finding]:
+    def _live_findings(self, place: Place, newest: int) -> Iterator[Finding]:
         walk = Walk(self.root, excluded=self._excluded)
-        files = size = 0
+        files = size = newer = 0
         for found in walk:
-            if found.kind != "folder":
+            if found.kind == "file":
                 files += 1
                 size += found.status.st_size
+                newer += found.status.st_mtime_ns > newest
         yield Finding(
             "fact", f"{self.root} has {files} files now, {human_size(size)}; all of them are set aside in {place.exchange.before}."
         )
+        if newer:
+            yield Finding("warning", f"{newer} of them were written after the newest file of the set: they are not live after the switch.")
         if walk.problems:
             yield Finding("warning", f"Not all of {self.root} can be read: {shortened(walk.problems)}.")
-        staying = sorted(text(name) for name in os.listdir(os.fsencode(self.root)) if not is_mark(name) and self._excluded(name))
+        staying = sorted(readable(name) for name in os.listdir(os.fsencode(self.root)) if not is_mark(name) and self._excluded(name))
         if staying:
             yield Finding("fact", f"Excluded entries stay where they are, unless the set has them: {shortened(staying)}.")
         if self._excluded.any:

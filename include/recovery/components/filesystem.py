@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recovery.components.entries import Abilities, read_xattrs
-from recovery.components.tree import at, text
+from recovery.components.tree import at, readable, text
 from recovery.contents import Facts
 from recovery.errors import RestoreError
 
@@ -88,6 +88,14 @@ def keeping_mtime(folder: Path) -> Iterator[None]:
     yield
     if os.geteuid() in {0, before.st_uid}:
         os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only this worker can enter, and whose entries inherit nothing from the folder that it lies in."""
+    folder.mkdir(mode=0o700)
+    for name in read_xattrs(os.fsencode(folder)).keys() & {"system.posix_acl_access", "system.posix_acl_default"}:
+        os.removexattr(folder, name)
+    folder.chmod(0o700)
 
 
 def remove(folder: Path) -> None:
@@ -177,14 +185,14 @@ def obstacles(folder: Path, names: Iterable[bytes]) -> Iterator[str]:
         entry = os.lstat(path)
         is_folder = stat.S_ISDIR(entry.st_mode)
         if sticky and entry.st_uid != os.geteuid():
-            yield f"{text(path)} belongs to another user, and {folder} is sticky"
+            yield f"{readable(path)} belongs to another user, and {folder} is sticky"
         if is_folder and not root and not os.access(path, os.W_OK, effective_ids=True):
-            yield f"{text(path)} is not writable for this worker, so it can't be moved"
+            yield f"{readable(path)} is not writable for this worker, so it can't be moved"
         flags, its_project, _ = _marks(path, entry)
         if flags:
-            yield f"{text(path)} is marked immutable or append-only (lsattr shows it)"
+            yield f"{readable(path)} is marked immutable or append-only (lsattr shows it)"
         if inherited and its_project != project:
-            yield f"{text(path)} belongs to another project quota than {folder}, so it can't be renamed"
+            yield f"{readable(path)} belongs to another project quota than {folder}, so it can't be renamed"
 
 
 def _marks(path: bytes, status: os.stat_result) -> tuple[int, int, bool]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from recovery.artifact import Member, write_listing
 from recovery.components.base import Artifact, Dump, RecoveryPoint
 from recovery.components.entries import Totals, fingerprint
-from recovery.components.tree import Found, Walk, at, in_order, raw, shown, text
+from recovery.components.tree import Found, Progress, Walk, at, in_order, raw, readable, shown, text
 from recovery.contents import Facts, Row, read_rows, write_rows
 from recovery.errors import ArtifactError, SourceError
 from recovery.units import human_duration, human_size
@@ -33,7 +32,6 @@ _SEEN = {
     "file": ("type", "size", "mtime"),
 }
 _NAMED = 20
-_EVERY = 10.0
 
 
 def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dump:
@@ -55,11 +53,11 @@ def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dum
     write_listing(folder / f"{name}.listing", map(_member, read_rows(inventory, "listed")))
     closed = datetime.now(UTC)
     took = human_duration(closed - started)
-    log.info("%s: %d entries, %s to pack, below %s, in %s", name, scan.entries, human_size(scan.stored), walk.root, took)
+    log.info("%s: %d entries, %s to pack, below %s, in %s", name, scan.progress.entries, human_size(scan.progress.bytes), walk.root, took)
     warnings = tuple(f"{name}: sockets and devices are left out: {shortened(walk.left_out)}." for _ in walk.left_out[:1])
     for warning in warnings:
         log.warning("%s", warning)
-    artifact = Artifact(name=name, root=str(walk.root), listing=f"{name}.listing", bytes=scan.stored, live=True)
+    artifact = Artifact(name=name, root=str(walk.root), listing=f"{name}.listing", bytes=scan.progress.bytes, live=True)
     return Dump(artifacts=(artifact,), point=RecoveryPoint(opened=started, closed=closed), consistency="scan", warnings=warnings)
 
 
@@ -72,36 +70,33 @@ def shortened(names: Sequence[str]) -> str:
 class _Scan:
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
-        self.entries = self.stored = 0
-        self._said = time.monotonic()
+        self.progress = Progress(f"scanning {walk.root}")
 
     def rows(self) -> Iterator[Row]:
         yield from (("named", text(start), {}) for start in self._walk.starts)
         for found, target, group in in_order(self._readable()):
-            yield "listed", text(found.path), self._facts(found, target, group)
+            facts = _facts(found, target, group)
+            self.progress.add(text(found.path), facts.get("stored", 0))
+            yield "listed", text(found.path), facts
 
     def _readable(self) -> Iterator[Found]:
         for found in self._walk:
             if found.kind == "file" and not _may_read(at(self._walk.root, found.path)):
                 self._walk.problems.append(f"{shown(self._walk.root, found.path)} (Permission denied)")
-            self.entries += 1
-            if time.monotonic() - self._said > _EVERY:
-                self._said = time.monotonic()
-                log.info("%d entries seen so far, now at %s", self.entries, text(found.path))
             yield found
 
-    def _facts(self, found: Found, target: Found | None, group: int | None) -> Facts:
-        status = found.status
-        facts: Facts = {"ctime": status.st_ctime_ns, "ino": status.st_ino}
-        if group is not None:
-            facts["group"] = group
-        if target is not None:
-            return facts | {"type": "hardlink", "target": text(target.path)}
-        facts |= {"type": found.kind, "mtime": status.st_mtime_ns}
-        if found.kind == "file":
-            facts |= {"size": status.st_size, "stored": min(status.st_size, status.st_blocks * 512)}
-            self.stored += facts["stored"]
-        return facts
+
+def _facts(found: Found, target: Found | None, group: int | None) -> Facts:
+    status = found.status
+    facts: Facts = {"ctime": status.st_ctime_ns, "ino": status.st_ino}
+    if group is not None:
+        facts["group"] = group
+    if target is not None:
+        return facts | {"type": "hardlink", "target": text(target.path)}
+    facts |= {"type": found.kind, "mtime": status.st_mtime_ns}
+    if found.kind == "file":
+        facts |= {"size": status.st_size, "stored": min(status.st_size, status.st_blocks * 512)}
+    return facts
 
 
 def _seen(path: str, facts: Facts) -> int:
@@ -149,7 +144,7 @@ def _named(path: str, names: Iterable[str]) -> str:
     for name in names:
         if name == "." or path == name or path.startswith(name + "/"):
             return name
-    raise ArtifactError(f"The archive has {path!r}, which is below nothing that the source names.", "Run the backup again.")
+    raise ArtifactError(f"The archive has {readable(path)}, which is below nothing that the source names.", "Run the backup again.")
 
 
 def _changed(name: str, root: Path, inventory: Path, wanted: set[int], odd: set[str]) -> Iterator[Row]:
@@ -161,15 +156,19 @@ def _changed(name: str, root: Path, inventory: Path, wanted: set[int], odd: set[
             continue
         if path in odd:
             odd.discard(path)
-            log.warning("%s: changed while it was read: %s", name, path)
+            log.warning("%s: changed while it was read: %s", name, readable(path))
             yield "changed", path, {"what": "changed while read"}
         elif _vanished(name, root, path, facts):
-            log.warning("%s: vanished while the source was read: %s", name, path)
+            log.warning("%s: vanished while the source was read: %s", name, readable(path))
             yield "changed", path, {"what": "vanished"}
         else:
-            lacking.append(path)
+            lacking.append(readable(path))
     if lacking or odd:
-        what = f"lacks {shortened(lacking)}, which still exist" if lacking else f"has {shortened(sorted(odd))}, which the scan did not see"
+        what = (
+            f"lacks {shortened(lacking)}, which still exist"
+            if lacking
+            else f"has {shortened(sorted(map(readable, odd)))}, which the scan did not see"
+        )
         raise ArtifactError(
             f"The archive of {name} {what}.", "Run the backup again; if it happens again, report it with tar's messages in the log."
         )
@@ -180,7 +179,7 @@ def _vanished(name: str, root: Path, path: str, facts: Facts) -> bool:
         os.lstat(at(root, b"."))
     except OSError as error:
         raise ArtifactError(
-            f"The archive of {name} lacks {path}, and {root} can't be seen here ({error.strerror}), so nobody can say whether it vanished.",
+            f"The archive of {name} lacks {readable(path)}, and {root} can't be seen here ({error.strerror}): did it vanish?",
             "Let verify run where the source is mounted, and run the backup again.",
         ) from error
     try:

@@ -63,6 +63,12 @@ def data_name(name: str, kind: str) -> str:
     return BUCKETS + name if kind == "timeseries" else name
 
 
+def split_name(full: str) -> tuple[str, str]:
+    """``(database, name)`` of a full name; a database's name has no dot."""
+    database, _, name = full.partition(".")
+    return database, name
+
+
 def mark(kind: Literal["stage", "before", "replaced"], restore_id: str, name: str = "") -> str:
     """The name of a staged or set-aside collection; without ``name``, what all of that restore begin with."""
     return f"__{kind}_{restore_id}_{name}"

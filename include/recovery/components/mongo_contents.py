@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tarfile import TarInfo
@@ -14,6 +15,8 @@ from recovery.contents import Facts, Row, read_rows
 from recovery.errors import ArtifactError
 
 _METADATA = ".metadata.json"
+_PRELUDE = "prelude.json"
+"""Versions, which mongodump writes beside its files; nothing that is restored."""
 _LARGEST_METADATA = 256 << 20
 _NAMED = 10
 
@@ -40,6 +43,8 @@ def _read(info: TarInfo, stream: IO[bytes]) -> Iterator[Row]:
     kind = account_kind(path)
     if path.endswith(_METADATA):
         yield from _definition(path, stream.read(_LARGEST_METADATA))
+    elif path.rpartition("/")[2] == _PRELUDE:
+        json.loads(stream.read(_LARGEST_METADATA))
     elif not path.endswith(".bson"):
         raise ValueError("it is not a file of a dump")
     elif kind in {"user", "role"}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -191,10 +190,3 @@ def _refuse_left_out(namespaces: Sequence[Namespace], root: Path) -> None:
         missing += [path for path in paths if not (root / path).is_file()]
     if missing:
         raise SourceError(f"mongodump left out {', '.join(missing)}.", "Read what it said above; grant its user the role backup.")
-
-
-def afresh(root: Path) -> None:
-    """An empty folder, whatever an earlier attempt wrote there."""
-    if root.exists():
-        shutil.rmtree(root)
-    root.mkdir()

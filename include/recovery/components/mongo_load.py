@@ -13,8 +13,8 @@ from urllib.parse import quote_plus
 
 from recovery.components.mongo_bson import digest
 from recovery.components.mongo_catalog import (
-    BUCKETS,
     Namespace,
+    data_name,
     data_path,
     file_stem,
     from_metadata,
@@ -35,8 +35,12 @@ from recovery.process import find_tool, tool
 log = logging.getLogger(__name__)
 
 _SUMMARY = re.compile(r"(\d+) document\(s\) restored successfully\. (\d+) document\(s\) failed to restore")
+_DETAIL = re.compile(
+    r"\t(index: |no indexes to restore|reading metadata|restoring (\S.* from |indexes)|preparing collections|building a list)"
+)
 _WORKERS = 4
-"""Inserts that mongorestore runs at the same time for each collection; measured, see docs/architecture.md."""
+"""Inserts at the same time for each collection: no faster than one where the server has two cores, faster where it has
+more. Capped collections are loaded by one, in order, because their order has a meaning."""
 
 
 def definitions(root: Path) -> list[Namespace]:
@@ -76,12 +80,12 @@ class Target:
     tools: Sequence[Path]
     jobs: int
 
-    def load(self, folder: Path) -> int:
+    def load(self, folder: Path, *, in_order: bool = False) -> int:
         """Load a dump with stock mongorestore; see :func:`mongorestore`."""
-        return mongorestore(self.endpoint, self.tools, folder, self.jobs)
+        return mongorestore(self.endpoint, self.tools, folder, self.jobs, in_order=in_order)
 
 
-def mongorestore(endpoint: Endpoint, tools: Sequence[Path], folder: Path, jobs: int) -> int:
+def mongorestore(endpoint: Endpoint, tools: Sequence[Path], folder: Path, jobs: int, *, in_order: bool) -> int:
     """Load a dump; the number of documents.
 
     Its exit status is 0 even if documents had duplicate keys, so its count of failures is read.
@@ -92,16 +96,21 @@ def mongorestore(endpoint: Endpoint, tools: Sequence[Path], folder: Path, jobs: 
     """
     program = find_tool("mongorestore", tools)
     argv: list[str | Path] = [program, f"--dir={folder}", "--stopOnError", "--bypassDocumentValidation", f"--numParallelCollections={jobs}"]
-    with tool_config(endpoint, folder.parent) as config:
-        with tool([*argv, f"--numInsertionWorkersPerCollection={_WORKERS}", f"--config={config}"]) as running:
-            running.wait()
-            said = list(running.last_words)
+    argv.append("--maintainInsertionOrder" if in_order else f"--numInsertionWorkersPerCollection={_WORKERS}")
+    with tool_config(endpoint, folder.parent) as config, tool([*argv, f"--config={config}"], on_line=_log) as running:
+        running.wait()
+        said = list(running.last_words)
     counted = next((match for line in reversed(said) if (match := _SUMMARY.search(line))), None)
     if counted is None or int(counted[2]):
         raise RestoreError(
-            f"mongorestore did not restore every document: {said[-1] if said else 'it said nothing'}.", "Read what it said in the log above."
+            f"mongorestore did not restore every document: {said[-1] if said else 'it said nothing'}.",
+            "Read what it said in the log above.",
         )
     return int(counted[1])
+
+
+def _log(line: str) -> None:
+    log.log(logging.DEBUG if _DETAIL.search(line) else logging.INFO, "mongorestore: %s", line.partition("\t")[2] or line)
 
 
 def drop_marked(client: Client, databases: Collection[str], prefix: str) -> list[str]:
@@ -135,10 +144,9 @@ def _source_renamed(namespace: Namespace, prefix: str) -> dict[str, object]:
     return options
 
 
-def staged_name(restore_id: str, namespace: Namespace) -> str:
+def staged_data(restore_id: str, namespace: Namespace) -> str:
     """The collection that has a staged namespace's documents."""
-    name = mark("stage", restore_id, namespace.name)
-    return BUCKETS + name if namespace.type == "timeseries" else name
+    return data_name(mark("stage", restore_id, namespace.name), namespace.type)
 
 
 def create_views(client: Client, views: Sequence[Namespace], rename: Callable[[str, str], str] = lambda database, name: name) -> None:

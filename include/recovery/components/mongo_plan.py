@@ -85,7 +85,11 @@ def affected(client: Client, namespaces: Sequence[Namespace], whole: Collection[
 
 
 def make_plan(
-    restore_id: str, live: Sequence[Namespace], restored: Sequence[Namespace], staged: Sequence[Namespace], missing: Collection[tuple[str, str]]
+    restore_id: str,
+    live: Sequence[Namespace],
+    restored: Sequence[Namespace],
+    staged: Sequence[Namespace],
+    missing: Collection[tuple[str, str]],
 ) -> SwitchPlan:
     """Work out a switch.
 
@@ -113,9 +117,7 @@ def make_plan(
     )
 
 
-def _moves(
-    restore_id: str, live: Sequence[Namespace], restored: Sequence[Namespace], uuids: dict[tuple[str, str], str]
-) -> Iterator[Move]:
+def _moves(restore_id: str, live: Sequence[Namespace], restored: Sequence[Namespace], uuids: dict[tuple[str, str], str]) -> Iterator[Move]:
     aside = {
         (now.database, now.name): Move(database=now.database, uuid=now.uuid, old=now.name, new=mark("before", restore_id, now.name))
         for now in live

@@ -158,7 +158,8 @@ def _prove(target: Target, series: Sequence[tuple[Series, str]], expected: dict[
         wanted = {fact: expected[f"{one.database}.{name}"][fact] for fact in facts}
         if facts != wanted:
             raise ProofError(
-                f"The time series {one.database}.{name} was loaded with {facts}, not {wanted}.", "Take the switch back; then find out what wrote."
+                f"The time series {one.database}.{name} was loaded with {facts}, not {wanted}.",
+                "Take the switch back; then find out what wrote.",
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from recovery.components import mongo_series as series
 from recovery.components.base import Restore
-from recovery.components.mongo_catalog import Namespace, by_uuid, from_text, mark, read_database
+from recovery.components.mongo_catalog import Namespace, by_uuid, from_text, mark, read_database, to_text
 from recovery.components.mongo_client import Client
 from recovery.components.mongo_load import Target, afresh, create_views, drop_marked
 from recovery.components.mongo_plan import Move, SwitchPlan, Ttl, View
@@ -35,10 +35,14 @@ def recorded_plan(restore: Restore) -> SwitchPlan | None:
 def record(restore: Restore, plan: SwitchPlan) -> None:
     """Journal a plan; only then may anything be changed."""
     restore.journal(PLAN, plan=plan.model_dump(mode="json"))
-    log.info("%d collections change names, %d and %d time series change places", len(plan.moves), len(plan.series_before), len(plan.series_after))
+    log.info(
+        "%d collections change names, %d and %d time series change places", len(plan.moves), len(plan.series_before), len(plan.series_after)
+    )
 
 
-def forward(target: Target, restore: Restore, plan: SwitchPlan, staged_files: Path, expected: Mapping[str, Facts], accounts: Accounts) -> None:
+def forward(
+    target: Target, restore: Restore, plan: SwitchPlan, staged_files: Path, expected: Mapping[str, Facts], accounts: Accounts
+) -> None:
     """Carry a plan out, from wherever it stands.
 
     Args:
@@ -62,7 +66,7 @@ def forward(target: Target, restore: Restore, plan: SwitchPlan, staged_files: Pa
     for move in plan.moves:
         _move(client, places, move.database, move.uuid, move.new)
     series.bring(target, restore, staged_files, plan.series_after, dict(expected))
-    _create_views(client, plan.views_after)
+    _create_views(client, plan.views_after, replace=False)
     _create_accounts(target, restore, plan, accounts)
 
 
@@ -85,7 +89,7 @@ def backward(target: Target, restore: Restore, plan: SwitchPlan) -> None:
     for move in reversed(plan.moves):
         _move_back(client, places, restore.id, move)
     series.bring_back(target, restore, plan.series_before)
-    _create_views(client, plan.views_before)
+    _create_views(client, plan.views_before, replace=True)
     for ttl in plan.ttls:
         _collmod_ttl(client, places, ttl, off=False)
 
@@ -96,7 +100,9 @@ def settle(target: Target, restore: Restore, plan: SwitchPlan, namespaces: Itera
         database = target.client[namespace.database]
         for index in namespace.indexes:
             if "expireAfterSeconds" in index:
-                database.command("collMod", namespace.name, index={"name": index["name"], "expireAfterSeconds": index["expireAfterSeconds"]})
+                database.command(
+                    "collMod", namespace.name, index={"name": index["name"], "expireAfterSeconds": index["expireAfterSeconds"]}
+                )
                 log.info("%s: TTL index %s is on", namespace.full, index["name"])
         if "expireAfterSeconds" in namespace.options:
             database.command("collMod", namespace.name, expireAfterSeconds=namespace.options["expireAfterSeconds"])
@@ -106,8 +112,8 @@ def settle(target: Target, restore: Restore, plan: SwitchPlan, namespaces: Itera
 
 def drop_before(client: Client, databases: Collection[str], restore_id: str) -> None:
     """Drop what a restore set aside."""
-    for kind in ("before", "replaced"):
-        drop_marked(client, databases, mark(kind, restore_id))  # type: ignore[arg-type]
+    drop_marked(client, databases, mark("before", restore_id))
+    drop_marked(client, databases, mark("replaced", restore_id))
 
 
 # Collections ----------------------------------------------------------------------------------------------------------
@@ -175,10 +181,21 @@ def _drop_views(client: Client, views: Sequence[View]) -> None:
             client[view.database].drop_collection(view.name)
 
 
-def _create_views(client: Client, views: Sequence[View]) -> None:
-    """Create those of the views that are not there yet."""
+def _create_views(client: Client, views: Sequence[View], *, replace: bool) -> None:
+    """Create those of the views that are not there yet; another view of the name is replaced or an error."""
     live = _live_views(client, views)
-    create_views(client, [view.namespace() for view in views if (view.database, view.name) not in live])
+    wanted = [view for view in views if live.get((view.database, view.name)) != from_text(view.options)]
+    for view in wanted:
+        other = live.get((view.database, view.name))
+        if other and not replace:
+            raise RestoreError(
+                f"The view {view.database}.{view.name} was made or changed since the switch was planned.",
+                "Stop what uses the database; then drop that view and try again, or take the switch back.",
+            )
+        if other:
+            log.warning("the view %s.%s was made since the switch and is dropped; it was %s", view.database, view.name, to_text(other))
+            client[view.database].drop_collection(view.name)
+    create_views(client, [view.namespace() for view in wanted])
 
 
 def _create_accounts(target: Target, restore: Restore, plan: SwitchPlan, accounts: Accounts) -> None:
@@ -190,7 +207,9 @@ def _create_accounts(target: Target, restore: Restore, plan: SwitchPlan, account
     write_accounts(missing, folder, whole_server=True)
     target.load(folder)
     if absent := planned - existing(target.client):
-        raise RestoreError(f"mongorestore did not bring {', '.join(sorted(name for _, name in absent))}.", "Read what it said in the log above.")
+        raise RestoreError(
+            f"mongorestore did not bring {', '.join(sorted(name for _, name in absent))}.", "Read what it said in the log above."
+        )
     log.info("created %r", missing)
 
 

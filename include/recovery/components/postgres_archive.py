@@ -79,20 +79,20 @@ class TableText:
     """Count, digest and size of a table's COPY text: a record is a line without its line feed."""
 
     digest: RecordDigest = field(default_factory=RecordDigest)
-    bytes: int = 0
+    size: int = 0
 
     def add(self, found: list[bytes]) -> None:
         """Add lines."""
         self.digest.add(found)
-        self.bytes += sum(map(len, found)) + len(found)
+        self.size += sum(map(len, found)) + len(found)
 
     def facts(self) -> Facts:
         """As a row keeps them."""
-        return {"count": self.digest.count, "digest": self.digest.hexdigest(), "bytes": self.bytes}
+        return {"count": self.digest.count, "digest": self.digest.hexdigest(), "bytes": self.size}
 
 
 def _read_table(name: str, stream: IO[bytes]) -> Row:
-    text = TableText(bytes=-len(b"\\.\n\n\n"))
+    text = TableText(size=-len(b"\\.\n\n\n"))
     held: list[bytes] = []
     for block in lines(_counted(name, text, blocks_of(stream))):
         held += block
@@ -108,7 +108,7 @@ def _counted(name: str, text: TableText, blocks: Iterable[bytes]) -> Iterator[by
     for block in blocks:
         if b"\0" in block:
             raise damaged(f"{name} holds a NUL byte, which a table's rows never do")
-        text.bytes += len(block)
+        text.size += len(block)
         yield block
 
 

@@ -15,8 +15,6 @@ from psycopg.sql import SQL, Composed
 from recovery.components.postgres_client import Connection, in_words
 from recovery.contents import Row
 
-_Part = SQL | Composed
-
 
 def _acl(column: LiteralString, kind: LiteralString, owner: LiteralString) -> Composed:
     """Rights as ``[grantee or null for everybody, privilege, may grant]``, with the defaults written out."""
@@ -29,8 +27,8 @@ def _acl(column: LiteralString, kind: LiteralString, owner: LiteralString) -> Co
 def _own(catalog: LiteralString, alias: LiteralString, also: LiteralString = "") -> Composed:
     """A condition: made by a user, and neither an extension's nor, with ``also`` 'i', part of another object."""
     return SQL(
-        "({alias}.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend dep WHERE dep.classid = {catalog}::regclass AND dep.objid = {alias}.oid"
-        " AND dep.objsubid = 0 AND dep.deptype = ANY ('{{e{also}}}'::\"char\"[])))"
+        "({alias}.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend dep WHERE dep.classid = {catalog}::regclass"
+        " AND dep.objid = {alias}.oid AND dep.objsubid = 0 AND dep.deptype = ANY ('{{e{also}}}'::\"char\"[])))"
     ).format(alias=SQL(alias), catalog=SQL(f"'{catalog}'"), also=SQL(also))
 
 
@@ -96,7 +94,8 @@ _INDEXES = SQL(
         'definition', pg_get_indexdef(c.oid), 'valid', i.indisvalid, 'clustered', i.indisclustered, 'replica identity', i.indisreplident,
         'options', c.reloptions, 'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace),
         'parent', (SELECT h.inhparent::regclass::text FROM pg_inherits h WHERE h.inhrelid = c.oid),
-        'constraint', (SELECT k.conname FROM pg_constraint k WHERE k.conindid = c.oid AND k.contype IN ('p', 'u', 'x') AND k.conrelid = t.oid))
+        'constraint', (SELECT k.conname FROM pg_constraint k WHERE k.conindid = c.oid AND k.contype IN ('p', 'u', 'x')
+          AND k.conrelid = t.oid))
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
       JOIN pg_namespace n ON n.oid = t.relnamespace
     WHERE t.relkind IN ('r', 'p', 'm') AND (i.indisvalid OR t.relkind = 'p') AND {lasting} AND {own}"""
@@ -138,8 +137,9 @@ _TRIGGERS = SQL(
 ).format(own=_own("pg_trigger", "t"), own_table=_own("pg_class", "c"))
 
 _TYPES = SQL(
-    """SELECT CASE t.typtype WHEN 'd' THEN 'domain' WHEN 'e' THEN 'enum' ELSE 'type' END, format_type(t.oid, NULL), 'pg_type'::regclass::oid,
-      t.oid, jsonb_strip_nulls(jsonb_build_object('owner', pg_get_userbyid(t.typowner), 'acl', {acl}, 'kind', t.typtype,
+    """SELECT CASE t.typtype WHEN 'd' THEN 'domain' WHEN 'e' THEN 'enum' ELSE 'type' END, format_type(t.oid, NULL),
+      'pg_type'::regclass::oid, t.oid, jsonb_strip_nulls(jsonb_build_object(
+        'owner', pg_get_userbyid(t.typowner), 'acl', {acl}, 'kind', t.typtype,
         'labels', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
         'columns', (SELECT jsonb_agg(jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum)
           FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'c'),
@@ -165,7 +165,9 @@ _SCHEMAS = SQL(
     FROM pg_default_acl d
     UNION ALL SELECT 'statistics', s.stxnamespace::regnamespace::text || '.' || quote_ident(s.stxname), 'pg_statistic_ext'::regclass::oid,
       s.oid, jsonb_build_object('definition', pg_get_statisticsobjdef(s.oid), 'owner', pg_get_userbyid(s.stxowner))
-    FROM pg_statistic_ext s WHERE {own_statistics}"""
+    FROM pg_statistic_ext s WHERE {own_statistics}
+    UNION ALL SELECT 'user mapping', quote_ident(m.usename) || ' on server ' || quote_ident(m.srvname), 'pg_user_mapping'::regclass::oid,
+      m.umid, '{{}}' FROM pg_user_mappings m"""
 ).format(
     acl=_acl("n.nspacl", "'n'", "n.nspowner"), lasting=_LASTING, own=_own("pg_namespace", "n"), own_statistics=_own("pg_statistic_ext", "s")
 )
@@ -198,17 +200,27 @@ _OTHERS: dict[LiteralString, LiteralString] = {
     "pg_am": "access method",
     "pg_foreign_data_wrapper": "foreign-data wrapper",
     "pg_foreign_server": "foreign server",
-    "pg_user_mapping": "user mapping",
     "pg_publication": "publication",
     "pg_publication_rel": "published table",
     "pg_publication_namespace": "published schema",
     "pg_event_trigger": "event trigger",
 }
 """Catalogs whose objects are compared by identity and by those columns that hold no object's number."""
-_NOT_COMPARED = {"umoptions", "collversion", "oprcode"}
-"""A mapping's options hold passwords, which belong in no report; a collation's version is the machine's."""
+_NOT_COMPARED = {"collversion"}
+"""A collation's version is the machine's."""
 
-QUERIES = (_SCHEMAS, _TABLES, _SEQUENCES, _VIEWS, _INDEXES, _CONSTRAINTS, _FUNCTIONS, _TRIGGERS, _TYPES, _COMMENTS)
+QUERIES: tuple[SQL | Composed, ...] = (
+    _SCHEMAS,
+    _TABLES,
+    _SEQUENCES,
+    _VIEWS,
+    _INDEXES,
+    _CONSTRAINTS,
+    _FUNCTIONS,
+    _TRIGGERS,
+    _TYPES,
+    _COMMENTS,
+)
 
 _RIGHTS = """SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type))
     FROM aclexplode(coalesce(l.lomacl, acldefault('L', l.lomowner))) a"""
@@ -231,7 +243,8 @@ def object_rows(connection: Connection) -> Iterator[Row]:
 
 def _others(connection: Connection) -> Iterator[Composed]:
     columns = """SELECT c.relname, array_agg(a.attname::text) FILTER (WHERE a.atttypid::regtype = ANY (
-            ARRAY['name', 'text', 'bool', '"char"', 'text[]', '"char"[]']::regtype[])), min(a.attname::text) FILTER (WHERE a.attname LIKE '%%owner')
+            ARRAY['name', 'text', 'bool', '"char"', 'text[]', '"char"[]']::regtype[])),
+          min(a.attname::text) FILTER (WHERE a.attname LIKE '%%owner')
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname = ANY (%s) GROUP BY 1"""
     found = {name: (kept, owner) for name, kept, owner in connection.execute(columns, [list(_OTHERS)]).fetchall()}
@@ -269,7 +282,7 @@ def sequence_values(connection: Connection, names: list[str]) -> Iterator[tuple[
     """Last value of each sequence, and whether it was handed out; names as the catalogs quote them."""
     with in_words(f"Reading the sequences of {connection.info.dbname}"):
         for name in names:
-            row = connection.execute(SQL("SELECT last_value, is_called FROM {}").format(SQL(name))).fetchone()  # type: ignore[arg-type]
+            row = connection.execute(SQL("SELECT last_value, is_called FROM {}").format(SQL(name))).fetchone()
             assert row is not None
             yield name, row[0], row[1]
 
@@ -278,7 +291,8 @@ def dropped_by_invalidity(connection: Connection) -> list[str]:
     """Indexes that pg_dump leaves out because they are not valid."""
     query = SQL(
         "SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid"
-        " JOIN pg_namespace n ON n.oid = t.relnamespace WHERE NOT i.indisvalid AND t.relkind IN ('r', 'm') AND {lasting} AND {own} ORDER BY 1"
+        " JOIN pg_namespace n ON n.oid = t.relnamespace WHERE NOT i.indisvalid AND t.relkind IN ('r', 'm') AND {lasting} AND {own}"
+        " ORDER BY 1"
     ).format(lasting=_LASTING, own=_own("pg_class", "t"))
     with in_words(f"Listing the indexes of {connection.info.dbname}"):
         return [name for (name,) in connection.execute(query).fetchall()]

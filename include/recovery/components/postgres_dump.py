@@ -134,7 +134,7 @@ def _lock(connection: Connection, database: str) -> None:
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
         try:
             for start in range(0, len(tables), _LOCKS_AT_ONCE):
-                some = SQL(", ").join(SQL("ONLY {}").format(SQL(name)) for name in tables[start : start + _LOCKS_AT_ONCE])  # type: ignore[arg-type]
+                some = SQL(", ").join(SQL("ONLY {}").format(SQL(name)) for name in tables[start : start + _LOCKS_AT_ONCE])
                 connection.execute(SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(some))
         except errors.UndefinedTable as error:
             raise SourceUnreachable(f"A table of {database} went away while its snapshot was opened.", "Try again.") from error
@@ -145,7 +145,7 @@ def _dump_database(
 ) -> Artifact:
     write_rows(inventory, _inventory(server, snapshot))
     warnings += _left_out(snapshot)
-    argv = [server.bin / "pg_dump", "--format=directory", f"--jobs={settings.jobs}", "--compress=0", f"--file={root}"]
+    argv: list[str | Path] = [server.bin / "pg_dump", "--format=directory", f"--jobs={settings.jobs}", "--compress=0", f"--file={root}"]
     argv += [
         f"--snapshot={snapshot.name}",
         f"--encoding={snapshot.encoding}",
@@ -222,14 +222,20 @@ def _left_out(snapshot: _Snapshot) -> Iterator[str]:
     assert row is not None
     mappings, superuser, standby = row
     if mappings and not superuser:
-        yield f"{snapshot.database}: the options of its {mappings} user mappings are hidden from a user that is no superuser; they are not saved."
+        yield f"{snapshot.database}: the options of its {mappings} user mappings are not saved; only a superuser can read them."
     if standby:
         yield f"{snapshot.database}: rows of unlogged tables are not on a standby; they are not saved."
 
 
 def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Path, name: str) -> Artifact:
     root.mkdir()
-    argv = [server.bin / "pg_dump", "--schema-only", f"--file={root / 'schema.sql'}", f"--snapshot={snapshot.name}", "--no-password"]
+    argv: list[str | Path] = [
+        server.bin / "pg_dump",
+        "--schema-only",
+        f"--file={root / 'schema.sql'}",
+        f"--snapshot={snapshot.name}",
+        "--no-password",
+    ]
     argv += [f"--encoding={snapshot.encoding}", f"--dbname={server.target(snapshot.database)}"]
     run(argv, env=server.environment(snapshot.encoding))
     write_rows(inventory, [("schema of", snapshot.database, {})])
@@ -248,7 +254,7 @@ def _dump_globals(server: Server, root: Path, inventory: Path, name: str, warnin
         database, encoding = connection.info.dbname, connection.info.parameter_status("server_encoding") or "UTF8"
     if hashes is None:
         warnings.append(f"Role passwords are not saved: user {server.about.user} may not read them. Set them again after a restore.")
-    argv = [server.bin / "pg_dumpall", "--globals-only", f"--file={root / 'globals.sql'}", "--no-password"]
+    argv: list[str | Path] = [server.bin / "pg_dumpall", "--globals-only", f"--file={root / 'globals.sql'}", "--no-password"]
     argv += [f"--dbname={server.target(database)}", *(["--no-role-passwords"] if hashes is None else [])]
     run(argv, env=server.environment(encoding))
     return Artifact(name=name, root=str(root), bytes=folder_size(root))

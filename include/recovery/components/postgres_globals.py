@@ -31,7 +31,8 @@ _ROLES = """SELECT r.rolname, jsonb_build_object(
 
 _TABLESPACES = """SELECT t.spcname, jsonb_build_object('owner', pg_get_userbyid(t.spcowner), 'location', pg_tablespace_location(t.oid),
       'options', t.spcoptions, 'acl', (SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0
-        THEN pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable)) FROM aclexplode(coalesce(t.spcacl, acldefault('t', t.spcowner))) a))
+        THEN pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable))
+        FROM aclexplode(coalesce(t.spcacl, acldefault('t', t.spcowner))) a))
     FROM pg_tablespace t WHERE t.spcname !~ '^pg_' ORDER BY 1"""
 
 _DATABASE = """SELECT jsonb_build_object(
@@ -45,7 +46,7 @@ _DATABASE = """SELECT jsonb_build_object(
           FROM pg_db_role_setting s WHERE s.setdatabase = d.oid))
     FROM pg_database d WHERE d.datname = %s"""
 
-_FLAGS = {
+_FLAGS: dict[str, LiteralString] = {
     "superuser": "SUPERUSER",
     "inherit": "INHERIT",
     "createrole": "CREATEROLE",
@@ -113,7 +114,8 @@ def create_role(connection: Connection, role: dict[str, Any]) -> None:
     Raises:
         RestoreError: if the server refuses.
     """
-    options: list[SQL | Composed] = [SQL(word if role[fact] else f"NO{word}") for fact, word in _FLAGS.items() if role[fact] or fact == "inherit"]  # type: ignore[arg-type]
+    flags = [word if role[fact] else f"NO{word}" for fact, word in _FLAGS.items() if role[fact] or fact == "inherit"]
+    options: list[SQL | Composed] = [SQL(flag) for flag in flags]
     options.append(SQL("CONNECTION LIMIT {}").format(Literal(role["connection limit"])))
     if role["password"]:
         options.append(SQL("PASSWORD {}").format(Literal(role["password"])))
@@ -148,13 +150,12 @@ def finish_role(connection: Connection, role: dict[str, Any]) -> None:
 def grants(member: str, groups: Iterable[list[Any]] | None) -> Iterator[Composed]:
     """Statements that make a role a member of groups, as ``member of`` has them."""
     for group, admin, inherit, may_set in groups or ():
-        options: list[SQL | Composed] = [SQL("ADMIN OPTION")] if admin and inherit is None else []
-        if inherit is not None:
-            options: list[SQL | Composed] = [
-                SQL("ADMIN {}, INHERIT {}, SET {}").format(*(SQL("TRUE" if flag else "FALSE") for flag in (admin, inherit, may_set)))
-            ]
-        tail = SQL(" WITH {}").format(SQL(", ").join(options)) if options else SQL("")
-        yield SQL("GRANT {} TO {}{}").format(Identifier(group), Identifier(member), tail)
+        if inherit is None:  # before PostgreSQL 16
+            options = SQL(" WITH ADMIN OPTION" if admin else "").format()
+        else:
+            flags = [SQL("TRUE" if flag else "FALSE") for flag in (admin, inherit, may_set)]
+            options = SQL(" WITH ADMIN {}, INHERIT {}, SET {}").format(*flags)
+        yield SQL("GRANT {} TO {}{}").format(Identifier(group), Identifier(member), options)
 
 
 def settings(whose: Composed, values: Iterable[str] | None) -> Iterator[Composed]:

@@ -97,7 +97,8 @@ def _live(connection: Connection, target: Target) -> Iterator[Finding]:
         return
     size = _rows(connection, "SELECT pg_database_size(%s)", target.name)[0][0]
     yield fact(
-        f"Database {target.name}, {human_size(size)}, is replaced and kept as {target.before}. The server needs about {room} more until that is dropped."
+        f"Database {target.name}, {human_size(size)}, is replaced and kept as {target.before}."
+        f" The server needs about {room} more until that is dropped."
     )
     sessions = _rows(
         connection,

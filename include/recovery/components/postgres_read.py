@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from psycopg.sql import SQL, Composed, Identifier
 
@@ -51,7 +52,14 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
         with tempfile.NamedTemporaryFile(suffix=".sql") as file:
             file.write(script)
             file.flush()
-            argv = [server.bin / "psql", "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", f"--file={file.name}"]
+            argv: list[str | Path] = [
+                server.bin / "psql",
+                "--no-psqlrc",
+                "--quiet",
+                "--no-password",
+                "--set=ON_ERROR_STOP=1",
+                f"--file={file.name}",
+            ]
             argv.append(f"--dbname={server.target(database)}")
             with tool(argv, env=server.environment(encoding), output=True) as psql:
                 found = dict(zip(group, _texts(count(archive.blocks_of(psql.stdout))), strict=False))
@@ -68,7 +76,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
 
 def _copy(name: str, facts: Facts) -> Composed:
     columns = SQL(", ").join(map(Identifier, facts["copy"] or ()))
-    table = SQL(name)  # type: ignore[arg-type]
+    table = SQL(name)
     if facts.get("filter"):
         return SQL("COPY (SELECT {} FROM {} {}) TO STDOUT").format(columns, table, SQL(facts["filter"]))
     if facts["copy"]:
@@ -107,9 +115,8 @@ def large_object_digest(connection: Connection) -> str:
         connection.cursor("contents", binary=True) as cursor,
     ):
         cursor.itersize = 16
-        for oid, first in cursor.execute(
-            f"SELECT oid::bigint, lo_get(oid, 0, {_LARGE_OBJECT_PART}) FROM pg_largeobject_metadata ORDER BY oid"
-        ):
+        query = "SELECT oid::bigint, lo_get(oid, 0, %s) FROM pg_largeobject_metadata ORDER BY oid"
+        for oid, first in cursor.execute(query, [_LARGE_OBJECT_PART]):
             large_objects.read(oid, _parts(connection, oid, first))
     return large_objects.content.hexdigest()
 

@@ -25,6 +25,9 @@ from recovery.units import human_size
 
 log = logging.getLogger(__name__)
 
+_LITERAL = re.compile(r"('(?:[^']|'')*')")
+_CAST = re.compile(r'::[\w."]+(?: varying| precision)?(?:\(\d+(?:,\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*')
+
 
 def stage(server: Server, jobs: int, restore: Restore) -> None:
     """Restore every database of the set beside the live one; see :meth:`recovery.components.base.Component.stage`."""
@@ -79,7 +82,14 @@ def _stage_database(server: Server, jobs: int, restore: Restore, target: Target)
     restore.unpack(target.artifact, folder)
     _create_database(server, restore, target)
     size = int(target.snapshot["bytes"])
-    argv = [server.bin / "pg_restore", "--format=directory", f"--jobs={jobs}", "--exit-on-error", "--no-password", "--no-subscriptions"]
+    argv: list[str | Path] = [
+        server.bin / "pg_restore",
+        "--format=directory",
+        f"--jobs={jobs}",
+        "--exit-on-error",
+        "--no-password",
+        "--no-subscriptions",
+    ]
     argv += [f"--dbname={server.target(target.stage)}", folder]
     with server.maintenance([target.stage]) as watch, telling(lambda: _so_far(watch, target, size)):
         with tool(argv, env=server.environment(target.facts["encoding"])):
@@ -204,16 +214,11 @@ def _plain(value: Any) -> Any:
     restore of exactly that as ``ANY (ARRAY[('a'::character varying)::text, …])``.
     """
     if isinstance(value, str):
-        parts = re.split(r"('(?:[^']|'')*')", value)
-        cast = r"\s*::\s*(?:character varying|double precision|bit varying|time(?:stamp)? with(?:out)? time zone|[\w.\"]+)(?:\(\d+(?:,\s*\d+)?\))?(?:\[\])*"
-        parts[::2] = ["".join(re.sub(cast, "", _joined(part)).split()) for part in parts[::2]]
+        parts = _LITERAL.split(value)
+        parts[::2] = ["".join(re.sub(r"[()]", "", _CAST.sub("", part)).split()) for part in parts[::2]]
         return "".join(parts)
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_plain(part) for part in value]
     return value
-
-
-def _joined(text: str) -> str:
-    return re.sub(r"[()]", "", text)

@@ -10,14 +10,22 @@ text, UTF-8 with ``surrogateescape``.
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recovery.units import human_size
+
+log = logging.getLogger(__name__)
+
 _MARK = re.compile(rb"\.recovery-[0-9a-f]{8}(-.*)?", re.DOTALL)
+_EVERY = 10.0
+"""Seconds between two lines about progress."""
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo"}
 
 
@@ -52,9 +60,15 @@ def at(root: Path, path: bytes) -> bytes:
     return os.path.join(os.fsencode(root), path)
 
 
+def readable(path: bytes | str) -> str:
+    r"""A path for people and logs: what can't be printed is escaped, such as ``\n`` and ``\xff``."""
+    decoded = (path if isinstance(path, bytes) else raw(path)).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in decoded)
+
+
 def shown(root: Path, path: bytes | str) -> str:
     """Where an entry lies, for people."""
-    return os.path.normpath(os.path.join(str(root), path if isinstance(path, str) else text(path)))
+    return readable(os.path.normpath(at(root, path if isinstance(path, bytes) else raw(path))))
 
 
 class Excludes:
@@ -173,6 +187,25 @@ class Walk:
 
     def _problem(self, path: bytes, error: OSError) -> None:
         self.problems.append(f"{shown(self.root, path)} ({error.strerror})")
+
+
+class Progress:
+    """Says every now and then how far something is that takes long."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._started = self._said = time.monotonic()
+        self.entries = self.bytes = 0
+
+    def add(self, path: str, size: int) -> None:
+        """Count an entry and its bytes."""
+        self.entries += 1
+        self.bytes += size
+        now = time.monotonic()
+        if now - self._said > _EVERY:
+            self._said = now
+            rate = human_size(self.bytes / (now - self._started))
+            log.info("%s: %d entries, %s so far, %s/s, now at %s", self._doing, self.entries, human_size(self.bytes), rate, readable(path))
 
 
 def _join(start: bytes, below: bytes) -> bytes:

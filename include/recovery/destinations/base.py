@@ -39,6 +39,10 @@ class Refused(DestinationError):
     retryable = False
 
 
+class TooLarge(Refused):
+    """The object is larger than anything that we write there."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """An object that is there."""
@@ -186,13 +190,13 @@ class Destination(ABC):
 
         Raises:
             Missing: if there is none.
-            Refused: if it is larger than ``limit`` bytes.
+            TooLarge: if it is larger than ``limit`` bytes.
             DestinationError: if it can't be read.
         """
         with self.open(key) as source:
             data = source.read(limit + 1)
         if len(data) > limit:
-            raise Refused(f"{key} at {self.describe()} is larger than the {limit} bytes that it may have.", "Look at who wrote it.")
+            raise TooLarge(f"{key} at {self.describe()} is larger than the {limit} bytes that it may have.", "Look at who wrote it.")
         return data
 
     def not_as_sent(self, key: str) -> DestinationError:

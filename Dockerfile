@@ -1,0 +1,59 @@
+# Airflow with this project's DAGs and every client tool that they call. No secret is in it, and it runs as no root.
+# The two base images can be replaced, for a mirror or an image of your own: --build-arg PYTHON_IMAGE=...
+ARG PYTHON_IMAGE=python:3.12.11-slim-bookworm
+ARG GO_IMAGE=golang:1.24.4-bookworm
+
+FROM ${GO_IMAGE} AS mongo-tools
+WORKDIR /src
+COPY tools/mongo/ ./
+ENV CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local
+RUN set -eu; \
+    version=$(go list -m -f '{{.Version}}' github.com/mongodb/mongo-tools); \
+    for tool in mongodump mongorestore bsondump; do \
+        go build -trimpath -ldflags "-X main.VersionStr=${version#v}" -o "/out/$tool" "github.com/mongodb/mongo-tools/$tool/main"; \
+    done
+
+FROM ${PYTHON_IMAGE} AS packages
+COPY requirements.txt ./
+# the lock file names everything, so nothing is resolved here
+RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --no-deps --requirement requirements.txt
+
+FROM ${PYTHON_IMAGE}
+# pg_dump must be of the server's own major version, or its dumps can't be restored there
+ARG POSTGRES_MAJORS="14 15 16 17 18"
+RUN set -eu; \
+    apt-get update; \
+    apt-get install --yes --no-install-recommends age ca-certificates openssl postgresql-common tar zstd; \
+    /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y; \
+    for major in $POSTGRES_MAJORS; do apt-get install --yes --no-install-recommends "postgresql-client-$major"; done; \
+    rm -rf /var/lib/apt/lists/*
+COPY --from=mongo-tools /out/ /usr/local/bin/
+COPY --from=packages /opt/venv /opt/venv
+
+# Any user id may run it, as long as its group is 0, so that it can be the one that owns the files to back up.
+RUN set -eu; \
+    useradd --uid 50000 --gid 0 --home-dir /opt/airflow --no-create-home airflow; \
+    for folder in /opt/airflow /opt/airflow/logs /var/lib/recovery/staging /var/backups/openmanus; do \
+        mkdir -p "$folder"; chown 50000:0 "$folder"; chmod 0770 "$folder"; \
+    done
+WORKDIR /opt/recovery
+COPY LICENSE ./
+COPY plugins plugins
+COPY include include
+COPY dags dags
+COPY tools/compose tools/compose
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/recovery/include \
+    PYTHONUNBUFFERED=1 \
+    HOME=/opt/airflow \
+    USER=airflow \
+    AIRFLOW_HOME=/opt/airflow \
+    AIRFLOW__CORE__DAGS_FOLDER=/opt/recovery/dags \
+    AIRFLOW__CORE__PLUGINS_FOLDER=/opt/recovery/plugins \
+    AIRFLOW__CORE__LOAD_EXAMPLES=false \
+    RECOVERY_PLANS=/opt/recovery/include/plans \
+    RECOVERY_STAGING=/var/lib/recovery/staging
+USER 50000:0
+ENTRYPOINT ["airflow"]
+CMD ["version"]

@@ -1,0 +1,531 @@
+import datetime
+import itertools
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import bson
+import pymongo.synchronous.pool as pool
+import pytest
+
+from recovery.components.mongo import Mongo
+from recovery.components.mongo_load import Target, mongorestore
+from recovery.contents import compare, read_rows
+from recovery.errors import ProofError, RecoveryError, RestoreError
+from recovery.plan import MongoSource
+from sandbox.servers import Mongo as MongoServer
+from tests.components.mongo_samples import OLD, endpoint, hard_content, series
+from tests.harness import LocalRestore, back_up
+
+TOOLS = [Path(".venv/mongo-tools").absolute()]
+names = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(server_folder):
+    """A replica set whose TTL monitor runs every second."""
+    options = ["--setParameter", "ttlMonitorSleepSecs=1"]
+    with MongoServer(server_folder / "mongo-restore", options=options) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def db(client):
+    name = f"r{next(names)}"
+    yield client[name]
+    client.drop_database(name)
+
+
+def mongo(where, *databases, collections=(), **changes):
+    settings = MongoSource(connection="test_mongo", databases=databases, collections=collections)
+    return Mongo("documents", settings, endpoint(where, **changes), TOOLS)
+
+
+def contents(folder):
+    return list(read_rows(folder / "documents.contents.jsonl"))
+
+
+def state(component, folder):
+    """What is live now, by an independent dump of it."""
+    back_up(component, folder)
+    return [row for row in contents(folder) if row[0] not in {"user", "role"}]
+
+
+def begun(component, set_folder, work):
+    restore = LocalRestore(set_folder, work)
+    component.stage(restore)
+    assert component.prove(restore) == []
+    return restore
+
+
+# There and back -------------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back_equal(server, client, db, tmp_path):
+    hard_content(client, db.name)
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    order = list(db.capped.find())
+    db.types.delete_many({})
+    db.indexed.drop_index("wild")
+    db.weather.drop()
+    db.top.drop()
+    db.unknown.insert_one({})
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    found = component.preflight(restore)
+    assert not [finding for finding in found.findings if finding.level == "refusal"]
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    component.settle(restore)
+    component.discard(restore)
+    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    assert list(db.capped.find()) == order
+    assert db["a view on it"].count_documents({}) == 39
+    assert component.before_copies() == [restore.id]
+    assert db[f"__before_{restore.id}_unknown"].count_documents({}) == 1
+    component.drop_before(restore.id)
+    assert component.before_copies() == []
+    assert not [name for name in db.list_collection_names() if name.startswith("__")]
+
+
+def test_a_database_that_is_gone_is_made_anew(server, client, db, tmp_path):
+    db.one.insert_many([{"_id": n} for n in range(5)])
+    series(db, "weather", 20)
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    client.drop_database(db.name)
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    found = component.preflight(restore)
+    assert any("is not there" in finding.text for finding in found.findings)
+    assert not [finding for finding in found.findings if finding.level == "refusal"]
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    component.settle(restore)
+    component.discard(restore)
+    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    assert component.before_copies() == []
+
+
+def test_stock_mongorestore_takes_an_artifact(server, client, db, server_folder, tmp_path):
+    hard_content(client, db.name)
+    db.command("createUser", "theirs", pwd="secret", roles=["readWrite"])
+    set_folder = back_up(mongo(server), tmp_path / "set")
+    db.command("dropUser", "theirs")
+    LocalRestore(set_folder, tmp_path / "work").unpack("documents", tmp_path / "work")
+    with MongoServer(server_folder / "mongo-other", replica_set=False) as other:
+        config = tmp_path / "config"
+        config.write_text(f"password: {json.dumps(other.password)}\n")
+        argv = [
+            TOOLS[0] / "mongorestore",
+            f"--config={config}",
+            f"--port={other.port}",
+            "--username=root",
+            "--authenticationDatabase=admin",
+        ]
+        subprocess.run([*argv, f"--dir={tmp_path / 'work'}", "--quiet"], check=True)
+        with other.client(username="theirs", password="secret", authSource=db.name) as theirs:
+            assert theirs[db.name].types.count_documents({}) == 10
+        there = state(mongo(other, db.name), tmp_path / "there")
+    wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"} and row[1].partition(".")[0] == db.name]
+    assert compare(wanted, there) == []
+
+
+def test_single_collections_leave_the_others_alone(server, db, tmp_path):
+    for name in ("one", "two"):
+        db[name].insert_one({"_id": 1})
+    component = mongo(server, collections=(f"{db.name}.one",))
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    for name in ("one", "two", "three"):
+        db[name].insert_one({"_id": 2})
+    component.switch(restore)
+    assert {name: db[name].count_documents({}) for name in ("one", "two", "three")} == {"one": 1, "two": 2, "three": 1}
+
+
+def test_a_user_with_the_roles_backup_and_restore_is_enough(server, client, db, tmp_path):
+    hard_content(client, db.name)
+    db.command("createUser", "needed", pwd="x", roles=["readWrite"])
+    client.admin.command("createUser", "restorer", pwd="s3cret / x", roles=["backup", "restore"])
+    component = mongo(server, db.name, login="restorer", password="s3cret / x")
+    try:
+        set_folder = back_up(component, tmp_path / "set")
+        db.command("dropUser", "needed")
+        restore = LocalRestore(set_folder, tmp_path / "work")
+        assert not [finding for finding in component.preflight(restore).findings if finding.level == "refusal"]
+        component.stage(restore)
+        assert component.prove(restore) == []
+        component.switch(restore)
+        component.switch_back(restore)
+        component.switch(restore := begun(component, set_folder, tmp_path / "work2"))
+        component.settle(restore)
+        component.discard(restore)
+        assert component.before_copies() == [restore.id]
+        component.drop_before(restore.id)
+    finally:
+        client.admin.command("dropUser", "restorer")
+    assert compare([row for row in contents(set_folder) if row[0] != "user"], state(mongo(server, db.name), tmp_path / "again")) == []
+
+
+# Users and roles ------------------------------------------------------------------------------------------------------
+
+
+def test_missing_users_come_back_and_existing_ones_stay_as_they_are(server, client, db, tmp_path):
+    db.one.insert_one({})
+    db.command("createRole", "helper", privileges=[], roles=["read"])
+    db.command("createUser", "lost", pwd="old one", roles=["helper"])
+    db.command("createUser", "kept", pwd="old one", roles=["helper"])
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    db.command("dropUser", "lost")
+    db.command("dropRole", "helper")
+    db.command("updateUser", "kept", pwd="new one", roles=["readWrite"])
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    texts = [finding.text for finding in component.preflight(restore).findings]
+    assert any("Made at the switch" in text and "lost" in text and "helper" in text and "kept" not in text for text in texts)
+    assert any("left as they are" in text and "kept" in text and "lost" not in text for text in texts)
+    component.stage(restore)
+    component.switch(restore)
+    with server.client(username="lost", password="old one", authSource=db.name) as lost:
+        assert lost[db.name].one.count_documents({}) == 1
+    with server.client(username="kept", password="new one", authSource=db.name) as kept:
+        kept[db.name].one.insert_one({})
+    component.switch_back(restore)
+    assert {user["user"] for user in db.command("usersInfo")["users"]} == {"kept"}
+    assert db.command("rolesInfo")["roles"] == []
+    db.command("dropUser", "kept")
+
+
+# TTL ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def expired(client, db):
+    """Collections whose documents the server would delete within a second, if it were not told to wait."""
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
+    db.tokens.insert_many([{"_id": n, "at": OLD} for n in range(50)])
+    db.tokens.create_index("at", expireAfterSeconds=60, name="expiry")
+    db.create_collection("clustered", clusteredIndex={"key": {"_id": 1}, "unique": True}, expireAfterSeconds=60)
+    db.clustered.insert_many([{"_id": OLD + datetime.timedelta(days=n)} for n in range(5)])
+    series(db, "weather", 30)
+    db.command("collMod", "weather", expireAfterSeconds=60)
+    yield {"tokens": 50, "clustered": 5, "weather": 30}
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=True)
+
+
+def passes(client, count=2):
+    """Let the TTL monitor run."""
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=True)
+
+    def done():
+        return client.admin.command("serverStatus")["metrics"]["ttl"]["passes"]
+
+    goal = done() + count
+    while done() < goal:
+        time.sleep(0.1)
+
+
+def counts(db, prefix=""):
+    return {name: db[prefix + name].count_documents({}) for name in ("tokens", "clustered", "weather")}
+
+
+def test_old_documents_are_not_deleted_until_the_restore_is_accepted(server, client, db, expired, tmp_path):
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    client.drop_database(db.name)
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    component.stage(restore)
+    passes(client)
+    assert counts(db, f"__stage_{restore.id}_") == expired
+    assert component.prove(restore) == []
+    component.switch(restore)
+    passes(client)
+    assert counts(db) == expired
+    component.settle(restore)
+    passes(client)
+    assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
+    again = {(kind, name): facts for kind, name, facts in state(component, tmp_path / "again")}
+    assert again["index", f"{db.name}.tokens[expiry]"]["ttl"] == "60"
+    assert again["collection", f"{db.name}.clustered"]["ttl"] == "60"
+    assert again["collection", f"{db.name}.weather"]["ttl"] == "60"
+
+
+def test_what_is_set_aside_is_not_deleted_and_expires_again_after_the_way_back(server, client, db, expired, tmp_path):
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    restore = begun(component, set_folder, tmp_path / "work")
+    component.switch(restore)
+    passes(client)
+    assert db[f"__before_{restore.id}_tokens"].count_documents({}) == 50
+    assert db[f"__before_{restore.id}_clustered"].count_documents({}) == 5
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
+    component.switch_back(restore)
+    assert counts(db) == expired
+    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    passes(client)
+    assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
+
+
+def test_the_copies_that_stay_after_acceptance_do_not_expire(server, client, db, expired, tmp_path):
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    component.settle(restore)
+    passes(client)
+    assert counts(db, f"__before_{restore.id}_") == expired
+
+
+# Kills ----------------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """Counts what changes something, and ends it before the n-th."""
+
+    CHANGES = ("renameCollection", "collMod", "create", "drop", "dropUser", "dropRole", "createUser", "createIndexes", "insert")
+
+    def __init__(self, monkeypatch):
+        self.left = None
+        real, load = pool.Connection.command, Target.load
+
+        def command(connection, database, spec, *args, **kwargs):
+            if next(iter(spec)) in self.CHANGES:
+                self.count()
+            return real(connection, database, spec, *args, **kwargs)
+
+        def half_loaded(target, folder, **kwargs):
+            self.count()
+            result = load(target, folder, **kwargs)
+            self.count()
+            return result
+
+        monkeypatch.setattr(pool.Connection, "command", command)
+        monkeypatch.setattr(Target, "load", half_loaded)
+
+    def count(self, *_):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Killed
+
+    def dies(self, at, work):
+        """Whether the work was killed before its ``at``-th change."""
+        self.left = at
+        try:
+            work()
+        except Killed:
+            return True
+        finally:
+            self.left = None
+        return False
+
+
+@pytest.fixture
+def changed(server, client, db, tmp_path):
+    """A set, and a live database that differs from it in every way."""
+    db.same.insert_many([{"_id": n} for n in range(3)])
+    db.same.create_index("_id")
+    db.same.create_index("at", expireAfterSeconds=3600, name="ttl")
+    db.lost.insert_one({"_id": "only in the set"})
+    db.create_collection("kind", viewOn="same", pipeline=[])
+    db.create_collection("view", viewOn="same", pipeline=[{"$match": {"a": 1}}])
+    series(db, "weather", 10)
+    db.command("createUser", "gone", pwd="x", roles=["read"])
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    db.same.insert_one({"_id": "new"})
+    db.lost.drop()
+    db.kind.drop()
+    db.kind.insert_one({"_id": "a collection where the set has a view"})
+    db.view.drop()
+    db.create_collection("view", viewOn="same", pipeline=[{"$match": {"a": 2}}])
+    db.create_collection("extra view", viewOn="view", pipeline=[])
+    db.extra.insert_one({"_id": "not in the set"})
+    series(db, "extra series", 7)
+    db.weather.insert_one({"at": OLD, "where": 1, "t": 1})
+    db.command("dropUser", "gone")
+    return component, set_folder
+
+
+def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, changed, tmp_path, monkeypatch):
+    component, set_folder = changed
+    wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"}]
+    before = state(component, tmp_path / "before")
+    killer = Killer(monkeypatch)
+    at = 0
+    while True:
+        restore = LocalRestore(set_folder, tmp_path / f"work{at}")
+        component.stage(restore)
+        restore.on_journal = killer.count
+        killed = killer.dies(at, lambda: component.switch(restore))  # noqa: B023 - called at once
+        if at % 3 == 0:
+            component.switch(restore)
+            component.settle(restore)
+            assert compare(wanted, state(component, tmp_path / f"after{at}")) == []
+            db.command("usersInfo", "gone")["users"][0]
+        for again in range(100):
+            if not killer.dies(at // 2 + 5 * again, lambda: component.switch_back(restore)):  # noqa: B023
+                break
+        component.discard(restore)
+        assert compare(before, state(component, tmp_path / f"back{at}")) == [], f"killed before change {at}"
+        assert db.command("usersInfo")["users"] == []
+        component.drop_before(restore.id)
+        if not killed:
+            break
+        at += 1
+    assert at > 20
+
+
+def test_a_stage_that_is_killed_starts_afresh(server, db, changed, tmp_path, monkeypatch):
+    component, set_folder = changed
+    killer = Killer(monkeypatch)
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    for at in itertools.count():
+        if not killer.dies(at, lambda: component.stage(restore)):
+            break
+    assert at > 2
+    assert component.prove(restore) == []
+    before = {name for name in db.list_collection_names() if not name.startswith("__stage") and not name.startswith("system.")}
+    component.discard(restore)
+    assert {name for name in db.list_collection_names() if not name.startswith("system.")} == before
+
+
+# Proof and refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda db, stage: db[f"{stage}many"].delete_one({}), "count is 2, the set has 3"),
+        (lambda db, stage: db[f"{stage}many"].update_one({}, {"$set": {"x": 5}}), "digest is"),
+        (lambda db, stage: db[f"{stage}many"].drop_index("x_1"), "many[x_1]: is missing"),
+        (lambda db, stage: db[f"{stage}many"].create_index("y"), "many[y_1]: is there, but not in the set"),
+        (lambda db, stage: db[f"{stage}many"].drop(), "many: is missing"),
+        (lambda db, stage: db[f"{stage}seen"].drop(), "seen: is missing"),
+        (lambda db, stage: db[f"{stage}weather"].insert_one({"at": OLD, "where": 9}), "weather: count is"),
+        (lambda db, stage: db.command("collMod", f"{stage}many", validator={"x": 1}), "options is"),
+        (lambda db, stage: db.command("collMod", f"{stage}many", index={"name": "x_1", "expireAfterSeconds": 9}), "ttl is 9"),
+    ],
+)
+def test_the_proof_finds_what_is_not_as_in_the_set(server, db, tmp_path, harm, words):
+    db.many.insert_many([{"_id": n, "x": n} for n in range(3)])
+    db.many.create_index("x")
+    db.create_collection("seen", viewOn="many", pipeline=[])
+    series(db, "weather", 5)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    harm(db, f"__stage_{restore.id}_")
+    assert words in "\n".join(map(str, component.prove(restore)))
+
+
+def test_what_writes_during_the_switch_stops_it_and_is_set_aside_on_the_way_back(server, db, tmp_path, monkeypatch):
+    db.busy.insert_one({"_id": "live"})
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    killer = Killer(monkeypatch)
+    restore.on_journal = lambda *_: setattr(killer, "left", 1)
+    with pytest.raises(Killed):
+        component.switch(restore)
+    db.busy.insert_one({"_id": "came in between"})
+    with pytest.raises(RestoreError, match="still writes"):
+        component.switch(restore)
+    component.switch_back(restore)
+    assert [document["_id"] for document in db.busy.find()] == ["live"]
+    assert [document["_id"] for document in db[f"__replaced_{restore.id}_busy"].find()] == ["came in between"]
+    assert component.before_copies() == [restore.id]
+    component.drop_before(restore.id)
+    assert f"__replaced_{restore.id}_busy" not in db.list_collection_names()
+
+
+def test_a_series_whose_saved_file_is_damaged_is_not_loaded_silently(server, db, tmp_path):
+    series(db, "weather", 40)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    (saved,) = (tmp_path / "work/before").rglob("*.bson")
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int.from_bytes(data[:4], "little")])
+    with pytest.raises(ProofError, match="weather"):
+        component.switch_back(restore)
+
+
+def test_mongorestore_that_fails_on_a_document_is_an_error(server, db, tmp_path):
+    folder = tmp_path / "dump" / db.name
+    folder.mkdir(parents=True)
+    (folder / "twice.bson").write_bytes(bson.encode({"_id": 1}) * 2)
+    (folder / "twice.metadata.json").write_text('{"indexes": [], "collectionName": "twice", "type": "collection"}')
+    for in_order in (False, True):
+        with pytest.raises(RecoveryError):
+            mongorestore(endpoint(server), TOOLS, tmp_path / "dump", 1, in_order=in_order)
+    assert not list(tmp_path.rglob(".mongo*"))
+
+
+def test_missing_rights_are_named(server, client, db, tmp_path):
+    db.one.insert_one({})
+    series(db, "weather", 5)
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    client.admin.command("createUser", "reader", pwd="x", roles=["backup"])
+    try:
+        component = mongo(server, db.name, login="reader", password="x")
+        found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
+    finally:
+        client.admin.command("dropUser", "reader")
+    refusals = [finding.text for finding in found.findings if finding.level == "refusal"]
+    assert len(refusals) == 1
+    assert all(word in refusals[0] for word in ("createCollection", "collMod", "insert", "dropCollection", db.name, "restore"))
+
+
+def test_names_that_are_too_long_are_refused(server, db, tmp_path):
+    fits, too_long = (n * "n" for n in (255 - len(db.name) - 1 - 18, 255 - len(db.name) - 1 - 17))
+    for name in (fits, too_long):
+        db[name].insert_one({})
+    component = mongo(server, db.name)
+    found = component.preflight(LocalRestore(back_up(component, tmp_path / "set"), tmp_path / "work"))
+    refusals = [finding.text for finding in found.findings if finding.level == "refusal"]
+    assert len(refusals) == 1
+    assert too_long in refusals[0]
+
+
+def test_preflight_says_what_is_replaced_and_changes_nothing(server, client, db, tmp_path):
+    hard_content(client, db.name)
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    db.newer.insert_one({})
+    before = state(component, tmp_path / "before")
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    with client[db.name].indexed.watch():
+        found = component.preflight(restore)
+    text = "\n".join(finding.text for finding in found.findings)
+    for words in ("newer", "weather", "indexed[ttl]", "replica set rs0", "change streams"):
+        assert words in text
+    assert found.bytes_needed[str(restore.folder)] > 32 << 20
+    assert compare(before, state(component, tmp_path / "after")) == []
+
+
+def test_another_server_has_another_identity(server, mongo_server, db, tmp_path):
+    db.one.insert_one({})
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    here, again = (mongo(server, db.name).preflight(LocalRestore(set_folder, tmp_path / name)).identity for name in ("a", "b"))
+    there = mongo(mongo_server, db.name).preflight(LocalRestore(set_folder, tmp_path / "c")).identity
+    assert here == again
+    assert here != there
+
+
+def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):
+    db.one.insert_one({})
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    monkeypatch.setenv("PATH", "/nowhere")
+    component = Mongo("documents", MongoSource(connection="x", databases=(db.name,)), endpoint(server), [])
+    found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
+    assert [finding for finding in found.findings if finding.level == "refusal" and "mongorestore" in finding.text]

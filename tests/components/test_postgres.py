@@ -1,0 +1,364 @@
+"""Dump, contents, stage and proof on real servers."""
+
+import threading
+
+import pytest
+
+from recovery.components.postgres_client import find_bin
+from recovery.errors import ArtifactError, SourceError, SourceUnreachable, ToolError
+from sandbox.servers import Postgres, postgres_bin
+from tests.components.postgres_site import HARD, Site, contents
+
+ODD = "häßlich 'db\" = x"
+
+
+@pytest.fixture(scope="module")
+def site(postgres_server, tmp_path_factory):
+    return Site(postgres_server, tmp_path_factory.mktemp("postgres"))
+
+
+@pytest.fixture(scope="module")
+def older_site(server_folder, tmp_path_factory):
+    with Postgres(server_folder / "postgres16", 16) as server:
+        yield Site(server, tmp_path_factory.mktemp("postgres16"))
+
+
+def hard_database(site):
+    site.sql("postgres", 'CREATE DATABASE "' + ODD.replace('"', '""') + '"')
+    site.load(ODD, HARD)
+    name = '"' + ODD.replace('"', '""') + '"'
+    site.sql(
+        "postgres",
+        f"ALTER DATABASE {name} SET timezone = 'Asia/Kolkata'",
+        f"ALTER DATABASE {name} SET datestyle = 'German, DMY'",
+        f"ALTER DATABASE {name} SET bytea_output = 'escape'",
+        f"ALTER DATABASE {name} SET extra_float_digits = -5",
+        f"ALTER DATABASE {name} SET default_transaction_read_only = on",
+        f"ALTER DATABASE {name} SET search_path = \"$user\", 'a,b', public",
+        f"ALTER DATABASE {name} SET app.motto = 'it''s \"so\"'",
+        f"ALTER ROLE hard_reader IN DATABASE {name} SET work_mem = '5MB'",
+        f"GRANT CREATE ON DATABASE {name} TO hard_reader WITH GRANT OPTION",
+        f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC",
+        f"COMMENT ON DATABASE {name} IS 'the hard one'",
+        f"ALTER DATABASE {name} CONNECTION LIMIT 17",
+        f"ALTER DATABASE {name} OWNER TO hard_owner",
+    )
+    return site.back_up(site.component(ODD, schema_sql=True))
+
+
+@pytest.fixture(scope="module")
+def hard_set(site):
+    return hard_database(site)
+
+
+def staged(site, set_folder, component=None):
+    component = component or site.component()
+    restore = site.restore(set_folder)
+    assert [finding for finding in component.preflight(restore).findings if finding.level == "refusal"] == []
+    component.stage(restore)
+    return component, restore
+
+
+def differing(component, restore):
+    return {(difference.kind, difference.name) for difference in component.prove(restore)}
+
+
+def test_hard_content_comes_back_equal(site, hard_set):
+    component, restore = staged(site, hard_set)
+    assert component.prove(restore) == []
+    rows = contents(hard_set, ODD)
+    assert rows["table", "shop.customer"]["count"] == 302
+    assert (
+        rows["table", "shop.event_2025"]["count"] + rows["table", "shop.event_2026"]["count"] + rows["table", "shop.event_rest_x"]["count"]
+        == 900
+    )
+    assert rows["table", "shop.empty"] | {"count": 0, "digest": "0" * 16, "bytes": 0} == rows["table", "shop.empty"]
+    assert rows["table", "shop.no_columns"]["count"] == 2
+    assert (rows["sequence", '"SET".s']["value"], rows["sequence", '"SET".s']["called"]) == (42, False)
+    assert rows["large objects", "all"]["count"] == 4
+    assert rows["materialized view", "shop.later"]["populated"] is False
+    assert "count" not in rows["table", "shop.event"]
+    component.discard(restore)
+    assert not any("__stage_" in name for name in site.databases())
+
+
+def test_hard_content_comes_back_equal_on_an_older_major_version(older_site):
+    component, restore = staged(older_site, hard_database(older_site))
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert older_site.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_the_proof_finds_every_kind_of_change(site, hard_set):
+    component, restore = staged(site, hard_set)
+    changes = {
+        "UPDATE shop.customer SET ratio = ratio + 1e-14 WHERE id = 7": ("table", "shop.customer"),
+        "DELETE FROM shop.dog WHERE legs = 3": ("table", "shop.dog"),
+        "INSERT INTO shop.no_columns DEFAULT VALUES": ("table", "shop.no_columns"),
+        "ALTER TABLE shop.empty ALTER a TYPE bigint": ("table", "shop.empty"),
+        "GRANT DELETE ON shop.a TO hard_reader": ("table", "shop.a"),
+        "ALTER TABLE shop.animal OWNER TO hard_owner": ("table", "shop.animal"),
+        "DROP TABLE shop.only_generated": ("table", "shop.only_generated"),
+        "CREATE TABLE shop.extra ()": ("table", "shop.extra"),
+        "SELECT nextval('shop.untouched')": ("sequence", "shop.untouched"),
+        "DROP INDEX shop.customer_data": ("index", "shop.customer_data"),
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'shop.customer_lower'::regclass": ("index", "shop.customer_lower"),
+        "ALTER TABLE shop.customer ENABLE TRIGGER off": ("trigger", "shop.customer off"),
+        "CREATE OR REPLACE FUNCTION shop.rank(shop.mood) RETURNS int LANGUAGE sql AS 'SELECT 1'": ("function", "shop.rank(shop.mood)"),
+        "CREATE OR REPLACE VIEW shop.newer AS SELECT id FROM shop.news WHERE id > 5": ("view", "shop.newer"),
+        "REFRESH MATERIALIZED VIEW shop.later": ("materialized view", "shop.later"),
+        "ALTER TABLE shop.b DROP CONSTRAINT b_a_fkey": ("constraint", "shop.b b_a_fkey"),
+        "ALTER POLICY mine ON shop.customer TO public": ("policy", "shop.customer mine"),
+        "ALTER TYPE shop.mood RENAME VALUE 'ok' TO 'okay'": ("enum", "shop.mood"),
+        "COMMENT ON TABLE shop.customer IS 'other'": ("comment", "table shop.customer"),
+        "REVOKE USAGE ON SCHEMA shop FROM hard_reader": ("schema", "shop"),
+        "ALTER PUBLICATION shouted DROP TABLE shop.b": ("published table", "shop.b in publication shouted"),
+        "SELECT lo_put(max(oid), 100003, 'Z') FROM pg_largeobject_metadata": ("large objects", "all"),
+    }
+    site.sql(f"{ODD}__stage_{restore.id}", *changes)
+    found = differing(component, restore)
+    consequences = {("sequence", "shop.customer_data"), ("domain", "shop.mood")}
+    assert set(changes.values()) <= found, set(changes.values()) - found
+    assert found - set(changes.values()) <= consequences
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.discard(restore)
+
+
+def test_a_flipped_byte_in_the_dump_is_found_by_the_digest(site, hard_set):
+    component = site.component()
+    restore = site.restore(hard_set)
+    unpack = restore.unpack
+
+    def flip(artifact, folder, only=None):
+        unpack(artifact, folder, only)
+        for file in folder.glob("*.dat"):
+            if b"Kunde 77 " in file.read_bytes():
+                file.write_bytes(file.read_bytes().replace(b"Kunde 77 ", b"Kunde 77!"))
+
+    restore.unpack = flip
+    component.stage(restore)
+    assert ("table", "shop.customer") in differing(component, restore)
+    component.discard(restore)
+
+
+def test_digests_do_not_depend_on_settings_of_the_database(site):
+    content = "CREATE TABLE t AS SELECT timestamptz '2026-11-23 01:02:03.45+02' + n * interval '1 h' a, interval '1 mon 3 h' b, n / 3.0::float8 c,"
+    content += " '\\xff00'::bytea d, n::numeric::money e FROM generate_series(1, 50) n"
+    site.create("plain", content)
+    site.create("bent", content)
+    settings = {"timezone": "'America/St_Johns'", "datestyle": "'SQL, DMY'", "intervalstyle": "iso_8601", "bytea_output": "escape"}
+    for name, value in (settings | {"extra_float_digits": "-10", "statement_timeout": "'1ms'"}).items():
+        site.sql("postgres", f"ALTER DATABASE bent SET {name} = {value}")
+    backup = site.back_up(site.component("plain", "bent"))
+    assert contents(backup, "plain", "table") == contents(backup, "bent", "table")
+
+
+def test_the_dump_is_of_the_moment_when_its_snapshot_opened(site):
+    site.create("moving", "CREATE TABLE t AS SELECT 1 AS a", "CREATE TABLE u ()")
+    component = site.component("moving")
+    folder = site.new_folder()
+    folder.mkdir()
+    refused = []
+
+    def opened():
+        site.sql("moving", "INSERT INTO t VALUES (2)")
+        try:
+            site.sql("moving", "SET lock_timeout = '50ms'", "DROP TABLE u")
+        except Exception as error:
+            refused.append(error)
+
+    dump = component.dump(folder, opened)
+    [file] = [path for path in (folder / "database-0").glob("*.dat") if path.name != "toc.dat" and path.read_bytes().startswith(b"1\n")]
+    assert file.read_bytes() == b"1\n\\.\n\n\n"
+    assert refused, "a table of an open snapshot could be dropped"
+    assert dump.consistency == "snapshot"
+    assert dump.point.position.count("/") == 1
+    assert dump.point.opened <= dump.point.closed
+
+
+def test_every_database_but_what_restores_made(site):
+    names = [
+        "globals",
+        "globals_",
+        "a/b",
+        "globals.schema",
+        "x__stage_0a1b2c3d",
+        "x__before_0a1b2c3d",
+        "x__replaced_0a1b2c3d",
+        "x__stage_short",
+    ]
+    for name in names:
+        site.create(name, "CREATE TABLE t AS SELECT current_database()")
+    site.create("closed")
+    site.sql("postgres", "ALTER DATABASE closed ALLOW_CONNECTIONS false")
+    folder = site.new_folder()
+    folder.mkdir()
+    dump = site.component(schema_sql=True).dump(folder, lambda: None)
+    artifacts = [artifact.name for artifact in dump.artifacts]
+    assert len(artifacts) == len(set(artifacts))
+    dumped = {name for artifact in artifacts for name in database_of(folder, artifact)}
+    assert {"globals", "globals_", "a/b", "globals.schema", "x__stage_short", "postgres"} <= dumped
+    assert not {"x__stage_0a1b2c3d", "x__before_0a1b2c3d", "x__replaced_0a1b2c3d", "closed", "template0", "template1"} & dumped
+    assert any("closed" in warning for warning in dump.warnings)
+    for name in [*names, "closed"]:
+        site.sql("postgres", f'DROP DATABASE "{name}"')
+
+
+def database_of(folder, artifact):
+    from recovery.contents import read_rows
+
+    return [name for _, name, _ in read_rows(folder / f"{artifact}.inventory.jsonl", "database")]
+
+
+def test_a_named_database_that_is_missing_fails(site):
+    with pytest.raises(SourceError, match="no database nowhere, which the plan names"):
+        site.component("postgres", "nowhere").dump(site.folder, lambda: pytest.fail("opened"))
+
+
+def test_a_server_that_does_not_answer_is_tried_again(site):
+    component = site.component(password="wrong")
+    with pytest.raises(SourceUnreachable, match="password authentication failed") as caught:
+        component.dump(site.folder, lambda: None)
+    assert caught.value.retryable
+    assert "wrong" not in str(caught.value)
+
+
+def test_a_backup_user_without_superuser_rights(site):
+    site.sql("postgres", "CREATE ROLE bk LOGIN PASSWORD 'b'", "CREATE ROLE saved LOGIN PASSWORD 's'")
+    site.create(
+        "readable",
+        "CREATE TABLE t AS SELECT generate_series(1, 9) a",
+        "CREATE SEQUENCE s",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO bk",
+    )
+    site.sql("readable", "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO bk")
+    component = site.component("readable", user="bk", password="b")
+    backup = site.back_up(component)
+    from tests.harness import read_dump
+
+    assert any("passwords are not saved" in warning for warning in read_dump(backup).warnings)
+    assert b"PASSWORD" not in (backup / "dump/globals/globals.sql").read_bytes()
+    assert contents(backup, "readable")["table", "public.t"]["count"] == 9
+    component, restore = staged(site, backup)
+    assert component.prove(restore) == []
+    component.discard(restore)
+
+
+def test_what_the_backup_user_may_not_read_is_named(site):
+    site.sql("postgres", "CREATE ROLE blind LOGIN PASSWORD 'b'", "CREATE ROLE half LOGIN PASSWORD 'b'", "GRANT pg_read_all_data TO half")
+    site.create(
+        "secretive",
+        'CREATE TABLE "hid den" (a int)',
+        "CREATE TABLE shown ()",
+        "GRANT SELECT ON shown TO blind",
+        "CREATE SEQUENCE counter",
+        "CREATE SCHEMA walled",
+        "CREATE TABLE walled.t ()",
+        "GRANT SELECT ON walled.t TO blind",
+        "SELECT lo_from_bytea(4711, 'x')",
+        "CREATE TABLE rows_hidden ()",
+        "ALTER TABLE rows_hidden ENABLE ROW LEVEL SECURITY",
+    )
+    for user, expected, others in (
+        ("blind", ['table public."hid den"', "sequence public.counter", "table walled.t", "large object 4711"], ["shown"]),
+        ("half", ["table public.rows_hidden (row security hides rows)", "large object 4711"], ["hid den", "counter", "walled"]),
+    ):
+        with pytest.raises(SourceError) as caught:
+            site.component("secretive", user=user, password="b").dump(site.folder, lambda: pytest.fail("opened"))
+        assert all(name in str(caught.value) for name in expected), str(caught.value)
+        assert not any(name in str(caught.value) for name in others), str(caught.value)
+
+
+def wrapped_tools(site, body):
+    """The server's tools, with a pg_dump that does something else first."""
+    folder = site.new_folder()
+    folder.mkdir()
+    for name in ("pg_dumpall", "pg_restore", "psql"):
+        (folder / name).symlink_to(site.server.bin / name)
+    script = f'#!/bin/sh\ncase "$*" in --version) exec {site.server.bin}/pg_dump --version;; esac\n{body.format(pg_dump=site.server.bin / "pg_dump")}\n'
+    (folder / "pg_dump").write_text(script)
+    (folder / "pg_dump").chmod(0o755)
+    return [folder]
+
+
+def test_a_killed_pg_dump_fails_the_dump(site):
+    component = site.component("postgres", tools=wrapped_tools(site, "kill -9 $$"))
+    with pytest.raises(ToolError, match="killed by signal 9"):
+        site.back_up(component)
+
+
+def test_a_table_that_the_dump_lacks_fails_it_by_name(site):
+    site.create(
+        "lossy",
+        "CREATE TABLE kept AS SELECT 1 a",
+        "CREATE TABLE lost AS SELECT 1 a",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    )
+    component = site.component("lossy", tools=wrapped_tools(site, 'exec {pg_dump} --exclude-table-data=lost "$@"'))
+    with pytest.raises(SourceError, match=r"the rows of table public\.lost") as caught:
+        site.back_up(component)
+    assert "kept" not in str(caught.value)
+    component = site.component("lossy", tools=wrapped_tools(site, 'exec {pg_dump} --table=kept "$@"'))
+    with pytest.raises(SourceError, match=r"table public\.lost.*function public\.f\(\)"):
+        site.back_up(component)
+
+
+def test_missing_tools_are_named_with_the_places(monkeypatch, tmp_path):
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "pg_dump").symlink_to(postgres_bin(18) / "pg_dump")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", f"{half}:{postgres_bin(16)}")
+    with pytest.raises(ToolError) as caught:
+        find_bin(18, [tmp_path / "nothing"])
+    words = str(caught.value)
+    assert not caught.value.retryable
+    assert f"{half} (version 18, but no pg_dumpall, pg_restore, psql)" in words
+    assert f"{postgres_bin(16)} (version 16)" in words
+    assert f"{tmp_path / 'nothing'} (no pg_dump)" in words
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", f"{half}:{postgres_bin(18)}")
+    assert find_bin(18, []) == postgres_bin(18)
+    assert find_bin(16, [postgres_bin(18), postgres_bin(16)]) == postgres_bin(16)
+
+
+def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
+    from recovery.components.postgres_archive import read_pack
+    from tests.components.test_postgres_archive import members
+
+    component = site.component(ODD)
+    folder = site.new_folder()
+    folder.mkdir()
+    dump = component.dump(folder, lambda: None)
+    [artifact] = [artifact for artifact in dump.artifacts if artifact.name == ODD]
+    inventory = folder / f"{ODD}.inventory.jsonl"
+    whole = members(artifact.root)
+
+    def read(without=None):
+        return list(
+            component.contents(ODD, inventory, read_pack(ODD, [member for member in members(artifact.root) if member[0].name != without]))
+        )
+
+    assert len(read()) > 90
+    for info, _ in whole:
+        with pytest.raises(ArtifactError):
+            read(info.name)
+
+
+def test_snapshots_of_two_dumps_at_once_do_not_disturb_each_other(site):
+    site.create("twice", "CREATE TABLE t AS SELECT generate_series(1, 1000) a")
+    results = []
+
+    def once():
+        folder = site.new_folder()
+        results.append(contents(site.back_up(site.component("twice")), "twice", "table") if folder else None)
+
+    threads = [threading.Thread(target=once) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert results[0] == results[1]

@@ -1,0 +1,391 @@
+"""The switch, the way back, and what preflight refuses, on a real server."""
+
+import time
+
+import psycopg
+import pytest
+
+from recovery.components import postgres_switch
+from recovery.errors import RestoreError
+from sandbox.servers import Postgres
+from tests.components.postgres_site import Site
+
+
+@pytest.fixture(scope="module")
+def site(server_folder, tmp_path_factory):
+    options = ["max_prepared_transactions=5", "wal_level=logical", "autovacuum_naptime=1s"]
+    with Postgres(server_folder / "postgres-switch", 18, options) as server:
+        yield Site(server, tmp_path_factory.mktemp("postgres-switch"))
+
+
+@pytest.fixture
+def shop(site):
+    """Two databases, backed up, changed since, and staged."""
+    site.sql(
+        "postgres", "CREATE ROLE clerk LOGIN PASSWORD 'old'", "CREATE ROLE gone_group", "CREATE ROLE gone LOGIN PASSWORD 'gone' CREATEDB"
+    )
+    site.sql("postgres", "GRANT gone_group TO clerk", "GRANT pg_monitor TO gone WITH ADMIN OPTION", "ALTER ROLE gone SET work_mem = '3MB'")
+    for name in ("shop", "stock"):
+        site.create(
+            name, "CREATE TABLE t AS SELECT 'saved' AS state", "GRANT SELECT ON t TO gone_group, gone", "ALTER TABLE t OWNER TO gone"
+        )
+        site.sql("postgres", f"ALTER DATABASE {name} SET work_mem = '7MB'", f"GRANT CREATE ON DATABASE {name} TO gone")
+    component = site.component("shop", "stock")
+    backup = site.back_up(component)
+    for name in ("shop", "stock"):
+        site.sql(name, "UPDATE t SET state = 'live'", "REASSIGN OWNED BY gone TO postgres", "DROP OWNED BY gone, gone_group")
+        site.sql("postgres", f"ALTER DATABASE {name} RESET work_mem", f"REVOKE CREATE ON DATABASE {name} FROM gone")
+    site.sql("postgres", "DROP ROLE gone, gone_group", "ALTER ROLE clerk PASSWORD 'new' CREATEROLE")
+    yield component, site.restore(backup)
+    for name in site.databases() - {"postgres", "template0", "template1"}:
+        site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+    site.sql("postgres", "DROP ROLE IF EXISTS gone", "DROP ROLE IF EXISTS gone_group", "DROP ROLE clerk")
+
+
+def state(site, database="shop"):
+    return site.sql(database, "SELECT state FROM t")[0][0]
+
+
+def may_log_in(site, user, password):
+    try:
+        site.sql("postgres", "SELECT 1", user=user, password=password)
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def names(site):
+    return {name for name in site.databases() if name.startswith(("shop", "stock"))}
+
+
+def as_before(site):
+    return names(site) == {"shop", "stock"} and state(site) == state(site, "stock") == "live"
+
+
+def test_there_and_back(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    assert component.prove(restore) == []
+    assert state(site) == "live"
+    assert not may_log_in(site, "gone", "gone")
+    component.switch(restore)
+    assert names(site) == {"shop", "stock", f"shop__before_{restore.id}", f"stock__before_{restore.id}"}
+    assert state(site) == state(site, "stock") == "saved"
+    assert site.sql("shop", "SHOW work_mem") == [("7MB",)]
+    assert site.sql("shop", "SELECT has_database_privilege('gone', 'shop', 'CREATE')") == [(True,)]
+    assert may_log_in(site, "gone", "gone")
+    assert may_log_in(site, "clerk", "new")
+    assert not may_log_in(site, "clerk", "old")
+    assert site.sql("shop", "SELECT state FROM t", user="clerk", password="new") == [("saved",)]
+    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+        site.server.connect(f"shop__before_{restore.id}")
+    component.settle(restore)
+    component.discard(restore)
+    assert state(site) == "saved"
+    assert may_log_in(site, "gone", "gone")
+    component.switch_back(restore)
+    assert not may_log_in(site, "gone", "gone")
+    assert state(site) == "live"
+    assert site.sql("shop", "SELECT count(*) FROM pg_auth_members WHERE roleid = 'gone_group'::regrole") == [(0,)]
+    component.discard(restore)
+    component.discard(restore)
+    assert as_before(site)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
+
+
+def test_kept_copies_are_listed_and_dropped(site, shop):
+    component, restore = shop
+    site.create("shop__before_00000000_not")
+    site.create("other__before_11111111")
+    component.stage(restore)
+    component.switch(restore)
+    assert component.before_copies() == [restore.id]
+    assert site.component().before_copies() == sorted([restore.id, "11111111"])
+    component.drop_before("11111111")
+    assert "other__before_11111111" in site.databases()
+    component.drop_before(restore.id)
+    assert component.before_copies() == []
+    assert state(site) == "saved"
+    assert names(site) == {"shop", "stock", "shop__before_00000000_not"}
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+def kill_in(monkeypatch, name, *, after):
+    """End the next call of a step of the switch, before it began or after it was done."""
+    real = getattr(postgres_switch, name)
+
+    def die(*arguments):
+        if after:
+            real(*arguments)
+        raise KilledError
+
+    monkeypatch.setattr(postgres_switch, name, die)
+
+
+POINTS = [
+    ("_refuse_prepared", True),
+    ("_close", False),
+    ("_close", True),
+    ("_switch_one", False),
+    ("_switch_one", True),
+    ("_awakened", True),
+]
+
+
+@pytest.mark.parametrize(("step", "after"), POINTS)
+def test_a_killed_switch_is_resumed(site, shop, monkeypatch, step, after):
+    component, restore = shop
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        kill_in(patch, step, after=after)
+        with pytest.raises(KilledError):
+            component.switch(restore)
+    component.switch(restore)
+    assert state(site) == state(site, "stock") == "saved"
+    component.switch(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+@pytest.mark.parametrize(("step", "after"), POINTS)
+def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, step, after):
+    component, restore = shop
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        kill_in(patch, step, after=after)
+        with pytest.raises(KilledError):
+            component.switch(restore)
+    component.switch_back(restore)
+    assert state(site) == state(site, "stock") == "live"
+    component.discard(restore)
+    assert as_before(site)
+    assert not may_log_in(site, "gone", "gone")
+
+
+@pytest.mark.parametrize(("step", "after"), [("_close", False), ("_close", True), ("_rename", True), ("_asleep", True)])
+def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, step, after):
+    component, restore = shop
+    component.stage(restore)
+    component.switch(restore)
+    with monkeypatch.context() as patch:
+        kill_in(patch, step, after=after)
+        with pytest.raises(KilledError):
+            component.switch_back(restore)
+    component.switch_back(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+def test_a_kill_when_the_journal_is_written_changes_nothing(site, shop):
+    component, restore = shop
+    component.stage(restore)
+
+    def die(step, facts):
+        raise KilledError
+
+    restore.on_journal = die
+    with pytest.raises(KilledError):
+        component.switch(restore)
+    assert state(site) == "live"
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+def test_a_commit_whose_answer_was_lost_counts(site, shop, monkeypatch):
+    component, restore = shop
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            postgres_switch.log, "info", lambda *words: (_ for _ in ()).throw(KilledError) if words[0].startswith("switched") else None
+        )
+        with pytest.raises(KilledError):
+            component.switch(restore)
+    component.switch(restore)
+    component.discard(restore)
+    assert state(site) == "saved"
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+def test_staging_again_starts_afresh(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    site.sql(f"shop__stage_{restore.id}", "DROP TABLE t")
+    site.create("shop__stage_ffffffff")
+    component.stage(restore)
+    assert component.prove(restore) == []
+    assert "shop__stage_ffffffff" in site.databases()
+    component.discard(restore)
+    assert names(site) == {"shop", "stock", "shop__stage_ffffffff"}
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
+
+
+def test_a_dropped_database_is_restored_and_the_way_back_leaves_none(site, shop):
+    component, restore = shop
+    site.sql("postgres", "DROP DATABASE shop")
+    preflight = component.preflight(restore)
+    assert any("Database shop is not there" in finding.text for finding in preflight.findings)
+    assert not [finding for finding in preflight.findings if finding.level == "refusal"]
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert state(site) == state(site, "stock") == "saved"
+    component.switch_back(restore)
+    assert "shop" not in site.databases()
+    component.discard(restore)
+    assert names(site) == {"stock"}
+
+
+def test_sessions_are_ended_and_kept_out(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    busy = site.server.connect("shop")
+    busy.execute("BEGIN")
+    busy.execute("UPDATE t SET state = 'lost'")
+    component.switch(restore)
+    with pytest.raises(psycopg.OperationalError):
+        busy.execute("COMMIT")
+    busy.close()
+    component.switch_back(restore)
+    assert state(site) == "live"
+
+
+def test_a_role_in_use_elsewhere_is_not_dropped(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    site.create("elsewhere", "CREATE TABLE theirs ()", "ALTER TABLE theirs OWNER TO gone")
+    component.discard(restore)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == [("gone",)]
+    assert not may_log_in(site, "gone", "gone")
+
+
+def test_a_switch_without_stage_is_refused(site, shop):
+    component, restore = shop
+    with pytest.raises(RestoreError, match="no staged database"):
+        component.switch(restore)
+    component.switch_back(restore)
+    assert as_before(site)
+
+
+def texts(component, restore, level):
+    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+
+
+def test_preflight_tells_what_would_happen(site, shop):
+    component, restore = shop
+    session = site.server.connect("shop", application_name="till")
+    preflight = component.preflight(restore)
+    facts = texts(component, restore, "fact")
+    assert preflight.identity == site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
+    assert f"is replaced and kept as shop__before_{restore.id}" in facts
+    assert "1 of postgres (till)" in facts
+    assert "created: gone, gone_group" in facts
+    warnings = texts(component, restore, "warning")
+    assert "Role clerk exists and stays as it is: createrole is True, the set has False" in warnings
+    assert texts(component, restore, "refusal") == ""
+    assert names(site) == {"shop", "stock"}
+    assert preflight.bytes_needed[str(restore.folder)] > 0
+    session.close()
+
+
+def test_preflight_refuses_what_a_switch_would_break(site, shop):
+    component, restore = shop
+    with site.server.connect("shop") as connection:
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO t VALUES ('prepared')")
+        connection.execute("PREPARE TRANSACTION 'waiting'")
+    site.sql("stock", "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')")
+    site.sql("stock", "CREATE SUBSCRIPTION feed CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)")
+    try:
+        refusals = texts(component, restore, "refusal")
+        assert "prepared transaction 'waiting' in shop" in refusals
+        assert "slot follower would stay with the replaced database stock" in refusals
+        assert "subscription feed would stay" in refusals
+        component.stage(restore)
+        with pytest.raises(RestoreError, match="'waiting' in shop"):
+            component.switch(restore)
+        assert state(site) == "live"
+    finally:
+        site.sql("shop", "ROLLBACK PREPARED 'waiting'")
+        site.sql(
+            "stock",
+            "SELECT pg_drop_replication_slot('follower')",
+            "ALTER SUBSCRIPTION feed SET (slot_name = NONE)",
+            "DROP SUBSCRIPTION feed",
+        )
+    component.discard(restore)
+
+
+def test_preflight_refuses_names_that_would_be_cut(site):
+    longest = "n" * 46
+    for name, refused in ((longest, False), (longest + "n", True)):
+        site.create(name, "CREATE TABLE t AS SELECT 1 a")
+        component = site.component(name)
+        restore = site.restore(site.back_up(component))
+        assert ("is too long" in texts(component, restore, "refusal")) == refused
+        if not refused:
+            component.stage(restore)
+            component.switch(restore)
+            assert f"{name}__before_{restore.id}" in site.databases()
+            component.drop_before(restore.id)
+        site.sql("postgres", f"DROP DATABASE {name}")
+
+
+def test_preflight_refuses_what_the_server_lacks(site, shop):
+    component, restore = shop
+    rows = restore.rows
+    missing = [("extension", "postgis", {"version": "3.4", "schema": "public"}), ("table", "x", {"tablespace": "fast", "bytes": 1})]
+    restore.rows = lambda artifact, *kinds: [*rows(artifact, *kinds), *(row for row in missing if artifact == "shop" and row[0] in kinds)]
+    refusals = texts(component, restore, "refusal")
+    assert "needs the extension postgis 3.4, which is not installed" in refusals
+    assert "tablespace fast" in refusals
+
+
+def test_a_user_who_may_not_is_refused_with_the_grants_to_make(site, shop):
+    _, restore = shop
+    site.sql("postgres", "CREATE ROLE little LOGIN PASSWORD 'l'")
+    try:
+        refusals = texts(site.component("shop", "stock", user="little", password="l"), restore, "refusal")
+        assert "ALTER ROLE little CREATEDB" in refusals
+        assert "GRANT pg_signal_backend TO little" in refusals
+        assert "roles are missing: gone, gone_group" in refusals
+        assert "GRANT postgres TO little" in refusals
+    finally:
+        site.sql("postgres", "DROP ROLE little")
+
+
+def test_an_owner_without_superuser_rights_restores(site):
+    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
+    site.sql("postgres", "CREATE DATABASE house OWNER landlord")
+    who = {"user": "landlord", "password": "l"}
+    site.sql("house", "CREATE TABLE t AS SELECT 'saved' AS state", "SELECT lo_from_bytea(0, 'x')", **who)
+    component = site.component("house", **who)
+    restore = site.restore(site.back_up(component))
+    site.sql("house", "UPDATE t SET state = 'live'", **who)
+    assert texts(component, restore, "refusal") == ""
+    component.stage(restore)
+    assert component.prove(restore) == []
+    session = site.server.connect("house", **who)
+    component.switch(restore)
+    assert session.closed or pytest.raises(psycopg.OperationalError, session.execute, "SELECT 1")
+    assert state(site, "house") == "saved"
+    component.switch_back(restore)
+    component.discard(restore)
+    assert state(site, "house") == "live"
+    site.sql("postgres", "DROP DATABASE house", "DROP ROLE landlord")
+
+
+def test_autovacuum_does_not_hold_up_the_switch(site, shop):
+    component, restore = shop
+    site.sql("shop", "CREATE TABLE busy AS SELECT generate_series(1, 50000) a", "DELETE FROM busy WHERE a % 2 = 0")
+    component.stage(restore)
+    time.sleep(1)
+    component.switch(restore)
+    assert state(site) == "saved"
