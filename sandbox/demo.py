@@ -19,7 +19,6 @@ from sandbox.person import Person, Task
 from sandbox.system import System
 
 BACKUP, RESTORE = "openmanus_backup", "openmanus_restore"
-GATES = ("approve_plan", "approve_switch", "accept")
 
 _OVER = ("success", "failed", "upstream_failed", "up_for_retry", "awaiting_input")
 _SIGNS = {"success": "✔", "skipped": "–", "awaiting_input": "…"}
@@ -61,7 +60,9 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
             operator, approver = airflow.user("operator"), airflow.user("approver")
             operator.wait_dags(BACKUP, RESTORE)
             operator.unpause(BACKUP, RESTORE)
-            print(f"\nAirflow's UI: {airflow.url}  (operator / {airflow.passwords['operator']}, approver / {airflow.passwords['approver']})")
+            print(
+                f"\nAirflow's UI: {airflow.url}  (operator / {airflow.passwords['operator']}, approver / {airflow.passwords['approver']})"
+            )
             _back_up(operator, airflow, screenshots)
             with _step("\nDisaster: the database and the collections are dropped, uploads and .env deleted"):
                 system.disaster()
@@ -69,7 +70,9 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
             with _step("\nTaking the fingerprints again"):
                 after = system.fingerprint()
             proven = _prove(before, after)
-            print(f"Restored in {human_duration(took)}, approvals included; the RTO is 2 h. The demo took {human_duration(time.monotonic() - started)}.")
+            print(
+                f"Restored in {human_duration(took)}, approvals included; the RTO is 2 h. The demo took {human_duration(time.monotonic() - started)}."
+            )
             if sys.stdin.isatty() and os.environ.get("CI") != "true":
                 _stay(airflow)
         finally:
@@ -94,18 +97,17 @@ def _restore(operator: Person, approver: Person, airflow: Airflow, screenshots: 
     print(f"\nRestore: {RESTORE}, triggered by operator, approved by approver")
     started = time.monotonic()
     run = operator.trigger(RESTORE)
-    try:
-        for name in GATES:
-            gate = approver.wait_gate(RESTORE, run, name, on_task=_show)
-            print(f"\n  ── {gate.subject}\n")
-            print("\n".join(f"  │ {line}" for line in gate.body.splitlines()))
-            if screenshots and name == "approve_plan":
-                airflow.screenshot(f"/dags/{RESTORE}/runs/{run}/tasks/{name}/required_actions", screenshots / "gate.png", user="approver")
-            approver.answer(gate)
-            print("\n  approver: Approve\n")
-    except TimeoutError:
-        _refuse("failed", operator, RESTORE, run)
-    _refuse(operator.wait_run(RESTORE, run, on_task=_show), operator, RESTORE, run)
+    while gate := approver.next_gate(RESTORE, run, on_task=_show):
+        print(f"\n  ── {gate.subject}\n")
+        print("\n".join(f"  │ {line}" for line in gate.body.splitlines()))
+        if screenshots and gate.task_id == "approve_plan":
+            airflow.screenshot(
+                f"/dags/{RESTORE}/runs/{run}/tasks/{gate.task_id}/required_actions", screenshots / "gate.png", user="approver"
+            )
+        approver.answer(gate)
+        print("\n  approver: Approve\n")
+    state = approver.run_state(RESTORE, run)
+    _refuse(state, operator, RESTORE, run)
     return time.monotonic() - started
 
 
@@ -146,7 +148,9 @@ def _step(what: str) -> Iterator[None]:
 
 
 def _stay(airflow: Airflow) -> None:
-    print(f"\nLook around: {airflow.url}\n  operator / {airflow.passwords['operator']}\n  approver / {airflow.passwords['approver']}\nCtrl-C stops everything.")
+    print(
+        f"\nLook around: {airflow.url}\n  operator / {airflow.passwords['operator']}\n  approver / {airflow.passwords['approver']}\nCtrl-C stops everything."
+    )
     try:
         while True:
             time.sleep(1)

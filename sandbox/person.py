@@ -79,6 +79,7 @@ class Person:
         self._http = httpx.Client(base_url=url, timeout=60, trust_env=False)
         self.token: str = self._call("POST", "/auth/token", {"username": name, "password": password})["access_token"]
         """What a browser has in its ``_token`` cookie."""
+        self._seen: dict[tuple[str, str], dict[str, tuple[str, int]]] = {}
         self._http.headers["Authorization"] = f"Bearer {self.token}"
 
     def close(self) -> None:
@@ -162,17 +163,16 @@ class Person:
             run_id: the run.
             states: what to wait for.
             timeout: in seconds.
-            on_task: told of each task whose state or try changed, the first time with the state that it has now.
+            on_task: told of each task whose state or try changed since this person was last told.
 
         Raises:
             TimeoutError: if it has none of them in time; with the states of its tasks.
         """
-        seen: dict[str, tuple[str, int]] = {}
 
         def reached() -> str | None:
             state = self.run_state(dag_id, run_id)
             if on_task:
-                self._tell(dag_id, run_id, seen, on_task)
+                self._tell(dag_id, run_id, on_task)
             return state if state in states else None
 
         return self._wait(f"{run_id} to be {' or '.join(states)}", dag_id, run_id, reached, timeout)
@@ -251,12 +251,11 @@ class Person:
         Raises:
             TimeoutError: if none does in time, or the run ends before; with the states of its tasks.
         """
-        seen: dict[str, tuple[str, int]] = {}
 
         def reached() -> Gate | None:
             ended = self.run_state(dag_id, run_id) in ENDED
             if on_task:
-                self._tell(dag_id, run_id, seen, on_task)
+                self._tell(dag_id, run_id, on_task)
             for gate in self.gates(dag_id, run_id):
                 if task_id in (None, gate.task_id):
                     return gate
@@ -265,6 +264,24 @@ class Person:
             return None
 
         return self._wait(f"{task_id or 'a gate'} to wait for an answer", dag_id, run_id, reached, timeout)
+
+    def next_gate(self, dag_id: str, run_id: str, timeout: float = 300, on_task: Callable[[Task], None] | None = None) -> Gate | None:
+        """Wait until some gate of a run waits for an answer; None once the run has ended.
+
+        Airflow sometimes loses an answer and asks again, so whoever answers all gates asks this until there is none.
+
+        Raises:
+            TimeoutError: if neither happens in time.
+        """
+
+        def reached() -> tuple[Gate | None] | None:
+            ended = self.run_state(dag_id, run_id) in ENDED
+            if on_task:
+                self._tell(dag_id, run_id, on_task)
+            gates = self.gates(dag_id, run_id)
+            return (gates[0],) if gates else (None,) if ended else None
+
+        return self._wait("a gate or the end", dag_id, run_id, reached, timeout)[0]
 
     def answer(self, gate: Gate, option: str = "Approve", *, at_once: bool = False) -> None:
         """Answer a gate, as this person.
@@ -301,7 +318,8 @@ class Person:
         """Delete a Connection."""
         self.call("DELETE", f"/connections/{connection_id}")
 
-    def _tell(self, dag_id: str, run_id: str, seen: dict[str, tuple[str, int]], on_task: Callable[[Task], None]) -> None:
+    def _tell(self, dag_id: str, run_id: str, on_task: Callable[[Task], None]) -> None:
+        seen = self._seen.setdefault((dag_id, run_id), {})
         changed = [task for task in self.tasks(dag_id, run_id).values() if seen.get(task.task_id) != (task.state, task.try_number)]
         for task in sorted(changed, key=lambda task: (task.started is None, task.started)):
             seen[task.task_id] = (task.state, task.try_number)

@@ -98,11 +98,11 @@ def hard_content(client, name: str) -> None:
     db["fs.chunks"].create_index([("files_id", 1), ("n", 1)], unique=True)
 
 
-def series(db, name: str, count: int = 500) -> None:
+def series(db, name: str, count: int = 500, start: datetime.datetime = OLD) -> None:
     db.create_collection(
         name, timeseries={"timeField": "at", "metaField": "where", "granularity": "hours"}, expireAfterSeconds=1_700_000_000
     )
-    db[name].insert_many([{"at": OLD + datetime.timedelta(minutes=n), "where": n % 3, "t": n / 7} for n in range(count)])
+    db[name].insert_many([{"at": start + datetime.timedelta(minutes=n), "where": n % 3, "t": n / 7} for n in range(count)])
     db[name].create_index([("where", 1), ("at", -1)])
 
 

@@ -115,6 +115,39 @@ def test_a_database_that_is_gone_is_made_anew(server, client, db, tmp_path):
     assert component.before_copies() == []
 
 
+def test_a_standalone_server_is_restored_too(server_folder, tmp_path):
+    with MongoServer(server_folder / "mongo-alone", replica_set=False) as alone, alone.client() as client:
+        hard_content(client, "hard")
+        component = mongo(alone, "hard")
+        set_folder = back_up(component, tmp_path / "set")
+        client.hard.types.drop()
+        client.hard.new.insert_one({})
+        before = state(component, tmp_path / "before")
+        restore = LocalRestore(set_folder, tmp_path / "work")
+        assert not [finding for finding in component.preflight(restore).findings if finding.level == "refusal"]
+        component.stage(restore)
+        assert component.prove(restore) == []
+        component.switch(restore)
+        component.switch_back(restore)
+        assert compare(before, state(component, tmp_path / "back")) == []
+        component.discard(restore)
+        component.switch(restore := begun(component, set_folder, tmp_path / "work2"))
+        component.settle(restore)
+        component.settle(restore)
+        assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+
+
+def test_what_was_dropped_after_the_switch_does_not_hinder_acceptance(server, db, tmp_path):
+    for name in ("tokens", "more"):
+        db[name].create_index("at", expireAfterSeconds=60, name="ttl")
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    db.tokens.drop()
+    component.settle(restore)
+    assert db.more.index_information()["ttl"]["expireAfterSeconds"] == 60
+
+
 def test_stock_mongorestore_takes_an_artifact(server, client, db, server_folder, tmp_path):
     hard_content(client, db.name)
     db.command("createUser", "theirs", pwd="secret", roles=["readWrite"])
@@ -131,7 +164,7 @@ def test_stock_mongorestore_takes_an_artifact(server, client, db, server_folder,
             "--username=root",
             "--authenticationDatabase=admin",
         ]
-        subprocess.run([*argv, f"--dir={tmp_path / 'work'}", "--quiet"], check=True)
+        subprocess.run([*argv, f"--dir={tmp_path / 'work'}", "--bypassDocumentValidation", "--stopOnError", "--quiet"], check=True)
         with other.client(username="theirs", password="secret", authSource=db.name) as theirs:
             assert theirs[db.name].types.count_documents({}) == 10
         there = state(mongo(other, db.name), tmp_path / "there")
@@ -203,6 +236,25 @@ def test_missing_users_come_back_and_existing_ones_stay_as_they_are(server, clie
     db.command("dropUser", "kept")
 
 
+def test_stock_mongorestore_takes_the_users_of_a_named_database(server, db, tmp_path):
+    db.one.insert_one({})
+    db.command("createRole", "helper", privileges=[], roles=["read"])
+    db.command("createUser", "theirs", pwd="secret", roles=["helper"])
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    db.command("dropUser", "theirs")
+    db.command("dropRole", "helper")
+    db.one.drop()
+    LocalRestore(set_folder, tmp_path / "work").unpack("documents", tmp_path / "work")
+    config = tmp_path / "config"
+    config.write_text(f"password: {json.dumps(server.password)}\n")
+    argv = [TOOLS[0] / "mongorestore", f"--config={config}", f"--port={server.port}", "--username=root", "--authenticationDatabase=admin"]
+    argv += [f"--db={db.name}", "--restoreDbUsersAndRoles", f"--dir={tmp_path / 'work' / db.name}", "--quiet"]
+    subprocess.run(argv, check=True)
+    with server.client(username="theirs", password="secret", authSource=db.name) as theirs:
+        assert theirs[db.name].one.count_documents({}) == 1
+    db.command("dropUser", "theirs")
+
+
 # TTL ------------------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +266,7 @@ def expired(client, db):
     db.tokens.create_index("at", expireAfterSeconds=60, name="expiry")
     db.create_collection("clustered", clusteredIndex={"key": {"_id": 1}, "unique": True}, expireAfterSeconds=60)
     db.clustered.insert_many([{"_id": OLD + datetime.timedelta(days=n)} for n in range(5)])
-    series(db, "weather", 30)
+    series(db, "weather", 30, datetime.datetime(2020, 1, 1))
     db.command("collMod", "weather", expireAfterSeconds=60)
     yield {"tokens": 50, "clustered": 5, "weather": 30}
     client.admin.command("setParameter", 1, ttlMonitorEnabled=True)

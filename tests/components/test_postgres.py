@@ -2,6 +2,7 @@
 
 import threading
 
+import psycopg
 import pytest
 
 from recovery.components.postgres_client import find_bin
@@ -95,7 +96,7 @@ def test_the_proof_finds_every_kind_of_change(site, hard_set):
     component, restore = staged(site, hard_set)
     changes = {
         "UPDATE shop.customer SET ratio = ratio + 1e-14 WHERE id = 7": ("table", "shop.customer"),
-        "DELETE FROM shop.dog WHERE legs = 3": ("table", "shop.dog"),
+        "DELETE FROM ONLY shop.dog WHERE legs = 3": ("table", "shop.dog"),
         "INSERT INTO shop.no_columns DEFAULT VALUES": ("table", "shop.no_columns"),
         "ALTER TABLE shop.empty ALTER a TYPE bigint": ("table", "shop.empty"),
         "GRANT DELETE ON shop.a TO hard_reader": ("table", "shop.a"),
@@ -119,9 +120,7 @@ def test_the_proof_finds_every_kind_of_change(site, hard_set):
     }
     site.sql(f"{ODD}__stage_{restore.id}", *changes)
     found = differing(component, restore)
-    consequences = {("sequence", "shop.customer_data"), ("domain", "shop.mood")}
-    assert set(changes.values()) <= found, set(changes.values()) - found
-    assert found - set(changes.values()) <= consequences
+    assert found == set(changes.values())
     component.stage(restore)
     assert component.prove(restore) == []
     component.discard(restore)
@@ -145,8 +144,8 @@ def test_a_flipped_byte_in_the_dump_is_found_by_the_digest(site, hard_set):
 
 
 def test_digests_do_not_depend_on_settings_of_the_database(site):
-    content = "CREATE TABLE t AS SELECT timestamptz '2026-11-23 01:02:03.45+02' + n * interval '1 h' a, interval '1 mon 3 h' b, n / 3.0::float8 c,"
-    content += " '\\xff00'::bytea d, n::numeric::money e FROM generate_series(1, 50) n"
+    content = "CREATE TABLE t AS SELECT timestamptz '2026-11-23 01:02:03.45+02' + n * interval '1 h' a, interval '1 mon 3 h' b,"
+    content += " n / 3.0::float8 c, '\\xff00'::bytea d, n::numeric::money e FROM generate_series(1, 50) n"
     site.create("plain", content)
     site.create("bent", content)
     settings = {"timezone": "'America/St_Johns'", "datestyle": "'SQL, DMY'", "intervalstyle": "iso_8601", "bytea_output": "escape"}
@@ -165,15 +164,14 @@ def test_the_dump_is_of_the_moment_when_its_snapshot_opened(site):
 
     def opened():
         site.sql("moving", "INSERT INTO t VALUES (2)")
-        try:
+        with pytest.raises(psycopg.errors.LockNotAvailable) as caught:
             site.sql("moving", "SET lock_timeout = '50ms'", "DROP TABLE u")
-        except Exception as error:
-            refused.append(error)
+        refused.append(caught.value)
 
     dump = component.dump(folder, opened)
     [file] = [path for path in (folder / "database-0").glob("*.dat") if path.name != "toc.dat" and path.read_bytes().startswith(b"1\n")]
     assert file.read_bytes() == b"1\n\\.\n\n\n"
-    assert refused, "a table of an open snapshot could be dropped"
+    assert len(refused) == 1
     assert dump.consistency == "snapshot"
     assert dump.point.position.count("/") == 1
     assert dump.point.opened <= dump.point.closed
@@ -278,7 +276,8 @@ def wrapped_tools(site, body):
     folder.mkdir()
     for name in ("pg_dumpall", "pg_restore", "psql"):
         (folder / name).symlink_to(site.server.bin / name)
-    script = f'#!/bin/sh\ncase "$*" in --version) exec {site.server.bin}/pg_dump --version;; esac\n{body.format(pg_dump=site.server.bin / "pg_dump")}\n'
+    real = site.server.bin / "pg_dump"
+    script = f'#!/bin/sh\ncase "$*" in --version) exec {real} --version;; esac\n{body.format(pg_dump=real)}\n'
     (folder / "pg_dump").write_text(script)
     (folder / "pg_dump").chmod(0o755)
     return [folder]

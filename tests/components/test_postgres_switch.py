@@ -13,33 +13,65 @@ from tests.components.postgres_site import Site
 
 @pytest.fixture(scope="module")
 def site(server_folder, tmp_path_factory):
-    options = ["max_prepared_transactions=5", "wal_level=logical", "autovacuum_naptime=1s"]
+    folder = tmp_path_factory.mktemp("postgres-switch")
+    options = [
+        "max_prepared_transactions=5",
+        "wal_level=logical",
+        "autovacuum_naptime=1s",
+        f"extension_control_path=$system:{extension(server_folder)}",
+    ]
     with Postgres(server_folder / "postgres-switch", 18, options) as server:
-        yield Site(server, tmp_path_factory.mktemp("postgres-switch"))
+        yield Site(server, folder)
 
 
-@pytest.fixture
-def shop(site):
-    """Two databases, backed up, changed since, and staged."""
+def extension(folder):
+    """An extension with a table whose rows are the user's, but for those that it brought itself."""
+    share = folder / "share"
+    (share / "extension").mkdir(parents=True)
+    share.parent.chmod(0o755)
+    (share / "extension/rates.control").write_text("default_version = '1.0'\nrelocatable = false\nschema = rates\n")
+    (share / "extension/rates--1.0.sql").write_text(
+        "CREATE TABLE rate (name text PRIMARY KEY, value numeric, own bool DEFAULT true);"
+        "INSERT INTO rate VALUES ('built in', 1, false); CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1';"
+        "SELECT pg_extension_config_dump('rate', 'WHERE own');"
+    )
+    return share
+
+
+NAMES = ("shop", "stock")
+
+
+def clean(site):
+    for name in site.databases() - {"postgres", "template0", "template1"}:
+        site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+    site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in ("gone", "gone_group", "clerk")))
+
+
+@pytest.fixture(scope="module")
+def saved(site):
+    """A set of two databases, one of whose tables and two of whose roles are about to be lost."""
     site.sql(
         "postgres", "CREATE ROLE clerk LOGIN PASSWORD 'old'", "CREATE ROLE gone_group", "CREATE ROLE gone LOGIN PASSWORD 'gone' CREATEDB"
     )
     site.sql("postgres", "GRANT gone_group TO clerk", "GRANT pg_monitor TO gone WITH ADMIN OPTION", "ALTER ROLE gone SET work_mem = '3MB'")
-    for name in ("shop", "stock"):
+    for name in NAMES:
         site.create(
             name, "CREATE TABLE t AS SELECT 'saved' AS state", "GRANT SELECT ON t TO gone_group, gone", "ALTER TABLE t OWNER TO gone"
         )
         site.sql("postgres", f"ALTER DATABASE {name} SET work_mem = '7MB'", f"GRANT CREATE ON DATABASE {name} TO gone")
-    component = site.component("shop", "stock")
-    backup = site.back_up(component)
-    for name in ("shop", "stock"):
-        site.sql(name, "UPDATE t SET state = 'live'", "REASSIGN OWNED BY gone TO postgres", "DROP OWNED BY gone, gone_group")
-        site.sql("postgres", f"ALTER DATABASE {name} RESET work_mem", f"REVOKE CREATE ON DATABASE {name} FROM gone")
-    site.sql("postgres", "DROP ROLE gone, gone_group", "ALTER ROLE clerk PASSWORD 'new' CREATEROLE")
-    yield component, site.restore(backup)
-    for name in site.databases() - {"postgres", "template0", "template1"}:
-        site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
-    site.sql("postgres", "DROP ROLE IF EXISTS gone", "DROP ROLE IF EXISTS gone_group", "DROP ROLE clerk")
+    backup = site.back_up(site.component(*NAMES))
+    clean(site)
+    return backup
+
+
+@pytest.fixture
+def shop(site, saved):
+    """The databases as they are now: other content, roles gone, another password."""
+    site.sql("postgres", "CREATE ROLE clerk LOGIN PASSWORD 'new' CREATEROLE")
+    for name in NAMES:
+        site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
+    yield site.component(*NAMES), site.restore(saved)
+    clean(site)
 
 
 def state(site, database="shop"):
@@ -297,11 +329,11 @@ def test_preflight_tells_what_would_happen(site, shop):
 
 def test_preflight_refuses_what_a_switch_would_break(site, shop):
     component, restore = shop
+    site.sql("stock", "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')")
     with site.server.connect("shop") as connection:
         connection.execute("BEGIN")
         connection.execute("INSERT INTO t VALUES ('prepared')")
         connection.execute("PREPARE TRANSACTION 'waiting'")
-    site.sql("stock", "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')")
     site.sql("stock", "CREATE SUBSCRIPTION feed CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)")
     try:
         refusals = texts(component, restore, "refusal")
@@ -342,7 +374,9 @@ def test_preflight_refuses_what_the_server_lacks(site, shop):
     component, restore = shop
     rows = restore.rows
     missing = [("extension", "postgis", {"version": "3.4", "schema": "public"}), ("table", "x", {"tablespace": "fast", "bytes": 1})]
-    restore.rows = lambda artifact, *kinds: [*rows(artifact, *kinds), *(row for row in missing if artifact == "shop" and row[0] in kinds)]
+    restore.rows = lambda artifact, *kinds: iter(
+        [*rows(artifact, *kinds), *(row for row in missing if artifact == "shop" and row[0] in kinds)]
+    )
     refusals = texts(component, restore, "refusal")
     assert "needs the extension postgis 3.4, which is not installed" in refusals
     assert "tablespace fast" in refusals
@@ -374,12 +408,28 @@ def test_an_owner_without_superuser_rights_restores(site):
     assert component.prove(restore) == []
     session = site.server.connect("house", **who)
     component.switch(restore)
-    assert session.closed or pytest.raises(psycopg.OperationalError, session.execute, "SELECT 1")
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("SELECT 1")
     assert state(site, "house") == "saved"
     component.switch_back(restore)
     component.discard(restore)
     assert state(site, "house") == "live"
     site.sql("postgres", "DROP DATABASE house", "DROP ROLE landlord")
+
+
+def test_configuration_tables_of_extensions(site):
+    site.create("priced", "CREATE EXTENSION rates", "INSERT INTO rates.rate VALUES ('mine', 2.50)", "CREATE EXTENSION vector")
+    site.sql("priced", "CREATE TABLE item AS SELECT '[1,2.5,-3e-7]'::vector(3) AS v", "CREATE INDEX ON item USING hnsw (v vector_l2_ops)")
+    component = site.component("priced")
+    restore = site.restore(site.back_up(component))
+    component.stage(restore)
+    assert component.prove(restore) == []
+    staged = f"priced__stage_{restore.id}"
+    assert site.sql(staged, "SELECT name, value::text FROM rates.rate ORDER BY 1") == [("built in", "1"), ("mine", "2.50")]
+    site.sql(staged, "UPDATE rates.rate SET value = 3 WHERE own")
+    assert {(found.kind, found.name) for found in component.prove(restore)} == {("table", "rates.rate")}
+    component.discard(restore)
+    site.sql("postgres", "DROP DATABASE priced")
 
 
 def test_autovacuum_does_not_hold_up_the_switch(site, shop):

@@ -123,7 +123,7 @@ def _in_own_words(endpoint: Endpoint) -> Iterator[None]:
         if error.code == _UNAUTHORIZED:
             raise SourceError(
                 f"{name} does not permit what is needed: {words(error)}.",
-                f"Grant the user {endpoint.login!r} the roles that docs/plans.md names: backup to back up, backup and restore to restore.",
+                f"Grant the user {endpoint.login!r} what is missing: the role backup is enough to back up, backup and restore to restore.",
             ) from error
         raise SourceError(f"{name} refused: {words(error)}.", "Read what it said; its own log says more.") from error
     except InvalidName as error:

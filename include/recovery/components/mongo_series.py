@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -109,6 +109,14 @@ def bring(target: Target, restore: Restore, source: Path, series: Sequence[Serie
         restore.journal(LOADED, database=one.database, name=one.name)
 
 
+def take_away(target: Target, restore: Restore, series: Sequence[Series], before: Collection[str]) -> None:
+    """Drop what :func:`bring` loaded: not the series whose UUIDs are ``before``, nor what was brought back already."""
+    for one in series:
+        uuid = uuid_of(target.client, one)
+        if uuid and uuid not in before and (one.database, one.name) not in said(restore, RETURNED):
+            target.client[one.database].drop_collection(one.name)
+
+
 def bring_back(target: Target, restore: Restore, series: Sequence[Series]) -> None:
     """Load what :func:`set_aside` saved under its own name again, where the live one is gone.
 
@@ -121,8 +129,8 @@ def bring_back(target: Target, restore: Restore, series: Sequence[Series]) -> No
     _load(target, saved_folder(restore), gone, restore.folder / "returning", "", "")
     _prove(target, [(one, one.name) for one in gone], {f"{one.database}.{one.name}": saved[one.database, one.name] for one in gone})
     for one in gone:
-        restore.journal(RETURNED, database=one.database, name=one.name)
         _set_ttl(target.client, saved_folder(restore), one)
+        restore.journal(RETURNED, database=one.database, name=one.name)
 
 
 def keep(target: Target, restore: Restore, series: Sequence[Series]) -> None:

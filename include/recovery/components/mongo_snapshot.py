@@ -31,6 +31,7 @@ _BATCH_BYTES = 1 << 20
 default of 16 MiB it is twice that, spent on fresh pages."""
 _SAMPLE = 64
 _LOG_EVERY = 10.0
+_WORTH_A_LINE = 1 << 20
 
 MAJORITY = ReadConcern("majority")
 
@@ -118,7 +119,7 @@ class Progress:
         """Count a collection."""
         with self._lock:
             self._done += 1
-        log.info("%s: %s, %s", self._what, name, human_size(size))
+        log.log(logging.INFO if size >= _WORTH_A_LINE else logging.DEBUG, "%s: %s, %s", self._what, name, human_size(size))
 
     def finish(self) -> None:
         """Say how it ended."""

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pymongo.errors import OperationFailure
+
 from recovery.components import mongo_series as series
 from recovery.components.base import Restore
 from recovery.components.mongo_catalog import Namespace, by_uuid, from_text, mark, read_database, to_text
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 PLAN = "mongo switch planned"
 _NEVER_EXPIRES = 2_147_483_647
 """The longest that a TTL index takes, 68 years. What is older was deleted while the index had a shorter time."""
+
+_GONE = {26, 27}
+"""NamespaceNotFound, IndexNotFound."""
 
 Places = dict[str, tuple[str, str]]
 
@@ -81,10 +86,7 @@ def backward(target: Target, restore: Restore, plan: SwitchPlan) -> None:
     client = target.client
     _drop_views(client, plan.views_after)
     _drop_accounts(client, plan)
-    before = {one.uuid for one in plan.series_before}
-    for one in plan.series_after:
-        if series.uuid_of(client, one) not in before | {""}:
-            client[one.database].drop_collection(one.name)
+    series.take_away(target, restore, plan.series_after, {one.uuid for one in plan.series_before})
     places = _places(client, plan)
     for move in reversed(plan.moves):
         _move_back(client, places, restore.id, move)
@@ -97,17 +99,24 @@ def backward(target: Target, restore: Restore, plan: SwitchPlan) -> None:
 def settle(target: Target, restore: Restore, plan: SwitchPlan, namespaces: Iterable[Namespace]) -> None:
     """After acceptance: put TTLs on, and keep copies of the time series that were replaced."""
     for namespace in namespaces:
-        database = target.client[namespace.database]
         for index in namespace.indexes:
             if "expireAfterSeconds" in index:
-                database.command(
-                    "collMod", namespace.name, index={"name": index["name"], "expireAfterSeconds": index["expireAfterSeconds"]}
-                )
-                log.info("%s: TTL index %s is on", namespace.full, index["name"])
+                change = {"index": {"name": index["name"], "expireAfterSeconds": index["expireAfterSeconds"]}}
+                _expire(target.client, namespace, f"TTL index {index['name']}", change)
         if "expireAfterSeconds" in namespace.options:
-            database.command("collMod", namespace.name, expireAfterSeconds=namespace.options["expireAfterSeconds"])
-            log.info("%s: expiry is on", namespace.full)
+            _expire(target.client, namespace, "expiry", {"expireAfterSeconds": namespace.options["expireAfterSeconds"]})
     series.keep(target, restore, plan.series_before)
+
+
+def _expire(client: Client, namespace: Namespace, what: str, change: Mapping[str, Any]) -> None:
+    try:
+        client[namespace.database].command("collMod", namespace.name, **change)
+    except OperationFailure as error:
+        if error.code not in _GONE:
+            raise
+        log.warning("%s: its %s was not put on, because it was dropped since the switch", namespace.full, what)
+    else:
+        log.info("%s: %s is on", namespace.full, what)
 
 
 def drop_before(client: Client, databases: Collection[str], restore_id: str) -> None:

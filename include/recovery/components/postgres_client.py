@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ Connection = psycopg.Connection[TupleRow]
 BIN_VARIABLE = "RECOVERY_POSTGRES_BIN"
 """Environment variable with folders of client tools, separated as in PATH."""
 TOOLS = ("pg_dump", "pg_dumpall", "pg_restore", "psql")
-OLDEST_MAJOR = 12
+OLDEST_MAJOR = 13
 
 _PINS = {
     "TimeZone": "UTC",
@@ -281,14 +280,3 @@ class Server:
         """The ``--dbname`` of a client tool: quoted, so that no name is taken for anything else; without secrets."""
         rest = {keyword: value for keyword, value in self._parameters.items() if keyword not in self._variables}
         return make_conninfo("", dbname=database, **rest)
-
-
-class Rate:
-    """How fast something grows, in words."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def per_second(self, amount: float) -> float:
-        """Average since it began."""
-        return amount / max(time.monotonic() - self._started, 0.001)

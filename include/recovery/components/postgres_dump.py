@@ -93,6 +93,11 @@ def _chosen(server: Server, named: Sequence[str]) -> tuple[list[str], list[str]]
     known = server.databases()
     warnings: list[str] = []
     if named:
+        if set_aside := [name for name in named if SET_ASIDE.search(name)]:
+            raise SourceError(
+                f"The plan names the database {', '.join(set_aside)}, which a restore made.",
+                "Name databases that are in use; drop its copies.",
+            )
         if missing := [name for name in named if name not in known]:
             raise SourceError(
                 f"The server has no database {', '.join(missing)}, which the plan names.",

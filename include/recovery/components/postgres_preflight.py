@@ -200,6 +200,6 @@ def _rights(connection: Connection, restore: Restore, chosen: Sequence[Target]) 
         }
         for kind, name, _ in restore.rows(target.artifact, *_NEEDS_SUPERUSER):
             yield refusal(f"Only a superuser can restore the {kind} {name} of database {target.name}.")
-    for owner in sorted(owners & known):
+    for owner in sorted(owners & known - {"pg_database_owner"}):
         if not _rows(connection, "SELECT pg_has_role(%s, 'MEMBER')", owner)[0][0]:
             yield refusal(f"User {me} is not a member of {owner}, who owns a part of what is restored. GRANT {owner} TO {me}.")

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg.sql import SQL, Identifier
 
+from recovery.components import postgres_archive as archive
 from recovery.components import postgres_catalog as catalog
 from recovery.components import postgres_globals as server_globals
 from recovery.components.base import Restore
@@ -25,6 +27,8 @@ from recovery.units import human_size
 
 log = logging.getLogger(__name__)
 
+_ATTACH = re.compile(r"\d+; \d+ \d+ INDEX ATTACH ")
+_RIGHTS = re.compile(r"\d+; 0 0 ACL ")
 _LITERAL = re.compile(r"('(?:[^']|'')*')")
 _CAST = re.compile(r'::[\w."]+(?: varying| precision)?(?:\(\d+(?:,\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*')
 
@@ -82,26 +86,40 @@ def _stage_database(server: Server, jobs: int, restore: Restore, target: Target)
     restore.unpack(target.artifact, folder)
     _create_database(server, restore, target)
     size = int(target.snapshot["bytes"])
-    argv: list[str | Path] = [
-        server.bin / "pg_restore",
-        "--format=directory",
-        f"--jobs={jobs}",
-        "--exit-on-error",
-        "--no-password",
-        "--no-subscriptions",
-    ]
+    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password", "--no-subscriptions"]
     argv += [f"--dbname={server.target(target.stage)}", folder]
+    log.info("restoring database %s as %s with %d jobs", target.name, target.stage, jobs)
     with server.maintenance([target.stage]) as watch, telling(lambda: _so_far(watch, target, size)):
-        with tool(argv, env=server.environment(target.facts["encoding"])):
-            pass
+        for chosen, side_by_side in _steps(archive.entries(server.bin, folder), jobs):
+            with archive.use_list(chosen) as option:
+                with tool([*argv, option, f"--jobs={side_by_side}"], env=server.environment(target.facts["encoding"])):
+                    pass
     shutil.rmtree(folder)
     with server.connect(target.stage) as connection, in_words(f"Analyzing {target.stage}", RestoreError):
         log.info("collecting the planner's statistics of %s", target.stage)
         connection.execute("ANALYZE")
 
 
+def _steps(entries: list[str], jobs: int) -> list[tuple[list[str], int]]:
+    """Entries of a dump in steps, each with the number of jobs that may work on it.
+
+    Attaching indexes of partitions side by side ends in deadlocks, so that is done one by one. Rights come last, as
+    pg_restore has them in a single run.
+    """
+    attached = [place for place, entry in enumerate(entries) if _ATTACH.match(entry)]
+    if not attached:
+        return [(entries, jobs)]
+    first, end = attached[0], attached[-1] + 1
+    rights = [entry for entry in entries[:end] if _RIGHTS.match(entry)]
+    steps = [(entries[:first], jobs), (entries[first:end], 1)]
+    return [([entry for entry in step if not _RIGHTS.match(entry)], number) for step, number in steps] + [(rights + entries[end:], jobs)]
+
+
 def _so_far(connection: Connection, target: Target, size: int) -> str:
-    row = connection.execute("SELECT pg_database_size(%s)", [target.stage]).fetchone()
+    try:
+        row = connection.execute("SELECT pg_database_size(%s)", [target.stage]).fetchone()
+    except psycopg.Error as error:
+        return f"{target.stage}: its size can't be read now: {error}"
     assert row is not None
     return f"{target.stage}: {human_size(row[0])} restored, it had {human_size(size)} at the source"
 
