@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +66,10 @@ def ping(endpoint: Endpoint) -> None:
 
 
 def gate_waits(plan_name: str, gate: str, text: str, context: Any) -> None:
-    """Tell the approvers that a gate waits. A mail that can't be sent must not fail the gate, which also shows in the UI."""
+    """Tell the approvers that a gate waits. A mail that can't be sent must not fail the gate, which also shows in the UI.
+
+    The text has names of files and tables in it, and the notifier renders its content as a template: so no brace stays one.
+    """
     subject = f"[{plan_name}] restore waits for approval: {gate}"
     _try_mail(plan_name, subject, f"Answer it under Required actions.\n\n{text}\n", context)
 
@@ -80,7 +84,7 @@ def _try_mail(plan_name: str, subject: str, body: str, context: Any) -> None:
     if plan.alerts.mail is None:
         return
     try:
-        _mail(plan.alerts.mail, subject, "{% raw %}" + body + "{% endraw %}")(context)
+        _mail(plan.alerts.mail, subject, html.escape(body).replace("{", "&#123;"))(context)
     except Exception:
         log.exception("the mail %r could not be sent; nobody was told", subject)
 
