@@ -28,7 +28,7 @@ bench: $(READY) ## Measure against the usual script, and write bench.json
 	@$(RUN) -m sandbox.bench $(ARGS)
 
 lint: $(READY) ## Check style, layout and types
-	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff check --quiet --output-format concise
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 

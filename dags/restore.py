@@ -159,7 +159,15 @@ def build(plan: Plan) -> DAG:
 
 def gate(plan: Plan, name: GateName, subject: str, **kwargs: Any) -> Gate:
     """A gate; it asks again where Airflow lost an answer."""
-    return Gate(task_id=f"approve_{name}" if name != "accept" else name, plan=plan, gate=name, subject=subject, retries=3, **kwargs)
+    return Gate(
+        task_id=f"approve_{name}" if name != "accept" else name,
+        plan=plan,
+        gate=name,
+        subject=subject,
+        retries=3,
+        retry_delay=timedelta(seconds=5),
+        **kwargs,
+    )
 
 
 def staged_task(verb: str, function: Any, plan: Plan, source: str) -> Any:

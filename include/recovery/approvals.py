@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from recovery.errors import ApprovalError
 from recovery.keys import SigningKey, VerifyKey
@@ -19,22 +19,36 @@ from recovery.staging import write_atomically
 Gate = Literal["plan", "switch", "accept"]
 
 
+class Question(BaseModel):
+    """What a gate asks, as it was when it was shown: signed then, so that nothing can be slipped under the answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["question"] = "question"
+    run_id: str
+    gate: Gate
+    set_id: str
+    plan: str
+    """SHA-256 of the plan."""
+    request: str
+    """SHA-256 of what was asked of the restore."""
+    text: str
+    """SHA-256 of the text that the gate showed."""
+    targets: dict[str, str]
+    """Identity of each source's target, as preflight found it."""
+
+    def changed(self, now: Question) -> list[str]:
+        """The names of the fields that are others now."""
+        return [name for name, value in self if value != getattr(now, name)]
+
+
 class Approval(BaseModel):
     """Who agreed to what: good for one gate of one run, for the findings shown and the targets named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["approval"] = "approval"
-    run_id: str
-    plan: str
-    plan_digest: str
-    """SHA-256 of the plan as it was when the gate was shown."""
-    set_id: str
-    gate: Gate
-    shown_digest: str
-    """SHA-256 of the text that the gate showed."""
-    targets: dict[str, str]
-    """Identity of each source's target, as preflight found it."""
+    question: Question
     approver: str
     answered: datetime
 
@@ -44,11 +58,23 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def write_approval(path: Path, approval: Approval, key: SigningKey) -> None:
-    """Sign an approval and keep it."""
-    body = approval.model_dump_json()
+def write_signed(path: Path, statement: Question | Approval, key: SigningKey) -> None:
+    """Sign a question or an approval and keep it."""
+    body = statement.model_dump_json()
     signature = base64.b64encode(key.sign(body.encode())).decode()
-    write_atomically(path, json.dumps({"approval": body, "signature": signature}).encode())
+    write_atomically(path, json.dumps({"statement": body, "signature": signature}).encode())
+
+
+def read_question(path: Path, key: VerifyKey) -> Question:
+    """Read what a gate asked and check its signature.
+
+    Raises:
+        ApprovalError: if it was not asked, or is not signed by the key.
+    """
+    try:
+        return Question.model_validate_json(_signed(path, key))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ApprovalError(f"What the gate {path.name.partition('.')[0]} asked can't be believed.", "Trigger a new restore.") from error
 
 
 def read_approval(path: Path, key: VerifyKey) -> Approval:
@@ -58,21 +84,26 @@ def read_approval(path: Path, key: VerifyKey) -> Approval:
         ApprovalError: if there is none, or it is not signed by the key.
     """
     try:
-        signed = json.loads(path.read_bytes())
-        if not key.verifies(signed["approval"].encode(), base64.b64decode(signed["signature"])):
-            raise ValueError("not signed by the key")
-        return Approval.model_validate_json(signed["approval"])
+        return Approval.model_validate_json(_signed(path, key))
     except FileNotFoundError:
         raise ApprovalError(
             f"The gate {path.stem} was not approved by anyone: marking it as success does not open it.",
             "Trigger a new restore and let an approver answer its gates.",
         ) from None
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ApprovalError(f"The approval of the gate {path.stem} is not one.", "Trigger a new restore.") from error
 
 
+def _signed(path: Path, key: VerifyKey) -> str:
+    signed = json.loads(path.read_bytes())
+    if not key.verifies(signed["statement"].encode(), base64.b64decode(signed["signature"])):
+        raise ValueError("not signed by the key")
+    statement: str = signed["statement"]
+    return statement
+
+
 def check_person(person: str, requester: str, approvals: Approvals) -> None:
-    """Refuse an answer of somebody who may not approve.
+    """Refuse an answer of somebody who may not approve. Both are user names, as the auth manager has them.
 
     Raises:
         ApprovalError: if the person is no approver of the plan, or is who asked for the restore.

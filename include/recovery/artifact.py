@@ -407,6 +407,8 @@ def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bo
             for member in tarstream.members(reader):
                 refuse_escape(member.info)
                 _refuse_links_on_the_way(folder / member.info.name, real)
+                if member.info.islnk():
+                    _refuse_links_on_the_way(folder / member.info.linkname, real)
                 if only is None or only(member.info):
                     for chunk in member.raw():
                         tar.stdin.write(chunk)

@@ -25,7 +25,7 @@ from recovery.contents import Row, read_rows, write_rows
 from recovery.errors import SourceError
 from recovery.keys import parse_identity
 from recovery.plan import Level, Plan
-from recovery.staging import StagedSet, check_space, read_record, write_atomically, write_record
+from recovery.staging import StagedSet, check_space, read_record, write_atomically, write_record, written_in
 from recovery.tarstream import damaged
 from recovery.units import human_duration, human_size
 
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 WAIT_FOR_SNAPSHOTS = 15 * 60.0
 """Seconds that a scan waits for the databases' snapshots to be open."""
+
+SAY_EVERY = 15.0
+"""Seconds between two lines of a log that say what is waited for."""
 
 
 class Sealed(BaseModel):
@@ -129,13 +132,13 @@ def dump(work: Work) -> None:
     if (work.dump_folder / "dump.json").exists():
         log.info("%s is dumped already", work.source_id)
         return
-    component = work.component()
-    shutil.rmtree(work.dump_folder, ignore_errors=True)
-    work.dump_folder.mkdir(parents=True)
-    if component.kind in {"files", "config"}:
-        _wait_for_snapshots(work)
     started = time.monotonic()
-    with _removed_on_failure(work.dump_folder), _telling_others(work):
+    with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
+        shutil.rmtree(work.dump_folder, ignore_errors=True)
+        work.dump_folder.mkdir(parents=True)
+        component = work.component()
+        if component.kind in {"files", "config"}:
+            _wait_for_snapshots(work)
         made = component.dump(work.dump_folder, lambda: _mark(work, "opened"))
         _refuse_missing_inventory(work, made)
         write_record(work.dump_folder / "dump.json", made)
@@ -165,6 +168,7 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 @contextmanager
 def _telling_others(work: Work) -> Iterator[None]:
     """A scan that waits for this snapshot must not wait for one that failed."""
+    work.folder.mkdir(parents=True, exist_ok=True)
     (work.folder / "failed").unlink(missing_ok=True)
     try:
         yield
@@ -181,20 +185,22 @@ def _wait_for_snapshots(work: Work) -> None:
     """A file that a database row names must not be missing from the scan: so the scan begins after the snapshots."""
     databases = [source_id for source_id in work.staged.run().sources if source_id.startswith(("postgres.", "mongo."))]
     deadline = time.monotonic() + WAIT_FOR_SNAPSHOTS
-    waiting = databases
-    while waiting and time.monotonic() < deadline:
-        waiting = [
-            source_id for source_id in waiting if not any((work.staged.source(source_id) / mark).exists() for mark in ("opened", "failed"))
-        ]
-        if waiting:
+    said: tuple[list[str], float] = ([], 0.0)
+    while (waiting := [source_id for source_id in databases if not _told(work.staged.source(source_id))]) and time.monotonic() < deadline:
+        if said[0] != waiting or time.monotonic() - said[1] > SAY_EVERY:
             log.info("the scan begins when the snapshots are open: waiting for %s", ", ".join(waiting))
-            time.sleep(1)
+            said = (waiting, time.monotonic())
+        time.sleep(min(1.0, WAIT_FOR_SNAPSHOTS))
     if waiting:
         log.warning("%s did not open a snapshot in %s; the scan begins without", ", ".join(waiting), human_duration(WAIT_FOR_SNAPSHOTS))
 
 
+def _told(folder: Path) -> bool:
+    return any((folder / mark).exists() for mark in ("opened", "failed"))
+
+
 def compress(work: Work) -> None:
-    """Make the packs, then remove the raw dump.
+    """Make the packs, then remove the raw dump. What a failure leaves is removed.
 
     Raises:
         StagingError: if there is no dump, or not enough space for the packs.
@@ -205,7 +211,7 @@ def compress(work: Work) -> None:
     if not (work.folder / "sealed.json").exists():
         shutil.rmtree(work.pack_folder, ignore_errors=True)
         work.pack_folder.mkdir(parents=True)
-        check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts) // 2, f"packing {work.source_id}")
+        check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts), f"packing {work.source_id}")
         write_record(work.folder / "sealed.json", _seal_all(work, made))
     for artifact in made.artifacts:
         if artifact.listing is None:
@@ -253,10 +259,12 @@ def verify(work: Work) -> None:
     Raises:
         ArtifactError: if a pack is damaged, or something is missing.
         SourceError: if the source became empty since the last good set.
+        StagingError: if the set is closed.
     """
     if work.verified:
         log.info("%s is verified already", work.source_id)
         return
+    work.staged.refuse_closed(work.source_id)
     started = time.monotonic()
     made, sealed = work.dump_record(), work.sealed_record()
     identity = _identity(work)
@@ -266,7 +274,8 @@ def verify(work: Work) -> None:
     for artifact in made.artifacts:
         counts[artifact.name] = 0
         rows = _noting(artifact.name, counts, changed, _contents(work, component, artifact.name, sealed.packs[artifact.name], identity))
-        write_rows(work.contents(artifact.name), rows)
+        with written_in(work.folder):
+            write_rows(work.contents(artifact.name), rows)
     _refuse_empty(work, counts)
     level: Level = "decoded" if identity else "stored"
     write_record(work.folder / "verified.json", Verified(level=level, counts=counts, changed=tuple(changed[:1000])))

@@ -29,6 +29,7 @@ from recovery.manifest import (
     SourceEntry,
     StoredPack,
     Totals,
+    decode_manifest,
     describe_file,
     pack_path,
     skew,
@@ -38,7 +39,7 @@ from recovery.manifest import (
 from recovery.plan import Plan
 from recovery.retention import prune as prune_destination
 from recovery.shipping import upload_set
-from recovery.staging import RunRecord, StagedSet, locked, sweep, write_record
+from recovery.staging import RunRecord, StagedSet, locked, sweep, write_record, written_in
 from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
         StagingError: if nothing was verified.
         KeyMaterialError: if the signing key is not one.
     """
-    with locked(staged.lock):
+    with locked(staged.lock), written_in(staged.folder):
         if staged.closed:
             return
         run = staged.run()
@@ -258,8 +259,17 @@ def finish(plan: Plan, staged: StagedSet) -> bool:
 
     Returns:
         Whether the set is complete.
+
+    Raises:
+        StagingError: if the set lacks a source that this run was to back up, whatever became of its tasks since.
     """
-    complete = set(staged.run().sources) == set(plan.source_ids)
+    asked = staged.run().sources
+    there = decode_manifest(staged.manifest.read_bytes(), str(staged.set_folder)).sources
+    if lacking := [source_id for source_id in asked if source_id not in there]:
+        raise StagingError(
+            f"The set {staged.id} was closed without {', '.join(lacking)}.", "Trigger a new backup run, which makes a new set."
+        )
+    complete = set(asked) == set(plan.source_ids)
     took = datetime.now(UTC) - staged.run().started
     if took > timedelta(0):
         log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(took))

@@ -63,7 +63,7 @@ class Gate(ApprovalOperator):
         if event.get("error_type") == "timeout":
             return in_words(self._unanswered)(run, context)
         answer = super(ApprovalOperator, self).execute_complete(context, event)
-        person = (answer["responded_by_user"] or {}).get("id", "")
+        person = (answer["responded_by_user"] or {}).get("name", "")  # the user name; an id may be a row number
         try:
             if answer["chosen_options"] == [self.APPROVE]:
                 restore.approve(run, self.gate, person)

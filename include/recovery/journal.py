@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recovery.errors import RestoreError
+from recovery.staging import locked
 from recovery.units import iso, parse_moment
 
 
@@ -37,12 +38,16 @@ class Journal:
         Raises:
             RestoreError: if the journal is closed.
         """
-        if self.closed:
-            raise RestoreError("This restore has ended; its journal is closed.", "Trigger a new restore.")
-        line = json.dumps({"time": iso(datetime.now(UTC)), "step": step, "source": source, "facts": facts}) + "\n"
+        with locked(self._path.with_suffix(".lock")):
+            if self.closed:
+                raise RestoreError("This restore has ended; its journal is closed.", "Trigger a new restore.")
+            line = json.dumps({"time": iso(datetime.now(UTC)), "step": step, "source": source, "facts": facts}) + "\n"
+            self._append(line.encode())
+
+    def _append(self, line: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, self._mend() + line.encode())
+            os.write(descriptor, self._mend() + line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

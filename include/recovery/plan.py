@@ -215,9 +215,10 @@ class Destination(_Part):
 
 
 class Approver(_Part):
-    """A person who may answer gates, as the auth manager knows them."""
+    """A person who may answer gates."""
 
     id: Annotated[str, Field(min_length=1)]
+    """User name, as they log in."""
     name: Annotated[str, Field(min_length=1)]
 
 

@@ -159,7 +159,7 @@ def _sentences(invalid: ValidationError) -> list[str]:
         if (
             error["type"] == "too_short"
             and error["input"]
-            and any(path != other and ".".join(map(str, other)).startswith(path) for other in places)
+            and any(other[: len(error["loc"])] == error["loc"] and other != error["loc"] for other in places)
         ):
             continue  # it is only short because of what is wrong inside it, which is told on its own
         if error["type"] == "extra_forbidden":

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -41,7 +42,10 @@ def choose(run: RestoreRun, request: Request) -> None:
     """
     if run.journal.closed:
         raise RestoreError("This restore has ended; it can't be run again.", "Trigger a new restore.")
+    if run.began:
+        raise RestoreError("This restore has its set; it can't choose again.", "Trigger a new restore.")
     _check_request(run, request)
+    request = request.model_copy(update={"sources": tuple(name for name in run.plan.source_ids if name in request.sources)})
     key = run.verify_key()
     catalog = read_catalog(run.plan.plan, run.destinations(), key)
     choice = choose_set(
@@ -65,7 +69,6 @@ def choose(run: RestoreRun, request: Request) -> None:
         raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
     write_record(run.folder / "request.json", request)
     write_atomically(run.folder / "set" / MANIFEST_FILE, encode(manifest))
-    _hold(run, choice)
     run.journal.say(
         "chosen",
         set=manifest.set_id,
@@ -73,6 +76,7 @@ def choose(run: RestoreRun, request: Request) -> None:
         facts=list(choice.facts),
         warnings=list(choice.warnings),
     )
+    _hold(run, choice)
     for fact in (*choice.facts, *choice.warnings):
         log.info("%s", fact)
 
@@ -102,13 +106,12 @@ def _hold(run: RestoreRun, choice: Choice) -> None:
     key = run.set_key()
     faults = []
     for name in choice.chosen.destinations:
+        run.journal.say("holding", destination=name, record=record.model_dump(mode="json"))
         try:
             records.add_record(run.destination(name), record, key)
         except DestinationError as error:
             log.warning("%s", error)
             faults.append(str(error))
-        else:
-            run.journal.say("held", destination=name, record=record.model_dump(mode="json"))
     if len(faults) == len(choice.chosen.destinations):
         raise DestinationError(
             "The set can't be held at any destination: " + " ".join(faults), "Let one be writable for the restore's worker."
@@ -123,10 +126,12 @@ def preflight(run: RestoreRun) -> None:
         RecoveryError: if the set can't be fetched, believed or opened.
     """
     with run.changing("preflight"):
+        if run.journal.said("staging"):
+            raise RestoreError("Sources are staged already by what preflight found.", "Go on, or trigger a new restore.")
         manifest = run.manifest()
         _fetch_packs_file(run, manifest)
         holders = _whole_copies(run, manifest)
-        _fetch_contents(run, manifest, holders[0])
+        _fetch_contents(run, manifest, holders)
         reports: dict[str, Preflight] = {}
         refusals: list[str] = []
         for source_id in run.request().sources:
@@ -184,12 +189,12 @@ def _whole_copies(run: RestoreRun, manifest: Manifest) -> list[Destination]:
     return whole
 
 
-def _fetch_contents(run: RestoreRun, manifest: Manifest, destination: Destination) -> None:
+def _fetch_contents(run: RestoreRun, manifest: Manifest, holders: Sequence[Destination]) -> None:
     """Fetch and decrypt the contents: the first time that the identity has to be the right one."""
     identity = run.identity()
     sealed = run.folder / "set" / CONTENTS_FILE
     plain = run.folder / "set" / "contents.jsonl.zst"
-    download(destination, f"{manifest.path}/{CONTENTS_FILE}", sealed, manifest.files.contents, lambda count: None)
+    download_from_any(holders, f"{manifest.path}/{CONTENTS_FILE}", sealed, manifest.files.contents)
     try:
         pyrage.decrypt_file(str(sealed), str(plain), [identity])
     except pyrage.DecryptError as error:

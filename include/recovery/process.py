@@ -80,15 +80,18 @@ class Tool:
                 log.info("%s: %s", self._name, line)
 
     def wait(self) -> int:
-        """Wait for its end and its last words; the exit status."""
-        status = self._process.wait()
+        """Wait for its end and its last words; the exit status. Children that it leaves behind end with it."""
+        if self._process.returncode is None:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self.kill()
         self._reader.join()
+        status: int = self._process.returncode
         return status
 
     def kill(self) -> None:
         """End it and all its children, at once."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:  # not waited for yet, so its number can't be another process's
+            os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
 
 
@@ -136,6 +139,8 @@ def tool(
         yield running
         if feed and not running.stdin.closed:
             running.stdin.close()
+        if output:
+            running.stdout.close()  # a tool that still writes ends, where it would wait for ever
         status = running.wait()
     finally:
         running.kill()

@@ -150,7 +150,7 @@ def _keep_with_set(run: RestoreRun, facts: dict[str, Any]) -> list[str]:
     key = run.set_key()
     text = "restored" if facts["result"] == "success" else facts["result"]
     report = Record(kind="report", plan=run.plan.plan, set_id=facts["set"], time=now(), by=f"run {run.run_id}", text=text, facts=facts)
-    held = {entry.facts["destination"]: Record.model_validate(entry.facts["record"]) for entry in run.journal.said("held")}
+    held = {entry.facts["destination"]: Record.model_validate(entry.facts["record"]) for entry in run.journal.said("holding")}
     for destination in run.holders():
         try:
             add_record(destination, report, key)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from recovery.approvals import Approval, Gate, check_person, digest, write_approval
+from recovery.approvals import Approval, Gate, check_person, read_question, write_signed
 from recovery.contents import Difference
 from recovery.errors import ApprovalError, ProofError, RestoreError
 from recovery.restore_run import RestoreRun, now
@@ -33,6 +33,7 @@ def stage(run: RestoreRun, source_id: str) -> None:
         RecoveryError: if the gate was not approved, the set can't be fetched or opened, or the target refuses.
     """
     with run.changing(source_id), _timed(run, "stage", source_id):
+        _refuse_after_switch(run)
         run.authorise("plan", source_id)
         run.journal.say("staging", source_id)
         run.source(source_id).clean()
@@ -47,13 +48,27 @@ def prove(run: RestoreRun, source_id: str) -> None:
         ProofError: if they are not equal, with the differences.
     """
     with run.changing(source_id), _timed(run, "prove", source_id):
-        if not run.journal.said("staged", source_id):
+        _refuse_after_switch(run)
+        if not since_staging(run, "staged", source_id):
             raise RestoreError(f"{source_id} was not staged; marking the task as success does not stage it.", "Trigger a new restore.")
         differences = run.component(source_id).prove(run.source(source_id))
         if differences:
             raise unequal(source_id, differences)
         run.journal.say("proven", source_id)
         log.info("%s: what was staged is equal to the set", source_id)
+
+
+def since_staging(run: RestoreRun, step: str, source_id: str) -> bool:
+    """Whether a step was done with what is staged now: staging anew voids what was done with an earlier copy."""
+    steps = [entry.step for entry in run.journal.entries() if entry.source == source_id and entry.step in {"staging", step}]
+    return bool(steps) and steps[-1] == step
+
+
+def _refuse_after_switch(run: RestoreRun) -> None:
+    if run.journal.said("stopping services"):
+        raise RestoreError(
+            "The switch has begun; what was staged is not touched any more.", "Answer the last gate, or trigger a new restore."
+        )
 
 
 def unequal(source_id: str, differences: list[Difference]) -> ProofError:
@@ -75,7 +90,8 @@ def show(run: RestoreRun, gate: Gate, text: str) -> None:
     with run.changing(f"gate-{gate}"):
         run.gate_file(gate, ".md").parent.mkdir(exist_ok=True)
         run.gate_file(gate, ".json").unlink(missing_ok=True)
-        write_atomically(run.gate_file(gate, ".md"), text.encode())
+        write_atomically(run.gate_file(gate, ".md"), text.encode("utf-8", "surrogateescape"))
+        write_signed(run.gate_file(gate, ".asked.json"), run.question(gate), run.signing_key())
         run.journal.say("asked", gate=gate)
 
 
@@ -83,23 +99,18 @@ def approve(run: RestoreRun, gate: Gate, person: str) -> None:
     """Turn a person's yes into a signed approval.
 
     Raises:
-        ApprovalError: if this person may not approve.
+        ApprovalError: if this person may not approve, or something changed since the gate was shown.
     """
-    request = run.request()
     with run.changing(f"gate-{gate}"):
-        check_person(person, request.requester, run.plan.approvals)
-        approval = Approval(
-            run_id=run.run_id,
-            plan=run.plan.plan,
-            plan_digest=run.plan_digest,
-            set_id=run.manifest().set_id,
-            gate=gate,
-            shown_digest=digest(run.gate_file(gate, ".md").read_text()),
-            targets=run.findings().targets,
-            approver=person,
-            answered=now(),
-        )
-        write_approval(run.gate_file(gate, ".json"), approval, run.signing_key())
+        check_person(person, run.request().requester, run.plan.approvals)
+        key = run.signing_key()
+        question = read_question(run.gate_file(gate, ".asked.json"), key.verify_key)
+        if changed := question.changed(run.question(gate)):
+            raise ApprovalError(
+                f"Since the gate {gate} was shown, this changed: {', '.join(changed)}; {person} approved something else.",
+                "Trigger a new restore, and have it approved as it is now.",
+            )
+        write_signed(run.gate_file(gate, ".json"), Approval(question=question, approver=person, answered=now()), key)
         run.journal.say("approved", gate=gate, person=person)
 
 
@@ -118,7 +129,13 @@ def stop_services(run: RestoreRun) -> None:
     """
     with run.changing("services"), _timed(run, "stop services"):
         run.authorise("switch")
-        _all_said(run, "proven")
+        _refuse_in_use(run)
+        unproven = [source_id for source_id in run.request().sources if not since_staging(run, "proven", source_id)]
+        if unproven:
+            raise RestoreError(
+                f"{', '.join(unproven)} was not proven as it is staged now; marking a task as success does not do its work.",
+                "Trigger a new restore.",
+            )
         run.journal.say("stopping services")
         run_all(run.plan.services.stop, run.plan.services)
         run.journal.say("services stopped")
@@ -133,10 +150,9 @@ def switch(run: RestoreRun, source_id: str) -> None:
     """
     with run.changing(source_id), _timed(run, "switch", source_id):
         run.authorise("switch", source_id)
-        if not run.journal.said("proven", source_id) or not run.journal.said("services stopped"):
+        _refuse_in_use(run)
+        if not since_staging(run, "proven", source_id) or not run.journal.said("services stopped"):
             raise RestoreError(f"{source_id} is not ready to be switched: an earlier step did not happen.", "Trigger a new restore.")
-        if run.journal.said("starting services"):
-            raise RestoreError("The services run again; switching under them would lose data.", "Trigger a new restore.")
         run.journal.say("switching", source_id)
         run.component(source_id).switch(run.source(source_id))
         run.journal.say("switched", source_id)
@@ -175,6 +191,11 @@ def check_system(run: RestoreRun) -> None:
                 f"{len(failed)} of {len(outcomes)} checks of the restored system failed:\n{words}\n", "Answer the last gate."
             )
         run.journal.say("all checked", checks=len(outcomes))
+
+
+def _refuse_in_use(run: RestoreRun) -> None:
+    if in_use(run):
+        raise RestoreError("The services run again on the restored system; nothing is switched under them.", "Answer the last gate.")
 
 
 def _all_said(run: RestoreRun, step: str) -> None:
@@ -217,6 +238,7 @@ def settle(run: RestoreRun) -> None:
     for source_id in run.request().sources:
         with run.changing(source_id, forward=False):
             if not run.journal.said("settled", source_id):
+                run.same_target(source_id)
                 run.component(source_id).settle(run.source(source_id))
                 run.journal.say("settled", source_id)
 
@@ -236,16 +258,18 @@ def switch_back(run: RestoreRun) -> bool:
     Raises:
         RecoveryError: if a source can't be taken back; the others are, and the services are started.
     """
-    if not run.began or run.journal.closed or kept(run):
+    if not run.began or run.journal.closed:
         return False
-    run.journal.say("turning back")
+    faults = []
+    with run.changing("services", forward=False):
+        if kept(run):
+            return False
+        run.journal.say("turning back")
+        if not run.journal.said("stopping services"):
+            return False
+        if in_use(run):
+            faults += _faults("services", lambda: run_all(run.plan.services.stop, run.plan.services))
     with _timed(run, "switch back"):
-        faults = []
-        with run.changing("services", forward=False):
-            if not run.journal.said("stopping services"):
-                return False
-            if in_use(run):
-                faults += _faults("services", lambda: run_all(run.plan.services.stop, run.plan.services))
         for source_id in reversed(run.request().sources):
             faults += _faults(source_id, partial(_take_back, run, source_id))
         with run.changing("services", forward=False):
@@ -263,6 +287,7 @@ def _take_back(run: RestoreRun, source_id: str) -> None:
     """Under the source's lock, since a switch whose run was ended by hand may still be at it."""
     with run.changing(source_id, forward=False):
         if source_id in begun_to_switch(run):
+            run.same_target(source_id)
             run.journal.say("switching back", source_id)
             run.component(source_id).switch_back(run.source(source_id))
             run.journal.say("switched back", source_id)
@@ -307,6 +332,7 @@ def discard(run: RestoreRun) -> None:
 
 
 def _discard(run: RestoreRun, source_id: str) -> None:
+    run.same_target(source_id)
     run.component(source_id).discard(run.source(source_id))
 
 

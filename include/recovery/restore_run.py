@@ -7,7 +7,9 @@
       set/                    manifest and packs.jsonl of the set, believed before they were kept
       rows/<source>/          the set's contents, by artifact
       findings.json           what preflight found, and the identity of each target
-      gates/<gate>.md .json   the text that a gate showed; the signed approval that its answer became
+      gates/<gate>.md         the text that a gate showed
+      gates/<gate>.asked.json the signed question: that text, and everything else that an answer is about
+      gates/<gate>.json       the signed approval that an answer became
       journal.jsonl           what was done, said before it was done
       work/<source>/          scratch of each source's component
       report.md report.json   how it ended
@@ -28,7 +30,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from recovery import components
-from recovery.approvals import Gate, digest, read_approval
+from recovery.approvals import Gate, Question, digest, read_approval
 from recovery.artifact import Identity, Pack, extract, open_pack, safe_name
 from recovery.components.base import Component
 from recovery.connections import Connect, s3_client
@@ -107,7 +109,7 @@ class RestoreRun:
     @property
     def began(self) -> bool:
         """Whether a set was chosen."""
-        return (self.folder / "request.json").exists()
+        return bool(self.journal.said("chosen"))
 
     def manifest(self) -> Manifest:
         """The set's manifest, whose signature was checked when it was fetched."""
@@ -210,29 +212,44 @@ class RestoreRun:
             ApprovalError: if the gate was not approved, or the plan, the findings or the target are not those of then.
         """
         approval = read_approval(self.gate_file(gate, ".json"), self.signing_key().verify_key)
-        findings = self.findings()
-        now = {
-            "run": (approval.run_id, self.run_id),
-            "gate": (approval.gate, gate),
-            "set": (approval.set_id, self.manifest().set_id),
-            "plan": (approval.plan_digest, self.plan_digest),
-            "findings": (approval.targets, findings.targets),
-            "text": (approval.shown_digest, digest(self.gate_file(gate, ".md").read_text())),
-        }
-        for what, (approved, found) in now.items():
-            if approved != found:
-                raise ApprovalError(
-                    f"The {what} changed since {approval.approver} approved the gate {gate}; the approval is void.",
-                    "Trigger a new restore, and have it approved as it is now.",
-                )
+        if changed := approval.question.changed(self.question(gate)):
+            raise ApprovalError(
+                f"Since {approval.approver} approved the gate {gate}, this changed: {', '.join(changed)}; the approval is void.",
+                "Trigger a new restore, and have it approved as it is now.",
+            )
         if source_id:
-            self._same_target(source_id, approval.targets[source_id], approval.approver)
+            self.same_target(source_id)
 
-    def _same_target(self, source_id: str, approved: str, approver: str) -> None:
-        found = self.component(source_id).preflight(self.source(source_id)).identity
+    def question(self, gate: Gate) -> Question:
+        """What a gate asks, as everything is now.
+
+        Raises:
+            ApprovalError: if the text that it showed is gone.
+        """
+        shown = self.gate_file(gate, ".md")
+        if not shown.exists():
+            raise ApprovalError(f"The text that the gate {gate} showed is gone.", "Trigger a new restore.")
+        return Question(
+            run_id=self.run_id,
+            gate=gate,
+            set_id=self.manifest().set_id,
+            plan=self.plan_digest,
+            request=digest(self.request().model_dump_json()),
+            text=digest(shown.read_text(encoding="utf-8", errors="surrogateescape")),
+            targets=self.findings().targets,
+        )
+
+    def same_target(self, source_id: str) -> None:
+        """Make sure that a source's target is the one that preflight found, and the gates showed.
+
+        Raises:
+            ApprovalError: if it is another one.
+        """
+        approved = self.findings().targets.get(source_id)
+        found = self.component(source_id).identity(self.source(source_id))
         if found != approved:
             raise ApprovalError(
-                f"The target of {source_id} is not the one that {approver} approved: it was {approved}, now it is {found}.",
+                f"The target of {source_id} is not the one that was approved: it was {approved}, now it is {found}.",
                 "Put the Connection or the path back as it was, or trigger a new restore for the new target.",
             )
 

@@ -15,6 +15,7 @@ A record is written last and at once (temporary name, fsync, rename), so whoever
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -104,6 +105,24 @@ def check_space(folder: Path, needed: int, what: str) -> None:
             f"{folder} has {human_size(free)} free, but {what} needs about {human_size(needed)}.",
             "Free some space there, or give the plan a larger staging folder.",
         )
+
+
+@contextmanager
+def written_in(folder: Path) -> Iterator[None]:
+    """Say in words that a folder of staging is full, or lets nothing be written.
+
+    Raises:
+        StagingError: in place of such an operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise
+        raise StagingError(
+            f"{folder} can't be written: {error.strerror}.",
+            "Free some space there, or give the plan a larger staging folder; then clear this task.",
+        ) from error
 
 
 class RunRecord(BaseModel):

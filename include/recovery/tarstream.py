@@ -2,12 +2,15 @@
 
 The standard library's ``tarfile`` could read them too; this reader hands out each member's raw bytes as well, so that a
 guard can look at a member before a single byte of it reaches the tar that extracts, and copies less.
-Format: POSIX.1-2001 pax, and "PAX Format, Version 1.0" of sparse files in the GNU tar manual.
+Format: POSIX.1-2001 pax, and "PAX Format, Version 1.0" of sparse files in the GNU tar manual. What GNU tar does not write
+when a pack is made (long names of its older format, global headers, foreign keywords) is refused: two readers that
+understand a header differently would see different members.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from tarfile import TarInfo
@@ -18,6 +21,12 @@ from recovery.errors import ArtifactError
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _WITHOUT_DATA = frozenset({tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE})
+_SIZE = re.compile(rb"[0-7]{11}\0")
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_TIME = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,9})?")
+_KEYWORDS = re.compile(r"path|linkpath|size|uid|gid|mtime|GNU\.sparse\.(major|minor|name|realsize)|SCHILY\.xattr\..+", re.DOTALL)
+_SPARSE = frozenset({"GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.name", "GNU.sparse.realsize"})
+_LARGEST_HEADER = 64 << 20
 
 
 class Source(Protocol):
@@ -108,17 +117,21 @@ class _Sparse(io.RawIOBase):
         numbers: list[int] = []
         while not numbers or len(numbers) < 1 + 2 * numbers[0]:
             line, newline, rest = buffer.partition(b"\n")
-            if newline:
-                if not line.isdigit():
-                    raise damaged(f"the map of the sparse file {self._member.info.name!r} is not one")
+            if newline and line.isdigit():
                 numbers.append(int(line))
                 buffer = rest
+            elif newline or len(buffer) >= BLOCK or not (block := self._member.read_stored(BLOCK)):
+                raise self._damaged("the map")
             else:
-                block = self._member.read_stored(BLOCK)
-                if not block:
-                    raise damaged(f"the map of the sparse file {self._member.info.name!r} has no end")
                 buffer += block
-        return iter(zip(numbers[1::2], numbers[2::2], strict=True))
+        segments = list(zip(numbers[1::2], numbers[2::2], strict=True))
+        ends = [0, *(start + length for start, length in segments)]
+        if any(start < end for end, (start, _) in zip(ends, segments, strict=False)) or ends[-1] > self._size:
+            raise self._damaged("the map")
+        return iter(segments)
+
+    def _damaged(self, what: str) -> ArtifactError:
+        return damaged(f"{what} of the sparse file {self._member.info.name!r} is not as it must be")
 
     def readable(self) -> bool:
         return True
@@ -134,6 +147,8 @@ class _Sparse(io.RawIOBase):
                 if self._position < start:
                     return self.readinto(buffer)
             data = self._member.read_stored(min(len(buffer), start + length - self._position))
+            if not data and self._position < self._size:
+                raise self._damaged("the data")
             buffer[: len(data)] = data
             count = len(data)
         self._position += count
@@ -162,20 +177,30 @@ def _read_member(source: Source, block: bytes) -> Member:
     header = block
     extended: dict[str, str] = {}
     info = _parse(block)
-    while info.type == tarfile.XHDTYPE:
+    if info.type == tarfile.XHDTYPE:
+        if info.size > _LARGEST_HEADER:
+            raise damaged(f"an extended header has {info.size} bytes")
         data = source.read(info.size + -info.size % BLOCK)
-        extended |= _parse_extended(data[: info.size])
+        extended = _parse_extended(data[: info.size])
         block = source.read(BLOCK)
         header += data + block
         info = _parse(block)
-    stored = int(extended.get("size", info.size))
+    stored = _number(extended, "size", info.size)
+    if info.type not in _WITHOUT_DATA | {tarfile.REGTYPE} or (stored and info.type in _WITHOUT_DATA):
+        raise damaged(f"{info.name!r} is of a kind that packs don't have")
+    if _SPARSE & extended.keys() and not (
+        extended.keys() >= _SPARSE and extended["GNU.sparse.major"] + extended["GNU.sparse.minor"] == "10"
+    ):
+        raise damaged(f"{info.name!r} is a sparse file of another format")
     _apply(info, extended)
-    return Member(info, header, 0 if info.type in _WITHOUT_DATA else stored, source)
+    return Member(info, header, stored, source)
 
 
 def _parse(block: bytes) -> TarInfo:
     if len(block) < BLOCK:
         raise damaged("it ends before its end mark")
+    if not _SIZE.fullmatch(block, 124, 136):
+        raise damaged("a member's header has no size")
     try:
         return TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
@@ -183,27 +208,41 @@ def _parse(block: bytes) -> TarInfo:
 
 
 def _parse_extended(data: bytes) -> dict[str, str]:
-    records = {}
+    records: dict[str, str] = {}
     position = 0
     while position < len(data):
-        space = data.find(b" ", position)
-        digits = data[position:space]
-        if space < 0 or not digits.isdigit():
-            raise damaged("an extended header is not one")
-        record = data[space + 1 : position + int(digits)]
+        space = data.find(b" ", position, position + 20)
+        digits = data[position:space] if space > 0 else b""
+        record = data[space + 1 : position + int(digits)] if digits.isdigit() else b""
         key, equals, value = record.partition(b"=")
-        if not equals or not value.endswith(b"\n"):
-            raise damaged("an extended header is not one")
-        records[key.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
+        name = key.decode("utf-8", "surrogateescape")
+        if not equals or not value.endswith(b"\n") or not _KEYWORDS.fullmatch(name) or name in records:
+            raise damaged(f"an extended header is not one of ours ({name[:100]!r})")
+        records[name] = value[:-1].decode("utf-8", "surrogateescape")
         position += int(digits)
     return records
 
 
+def _number(extended: dict[str, str], key: str, otherwise: int) -> int:
+    text = extended.get(key)
+    if text is not None and not _NUMBER.fullmatch(text):
+        raise damaged(f"{key} of an extended header is {text[:100]!r}")
+    return otherwise if text is None else int(text)
+
+
 def _apply(info: TarInfo, extended: dict[str, str]) -> None:
     info.pax_headers = extended
-    info.name = extended.get("GNU.sparse.name", extended.get("path", info.name)).rstrip("/")
+    info.name = extended.get("GNU.sparse.name", extended.get("path", info.name))
+    if info.name.endswith("/") and not info.isdir():
+        raise damaged(f"{info.name!r} is no folder")
+    info.name = info.name.rstrip("/")
     info.linkname = extended.get("linkpath", info.linkname)
-    info.size = int(extended.get("GNU.sparse.realsize", extended.get("size", info.size)))
-    info.uid = int(extended.get("uid", info.uid))
-    info.gid = int(extended.get("gid", info.gid))
-    info.mtime = float(extended.get("mtime", info.mtime))
+    info.size = _number(extended, "GNU.sparse.realsize", _number(extended, "size", info.size))
+    info.uid = _number(extended, "uid", info.uid)
+    info.gid = _number(extended, "gid", info.gid)
+    mtime = extended.get("mtime", str(info.mtime))
+    if not _TIME.fullmatch(mtime):
+        raise damaged(f"the time of {info.name!r} is {mtime[:100]!r}")
+    info.mtime = float(mtime)
+    if "\0" in info.name + info.linkname:
+        raise damaged(f"the name {info.name!r} has a zero byte")

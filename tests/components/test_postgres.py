@@ -155,6 +155,25 @@ def test_digests_do_not_depend_on_settings_of_the_database(site):
     assert contents(backup, "plain", "table") == contents(backup, "bent", "table")
 
 
+def test_encodings_other_than_utf8(site):
+    site.sql(
+        "postgres", *(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING {name} LOCALE 'C'" for name in ("latin1", "sql_ascii", "euc_jp"))
+    )
+    for name, word in (("latin1", "übel"), ("sql_ascii", "übel"), ("euc_jp", "日本")):
+        with site.server.connect(name) as connection:
+            if name == "sql_ascii":
+                connection.execute("SET client_encoding TO latin1")
+            connection.execute(f'CREATE TABLE "{word}" ("{word}") AS SELECT text \'{word}\'')
+            connection.execute(f'CREATE SEQUENCE "{word}s" START 5')
+            connection.execute(f"COMMENT ON TABLE \"{word}\" IS '{word}'")
+    backup = site.back_up(site.component("latin1", "sql_ascii", "euc_jp"))
+    assert contents(backup, "latin1")["table", 'public."übel"']["bytes"] == len("übel\n".encode("latin1"))
+    assert contents(backup, "euc_jp")["sequence", 'public."日本s"']["value"] == 5
+    component, restore = staged(site, backup)
+    assert component.prove(restore) == []
+    component.discard(restore)
+
+
 def test_the_dump_is_of_the_moment_when_its_snapshot_opened(site):
     site.create("moving", "CREATE TABLE t AS SELECT 1 AS a", "CREATE TABLE u ()")
     component = site.component("moving")

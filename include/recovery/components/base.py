@@ -180,6 +180,10 @@ class Component(ABC):
     # Restore --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
+    def identity(self, restore: Restore) -> str:
+        """The target itself, as :attr:`Preflight.identity` has it; quick, since every changing step asks again."""
+
+    @abstractmethod
     def preflight(self, restore: Restore) -> Preflight:
         """Find out, without changing anything, what the restore would replace and what would fail later.
 

@@ -15,11 +15,12 @@ from tarfile import TarInfo
 from typing import IO
 
 import pymongo
+from pymongo.errors import OperationFailure
 
 from recovery.components import mongo_contents
 from recovery.components.base import Artifact, Component, Dump, Preflight, Restore
 from recovery.components.mongo_catalog import Namespace, data_path, mark, marked_id, named_databases, rows, user_databases
-from recovery.components.mongo_client import Client, connect, server
+from recovery.components.mongo_client import Client, connect, identity, server, unauthorized
 from recovery.components.mongo_dump import Taken, take_fuzzy, take_snapshot
 from recovery.components.mongo_load import (
     Target,
@@ -42,6 +43,7 @@ from recovery.contents import Difference, Row, compare, write_rows
 from recovery.errors import RestoreError
 from recovery.plan import MongoSource
 from recovery.process import find_tool, run
+from recovery.staging import check_space
 from recovery.units import human_size
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Mongo(Component):
         tell = _Once(opened)
         with connect(self._endpoint) as client:
             who = server(client)
+            _check_room(client, self._settings, folder)
             versions = {"mongodb": who.version_text, "pymongo": pymongo.version}
             taken, lost = self._snapshot(client, root, tell) if who.replica_set else (None, "it is a standalone server")
             if taken is None:
@@ -127,6 +130,11 @@ class Mongo(Component):
         return mongo_contents.contents(inventory, read)
 
     # Restore ----------------------------------------------------------------------------------------------------------
+
+    def identity(self, restore: Restore) -> str:
+        """See :meth:`Component.identity` and :func:`recovery.components.mongo_client.identity`."""
+        with self._target() as target:
+            return identity(target.client, target.endpoint)
 
     def preflight(self, restore: Restore) -> Preflight:
         """See :meth:`Component.preflight`; :data:`mongo_preflight.OLDEST` is the oldest server that is restored to."""
@@ -232,6 +240,18 @@ class Mongo(Component):
         with connect(self._endpoint) as client:
             server(client)
             yield Target(client, self._endpoint, self._tools, self._settings.jobs)
+
+
+def _check_room(client: Client, settings: MongoSource, folder: Path) -> None:
+    """Before anything is written: a dump is about as large as the documents are uncompressed."""
+    try:
+        size = sum(int(client[name].command("dbStats")["dataSize"]) for name in named_databases(settings) or user_databases(client))
+    except OperationFailure as error:
+        if not unauthorized(error):
+            raise
+        log.warning("whether staging has room for the dump can't be told: the user has no right to dbStats")
+    else:
+        check_space(folder, 0 if settings.collections else size, "the dump")
 
 
 def _artifact(restore: Restore) -> str:

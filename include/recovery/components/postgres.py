@@ -47,12 +47,16 @@ class Postgres(Component):
         """See :meth:`recovery.components.base.Component.contents`."""
         kind, _, facts = next(read_rows(inventory, "snapshot", "server", "schema of"), ("", "", {}))
         if kind == "snapshot":
-            return archive.contents(self._server.bin_of(facts["major"]), inventory, read)
+            return archive.contents(self._server.bin_of(facts["major"]), facts["codec"], inventory, read)
         if kind == "server":
             return archive.text_contents(inventory, read, ("globals.sql", "roles.jsonl"))
         if kind == "schema of":
             return archive.text_contents(inventory, read, ("schema.sql",))
         raise ArtifactError(f"The inventory of {artifact} is empty.", "Run the backup again; the dump was not finished.")
+
+    def identity(self, restore: Restore) -> str:
+        """See :meth:`recovery.components.base.Component.identity`: the server's system identifier."""
+        return self._server.about.system
 
     def preflight(self, restore: Restore) -> Preflight:
         """See :meth:`recovery.components.base.Component.preflight`."""

@@ -226,8 +226,8 @@ def use_list(chosen: Iterable[str]) -> Iterator[str]:
         yield f"--use-list={file.name}"
 
 
-def read_toc(bin_folder: Path, folder: Path) -> Toc:
-    """Read ``toc.dat`` in a folder with pg_restore.
+def read_toc(bin_folder: Path, folder: Path, codec: str) -> Toc:
+    """Read ``toc.dat`` in a folder with pg_restore; names in it are in the database's encoding, ``codec``.
 
     Raises:
         ToolError: if pg_restore does not take it for a dump.
@@ -245,16 +245,16 @@ def read_toc(bin_folder: Path, folder: Path) -> Toc:
             tables[oid] = f"{match[1]}.dat"
         elif not oid and match[4].startswith("SEQUENCE SET "):
             values.append(line)
-    return Toc(tables, frozenset(objects), _sequence_values(bin_folder, folder, values))
+    return Toc(tables, frozenset(objects), _sequence_values(bin_folder, folder, values, codec))
 
 
-def _sequence_values(bin_folder: Path, folder: Path, chosen: list[str]) -> dict[str, tuple[int, bool]]:
+def _sequence_values(bin_folder: Path, folder: Path, chosen: list[str], codec: str) -> dict[str, tuple[int, bool]]:
     if not chosen:
         return {}
     with use_list(chosen) as option:
         script = run([bin_folder / "pg_restore", option, "--file=-", folder], env={"LC_ALL": "C"})
     pattern = r"^SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);$"
-    found = re.findall(pattern, script.decode("utf-8", "surrogateescape"), re.MULTILINE)
+    found = re.findall(pattern, script.decode(codec, "surrogateescape"), re.MULTILINE)
     if len(found) != len(chosen):
         raise damaged(f"its table of contents names {len(chosen)} sequences, {len(found)} have a value")
     return {name.replace("''", "'"): (int(value), called == "true") for name, value, called in found}
@@ -275,7 +275,7 @@ def uncovered(inventory: Iterable[Row], toc: Toc) -> list[str]:
     return missing
 
 
-def contents(bin_folder: Path, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+def contents(bin_folder: Path, codec: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
     """Rows of a database's artifact; see :meth:`recovery.components.base.Component.contents`.
 
     Raises:
@@ -283,16 +283,16 @@ def contents(bin_folder: Path, inventory: Path, read: Iterable[Row]) -> Iterator
     """
     found = _Found()
     found.add(read)
-    toc = found.toc(bin_folder)
+    toc = found.toc(bin_folder, codec)
     missing = uncovered(read_rows(inventory), toc)
     missing += [f"the file {file}" for file in toc.tables.values() if file not in found.members]
     if missing:
         raise ArtifactError(
-            f"The dump lacks what the source has: {_some(missing)}.",
+            f"The dump lacks what the source has: {some(missing)}.",
             "Look for pg_dump's messages in the log of the dump, then run the backup again.",
         )
     if extra := sorted(found.members.keys() - set(toc.tables.values())):
-        raise damaged(f"{_some(extra)} is in no table of contents")
+        raise damaged(f"{some(extra)} is in no table of contents")
     for kind, name, facts in read_rows(inventory):
         yield kind, name, _kept(kind, name, facts, toc, found)
 
@@ -316,12 +316,12 @@ class _Found:
             else:
                 self.members[name] = facts
 
-    def toc(self, bin_folder: Path) -> Toc:
+    def toc(self, bin_folder: Path, codec: str) -> Toc:
         if len(self.tocs) != 1:
             raise damaged(f"it has {len(self.tocs)} tables of contents")
         with tempfile.TemporaryDirectory(prefix="recovery-toc-") as folder:
             (Path(folder) / "toc.dat").write_bytes(zlib.decompress(base64.b64decode(self.tocs[0])))
-            return read_toc(bin_folder, Path(folder))
+            return read_toc(bin_folder, Path(folder), codec)
 
 
 def _kept(kind: str, name: str, facts: Facts, toc: Toc, found: _Found) -> Facts:
@@ -361,6 +361,7 @@ def text_contents(inventory: Path, read: Iterable[Row], needed: Iterable[str]) -
     yield from read_rows(inventory)
 
 
-def _some(names: list[Any], at_most: int = 10) -> str:
+def some(names: list[Any], at_most: int = 20) -> str:
+    """The first of many names, and how many there are besides."""
     shown = ", ".join(map(str, names[:at_most]))
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown

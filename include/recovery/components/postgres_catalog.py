@@ -2,7 +2,8 @@
 
 Left out is what pg_dump leaves out: system objects, members of extensions (but for the tables that an extension
 declares as configuration), and what other objects bring along. An object's place in the catalogs is in the fact
-``at``, ``[class oid, oid]``, where pg_dump's table of contents names it too; it is not kept in a set.
+``at``, ``[class oid, oid]``, where pg_dump's table of contents names it too; it is not kept in a set. Options of user
+mappings are not read: they hold passwords, which belong in no report.
 """
 
 from __future__ import annotations

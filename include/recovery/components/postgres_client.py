@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -17,6 +18,8 @@ import psycopg
 from psycopg import errors, pq
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Literal
+from psycopg.types.json import set_json_loads
 
 from recovery.connections import Endpoint
 from recovery.errors import ConnectionUnusable, RecoveryError, SourceError, SourceUnreachable, ToolError
@@ -91,6 +94,18 @@ def telling(say: Callable[[], str], every: float = 10.0) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def codec(connection: Connection) -> str:
+    """Python's name of the encoding that a database's dump is in; of SQL_ASCII, which is none, one that keeps every byte."""
+    name = connection.info.parameter_status("server_encoding") or "UTF8"
+    if name == "SQL_ASCII":
+        return "latin1"
+    with in_words(f"Asking for the encoding of {connection.info.dbname}"):
+        connection.execute(SQL("SET client_encoding TO {}").format(Literal(name)))
+        found = connection.info.encoding
+        connection.execute("SET client_encoding TO utf8")
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -202,6 +217,7 @@ class Server:
             ) from error
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
             connection.execute("SET client_encoding TO latin1")
+            set_json_loads(lambda data: json.loads(data if isinstance(data, str) else str(data, "latin1")), connection)
         else:
             connection.execute("SET client_encoding TO utf8")
         if not autocommit:

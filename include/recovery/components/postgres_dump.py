@@ -17,12 +17,12 @@ from recovery.components import postgres_archive as archive
 from recovery.components import postgres_catalog as catalog
 from recovery.components import postgres_globals as server_globals
 from recovery.components.base import Artifact, Dump, RecoveryPoint
-from recovery.components.postgres_client import Connection, Server, in_words, telling
+from recovery.components.postgres_client import Connection, Server, codec, in_words, telling
 from recovery.contents import RecordDigest, Row, read_rows, write_rows
 from recovery.errors import SourceError, SourceUnreachable
 from recovery.plan import PostgresSource
 from recovery.process import run, tool
-from recovery.staging import folder_size
+from recovery.staging import check_space, folder_size
 from recovery.units import human_size
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class _Snapshot:
     lsn: str
     opened: datetime
     encoding: str
+    codec: str
 
 
 def dump(server: Server, settings: PostgresSource, folder: Path, opened: Callable[[], None]) -> Dump:
@@ -54,6 +55,7 @@ def dump(server: Server, settings: PostgresSource, folder: Path, opened: Callabl
     with ExitStack() as stack:
         began = datetime.now(UTC)
         snapshots = [_open(server, database, stack) for database in databases]
+        check_space(folder, sum(map(_table_bytes, snapshots)), f"the dump of {', '.join(databases)}")
         opened()
         log.info("snapshots of %s open at %s", ", ".join(databases), snapshots[0].lsn)
         for number, snapshot in enumerate(snapshots):
@@ -126,11 +128,21 @@ def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
     opened = datetime.now(UTC)
     if unreadable := catalog.unreadable(connection):
         raise SourceError(
-            f"User {server.about.user} may not read all of database {database}: {', '.join(unreadable)}.",
+            f"User {server.about.user} may not read all of database {database}: {archive.some(unreadable, 30)}.",
             "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
         )
     _lock(connection, database)
-    return _Snapshot(database, connection, row[0], row[1], opened, row[2])
+    return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection))
+
+
+def _table_bytes(snapshot: _Snapshot) -> int:
+    """Tables and large objects as they lie on the server's disk; about what their uncompressed dump takes."""
+    row = snapshot.connection.execute(
+        "SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace"
+        " WHERE relkind = 'r' AND (nspname !~ '^pg_' AND nspname <> 'information_schema' OR relname = 'pg_largeobject')"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _lock(connection: Connection, database: str) -> None:
@@ -174,18 +186,18 @@ def _dump_database(
     with telling(written), tool(argv, env=server.environment(snapshot.encoding), on_line=heard):
         pass
     size = folder_size(root)
-    _check(server, root, inventory, snapshot.database)
+    _check(server, root, inventory, snapshot)
     log.info("database %s dumped, %s", snapshot.database, human_size(size))
     return Artifact(name=name, root=str(root), bytes=size)
 
 
-def _check(server: Server, root: Path, inventory: Path, database: str) -> None:
-    toc = archive.read_toc(server.bin, root)
+def _check(server: Server, root: Path, inventory: Path, snapshot: _Snapshot) -> None:
+    toc = archive.read_toc(server.bin, root, snapshot.codec)
     missing = archive.uncovered(read_rows(inventory), toc)
     missing += [f"the file {file}" for file in toc.tables.values() if not (root / file).is_file()]
     if missing:
         raise SourceError(
-            f"The dump of {database} lacks what the source has: {', '.join(missing[:20])}{' and more' if len(missing) > 20 else ''}.",
+            f"The dump of {snapshot.database} lacks what the source has: {archive.some(missing)}.",
             "Look at pg_dump's messages above; give the backup user the rights, then run the backup again.",
         )
 
@@ -199,7 +211,11 @@ def _inventory(server: Server, snapshot: _Snapshot) -> Iterator[Row]:
         row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
     assert row is not None
     about = {"version": server.about.version, "major": server.about.major, "system": server.about.system}
-    yield "snapshot", snapshot.database, {"lsn": snapshot.lsn, "opened": snapshot.opened.isoformat(), "bytes": row[0], **about}
+    yield (
+        "snapshot",
+        snapshot.database,
+        {"lsn": snapshot.lsn, "opened": snapshot.opened.isoformat(), "codec": snapshot.codec, "bytes": row[0], **about},
+    )
     yield from catalog.object_rows(connection)
     yield "large objects", "all", large_object_inventory(connection)
 

@@ -1,0 +1,146 @@
+"""Tasks of a run, one after another in a process of its own, as the benchmark starts it: it imports, says so, and waits.
+
+Arguments: plan file, id of the set or of the restore's run, then ``<step>:<source, destination or nothing>``. Prints a
+JSON object a line: ``{"ready": <resident bytes>}``, then for each step when it begins and what it took.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+import airflow.sdk  # noqa: F401 - every task's process has it
+from recovery import backup, closing, preflight, restore
+from recovery.connections import from_airflow
+from recovery.contents import read_rows, write_rows
+from recovery.gate_texts import gate_text
+from recovery.plan import Plan
+from recovery.plans import BrokenPlan, read_plan
+from recovery.restore_run import Request, RestoreRun
+from recovery.staging import RunRecord, StagedSet, write_record
+
+
+class BackupTasks:
+    """What the tasks of the backup DAG call."""
+
+    def __init__(self, plan: Plan, set_id: str) -> None:
+        self._plan = plan
+        self._staged = StagedSet(plan, set_id)
+
+    def _work(self, source_id: str) -> backup.Work:
+        return backup.Work(self._plan, self._staged, source_id, from_airflow)
+
+    def prepare(self, _: str) -> None:
+        """Begin the run."""
+        record = RunRecord(
+            plan=self._plan.plan,
+            set_id=self._staged.id,
+            run_id=self._staged.id,
+            started=datetime.now(UTC),
+            sources=tuple(self._plan.source_ids),
+        )
+        closing.prepare(self._staged, record, from_airflow)
+
+    def dump(self, source_id: str) -> None:
+        """Dump a source."""
+        backup.dump(self._work(source_id))
+
+    def compress(self, source_id: str) -> None:
+        """Make its packs."""
+        backup.compress(self._work(source_id))
+
+    def verify(self, source_id: str) -> None:
+        """Prove them."""
+        backup.verify(self._work(source_id))
+
+    def trust(self, source_id: str) -> None:
+        """Take them for good without reading them, which only a benchmark does."""
+        work = self._work(source_id)
+        artifacts = list(work.sealed_record().packs)
+        for artifact in artifacts:
+            write_rows(work.contents(artifact), read_rows(work.inventory(artifact)))
+        write_record(work.folder / "verified.json", backup.Verified(level="stored", counts=dict.fromkeys(artifacts, 0)))
+
+    def upload(self, destination: str) -> None:
+        """Close the set and bring it to a destination."""
+        closing.upload(self._plan, self._staged, destination, from_airflow)
+
+    def prune(self, destination: str) -> None:
+        """Apply the destination's retention."""
+        closing.prune(self._plan, self._staged, destination, from_airflow)
+
+    def finish(self, _: str) -> None:
+        """End the run."""
+        closing.finish(self._plan, self._staged)
+
+
+class RestoreTasks:
+    """What the tasks of the restore DAG call, as far as a restore beside the live data goes."""
+
+    def __init__(self, plan: Plan, run_id: str) -> None:
+        self._plan = plan
+        self._run = RestoreRun(plan, run_id, from_airflow)
+
+    def choose(self, approver: str) -> None:
+        """Choose the newest set, look at the targets, and approve the first gate."""
+        asked = Request(run_id=self._run.run_id, requester="operator", started=datetime.now(UTC), sources=tuple(self._plan.source_ids))
+        preflight.choose(self._run, asked)
+        preflight.preflight(self._run)
+        restore.show(self._run, "plan", gate_text(self._run, "plan"))
+        restore.approve(self._run, "plan", approver)
+
+    def stage(self, source_id: str) -> None:
+        """Restore a source beside its live data."""
+        restore.stage(self._run, source_id)
+
+    def prove(self, source_id: str) -> None:
+        """Compare it with the set."""
+        restore.prove(self._run, source_id)
+
+    def discard(self, _: str) -> None:
+        """Remove what was staged."""
+        restore.discard(self._run)
+
+
+def main(plan_file: str, run_id: str, *steps: str) -> None:
+    """Say that everything is imported, wait for a line, then take the steps."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    plan = read_plan(Path(plan_file))
+    if isinstance(plan, BrokenPlan):
+        raise SystemExit(str(plan))
+    _say(ready=psutil.Process().memory_info().rss)
+    if not sys.stdin.readline():
+        return
+    for step in steps:
+        name, _, of = step.partition(":")
+        tasks = RestoreTasks(plan, run_id) if hasattr(RestoreTasks, name) else BackupTasks(plan, run_id)
+        _say(begins=name)
+        _say(ended=name, **_measured(getattr(tasks, name), of))
+
+
+def _measured(step: Callable[[str], None], of: str) -> dict[str, float]:
+    cpu, started = _cpu_seconds(), time.monotonic()
+    step(of)
+    return {"seconds": round(time.monotonic() - started, 3), "cpu_seconds": round(_cpu_seconds() - cpu, 3)}
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of all its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
