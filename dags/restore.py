@@ -5,7 +5,7 @@ The tasks' work is in ``include/recovery``: ``preflight.py``, ``restore.py``, ``
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, chain, task
@@ -131,6 +131,7 @@ def build(plan: Plan) -> DAG:
             "allow_stale": Param(False, type="boolean", description="Restore latest even if it is older than the RPO allows."),
         },
     ) as dag:
+        resumed = {"retries": 3, "retry_delay": timedelta(seconds=10)}  # a worker may die on the way back, too
         chosen, found = choose_set(plan.plan), look_before(plan.plan)
         approve_plan = gate(plan, "plan", "May this set be restored beside the live data?")
         approve_switch = gate(plan, "switch", "May the restored data take the place of the live data?")
@@ -150,8 +151,8 @@ def build(plan: Plan) -> DAG:
             check_system(plan.plan),
             accept,
             keep(plan.plan),
-            switch_back(plan.plan).as_teardown(),
-            discard(plan.plan).as_teardown(),
+            switch_back.override(**resumed)(plan.plan).as_teardown(),
+            discard.override(**resumed)(plan.plan).as_teardown(),
             write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),
         )
     return dag

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,10 +132,11 @@ class Tasks:
         self._ready.wait()
 
     def go(self) -> None:
-        """Let it take its steps."""
+        """Let it take its steps; one that ended already says why in :meth:`end`."""
         assert self._process.stdin is not None
-        self._process.stdin.write(b"go\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"go\n")
+            self._process.stdin.flush()
 
     def end(self) -> None:
         """Wait for its end.

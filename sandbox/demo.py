@@ -89,8 +89,18 @@ def _back_up(operator: Person, airflow: Airflow, screenshots: Path | None) -> No
         line = next(line["event"] for line in operator.log_lines(BACKUP, run, name) if " holds set " in str(line.get("event")))
         print(f"  {line}")
     if screenshots:
-        preferences = {"dag_view_default": "graph", "default_dag_view": "graph"}
-        airflow.screenshot(f"/dags/{BACKUP}/runs/{run}", screenshots / "backup.png", preferences=preferences)
+        groups = [name.removesuffix(".dump") for name in operator.states(BACKUP, run) if name.endswith(".dump")]
+        _picture_graph(airflow, run, groups, screenshots)
+
+
+def _picture_graph(airflow: Airflow, run: str, groups: list[str], folder: Path) -> None:
+    """The backup's graph, its groups open, with little room for what lies beside it."""
+    preferences = {
+        "default_dag_view": "graph",
+        f"{BACKUP}/open-groups": groups,
+        "react-resizable-panels:graph-ltr": {"details-panel,main-panel": {"expandToSizes": {}, "layout": [80, 20]}},
+    }
+    airflow.screenshot(f"/dags/{BACKUP}/runs/{run}", folder / "backup.png", text="Task Group", size=(1600, 800), preferences=preferences)
 
 
 def _restore(operator: Person, approver: Person, airflow: Airflow, screenshots: Path | None) -> float:
@@ -100,10 +110,9 @@ def _restore(operator: Person, approver: Person, airflow: Airflow, screenshots: 
     while gate := approver.next_gate(RESTORE, run, on_task=_show):
         print(f"\n  ── {gate.subject}\n")
         print("\n".join(f"  │ {line}" for line in gate.body.splitlines()))
-        if screenshots and gate.task_id == "approve_plan":
-            airflow.screenshot(
-                f"/dags/{RESTORE}/runs/{run}/tasks/{gate.task_id}/required_actions", screenshots / "gate.png", user="approver"
-            )
+        if screenshots and gate.task_id == "approve_switch":
+            page = f"/dags/{RESTORE}/runs/{run}/tasks/{gate.task_id}/required_actions"
+            airflow.screenshot(page, screenshots / "gate.png", user="approver", text="proven equal to the set", size=(1600, 800))
         approver.answer(gate)
         print("\n  approver: Approve\n")
     state = approver.run_state(RESTORE, run)

@@ -7,11 +7,12 @@ bigger member has a pack of its own. Stock ``age``, ``zstd`` and ``tar`` open th
 from __future__ import annotations
 
 import fcntl
-import hashlib
+import io
+import json
 import logging
 import os
-import queue
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import TarInfo
-from threading import Thread
 from typing import IO, Any, Protocol
 
 import pyrage
@@ -29,13 +29,13 @@ from pydantic import BaseModel, ConfigDict
 from recovery import tarstream
 from recovery.components.base import Artifact
 from recovery.errors import ArtifactError, SourceError
-from recovery.process import find_tool, tool
+from recovery.process import Tool, failed, find_tool, tool
 from recovery.tarstream import damaged
 from recovery.units import human_size
+from recovery.unseal import CHUNK, IDENTITIES, UNREADABLE, Count
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
 _F_SETPIPE_SZ = 1031
 _TOLERATED = re.compile(
     r": (file changed as we read it|File removed before we read it|File shrank by \d+ bytes?; padding with zeros"
@@ -83,7 +83,7 @@ def safe_name(name: str) -> str:
 
 def write_listing(path: Path, members: Iterable[Member]) -> None:
     """Write members to a listing: ``<size> <group or -> <path>`` and a NUL byte each."""
-    with path.open("wb", buffering=_CHUNK) as out:
+    with path.open("wb", buffering=CHUNK) as out:
         for member in members:
             group = "-" if member.group is None else str(member.group)
             out.write(f"{member.size} {group} ".encode() + member.path + b"\0")
@@ -93,7 +93,7 @@ def read_listing(path: Path) -> Iterator[Member]:
     """Members of a listing, as they are read."""
     rest = b""
     with path.open("rb") as listing:
-        while chunk := listing.read(_CHUNK):
+        while chunk := listing.read(CHUNK):
             *records, rest = (rest + chunk).split(b"\0")
             for record in records:
                 size, group, name = record.split(b" ", 2)
@@ -187,11 +187,11 @@ def _seal_pack(
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file, tool(argv, env={"LC_ALL": "C"}, output=True, may_fail=True, on_line=words.append) as tar:
         stored = _Hashing(file)
-        raw = _Count()
+        raw = Count()
         with _encrypting(stored, recipients) as sink:
             compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1, write_checksum=True).compressobj()
-            fcntl.fcntl(tar.stdout.fileno(), _F_SETPIPE_SZ, _CHUNK)
-            while chunk := os.read(tar.stdout.fileno(), _CHUNK):
+            fcntl.fcntl(tar.stdout.fileno(), _F_SETPIPE_SZ, CHUNK)
+            while chunk := os.read(tar.stdout.fileno(), CHUNK):
                 raw.add(chunk)
                 sink.write(compressor.compress(chunk))
             sink.write(compressor.flush())
@@ -218,17 +218,7 @@ def _judge(artifact: Artifact, status: int, words: list[str], tolerated: Callabl
         raise SourceError(f"{artifact.name} could not be packed; tar ended with status {status}.", "See the log above; try again.")
 
 
-class _Count:
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.sha256 = hashlib.sha256()
-
-    def add(self, data: bytes) -> None:
-        self.bytes += len(data)
-        self.sha256.update(data)
-
-
-class _Hashing(_Count):
+class _Hashing(Count):
     """A file, and the count and SHA-256 of what went through, in either direction."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -254,7 +244,7 @@ def _encrypting(out: _Hashing, recipients: Sequence[Any]) -> Iterator[IO[bytes]]
     read_end, write_end = os.pipe()
 
     def encrypt() -> None:
-        with os.fdopen(read_end, "rb", buffering=_CHUNK) as plain:
+        with os.fdopen(read_end, "rb", buffering=CHUNK) as plain:
             pyrage.encrypt_io(plain, out, recipients)
 
     with ThreadPoolExecutor(1) as pool:
@@ -281,107 +271,78 @@ class _Whole:
 
 
 class PackReader:
-    """The tar stream of a pack, decrypted and decompressed ahead by threads; use :func:`open_pack`."""
+    """The tar stream of a pack, decrypted and decompressed by a process of its own; use :func:`open_pack`."""
 
-    def __init__(self, blocks: queue.Queue[bytes | BaseException]) -> None:
-        self._blocks = blocks
-        self._block = memoryview(b"")
-        self._ended = False
+    def __init__(self, pack: Pack, unsealing: Tool, words: list[str]) -> None:
+        self._pack = pack
+        self._unsealing = unsealing
+        self._words = words
+        fcntl.fcntl(unsealing.stdout.fileno(), _F_SETPIPE_SZ, CHUNK)
+        self._stream = io.BufferedReader(unsealing.stdout.raw, CHUNK)  # type: ignore[attr-defined]
 
     def read(self, size: int, /) -> bytes:
-        """Exactly ``size`` bytes, fewer only at the end."""
-        if len(self._block) >= size:
-            data, self._block = self._block[:size], self._block[size:]
-            return bytes(data)
-        parts = []
-        while size and self._more():
-            part, self._block = self._block[:size], self._block[size:]
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+        """Exactly ``size`` bytes, fewer only at the end.
 
-    def _more(self) -> bool:
-        while not self._block and not self._ended:
-            block = self._blocks.get()
-            if isinstance(block, BaseException):
-                raise block
-            self._block = memoryview(block)
-            self._ended = not block
-        return bool(self._block)
+        Raises:
+            ArtifactError: if the pack can't be read.
+            ToolError: if the process that reads it was killed.
+        """
+        data = self._stream.read(size)
+        if len(data) < size:
+            self._refuse_failure()
+        return data
+
+    def _refuse_failure(self) -> None:
+        status = self._unsealing.wait()
+        if status == UNREADABLE:
+            raise _why(self._pack, **json.loads(self._words[-1]))
+        if status:
+            raise failed(self._unsealing, "unsealing", status)
+
+    def finish(self) -> None:
+        """Make sure that all of it was read, and that it was the pack of the record.
+
+        Raises:
+            ArtifactError: if it is another.
+        """
+        if self.read(1):
+            raise damaged(f"{self._pack.file} holds more than was read")
+        found = json.loads(self._words[-1])
+        recorded = self._pack.model_dump(exclude={"file"})
+        if found != recorded:
+            what = "; ".join(f"{fact} is {found[fact]}, recorded {recorded[fact]}" for fact in recorded if found[fact] != recorded[fact])
+            raise damaged(f"{self._pack.file} is not what its record says: {what}")
 
 
 @contextmanager
 def open_pack(source: IO[bytes], pack: Pack, identities: Sequence[Identity]) -> Iterator[PackReader]:
     """Read a pack's tar stream for the length of a block, which must read it to its end.
 
+    Args:
+        source: the pack, a file.
+        pack: its record.
+        identities: one of them must open it.
+
     Raises:
         ArtifactError: if the pack is damaged, is not the one of the record, or no identity opens it.
+        ToolError: if the process that reads it could not be started, or was killed.
     """
-    blocks: queue.Queue[bytes | BaseException] = queue.Queue(maxsize=8)
-    stop = False
-    stored = _Hashing(source)
-    raw = _Count()
-    read_end, write_end = os.pipe()
-
-    def decrypt() -> None:
-        with os.fdopen(write_end, "wb", buffering=_CHUNK) as plain:
-            pyrage.decrypt_io(stored, plain, identities)
-
-    def decompress() -> None:
-        with os.fdopen(read_end, "rb", buffering=0) as plain, zstandard.ZstdDecompressor().stream_reader(plain, read_size=_CHUNK) as stream:
-            while not stop and (block := stream.read(_CHUNK)):
-                raw.add(block)
-                blocks.put(block)
-
-    def ahead() -> None:
-        with ThreadPoolExecutor(1) as pool:
-            decrypting = pool.submit(decrypt)
-            try:
-                decompress()
-            except Exception as error:  # noqa: BLE001 - the reader raises it
-                blocks.put(_why(pack, decrypting.exception() or error))
-            else:
-                error_ = None if stop else decrypting.exception()
-                blocks.put(_why(pack, error_) if error_ else b"")
-
-    thread = Thread(target=ahead, name=f"read {pack.file}", daemon=True)
-    thread.start()
-    reader = PackReader(blocks)
-    try:
+    environment = {IDENTITIES: " ".join(map(str, identities)), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    words: list[str] = []
+    argv = [sys.executable, "-m", "recovery.unseal"]
+    with tool(argv, env=environment, stdin=source, output=True, may_fail=True, on_line=words.append) as unsealing:
+        reader = PackReader(pack, unsealing, words)
         yield reader
-        while reader.read(_CHUNK):
-            raise damaged(f"{pack.file} holds more than was read")
-        found = (stored.bytes, stored.sha256.hexdigest(), raw.bytes, raw.sha256.hexdigest())
-        if found != (pack.stored_bytes, pack.sha256, pack.raw_bytes, pack.raw_sha256):
-            raise damaged(f"{pack.file} is not what its record says: {_mismatch(pack, stored, raw)}")
-    finally:
-        stop = True
-        while thread.is_alive():
-            _drain(blocks)
-            thread.join(0.01)
+        reader.finish()
 
 
-def _mismatch(pack: Pack, stored: _Count, raw: _Count) -> str:
-    if (stored.bytes, stored.sha256.hexdigest()) != (pack.stored_bytes, pack.sha256):
-        return f"{stored.bytes} bytes with SHA-256 {stored.sha256.hexdigest()}, recorded {pack.stored_bytes} with {pack.sha256}"
-    return f"its content is {raw.bytes} bytes with SHA-256 {raw.sha256.hexdigest()}, recorded {pack.raw_bytes} with {pack.raw_sha256}"
-
-
-def _why(pack: Pack, error: BaseException) -> ArtifactError:
-    if isinstance(error, pyrage.DecryptError) and "key" in str(error).lower():
+def _why(pack: Pack, error: str, words: str) -> ArtifactError:
+    if error == "DecryptError" and "key" in words.lower():
         return ArtifactError(
             f"The identity does not open {pack.file}: it was not encrypted to it.",
             "Put the identity of one of the set's recipients into the Connection that the plan names under encryption.",
         )
-    return damaged(f"{pack.file} can't be read ({type(error).__name__}: {error})")
-
-
-def _drain(blocks: queue.Queue[bytes | BaseException]) -> None:
-    try:
-        while True:
-            blocks.get_nowait()
-    except queue.Empty:
-        return
+    return damaged(f"{pack.file} can't be read ({error}: {words})")
 
 
 def read_members(reader: tarstream.Source) -> Iterator[tuple[TarInfo, IO[bytes] | None]]:

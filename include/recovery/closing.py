@@ -111,12 +111,14 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
 
     Raises:
         StagingError: if nothing was verified.
+        RestoreError: if a restore switched the system meanwhile.
         KeyMaterialError: if the signing key is not one.
     """
     with locked(staged.lock), written_in(staged.folder):
         if staged.closed:
             return
         run = staged.run()
+        _refuse_switched_since(plan, run)
         works = [Work(plan, staged, source_id, connect) for source_id in run.sources]
         verified = [work for work in works if work.verified]
         if not verified:
@@ -153,6 +155,16 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
             "complete" if not missing else f"INCOMPLETE, without {', '.join(missing)}",
             human_duration(manifest.skew_seconds),
         )
+
+
+def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
+    """What was read before a switch and what was read after it are not of one system."""
+    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
+        if any(entry.time >= run.started for entry in Journal(path).said("stopping services")):
+            raise RestoreError(
+                f"The restore {path.parent.name} switched this system while set {run.set_id} was made; the set may be half of before.",
+                "Trigger a new backup run once the restore has ended.",
+            )
 
 
 def _why_missing(source_id: str, run: RunRecord) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from recovery.components import make
 from recovery.connections import Connect
+from recovery.errors import RecoveryError, RestoreError
 from recovery.plan import Plan
 from recovery.restore import drop_copies
-from recovery.restore_run import RestoreRun, now
+from recovery.restore_run import Request, RestoreRun, now
 from recovery.staging import read_record
 from recovery.units import human_duration
 
@@ -16,8 +18,6 @@ log = logging.getLogger(__name__)
 
 def ended_restores(plan: Plan, connect: Connect) -> list[RestoreRun]:
     """Every restore that has ended and whose folder is still in staging."""
-    from recovery.restore_run import Request
-
     root = plan.staging.folder / plan.plan / "restores"
     runs = []
     for path in sorted(root.glob("*/request.json")):
@@ -31,12 +31,29 @@ def drop_old(plan: Plan, connect: Connect) -> None:
     """Remove what restores set aside longer ago than ``keep_before``; say what is left.
 
     Raises:
-        RecoveryError: if something can't be removed.
+        RecoveryError: if something can't be removed; the rest is.
     """
+    faults = []
     for run in ended_restores(plan, connect):
         closed = run.journal.said("closed")[-1].time
         age = now() - closed
         if age < plan.keep_before:
             log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(plan.keep_before - age))
             continue
-        drop_copies(run)
+        try:
+            drop_copies(run)
+        except RecoveryError as error:
+            log.error("restore %s: %s", run.id, error)
+            faults.append(f"restore {run.id}: {error}")
+    if faults:
+        raise RestoreError("Not all copies could be removed:\n" + "\n".join(faults), "Mend these; tomorrow it is tried again.")
+    name_strangers(plan, connect)
+
+
+def name_strangers(plan: Plan, connect: Connect) -> None:
+    """Say which copies lie at the sources that no restore in staging accounts for: nobody will remove them."""
+    known = {path.name for path in (plan.staging.folder / plan.plan / "restores").glob("*")}
+    for source_id in plan.source_ids:
+        strangers = sorted(set(make(plan, source_id, connect).before_copies()) - known)
+        if strangers:
+            log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))

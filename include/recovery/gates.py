@@ -59,7 +59,7 @@ class Gate(ApprovalOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Make an approval of a yes; end with a failure after a no, or after no answer, which at the last gate keeps the system."""
-        run = restore_run(self.plan_name, context["dag_run"])
+        run = in_words(restore_run)(self.plan_name, context["dag_run"])
         if event.get("error_type") == "timeout":
             return in_words(self._unanswered)(run, context)
         answer = super(ApprovalOperator, self).execute_complete(context, event)

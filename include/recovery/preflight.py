@@ -24,8 +24,8 @@ from recovery.contents import write_rows
 from recovery.destinations.base import Destination
 from recovery.errors import ApprovalError, DestinationError, PlanError, RecoveryError, RestoreError, StagingError
 from recovery.manifest import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE, File, Manifest, encode, parse_packs
-from recovery.restore_run import Findings, Request, RestoreRun, now
-from recovery.shipping import absent, download, fetch_packs
+from recovery.restore_run import Findings, Request, RestoreRun, download_from_any, now
+from recovery.shipping import absent, fetch_packs
 from recovery.staging import write_atomically, write_record
 from recovery.units import human_duration, human_size
 

@@ -102,6 +102,7 @@ def tool(
     env: Mapping[str, str] | None = None,
     output: bool = False,
     feed: bool = False,
+    stdin: IO[bytes] | None = None,
     cwd: Path | None = None,
     may_fail: bool = False,
     on_line: Callable[[str], None] | None = None,
@@ -113,6 +114,7 @@ def tool(
         env: added to this process's environment; passwords go here.
         output: read its stdout through :attr:`Tool.stdout`.
         feed: write its stdin through :attr:`Tool.stdin`.
+        stdin: a file to read instead, from where it is.
         cwd: where it runs.
         on_line: gets each line of its stderr, from a thread, in place of the log.
         may_fail: leave the exit status to the caller, who asks :meth:`Tool.wait`.
@@ -125,12 +127,12 @@ def tool(
         process = subprocess.Popen(
             [os.fsencode(part) for part in argv],
             env={**os.environ, **(env or {})},
-            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdin=stdin or (subprocess.PIPE if feed else subprocess.DEVNULL),
             stdout=subprocess.PIPE if output else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
     except OSError as error:
         raise ToolError(f"{name} could not be started: {error}.", "Check that it is installed and may be run.") from error
@@ -166,5 +168,6 @@ def run(argv: Sequence[str | bytes | Path], *, env: Mapping[str, str] | None = N
         return running.stdout.read()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For a child between fork and exec: it is killed when the thread that started it ends, however it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

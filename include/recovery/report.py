@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 def finish(run: RestoreRun) -> None:
     """Write the report, release the hold, close the journal, and raise where the restore did not succeed.
 
+    Where the way back is not complete, the journal stays open and the set held: once the cause is mended, the teardowns
+    can be cleared, and go on where they stopped. Until then backups of the plan wait.
+
     Raises:
         RestoreError: with the reason; the report is written all the same.
     """
@@ -32,10 +35,12 @@ def finish(run: RestoreRun) -> None:
     text = render(facts)
     write_atomically(run.folder / "report.md", text.encode())
     log.info("%s", text)
-    unkept = _keep_with_set(run, facts)
+    open_end = bool(restore.begun_to_switch(run)) and not restore.kept(run)
+    unkept = _keep_with_set(run, facts, over=not open_end)
     if left := run.journal.last("not discarded"):
         reason = f"{reason} Not everything that was staged could be removed: {'; '.join(left.facts['faults'])}".strip()
-    run.journal.say("closed", reason=reason, unkept=unkept)
+    if not open_end:
+        run.journal.say("closed", reason=reason, unkept=unkept)
     if unkept:
         reason = f"{reason or 'The restore succeeded, but its report could not be kept.'} {' '.join(unkept)}"
     if reason:
@@ -144,8 +149,8 @@ def render(facts: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _keep_with_set(run: RestoreRun, facts: dict[str, Any]) -> list[str]:
-    """Add the report to the set and release the hold wherever the set is; what did not work, in sentences."""
+def _keep_with_set(run: RestoreRun, facts: dict[str, Any], *, over: bool) -> list[str]:
+    """Add the report to the set and, if the restore is over, release the hold; what did not work, in sentences."""
     unkept = []
     key = run.set_key()
     text = "restored" if facts["result"] == "success" else facts["result"]
@@ -154,7 +159,7 @@ def _keep_with_set(run: RestoreRun, facts: dict[str, Any]) -> list[str]:
     for destination in run.holders():
         try:
             add_record(destination, report, key)
-            if destination.name in held:
+            if over and destination.name in held:
                 add_record(
                     destination,
                     release(run.manifest(), held[destination.name].name, now(), f"run {run.run_id}", "the restore has ended"),

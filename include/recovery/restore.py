@@ -337,7 +337,16 @@ def _discard(run: RestoreRun, source_id: str) -> None:
 
 
 def drop_copies(run: RestoreRun) -> None:
-    """Remove the copies that a restore set aside, live ones of before and refused ones, once the plan's days are over."""
+    """Remove the copies that a restore set aside, live ones of before and refused ones, once the plan's days are over.
+
+    Raises:
+        RecoveryError: if something can't be removed; the restore's folder stays then.
+    """
+    if gone := [source_id for source_id in run.request().sources if source_id not in run.plan.source_ids]:
+        raise RestoreError(
+            f"The plan no longer has {', '.join(gone)}, where restore {run.id} left copies.",
+            f"Remove what has {run.id} in its name there, then {run.folder}.",
+        )
     for source_id in run.request().sources:
         component = run.component(source_id)
         with run_lock(run, source_id):

@@ -306,20 +306,8 @@ class SourceRestore:
             path.unlink()
 
     def _download(self, stored: StoredPack, path: Path) -> None:
-        """From the first destination that has it whole."""
-        faults = []
         file = File(bytes=stored.stored_bytes, sha256=stored.sha256)
-        for destination in self._run.holders():
-            progress = Progress(f"fetching {stored.file} from {destination.name}", stored.stored_bytes)
-            try:
-                download(destination, f"{self._run.manifest().path}/{stored.file}", path, file, progress.add)
-            except (ArtifactError, DestinationError) as error:
-                log.error("%s", error)
-                faults.append(f"{destination.name}: {error}")
-            else:
-                log.info("%s: %s", stored.file, progress.summary())
-                return
-        raise RestoreError(f"{stored.file} could not be fetched from any destination:\n" + "\n".join(faults), "Choose another set.")
+        download_from_any(self._run.holders(), f"{self._run.manifest().path}/{stored.file}", path, file)
 
     def journal(self, step: str, **facts: object) -> None:
         """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""
@@ -333,6 +321,27 @@ class SourceRestore:
         """Remove the scratch folders."""
         for name in ("work", "fetch"):
             shutil.rmtree(self._run.folder / name / self._source_id, ignore_errors=True)
+
+
+def download_from_any(holders: Sequence[Destination], key: str, path: Path, file: File) -> None:
+    """Fetch an object from the first destination that has it whole.
+
+    Raises:
+        RestoreError: if none has.
+        StagingError: if the file can't be written.
+    """
+    faults = []
+    for destination in holders:
+        progress = Progress(f"fetching {key} from {destination.name}", file.bytes)
+        try:
+            download(destination, key, path, file, progress.add)
+        except (ArtifactError, DestinationError) as error:
+            log.error("%s", error)
+            faults.append(f"{destination.name}: {error}")
+        else:
+            log.info("%s: %s", key, progress.summary())
+            return
+    raise RestoreError(f"{key} could not be fetched from any destination:\n" + "\n".join(faults), "Choose another set.")
 
 
 def now() -> datetime:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
+import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from recovery.errors import ToolError
 from recovery.plan import Services
+from recovery.process import die_with_parent
 from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
@@ -42,24 +47,38 @@ def run_all(commands: Sequence[Sequence[str]], services: Services) -> None:
 
 
 def run_one(command: Sequence[str], services: Services) -> Outcome:
-    """Run one command to its end, its words in the log."""
-    shown = shlex.join(command)
+    """Run one command to its end, its words in the log.
+
+    What it leaves running in the background stays, and may keep its output open. The command itself ends with the task,
+    so that a stop whose task was killed does not run on beside the start of the way back.
+    """
     started = time.monotonic()
-    try:
-        done = subprocess.run(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=services.timeout.total_seconds(),
-            check=False,
-        )
-        words = done.stdout.decode("utf-8", "replace").strip()[-_LAST_WORDS:] or f"exit status {done.returncode}, no words"
-        outcome = Outcome(shown, done.returncode == 0, words, time.monotonic() - started)
-    except subprocess.TimeoutExpired:
-        words = f"it did not end within {human_duration(services.timeout)}"
-        outcome = Outcome(shown, False, words, time.monotonic() - started)
-    except OSError as error:
-        outcome = Outcome(shown, False, f"it could not be started: {error}", time.monotonic() - started)
+    with tempfile.TemporaryFile(prefix="recovery-service-") as output:
+        try:
+            ok, words = _run_to_end(command, output, services.timeout.total_seconds())
+        except OSError as error:
+            ok, words = False, f"it could not be started: {error}"
+    outcome = Outcome(shlex.join(command), ok, words, time.monotonic() - started)
     log.log(logging.INFO if outcome.ok else logging.ERROR, "%s: %s", outcome.command, outcome.words)
     return outcome
+
+
+def _run_to_end(command: Sequence[str], output: IO[bytes], seconds: float) -> tuple[bool, str]:
+    # A file takes the output: whoever waits for the end of a pipe also waits for everything that a command started.
+    process = subprocess.Popen(
+        list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, preexec_fn=die_with_parent
+    )
+    try:
+        status = process.wait(seconds)
+        said = f"exit status {status}, no words"
+    except subprocess.TimeoutExpired:
+        status, said = -signal.SIGKILL, ""
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    output.seek(max(0, output.seek(0, os.SEEK_END) - _LAST_WORDS))
+    words = output.read().decode("utf-8", "replace").strip()
+    if not said:
+        return False, f"it did not end within {human_duration(seconds)} {words}".strip()
+    return status == 0, words or said

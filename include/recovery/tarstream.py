@@ -86,15 +86,22 @@ class Member:
             return None
         if "GNU.sparse.major" in self.info.pax_headers:
             return io.BufferedReader(_Sparse(self), 1 << 20)
-        return io.BufferedReader(_Plain(self), 1 << 20)
+        return _Plain(self)  # type: ignore[return-value]
 
 
 class _Plain(io.RawIOBase):
+    """Gives exactly what it is asked for, fewer bytes only at the end; so it needs no buffer around it."""
+
     def __init__(self, member: Member) -> None:
         self._member = member
 
     def readable(self) -> bool:
         return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        return self._member.read_stored(size)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         data = self._member.read_stored(len(buffer))

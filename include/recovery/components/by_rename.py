@@ -106,7 +106,9 @@ class ByRename(Component):
     # Preflight ------------------------------------------------------------------------------------------------------
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`Component.identity`. Device and inode of each folder that is changed; of the nearest parent, and ``gone``, if it is not there.
+        """See :meth:`Component.identity`. Device and inode of each folder that is changed.
+
+        Of the nearest parent, and ``gone``, if it is not there.
 
         A folder that this restore created is still gone.
         """
