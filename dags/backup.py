@@ -1,6 +1,6 @@
 """``<plan>_backup``: dump (parallel) > compress > verify > upload > prune, for every plan of the plan folder.
 
-The tasks' work is in ``include/recovery``: ``backup.py`` for one source, ``closing.py`` for the set as a whole.
+The work is in ``include/recovery``: ``backup.py`` has the steps of one source, ``closing.py`` those of the set as a whole.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from recovery import alerts, backup, closing, tasks
 from recovery.connections import from_airflow
@@ -17,58 +16,31 @@ from recovery.plan import Plan
 from recovery.plans import load_plan
 from recovery.staging import RunRecord
 
+dump, compress, verify = map(tasks.of_source, (backup.dump, backup.compress, backup.verify))
+upload = tasks.of_destination(closing.upload, TriggerRule.ALL_DONE)  # what is verified is kept, whatever became of the rest
+prune = tasks.of_destination(closing.prune, TriggerRule.NONE_FAILED)
+
 
 @task
 @tasks.in_words
 def prepare(plan: str, params: dict[str, Any], dag_run: Any) -> None:
     tasks.check_parameters(params, dag_run)
     staged = tasks.staged_set(load_plan(plan), dag_run)
-    asked = {"sources": params["sources"], "note": params["note"], "hold": params["hold"], "allow_empty": params["allow_empty"]}
-    closing.prepare(
-        staged, RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=dag_run.start_date, **asked), from_airflow
-    )
-
-
-@task
-@tasks.in_words
-def dump(plan: str, source: str, params: dict[str, Any], dag_run: Any) -> None:
-    if source not in params["sources"]:
-        raise AirflowSkipException(f"{source} was left out by who started this run.")
-    backup.dump(tasks.work(plan, source, dag_run))
-
-
-@task
-@tasks.in_words
-def compress(plan: str, source: str, dag_run: Any) -> None:
-    backup.compress(tasks.work(plan, source, dag_run))
-
-
-@task
-@tasks.in_words
-def verify(plan: str, source: str, dag_run: Any) -> None:
-    backup.verify(tasks.work(plan, source, dag_run))
-
-
-@task(trigger_rule=TriggerRule.ALL_DONE)
-@tasks.in_words
-def upload(plan: str, destination: str, dag_run: Any) -> None:
-    loaded = load_plan(plan)
-    closing.upload(loaded, tasks.staged_set(loaded, dag_run), destination, from_airflow)
-
-
-@task(trigger_rule=TriggerRule.NONE_FAILED)
-@tasks.in_words
-def prune(plan: str, destination: str, dag_run: Any) -> None:
-    loaded = load_plan(plan)
-    closing.prune(loaded, tasks.staged_set(loaded, dag_run), destination, from_airflow)
+    asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=dag_run.start_date, **params)
+    closing.prepare(staged, asked, from_airflow)
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
 @tasks.in_words
 def finish(plan: str, dag_run: Any) -> None:
     loaded = load_plan(plan)
-    if not closing.finish(loaded, tasks.staged_set(loaded, dag_run)):
-        raise AirflowSkipException("The set lacks the sources that were left out, so it is not announced as a complete one.")
+    tasks.skip_if_false(closing.finish(loaded, tasks.staged_set(loaded, dag_run)))
+
+
+@task
+@tasks.in_words
+def ping(connection: str) -> None:
+    alerts.ping(from_airflow(connection))
 
 
 def build(plan: Plan) -> DAG:
@@ -83,7 +55,6 @@ def build(plan: Plan) -> DAG:
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=plan.retries),
         on_failure_callback=alerts.on_failure(plan, "Backup"),
-        on_success_callback=alerts.on_success(plan),
         tags=["recovery", "backup", plan.plan],
         params={
             "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest good one."),
@@ -96,13 +67,21 @@ def build(plan: Plan) -> DAG:
         for source in plan.source_ids:
             with TaskGroup(tasks.group_id(source), tooltip=source):
                 verified.append(proven := verify(plan.plan, source))
-                begun >> dump(plan.plan, source) >> compress(plan.plan, source) >> proven
+                (
+                    begun
+                    >> dump.override(priority_weight=tasks.dump_priority(plan, source))(plan.plan, source)
+                    >> compress(plan.plan, source)
+                    >> proven
+                )
         for name in plan.destinations:
             uploads.append(sent := upload.override(task_id=f"upload.{name}")(plan.plan, name))
             pruned = prune.override(task_id=f"prune.{name}")(plan.plan, name)
             verified >> sent >> pruned
             verified >> pruned
-        [*verified, *uploads] >> finish.override(outlets=[Asset(f"recovery://{plan.plan}/complete-set")])(plan.plan)
+        done = finish.override(outlets=[Asset(f"recovery://{plan.plan}/complete-set")])(plan.plan)
+        [*verified, *uploads] >> done
+        if plan.alerts.ping:
+            done >> ping(plan.alerts.ping)
     return dag
 
 

@@ -1,12 +1,16 @@
-"""``<plan>_maintenance``: once a day, remove the copies that restores set aside, when the plan's days for them are over."""
+"""``<plan>_maintenance``: once a day, remove the copies that restores set aside, when the plan's days for them are over.
+
+Triggered by hand with a set's id, it also releases the set's holds.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Param, task
 
-from recovery import alerts, copies, tasks
+from recovery import alerts, copies, holds, tasks
 from recovery.connections import from_airflow
 from recovery.plan import Plan
 from recovery.plans import load_plan
@@ -16,6 +20,14 @@ from recovery.plans import load_plan
 @tasks.in_words
 def drop_old_copies(plan: str) -> None:
     copies.drop_old(load_plan(plan), from_airflow)
+
+
+@task
+@tasks.in_words
+def release_holds(plan: str, params: dict[str, Any], dag_run: Any) -> None:
+    tasks.check_parameters(params, dag_run)
+    tasks.skip_if_false(bool(params["release_holds"]))
+    holds.release_holds(load_plan(plan), params["release_holds"], dag_run.triggering_user_name or "nobody known", from_airflow)
 
 
 def build(plan: Plan) -> DAG:
@@ -31,8 +43,10 @@ def build(plan: Plan) -> DAG:
         default_args=tasks.defaults(plan, retries=plan.retries),
         on_failure_callback=alerts.on_failure(plan, "Maintenance"),
         tags=["recovery", "maintenance", plan.plan],
+        params={"release_holds": Param("", type="string", description="Id of a set that prune may remove again; empty for none.")},
     ) as dag:
         drop_old_copies(plan.plan)
+        release_holds(plan.plan)
     return dag
 
 

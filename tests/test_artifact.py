@@ -1,5 +1,5 @@
 # pathlib has no paths of bytes.
-# ruff: noqa: PTH102, PTH115, PTH118, PTH123, PTH211
+# ruff: noqa: PTH118, PTH123
 
 import io
 import json
@@ -17,7 +17,7 @@ import zstandard
 
 from recovery.artifact import Member, Pack, extract, members_below, open_pack, read_listing, read_members, safe_name, seal, write_listing
 from recovery.components.base import Artifact
-from recovery.errors import ArtifactError, SourceError
+from recovery.errors import ArtifactError, SourceError, ToolError
 from tests.sets import run_python
 
 IDENTITY = pyrage.x25519.Identity.generate()
@@ -54,7 +54,8 @@ def seen(root):
         for name in folders + files:
             path = os.path.join(folder, name)
             status = os.lstat(path)
-            data = os.readlink(path) if os.path.islink(path) else open(path, "rb").read() if os.path.isfile(path) else None
+            here = Path(os.fsdecode(path))
+            data = here.readlink() if here.is_symlink() else here.read_bytes() if here.is_file() else None
             found[os.path.relpath(path, os.fsencode(root))] = (status.st_mode, data, status.st_mtime_ns if name in files else 0)
     return found
 
@@ -117,7 +118,7 @@ def test_listing_comes_back(tmp_path):
 
 def test_a_listing_that_is_cut_off_is_damage(tmp_path):
     write_listing(tmp_path / "listing", [Member(b"a", 1), Member(b"bc", 2)])
-    os.truncate(tmp_path / "listing", os.path.getsize(tmp_path / "listing") - 1)
+    os.truncate(tmp_path / "listing", (tmp_path / "listing").stat().st_size - 1)
     with pytest.raises(ArtifactError, match="cut off"):
         list(read_listing(tmp_path / "listing"))
 
@@ -293,9 +294,14 @@ def test_a_record_of_another_pack_is_damage(two_packs, changes):
 
 def test_a_reader_that_stops_half_way_raises_what_it_met(two_packs):
     out, packs = two_packs
-    with pytest.raises(ZeroDivisionError), (out / packs[0].file).open("rb") as source, open_pack(source, packs[0], [IDENTITY]) as reader:
-        for _ in read_members(reader):
+
+    def stop_half_way():
+        with (out / packs[0].file).open("rb") as source, open_pack(source, packs[0], [IDENTITY]) as reader:
+            next(read_members(reader))
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stop_half_way()
 
 
 def test_a_pack_that_is_not_read_to_its_end_is_not_taken_for_whole(two_packs):
@@ -380,9 +386,8 @@ def test_a_member_that_leaves_is_refused(tmp_path, outside, entry):
 def test_nothing_is_written_through_a_link_of_the_same_pack(tmp_path, outside, target):
     link = ("way", tarfile.SYMTYPE, target.format(outside=outside))
     one = forged(tmp_path, link, ("way/x", tarfile.REGTYPE, ""))
-    with pytest.raises((ArtifactError, Exception)) as refused:
+    with pytest.raises((ArtifactError, ToolError)):
         unpack(tmp_path / "forged", [one], tmp_path / "back")
-    assert type(refused.value).__name__ in {"ArtifactError", "ToolError"}
 
 
 @pytest.mark.parametrize(
@@ -445,7 +450,8 @@ _SEAL = """
                 return self.real.compress(data)
         artifact.zstandard.ZstdCompressor = Killing
     members = artifact.members_below(Path(root))
-    packs, _ = artifact.seal(Artifact(name="tree", root=root, bytes=0), members, Path(out), recipients=[recipient], pack_size=1 << 40, level=1)
+    tree = Artifact(name="tree", root=root, bytes=0)
+    packs, _ = artifact.seal(tree, members, Path(out), recipients=[recipient], pack_size=1 << 40, level=1)
     import pyrage
     for pack in packs:
         with (Path(out) / pack.file).open("rb") as source:
@@ -454,7 +460,7 @@ _SEAL = """
                     while data and data.read(1 << 20):
                         pass
     print(json.dumps([pack.model_dump() for pack in packs]))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 """
 
 

@@ -16,7 +16,9 @@ from recovery.plans import plan_schema
 from recovery.units import parse_duration, parse_size
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "include/recovery/dag_docs").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("plugins/*.md"), *(ROOT / "include/recovery/dag_docs").glob("*.md")]
+)
 PLAN_PAGE = ROOT / "docs/plan.md"
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| `([a-z0-9_.<>\[\]]+)` \| .+? \| (required|`[^`]*`) \| (.+) \|$", re.MULTILINE)
@@ -181,7 +183,9 @@ def test_named_files_of_the_project_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_named_tests_exist(page):
     text = read(page)
-    missing = [f"{file}::{name}" for file, name in re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", text) if f"def {name}(" not in read(ROOT / file)]
+    missing = [
+        f"{file}::{name}" for file, name in re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", text) if f"def {name}(" not in read(ROOT / file)
+    ]
     assert not missing
 
 

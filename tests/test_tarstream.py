@@ -1,5 +1,5 @@
 # pathlib has no paths of bytes.
-# ruff: noqa: PTH102, PTH115, PTH118, PTH123, PTH211
+# ruff: noqa: PTH102, PTH118, PTH123, PTH211
 
 import hashlib
 import io

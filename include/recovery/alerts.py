@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Callable
 from typing import Any
 
-from recovery.connections import Endpoint, from_airflow
+from recovery.connections import Endpoint
 from recovery.errors import ConnectionUnusable
 from recovery.plan import Mail, Plan
 from recovery.plans import load_plan
 
 log = logging.getLogger(__name__)
-
-Callback = Callable[[Any], None]
 
 _PING_SECONDS = 20
 
@@ -28,19 +25,6 @@ def on_failure(plan: Plan, what: str) -> list[Any]:
         "Look at its red tasks: {{ conf.get('api', 'base_url') }}/dags/{{ dag_run.dag_id }}/runs/{{ dag_run.run_id }}\n"
     )
     return [_mail(plan.alerts.mail, f"[{plan.plan}] {what} FAILED", body)]
-
-
-def on_success(plan: Plan) -> list[Callback]:
-    """Callbacks for a successful backup: the ping, where the plan names one, and all sources were backed up."""
-    name = plan.alerts.ping
-    if name is None:
-        return []
-
-    def ping_outside(context: Any) -> None:
-        if set((context["dag_run"].conf or {}).get("sources", plan.source_ids)) == set(plan.source_ids):
-            ping(from_airflow(name))
-
-    return [ping_outside]
 
 
 def ping(endpoint: Endpoint) -> None:

@@ -9,10 +9,11 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +22,7 @@ from recovery import components
 from recovery.artifact import Identity, Member, Pack, members_below, open_pack, read_listing, read_members, seal
 from recovery.components.base import Artifact, Component, Dump
 from recovery.connections import Connect
-from recovery.contents import Row, read_rows, write_rows
+from recovery.contents import Row, read_rows, row_file, write_rows
 from recovery.errors import SourceError
 from recovery.keys import parse_identity
 from recovery.plan import Level, Plan
@@ -136,10 +137,9 @@ def dump(work: Work) -> None:
     with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
         shutil.rmtree(work.dump_folder, ignore_errors=True)
         work.dump_folder.mkdir(parents=True)
-        component = work.component()
-        if component.kind in {"files", "config"}:
+        if not work.plan.source(work.source_id).snapshot:
             _wait_for_snapshots(work)
-        made = component.dump(work.dump_folder, lambda: _mark(work, "opened"))
+        made = work.component().dump(work.dump_folder, lambda: _mark(work, "opened"))
         _refuse_missing_inventory(work, made)
         write_record(work.dump_folder / "dump.json", made)
     for warning in made.warnings:
@@ -183,7 +183,7 @@ def _mark(work: Work, name: str) -> None:
 
 def _wait_for_snapshots(work: Work) -> None:
     """A file that a database row names must not be missing from the scan: so the scan begins after the snapshots."""
-    databases = [source_id for source_id in work.staged.run().sources if source_id.startswith(("postgres.", "mongo."))]
+    databases = [source_id for source_id in work.staged.run().sources if work.plan.source(source_id).snapshot]
     deadline = time.monotonic() + WAIT_FOR_SNAPSHOTS
     said: tuple[list[str], float] = ([], 0.0)
     while (waiting := [source_id for source_id in databases if not _told(work.staged.source(source_id))]) and time.monotonic() < deadline:
@@ -209,10 +209,11 @@ def compress(work: Work) -> None:
     work.staged.refuse_closed(work.source_id)
     made = work.dump_record()
     if not (work.folder / "sealed.json").exists():
-        shutil.rmtree(work.pack_folder, ignore_errors=True)
-        work.pack_folder.mkdir(parents=True)
-        check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts), f"packing {work.source_id}")
-        write_record(work.folder / "sealed.json", _seal_all(work, made))
+        with written_in(work.pack_folder), _removed_on_failure(work.pack_folder):
+            shutil.rmtree(work.pack_folder, ignore_errors=True)
+            work.pack_folder.mkdir(parents=True)
+            check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts), f"packing {work.source_id}")
+            write_record(work.folder / "sealed.json", _seal_all(work, made))
     for artifact in made.artifacts:
         if artifact.listing is None:
             shutil.rmtree(artifact.root, ignore_errors=True)
@@ -223,17 +224,16 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
     changed: list[str] = []
     started = time.monotonic()
     for artifact in made.artifacts:
-        placed: list[Row] = []
-        sealed, said = seal(
-            artifact,
-            _members(work, artifact),
-            work.pack_folder,
-            recipients=work.plan.encryption.recipients,
-            pack_size=work.plan.pack,
-            level=work.plan.compression,
-            packed=lambda number, member, placed=placed: placed.append(("member", _text(member), {"pack": number})),  # type: ignore[misc]
-        )
-        write_rows(work.members(artifact.name), placed)
+        with row_file(work.members(artifact.name)) as write:
+            sealed, said = seal(
+                artifact,
+                _members(work, artifact),
+                work.pack_folder,
+                recipients=work.plan.encryption.recipients,
+                pack_size=work.plan.pack,
+                level=work.plan.compression,
+                packed=partial(_note_place, write),
+            )
         packs[artifact.name] = tuple(sealed)
         changed += said
     raw = sum(pack.raw_bytes for made_packs in packs.values() for pack in made_packs)
@@ -249,8 +249,8 @@ def _members(work: Work, artifact: Artifact) -> Iterable[Member]:
     return read_listing(work.dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
 
 
-def _text(member: Member) -> str:
-    return member.path.decode("utf-8", "surrogateescape")
+def _note_place(write: Callable[[Row], None], number: int, member: Member) -> None:
+    write(("member", member.path.decode("utf-8", "surrogateescape"), {"pack": number}))
 
 
 def verify(work: Work) -> None:
@@ -338,5 +338,5 @@ def _refuse_empty(work: Work, counts: dict[str, int]) -> None:
         if before and not counts.get(artifact) and not run.allow_empty:
             raise SourceError(
                 f"{work.source_id}: {artifact} had {before} records in the last good set, and has none now.",
-                "If that is right, trigger the backup with 'allow empty'; if not, restore it.",
+                "If that is right, trigger the backup with allow_empty; if not, restore it.",
             )

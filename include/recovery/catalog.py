@@ -164,14 +164,13 @@ def choose(
     rpo: timedelta,
     newest_before: str | None = None,
     confirm_old: bool = False,
-    confirm_incomplete: bool = False,
 ) -> Choice:
     """The set that a restore takes.
 
     ``latest`` looks at good sets only: complete, and proven to the plan's level. It refuses one that is older than the
     RPO, since that is how hidden new sets show. A destination that can't be reached is a warning and no refusal: the
     worst day may well have taken it along, and the age of what is left decides. Naming a set or a moment confirms its
-    age by itself; a set that is not good has to be confirmed.
+    age by itself; that a named set is not good is a warning, which the first gate shows.
 
     Args:
         catalog: what there is.
@@ -181,14 +180,13 @@ def choose(
         rpo: the plan's objective.
         newest_before: only with ``latest``: the newest good set of which nothing is younger than this moment, in ISO 8601 with offset.
         confirm_old: take ``latest`` even if it is older than the RPO.
-        confirm_incomplete: take the named set even if it is not good.
 
     Raises:
         PlanError: if the wish itself is not usable.
         RestoreError: if there is no such set, or it was refused.
     """
     if wanted != LATEST:
-        return _named(catalog, wanted, newest_before, now, good, confirm_incomplete)
+        return _named(catalog, wanted, newest_before, now, good)
     if newest_before is not None:
         return _before(catalog, _moment(newest_before), now, good)
     usable = _good(catalog, good)
@@ -199,7 +197,7 @@ def choose(
         old = f"is {human_duration(choice.age)} old; the plan's RPO is {human_duration(rpo)}."
         raise RestoreError(
             f"The newest good set, {usable[0].manifest.set_id}, {old}{_clues(catalog)}",
-            "Find out why there is no newer one; confirm that an old set may be restored, or name the set.",
+            "Find out why there is no newer one; to restore it all the same, set allow_stale, or name the set.",
         )
     return choice
 
@@ -211,7 +209,7 @@ def _moment(text: str) -> datetime:
         raise PlanError(f"newest_before: {error}.", "Write the moment with its offset.") from None
 
 
-def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: datetime, good: Level, confirmed: bool) -> Choice:
+def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: datetime, good: Level) -> Choice:
     if not is_set_id(set_id):
         raise PlanError(f"{set_id!r} is not a set id, which looks like 20261123T010000Z-4f2a.", "Write latest, or copy the id of a set.")
     if newest_before is not None:
@@ -219,11 +217,6 @@ def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: dateti
     found = catalog.find(set_id)
     if found is None:
         raise _none(catalog, f"no set {set_id}")
-    if not found.manifest.good(good) and not confirmed:
-        raise RestoreError(
-            f"Set {set_id} is not good: {shortcomings(found.manifest, good)}.",
-            "Name another set, or confirm that this one may be restored.",
-        )
     choice = _choice(catalog, found, now)
     if found.manifest.good(good):
         return choice

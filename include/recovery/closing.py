@@ -17,7 +17,7 @@ from recovery.catalog import read_catalog
 from recovery.connections import Connect, s3_client
 from recovery.contents import read_rows
 from recovery.destinations import make_destination
-from recovery.errors import DestinationError, PlanError, RestoreError, StagingError
+from recovery.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
 from recovery.journal import Journal
 from recovery.keys import SigningKey, recipient_fingerprint
 from recovery.manifest import (
@@ -50,7 +50,7 @@ def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
 
     Raises:
         PlanError: if a source was asked for that the plan doesn't have.
-        RestoreError: if a restore of this plan is between its switch and its acceptance.
+        RestoreUnderWay: if a restore of this plan is between its switch and its acceptance.
         StagingError: if the staging folder can't be written.
     """
     plan = staged.plan
@@ -77,21 +77,15 @@ def refuse_during_restore(plan: Plan) -> None:
     """A backup must not read a system that a restore has half switched, or that nobody has accepted yet.
 
     Raises:
-        RestoreError: if there is such a restore; a retry may find it ended.
+        RestoreUnderWay: if there is such a restore.
     """
     for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
         journal = Journal(path)
         if not journal.closed and journal.said("stopping services"):
             raise RestoreUnderWay(
                 f"The restore {path.parent.name} of this plan is between its switch and its acceptance.",
-                "Answer its last gate; then clear this task.",
+                "Answer its last gate; this run goes on then.",
             )
-
-
-class RestoreUnderWay(RestoreError):
-    """A restore is under way that this must wait for."""
-
-    retryable = True
 
 
 def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
@@ -114,6 +108,10 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
         RestoreError: if a restore switched the system meanwhile.
         KeyMaterialError: if the signing key is not one.
     """
+    if not staged.run_file.exists():
+        raise StagingError(
+            f"The run of set {staged.id} did not begin, or has ended.", "Look at its task prepare; trigger a new backup run."
+        )
     with locked(staged.lock), written_in(staged.folder):
         if staged.closed:
             return

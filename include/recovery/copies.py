@@ -9,9 +9,9 @@ from recovery.connections import Connect
 from recovery.errors import RecoveryError, RestoreError
 from recovery.plan import Plan
 from recovery.restore import drop_copies
-from recovery.restore_run import Request, RestoreRun, now
+from recovery.restore_run import Request, RestoreRun
 from recovery.staging import read_record
-from recovery.units import human_duration
+from recovery.units import human_duration, now
 
 log = logging.getLogger(__name__)
 

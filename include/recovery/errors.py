@@ -81,5 +81,9 @@ class RestoreError(RecoveryError):
     """A restore was refused, rejected, or stopped."""
 
 
+class RestoreUnderWay(RestoreError):
+    """A restore is under way, and what was asked for waits until it has ended."""
+
+
 class ProofError(RestoreError):
     """What was restored is not equal to what the set holds."""

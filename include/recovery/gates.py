@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -36,6 +37,8 @@ class Gate(ApprovalOperator):
             body="",
             response_timeout=plan.approvals.timeout,
             assigned_users=[{"id": approver.id, "name": approver.name} for approver in plan.approvals.approvers],
+            retries=3,  # Airflow sometimes loses an answer that comes at once, and fails the task: then it asks again
+            retry_delay=timedelta(seconds=5),
             **kwargs,
         )
         self.plan_name = plan.plan
@@ -53,6 +56,7 @@ class Gate(ApprovalOperator):
             raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
         requester = run.request().requester
         self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
+        self.subject = f"{self.plan_name}, set {run.manifest().set_id}: {self.subject}"
         self.body = gate_text(run, self.gate)
         restore.show(run, self.gate, self.body)
         log.info("%s\n\n%s", self.subject, self.body)

@@ -22,6 +22,7 @@ from recovery.components.base import Consistency, RecoveryPoint
 from recovery.errors import ArtifactError, ManifestError
 from recovery.keys import SigningKey, VerifyKey
 from recovery.plan import Level
+from recovery.staging import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.json.sig"
@@ -261,10 +262,8 @@ def write_manifest(folder: Path, manifest: Manifest, key: SigningKey) -> Manifes
             f"The manifest of set {manifest.set_id} is {len(data)} bytes, more than {MAX_BYTES}.",
             "Divide the plan's sources over two plans.",
         )
-    (folder / SIGNATURE_FILE).write_bytes(key.sign(data))
-    partial = folder / f".{MANIFEST_FILE}.partial"
-    partial.write_bytes(data)
-    partial.rename(folder / MANIFEST_FILE)
+    write_atomically(folder / SIGNATURE_FILE, key.sign(data))
+    write_atomically(folder / MANIFEST_FILE, data)
     return written
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
@@ -97,6 +97,8 @@ class Objectives(_Part):
 class PostgresSource(_Part):
     """A PostgreSQL server."""
 
+    snapshot: ClassVar[bool] = True
+
     connection: ConnectionId
     databases: tuple[str, ...] = ()
     """Names; empty means every database of the server."""
@@ -108,6 +110,8 @@ class PostgresSource(_Part):
 
 class MongoSource(_Part):
     """A MongoDB replica set or standalone server."""
+
+    snapshot: ClassVar[bool] = True
 
     connection: ConnectionId
     databases: tuple[str, ...] = ()
@@ -131,6 +135,8 @@ class MongoSource(_Part):
 class FilesSource(_Part):
     """A folder with everything in it."""
 
+    snapshot: ClassVar[bool] = False
+
     path: AbsolutePath
     exclude: tuple[str, ...] = ()
     """Shell patterns (``*.tmp``, ``cache/*``) of names or of paths below the folder."""
@@ -139,12 +145,15 @@ class FilesSource(_Part):
 class ConfigSource(_Part):
     """Named files and folders that hold settings or code."""
 
+    snapshot: ClassVar[bool] = False
+
     paths: Annotated[tuple[AbsolutePath, ...], Field(min_length=1)]
     exclude: tuple[str, ...] = ()
     """Shell patterns of names or of paths below a named folder."""
 
 
 Settings = PostgresSource | MongoSource | FilesSource | ConfigSource
+"""Settings of a source; ``snapshot`` says whether it is read as of one instant, which those that are scanned wait for."""
 
 
 class Sources(_Part):
@@ -256,7 +265,7 @@ class Alerts(_Part):
 
     mail: Mail | None = None
     ping: ConnectionId | None = None
-    """An HTTP Connection whose address is called after every successful backup, so that somebody outside notices when none comes."""
+    """An HTTP Connection whose address is called after every complete backup, so that somebody outside notices when none comes."""
 
 
 class Staging(_Part):

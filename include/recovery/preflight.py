@@ -24,12 +24,14 @@ from recovery.contents import write_rows
 from recovery.destinations.base import Destination
 from recovery.errors import ApprovalError, DestinationError, PlanError, RecoveryError, RestoreError, StagingError
 from recovery.manifest import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE, File, Manifest, encode, parse_packs
-from recovery.restore_run import Findings, Request, RestoreRun, download_from_any, now
+from recovery.restore_run import Findings, Request, RestoreRun, download_from_any
 from recovery.shipping import absent, fetch_packs
 from recovery.staging import write_atomically, write_record
-from recovery.units import human_duration, human_size
+from recovery.units import human_duration, human_size, now
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 20
 
 
 def choose(run: RestoreRun, request: Request) -> None:
@@ -56,7 +58,6 @@ def choose(run: RestoreRun, request: Request) -> None:
         rpo=run.plan.objectives.rpo,
         newest_before=request.newest_before,
         confirm_old=request.allow_stale,
-        confirm_incomplete=True,
     )
     manifest = choice.chosen.manifest
     lacking = [source_id for source_id in request.sources if source_id not in manifest.sources]
@@ -240,7 +241,7 @@ def _read_contents(run: RestoreRun, source_id: str) -> None:
 
 
 def _space_refusals(run: RestoreRun, reports: dict[str, Preflight]) -> list[str]:
-    needed: dict[Path, int] = {run.folder: _staging_need(run)}
+    needed: dict[Path, int] = {run.folder: len(reports) * run.plan.pack}  # a pack of each source is fetched at a time
     for report in reports.values():
         for name, size in report.bytes_needed.items():
             needed[Path(name)] = needed.get(Path(name), 0) + size
@@ -256,11 +257,11 @@ def _space_refusals(run: RestoreRun, reports: dict[str, Preflight]) -> list[str]
     ]
 
 
-def _staging_need(run: RestoreRun) -> int:
-    """Raw dumps of the databases and the largest pack; files and configuration are unpacked where they go."""
-    sources = run.manifest().sources
-    raw = sum(sources[name].totals.raw_bytes for name in run.request().sources if name.startswith(("postgres.", "mongo.")))
-    return raw + run.plan.pack
+def _bounded(lines: list[str]) -> list[str]:
+    """What a person can read at night; all of it is in the log."""
+    for line in lines[_SHOWN:]:
+        log.info("%s", line)
+    return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"- and {len(lines) - _SHOWN} more, in the log of preflight"]
 
 
 def _text(run: RestoreRun, manifest: Manifest, reports: dict[str, Preflight]) -> str:
@@ -281,8 +282,11 @@ def _text(run: RestoreRun, manifest: Manifest, reports: dict[str, Preflight]) ->
             "",
             f"- {size}, {sum(entry.totals.counts.values()):,} records, {entry.consistency}, verified: {entry.level}",
         ]
-        lines += [f"- ⚠ {warning}" for warning in entry.warnings[:10]]
-        lines += [f"- {'⚠ ' if finding.level == 'warning' else ''}{finding.text}" for finding in report.findings]
+        lines += _bounded([f"- ⚠ {warning}" for warning in entry.warnings])
+        lines += _bounded([f"- ⚠ {finding.text}" for finding in report.findings if finding.level == "warning"])
+        lines += _bounded([f"- {finding.text}" for finding in report.findings if finding.level == "fact"])
         lines.append(f"- Target: `{report.identity}`")
+    if untouched := [source_id for source_id in run.plan.source_ids if source_id not in reports]:
+        lines += ["", f"Not restored and not touched: {', '.join(untouched)}."]
     lines += ["", "Approving restores all of this **beside** the live data. Nothing live is replaced before the next gate."]
     return "\n".join(lines)

@@ -10,9 +10,9 @@ from recovery import restore
 from recovery.errors import RecoveryError, RestoreError
 from recovery.manifest import Manifest
 from recovery.records import Record, add_record, release
-from recovery.restore_run import RestoreRun, now
+from recovery.restore_run import RestoreRun
 from recovery.staging import write_atomically
-from recovery.units import human_duration, iso
+from recovery.units import human_duration, iso, now
 
 log = logging.getLogger(__name__)
 

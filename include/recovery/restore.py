@@ -16,10 +16,10 @@ from functools import partial
 from recovery.approvals import Approval, Gate, check_person, read_question, write_signed
 from recovery.contents import Difference
 from recovery.errors import ApprovalError, ProofError, RestoreError
-from recovery.restore_run import RestoreRun, now
+from recovery.restore_run import RestoreRun
 from recovery.services import run_all, run_one
 from recovery.staging import locked, write_atomically
-from recovery.units import human_duration
+from recovery.units import human_duration, now
 
 log = logging.getLogger(__name__)
 
@@ -221,16 +221,22 @@ def kept(run: RestoreRun) -> bool:
     return in_use(run) and not turned_down(run)
 
 
-def keep(run: RestoreRun) -> None:
+def keep(run: RestoreRun) -> bool:
     """After acceptance, or when nobody answered: what had to wait for it.
+
+    Returns:
+        False if the restored system was not handed over, so that there is nothing to keep.
 
     Raises:
         ApprovalError: if the last gate was neither approved nor left unanswered.
     """
+    if not in_use(run):
+        return False
     unanswered = any(entry.facts["gate"] == "accept" for entry in run.journal.said("unanswered"))
     if not unanswered:
         run.authorise("accept")
     settle(run)
+    return True
 
 
 def settle(run: RestoreRun) -> None:

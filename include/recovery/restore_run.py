@@ -22,7 +22,8 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from tarfile import TarInfo
 from typing import Literal
@@ -111,19 +112,25 @@ class RestoreRun:
         """Whether a set was chosen."""
         return bool(self.journal.said("chosen"))
 
+    @cached_property
+    def _packs(self) -> dict[tuple[str, str], list[StoredPack]]:
+        """The set's packs by source and artifact, in order."""
+        found: dict[tuple[str, str], list[StoredPack]] = {}
+        for pack in parse_packs((self.folder / "set/packs.jsonl").read_bytes(), self.manifest()):
+            found.setdefault((pack.source, pack.artifact), []).append(pack)
+        return {key: sorted(packs, key=lambda pack: pack.number) for key, packs in found.items()}
+
     def manifest(self) -> Manifest:
         """The set's manifest, whose signature was checked when it was fetched."""
         return decode_manifest((self.folder / "set/manifest.json").read_bytes(), "staging")
 
     def packs(self, source_id: str, artifact: str) -> list[StoredPack]:
         """The packs of an artifact, in order."""
-        packs = parse_packs((self.folder / "set/packs.jsonl").read_bytes(), self.manifest())
-        return sorted((pack for pack in packs if (pack.source, pack.artifact) == (source_id, artifact)), key=lambda pack: pack.number)
+        return self._packs.get((source_id, artifact), [])
 
     def artifacts(self, source_id: str) -> list[str]:
         """The artifacts that the set has of a source."""
-        packs = parse_packs((self.folder / "set/packs.jsonl").read_bytes(), self.manifest())
-        return list(dict.fromkeys(pack.artifact for pack in packs if pack.source == source_id))
+        return [artifact for source, artifact in self._packs if source == source_id]
 
     def rows_file(self, source_id: str, artifact: str) -> Path:
         """File of an artifact's contents."""
@@ -298,16 +305,14 @@ class SourceRestore:
         folder = self._run.folder / "fetch" / self._source_id
         folder.mkdir(parents=True, exist_ok=True)
         sums = {pack: facts["raw_sha256"] for _, pack, facts in read_rows(self._run.places_file(self._source_id, artifact), "pack")}
+        holders, prefix = self._run.holders(), self._run.manifest().path
         for stored in self._run.packs(self._source_id, artifact):
             path = folder / Path(stored.file).name
-            self._download(stored, path)
+            file = File(bytes=stored.stored_bytes, sha256=stored.sha256)
+            download_from_any(holders, f"{prefix}/{stored.file}", path, file)
             sizes = {"raw_bytes": stored.raw_bytes, "stored_bytes": stored.stored_bytes}
             yield Pack(file=path.name, raw_sha256=sums[path.name], sha256=stored.sha256, **sizes), path
             path.unlink()
-
-    def _download(self, stored: StoredPack, path: Path) -> None:
-        file = File(bytes=stored.stored_bytes, sha256=stored.sha256)
-        download_from_any(self._run.holders(), f"{self._run.manifest().path}/{stored.file}", path, file)
 
     def journal(self, step: str, **facts: object) -> None:
         """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""
@@ -342,8 +347,3 @@ def download_from_any(holders: Sequence[Destination], key: str, path: Path, file
             log.info("%s: %s", key, progress.summary())
             return
     raise RestoreError(f"{key} could not be fetched from any destination:\n" + "\n".join(faults), "Choose another set.")
-
-
-def now() -> datetime:
-    """This moment, in UTC."""
-    return datetime.now(UTC)

@@ -76,7 +76,8 @@ def plan_retention(manifests: Iterable[Manifest], held: Mapping[str, str], keep:
     trusted = [manifest for manifest in sets if manifest.created <= now + MAX_SKEW and manifest.good(good)]
     rules = _Rules(keep, trusted, now)
     verdicts = tuple(_judge(manifest, held, rules, now) for manifest in sets)
-    left = [verdict for verdict in verdicts if verdict.keep and verdict.manifest in trusted]
+    good_ids = {manifest.set_id for manifest in trusted}
+    left = [verdict for verdict in verdicts if verdict.keep and verdict.manifest.set_id in good_ids]
     if not left and not all(verdict.keep for verdict in verdicts):
         raise RetentionError(
             "Pruning would leave no good set: none of the sets here is complete and verified.",

@@ -8,23 +8,26 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from airflow.sdk import CronTriggerTimetable, Param, get_parsing_context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from recovery.backup import Work
-from recovery.connections import from_airflow
-from recovery.errors import PlanError, RecoveryError
+from recovery.connections import Connect, from_airflow
+from recovery.errors import PlanError, RecoveryError, RestoreUnderWay
 from recovery.manifest import new_set_id
 from recovery.plan import Plan
 from recovery.plans import load_plan, load_plans
 from recovery.restore_run import RestoreRun
 from recovery.staging import StagedSet
+from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = timedelta(minutes=2)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +48,9 @@ def in_words(function: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
+        except RestoreUnderWay as error:
+            log.warning("%s Looking again in %s.", error, human_duration(_LOOK_AGAIN))
+            raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN) from None  # type: ignore[no-untyped-call]
         except RecoveryError as error:
             log.error("%s", error)
             log.debug("where it came from", exc_info=True)
@@ -59,15 +65,67 @@ def staged_set(plan: Plan, dag_run: Any) -> StagedSet:
     return StagedSet(plan, new_set_id(dag_run.run_after, dag_run.run_id))
 
 
-def work(plan_name: str, source_id: str, dag_run: Any) -> Work:
-    """One source of a backup run."""
-    plan = load_plan(plan_name)
-    return Work(plan, staged_set(plan, dag_run), source_id, from_airflow)
-
-
 def restore_run(plan_name: str, dag_run: Any) -> RestoreRun:
     """The restore of a run."""
     return RestoreRun(load_plan(plan_name), dag_run.run_id, from_airflow)
+
+
+def of_source(step: Callable[[Work], object]) -> Any:
+    """A task that does a step of a backup for one source: call it with the plan's name and the source's id."""
+
+    @task(task_id=step.__name__)
+    @in_words
+    def run(plan: str, source: str, dag_run: Any) -> None:
+        loaded = load_plan(plan)
+        staged = staged_set(loaded, dag_run)
+        if source not in staged.run().sources:
+            raise AirflowSkipException(f"{source} was left out by who started this run.")
+        skip_if_false(step(Work(loaded, staged, source, from_airflow)))
+
+    return run
+
+
+def of_destination(step: Callable[[Plan, StagedSet, str, Connect], object], trigger_rule: TriggerRule) -> Any:
+    """A task that does a step of a backup for one destination: call it with the plan's name and the destination's."""
+
+    @task(trigger_rule=trigger_rule)
+    @in_words
+    def run(plan: str, destination: str, dag_run: Any) -> None:
+        loaded = load_plan(plan)
+        skip_if_false(step(loaded, staged_set(loaded, dag_run), destination, from_airflow))
+
+    return run
+
+
+def of_restore(step: Callable[[RestoreRun], object], task_id: str = "") -> Any:
+    """A task that does a step of a restore: call it with the plan's name."""
+
+    @task(task_id=task_id or step.__name__)
+    @in_words
+    def run(plan: str, dag_run: Any) -> None:
+        skip_if_false(step(restore_run(plan, dag_run)))
+
+    return run
+
+
+def of_restored_source(step: Callable[[RestoreRun, str], object], task_id: str, plan: Plan, source: str) -> Any:
+    """A task that does a step of a restore for one source, placed in the graph."""
+
+    @task(task_id=task_id)
+    @in_words
+    def run(plan: str, source: str, dag_run: Any = None) -> None:
+        restore = restore_run(plan, dag_run)
+        if source not in restore.request().sources:
+            raise AirflowSkipException(f"{source} is not among the sources to restore.")
+        skip_if_false(step(restore, source))
+
+    return run(plan.plan, source)
+
+
+def skip_if_false(done: object) -> None:
+    """A step returns False where there was nothing to do for it."""
+    if done is False:
+        raise AirflowSkipException("There was nothing to do; see the log above.")
 
 
 def check_parameters(params: Mapping[str, Any], dag_run: Any) -> None:
@@ -107,6 +165,11 @@ def sources_parameter(plan: Plan, description: str) -> Param:
     return Param(
         ids, type="array", examples=ids, items={"type": "string", "enum": ids}, uniqueItems=True, minItems=1, description=description
     )
+
+
+def dump_priority(plan: Plan, source_id: str) -> int:
+    """Weight of a dump when there are fewer slots than tasks: snapshots go first, since scans hold a slot and wait for them."""
+    return 10 if plan.source(source_id).snapshot else 1
 
 
 def group_id(source_id: str) -> str:

@@ -53,6 +53,11 @@ def parse_moment(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
 def iso(moment: datetime) -> str:
     """A moment as ``2026-11-23T01:00:00.123456Z``."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

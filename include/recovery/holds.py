@@ -1,0 +1,53 @@
+"""Releasing the holds that keep a set from being pruned."""
+
+from __future__ import annotations
+
+import logging
+
+from recovery.catalog import read_manifest
+from recovery.connections import Connect, s3_client
+from recovery.destinations import make_destination
+from recovery.errors import ManifestError, PlanError, RestoreUnderWay
+from recovery.journal import Journal
+from recovery.keys import SigningKey
+from recovery.manifest import is_set_id
+from recovery.plan import Plan
+from recovery.records import add_record, read_records, release
+from recovery.units import now
+
+log = logging.getLogger(__name__)
+
+
+def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> None:
+    """End every hold of a set, at every destination that has it. The next prune may then remove it.
+
+    Raises:
+        PlanError: if this is no set id, or no destination has the set.
+        RestoreUnderWay: if a restore of the set has not ended.
+        DestinationError: if a destination can't be read or written.
+    """
+    if not is_set_id(set_id):
+        raise PlanError(f"{set_id!r} is not a set id, which looks like 20261123T010000Z-4f2a.", "Copy the id of a set.")
+    _refuse_during_restore(plan, set_id)
+    key = SigningKey.from_endpoint(connect(plan.signing))
+    found = 0
+    for name, settings in plan.destinations.items():
+        destination = make_destination(name, settings, s3_client)
+        manifest = read_manifest(destination, f"{plan.plan}/{set_id}", key.verify_key)
+        if isinstance(manifest, ManifestError):
+            raise manifest
+        if manifest is None:
+            continue
+        found += 1
+        for hold in read_records(destination, manifest.path, key.verify_key, manifest).holds:
+            add_record(destination, release(manifest, hold.name, now(), person, "released by hand"), key)
+            log.info("%s: no longer %s", name, hold.why)
+    if not found:
+        raise PlanError(f"No destination of {plan.plan} has a set {set_id}.", "Copy the id of a set.")
+
+
+def _refuse_during_restore(plan: Plan, set_id: str) -> None:
+    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
+        journal = Journal(path)
+        if not journal.closed and any(entry.facts["set"] == set_id for entry in journal.said("chosen")):
+            raise RestoreUnderWay(f"The restore {path.parent.name} of set {set_id} has not ended.", "Its hold is released when it ends.")

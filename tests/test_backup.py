@@ -1,0 +1,434 @@
+"""The steps of a backup on one source, called as Airflow's tasks call them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import closing as closed_after
+from datetime import UTC, datetime
+from threading import Thread
+
+import pytest
+
+from recovery import backup, closing
+from recovery.backup import Work, compress, dump, verify
+from recovery.contents import read_rows
+from recovery.errors import ArtifactError, ConnectionUnusable, RecoveryError, SourceError, StagingError, ToolError
+from recovery.keys import create_keys
+from recovery.manifest import new_set_id
+from recovery.staging import RunRecord, StagedSet
+from sandbox import toolchain
+from sandbox.servers import postgres_bin, wait_for
+from tests.sets import run_python
+from tests.small import Small
+
+STEPS = (dump, compress, verify)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return Small(tmp_path / "small", "small")
+
+
+@pytest.fixture
+def whole(tmp_path, postgres_server, mongo_server):
+    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server)
+    yield made
+    made.drop()
+
+
+def begin(small, run_id="run", sources=None, **asked):
+    plan = small.plan()
+    now = datetime.now(UTC)
+    staged = StagedSet(plan, new_set_id(now, run_id))
+    sources = sources or tuple(plan.source_ids)
+    closing.prepare(
+        staged, RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=now, sources=sources, **asked), small.connect
+    )
+    return staged
+
+
+def work_on(small, source_id="files.uploads", staged=None, connect=None):
+    return Work(small.plan(), staged or begin(small, sources=(source_id,)), source_id, connect or small.connect)
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+# Steps --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source_id", ["config.settings", "postgres.main", "mongo.documents", "files.uploads"])
+def test_a_source_goes_through_all_steps_and_each_is_done_once(whole, source_id):
+    work = work_on(whole, source_id)
+    for step in STEPS:
+        step(work)
+    assert work.verified_record().level == "decoded"
+    assert sum(work.verified_record().counts.values()) > 0
+    there = files_below(work.staged.folder)
+    assert any(name.endswith(".age") for name in there)
+    for step in STEPS:
+        step(work)
+    assert files_below(work.staged.folder) == there
+
+
+def test_the_raw_dump_goes_once_it_is_sealed_and_its_records_stay(whole):
+    work = work_on(whole, "postgres.main")
+    dump(work)
+    (roots,) = [[artifact.root for artifact in work.dump_record().artifacts]]
+    assert all(map(os.path.isdir, roots))
+    compress(work)
+    assert not any(map(os.path.isdir, roots))
+    assert {artifact.name for artifact in work.dump_record().artifacts} == {"whole", "globals"}
+    verify(work)
+
+
+def test_steps_in_the_wrong_order_say_what_is_missing(small):
+    work = work_on(small)
+    for step in (compress, verify):
+        with pytest.raises(StagingError, match="dump.json is not there"):
+            step(work)
+    dump(work)
+    with pytest.raises(StagingError, match="sealed.json is not there"):
+        verify(work)
+
+
+def test_a_failed_dump_leaves_nothing_and_tells_the_scans(whole):
+    work = work_on(whole, "postgres.main")
+    with closed_after(whole.postgres.connect()) as connection:
+        connection.execute("ALTER DATABASE whole RENAME TO elsewhere")
+    try:
+        with pytest.raises(SourceError, match="no database whole"):
+            dump(work)
+    finally:
+        with closed_after(whole.postgres.connect()) as connection:
+            connection.execute("ALTER DATABASE elsewhere RENAME TO whole")
+    assert sorted(path.name for path in work.folder.iterdir()) == ["failed"]
+    dump(work)
+    assert not (work.folder / "failed").exists()
+
+
+def test_what_a_kill_left_of_a_dump_is_not_taken_for_one(small):
+    work = work_on(small)
+    work.dump_folder.mkdir(parents=True)
+    (work.dump_folder / "uploads.inventory.jsonl").write_text("half a li")
+    (work.dump_folder / "dump.json.partial").write_text("{")
+    for step in STEPS:
+        step(work)
+    assert not (work.dump_folder / "dump.json.partial").exists()
+
+
+def test_what_a_kill_left_of_packs_is_not_taken_for_them(small):
+    work = work_on(small)
+    dump(work)
+    work.pack_folder.mkdir(parents=True)
+    for name in ("uploads.000.tar.zst.age", "uploads.077.tar.zst.age", "uploads.000.tar.zst.age.partial"):
+        (work.pack_folder / name).write_bytes(b"of another try")
+    compress(work)
+    sealed = {pack.file for packs in work.sealed_record().packs.values() for pack in packs}
+    assert {path.name for path in work.pack_folder.iterdir()} == sealed
+    verify(work)
+
+
+def test_a_damaged_pack_fails_verify(small):
+    work = work_on(small)
+    dump(work)
+    compress(work)
+    pack = max(work.pack_folder.glob("*.age"))
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.write_bytes(data)
+    with pytest.raises(ArtifactError, match="damaged"):
+        verify(work)
+    assert not work.verified
+
+
+def test_a_missing_pack_fails_verify_in_words(small):
+    work = work_on(small)
+    dump(work)
+    compress(work)
+    max(work.pack_folder.glob("*.age")).unlink()
+    with pytest.raises(RecoveryError, match=r"uploads\.\d+\.tar\.zst\.age"):
+        verify(work)
+
+
+def test_packs_without_what_the_inventory_has_fail_verify(small):
+    """The packs are whole; but a file is not in them."""
+    work = work_on(small, "config.settings")
+    dump(work)
+    compress(work)
+    packs = {name: packs[:-1] if len(packs) > 1 else packs for name, packs in work.sealed_record().packs.items()}
+    rows = list(read_rows(work.inventory(next(iter(packs)))))
+    assert rows
+    shutil.rmtree(small.home / "custom")
+    other = work_on(small, "config.settings", begin(small, "other", sources=("config.settings",)))
+    small.write_plan()
+    (small.home / "custom").mkdir()
+    dump(other)
+    compress(other)
+    for file in work.dump_folder.glob("*.inventory.jsonl"):
+        shutil.copy(file, other.dump_folder)
+    with pytest.raises(ArtifactError, match=r"flow\.py"):
+        verify(other)
+
+
+def test_wrong_identity_fails_verify(small, tmp_path):
+    stranger = create_keys(tmp_path / "stranger", "stranger")
+    strange = json.loads((stranger.folder / "connections.json").read_text())["stranger_backup_identity"]
+    work = work_on(small)
+    dump(work)
+    compress(work)
+
+    def connect(name):
+        endpoint = small.connect(name)
+        return endpoint if "identity" not in name else type(endpoint)(id=name, password=strange["password"])
+
+    with pytest.raises(ArtifactError, match="identity does not open"):
+        verify(work_on(small, staged=work.staged, connect=connect))
+
+
+def test_without_identity_only_the_stored_level_is_reached(small):
+    path = small.plans / "small.yaml"
+    path.write_text(path.read_text().replace(", identity: small_backup_identity", "") + "good: stored\n")
+    work = work_on(small)
+    for step in STEPS:
+        step(work)
+    assert work.verified_record().level == "stored"
+    pack = max(work.pack_folder.glob("*.age"))
+    (work.folder / "verified.json").unlink()
+    pack.write_bytes(pack.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="damaged"):
+        verify(work)
+
+
+# A closed set, an empty source --------------------------------------------------------------------------------------
+
+
+def test_a_closed_set_takes_no_step_of_a_source(small):
+    staged = begin(small)
+    done, late = work_on(small, "config.settings", staged), work_on(small, "files.uploads", staged)
+    for step in STEPS:
+        step(done)
+    for step in (dump, compress):
+        step(late)
+    closing.close(small.plan(), staged, small.connect)
+    for step in STEPS:
+        with pytest.raises(StagingError, match="is closed: its manifest is written"):
+            step(late)
+    assert not late.verified
+
+
+def test_a_source_that_became_empty_fails_unless_that_is_accepted(small):
+    small.back_up()
+    shutil.rmtree(small.storage)
+    small.storage.mkdir()
+    work = work_on(small, staged=begin(small, "second"))
+    dump(work)
+    compress(work)
+    with pytest.raises(SourceError, match="records in the last good set, and has none now"):
+        verify(work)
+    accepted = work_on(small, staged=begin(small, "third", allow_empty=True))
+    for step in STEPS:
+        step(accepted)
+    assert accepted.verified
+
+
+def test_a_source_that_always_was_empty_is_no_fault(small):
+    shutil.rmtree(small.storage)
+    small.storage.mkdir()
+    small.back_up()
+    small.back_up("second")
+
+
+# Snapshots before scans ---------------------------------------------------------------------------------------------
+
+
+def test_a_scan_begins_when_the_snapshots_are_open(whole):
+    staged = begin(whole)
+    scan = work_on(whole, "files.uploads", staged)
+    scanning = Thread(target=dump, args=[scan])
+    scanning.start()
+    dump(work_on(whole, "mongo.documents", staged))
+    assert not (scan.dump_folder / "dump.json").exists()
+    dump(work_on(whole, "postgres.main", staged))
+    scanning.join(60)
+    opened = {name: work_on(whole, name, staged).dump_record().point.opened for name in staged.run().sources if name[:4] != "conf"}
+    assert opened["files.uploads"] > max(opened["postgres.main"], opened["mongo.documents"])
+
+
+def test_a_scan_does_not_wait_for_a_dump_that_failed_nor_for_one_left_out(whole):
+    staged = begin(whole, sources=("postgres.main", "files.uploads"))
+
+    def connect(name):
+        raise ConnectionUnusable(f"no {name}", "none")
+
+    with pytest.raises(ConnectionUnusable):
+        dump(work_on(whole, "postgres.main", staged, connect))
+    dump(work_on(whole, "files.uploads", staged))
+
+
+def test_a_scan_waits_only_so_long(whole, monkeypatch, caplog):
+    monkeypatch.setattr(backup, "WAIT_FOR_SNAPSHOTS", 0.2)
+    dump(work_on(whole, "files.uploads", begin(whole)))
+    assert "mongo.documents did not open a snapshot" in caplog.text
+
+
+def test_a_scan_before_its_snapshot_is_named_in_the_manifest(whole):
+    staged = begin(whole)
+    order = ["mongo.documents", "files.uploads", "postgres.main", "config.settings"]
+    for mark in ("postgres.main", "config.settings"):
+        staged.source(mark).mkdir(parents=True)
+        (staged.source(mark) / "failed").touch()
+    for name in order:
+        for step in STEPS:
+            step(work_on(whole, name, staged))
+    closing.close(whole.plan(), staged, whole.connect)
+    warnings = {name: entry["warnings"] for name, entry in json.loads(staged.manifest.read_text())["sources"].items()}
+    assert warnings["files.uploads"] == ["scanned before the snapshot of postgres.main: files that were added in between are missing"]
+    assert warnings["config.settings"] == []
+
+
+# Kills --------------------------------------------------------------------------------------------------------------
+
+_STEP = """
+    import json, os, signal, sys
+    from pathlib import Path
+    from recovery import backup
+    from recovery.connections import Endpoint
+    from recovery.plans import load_plan
+    from recovery.staging import StagedSet
+    plans, name, set_id, source, step, connections, then = sys.argv[1:]
+    known = json.loads(connections)
+    def connect(name):
+        return Endpoint(id=name, **{key: value for key, value in known[name].items() if key in Endpoint.__dataclass_fields__})
+    plan = load_plan(name, Path(plans))
+    work = backup.Work(plan, StagedSet(plan, set_id), source, connect)
+    if then == "record":
+        def killed(path, record):
+            os.kill(os.getpid(), signal.SIGKILL)
+        backup.write_record = killed
+    getattr(backup, step)(work)
+"""
+
+
+def killed_step(small, work, step, then):
+    done = run_python(_STEP, small.plans, small.name, work.staged.id, work.source_id, step, json.dumps(small.connections()), then)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("source_id", ["postgres.main", "files.uploads"])
+def test_a_kill_before_a_steps_record_is_as_if_it_had_not_run(whole, source_id):
+    work = work_on(whole, source_id)
+    for step in STEPS:
+        killed_step(whole, work, step.__name__, "record")
+        record = {"dump": work.dump_folder / "dump.json", "compress": work.folder / "sealed.json", "verify": work.folder / "verified.json"}
+        assert not record[step.__name__].exists()
+        step(work)
+    assert work.verified_record().level == "decoded"
+
+
+@pytest.fixture
+def stand_ins(whole, tmp_path):
+    """Tools in whose place a script runs first; it waits, and notes its process, while ``hold`` is there."""
+    folder = tmp_path / "stand-ins"
+    folder.mkdir()
+    real = {**dict.fromkeys(("pg_dump",), postgres_bin(18)), **dict.fromkeys(("mongodump",), toolchain.mongo_tools())}
+    for name in [path.name for path in postgres_bin(18).iterdir()]:
+        (folder / name).symlink_to(postgres_bin(18) / name)
+    for name in toolchain.MONGO_TOOLS:
+        (folder / name).symlink_to(toolchain.mongo_tools() / name)
+    for name, place in real.items():
+        (folder / name).unlink()
+        (folder / name).write_text(
+            f'#!/bin/sh\ncase $* in *--version*) ;; *) [ -e {folder}/kill ] && rm {folder}/kill && kill -9 $$ ;; esac\nexec {place / name} "$@"\n'
+        )
+        (folder / name).chmod(0o755)
+    path = whole.plans / "whole.yaml"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("tools:")]
+    path.write_text("\n".join([*lines, f'tools: {{postgres: ["{folder}"], mongo: ["{folder}"]}}', ""]))
+    return folder
+
+
+def test_a_killed_pg_dump_fails_and_the_next_try_is_whole(whole, stand_ins):
+    work = work_on(whole, "postgres.main")
+    (stand_ins / "kill").touch()
+    with pytest.raises(ToolError, match="pg_dump was killed by signal 9") as error:
+        dump(work)
+    assert error.value.retryable
+    assert not work.dump_folder.exists()
+    for step in STEPS:
+        step(work)
+
+
+def test_a_server_that_ends_in_the_middle_of_a_dump_fails_it(whole, tmp_path):
+    """Its backends are ended while pg_dump waits for a lock that somebody holds."""
+    work = work_on(whole, "postgres.main")
+    whole.sql("CREATE TABLE large AS SELECT n, repeat(md5(n::text), 30) AS t FROM generate_series(1, 200000) AS n")
+
+    def end_backends():
+        with closed_after(whole.postgres.connect()) as connection:
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'whole' AND application_name = 'pg_dump'"
+            wait_for("pg_dump", lambda: bool(connection.execute(query).fetchall()))
+
+    ending = Thread(target=end_backends)
+    ending.start()
+    with pytest.raises(RecoveryError):
+        dump(work)
+    ending.join()
+    assert not work.dump_folder.exists()
+    for step in STEPS:
+        step(work)
+
+
+# A full disk --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(small, tmp_path):
+    """Staging on a disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("only root mounts a small disk")
+    path = small.plans / "small.yaml"
+    path.write_text(path.read_text().replace(f"{small.folder}/staging", str(disk)))
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_no_room_is_refused_before_anything_is_written(small, small_disk):
+    (small.storage / "large").write_bytes(os.urandom(2 << 20))
+    work = work_on(small)
+    dump(work)
+    with pytest.raises(StagingError, match=f"{small_disk}.* has .* free, but packing files.uploads needs about"):
+        compress(work)
+    assert not list(work.staged.set_folder.rglob("*.age*"))
+
+
+@pytest.mark.parametrize("step", [dump, compress, verify], ids=lambda step: step.__name__)
+def test_a_disk_that_fills_up_meanwhile_is_said_and_nothing_counts(small, small_disk, monkeypatch, step):
+    monkeypatch.setattr(backup, "check_space", lambda *args: None)
+    (small.storage / "large").write_bytes(os.urandom(300_000))
+    if step is verify:
+        for number in range(800):
+            (small.storage / f"{number:03} {'long name ' * 15}").touch()
+    work = work_on(small)
+    for before in STEPS[: STEPS.index(step)]:
+        before(work)
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(max(0, free - (100_000 if step is compress else 8192))))
+    with pytest.raises(RecoveryError) as error:
+        if step is dump:
+            (small_disk / "rest").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        step(work)
+    assert str(small_disk) in str(error.value)
+    assert "No space left" in str(error.value)
+    (small_disk / "filler").unlink()
+    (small_disk / "rest").unlink(missing_ok=True)
+    assert not (work.folder / "verified.json").exists()
+    assert not list(work.staged.set_folder.rglob("*.age.partial"))
+    for again in STEPS[STEPS.index(step) :]:
+        again(work)
+    assert work.verified
