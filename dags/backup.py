@@ -78,7 +78,7 @@ def build(plan: Plan) -> DAG:
             pruned = prune.override(task_id=f"prune.{name}")(plan.plan, name)
             verified >> sent >> pruned
             verified >> pruned
-        done = finish.override(outlets=[Asset(f"recovery://{plan.plan}/complete-set")])(plan.plan)
+        done = finish.override(outlets=[Asset(f"x-recovery://{plan.plan}/complete-set")])(plan.plan)
         [*verified, *uploads] >> done
         if plan.alerts.ping:
             done >> ping(plan.alerts.ping)

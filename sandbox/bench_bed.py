@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-
 from recovery.keys import create_keys
 from recovery.manifest import new_set_id
 from sandbox import bench_data, toolchain
+from sandbox.bench_processes import below, program, resident_bytes
 from sandbox.servers import Mongo, Postgres, postgres_bin
 
 PROJECT = Path(__file__).parent.parent
@@ -50,26 +49,15 @@ class Memory:
     python: int = 0
     tools: int = 0
 
-    def look(self, root: psutil.Process) -> None:
+    def look(self, root: int) -> None:
         """Take a sample of a process and all below it."""
         python = tools = 0
-        for process in [root, *_below(root)]:
-            try:
-                size, name = process.memory_info().rss, process.name()
-            except psutil.NoSuchProcess:
-                continue
-            if name.startswith("python"):
-                python += size
+        for pid in (root, *below(root)):
+            if program(pid).startswith("python"):
+                python += resident_bytes(pid)
             else:
-                tools += size
+                tools += resident_bytes(pid)
         self.python, self.tools = max(self.python, python), max(self.tools, tools)
-
-
-def _below(root: psutil.Process) -> list[psutil.Process]:
-    try:
-        return root.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 @dataclass
@@ -95,6 +83,7 @@ class Tasks:
     """
 
     def __init__(self, plan: Path, run: str, steps: Iterable[str], environment: Mapping[str, str], watch: bool = False) -> None:
+        steps = list(steps)
         self.steps: list[Step] = []
         self.idle = 0
         """Resident bytes once everything is imported."""
@@ -108,7 +97,8 @@ class Tasks:
             env=dict(environment),
             cwd=PROJECT,
         )
-        self._expected = len(list(steps))
+        self._what = f"{plan.stem} {' '.join(steps)}"
+        self._expected = len(steps)
         self._thread = threading.Thread(target=self._listen)
         self._ready = threading.Event()
         self._watch = watch
@@ -145,9 +135,8 @@ class Tasks:
             RuntimeError: if it failed, with its log.
         """
         if self._watch:
-            process = psutil.Process(self._process.pid)
             while self._process.poll() is None:
-                self._now.look(process)
+                self._now.look(self._process.pid)
                 time.sleep(_EVERY)
         status = self._process.wait()
         self._thread.join()
@@ -155,7 +144,15 @@ class Tasks:
         said = self._log.read().decode(errors="replace")
         self._log.close()
         if status or len(self.steps) != self._expected:
-            raise RuntimeError(f"{' '.join(map(str, self._process.args[3:]))} ended with {status}:\n{said[-3000:]}")
+            raise RuntimeError(f"{self._what} ended with {status}:\n{said[-3000:]}")
+
+
+def task_environment(connections: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The environment of a process that takes steps: Airflow Connections, and an empty home for Airflow below a folder."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "RECOVERY_"))}
+    given = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
+    path = os.pathsep.join([str(PROJECT / "include"), str(PROJECT)])
+    return {**kept, **given, "AIRFLOW_HOME": str(folder / "airflow-home"), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
 
 
 def take(chains: Iterable[Tasks], then: Iterable[Tasks] = ()) -> float:
@@ -199,7 +196,8 @@ class Bed:
         keys = create_keys(self.folder / "keys", "bench")
         self._connections = json.loads((keys.folder / "connections.json").read_text()) | {
             "bench_postgres": {
-                "conn_type": "postgres", "host": "127.0.0.1", "port": self.postgres.port, "login": "postgres", "password": self.postgres.password,
+                "conn_type": "postgres", "host": "127.0.0.1", "port": self.postgres.port,
+                "login": "postgres", "password": self.postgres.password,
             },
             "bench_mongo": {
                 "conn_type": "mongo", "host": "127.0.0.1", "port": self.mongo.port,
@@ -224,25 +222,11 @@ class Bed:
         """The plan of a size."""
         return self.folder / f"{name}.yaml"
 
-    def environment(self) -> dict[str, str]:
-        """The environment of a process that takes steps: the Connections are in it."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "RECOVERY_"))}
-        connections = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in self._connections.items()}
-        path = os.pathsep.join([str(PROJECT / "include"), str(PROJECT)])
-        return {**kept, **connections, "AIRFLOW_HOME": str(self.folder / "airflow-home"), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-
     def tasks(self, name: str, run: str, *steps: str, watch: bool = False) -> Tasks:
         """A process for a plan."""
-        return Tasks(self.plan(name), run, steps, self.environment(), watch)
+        return Tasks(self.plan(name), run, steps, task_environment(self._connections, self.folder), watch)
 
     def new_set(self) -> str:
         """An id for another set."""
         self._runs += 1
         return new_set_id(datetime.now(UTC), f"bench {self._runs}")
-
-
-def timed(action: Callable[[], Any]) -> float:
-    """Seconds that something takes."""
-    started = time.monotonic()
-    action()
-    return time.monotonic() - started

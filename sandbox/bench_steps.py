@@ -16,17 +16,24 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 
-import airflow.sdk  # noqa: F401 - every task's process has it
 from recovery import backup, closing, preflight, restore
-from recovery.connections import from_airflow
+from recovery.connections import Endpoint
 from recovery.contents import read_rows, write_rows
 from recovery.gate_texts import gate_text
 from recovery.plan import Plan
 from recovery.plans import BrokenPlan, read_plan
 from recovery.restore_run import Request, RestoreRun
 from recovery.staging import RunRecord, StagedSet, write_record
+from sandbox.bench_processes import resident_bytes
+
+
+def connection(connection_id: str) -> Endpoint:
+    """The Airflow Connection that the environment has under an id, without Airflow."""
+    fields = json.loads(os.environ[f"AIRFLOW_CONN_{connection_id.upper()}"])
+    del fields["conn_type"]
+    fields.pop("description", None)
+    return Endpoint(connection_id, **fields)
 
 
 class BackupTasks:
@@ -37,7 +44,7 @@ class BackupTasks:
         self._staged = StagedSet(plan, set_id)
 
     def _work(self, source_id: str) -> backup.Work:
-        return backup.Work(self._plan, self._staged, source_id, from_airflow)
+        return backup.Work(self._plan, self._staged, source_id, connection)
 
     def prepare(self, _: str) -> None:
         """Begin the run."""
@@ -48,7 +55,7 @@ class BackupTasks:
             started=datetime.now(UTC),
             sources=tuple(self._plan.source_ids),
         )
-        closing.prepare(self._staged, record, from_airflow)
+        closing.prepare(self._staged, record, connection)
 
     def dump(self, source_id: str) -> None:
         """Dump a source."""
@@ -72,11 +79,11 @@ class BackupTasks:
 
     def upload(self, destination: str) -> None:
         """Close the set and bring it to a destination."""
-        closing.upload(self._plan, self._staged, destination, from_airflow)
+        closing.upload(self._plan, self._staged, destination, connection)
 
     def prune(self, destination: str) -> None:
         """Apply the destination's retention."""
-        closing.prune(self._plan, self._staged, destination, from_airflow)
+        closing.prune(self._plan, self._staged, destination, connection)
 
     def finish(self, _: str) -> None:
         """End the run."""
@@ -88,7 +95,7 @@ class RestoreTasks:
 
     def __init__(self, plan: Plan, run_id: str) -> None:
         self._plan = plan
-        self._run = RestoreRun(plan, run_id, from_airflow)
+        self._run = RestoreRun(plan, run_id, connection)
 
     def choose(self, approver: str) -> None:
         """Choose the newest set, look at the targets, and approve the first gate."""
@@ -117,7 +124,9 @@ def main(plan_file: str, run_id: str, *steps: str) -> None:
     plan = read_plan(Path(plan_file))
     if isinstance(plan, BrokenPlan):
         raise SystemExit(str(plan))
-    _say(ready=psutil.Process().memory_info().rss)
+    if any(place.s3 for place in plan.destinations.values()):
+        import airflow.providers.amazon.aws.hooks.s3  # noqa: F401
+    _say(ready=resident_bytes(os.getpid()))
     if not sys.stdin.readline():
         return
     for step in steps:

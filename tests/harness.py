@@ -28,8 +28,10 @@ def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
         out = folder / "packs"
         out.mkdir(exist_ok=True)
         listing = read_listing(dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
-        made, _ = seal(artifact, listing, out, recipients=[str(identity.to_public())], pack_size=pack_size, level=1)
+        made, told = seal(artifact, listing, out, recipients=[str(identity.to_public())], pack_size=pack_size, level=1)
         packs[artifact.name] = [pack.model_dump() for pack in made]
+        with (dump_folder / f"{artifact.name}.inventory.jsonl").open("a", encoding="ascii") as inventory:
+            inventory.writelines(json.dumps(["told", line, {}]) + "\n" for line in told)
         write_contents(component, folder, artifact.name, made)
     (folder / "packs.json").write_text(json.dumps(packs))
     return folder

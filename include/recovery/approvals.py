@@ -96,9 +96,9 @@ def read_approval(path: Path, key: VerifyKey) -> Approval:
 
 def _signed(path: Path, key: VerifyKey) -> str:
     signed = json.loads(path.read_bytes())
-    if not key.verifies(signed["statement"].encode(), base64.b64decode(signed["signature"])):
+    statement = str(signed["statement"])
+    if not key.verifies(statement.encode(), base64.b64decode(signed["signature"])):
         raise ValueError("not signed by the key")
-    statement: str = signed["statement"]
     return statement
 
 

@@ -6,6 +6,7 @@ bigger member has a pack of its own. Stock ``age``, ``zstd`` and ``tar`` open th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -37,6 +38,7 @@ from recovery.unseal import CHUNK, IDENTITIES, UNREADABLE, Count
 log = logging.getLogger(__name__)
 
 _F_SETPIPE_SZ = 1031
+_MEMBERS = 100_000
 _TOLERATED = re.compile(
     r": (file changed as we read it|File removed before we read it|File shrank by \d+ bytes?; padding with zeros"
     r"|(Warning: )?Cannot (stat|open): (No such file or directory|Not a directory))$"
@@ -167,7 +169,7 @@ def _fill(members: Iterable[Member], pack_size: int) -> Iterator[list[Member]]:
     for member in members:
         cost = 2048 + member.size
         linked = pack and member.group is not None and member.group == pack[-1].group
-        if pack and size + cost > pack_size and not linked:
+        if pack and (size + cost > pack_size or len(pack) >= _MEMBERS) and not linked:
             yield pack
             pack, size = [], 0
         pack.append(member)
@@ -190,7 +192,7 @@ def _seal_pack(
         raw = Count()
         with _encrypting(stored, recipients) as sink:
             compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1, write_checksum=True).compressobj()
-            fcntl.fcntl(tar.stdout.fileno(), _F_SETPIPE_SZ, CHUNK)
+            _widen(tar.stdout)
             while chunk := os.read(tar.stdout.fileno(), CHUNK):
                 raw.add(chunk)
                 sink.write(compressor.compress(chunk))
@@ -203,6 +205,12 @@ def _seal_pack(
     return Pack(
         file=path.name, raw_bytes=raw.bytes, raw_sha256=raw.sha256.hexdigest(), stored_bytes=stored.bytes, sha256=stored.sha256.hexdigest()
     )
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """Fewer, larger pieces; where the system allows no larger pipe, it goes on with the small one."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, CHUNK)
 
 
 def _judge(artifact: Artifact, status: int, words: list[str], tolerated: Callable[[str], None]) -> None:
@@ -277,7 +285,7 @@ class PackReader:
         self._pack = pack
         self._unsealing = unsealing
         self._words = words
-        fcntl.fcntl(unsealing.stdout.fileno(), _F_SETPIPE_SZ, CHUNK)
+        _widen(unsealing.stdout)
         self._stream = io.BufferedReader(unsealing.stdout.raw, CHUNK)  # type: ignore[attr-defined]
 
     def read(self, size: int, /) -> bytes:

@@ -6,6 +6,7 @@ What one step leaves for the next is in staging; each step may be done again.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shutil
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -23,10 +25,10 @@ from recovery.artifact import Identity, Member, Pack, members_below, open_pack, 
 from recovery.components.base import Artifact, Component, Dump
 from recovery.connections import Connect
 from recovery.contents import Row, read_rows, row_file, write_rows
-from recovery.errors import SourceError
+from recovery.errors import SourceError, StagingError
 from recovery.keys import parse_identity
 from recovery.plan import Level, Plan
-from recovery.staging import StagedSet, check_space, read_record, write_atomically, write_record, written_in
+from recovery.staging import StagedSet, check_space, fsync_folder, read_record, write_atomically, write_record, written_in
 from recovery.tarstream import damaged
 from recovery.units import human_duration, human_size
 
@@ -169,11 +171,14 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 def _telling_others(work: Work) -> Iterator[None]:
     """A scan that waits for this snapshot must not wait for one that failed."""
     work.folder.mkdir(parents=True, exist_ok=True)
-    (work.folder / "failed").unlink(missing_ok=True)
+    for name in ("opened", "failed"):
+        (work.folder / name).unlink(missing_ok=True)
     try:
         yield
-    except BaseException:
-        _mark(work, "failed")
+    except BaseException as error:
+        (work.folder / "opened").unlink(missing_ok=True)
+        if not getattr(error, "retryable", True):
+            _mark(work, "failed")
         raise
 
 
@@ -224,6 +229,7 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
     changed: list[str] = []
     started = time.monotonic()
     for artifact in made.artifacts:
+        _refuse_torn(work, artifact)
         with row_file(work.members(artifact.name)) as write:
             sealed, said = seal(
                 artifact,
@@ -234,7 +240,11 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
                 level=work.plan.compression,
                 packed=partial(_note_place, write),
             )
+        fsync_folder(work.pack_folder)
         packs[artifact.name] = tuple(sealed)
+        if said:
+            with work.inventory(artifact.name).open("a", encoding="ascii") as inventory:
+                inventory.writelines(json.dumps(["told", line, {}]) + "\n" for line in said)
         changed += said
     raw = sum(pack.raw_bytes for made_packs in packs.values() for pack in made_packs)
     stored = sum(pack.stored_bytes for made_packs in packs.values() for pack in made_packs)
@@ -247,6 +257,18 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
 
 def _members(work: Work, artifact: Artifact) -> Iterable[Member]:
     return read_listing(work.dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
+
+
+def _refuse_torn(work: Work, artifact: Artifact) -> None:
+    """What a crash of the machine left of a dump may be shorter than what was written."""
+    if artifact.live:
+        return
+    found = sum(member.size for member in members_below(Path(artifact.root)))
+    if found != artifact.bytes:
+        raise SourceError(
+            f"{work.source_id}: the dump of {artifact.name} has {found} bytes in staging, {artifact.bytes} were written.",
+            "Trigger a new backup run; look at the staging disk if it happens again.",
+        )
 
 
 def _note_place(write: Callable[[Row], None], number: int, member: Member) -> None:
@@ -297,13 +319,20 @@ def _contents(work: Work, component: Component, artifact: str, packs: Iterable[P
     return component.contents(artifact, work.inventory(artifact), read_packs(component, artifact, work.pack_folder, packs, identity))
 
 
+def _packed(path: Path) -> BufferedReader:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise StagingError(f"The pack {path} is gone from staging.", "Look for who removed it; start a new run.") from None
+
+
 def check_pack(path: Path, pack: Pack) -> None:
     """Check a stored pack's size and SHA-256, without opening it.
 
     Raises:
         ArtifactError: if it is not what its record says.
     """
-    with path.open("rb") as source:
+    with _packed(path) as source:
         found = hashlib.file_digest(source, "sha256").hexdigest()
     if found != pack.sha256:
         raise damaged(f"{pack.file} has SHA-256 {found}, recorded {pack.sha256}")
@@ -316,7 +345,7 @@ def read_packs(component: Component, artifact: str, folder: Path, packs: Iterabl
         ArtifactError: if one is damaged.
     """
     for pack in packs:
-        with (folder / pack.file).open("rb") as source, open_pack(source, pack, [identity]) as reader:
+        with _packed(folder / pack.file) as source, open_pack(source, pack, [identity]) as reader:
             yield from component.read_pack(artifact, read_members(reader))
         log.info("%s: read and found whole", pack.file)
 
@@ -335,7 +364,7 @@ def _noting(artifact: str, counts: dict[str, int], changed: list[str], rows: Ite
 def _refuse_empty(work: Work, counts: dict[str, int]) -> None:
     run = work.staged.run()
     for artifact, before in run.previous.get(work.source_id, {}).items():
-        if before and not counts.get(artifact) and not run.allow_empty:
+        if before and counts.get(artifact) == 0 and not run.allow_empty:
             raise SourceError(
                 f"{work.source_id}: {artifact} had {before} records in the last good set, and has none now.",
                 "If that is right, trigger the backup with allow_empty; if not, restore it.",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyrage
@@ -13,7 +14,7 @@ import zstandard
 
 from recovery import restore_guide
 from recovery.backup import Work
-from recovery.catalog import read_catalog
+from recovery.catalog import read_catalog, read_manifest
 from recovery.connections import Connect, s3_client
 from recovery.contents import read_rows
 from recovery.destinations import make_destination
@@ -39,7 +40,7 @@ from recovery.manifest import (
 from recovery.plan import Plan
 from recovery.retention import prune as prune_destination
 from recovery.shipping import upload_set
-from recovery.staging import RunRecord, StagedSet, locked, sweep, write_record, written_in
+from recovery.staging import RunRecord, StagedSet, locked, make_private, sweep, write_record, written_in
 from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,7 @@ def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
         )
     refuse_during_restore(plan)
     try:
-        staged.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        staged.set_folder.mkdir(exist_ok=True)
+        make_private(staged.set_folder)
     except OSError as error:
         raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
     sweep(plan, staged.id)
@@ -214,7 +214,7 @@ def _entry(work: Work) -> SourceEntry:
         point=made.point.model_copy(update={"closed": sealed.closed}) if made.consistency == "scan" else made.point,
         consistency=made.consistency,
         versions=made.versions,
-        warnings=(*made.warnings, *verified.changed),
+        warnings=(*made.warnings, *sealed.changed, *verified.changed),
         totals=Totals(
             artifacts=len(sealed.packs),
             packs=len(packs),
@@ -247,21 +247,23 @@ def upload(plan: Plan, staged: StagedSet, destination: str, connect: Connect) ->
     staged.mark_uploaded(destination)
 
 
-def prune(plan: Plan, staged: StagedSet, destination: str, connect: Connect) -> None:
+def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
     """Apply a destination's retention.
+
+    Returns:
+        False if this run's set is not complete: nothing is deleted after half a backup.
 
     Raises:
         RetentionError: if it would not be safe.
     """
-    prune_destination(
-        make_destination(destination, plan.destinations[destination], s3_client),
-        plan.plan,
-        plan.destinations[destination].keep,
-        good=plan.good,
-        key=SigningKey.from_endpoint(connect(plan.signing)).verify_key,
-        now=datetime.now(UTC),
-        after=staged.id,
-    )
+    destination = make_destination(name, plan.destinations[name], s3_client)
+    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    made = read_manifest(destination, f"{plan.plan}/{staged.id}", key)
+    if isinstance(made, Manifest) and not made.complete:
+        log.warning("set %s lacks %s, so nothing is pruned after it", staged.id, ", ".join(made.missing))
+        return False
+    prune_destination(destination, plan.plan, plan.destinations[name].keep, good=plan.good, key=key, now=datetime.now(UTC), after=staged.id)
+    return True
 
 
 def finish(plan: Plan, staged: StagedSet) -> bool:
@@ -271,17 +273,25 @@ def finish(plan: Plan, staged: StagedSet) -> bool:
         Whether the set is complete.
 
     Raises:
-        StagingError: if the set lacks a source that this run was to back up, whatever became of its tasks since.
+        StagingError: if the set lacks a source that this run was to back up, or a destination lacks the set, whatever
+            became of their tasks since.
     """
+    if staged.finished.exists():
+        shutil.rmtree(staged.finished)
+        return True
     asked = staged.run().sources
+    if not staged.closed or not all(map(staged.is_uploaded, plan.destinations)):
+        lacking = [name for name in plan.destinations if not staged.is_uploaded(name)]
+        raise StagingError(f"The set {staged.id} is not at {', '.join(lacking)}.", "Clear the upload there; its packs wait in staging.")
     there = decode_manifest(staged.manifest.read_bytes(), str(staged.set_folder)).sources
     if lacking := [source_id for source_id in asked if source_id not in there]:
         raise StagingError(
             f"The set {staged.id} was closed without {', '.join(lacking)}.", "Trigger a new backup run, which makes a new set."
         )
-    complete = set(asked) == set(plan.source_ids)
-    took = datetime.now(UTC) - staged.run().started
-    if took > timedelta(0):
-        log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(took))
-    staged.remove()
-    return complete
+    log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(datetime.now(UTC) - staged.run().started))
+    if set(asked) != set(plan.source_ids):
+        staged.remove()
+        return False
+    staged.folder.rename(staged.finished)  # so that a retry after a kill knows what was done
+    shutil.rmtree(staged.finished)
+    return True

@@ -59,8 +59,13 @@ def from_airflow(connection_id: str) -> Endpoint:
 
 
 def s3_client(connection_id: str) -> S3Client:
-    """The boto3 S3 client that an AWS Connection describes: keys, roles, region and endpoint are S3Hook's business."""
+    """The boto3 S3 client that an AWS Connection describes: keys, roles, region and endpoint are S3Hook's business.
+
+    Raises:
+        ConnectionUnusable: if there is no such Connection.
+    """
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
+    from_airflow(connection_id)  # the hook itself would go on with whatever credentials lie around
     client: S3Client = S3Hook(aws_conn_id=connection_id).get_conn()
     return client

@@ -8,6 +8,7 @@ Names of files that are not UTF-8 are kept by Python's ``surrogateescape``, whic
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def row_file(path: Path) -> Iterator[Callable[[Row], None]]:
     encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
     with path.open("w", encoding="ascii") as out:
         yield lambda row: out.writelines((encode(row), "\n"))
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

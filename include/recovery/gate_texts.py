@@ -25,7 +25,10 @@ def _switch(run: RestoreRun) -> str:
         f"- {source_id}: staged in {_took(run, 'stage', source_id)}, proven in {_took(run, 'prove', source_id)}" for source_id in sources
     ]
     services = run.plan.services
-    stop = ", ".join(" ".join(command) for command in services.stop) or "none are named in the plan"
+    stop = (
+        ", ".join(" ".join(command) for command in services.stop)
+        or "⚠ none are named in the plan: stop what writes to the data yourself first"
+    )
     lines += ["", "**Approve** stops the services and puts the restored data in the place of the live data. That is the downtime.", ""]
     lines += [f"- Services stopped and started: {stop}", f"- Switched in this order: {', '.join(sources)}"]
     lines.append(f"- The data of now is set aside for {human_duration(run.plan.keep_before)}; the last gate can bring it back.")

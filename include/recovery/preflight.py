@@ -214,14 +214,16 @@ def _fetch_contents(run: RestoreRun, manifest: Manifest, holders: Sequence[Desti
 
 
 def _split(run: RestoreRun, stream: IO[bytes], files: ExitStack) -> None:
-    outs: dict[Path, IO[str]] = {}
+    """Rows come artifact by artifact, so one file is open at a time."""
+    current, out = Path(), None
     for line in io.TextIOWrapper(stream, encoding="ascii"):
         source_id, artifact, *row = json.loads(line)
         path = run.places_file(source_id, artifact) if row[0] in {"pack", "member"} else run.rows_file(source_id, artifact)
-        if path not in outs:
+        if path != current or out is None:
+            files.close()
             path.parent.mkdir(parents=True, exist_ok=True)
-            outs[path] = files.enter_context(path.open("w", encoding="ascii"))
-        outs[path].write(json.dumps(row, separators=(",", ":"), sort_keys=True) + "\n")
+            current, out = path, files.enter_context(path.open("a", encoding="ascii"))
+        out.write(json.dumps(row, separators=(",", ":"), sort_keys=True) + "\n")
 
 
 def _read_contents(run: RestoreRun, source_id: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from recovery import restore
+from recovery.approvals import Gate
 from recovery.errors import RecoveryError, RestoreError
 from recovery.manifest import Manifest
 from recovery.records import Record, add_record, release
@@ -15,6 +18,8 @@ from recovery.staging import write_atomically
 from recovery.units import human_duration, iso, now
 
 log = logging.getLogger(__name__)
+
+GATES: tuple[Gate, ...] = get_args(Gate)
 
 
 def finish(run: RestoreRun) -> None:
@@ -27,6 +32,7 @@ def finish(run: RestoreRun) -> None:
         RestoreError: with the reason; the report is written all the same.
     """
     if not run.began:
+        run.close_unbegun()
         raise RestoreError("No set was chosen, so nothing was restored or changed.", "Look at the first task that failed.")
     if run.journal.closed:
         raise RestoreError("This restore has ended before; its report is written.", "Trigger a new restore.")
@@ -35,11 +41,12 @@ def finish(run: RestoreRun) -> None:
     text = render(facts)
     write_atomically(run.folder / "report.md", text.encode())
     log.info("%s", text)
-    open_end = bool(restore.begun_to_switch(run)) and not restore.kept(run)
-    unkept = _keep_with_set(run, facts, over=not open_end)
-    if left := run.journal.last("not discarded"):
+    goes_on = open_end(run)
+    unkept = _keep_with_set(run, facts, over=not goes_on)
+    left = run.journal.last("not discarded")
+    if left and not any(entry.time > left.time for entry in run.journal.said("discarded")):
         reason = f"{reason} Not everything that was staged could be removed: {'; '.join(left.facts['faults'])}".strip()
-    if not open_end:
+    if not goes_on:
         run.journal.say("closed", reason=reason, unkept=unkept)
     if unkept:
         reason = f"{reason or 'The restore succeeded, but its report could not be kept.'} {' '.join(unkept)}"
@@ -49,37 +56,43 @@ def finish(run: RestoreRun) -> None:
 
 def verdict(run: RestoreRun) -> str:
     """Why the restore did not succeed; empty if it did. Told by the journal, not by task states, which people can set."""
-    journal = run.journal
-    no = journal.last("rejected")
-    if no:
-        back = "the data of before is back" if restore.in_use(run) else "nothing live was replaced"
-        if restore.begun_to_switch(run):
-            back = "THE WAY BACK IS NOT COMPLETE"
-        return f"{no.facts['person']} rejected the gate {no.facts['gate']!r}; {back}."
-    if restore.begun_to_switch(run) and not restore.in_use(run):
-        return "The switch failed and THE WAY BACK IS NOT COMPLETE: both copies are still there. Read the runbook's chapter on it."
-    if journal.said("switched back"):
+    if open_end(run):
+        return "THE WAY BACK IS NOT COMPLETE: look at what switch_back named. Read the runbook's chapter on a way back that failed."
+    for gate in GATES:
+        if (no := restore.answer(run, gate)) and no.step == "rejected":
+            back = "the data of before is back" if restore.in_use(run) else "nothing live was replaced"
+            return f"{no.facts['person']} rejected the gate {gate!r}; {back}."
+    if run.journal.said("switched back"):
         return "The switch failed; everything was switched back, the data of before is in use."
     if not restore.in_use(run):
-        silent = journal.last("unanswered")
-        why = f"nobody answered the gate {silent.facts['gate']!r} in time" if silent else "a step failed, or the run was ended by hand"
+        silent = [gate for gate in GATES if restore.answered(run, gate) == "unanswered"]
+        why = f"nobody answered the gate {silent[0]!r} in time" if silent else "a step failed, or the run was ended by hand"
         return f"Nothing live was replaced: {why}."
     return _verdict_in_use(run)
 
 
+def open_end(run: RestoreRun) -> bool:
+    """Whether the way back has to go on: something is switched that should not be, or services are down."""
+    return not restore.kept(run) and (bool(restore.begun_to_switch(run)) or restore.services_down(run))
+
+
 def _verdict_in_use(run: RestoreRun) -> str:
     journal = run.journal
-    accepted = any(entry.facts["gate"] == "accept" for entry in journal.said("approved"))
-    if not accepted:
+    if restore.services_down(run):
+        return "The restored system is in place, but its SERVICES ARE DOWN: start them by hand."
+    if restore.answered(run, "accept") != "approved":
         return "The restored system is in use, but nobody accepted it. The copies of before are still there."
-    unsettled = [source_id for source_id in run.request().sources if not journal.said("settled", source_id)]
-    if unsettled:
-        return f"The restored system was accepted, but {', '.join(unsettled)} is not settled."
+    if not _settled(run):
+        return "The restored system was accepted, but not everything that waited for it was done."
     if not journal.said("services started"):
         return "The restored system was accepted, but its services did not start cleanly."
     if not journal.said("all checked"):
         return "The restored system was accepted, but its checks did not all succeed."
     return ""
+
+
+def _settled(run: RestoreRun) -> bool:
+    return all(run.journal.said("settled", source_id) for source_id in run.request().sources)
 
 
 def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
@@ -105,7 +118,7 @@ def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
         "steps": [
             {"step": entry.facts["what"], "source": entry.source, "seconds": entry.facts["seconds"]} for entry in run.journal.said("took")
         ],
-        "checks": [entry.facts for entry in run.journal.said("checked")],
+        "checks": [{"command": _program(entry.facts["command"]), "ok": entry.facts["ok"]} for entry in run.journal.said("checked")],
         "data_loss_seconds": _loss(request.started, manifest),
         "rpo_seconds": run.plan.objectives.rpo.total_seconds(),
         "restore_seconds": (ended - request.started).total_seconds(),
@@ -113,6 +126,11 @@ def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
         "downtime_seconds": downtime,
         "rto_seconds": run.plan.objectives.rto.total_seconds(),
     }
+
+
+def _program(command: str) -> str:
+    """Only the program of a command: its arguments and its words may hold secrets, and a record is not encrypted."""
+    return Path(shlex.split(command)[0]).name
 
 
 def _loss(started: datetime, manifest: Manifest) -> float:
@@ -145,7 +163,7 @@ def render(facts: dict[str, Any]) -> str:
     lines += [f"| {each['gate']} | {each['answer']} | {each['person'] or 'nobody'} | {each['time']} |" for each in facts["answers"]]
     lines += ["", "| step | source | took |", "| --- | --- | --- |"]
     lines += [f"| {each['step']} | {each['source']} | {human_duration(each['seconds'])} |" for each in facts["steps"]]
-    lines += ["", *(f"- {'✔' if each['ok'] else '✘'} {each['command']}: {each['words']}" for each in facts["checks"])]
+    lines += ["", *(f"- {'✔' if each['ok'] else '✘'} {each['command']}" for each in facts["checks"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -155,10 +173,13 @@ def _keep_with_set(run: RestoreRun, facts: dict[str, Any], *, over: bool) -> lis
     key = run.set_key()
     text = "restored" if facts["result"] == "success" else facts["result"]
     report = Record(kind="report", plan=run.plan.plan, set_id=facts["set"], time=now(), by=f"run {run.run_id}", text=text, facts=facts)
+    proof = report.model_copy(update={"kind": "proof", "text": f"restored and proven equal: {', '.join(facts['sources'])}", "facts": {}})
     held = {entry.facts["destination"]: Record.model_validate(entry.facts["record"]) for entry in run.journal.said("holding")}
     for destination in run.holders():
         try:
             add_record(destination, report, key)
+            if facts["result"] == "success":
+                add_record(destination, proof, key)
             if over and destination.name in held:
                 add_record(
                     destination,

@@ -16,6 +16,7 @@ from functools import partial
 from recovery.approvals import Approval, Gate, check_person, read_question, write_signed
 from recovery.contents import Difference
 from recovery.errors import ApprovalError, ProofError, RestoreError
+from recovery.journal import Entry
 from recovery.restore_run import RestoreRun
 from recovery.services import run_all, run_one
 from recovery.staging import locked, write_atomically
@@ -211,9 +212,22 @@ def in_use(run: RestoreRun) -> bool:
     return bool(run.journal.said("starting services"))
 
 
+def answer(run: RestoreRun, gate: Gate) -> Entry | None:
+    """The answer that counts of a gate: ``approved``, ``rejected`` or ``unanswered``; asking again voids an earlier one."""
+    steps = {"asked", "approved", "rejected", "unanswered"}
+    said = [entry for entry in run.journal.entries() if entry.step in steps and entry.facts["gate"] == gate]
+    return said[-1] if said and said[-1].step != "asked" else None
+
+
+def answered(run: RestoreRun, gate: Gate) -> str:
+    """The answer of a gate in one word; empty without one."""
+    found = answer(run, gate)
+    return found.step if found else ""
+
+
 def turned_down(run: RestoreRun) -> bool:
     """Whether a person refused the restored system at the last gate."""
-    return any(entry.facts["gate"] == "accept" for entry in run.journal.said("rejected"))
+    return answered(run, "accept") == "rejected"
 
 
 def kept(run: RestoreRun) -> bool:
@@ -232,8 +246,7 @@ def keep(run: RestoreRun) -> bool:
     """
     if not in_use(run):
         return False
-    unanswered = any(entry.facts["gate"] == "accept" for entry in run.journal.said("unanswered"))
-    if not unanswered:
+    if answered(run, "accept") != "unanswered":
         run.authorise("accept")
     settle(run)
     return True
@@ -269,6 +282,9 @@ def switch_back(run: RestoreRun) -> bool:
     faults = []
     with run.changing("services", forward=False):
         if kept(run):
+            faults += _started_again(run) if services_down(run) else []
+            if faults:
+                raise _tried_again("The restored system stays, but its services do not start:", faults, "Start them by hand.")
             return False
         run.journal.say("turning back")
         if not run.journal.said("stopping services"):
@@ -279,14 +295,32 @@ def switch_back(run: RestoreRun) -> bool:
         for source_id in reversed(run.request().sources):
             faults += _faults(source_id, partial(_take_back, run, source_id))
         with run.changing("services", forward=False):
-            faults += _faults("services", lambda: run_all(run.plan.services.start, run.plan.services))
-            run.journal.say("services started again")
+            faults += _started_again(run)
     if faults:
-        raise RestoreError(
-            "The way back is not complete:\n" + "\n".join(faults),
-            "Nothing was discarded: both copies are still there. Read the runbook's chapter on a way back that failed.",
-        )
+        words = "What is named still has both copies. Read the runbook's chapter on a way back that failed."
+        raise _tried_again("The way back is not complete:", faults, words)
     return True
+
+
+def services_down(run: RestoreRun) -> bool:
+    """Whether services were stopped, and not started since."""
+    steps = ("stopping services", "starting services", "turning back", "services started", "services started again")
+    said = [entry.step for entry in run.journal.entries() if entry.step in steps]
+    return "stopping services" in said and said[-1] not in {"services started", "services started again"}
+
+
+def _started_again(run: RestoreRun) -> list[str]:
+    faults = _faults("services", lambda: run_all(run.plan.services.start, run.plan.services))
+    if not faults:
+        run.journal.say("services started again")
+    return faults
+
+
+def _tried_again(what: str, faults: list[str], next_step: str) -> RestoreError:
+    """An error of a teardown: each may be done again, and a moment later may succeed."""
+    error = RestoreError(what + "\n" + "\n".join(faults), next_step)
+    error.retryable = True
+    return error
 
 
 def _take_back(run: RestoreRun, source_id: str) -> None:
@@ -329,12 +363,20 @@ def discard(run: RestoreRun) -> None:
     run.journal.say("discarding")
     for source_id in run.request().sources:
         with run.changing(source_id, forward=False):
-            if run.journal.said("staging", source_id) and not (in_use(run) and turned_down(run)):
+            if run.journal.said("staging", source_id) and not may_have_writes(run, source_id):
                 faults += _faults(source_id, partial(_discard, run, source_id))
             run.source(source_id).clean()
     if faults:
         run.journal.say("not discarded", faults=faults)
-        raise RestoreError("Not everything staged could be removed:\n" + "\n".join(faults), "Remove it by hand; its names hold " + run.id)
+        raise _tried_again("Not everything staged could be removed:", faults, f"Remove it by hand; its names hold {run.id}.")
+    run.journal.say("discarded")
+
+
+def may_have_writes(run: RestoreRun, source_id: str) -> bool:
+    """Whether somebody may have written to a restored copy that was taken back: then it stays for ``keep_before``."""
+    if kept(run) or not run.journal.said("switching", source_id):
+        return False
+    return in_use(run) or not run.plan.services.stop
 
 
 def _discard(run: RestoreRun, source_id: str) -> None:
@@ -356,11 +398,17 @@ def drop_copies(run: RestoreRun) -> None:
     for source_id in run.request().sources:
         component = run.component(source_id)
         with run_lock(run, source_id):
+            run.same_target(source_id)
             component.discard(run.source(source_id))
-            component.drop_before(run.id)
+            component.drop_before(run.source(source_id))
             run.source(source_id).clean()
             log.info("%s: the copies of restore %s are removed", source_id, run.id)
-    shutil.rmtree(run.folder)
+    for path in run.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    for path in sorted(run.folder.iterdir(), key=lambda path: path.name == "request.json"):
+        if path.name != "journal.jsonl":  # it says that this restore has ended, if anybody clears it
+            path.unlink()
 
 
 @contextmanager

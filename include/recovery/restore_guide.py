@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -11,14 +12,15 @@ from jinja2 import Environment, StrictUndefined
 from recovery.artifact import safe_name
 from recovery.backup import Work
 from recovery.contents import read_rows
+from recovery.manifest import CONTENTS_FILE, PACKS_FILE, describe_file
 from recovery.plan import ConfigSource, FilesSource, MongoSource, Plan, PostgresSource
 
 _TEMPLATE = """\
 # How to restore set {{ set_id }} of {{ plan }} by hand
 
-You need this folder, `age`, `zstd`, `tar`, `openssl`, `sha256sum`, and{% if postgres %} PostgreSQL's `psql` and `pg_restore`{% endif %}\
-{% if postgres and mongo %},{% endif %}{% if mongo %} MongoDB's `mongorestore`{% endif %}; from the recovery kit `identity.txt` (opens the packs) and `public.pem` \
-(tells whether this set is genuine).
+You need this folder, `age`, `zstd`, GNU `tar`, `openssl`, `sha256sum`,{% if postgres %} PostgreSQL's `psql` and `pg_restore`,{% endif %}\
+{% if mongo %} MongoDB's `mongorestore`,{% endif %}
+and from the recovery kit `identity.txt` (opens the packs) and `public.pem` (tells whether this set is genuine).
 Run everything in this folder.
 
 ## 1. Is it genuine and whole?
@@ -27,14 +29,18 @@ Run everything in this folder.
 openssl pkeyutl -verify -pubin -inkey public.pem -rawin -in manifest.json -sigfile manifest.json.sig
 ```
 
-Stop if this does not print `Signature Verified Successfully`. The manifest names the SHA-256 of `packs.jsonl`, which names
-that of every pack:
+Stop if this does not print `Signature Verified Successfully`. The manifest vouches for this text: both of these must name the same SHA-256.
 
 ```sh
-grep -A 3 '"packs": {' manifest.json; sha256sum packs.jsonl
+grep -A 3 '"instructions": {' manifest.json; sha256sum RESTORE.md
+```
+
+And this text vouches for the rest:
+
+```sh
 sha256sum --check <<'END'
-{% for pack in packs -%}
-{{ pack.sha256 }}  {{ pack.path }}
+{% for file in checked -%}
+{{ file.sha256 }}  {{ file.path }}
 {% endfor -%}
 END
 ```
@@ -49,7 +55,7 @@ mkdir -p restored
 mkdir -p {{ folder }}
 {% for file in files -%}
 age --decrypt --identity identity.txt {{ file }} | zstd --decompress \\
-  | tar --extract --preserve-permissions --xattrs --directory {{ folder }}
+  | tar --extract --preserve-permissions --numeric-owner --xattrs --xattrs-include='*' --directory {{ folder }}
 {% endfor -%}
 {% endfor -%}
 ```
@@ -58,23 +64,28 @@ age --decrypt --identity identity.txt {{ file }} | zstd --decompress \\
 {% if config %}
 ## 3. Configuration
 {% for source, folder, paths in config %}
-{{ source }} lies in `{{ folder }}` under the paths that it had. Compare before you copy: an old `.env` has old passwords.
-{% for path in paths %}
-- `{{ path }}`
-{%- endfor %}
+{{ source }} lies in `{{ folder }}` under the paths that it had. Compare before you replace anything: an old `.env` has old passwords.
+This brings back what is missing, and leaves what is there:
+
+```sh
+{% for path, parent, copy in paths -%}
+mkdir -p {{ parent }}
+cp --archive --no-clobber {{ copy }} {{ parent }}/
+{% endfor -%}
+```
 {% endfor %}{% endif %}
 {%- if postgres %}
 ## 4. PostgreSQL
 
 Set `PGHOST`, `PGPORT`, `PGUSER` (a superuser) and `PGPASSWORD` for the new server, version {{ postgres[0].version }} or later.
-Roles first; complaints about roles that exist already are expected, everything else is not.
+Roles first, all but yours, which keeps its password; complaints about roles that exist already are expected, everything else is not.
 {% for source in postgres %}
 ```sh
 {% for folder in source.globals -%}
-psql --dbname postgres --file {{ folder }}/globals.sql
+grep -v -E "^(CREATE|ALTER) ROLE \\"?$PGUSER\\"?( WITH|;)" {{ folder }}/globals.sql | psql --dbname postgres
 {% endfor -%}
-{% for folder in source.databases -%}
-pg_restore --dbname postgres --create --exit-on-error --jobs 2 {{ folder }}
+{% for folder, through in source.databases -%}
+pg_restore --dbname {{ through }} --create --exit-on-error --jobs 2 {{ folder }}
 {% endfor -%}
 ```
 {% endfor %}{% endif %}
@@ -82,9 +93,11 @@ pg_restore --dbname postgres --create --exit-on-error --jobs 2 {{ folder }}
 ## 5. MongoDB
 
 Set `MONGO_URI` to the new server, as in `mongodb://user@host/?authSource=admin`; it asks for the password.
-{% for source, folder in mongo %}
+{% for source, commands in mongo %}
 ```sh
-mongorestore --uri "$MONGO_URI" --stopOnError --dir {{ folder }}
+{% for arguments in commands -%}
+mongorestore --uri "$MONGO_URI" --stopOnError {{ arguments }}
+{% endfor -%}
 ```
 {% endfor %}{% endif %}
 {%- if files %}
@@ -93,6 +106,7 @@ mongorestore --uri "$MONGO_URI" --stopOnError --dir {{ folder }}
 {{ source }} was `{{ path }}`:
 
 ```sh
+mkdir -p {{ path }}
 cp --archive {{ folder }}/. {{ path }}/
 ```
 {% endfor %}{% endif %}
@@ -112,7 +126,7 @@ def render(plan: Plan, set_id: str, verified: Sequence[Work]) -> str:
     values: dict[str, Any] = {
         "plan": plan.plan,
         "set_id": set_id,
-        "packs": [],
+        "checked": [],
         "folders": [],
         "postgres": [],
         "mongo": [],
@@ -121,6 +135,8 @@ def render(plan: Plan, set_id: str, verified: Sequence[Work]) -> str:
     }
     for work in verified:
         _describe(work, values)
+    for name in (PACKS_FILE, CONTENTS_FILE):
+        values["checked"].append({"sha256": describe_file(verified[0].staged.set_folder / name).sha256, "path": name})
     return environment.from_string(_TEMPLATE).render(values)
 
 
@@ -131,24 +147,47 @@ def _describe(work: Work, values: dict[str, list[Any]]) -> None:
         folders[artifact] = f"restored/{component}/{name}/{safe_name(artifact)}"
         paths = [f"{component}/{name}/{pack.file}" for pack in packs]
         values["folders"].append((folders[artifact], paths))
-        values["packs"] += [{"sha256": pack.sha256, "path": path} for pack, path in zip(packs, paths, strict=True)]
+        values["checked"] += [{"sha256": pack.sha256, "path": path} for pack, path in zip(packs, paths, strict=True)]
     settings = work.plan.source(work.source_id)
     if isinstance(settings, PostgresSource):
         values["postgres"].append(_postgres(work, folders))
     for folder in folders.values():
         if isinstance(settings, MongoSource):
-            values["mongo"].append((work.source_id, folder))
+            values["mongo"].append((work.source_id, list(_mongo(work, folder))))
         elif isinstance(settings, FilesSource):
             values["files"].append((work.source_id, folder, shlex.quote(str(settings.path))))
         elif isinstance(settings, ConfigSource):
-            values["config"].append((work.source_id, folder, settings.paths))
+            values["config"].append((work.source_id, folder, [_quoted(path, folder) for path in settings.paths]))
 
 
 def _postgres(work: Work, folders: dict[str, str]) -> dict[str, Any]:
     """What an artifact is shows in its members: a database has a table of contents, the globals are one SQL file."""
     members = {artifact: {name for _, name, _ in read_rows(work.members(artifact))} for artifact in folders}
+    databases = [artifact for artifact in folders if "toc.dat" in members[artifact]]
     return {
-        "version": work.dump_record().versions.get("server", "of the dump"),
+        "version": work.dump_record().versions.get("postgres", "of the dump"),
         "globals": [folder for artifact, folder in folders.items() if "globals.sql" in members[artifact]],
-        "databases": [folder for artifact, folder in folders.items() if "toc.dat" in members[artifact]],
+        "databases": [(folders[artifact], _through(work, artifact)) for artifact in databases],
     }
+
+
+def _through(work: Work, artifact: str) -> str:
+    """Where to connect to make a database. The one named postgres is there already, and empty: it is made anew."""
+    names = {name for _, name, _ in read_rows(work.contents(artifact), "database")}
+    return "template1 --clean --if-exists" if "postgres" in names else "postgres"
+
+
+def _mongo(work: Work, folder: str) -> Iterator[str]:
+    """mongorestore's arguments. Accounts that a database was dumped with come back only with that database by itself."""
+    (artifact,) = work.sealed_record().packs
+    members = {name for _, name, _ in read_rows(work.members(artifact))}
+    with_accounts = sorted({name.partition("/")[0] for name in members if "/$admin.system." in name})
+    excluded = "".join(f" --nsExclude {shlex.quote(f'{database}.*')}" for database in with_accounts)
+    yield f"--dir {folder}{excluded}"
+    for database in with_accounts:
+        yield f"--restoreDbUsersAndRoles --db {shlex.quote(database)} --dir {shlex.quote(f'{folder}/{database}')}"
+
+
+def _quoted(path: Path, folder: str) -> tuple[str, str, str]:
+    """A path, its folder, and its copy below a folder, as a shell takes them."""
+    return shlex.quote(str(path)), shlex.quote(str(path.parent)), shlex.quote(f"{folder}{path}")

@@ -44,7 +44,7 @@ from recovery.keys import SigningKey, VerifyKey, parse_identity
 from recovery.manifest import File, Manifest, StoredPack, decode_manifest, parse_packs
 from recovery.plan import Plan
 from recovery.shipping import download
-from recovery.staging import locked, read_record
+from recovery.staging import locked, make_private, read_record
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,12 @@ class RestoreRun:
     def plan_digest(self) -> str:
         """SHA-256 of the plan as it is now."""
         return digest(self.plan.model_dump_json())
+
+    def close_unbegun(self) -> None:
+        """End a restore that has not chosen a set, so that clearing it does not begin it in somebody's name."""
+        make_private(self.folder)
+        if not self.journal.closed:
+            self.journal.say("closed", reason="no set was chosen", unkept=[])
 
     def request(self) -> Request:
         """What was asked.
@@ -180,7 +186,7 @@ class RestoreRun:
 
     def holders(self) -> list[Destination]:
         """The destinations that have the chosen set."""
-        return [self.destination(name) for name in self.journal.said("chosen")[-1].facts["destinations"]]
+        return [self.destination(name) for name in self.journal.said("chosen")[-1].facts["destinations"] if name in self.plan.destinations]
 
     def component(self, source_id: str) -> Component:
         """A source's component."""

@@ -15,7 +15,7 @@ from recovery.catalog import Listing, list_destination, read_manifest
 from recovery.destinations.base import Destination
 from recovery.errors import RetentionError
 from recovery.keys import VerifyKey
-from recovery.manifest import MANIFEST_FILE, Manifest
+from recovery.manifest import MANIFEST_FILE, Manifest, is_set_id
 from recovery.plan import Keep, Level
 from recovery.records import read_records
 from recovery.units import human_duration, human_size, iso
@@ -154,7 +154,10 @@ def prune(destination: Destination, plan: str, keep: Keep, *, good: Level, key: 
     doomed = [verdict.manifest for verdict in reversed(verdicts) if not verdict.keep]
     deleted = tuple(manifest.set_id for manifest in doomed if _delete(destination, manifest, key))
     kept = tuple(verdict.manifest.set_id for verdict in verdicts if verdict.manifest.set_id not in deleted)
-    swept = tuple(name for name in listing.without if _sweep(destination, f"{plan}/{name}", key))
+    swept = tuple(name for name in listing.without if is_set_id(name) and _sweep(destination, f"{plan}/{name}", key))
+    for name in listing.without:
+        if not is_set_id(name):
+            log.warning("%s: %s/%s is no set; it is left alone", destination.describe(), plan, name)
     destination.sweep(f"{plan}/")
     log.info("%s: %d sets deleted, %d kept, %d leftovers removed", destination.describe(), len(deleted), len(kept), len(swept))
     return Pruned(deleted, kept, swept, listing.findings)

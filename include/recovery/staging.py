@@ -86,10 +86,16 @@ def locked(path: Path) -> Iterator[None]:
 
     The lock belongs to the process: a killed one lets go of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     with path.open("ab") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user alone: dumps hold everything."""
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -154,6 +160,7 @@ class StagedSet:
         self.set_folder = self.folder / "set"
         self.manifest = self.set_folder / "manifest.json"
         self.lock = self.folder / "lock"
+        self.finished = self.folder.with_name(f"{set_id}.finished")
 
     def source(self, source_id: str) -> Path:
         """The folder of one source."""

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from recovery.backup import Work
 from recovery.connections import Connect, from_airflow
-from recovery.errors import PlanError, RecoveryError, RestoreUnderWay
+from recovery.errors import ApprovalError, PlanError, RecoveryError, RestoreUnderWay
 from recovery.manifest import new_set_id
 from recovery.plan import Plan
 from recovery.plans import load_plan, load_plans
@@ -140,6 +140,16 @@ def check_parameters(params: Mapping[str, Any], dag_run: Any) -> None:
             f"This DAG has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(params))}.",
             "Trigger it again without, or with the right name.",
         )
+
+
+def refuse_cleared(dag_run: Any) -> None:
+    """Refuse to begin again in the name of who triggered the run: whoever cleared it could then approve their own restore.
+
+    Raises:
+        ApprovalError: if the run was cleared.
+    """
+    if dag_run.clear_number:
+        raise ApprovalError("This run was cleared, so who asked for it is not known.", "Trigger a new restore.")
 
 
 def schedule(plan: Plan) -> CronTriggerTimetable | None:

@@ -234,20 +234,21 @@ def switch_unanswered(play):
     play.nothing_changed()
 
 
-@scenario(more="retry_delay: 3s\nretries: 9\n")
+@scenario()
 def answers_in_the_first_second_and_a_backup_that_waits(play):
     play.trigger()
     while (gate := play.alice.next_gate(play.dag, play.run_id)) and gate.task_id != "accept":
         play.alice.answer(gate, at_once=True)
     assert gate, play.words()
     backup = play.operator.trigger(f"{play.small.name}_backup")
-    play.operator.wait_task(f"{play.small.name}_backup", backup, "prepare", {"up_for_retry"})
+    play.operator.wait_task(f"{play.small.name}_backup", backup, "prepare", {"up_for_reschedule"})
     assert "between its switch and its acceptance" in play.operator.log_text(f"{play.small.name}_backup", backup, "prepare", 1)
     while gate:
         play.alice.answer(gate, at_once=True)
         gate = play.alice.next_gate(play.dag, play.run_id)
     play.ended("success")
     assert play.small.fingerprint() == play.set_state
+    play.operator.clear(f"{play.small.name}_backup", backup, "prepare")
     assert play.operator.wait_run(f"{play.small.name}_backup", backup) == "success"
 
 
@@ -332,7 +333,7 @@ def parameters_that_are_not_known(play):
     with pytest.raises(Refused) as refused:
         play.operator.trigger(play.dag, {"sources": ["files.other"]})
     assert refused.value.status == 400
-    assert not play.run.folder.exists()
+    assert not play.run.began
     assert play.small.fingerprint() == play.before
 
 

@@ -341,7 +341,7 @@ def test_an_archive_that_lacks_what_is_still_there(tmp_path, live):
     read = rows(tmp_path / "set", "uploads", "entry")
     assert len(contents(component, tmp_path / "set/dump", read)) == len(read) + 1
     for lost in ("sub/a", "sub", "same"):
-        with pytest.raises(ArtifactError, match=f"lacks {lost}, which still exist"):
+        with pytest.raises(ArtifactError, match=f"lacks {lost}, and tar did not say why"):
             contents(component, tmp_path / "set/dump", [row for row in read if row[1] != lost])
 
 
@@ -355,14 +355,38 @@ def test_an_archive_that_has_what_was_not_scanned(tmp_path, live):
         contents(component, tmp_path / "set/dump", [*read, read[0]])
 
 
-def test_a_source_that_cant_be_seen_proves_no_absence(tmp_path, live):
+def test_what_vanished_is_known_from_what_tar_said(tmp_path, live):
+    """Weeks later, or where the source is not mounted, nobody could look at it."""
+    (live / "odd: näme\n").write_text("odd")
+    component = files(live)
+    back_up_while(component, tmp_path / "set", lambda: [shutil.rmtree(live), live.mkdir()])
+    assert set(changed(tmp_path / "set").values()) == {"vanished"}
+    assert changed(tmp_path / "set")["odd: näme\n"] == "vanished"
+    read = rows(tmp_path / "set", "uploads", "entry")
+    live.rmdir()
+    assert contents(component, tmp_path / "set/dump", read) == list(read_rows(tmp_path / "set/uploads.contents.jsonl"))
+    with pytest.raises(ArtifactError, match="tar did not say why"):
+        contents(component, tmp_path / "set/dump", [])
+
+
+@pytest.mark.parametrize("words", ["file changed as we read it", "File shrank by 3 bytes; padding with zeros"])
+def test_a_file_that_tar_saw_changing_is_named_even_if_it_looks_the_same(tmp_path, live, words):
     component = files(live)
     back_up(component, tmp_path / "set")
-    read = rows(tmp_path / "set", "uploads", "entry")
-    live.rename(tmp_path / "elsewhere")
-    assert contents(component, tmp_path / "set/dump", read)
-    with pytest.raises(ArtifactError, match="can't be seen here"):
-        contents(component, tmp_path / "set/dump", read[1:])
+    inventory = tmp_path / "set/dump/uploads.inventory.jsonl"
+    (live / "sub/a").unlink()
+    write_rows(inventory, [*list(read_rows(inventory)), ("told", f"/usr/bin/tar: sub/a: {words}", {}), ("told", f"sub: {words}", {})])
+    found = contents(component, tmp_path / "set/dump", rows(tmp_path / "set", "uploads", "entry"))
+    assert [row for row in found if row[0] == "changed"] == [("changed", "sub/a", {"what": "changed while read"})]
+
+
+def test_the_inventory_ends_with_totals(tmp_path, live):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    ((_, _, scanned),) = read_rows(tmp_path / "set/dump/uploads.inventory.jsonl", "tree")
+    ((_, _, kept),) = rows(tmp_path / "set", "uploads", "tree")
+    assert scanned == {name: kept[name] for name in scanned}
+    assert (scanned["files"], scanned["bytes"]) == (5, 13)
 
 
 # Switch and back ----------------------------------------------------------------------------------------------------
@@ -661,8 +685,9 @@ def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
     component, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     preflight = component.preflight(restore)
-    status = live.stat()
-    assert preflight.identity == f"{status.st_dev}:{status.st_ino}"
+    assert preflight.identity == component.identity(restore)
+    assert preflight.identity.endswith(f", inode {live.stat().st_ino}")
+    assert str(live.stat().st_dev) not in preflight.identity.split(" ")
     facts = finding_texts(component, restore, "fact")
     assert "5 files in 2 folders" in facts
     assert "has 4 files now" in facts
@@ -764,11 +789,10 @@ def test_copies_are_dropped_one_by_one(tmp_path, live):
         restored(component, restore)
     saved = snapshot(live)
     assert component.before_copies() == sorted(restore.id for restore in restores)
-    component.drop_before(restores[0].id)
-    component.drop_before("..")
+    component.drop_before(restores[0])
     assert component.before_copies() == [restores[1].id]
     assert snapshot(live) == saved
     waiting = LocalRestore(tmp_path / "set", tmp_path / "waiting")
     component.stage(waiting)
-    component.drop_before(waiting.id)
+    component.drop_before(waiting)
     assert component.prove(waiting) == [], "what is staged is no copy of before"

@@ -91,7 +91,7 @@ def test_everything_comes_back_equal(server, client, db, tmp_path):
     assert db["a view on it"].count_documents({}) == 39
     assert component.before_copies() == [restore.id]
     assert db[f"__before_{restore.id}_unknown"].count_documents({}) == 1
-    component.drop_before(restore.id)
+    component.drop_before(restore)
     assert component.before_copies() == []
     assert not [name for name in db.list_collection_names() if name.startswith("__")]
 
@@ -201,7 +201,7 @@ def test_a_user_with_the_roles_backup_and_restore_is_enough(server, client, db, 
         component.settle(restore)
         component.discard(restore)
         assert component.before_copies() == [restore.id]
-        component.drop_before(restore.id)
+        component.drop_before(restore)
     finally:
         client.admin.command("dropUser", "restorer")
     assert compare([row for row in contents(set_folder) if row[0] != "user"], state(mongo(server, db.name), tmp_path / "again")) == []
@@ -432,7 +432,7 @@ def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, c
         component.discard(restore)
         assert compare(before, state(component, tmp_path / f"back{at}")) == [], f"killed before change {at}"
         assert db.command("usersInfo")["users"] == []
-        component.drop_before(restore.id)
+        component.drop_before(restore)
         if not killed:
             break
         at += 1
@@ -496,7 +496,7 @@ def test_what_writes_during_the_switch_stops_it_and_is_set_aside_on_the_way_back
     assert [document["_id"] for document in db.busy.find()] == ["live"]
     assert [document["_id"] for document in db[f"__replaced_{restore.id}_busy"].find()] == ["came in between"]
     assert component.before_copies() == [restore.id]
-    component.drop_before(restore.id)
+    component.drop_before(restore)
     assert f"__replaced_{restore.id}_busy" not in db.list_collection_names()
 
 
@@ -539,7 +539,7 @@ def test_missing_rights_are_named(server, client, db, tmp_path):
 
 
 def test_names_that_are_too_long_are_refused(server, db, tmp_path):
-    fits, too_long = (n * "n" for n in (255 - len(db.name) - 1 - 18, 255 - len(db.name) - 1 - 17))
+    fits, too_long = (n * "n" for n in (255 - len(db.name) - 1 - 20, 255 - len(db.name) - 1 - 19))
     for name in (fits, too_long):
         db[name].insert_one({})
     component = mongo(server, db.name)

@@ -30,6 +30,7 @@ def tar_rows(folder: Path, work: Path):
     listing = work / "names"
     listing.write_bytes(b"".join(found.path + b"\0" for found, _, _ in in_order(Walk(folder))))
     command = ["tar", "-c", "--format=posix", "--sparse", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--no-recursion"]
+    command.append("--pax-option=delete=atime,delete=ctime")
     subprocess.run([*command, "-C", folder, "--null", "-T", listing, "-f", work / "tar"], check=True)
     with (work / "tar").open("rb") as stream:
         yield from of_members(read_members(stream))

@@ -82,7 +82,7 @@ class Preflight:
     """What a component says before a restore touches anything."""
 
     identity: str
-    """The target itself, not its address: PostgreSQL system identifier, replica set id, device and inode."""
+    """The target itself and where it was found: PostgreSQL system identifier or MongoDB UUID with the address, mount and inode."""
     findings: tuple[Finding, ...] = ()
     bytes_needed: Mapping[str, int] = field(default_factory=dict)
     """Free space that staging needs, by a folder of this machine; databases on other hosts are not in it."""
@@ -219,5 +219,5 @@ class Component(ABC):
         """The restore ids whose set-aside copies are still at this source."""
 
     @abstractmethod
-    def drop_before(self, restore_id: str) -> None:
-        """Remove the copies that a restore set aside."""
+    def drop_before(self, restore: Restore) -> None:
+        """Remove the copies that a restore set aside, where it set them aside, whatever the plan names today."""

@@ -101,12 +101,12 @@ class ByRename(Component):
 
     def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
         """Rows ``entry``, ``changed`` and ``tree``; see :func:`recovery.components.inventory.cover`."""
-        return cover(artifact, self.root, inventory, read)
+        return cover(artifact, inventory, read)
 
     # Preflight ------------------------------------------------------------------------------------------------------
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`Component.identity`. Device and inode of each folder that is changed.
+        """See :meth:`Component.identity`. Mount and inode of each folder that is changed.
 
         Of the nearest parent, and ``gone``, if it is not there.
 
@@ -276,14 +276,13 @@ class ByRename(Component):
         restore_id = marked_id(name, self.suffix)
         return restore_id if restore_id and (home / mark(restore_id, self.suffix) / "before").is_dir() else None
 
-    def drop_before(self, restore_id: str) -> None:
+    def drop_before(self, restore: Restore) -> None:
         """Remove the entries that a restore set aside."""
-        for home in self.homes():
-            work = home / mark(restore_id, self.suffix)
-            if self._id_of(home, os.fsencode(work.name)):
-                with _in_words(self.id, "dropped"), filesystem.keeping_mtime(home):
-                    filesystem.remove(work)
-                log.info("%s: removed %s", self.id, work)
+        for place in self.places(restore):
+            if self._id_of(place.home, os.fsencode(place.work.name)):
+                with _in_words(self.id, "dropped"), filesystem.keeping_mtime(place.home):
+                    filesystem.remove(place.work)
+                log.info("%s: removed %s", self.id, place.work)
 
     def _created(self, restore: Restore) -> list[Path]:
         """The folders that staging created because they were gone, outer ones first."""
@@ -293,8 +292,7 @@ class ByRename(Component):
 
 def _identity(folder: Path, ours: set[Path]) -> str:
     place = next(place for place in (folder, *folder.parents) if place.exists() and place not in ours)
-    status = place.stat()
-    return f"{'' if place == folder else 'gone below '}{status.st_dev}:{status.st_ino}"
+    return f"{'' if place == folder else 'gone below '}{filesystem.mount_of(place)}, inode {place.stat().st_ino}"
 
 
 @contextmanager

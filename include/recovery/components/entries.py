@@ -169,27 +169,29 @@ def _mode(mode: int) -> str:
 # Digests and comparing ----------------------------------------------------------------------------------------------
 
 
+COUNTS = ("files", "folders", "links", "fifos", "hardlinks", "bytes", "stored")
+"""What :class:`Totals` counts, without the digests: a scan can tell as much before anything is read."""
+
+
 class Totals:
     """What a tree amounts to: counts, bytes, and two digests, so that damage and a changed owner are told apart."""
 
     def __init__(self) -> None:
-        self._counts = dict.fromkeys(("files", "folders", "links", "fifos", "hardlinks"), 0)
-        self._bytes = self._stored = 0
+        self._counts = dict.fromkeys(COUNTS, 0)
         self._content = RecordDigest()
         self._metadata = RecordDigest()
 
     def add(self, path: str, facts: Facts) -> None:
         """Count an entry."""
         self._counts[facts["type"] + "s"] += 1
-        self._bytes += facts.get("size", 0)
-        self._stored += stored(facts)
+        self._counts["bytes"] += facts.get("size", 0)
+        self._counts["stored"] += stored(facts)
         self._content.add([_record(path, facts, _CONTENT)])
         self._metadata.add([_record(path, facts, _METADATA)])
 
     def facts(self) -> Facts:
         """Of the row ``("tree", name, facts)``."""
-        sums = {"bytes": self._bytes, "stored": self._stored}
-        return self._counts | sums | {"content": self._content.hexdigest(), "metadata": self._metadata.hexdigest()}
+        return self._counts | {"content": self._content.hexdigest(), "metadata": self._metadata.hexdigest()}
 
 
 def stored(facts: Facts) -> int:

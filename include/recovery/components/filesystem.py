@@ -70,6 +70,27 @@ def mounts() -> list[str]:
     return [text(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), point)) for point in points]
 
 
+def mount_of(folder: Path) -> str:
+    """The mount that a folder lies in, as ``<type> <source> <root>``.
+
+    Unlike a device number it is the same after a reboot and on every worker that mounts the same export. Where the source
+    is only a word, what makes one such file system another is added: an overlay's upper folder, the device of a tmpfs.
+    """
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        words = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
+    finally:
+        os.close(descriptor)
+    number = words[words.index("mnt_id:") + 1]
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+        known, _, device, root, *rest = line.split(" ")
+        if known == number:
+            kind, source, options = rest[rest.index("-") + 1 :][:3]
+            upper = [option for option in options.split(",") if option.startswith("upperdir=")]
+            return " ".join([kind, source, root, *upper, *([device] if kind in {"tmpfs", "ramfs"} else [])])
+    raise RestoreError(f"The mount of {folder} is not in /proc/self/mountinfo.", "Run the worker with /proc mounted.")
+
+
 def mounts_below(folder: Path) -> list[str]:
     """Mount points below a folder, the folder itself not among them."""
     prefix = os.path.realpath(folder).rstrip("/") + "/"

@@ -2,21 +2,24 @@
 
 The inventory's rows: ``("named", path, {})`` for every folder or file that the source names, then
 ``("listed", path, facts)`` for every entry in the order of packing. Facts are what ``lstat`` tells (``type``, ``size``,
-``mtime``, and ``target`` of a hard link, as in :mod:`recovery.components.entries`), ``ctime`` and ``ino`` to recognise
-the entry by later, ``stored`` for the bytes on disk, and ``group`` for hard links.
+``mtime``, and ``target`` of a hard link, as in :mod:`recovery.components.entries`), ``stored`` for the bytes on disk, and
+``group`` for hard links; then ``("tree", path, facts)`` for every named path, with the counts and bytes of
+:class:`~recovery.components.entries.Totals`. Whoever packs the entries adds ``("told", line, {})`` for every line in
+which tar said that one changed or vanished: later, and elsewhere, nobody could find that out.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from recovery.artifact import Member, write_listing
 from recovery.components.base import Artifact, Dump, RecoveryPoint
-from recovery.components.entries import Totals, fingerprint
+from recovery.components.entries import COUNTS, Totals, fingerprint
 from recovery.components.tree import Found, Progress, Walk, at, in_order, raw, readable, shown, text
 from recovery.contents import Facts, Row, read_rows, write_rows
 from recovery.errors import ArtifactError, SourceError
@@ -32,6 +35,10 @@ _SEEN = {
     "file": ("type", "size", "mtime"),
 }
 _NAMED = 20
+_TOLD = re.compile(r"(?:/[^:]*: )?((?:[^\\:]|\\.)*): (.*)")
+_ESCAPED = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
+_LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_CHANGED = ("file changed as we read it", "File shrank by ")
 
 
 def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dump:
@@ -73,11 +80,17 @@ class _Scan:
         self.progress = Progress(f"scanning {walk.root}")
 
     def rows(self) -> Iterator[Row]:
-        yield from (("named", text(start), {}) for start in self._walk.starts)
+        totals = {text(start): dict.fromkeys(COUNTS, 0) for start in self._walk.starts}
+        yield from (("named", start, {}) for start in totals)
         for found, target, group in in_order(self._readable()):
             facts = _facts(found, target, group)
             self.progress.add(text(found.path), facts.get("stored", 0))
+            total = totals[_named(text(found.path), totals)]
+            total[facts["type"] + "s"] += 1
+            total["bytes"] += facts.get("size", 0)
+            total["stored"] += facts.get("stored", 0)
             yield "listed", text(found.path), facts
+        yield from (("tree", start, total) for start, total in totals.items())
 
     def _readable(self) -> Iterator[Found]:
         for found in self._walk:
@@ -88,9 +101,7 @@ class _Scan:
 
 def _facts(found: Found, target: Found | None, group: int | None) -> Facts:
     status = found.status
-    facts: Facts = {"ctime": status.st_ctime_ns, "ino": status.st_ino}
-    if group is not None:
-        facts["group"] = group
+    facts: Facts = {} if group is None else {"group": group}
     if target is not None:
         return facts | {"type": "hardlink", "target": text(target.path)}
     facts |= {"type": found.kind, "mtime": status.st_mtime_ns}
@@ -113,15 +124,15 @@ def _member(row: Row) -> Member:
     return Member(raw(path), facts.get("stored", 0), facts.get("group"))
 
 
-def cover(name: str, root: Path, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-    """Put together what was read of an archive and what the scan saw: the rows that the set keeps.
+def cover(name: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+    """Put together what was read of an archive, what the scan saw and what tar said: the rows that the set keeps.
 
     They are ``entry`` rows, a ``tree`` row (:class:`~recovery.components.entries.Totals`) for every named path, and
     ``("changed", path, {"what": "changed while read" | "vanished"})`` for entries that the archive does not have as
-    the scan saw them. A folder's time is not looked at: that entries came and went is said of these. Other rows pass through.
+    the scan saw them, and for files that tar said changed, even if size and time are what they were: such a file may
+    be torn. A folder's time is not looked at: that entries came and went is said of these. Other rows pass through.
 
-    An entry that the archive lacks has vanished only if the source, looked at now, has it no more, or has another one in
-    its place. If it is still there, or if the source can't be seen from here, the archive is at fault.
+    An entry that the archive lacks has vanished only if tar said so; else the archive is at fault.
 
     Raises:
         ArtifactError: if the archive lacks an entry that did not vanish, or has one that the scan did not see.
@@ -136,8 +147,22 @@ def cover(name: str, root: Path, inventory: Path, read: Iterable[Row]) -> Iterat
             if (seen := _seen(path, facts)) not in wanted:
                 odd.add(path)
             wanted.discard(seen)
-    yield from _changed(name, root, inventory, wanted, odd)
+    told = [_told(line) for _, line, _ in read_rows(inventory, "told")]
+    torn = {path for path, words in told if words.startswith(_CHANGED)}
+    yield from _changed(name, inventory, wanted, odd, torn, {path for path, _ in told} - torn)
     yield from (("tree", path, total.facts()) for path, total in totals.items())
+
+
+def _told(line: str) -> tuple[str, str]:
+    """The path and the words of a line of GNU tar, with or without the program's own path before it.
+
+    It escapes as in C what is not printable, backslashes and colons; members' paths are relative.
+    """
+    match = _TOLD.fullmatch(line)
+    if match is None:
+        raise ArtifactError(f"Tar said what names no entry: {line}", "Run the backup again; if it happens again, report it.")
+    path = _ESCAPED.sub(lambda one: bytes([int(one[1], 8)]) if one[1].isdigit() else _LETTERS.get(one[1], one[1]), raw(match[1]))
+    return text(path), match[2]
 
 
 def _named(path: str, names: Iterable[str]) -> str:
@@ -147,44 +172,27 @@ def _named(path: str, names: Iterable[str]) -> str:
     raise ArtifactError(f"The archive has {readable(path)}, which is below nothing that the source names.", "Run the backup again.")
 
 
-def _changed(name: str, root: Path, inventory: Path, wanted: set[int], odd: set[str]) -> Iterator[Row]:
-    if not (wanted or odd):
+def _changed(name: str, inventory: Path, wanted: set[int], odd: set[str], torn: set[str], gone: set[str]) -> Iterator[Row]:
+    if not (wanted or odd or torn):
         return
     lacking = []
     for _, path, facts in read_rows(inventory, "listed"):
-        if _seen(path, facts) not in wanted:
-            continue
-        if path in odd:
+        lacks = _seen(path, facts) in wanted
+        if path in odd if lacks else path in torn and facts["type"] != "folder":
             odd.discard(path)
             log.warning("%s: changed while it was read: %s", name, readable(path))
             yield "changed", path, {"what": "changed while read"}
-        elif _vanished(name, root, path, facts):
+        elif lacks and path in gone:
             log.warning("%s: vanished while the source was read: %s", name, readable(path))
             yield "changed", path, {"what": "vanished"}
-        else:
+        elif lacks:
             lacking.append(readable(path))
     if lacking or odd:
         what = (
-            f"lacks {shortened(lacking)}, which still exist"
+            f"lacks {shortened(lacking)}, and tar did not say why"
             if lacking
             else f"has {shortened(sorted(map(readable, odd)))}, which the scan did not see"
         )
         raise ArtifactError(
             f"The archive of {name} {what}.", "Run the backup again; if it happens again, report it with tar's messages in the log."
         )
-
-
-def _vanished(name: str, root: Path, path: str, facts: Facts) -> bool:
-    try:
-        os.lstat(at(root, b"."))
-    except OSError as error:
-        raise ArtifactError(
-            f"The archive of {name} lacks {readable(path)}, and {root} can't be seen here ({error.strerror}): did it vanish?",
-            "Let verify run where the source is mounted, and run the backup again.",
-        ) from error
-    try:
-        now = os.lstat(at(root, raw(path)))
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    same = now.st_ino == facts["ino"] and (facts["type"] == "folder" or now.st_ctime_ns == facts["ctime"])
-    return not same

@@ -227,10 +227,11 @@ class Mongo(Component):
         found = {marked for name in names if (marked := marked_id(name))}
         return sorted({restore_id for kind, restore_id in found if kind != "stage"})
 
-    def drop_before(self, restore_id: str) -> None:
+    def drop_before(self, restore: Restore) -> None:
         """See :meth:`Component.drop_before`."""
+        databases = planned(restore, _artifact(restore)).databases
         with self._target() as target:
-            drop_before(target.client, self._searched(target.client), restore_id)
+            drop_before(target.client, databases, restore.id)
 
     def _searched(self, client: Client) -> Sequence[str]:
         return named_databases(self._settings) or user_databases(client)

@@ -179,11 +179,11 @@ def server(client: Client) -> Server:
 
 
 def identity(client: Client, endpoint: Endpoint) -> str:
-    """What the deployment is, wherever its address leads.
+    """What the deployment is, and where it was found: a clone has the same UUID, so the address belongs to it.
 
     It is the UUID that the server gave its own ``admin.system.version`` when its data folder was first used: all
     members of a replica set share it, a server set up anew has another, and any user who may list collections
-    reads it, while the replica set's own id needs cluster rights. A standalone server's address is added.
+    reads it, while the replica set's own id needs cluster rights.
     """
     found = client.admin.command("listCollections", filter={"name": "system.version"}, authorizedCollections=True)
     first: Sequence[Mapping[str, Any]] = found["cursor"]["firstBatch"]
@@ -193,8 +193,8 @@ def identity(client: Client, endpoint: Endpoint) -> str:
             "Grant the user of the Connection the role backup, which may list the collections of admin.",
         )
     name = server(client).replica_set
-    where = f"replica set {name}" if name else f"standalone {endpoint.host}:{endpoint.port or 27017}"
-    return f"{where} {bytes(first[0]['info']['uuid']).hex()}"
+    kind = f"replica set {name}" if name else "standalone"
+    return f"{kind} {bytes(first[0]['info']['uuid']).hex()} at {address(endpoint).partition('://')[2].rstrip('/')}"
 
 
 def _scheme(endpoint: Endpoint) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from bson import Timestamp
 from pymongo.errors import OperationFailure
 
 from recovery.components.base import Consistency, RecoveryPoint
+from recovery.components.mongo_bson import blocks, documents
 from recovery.components.mongo_catalog import Namespace, by_uuid, data_path, marked_id, metadata, metadata_path, read_catalog, rows
 from recovery.components.mongo_client import Client, tool_config
 from recovery.components.mongo_snapshot import (
@@ -26,7 +28,7 @@ from recovery.components.mongo_snapshot import (
     write_documents,
 )
 from recovery.connections import Endpoint
-from recovery.contents import Row
+from recovery.contents import Facts, Row
 from recovery.errors import SourceError
 from recovery.plan import MongoSource
 from recovery.process import find_tool, tool
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _CAPPED_POSITION_LOST = 136
+_DONE = re.compile(r"done dumping (.*) \((\d+) documents?\)$")
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,16 @@ def take_snapshot(client: Client, settings: MongoSource, root: Path, opened: Cal
     readable = [namespace for namespace in catalog if namespace.type != "view" and not namespace.capped]
     capped = [namespace for namespace in catalog if namespace.capped]
     counts = _counts(client, readable, AtClusterTime(at), settings.jobs)
-    write_documents(client, readable, root, AtClusterTime(at), settings.jobs)
-    _write_capped(client, capped, root, settings.jobs)
+    sizes = write_documents(client, readable, root, AtClusterTime(at), settings.jobs)
+    sizes |= _write_capped(client, capped, root, settings.jobs)
+    counts |= {namespace.full: _count_on_disk(namespace, root) for namespace in capped}
+    totals = {name: {"bytes": size, "count": counts[name]} for name, size in sizes.items()}
     _refuse_moved(client, catalog)
     names = ", ".join(namespace.full for namespace in capped)
     return Taken(
         point=RecoveryPoint(opened=started, closed=datetime.now(UTC), position=f"{at.time}:{at.inc}"),
         consistency="fuzzy" if capped else "snapshot",
-        inventory=tuple(_with_count(row, counts) for namespace in catalog for row in rows(namespace)),
+        inventory=tuple(_with_totals(row, totals) for namespace in catalog for row in rows(namespace)),
         warnings=(f"Capped collections can't be read in a snapshot and were read after it: {names}. All others are of one instant.",)
         if capped
         else (),
@@ -106,21 +111,27 @@ def _counts(client: Client, namespaces: Sequence[Namespace], concern: AtClusterT
     return counts
 
 
-def _with_count(row: Row, counts: dict[str, int]) -> Row:
+def _with_totals(row: Row, totals: Mapping[str, Facts]) -> Row:
     kind, name, facts = row
-    return (kind, name, facts | {"count": counts[name]}) if kind == "collection" and name in counts else row
+    return (kind, name, facts | totals[name]) if kind == "collection" else row
 
 
-def _write_capped(client: Client, capped: Sequence[Namespace], root: Path, jobs: int) -> None:
-    for attempt in range(_ATTEMPTS):
+def _count_on_disk(namespace: Namespace, root: Path) -> int:
+    """Documents of a file that was just written: nobody else counted what is read without a snapshot."""
+    with (root / data_path(namespace.database, namespace.name, namespace.type)).open("rb") as stream:
+        return sum(map(len, documents(blocks(stream))))
+
+
+def _write_capped(client: Client, capped: Sequence[Namespace], root: Path, jobs: int) -> dict[str, int]:
+    attempt = 1
+    while True:
         try:
-            write_documents(client, capped, root, MAJORITY, jobs)
+            return write_documents(client, capped, root, MAJORITY, jobs)
         except OperationFailure as error:
-            if error.code != _CAPPED_POSITION_LOST or attempt + 1 == _ATTEMPTS:
+            if error.code != _CAPPED_POSITION_LOST or attempt == _ATTEMPTS:
                 raise
+            attempt += 1
             log.warning("a capped collection was overwritten faster than it was read; reading again")
-        else:
-            return
 
 
 def _refuse_moved(client: Client, catalog: Sequence[Namespace]) -> None:
@@ -150,23 +161,44 @@ def take_fuzzy(
     before = read_catalog(client, settings)
     started = datetime.now(UTC)
     opened()
+    done: dict[str, int] = {}
+
+    def heard(line: str) -> None:
+        log.info("mongodump: %s", line.partition("\t")[2] or line)
+        if match := _DONE.search(line):
+            done[match[1]] = int(match[2])
+
     with tool_config(endpoint, root.parent) as config:
         for selection in _selections(before, settings, client):
             argv: list[str | Path] = [program, f"--config={config}", f"--out={root}", f"--numParallelCollections={settings.jobs}"]
-            with tool([*argv, *selection]):
+            with tool([*argv, *selection], on_line=heard):
                 log.info("mongodump reads %s", selection[0].removeprefix("--db="))
     closed = datetime.now(UTC)
     after = {namespace.full: namespace for namespace in read_catalog(client, settings)}
     stayed = [namespace for namespace in before if namespace.full in after and after[namespace.full].uuid == namespace.uuid]
     _refuse_left_out(stayed, root)
+    totals = _totals(stayed, root, done)
     still = {(kind, name): facts for namespace in after.values() for kind, name, facts in rows(namespace)}
-    inventory = [row for namespace in stayed for row in rows(namespace) if still.get(row[:2]) == row[2]]
+    inventory = [_with_totals(row, totals) for namespace in stayed for row in rows(namespace) if still.get(row[:2]) == row[2]]
     return Taken(
         point=RecoveryPoint(opened=started, closed=closed),
         consistency="fuzzy",
         inventory=tuple(inventory),
         warnings=(f"mongodump read one collection after another from {iso(started)} to {iso(closed)}, while writes went on.",),
     )
+
+
+def _totals(namespaces: Sequence[Namespace], root: Path, done: Mapping[str, int]) -> dict[str, Facts]:
+    """Count, as mongodump said it, and bytes of every file, as it is now: what it must still be when it is read back."""
+    found: dict[str, Facts] = {}
+    for namespace in namespaces:
+        if namespace.type != "view":
+            count = done.get(namespace.full, done.get(f"{namespace.database}.{namespace.data}"))
+            if count is None:
+                raise SourceError(f"mongodump did not say that it is done with {namespace.full}.", "Read what it said above; try again.")
+            path = root / data_path(namespace.database, namespace.name, namespace.type)
+            found[namespace.full] = {"count": count, "bytes": path.stat().st_size}
+    return found
 
 
 def _selections(catalog: Sequence[Namespace], settings: MongoSource, client: Client) -> list[list[str]]:

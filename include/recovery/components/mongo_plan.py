@@ -60,6 +60,11 @@ class Series(_Item):
     uuid: str = ""
     """Of the buckets that are live before the switch; empty for a series that the set brings."""
 
+    @property
+    def full(self) -> str:
+        """``<database>.<name>``."""
+        return f"{self.database}.{self.name}"
+
 
 class SwitchPlan(_Frozen):
     """Everything that a switch changes."""

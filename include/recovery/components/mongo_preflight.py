@@ -9,7 +9,7 @@ from typing import Any
 from pymongo.errors import OperationFailure
 
 from recovery.components.base import Finding, Preflight, Restore
-from recovery.components.mongo_catalog import Namespace, mark, read_database, split_name
+from recovery.components.mongo_catalog import Namespace, data_name, mark, read_database, split_name
 from recovery.components.mongo_client import Client, identity, server, unauthorized, words
 from recovery.components.mongo_load import Target
 from recovery.components.mongo_users import read_accounts
@@ -24,6 +24,8 @@ _LONGEST_NAME = 255
 """Bytes of ``<database>.<collection>``."""
 _SERIES_RATE = 20 << 20
 """Bytes a second at which a time series is saved, loaded and proven; loading alone was measured at 35 MiB/s on two cores."""
+_COMPRESSED = 0.5
+"""What the server's compression leaves of documents at most, of those that it compresses well."""
 _NAMED = 10
 
 _NEEDED = {
@@ -133,10 +135,14 @@ def _tools(target: Target) -> Iterator[Finding]:
 
 
 def _names(wanted: Planned, live: Mapping[str, Sequence[Namespace]]) -> Iterator[Finding]:
-    staged = [split_name(name) for name in wanted.names]
-    aside = [(namespace.database, namespace.name) for found in live.values() for namespace in found if namespace.type == "collection"]
-    too_long = {f"{database}.{name}" for database, name in staged if _length(database, mark("stage", "0" * 8, name)) > _LONGEST_NAME}
-    too_long |= {f"{database}.{name}" for database, name in aside if _length(database, mark("before", "0" * 8, name)) > _LONGEST_NAME}
+    kinds = {name: str(facts["type"]) for name, facts in wanted.collections.items()} | dict.fromkeys(wanted.views, "view")
+    kinds |= {namespace.full: namespace.type for found in live.values() for namespace in found if namespace.type != "view"}
+    too_long = []
+    for full, kind in kinds.items():
+        database, name = split_name(full)
+        longest = mark("stage" if kind == "view" else "replaced", "0" * 8, name)
+        if _length(database, data_name(longest, kind)) > _LONGEST_NAME:
+            too_long.append(full)
     for name in sorted(too_long):
         yield Finding(
             "refusal", f"The name {name} is too long to be staged or set aside beside itself: MongoDB allows {_LONGEST_NAME} bytes."
@@ -206,17 +212,24 @@ def _accounts(client: Client, wanted: Planned) -> Iterator[Finding]:
 
 
 def _room(client: Client, wanted: Planned) -> Iterator[Finding]:
-    """Staged data lies beside the live data, and not smaller than compressed by the server's own means."""
+    """Staged data lies beside the live data, compressed by the server's own means; on a full disk the live data stands still too."""
     try:
         stats = client[wanted.databases[0]].command("dbStats")
+        if not stats.get("fsTotalSize"):  # a database that is not there has no disk
+            stats = client.admin.command("dbStats")
     except OperationFailure as error:
         if not unauthorized(error):
             raise
         yield Finding("fact", "How much room the server's disk has was not asked: the user has no right to dbStats.")
         return
+    if not stats.get("fsTotalSize"):
+        yield Finding("warning", f"The server does not say what its disk has free; the staged copy needs up to {human_size(wanted.bytes)}.")
+        return
     free = int(stats["fsTotalSize"] - stats["fsUsedSize"])
-    text = f"The server's disk has {human_size(free)} free; the staged copy is {human_size(wanted.bytes)} before compression."
-    yield Finding("fact" if free > wanted.bytes else "warning", text)
+    yield Finding(
+        "fact" if free > wanted.bytes else "warning" if free > wanted.bytes * _COMPRESSED else "refusal",
+        f"The server's disk has {human_size(free)} free; the staged copy is {human_size(wanted.bytes)} before compression.",
+    )
 
 
 def _change_streams(client: Client, wanted: Planned) -> Iterator[Finding]:

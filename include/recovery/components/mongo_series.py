@@ -29,6 +29,11 @@ SAVED = "mongo time series saved"
 LOADED = "mongo time series loaded"
 RETURNED = "mongo time series returned"
 KEPT = "mongo time series kept"
+LOADING = "mongo time series loading"
+RETURNING = "mongo time series returning"
+REPLACED = "mongo time series replaced"
+"""A restored series that is taken back is saved, with these facts; see :func:`take_away`."""
+_FACTS = ("count", "digest", "bytes")
 
 
 def said(restore: Restore, step: str) -> dict[tuple[str, str], dict[str, object]]:
@@ -57,7 +62,7 @@ def set_aside(target: Target, restore: Restore, series: Sequence[Series]) -> Non
         if (one.database, one.name) not in said(restore, SAVED):
             facts = _save(target.client, one, saved_folder(restore))
             restore.journal(SAVED, database=one.database, name=one.name, **facts)
-            log.info("saved the time series %s.%s: %s", one.database, one.name, human_size(facts["bytes"]))
+            log.info("saved the time series %s: %s", one.full, human_size(facts["bytes"]))
         if uuid_of(target.client, one) == one.uuid:
             target.client[one.database].drop_collection(one.name)
 
@@ -101,20 +106,42 @@ def bring(target: Target, restore: Restore, source: Path, series: Sequence[Serie
 
     Raises:
         ProofError: if one is not what the set has.
+        RestoreError: if something else took its name meanwhile.
     """
     missing = [one for one in series if (one.database, one.name) not in said(restore, LOADED)]
+    _make_room(target, restore, LOADING, missing)
     _load(target, source, missing, restore.folder / "loading", mark("stage", restore.id), "")
     _prove(target, [(one, one.name) for one in missing], expected)
     for one in missing:
-        restore.journal(LOADED, database=one.database, name=one.name)
+        facts = {fact: expected[one.full][fact] for fact in _FACTS}
+        restore.journal(LOADED, database=one.database, name=one.name, uuid=uuid_of(target.client, one), **facts)
 
 
 def take_away(target: Target, restore: Restore, series: Sequence[Series], before: Collection[str]) -> None:
-    """Drop what :func:`bring` loaded: not the series whose UUIDs are ``before``, nor what was brought back already."""
+    """Drop what :func:`bring` loaded: not the series whose UUIDs are ``before``, nor what was brought back already.
+
+    A series that is not exactly what was loaded has writes of its own; it is kept as ``__replaced_<id>_<name>``.
+    """
     for one in series:
         uuid = uuid_of(target.client, one)
         if uuid and uuid not in before and (one.database, one.name) not in said(restore, RETURNED):
+            _keep_writes(target, restore, one.model_copy(update={"uuid": uuid}))
             target.client[one.database].drop_collection(one.name)
+
+
+def _keep_writes(target: Target, restore: Restore, one: Series) -> None:
+    place = (one.database, one.name)
+    kept = said(restore, REPLACED).get(place, {})
+    if kept.get("uuid") != one.uuid:
+        kept = _save(target.client, one, restore.folder / "replaced")
+        restore.journal(REPLACED, database=one.database, name=one.name, uuid=one.uuid, **kept)
+    loaded = said(restore, LOADED).get(place, {})
+    if not kept["count"] or all(kept[fact] == loaded.get(fact) for fact in _FACTS):
+        return
+    prefix = mark("replaced", restore.id)
+    log.warning("the time series %s was written to since the switch; it is set aside as %s%s", one.full, prefix, one.name)
+    _load(target, restore.folder / "replaced", [one], restore.folder / "replacing", "", prefix)
+    _prove(target, [(one, prefix + one.name)], {f"{one.database}.{prefix}{one.name}": kept})
 
 
 def bring_back(target: Target, restore: Restore, series: Sequence[Series]) -> None:
@@ -122,15 +149,42 @@ def bring_back(target: Target, restore: Restore, series: Sequence[Series]) -> No
 
     Raises:
         ProofError: if it is not what was saved.
+        RestoreError: if something else took its name meanwhile.
     """
     saved = said(restore, SAVED)
     gone = [one for one in series if (one.database, one.name) in saved and uuid_of(target.client, one) != one.uuid]
     gone = [one for one in gone if (one.database, one.name) not in said(restore, RETURNED)]
+    _make_room(target, restore, RETURNING, gone)
     _load(target, saved_folder(restore), gone, restore.folder / "returning", "", "")
-    _prove(target, [(one, one.name) for one in gone], {f"{one.database}.{one.name}": saved[one.database, one.name] for one in gone})
+    _prove(target, [(one, one.name) for one in gone], {one.full: saved[one.database, one.name] for one in gone})
     for one in gone:
         _set_ttl(target.client, saved_folder(restore), one)
         restore.journal(RETURNED, database=one.database, name=one.name)
+
+
+def _make_room(target: Target, restore: Restore, step: str, series: Sequence[Series]) -> None:
+    """Make sure that names are free to be loaded under, and say in the journal that this begins.
+
+    What an attempt that was killed had loaded is dropped: once begun, it was this restore that a time series came from,
+    and mongorestore loads no series where there is one. Anything else in the place is somebody's.
+
+    Raises:
+        RestoreError: if something else has a name.
+    """
+    begun = said(restore, step)
+    for one in series:
+        client = target.client[one.database]
+        entry = next(client.list_collections(filter={"name": one.name}), None)
+        if entry is None and not uuid_of(target.client, one):
+            restore.journal(step, database=one.database, name=one.name)
+            continue
+        ours = (one.database, one.name) in begun and (entry is None or entry["type"] == "timeseries")
+        if not ours or (entry and "expireAfterSeconds" in entry["options"]):
+            raise RestoreError(
+                f"{one.full} was made while its place was empty: something still writes.",
+                f"Stop what uses the database, rename or drop {one.full}; then try again, or take the switch back.",
+            )
+        client.drop_collection(one.name)
 
 
 def keep(target: Target, restore: Restore, series: Sequence[Series]) -> None:
@@ -146,15 +200,19 @@ def keep(target: Target, restore: Restore, series: Sequence[Series]) -> None:
 
 
 def _load(target: Target, source: Path, series: Sequence[Series], folder: Path, old: str, new: str) -> None:
-    """Load series from a dump, in which their names begin with ``old``, under names that begin with ``new``."""
+    """Load series from a dump, in which their names begin with ``old``, under names that begin with ``new``.
+
+    A name with a mark is this restore's, so what an earlier attempt left there is dropped; a live name has to be free.
+    """
     if not series:
         return
     wanted = {(one.database, old + one.name) for one in series}
     chosen = [namespace for namespace in definitions(source) if (namespace.database, namespace.name) in wanted]
     if len(chosen) != len(wanted):
         raise RestoreError(f"Files of time series are missing below {source}.", "Staging lost them; start the restore again.")
-    for one in series:
-        target.client[one.database].drop_collection(new + one.name)
+    if new:
+        for one in series:
+            target.client[one.database].drop_collection(new + one.name)
     lay_out(source, chosen, afresh(folder), lambda name: new + name.removeprefix(old), copy=True)
     target.load(folder)
 

@@ -152,14 +152,14 @@ def in_threads(jobs: int, tasks: Sequence[Callable[[Event], None]]) -> None:
             stop.set()
 
 
-def write_documents(client: Client, namespaces: Sequence[Namespace], root: Path, concern: ReadConcern, jobs: int) -> int:
-    """Write the documents of collections and time series to their files below ``root``; the number of bytes.
+def write_documents(client: Client, namespaces: Sequence[Namespace], root: Path, concern: ReadConcern, jobs: int) -> dict[str, int]:
+    """Write the documents of collections and time series to their files below ``root``; bytes read of each, by full name.
 
     Raises:
         SnapshotLost: if the server can't read them at that time, or no longer.
     """
     progress = Progress("reading", len(namespaces))
-    sizes: list[int] = []
+    sizes: dict[str, int] = {}
 
     def write(namespace: Namespace) -> Callable[[Event], None]:
         def task(stop: Event) -> None:
@@ -171,14 +171,14 @@ def write_documents(client: Client, namespaces: Sequence[Namespace], root: Path,
                     progress.add(len(batch))
                     if stop.is_set():
                         return
-            sizes.append(size)
+            sizes[namespace.full] = size
             progress.collection_done(namespace.full, size)
 
         return task
 
     with_snapshot(lambda: in_threads(jobs, [write(namespace) for namespace in namespaces]))
     progress.finish()
-    return sum(sizes)
+    return sizes
 
 
 def with_snapshot(read: Callable[[], None]) -> None:

@@ -78,7 +78,8 @@ def forward(
 def backward(target: Target, restore: Restore, plan: SwitchPlan) -> None:
     """Take a plan back, from wherever it stands: the restored set goes back to its staged names.
 
-    What was made under a name that the live data needs back is set aside as ``__replaced_<id>_<name>``.
+    What was made under a name that the live data needs back, and a restored time series that was written to, is set
+    aside as ``__replaced_<id>_<name>``.
 
     Raises:
         RestoreError: if a set-aside collection is gone.

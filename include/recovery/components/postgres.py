@@ -55,8 +55,8 @@ class Postgres(Component):
         raise ArtifactError(f"The inventory of {artifact} is empty.", "Run the backup again; the dump was not finished.")
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`recovery.components.base.Component.identity`: the server's system identifier."""
-        return self._server.about.system
+        """See :meth:`recovery.components.base.Component.identity` and :attr:`postgres_client.Server.identity`."""
+        return self._server.identity
 
     def preflight(self, restore: Restore) -> Preflight:
         """See :meth:`recovery.components.base.Component.preflight`."""
@@ -90,6 +90,6 @@ class Postgres(Component):
         """See :meth:`recovery.components.base.Component.before_copies`."""
         return postgres_switch.before_copies(self._server, self._settings.databases)
 
-    def drop_before(self, restore_id: str) -> None:
+    def drop_before(self, restore: Restore) -> None:
         """See :meth:`recovery.components.base.Component.drop_before`."""
-        postgres_switch.drop_before(self._server, self._settings.databases, restore_id)
+        postgres_switch.drop_before(self._server, restore)

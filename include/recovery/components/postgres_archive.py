@@ -123,9 +123,14 @@ def large_object_record(oid: int, size: int, digest: str) -> bytes:
     return f"{oid} {size} {digest}".encode()
 
 
+def size_record(oid: int, size: int) -> bytes:
+    """The record of a large object as a source knows it before it is read: its number and its size in bytes."""
+    return b"%d %d" % (oid, size)
+
+
 @dataclass
 class LargeObjects:
-    """Digests over large objects: of their content, and of their numbers alone."""
+    """Digests over large objects: of their content, of their numbers and sizes, and of the numbers that a list has."""
 
     content: RecordDigest = field(default_factory=RecordDigest)
     present: RecordDigest = field(default_factory=RecordDigest)
@@ -139,7 +144,7 @@ class LargeObjects:
             content.update(block)
             size += len(block)
         self.content.add([large_object_record(oid, size, content.hexdigest())])
-        self.present.add([b"%d" % oid])
+        self.present.add([size_record(oid, size)])
 
     def read_list(self, name: str, blocks: Iterable[bytes]) -> None:
         """Add a ``blobs*.toc``: ``<oid> blob_<oid>.dat`` a line."""
@@ -337,11 +342,10 @@ def _kept(kind: str, name: str, facts: Facts, toc: Toc, found: _Found) -> Facts:
 
 
 def _large_object_facts(facts: Facts, found: LargeObjects) -> Facts:
-    expected = (facts["count"], facts.pop("numbers"))
-    for what, part in (("lists", found.listed), ("holds", found.present)):
-        if (part.count, part.hexdigest()) != expected:
+    for what, part, digest in (("lists", found.listed, facts.pop("numbers")), ("holds", found.present, facts.pop("sizes"))):
+        if (part.count, part.hexdigest()) != (facts["count"], digest):
             raise ArtifactError(
-                f"The dump {what} {part.count} large objects, the source has {facts['count']}, or others.",
+                f"The dump {what} {part.count} large objects, the source has {facts['count']}, or others, or of other sizes.",
                 "Look for pg_dump's messages in the log of the dump, then run the backup again.",
             )
     return {"digest": found.content.hexdigest()}

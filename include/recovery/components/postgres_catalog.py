@@ -226,8 +226,10 @@ QUERIES: tuple[SQL | Composed, ...] = (
 _RIGHTS = """SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type))
     FROM aclexplode(coalesce(l.lomacl, acldefault('L', l.lomowner))) a"""
 _LARGE_OBJECTS = SQL(
-    "SELECT l.oid::text, pg_get_userbyid(l.lomowner), ({rights})::text FROM pg_largeobject_metadata l ORDER BY l.oid"
+    "SELECT l.oid::text, (SELECT lo_lseek64(opened.fd, 0, 2) + lo_close(opened.fd) FROM (SELECT lo_open(l.oid, 262144) AS fd OFFSET 0)"
+    " opened), pg_get_userbyid(l.lomowner), ({rights})::text FROM pg_largeobject_metadata l ORDER BY l.oid"
 ).format(rights=SQL(_RIGHTS))
+"""A size is where the end is found (2 is ``SEEK_END``) when it is opened to be read (262144 is ``INV_READ``)."""
 
 
 def object_rows(connection: Connection) -> Iterator[Row]:
@@ -271,12 +273,12 @@ def _other(catalog: LiteralString, kind: LiteralString, columns: list[str], owne
     )
 
 
-def large_object_rights(connection: Connection) -> Iterator[tuple[int, str, str]]:
-    """Number, owner and rights of every large object, as they are read."""
+def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]:
+    """Number, size, owner and rights of every large object, as they are read."""
     with in_words(f"Listing the large objects of {connection.info.dbname}"), connection.cursor("large_objects") as cursor:
         cursor.itersize = 10_000
-        for oid, owner, rights in cursor.execute(_LARGE_OBJECTS):
-            yield int(oid), owner, rights
+        for oid, size, owner, rights in cursor.execute(_LARGE_OBJECTS):
+            yield int(oid), size, owner, rights
 
 
 def sequence_values(connection: Connection, names: list[str]) -> Iterator[tuple[str, int, bool]]:

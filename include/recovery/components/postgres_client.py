@@ -261,6 +261,11 @@ class Server:
             )
         return about
 
+    @property
+    def identity(self) -> str:
+        """System identifier and address: a clone has the same identifier, so the address belongs to it."""
+        return f"{self.about.system} at {self.endpoint.host}:{self.endpoint.port or 5432}"
+
     def databases(self) -> dict[str, bool]:
         """Every database by name, and whether it lets connections in and is no template."""
         with self.maintenance() as connection, in_words("Listing the databases"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, LiteralString
@@ -63,6 +64,20 @@ _LISTS = {
     "unix_socket_directories",
 }
 """Settings whose value is a list of names, stored as quoted (``GUC_LIST_QUOTE`` in PostgreSQL's source)."""
+_ASLEEP = re.compile(r"created by restore [0-9a-f]{8}, asleep until its switch")
+
+
+def asleep_mark(restore_id: str) -> str:
+    """The comment of a role that a restore created or took over and that is not in use yet; the switch takes it off.
+
+    It lies on the server, so that any restore, whatever staging it has, can tell such a role from one that somebody locked.
+    """
+    return f"created by restore {restore_id}, asleep until its switch"
+
+
+def is_asleep(facts: Facts) -> bool:
+    """Whether a role carries such a mark of any restore, and can't log in."""
+    return not facts["login"] and _ASLEEP.fullmatch(facts["comment"] or "") is not None
 
 
 def role_rows(connection: Connection) -> list[Row]:
@@ -108,8 +123,8 @@ def read_roles(path: Path) -> dict[str, dict[str, Any]]:
         return {role["name"]: role for role in map(json.loads, rows)}
 
 
-def create_role(connection: Connection, role: dict[str, Any]) -> None:
-    """Create a role as the set has it, but for LOGIN, memberships, settings and comment.
+def create_role(connection: Connection, role: dict[str, Any], restore_id: str) -> None:
+    """Create a role as the set has it, but for LOGIN, memberships and settings; its comment is :func:`asleep_mark`.
 
     Raises:
         RestoreError: if the server refuses.
@@ -124,6 +139,39 @@ def create_role(connection: Connection, role: dict[str, Any]) -> None:
     with in_words(f"Creating role {role['name']}", RestoreError), connection.transaction():
         _keep_out_of_log(connection)
         connection.execute(SQL("CREATE ROLE {} NOLOGIN {}").format(Identifier(role["name"]), SQL(" ").join(options)))
+        connection.execute(comment(role["name"], asleep_mark(restore_id)))
+
+
+def adopt_role(connection: Connection, role: dict[str, Any], found: Facts, restore_id: str) -> None:
+    """Make a role that a restore left asleep what :func:`create_role` would have created.
+
+    Args:
+        connection: to the server.
+        role: as the set has it.
+        found: as the server has it.
+        restore_id: of the restore that takes it over.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    name = Identifier(role["name"])
+    options: list[SQL | Composed] = [SQL(word if role[fact] else f"NO{word}") for fact, word in _FLAGS.items()]
+    options.append(SQL("CONNECTION LIMIT {}").format(Literal(role["connection limit"])))
+    options.append(SQL("PASSWORD {}").format(Literal(role["password"])))
+    if role["valid until"] or found["valid until"]:
+        options.append(SQL("VALID UNTIL {}").format(Literal(role["valid until"] or "infinity")))
+    with in_words(f"Taking over role {role['name']}", RestoreError), connection.transaction():
+        _keep_out_of_log(connection)
+        connection.execute(SQL("ALTER ROLE {} NOLOGIN {}").format(name, SQL(" ").join(options)))
+        connection.execute(SQL("ALTER ROLE {} RESET ALL").format(name))
+        for group, *_ in found["member of"] or ():
+            connection.execute(SQL("REVOKE {} FROM {}").format(Identifier(group), name))
+        connection.execute(comment(role["name"], asleep_mark(restore_id)))
+
+
+def comment(role: str, text: str | None) -> Composed:
+    """The statement that gives a role a comment, or takes it off."""
+    return SQL("COMMENT ON ROLE {} IS {}").format(Identifier(role), Literal(text))
 
 
 def _keep_out_of_log(connection: Connection) -> None:
@@ -134,7 +182,7 @@ def _keep_out_of_log(connection: Connection) -> None:
 
 
 def finish_role(connection: Connection, role: dict[str, Any]) -> None:
-    """Give a role that was just created its memberships, settings and comment.
+    """Give a role that was just created its memberships and settings.
 
     Raises:
         RestoreError: if the server refuses.
@@ -143,8 +191,6 @@ def finish_role(connection: Connection, role: dict[str, Any]) -> None:
     with in_words(f"Setting up role {role['name']}", RestoreError), connection.transaction():
         for statement in (*grants(role["name"], role["member of"]), *settings(SQL("ROLE {}").format(name), role["settings"])):
             connection.execute(statement)
-        if role["comment"] is not None:
-            connection.execute(SQL("COMMENT ON ROLE {} IS {}").format(name, Literal(role["comment"])))
 
 
 def grants(member: str, groups: Iterable[list[Any]] | None) -> Iterator[Composed]:

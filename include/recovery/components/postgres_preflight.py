@@ -38,7 +38,7 @@ def preflight(server: Server, restore: Restore) -> Preflight:
         if not server.about.superuser:
             findings += _rights(connection, restore, chosen)
     return Preflight(
-        server.about.system, tuple(findings), {str(restore.folder): max((_unpacked(restore, target) for target in chosen), default=0)}
+        server.identity, tuple(findings), {str(restore.folder): max((_unpacked(restore, target) for target in chosen), default=0)}
     )
 
 
@@ -63,9 +63,8 @@ def _rows(connection: Connection, query: str, *values: Any) -> list[Any]:
 
 def _unpacked(restore: Restore, target: Target) -> int:
     """Bytes of a database's dump while it is restored."""
-    tables = sum(facts.get("bytes", 0) for _, _, facts in restore.rows(target.artifact, "table"))
-    has_large_objects = any(facts["count"] for _, _, facts in restore.rows(target.artifact, "large objects"))
-    return int(tables * 1.05) + (64 << 20) + (int(target.snapshot["bytes"]) if has_large_objects else 0)
+    data = sum(facts.get("bytes", 0) for _, _, facts in restore.rows(target.artifact, "table", "large objects"))
+    return int(data * 1.05) + (64 << 20)
 
 
 def _names(target: Target) -> Iterator[Finding]:
@@ -172,8 +171,15 @@ def _roles(connection: Connection, restore: Restore) -> Iterator[Finding]:
         yield fact(f"Roles that the server lacks and that are created: {', '.join(missing)}.")
         if not next(restore.rows(artifact, "server"))[2]["passwords"]:
             yield warning("The set has no passwords of roles: those that are created can't log in with one until you set it.")
-    for difference in compare(_shared(wanted, found), _shared(found, wanted)):
+    asleep = sorted(name for name in wanted.keys() & found.keys() if server_globals.is_asleep(found[name]))
+    if asleep:
+        yield fact(f"Roles that an earlier restore created and left without LOGIN, and that this one takes over: {', '.join(asleep)}.")
+    staying = {name: facts for name, facts in found.items() if name not in asleep}
+    for difference in compare(_shared(wanted, staying), _shared(staying, wanted)):
         yield warning(f"Role {difference.name} exists and stays as it is: {difference.what}.")
+    for name in sorted(wanted.keys() & staying.keys()):
+        if wanted[name]["login"] and not staying[name]["login"]:
+            yield warning(f"Nobody can log in as {name}, before or after the restore, until you ALTER ROLE {name} LOGIN: it has NOLOGIN.")
 
 
 def _shared(some: dict[str, Facts], others: dict[str, Facts]) -> Iterable[tuple[str, str, Facts]]:
@@ -189,9 +195,9 @@ def _rights(connection: Connection, restore: Restore, chosen: Sequence[Target]) 
         yield refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
     if not may_signal:
         yield refusal(f"User {me} may not end other users' sessions. GRANT pg_signal_backend TO {me}, or restore as a superuser.")
-    known = {name for (name,) in _rows(connection, "SELECT rolname FROM pg_roles")}
+    known = {name for _, name, facts in server_globals.role_rows(connection) if not server_globals.is_asleep(facts)}
     if missing := sorted(roles(restore).keys() - known):
-        yield refusal(f"User {me} is no superuser, and roles are missing: {', '.join(missing)}. Create them, or restore as a superuser.")
+        yield refusal(f"User {me} is no superuser, and roles are missing or asleep: {', '.join(missing)}. Create them, or restore as a superuser.")
     owners = {target.facts["owner"] for target in chosen}
     for target in chosen:
         owners |= {facts["owner"] for _, _, facts in restore.rows(target.artifact) if facts.get("owner")}

@@ -10,7 +10,7 @@ from recovery.contents import Facts
 NAME_BYTES = 63
 """PostgreSQL cuts longer names silently (NAMEDATALEN - 1)."""
 CREATED_ROLE = "create role"
-"""Journal step: a role that the server lacked is about to be created; fact ``role``."""
+"""Journal step: a role that the server lacks, or that a restore left asleep, is about to be made the set's; fact ``role``."""
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,5 @@ def roles(restore: Restore) -> dict[str, Facts]:
 
 
 def created_roles(restore: Restore) -> list[str]:
-    """The roles that this restore created, by its journal, without repetition."""
+    """The roles that this restore created or took over, by its journal, without repetition."""
     return list(dict.fromkeys(str(facts["role"]) for facts in restore.journalled(CREATED_ROLE)))

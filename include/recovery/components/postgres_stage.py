@@ -55,12 +55,16 @@ def _create_roles(connection: Connection, restore: Restore) -> None:
     if artifact is None:
         return
     roles = set_roles(restore, artifact)
-    existing = {name for _, name, _ in server_globals.role_rows(connection)}
+    existing = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     for name, role in roles.items():
         if name not in existing:
             restore.journal(CREATED_ROLE, role=name)
-            server_globals.create_role(connection, role)
+            server_globals.create_role(connection, role, restore.id)
             log.info("role %s created, without LOGIN until the switch", name)
+        elif server_globals.is_asleep(existing[name]):
+            restore.journal(CREATED_ROLE, role=name)
+            server_globals.adopt_role(connection, role, existing[name], restore.id)
+            log.info("role %s, which a restore left without LOGIN, taken over", name)
     for name in created_roles(restore):
         if name in roles:
             server_globals.finish_role(connection, roles[name])
@@ -151,7 +155,7 @@ def prove(server: Server, jobs: int, restore: Restore) -> list[Difference]:
 
 
 def _prove_roles(server: Server, restore: Restore) -> list[Difference]:
-    """Roles that this restore created must be the set's, but for LOGIN; of the others it is enough that they are there."""
+    """Roles that this restore created or took over must be the set's, but for what the switch gives them; others must be there."""
     artifact = globals_artifact(restore)
     if artifact is None:
         return []
@@ -159,13 +163,19 @@ def _prove_roles(server: Server, restore: Restore) -> list[Difference]:
 
     def looked_at(rows: Iterator[Row]) -> Iterator[Row]:
         for kind, name, facts in rows:
-            yield kind, name, {key: value for key, value in facts.items() if key != "login"} if name in created else {}
+            yield kind, name, _staged(facts) if name in created else {}
 
     expected = list(looked_at(restore.rows(artifact, "role")))
     names = {name for _, name, _ in expected}
     with server.maintenance() as connection:
         found = looked_at(row for row in server_globals.role_rows(connection) if row[1] in names)
         return compare(expected, found)
+
+
+def _staged(role: Facts) -> Facts:
+    """What a role has before the switch; that it is valid for ever can be said in two ways."""
+    kept = {key: value for key, value in role.items() if key not in {"login", "comment"}}
+    return kept | {"valid until": None if kept["valid until"] == "infinity" else kept["valid until"]}
 
 
 def _prove_database(server: Server, jobs: int, restore: Restore, target: Target) -> list[Difference]:
@@ -195,7 +205,7 @@ def _found(server: Server, jobs: int, target: Target, expected: dict[tuple[str, 
             facts.pop("at", None)
             yield kind, name, facts | (values[name] if kind == "sequence" else texts.get(name, {}) if kind == "table" else {})
         large_objects = large_object_inventory(connection)
-        del large_objects["numbers"]
+        del large_objects["numbers"], large_objects["sizes"]
         yield "large objects", "all", large_objects | {"digest": large_object_digest(connection)}
 
 

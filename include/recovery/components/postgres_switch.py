@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier, Literal
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 _SWITCH = "switch"
 """Journal step; fact ``live``: of each live database whether it let connections in, null for one that is not there."""
 _BACK = "switch back"
+_AWAKEN = "awaken"
+"""Journal step; fact ``roles``: those that this restore created and that its switch gives to the live system."""
 _END_SESSIONS_WITHIN = 30.0
 
 
@@ -109,8 +112,10 @@ def _close(connection: Connection, databases: Sequence[str]) -> None:
 
 
 def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]:
-    query = "SELECT pid, coalesce(usename, backend_type), application_name, datname, pg_terminate_backend(pid) FROM pg_stat_activity"
-    rows = connection.execute(f"{query} WHERE datname = ANY (%s) AND pid <> pg_backend_pid()", [list(databases)]).fetchall()
+    """End every session but autovacuum's, which only a superuser may; a rename itself makes that go away, and waits for it."""
+    query = """SELECT pid, coalesce(usename, backend_type), application_name, datname, pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"""
+    rows = connection.execute(query, [list(databases)]).fetchall()
     if rows:
         log.info("ending %d sessions of %s", len(rows), ", ".join(sorted({row[1] for row in rows})))
     return [f"{user} ({application}) in {database}, process {pid}" for pid, user, application, database, _ in rows]
@@ -136,25 +141,42 @@ def _switch_one(connection: Connection, target: Target, has_live: bool) -> None:
 
 
 def _awakened(connection: Connection, restore: Restore) -> list[Composed]:
-    """Statements that let the created roles log in, and give them back to their members."""
-    known = {name for _, name, _ in server_globals.role_rows(connection)}
-    created = set(created_roles(restore)) & known
+    """Statements that let the created roles log in, take their mark off, and give them back to their members.
+
+    Only roles that are still asleep: another restore that took one over may have given it to the live system already.
+    """
+    known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+    created = known.keys() & set(created_roles(restore))
+    wanted = roles(restore)
+    asleep = {
+        name
+        for name in created & wanted.keys()
+        if server_globals.is_asleep(known[name]) or (wanted[name]["login"] and not known[name]["login"])
+    }
+    restore.journal(_AWAKEN, roles=sorted(asleep))
     statements = []
-    for name, facts in roles(restore).items():
-        if name in created and facts["login"]:
-            statements.append(SQL("ALTER ROLE {} LOGIN").format(Identifier(name)))
-        if name in known - created:
-            statements += server_globals.grants(name, [group for group in facts["member of"] or () if group[0] in created])
+    for name, facts in wanted.items():
+        if name in asleep:
+            if facts["login"]:
+                statements.append(SQL("ALTER ROLE {} LOGIN").format(Identifier(name)))
+            statements.append(server_globals.comment(name, facts["comment"]))
+        if name in known.keys() - created:
+            statements += server_globals.grants(name, [group for group in facts["member of"] or () if group[0] in asleep])
     return statements
 
 
 def _asleep(connection: Connection, restore: Restore) -> list[Composed]:
+    """Statements that put the roles to sleep again that the switch had awakened."""
     known = {name for _, name, _ in server_globals.role_rows(connection)}
-    created = set(created_roles(restore)) & known
-    statements = [SQL("ALTER ROLE {} NOLOGIN").format(Identifier(name)) for name in sorted(created)]
+    created = set(created_roles(restore))
+    awakened = known & {str(name) for name in cast("list[str]", restore.journalled(_AWAKEN)[-1]["roles"])}
+    statements = []
+    for name in sorted(awakened):
+        statements.append(SQL("ALTER ROLE {} NOLOGIN").format(Identifier(name)))
+        statements.append(server_globals.comment(name, server_globals.asleep_mark(restore.id)))
     for name, facts in roles(restore).items():
         if name in known - created:
-            groups = [group[0] for group in facts["member of"] or () if group[0] in created]
+            groups = [group[0] for group in facts["member of"] or () if group[0] in awakened]
             statements += [SQL("REVOKE {} FROM {}").format(Identifier(group), Identifier(name)) for group in groups]
     return statements
 
@@ -181,11 +203,23 @@ def switch_back(server: Server, restore: Restore) -> None:
                     connection.execute(statement)
             log.info("switched back: %s", ", ".join(target.name for target in chosen))
             return
+        _refuse_other_names(connection, chosen, was_open)
         with in_words("Opening the databases again", RestoreError):
             for target in chosen:
                 if (allow := was_open[target.name]) is not None:
                     _allow(connection, target.name, allow)
         log.info("the live databases have their names, and are open again: %s", ", ".join(target.name for target in chosen))
+
+
+def _refuse_other_names(connection: Connection, chosen: Sequence[Target], was_open: dict[str, bool | None]) -> None:
+    """Neither switched nor as before the switch: somebody renamed or dropped a database, so nothing here is known to be back."""
+    for target in chosen:
+        there = [name for name in (target.stage, target.name, target.before) if _lets_in(connection, name) is not None]
+        if there != [target.stage, target.name][: 1 if was_open[target.name] is None else 2]:
+            raise RestoreError(
+                f"Of {target.stage}, {target.name} and {target.before} there is now: {', '.join(there) or 'none'}; somebody changed names.",
+                f"Give the database of before the name {target.before}, and the restored one {target.name}; then clear this task.",
+            )
 
 
 def settle(server: Server, restore: Restore) -> None:
@@ -207,10 +241,17 @@ def discard(server: Server, restore: Restore) -> None:
         for target in chosen:
             drop(connection, target.stage)
         for role in created_roles(restore):
-            _drop_role(connection, role)
+            _drop_role(connection, restore, role)
 
 
-def _drop_role(connection: Connection, role: str) -> None:
+def _drop_role(connection: Connection, restore: Restore, role: str) -> None:
+    """Drop a role that carries the mark of this very restore: any other of the name is somebody's by now."""
+    facts = next((facts for _, name, facts in server_globals.role_rows(connection) if name == role), None)
+    if facts is None:
+        return
+    if not server_globals.is_asleep(facts) or facts["comment"] != server_globals.asleep_mark(restore.id):
+        log.info("role %s, which this restore created, is in use or another restore's by now, and stays", role)
+        return
     try:
         connection.execute(SQL("DROP ROLE IF EXISTS {}").format(Identifier(role)))
         log.info("role %s, which this restore created, is dropped", role)
@@ -235,10 +276,11 @@ def before_copies(server: Server, named: Sequence[str]) -> list[str]:
         return sorted({restore_id for _, restore_id in _copies(connection, named)})
 
 
-def drop_before(server: Server, named: Sequence[str], restore_id: str) -> None:
+def drop_before(server: Server, restore: Restore) -> None:
     """Drop the databases that a restore set aside."""
-    with server.maintenance() as connection:
-        for database, found in _copies(connection, named):
-            if found == restore_id:
-                drop(connection, database)
-                log.info("database %s, replaced by restore %s, is dropped", database, restore_id)
+    chosen = targets(restore)
+    with server.maintenance(_involved(chosen)) as connection:
+        for target in chosen:
+            if _lets_in(connection, target.before) is not None:
+                drop(connection, target.before)
+                log.info("database %s, replaced by restore %s, is dropped", target.before, restore.id)

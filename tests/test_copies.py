@@ -1,0 +1,92 @@
+import shutil
+from datetime import timedelta
+
+import pytest
+
+from recovery import copies, restore, units
+from recovery.errors import RecoveryError, RestoreError
+from recovery.gate_texts import gate_text
+from tests.small import Small, end, forward
+
+NOW = units.now
+
+
+@pytest.fixture
+def small(tmp_path):
+    made = Small(tmp_path / "small", "small")
+    made.back_up()
+    made.disaster()
+    return made
+
+
+def restored(small, run_id, accepted=True):
+    run = small.restore(run_id)
+    if accepted:
+        forward(small, run)
+    else:
+        forward(small, run, "check")
+        restore.show(run, "accept", gate_text(run, "accept"))
+        restore.reject(run, "accept", "bob")
+    end(run)
+    return run
+
+
+def days_later(monkeypatch, days):
+    monkeypatch.setattr(copies, "now", lambda: NOW() + timedelta(days=days))
+
+
+def test_each_restore_has_its_own_days(small, monkeypatch):
+    first, second = restored(small, "first"), restored(small, "second", accepted=False)
+    work = {run.id: small.storage / f".recovery-{run.id}" for run in (first, second)}
+    assert [run.id for run in copies.ended_restores(small.plan(), small.connect)] == sorted(work)
+    copies.drop_old(small.plan(), small.connect)
+    assert all(path.exists() for path in work.values())
+
+    live = small.fingerprint()
+    days_later(monkeypatch, 8)
+    copies.drop_old(small.plan(), small.connect)
+    assert not any(path.exists() for path in work.values())
+    assert small.leftovers() == []
+    assert small.fingerprint() == live
+    copies.drop_old(small.plan(), small.connect)
+
+
+def test_a_restore_that_has_not_ended_keeps_its_copies(small, monkeypatch):
+    run = small.restore()
+    forward(small, run, "check")
+    days_later(monkeypatch, 30)
+    copies.drop_old(small.plan(), small.connect)
+    assert (small.storage / f".recovery-{run.id}" / "before" / "new.txt").exists()
+    assert run.began
+
+
+def test_one_that_fails_does_not_keep_the_others(small, monkeypatch):
+    runs = sorted((restored(small, name) for name in ("first", "second", "third")), key=lambda run: run.id)
+    shutil.rmtree(runs[0].folder / "rows")
+    (runs[0].folder / "findings.json").unlink()
+    days_later(monkeypatch, 8)
+    with pytest.raises(RestoreError, match=f"restore {runs[0].id}"):
+        copies.drop_old(small.plan(), small.connect)
+    assert not (small.storage / f".recovery-{runs[1].id}").exists()
+    assert not (small.storage / f".recovery-{runs[2].id}").exists()
+
+
+def test_a_source_that_left_the_plan_is_named(small, monkeypatch):
+    run = restored(small, "first")
+    path = small.plans / "small.yaml"
+    kept = path.read_text()
+    path.write_text("\n".join(line for line in kept.splitlines() if "files:" not in line and "uploads:" not in line))
+    days_later(monkeypatch, 8)
+    with pytest.raises(RecoveryError, match=r"no longer has files\.uploads"):
+        copies.drop_old(small.plan(), small.connect)
+    path.write_text(kept)
+    copies.drop_old(small.plan(), small.connect)
+    assert not (small.storage / f".recovery-{run.id}").exists()
+
+
+def test_copies_that_nobody_knows_are_named(small, caplog):
+    run = restored(small, "first")
+    shutil.rmtree(run.folder)
+    copies.drop_old(small.plan(), small.connect)
+    assert f"copies of restores that staging does not know: {run.id}" in caplog.text
+    assert (small.storage / f".recovery-{run.id}").exists()
