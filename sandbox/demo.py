@@ -15,7 +15,7 @@ from pathlib import Path
 from recovery.units import human_duration
 from sandbox.airflow import Airflow
 from sandbox.fingerprints import Fingerprints
-from sandbox.person import Person, Task
+from sandbox.person import Person, Refused, Task
 from sandbox.system import System
 
 BACKUP, RESTORE = "openmanus_backup", "openmanus_restore"
@@ -39,7 +39,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nstopped")
         return 130
-    except (DemoError, TimeoutError) as error:
+    except (DemoError, TimeoutError, Refused) as error:
         print(f"\n✘ {error}", file=sys.stderr)
         return 1
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recovery.approvals import Gate
 from recovery.restore_run import RestoreRun
-from recovery.units import human_duration, iso
+from recovery.units import human_duration, iso, plain_markdown
 
 
 def gate_text(run: RestoreRun, gate: Gate) -> str:
@@ -39,7 +39,10 @@ def _switch(run: RestoreRun) -> str:
 def _accept(run: RestoreRun) -> str:
     lines = ["The restored system is **in use**.", ""]
     checks = run.journal.said("checked")
-    lines += [f"- {'✔' if entry.facts['ok'] else '✘ FAILED'} {entry.facts['command']}: {entry.facts['words']}" for entry in checks]
+    lines += [
+        f"- {'✔' if entry.facts['ok'] else '✘ FAILED'} {plain_markdown(entry.facts['command'] + ': ' + entry.facts['words'])}"
+        for entry in checks
+    ]
     if not run.plan.services.check:
         lines.append("- The plan names no checks: look at the system yourself.")
     elif not checks:

@@ -44,7 +44,10 @@ _NEXT = "Look at who can write to this destination; take the set from another de
 
 
 def new_set_id(started: datetime, run_id: str) -> str:
-    """A set's id: the run's start in UTC, and four digits of its run id. The same run always gets the same."""
+    """A set's id: the moment for which the run is scheduled, in UTC, and four digits of its run id.
+
+    The same run always gets the same. Sets are not ordered by it, but by when they were made.
+    """
     return f"{started.astimezone(UTC):%Y%m%dT%H%M%SZ}-{hashlib.sha256(run_id.encode()).hexdigest()[:4]}"
 
 

@@ -27,7 +27,7 @@ from recovery.manifest import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE, File, Ma
 from recovery.restore_run import Findings, Request, RestoreRun, download_from_any
 from recovery.shipping import absent, fetch_packs
 from recovery.staging import write_atomically, write_record
-from recovery.units import human_duration, human_size, now
+from recovery.units import human_duration, human_size, now, plain_markdown
 
 log = logging.getLogger(__name__)
 
@@ -270,10 +270,10 @@ def _text(run: RestoreRun, manifest: Manifest, reports: dict[str, Preflight]) ->
     chosen = run.journal.said("chosen")[-1].facts
     request = run.request()
     lines = [f"**{request.requester}** asks to restore **{run.plan.plan}** from set **{manifest.set_id}**.", ""]
-    lines += [f"- {fact}" for fact in chosen["facts"]]
-    lines += [f"- ⚠ {warning}" for warning in chosen["warnings"]]
+    lines += [f"- {plain_markdown(fact)}" for fact in chosen["facts"]]
+    lines += [f"- ⚠ {plain_markdown(warning)}" for warning in chosen["warnings"]]
     if manifest.note:
-        lines.append(f"- Note of the backup: {manifest.note}")
+        lines.append(f"- Note of the backup: {plain_markdown(manifest.note)}")
     lines.append(f"- The sources' moments lie {human_duration(manifest.skew_seconds)} apart.")
     for source_id, report in reports.items():
         entry = manifest.sources[source_id]
@@ -284,9 +284,9 @@ def _text(run: RestoreRun, manifest: Manifest, reports: dict[str, Preflight]) ->
             "",
             f"- {size}, {sum(entry.totals.counts.values()):,} records, {entry.consistency}, verified: {entry.level}",
         ]
-        lines += _bounded([f"- ⚠ {warning}" for warning in entry.warnings])
-        lines += _bounded([f"- ⚠ {finding.text}" for finding in report.findings if finding.level == "warning"])
-        lines += _bounded([f"- {finding.text}" for finding in report.findings if finding.level == "fact"])
+        lines += _bounded([f"- ⚠ {plain_markdown(warning)}" for warning in entry.warnings])
+        lines += _bounded([f"- ⚠ {plain_markdown(finding.text)}" for finding in report.findings if finding.level == "warning"])
+        lines += _bounded([f"- {plain_markdown(finding.text)}" for finding in report.findings if finding.level == "fact"])
         lines.append(f"- Target: `{report.identity}`")
     if untouched := [source_id for source_id in run.plan.source_ids if source_id not in reports]:
         lines += ["", f"Not restored and not touched: {', '.join(untouched)}."]

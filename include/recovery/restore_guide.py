@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,21 @@ pg_restore --dbname {{ through }} --create --exit-on-error --jobs 2 {{ folder }}
 ## 5. MongoDB
 
 Set `MONGO_URI` to the new server, as in `mongodb://user@host/?authSource=admin`; it asks for the password.
-{% for source, commands in mongo %}
+{% for source, folder, version in mongo %}
 ```sh
-{% for arguments in commands -%}
-mongorestore --uri "$MONGO_URI" --stopOnError {{ arguments }}
-{% endfor -%}
+mongorestore --uri "$MONGO_URI" --stopOnError --dir {{ folder }}
 ```
-{% endfor %}{% endif %}
+{% if version %}
+Its users and roles lie beside the databases that they belong to. Put together as mongorestore wants them, they are added to those of the server:
+
+```sh
+mkdir -p {{ folder }}-accounts/admin
+cat {{ folder }}/*/'$admin.system.users.bson' > {{ folder }}-accounts/admin/system.users.bson
+cat {{ folder }}/*/'$admin.system.roles.bson' > {{ folder }}-accounts/admin/system.roles.bson
+cp {{ version }} {{ folder }}-accounts/admin/system.version.bson
+mongorestore --uri "$MONGO_URI" --stopOnError --dir {{ folder }}-accounts
+```
+{% endif %}{% endfor %}{% endif %}
 {%- if files %}
 ## 6. Files
 {% for source, folder, path in files %}
@@ -153,7 +161,7 @@ def _describe(work: Work, values: dict[str, list[Any]]) -> None:
         values["postgres"].append(_postgres(work, folders))
     for folder in folders.values():
         if isinstance(settings, MongoSource):
-            values["mongo"].append((work.source_id, list(_mongo(work, folder))))
+            values["mongo"].append((work.source_id, folder, _accounts_version(work, folder)))
         elif isinstance(settings, FilesSource):
             values["files"].append((work.source_id, folder, shlex.quote(str(settings.path))))
         elif isinstance(settings, ConfigSource):
@@ -177,15 +185,12 @@ def _through(work: Work, artifact: str) -> str:
     return "template1 --clean --if-exists" if "postgres" in names else "postgres"
 
 
-def _mongo(work: Work, folder: str) -> Iterator[str]:
-    """mongorestore's arguments. Accounts that a database was dumped with come back only with that database by itself."""
+def _accounts_version(work: Work, folder: str) -> str | None:
+    """Path of a file with the version of a dump's accounts, where these lie beside their databases; see ``mongo_users.py``."""
     (artifact,) = work.sealed_record().packs
-    members = {name for _, name, _ in read_rows(work.members(artifact))}
-    with_accounts = sorted({name.partition("/")[0] for name in members if "/$admin.system." in name})
-    excluded = "".join(f" --nsExclude {shlex.quote(f'{database}.*')}" for database in with_accounts)
-    yield f"--dir {folder}{excluded}"
-    for database in with_accounts:
-        yield f"--restoreDbUsersAndRoles --db {shlex.quote(database)} --dir {shlex.quote(f'{folder}/{database}')}"
+    paths = (name for _, name, _ in read_rows(work.members(artifact)) if name.endswith("/$admin.system.version.bson"))
+    first = min(paths, default=None)
+    return None if first is None else shlex.quote(f"{folder}/{first}")
 
 
 def _quoted(path: Path, folder: str) -> tuple[str, str, str]:

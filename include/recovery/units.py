@@ -63,6 +63,11 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def plain_markdown(text: str) -> str:
+    """A text whose words mean nothing to Markdown: names of files and notes are shown as they are, and make no links."""
+    return re.sub(r"__|[*\[\]<`\\]", lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
+
+
 def human_size(size: float) -> str:
     """Bytes as ``1.3 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -1,9 +1,11 @@
 """One Airflow and one sample system for all tests of this folder, started when the first of them asks.
 
 A test module that needs plans of its own, in place when Airflow starts, names them in ``SMALL_PLANS``: keyword
-arguments of :class:`tests.small.Small` by plan name. Their systems are in the fixture ``smalls``.
+arguments of :class:`tests.small.Small` by plan name. Their systems are in the fixture ``smalls``: those that a test's
+parameters name, or all of the module's if a test takes the fixture itself.
 """
 
+import inspect
 import shutil
 import tempfile
 from pathlib import Path
@@ -48,7 +50,11 @@ def smalls(request, system):
     """The small systems that the test modules of this run ask for, by plan name; one set of each is already there."""
     wanted = {}
     for item in request.session.items:
-        wanted |= getattr(item.module, "SMALL_PLANS", {})
+        plans = getattr(item.module, "SMALL_PLANS", {})
+        named = set(item.callspec.params.values()) & plans.keys() if hasattr(item, "callspec") else set()
+        if "smalls" in inspect.signature(item.function).parameters:
+            named = set(plans)
+        wanted |= {name: plans[name] for name in sorted(named)}
     made = {}
     for name, settings in wanted.items():
         servers = {kind: getattr(system, kind) for kind in settings.get("servers", ())}

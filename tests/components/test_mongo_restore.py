@@ -8,7 +8,9 @@ from pathlib import Path
 import bson
 import pymongo.synchronous.pool as pool
 import pytest
+from pymongo.database import Database
 
+from recovery.components import mongo_series
 from recovery.components.mongo import Mongo
 from recovery.components.mongo_load import Target, mongorestore
 from recovery.contents import compare, read_rows
@@ -453,6 +455,76 @@ def test_a_stage_that_is_killed_starts_afresh(server, db, changed, tmp_path, mon
     assert {name for name in db.list_collection_names() if not name.startswith("system.")} == before
 
 
+def test_a_restored_time_series_that_was_written_to_is_set_aside_when_refused(server, db, tmp_path):
+    for name in ("weather", "quiet"):
+        series(db, name, 10)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    db.weather.insert_one({"at": OLD, "where": "written after the switch"})
+    component.switch_back(restore)
+    component.discard(restore)
+    assert {name: db[name].count_documents({}) for name in ("weather", "quiet")} == {"weather": 10, "quiet": 10}
+    kept = db[f"__replaced_{restore.id}_weather"]
+    assert kept.count_documents({}) == 11
+    assert kept.count_documents({"where": "written after the switch"}) == 1
+    assert f"__replaced_{restore.id}_quiet" not in db.list_collection_names()
+    component.drop_before(restore)
+    assert not [name for name in db.list_collection_names() if name.startswith("__")]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db, tmp_path, monkeypatch, killed):
+    series(db, "weather", 10)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    if killed:
+        load = Target.load
+
+        def die(*_args, **_kwargs):
+            raise Killed
+
+        monkeypatch.setattr(Target, "load", die)
+        with pytest.raises(Killed):
+            component.switch(restore)
+        monkeypatch.setattr(Target, "load", load)
+        db.weather.insert_one({"who": "somebody"})
+    else:
+        bring = mongo_series.bring
+
+        def late(target, *arguments):
+            db.weather.insert_one({"who": "somebody"})
+            bring(target, *arguments)
+
+        monkeypatch.setattr(mongo_series, "bring", late)
+    with pytest.raises(RestoreError, match="weather was made while its place was empty"):
+        component.switch(restore)
+    assert [found["who"] for found in db.weather.find()] == ["somebody"]
+    with pytest.raises(RestoreError, match="weather was made while its place was empty"):
+        component.switch_back(restore)
+    db.weather.rename("theirs")
+    component.switch_back(restore)
+    assert db.weather.count_documents({}) == 10
+    assert db.theirs.count_documents({}) == 1
+
+
+@pytest.mark.parametrize(("free", "level"), [(0, "refusal"), (0.75, "warning"), (2, "fact")])
+def test_a_server_without_room_for_the_staged_copy_is_refused(server, db, tmp_path, monkeypatch, free, level):
+    db.one.insert_many([{"_id": n} for n in range(1000)])
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    size = next(facts["bytes"] for kind, _, facts in contents(set_folder) if kind == "collection")
+    real = Database.command
+
+    def stats(database, command, *arguments, **options):
+        answer = real(database, command, *arguments, **options)
+        return answer | {"fsTotalSize": 10 * size, "fsUsedSize": (10 - free) * size} if command == "dbStats" else answer
+
+    monkeypatch.setattr(Database, "command", stats)
+    found = component.preflight(LocalRestore(set_folder, tmp_path / "work")).findings
+    assert [finding.level for finding in found if "disk has" in finding.text] == [level]
+
+
 # Proof and refusals ---------------------------------------------------------------------------------------------------
 
 
@@ -572,6 +644,9 @@ def test_another_server_has_another_identity(server, mongo_server, db, tmp_path)
     there = mongo(mongo_server, db.name).preflight(LocalRestore(set_folder, tmp_path / "c")).identity
     assert here == again
     assert here != there
+    elsewhere = mongo(server, db.name, host="localhost").preflight(LocalRestore(set_folder, tmp_path / "d")).identity
+    assert here != elsewhere, "a clone has the same UUID"
+    assert here == mongo(server, db.name).identity(LocalRestore(set_folder, tmp_path / "e"))
 
 
 def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):

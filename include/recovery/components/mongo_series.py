@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from recovery.components.base import Restore
 from recovery.components.mongo_bson import blocks, digest
@@ -32,7 +32,7 @@ KEPT = "mongo time series kept"
 LOADING = "mongo time series loading"
 RETURNING = "mongo time series returning"
 REPLACED = "mongo time series replaced"
-"""A restored series that is taken back is saved, with these facts; see :func:`take_away`."""
+"""What was live under the name of a restored series is not needed any more; fact ``uuid``, see :func:`take_away`."""
 _FACTS = ("count", "digest", "bytes")
 
 
@@ -124,18 +124,20 @@ def take_away(target: Target, restore: Restore, series: Sequence[Series], before
     """
     for one in series:
         uuid = uuid_of(target.client, one)
-        if uuid and uuid not in before and (one.database, one.name) not in said(restore, RETURNED):
-            _keep_writes(target, restore, one.model_copy(update={"uuid": uuid}))
-            target.client[one.database].drop_collection(one.name)
+        place = (one.database, one.name)
+        if not uuid or uuid in before or place in said(restore, RETURNING):
+            continue
+        if said(restore, REPLACED).get(place, {"uuid": uuid})["uuid"] != uuid:
+            log.warning("the time series %s was made after the restored one was taken away; it stays", one.full)
+            continue
+        _keep_writes(target, restore, one.model_copy(update={"uuid": uuid}))
+        restore.journal(REPLACED, database=one.database, name=one.name, uuid=uuid)
+        target.client[one.database].drop_collection(one.name)
 
 
 def _keep_writes(target: Target, restore: Restore, one: Series) -> None:
-    place = (one.database, one.name)
-    kept = said(restore, REPLACED).get(place, {})
-    if kept.get("uuid") != one.uuid:
-        kept = _save(target.client, one, restore.folder / "replaced")
-        restore.journal(REPLACED, database=one.database, name=one.name, uuid=one.uuid, **kept)
-    loaded = said(restore, LOADED).get(place, {})
+    kept = _save(target.client, one, restore.folder / "replaced")
+    loaded = said(restore, LOADED).get((one.database, one.name), {})
     if not kept["count"] or all(kept[fact] == loaded.get(fact) for fact in _FACTS):
         return
     prefix = mark("replaced", restore.id)
@@ -178,13 +180,17 @@ def _make_room(target: Target, restore: Restore, step: str, series: Sequence[Ser
         if entry is None and not uuid_of(target.client, one):
             restore.journal(step, database=one.database, name=one.name)
             continue
-        ours = (one.database, one.name) in begun and (entry is None or entry["type"] == "timeseries")
-        if not ours or (entry and "expireAfterSeconds" in entry["options"]):
+        if (one.database, one.name) not in begun or not _as_loaded(entry, step):
             raise RestoreError(
                 f"{one.full} was made while its place was empty: something still writes.",
                 f"Stop what uses the database, rename or drop {one.full}; then try again, or take the switch back.",
             )
         client.drop_collection(one.name)
+
+
+def _as_loaded(entry: Mapping[str, Any] | None, step: str) -> bool:
+    """Whether an attempt of ours can have left this: buckets alone, or a series that does not expire until it is returned."""
+    return entry is None or (entry["type"] == "timeseries" and (step == RETURNING or "expireAfterSeconds" not in entry["options"]))
 
 
 def keep(target: Target, restore: Restore, series: Sequence[Series]) -> None:

@@ -197,7 +197,9 @@ def _rights(connection: Connection, restore: Restore, chosen: Sequence[Target]) 
         yield refusal(f"User {me} may not end other users' sessions. GRANT pg_signal_backend TO {me}, or restore as a superuser.")
     known = {name for _, name, facts in server_globals.role_rows(connection) if not server_globals.is_asleep(facts)}
     if missing := sorted(roles(restore).keys() - known):
-        yield refusal(f"User {me} is no superuser, and roles are missing or asleep: {', '.join(missing)}. Create them, or restore as a superuser.")
+        yield refusal(
+            f"User {me} is no superuser, and roles are missing or asleep: {', '.join(missing)}. Create them, or restore as a superuser."
+        )
     owners = {target.facts["owner"] for target in chosen}
     for target in chosen:
         owners |= {facts["owner"] for _, _, facts in restore.rows(target.artifact) if facts.get("owner")}
