@@ -70,9 +70,8 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
             with _step("\nTaking the fingerprints again"):
                 after = system.fingerprint()
             proven = _prove(before, after)
-            print(
-                f"Restored in {human_duration(took)}, approvals included; the RTO is 2 h. The demo took {human_duration(time.monotonic() - started)}."
-            )
+            print(f"Restored in {human_duration(took)}, approvals included; the RTO is 2 h.")
+            print(f"The demo took {human_duration(time.monotonic() - started)}.")
             if sys.stdin.isatty() and os.environ.get("CI") != "true":
                 _stay(airflow)
         finally:
@@ -157,9 +156,10 @@ def _step(what: str) -> Iterator[None]:
 
 
 def _stay(airflow: Airflow) -> None:
-    print(
-        f"\nLook around: {airflow.url}\n  operator / {airflow.passwords['operator']}\n  approver / {airflow.passwords['approver']}\nCtrl-C stops everything."
-    )
+    print(f"\nLook around: {airflow.url}")
+    for user in ("operator", "approver"):
+        print(f"  {user} / {airflow.passwords[user]}")
+    print("Ctrl-C stops everything.")
     try:
         while True:
             time.sleep(1)

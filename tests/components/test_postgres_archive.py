@@ -86,7 +86,8 @@ def test_large_objects_are_told_apart_by_number_and_content():
         return found
 
     first = facts((1, b"a"), (2, b"b"))
-    assert first["listed"] == first["present"]
+    assert first["listed"] == facts((1, b""), (2, b""))["listed"]
+    assert first["present"] != facts((1, b""), (2, b"ab"))["present"]
     assert first["content"] != facts((1, b"b"), (2, b"a"))["content"]
     assert first["content"] == facts((2, b"b"), (1, b"a"))["content"]
     with pytest.raises(ArtifactError, match="names no large object"):

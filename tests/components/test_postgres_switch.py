@@ -8,7 +8,8 @@ import pytest
 from recovery.components import postgres_switch
 from recovery.errors import RestoreError
 from sandbox.servers import Postgres
-from tests.components.postgres_site import Site
+from tests.components.postgres_site import Site, contents
+from tests.harness import read_dump
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +134,8 @@ def test_kept_copies_are_listed_and_dropped(site, shop):
     component.switch(restore)
     assert component.before_copies() == [restore.id]
     assert site.component().before_copies() == sorted([restore.id, "11111111"])
-    component.drop_before("11111111")
+    site.component("postgres").drop_before(restore)
     assert "other__before_11111111" in site.databases()
-    component.drop_before(restore.id)
     assert component.before_copies() == []
     assert state(site) == "saved"
     assert names(site) == {"shop", "stock", "shop__before_00000000_not"}
@@ -315,7 +315,8 @@ def test_preflight_tells_what_would_happen(site, shop):
     session = site.server.connect("shop", application_name="till")
     preflight = component.preflight(restore)
     facts = texts(component, restore, "fact")
-    assert preflight.identity == site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
+    system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
+    assert preflight.identity == component.identity(restore) == f"{system} at 127.0.0.1:{site.server.port}"
     assert f"is replaced and kept as shop__before_{restore.id}" in facts
     assert "1 of postgres (till)" in facts
     assert "created: gone, gone_group" in facts
@@ -366,7 +367,7 @@ def test_preflight_refuses_names_that_would_be_cut(site):
             component.stage(restore)
             component.switch(restore)
             assert f"{name}__before_{restore.id}" in site.databases()
-            component.drop_before(restore.id)
+            component.drop_before(restore)
         site.sql("postgres", f"DROP DATABASE {name}")
 
 
@@ -389,7 +390,7 @@ def test_a_user_who_may_not_is_refused_with_the_grants_to_make(site, shop):
         refusals = texts(site.component("shop", "stock", user="little", password="l"), restore, "refusal")
         assert "ALTER ROLE little CREATEDB" in refusals
         assert "GRANT pg_signal_backend TO little" in refusals
-        assert "roles are missing: gone, gone_group" in refusals
+        assert "roles are missing or asleep: gone, gone_group" in refusals
         assert "GRANT postgres TO little" in refusals
     finally:
         site.sql("postgres", "DROP ROLE little")
@@ -439,3 +440,92 @@ def test_autovacuum_does_not_hold_up_the_switch(site, shop):
     time.sleep(1)
     component.switch(restore)
     assert state(site) == "saved"
+
+
+def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
+    """A user without superuser rights may not end it, and need not."""
+    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
+    site.sql("postgres", "CREATE DATABASE house OWNER landlord")
+    slow = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100"
+    site.sql(
+        "house",
+        f"CREATE TABLE busy WITH ({slow}, autovacuum_vacuum_cost_limit = 1) AS SELECT generate_series(1, 100000) a",
+        "DELETE FROM busy WHERE a % 2 = 0",
+        "SELECT pg_stat_force_next_flush()",
+    )
+    workers = "SELECT pid FROM pg_stat_activity WHERE datname = 'house' AND backend_type = 'autovacuum worker'"
+    deadline = time.monotonic() + 60
+    while not site.sql("postgres", workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert site.sql("postgres", workers)
+    with site.server.connect("postgres", user="landlord", password="l") as connection:
+        postgres_switch._close(connection, ["house"])
+        assert site.sql("postgres", workers)
+        postgres_switch._rename(connection, "house", "home")
+    assert "home" in site.databases()
+    site.sql("postgres", "DROP DATABASE home WITH (FORCE)", "DROP ROLE landlord")
+
+
+# Roles that a restore left asleep -----------------------------------------------------------------------------------
+
+
+def refused(site, shop):
+    """A restore that was switched and taken back; its copies and roles are still there."""
+    component, restore = shop
+    component.stage(restore)
+    component.switch(restore)
+    component.switch_back(restore)
+    return restore
+
+
+def test_roles_of_a_refused_restore_are_taken_over_by_the_next(site, saved, shop):
+    component, _ = shop
+    first = refused(site, shop)
+    site.sql("postgres", "ALTER ROLE gone SUPERUSER PASSWORD 'other' VALID UNTIL '2001-01-01'", "ALTER ROLE gone SET timezone = 'UTC'")
+    site.sql("postgres", "GRANT pg_read_all_data TO gone")
+    second = site.restore(saved)
+    assert "takes over: gone, gone_group" in texts(component, second, "fact")
+    assert "gone" not in texts(component, second, "warning")
+    component.stage(second)
+    assert component.prove(second) == []
+    component.discard(first)
+    assert component.prove(second) == [], "its roles are not the first one's any more"
+    component.switch(second)
+    component.settle(second)
+    component.discard(first)
+    assert may_log_in(site, "gone", "gone")
+    assert site.sql("shop", "SELECT state FROM t", user="clerk", password="new") == [("saved",)]
+    assert site.sql("postgres", "SELECT rolsuper, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'gone'") == [(False, None)]
+    component.switch_back(second)
+    component.discard(second)
+    assert as_before(site)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
+
+
+@pytest.mark.parametrize("use", ["ALTER ROLE gone LOGIN", "COMMENT ON ROLE gone IS 'ours now'", "COMMENT ON ROLE gone IS NULL"])
+def test_a_role_that_somebody_uses_by_now_is_not_dropped(site, shop, use):
+    component, _ = shop
+    first = refused(site, shop)
+    site.sql("postgres", use)
+    component.discard(first)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == [("gone",)]
+
+
+def test_a_role_that_somebody_locked_stays_locked_and_is_named(site, shop):
+    component, restore = shop
+    site.sql("postgres", "ALTER ROLE clerk NOLOGIN")
+    assert "Nobody can log in as clerk, before or after the restore" in texts(component, restore, "warning")
+    component.stage(restore)
+    component.switch(restore)
+    assert not may_log_in(site, "clerk", "new")
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_a_set_does_not_say_that_a_role_is_asleep(site, shop):
+    component, _ = shop
+    first = refused(site, shop)
+    backup = site.back_up(component)
+    assert contents(backup, "globals")["role", "gone"]["comment"] is None
+    assert any("gone was left without LOGIN by a restore" in warning for warning in read_dump(backup).warnings)
+    component.discard(first)
