@@ -128,6 +128,12 @@ class Tasks:
             self._process.stdin.write(b"go\n")
             self._process.stdin.flush()
 
+    def kill(self) -> None:
+        """End it, if it still runs."""
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+
     def end(self) -> None:
         """Wait for its end.
 
@@ -158,15 +164,19 @@ def task_environment(connections: Mapping[str, Any], folder: Path) -> dict[str, 
 def take(chains: Iterable[Tasks], then: Iterable[Tasks] = ()) -> float:
     """Let chains run side by side, then others; the seconds from the word to the end. Imports come before."""
     chains, then = list(chains), list(then)
-    for tasks in (*chains, *then):
-        tasks.begin()
-    started = time.monotonic()
-    for group in (chains, then):
-        for tasks in group:
-            tasks.go()
-        for tasks in group:
-            tasks.end()
-    return time.monotonic() - started
+    try:
+        for tasks in (*chains, *then):
+            tasks.begin()
+        started = time.monotonic()
+        for group in (chains, then):
+            for tasks in group:
+                tasks.go()
+            for tasks in group:
+                tasks.end()
+        return time.monotonic() - started
+    finally:
+        for tasks in (*chains, *then):
+            tasks.kill()
 
 
 class Bed:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-
 from recovery import backup, closing, preflight, restore
 from recovery.connections import Endpoint
 from recovery.contents import read_rows, write_rows

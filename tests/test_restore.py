@@ -110,7 +110,7 @@ def test_some_sources_in_the_order_of_the_plan_whatever_order_was_asked(whole):
     assert run.request().sources == ("config.settings", "files.uploads")
     preflight.preflight(run)
     to_gate(run, "plan")
-    assert "postgres.main" not in run.findings().text
+    assert "### postgres.main" not in run.findings().text
     with pytest.raises(ApprovalError):
         restore.stage(run, "postgres.main")
     for source_id in run.request().sources:
@@ -618,9 +618,10 @@ def test_a_task_that_lives_on_does_nothing_once_the_way_back_began(small, name):
 def test_marking_gates_and_stages_as_done_does_not_do_them(small):
     run = small.restore()
     forward(small, run, "gate plan")
-    for name in ("prove files.uploads", "stop services", "switch files.uploads", "start services", "check", "keep"):
+    for name in ("prove files.uploads", "stop services", "switch files.uploads", "start services", "check"):
         with pytest.raises(RecoveryError):
             do(small, run, name)
+    assert not restore.keep(run)
     end(run)
     untouched(small, run)
 

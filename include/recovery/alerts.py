@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from recovery.connections import Endpoint
@@ -16,15 +17,21 @@ log = logging.getLogger(__name__)
 _PING_SECONDS = 20
 
 
-def on_failure(plan: Plan, what: str) -> list[Any]:
-    """Callbacks for a failed run of a DAG; empty where the plan names no mail."""
-    if plan.alerts.mail is None:
-        return []
-    body = (
-        f"{what} of {plan.plan} failed.\n\nRun: {{{{ dag_run.run_id }}}}\nReason: {{{{ reason }}}}\n"
-        "Look at its red tasks: {{ conf.get('api', 'base_url') }}/dags/{{ dag_run.dag_id }}/runs/{{ dag_run.run_id }}\n"
-    )
-    return [_mail(plan.alerts.mail, f"[{plan.plan}] {what} FAILED", body)]
+def on_failure(plan: Plan, what: str) -> list[Callable[[Any], None]] | None:
+    """Callbacks for a failed run of a DAG; none where the plan names no mail."""
+    mail = plan.alerts.mail
+    if mail is None:
+        return None
+
+    def tell(context: Any) -> None:
+        from airflow.sdk.configuration import conf
+
+        run = context["dag_run"]
+        page = f"{conf.get('api', 'base_url', fallback='')}/dags/{run.dag_id}/runs/{run.run_id}"
+        body = f"{what} of {plan.plan} failed.\n\nRun: {run.run_id}\nReason: {context.get('reason', '')}\nLook at its red tasks: {page}\n"
+        _mail(mail, f"[{plan.plan}] {what} FAILED", body)(context)
+
+    return [tell]
 
 
 def ping(endpoint: Endpoint) -> None:
@@ -68,12 +75,13 @@ def _try_mail(plan_name: str, subject: str, body: str, context: Any) -> None:
     if plan.alerts.mail is None:
         return
     try:
-        _mail(plan.alerts.mail, subject, html.escape(body).replace("{", "&#123;"))(context)
+        _mail(plan.alerts.mail, subject, body)(context)
     except Exception:
         log.exception("the mail %r could not be sent; nobody was told", subject)
 
 
 def _mail(mail: Mail, subject: str, body: str) -> Any:
+    """A notifier that sends a text as it is: the notifier renders its content as a template, so no brace stays one."""
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     return SmtpNotifier(
@@ -81,5 +89,5 @@ def _mail(mail: Mail, subject: str, body: str) -> Any:
         from_email=mail.sender,
         to=list(mail.to),
         subject=subject,
-        html_content=f"<pre>{body}</pre>",
+        html_content=f"<pre>{html.escape(body).replace('{', '&#123;')}</pre>",
     )

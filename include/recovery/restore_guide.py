@@ -95,10 +95,10 @@ pg_restore --dbname {{ through }} --create --exit-on-error --jobs 2 {{ folder }}
 Set `MONGO_URI` to the new server, as in `mongodb://user@host/?authSource=admin`; it asks for the password.
 {% for source, folder, version in mongo %}
 ```sh
-mongorestore --uri "$MONGO_URI" --stopOnError --dir {{ folder }}
+mongorestore --uri "$MONGO_URI" --stopOnError --bypassDocumentValidation --dir {{ folder }}
 ```
 {% if version %}
-Its users and roles lie beside the databases that they belong to. Put together as mongorestore wants them, they are added to those of the server:
+Its users and roles lie beside the databases that they belong to. mongorestore wants them in one place, and adds them to the server's:
 
 ```sh
 mkdir -p {{ folder }}-accounts/admin

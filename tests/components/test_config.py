@@ -179,7 +179,7 @@ def test_all(tmp_path, home, component):
     below = str(home).lstrip("/")
     assert OLD_PASSWORD in (kept / "before" / below / ".env").read_text()
     assert not (kept / "new").exists()
-    component.drop_before(restore)
+    config(tmp_path, "the plan names something else by now").drop_before(restore)
     assert not kept.exists()
 
 

@@ -772,6 +772,19 @@ def test_mounts_below_are_saved_but_refused_in_a_restore(tmp_path, live, mounted
     assert f"something is mounted, which can't be renamed: {mounted}" in refusal
 
 
+def test_the_same_export_mounted_twice_is_one_target(tmp_path, live, mounted):
+    """As on two workers: device numbers and mount points are theirs, file system and inode are not."""
+    (mounted / "deep").mkdir()
+    other = tmp_path / "other worker"
+    other.mkdir()
+    subprocess.run(["mount", "--bind", mounted, other], check=True)
+    try:
+        assert filesystem.mount_of(mounted / "deep") == filesystem.mount_of(other / "deep")
+        assert filesystem.mount_of(mounted) != filesystem.mount_of(live)
+    finally:
+        subprocess.run(["umount", other], check=True)
+
+
 def test_removing_never_enters_a_mount(live, mounted):
     with pytest.raises(RestoreError, match="has mount points in it"):
         filesystem.remove(live)

@@ -11,6 +11,7 @@ import bson
 import pytest
 
 from recovery.components.mongo import Mongo
+from recovery.components.mongo_catalog import data_path
 from recovery.components.mongo_client import options, server, tool_uri
 from recovery.connections import Endpoint
 from recovery.contents import compare, read_rows
@@ -158,6 +159,34 @@ def test_a_capped_collection_is_named_because_it_is_not_in_the_snapshot(mongo_se
     assert made.consistency == "fuzzy"
     assert any(f"{db.name}.log" in warning and "plain" not in warning for warning in made.warnings)
     assert len(read_bson(tmp_path / "dump/documents" / db.name / "log.bson")) == 1
+
+
+def test_every_kind_of_dump_knows_counts_and_sizes_of_its_files(mongo_server, standalone, tmp_path):
+    """A file that was cut between two documents is found, whoever wrote it: no snapshot's count is needed for that."""
+    for kind, where in (("snapshot", mongo_server), ("mongodump", standalone)):
+        with where.client() as client:
+            client.counted.plain.insert_many([{"_id": n} for n in range(10)])
+            client.counted["odd (1 document)"].insert_one({})
+            client.counted.create_collection("log", capped=True, size=10_000).insert_many([{"_id": n} for n in range(10)])
+            series(client.counted, "weather", 50)
+            made = dump(mongo(where, "counted"), tmp_path / kind)
+            client.drop_database("counted")
+        [artifact] = made.artifacts
+        root = tmp_path / kind / "documents"
+        assert artifact.bytes == sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+        inventory = {name: facts for _, name, facts in read_rows(tmp_path / kind / "documents.inventory.jsonl", "collection")}
+        for name in ("plain", "log", "weather", "odd (1 document)"):
+            path = root / data_path("counted", name, inventory[f"counted.{name}"]["type"])
+            assert inventory[f"counted.{name}"]["bytes"] == path.stat().st_size
+            assert inventory[f"counted.{name}"]["count"] == len(read_bson(path)) > 0
+        assert contents(tmp_path / kind)
+        for name in ("plain", "log"):
+            path = root / f"counted/{name}.bson"
+            whole = path.read_bytes()
+            path.write_bytes(whole[: len(whole) // 2])
+            with pytest.raises(ArtifactError, match=rf"count of collection counted\.{name} \(5 instead of 10\)"):
+                contents(tmp_path / kind)
+            path.write_bytes(whole)
 
 
 def test_a_standalone_server_is_dumped_by_mongodump(standalone, tmp_path):

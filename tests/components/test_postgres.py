@@ -1,14 +1,17 @@
 """Dump, contents, stage and proof on real servers."""
 
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from recovery.components.postgres_archive import read_pack
 from recovery.components.postgres_client import find_bin
 from recovery.errors import ArtifactError, SourceError, SourceUnreachable, ToolError
 from sandbox.servers import Postgres, postgres_bin
 from tests.components.postgres_site import HARD, Site, contents
+from tests.components.test_postgres_archive import members
 
 ODD = "häßlich 'db\" = x"
 
@@ -343,9 +346,6 @@ def test_missing_tools_are_named_with_the_places(monkeypatch, tmp_path):
 
 
 def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
-    from recovery.components.postgres_archive import read_pack
-    from tests.components.test_postgres_archive import members
-
     component = site.component(ODD)
     folder = site.new_folder()
     folder.mkdir()
@@ -363,6 +363,28 @@ def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
     for info, _ in whole:
         with pytest.raises(ArtifactError):
             read(info.name)
+
+
+def test_an_emptied_large_object_is_noticed_by_its_size(site, tmp_path):
+    site.create("blobs", "SELECT lo_from_bytea(n, 'some bytes') FROM generate_series(4711, 4712) n", "SELECT lo_put(4712, 9999, 'end')")
+    component = site.component("blobs")
+    dump = component.dump(tmp_path, lambda: None)
+    for artifact in dump.artifacts:
+        assert artifact.bytes == sum(path.stat().st_size for path in Path(artifact.root).rglob("*") if path.is_file())
+    [artifact] = [artifact for artifact in dump.artifacts if artifact.name == "blobs"]
+    inventory = tmp_path / "blobs.inventory.jsonl"
+
+    def kept():
+        rows = component.contents("blobs", inventory, read_pack("blobs", members(artifact.root)))
+        return next(facts for kind, _, facts in rows if kind == "large objects")
+
+    found = kept()
+    assert (found["count"], found["bytes"]) == (2, 10 + 10002)
+    for size in (0, 9):
+        (Path(artifact.root) / "blob_4711.dat").write_bytes(b"some bytes"[:size])
+        with pytest.raises(ArtifactError, match="or of other sizes"):
+            kept()
+    site.sql("postgres", "DROP DATABASE blobs")
 
 
 def test_snapshots_of_two_dumps_at_once_do_not_disturb_each_other(site):

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
@@ -17,7 +18,7 @@ def watch(event, arguments):
     if event in {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}:
         touched["network"].append(f"{event} {arguments}")
     if event == "open" and isinstance(arguments[0], (str, bytes)):
-        touched["opened"].append(os.path.abspath(os.fsdecode(arguments[0])))
+        touched["opened"].append(str(Path(os.fsdecode(arguments[0])).absolute()))
 
 
 before = set(sys.modules)

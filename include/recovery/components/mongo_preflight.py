@@ -102,6 +102,7 @@ def preflight(target: Target, restore: Restore, artifact: str) -> Preflight:
         *_change_streams(client, wanted),
     ]
     saved = sum(sizes[namespace.full][1] for found in live.values() for namespace in found if namespace.type == "timeseries")
+    saved += sum(int(row["bytes"]) for row in wanted.collections.values() if row["type"] == "timeseries")
     return Preflight(
         identity=identity(client, target.endpoint),
         findings=(*facts, *refusals),

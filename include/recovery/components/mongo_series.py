@@ -141,7 +141,7 @@ def _keep_writes(target: Target, restore: Restore, one: Series) -> None:
     if not kept["count"] or all(kept[fact] == loaded.get(fact) for fact in _FACTS):
         return
     prefix = mark("replaced", restore.id)
-    log.warning("the time series %s was written to since the switch; it is set aside as %s%s", one.full, prefix, one.name)
+    log.warning("the time series %s is not as it was loaded; it is set aside as %s%s", one.full, prefix, one.name)
     _load(target, restore.folder / "replaced", [one], restore.folder / "replacing", "", prefix)
     _prove(target, [(one, prefix + one.name)], {f"{one.database}.{prefix}{one.name}": kept})
 

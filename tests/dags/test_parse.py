@@ -1,0 +1,96 @@
+"""Parsing the DAG folder: without errors, network or heavy imports, whatever the plan folder holds."""
+
+import sys
+from pathlib import Path
+
+from tests.dags.conftest import PROJECT, RECIPIENT, write_plan
+
+HEAVY = {"psycopg", "pymongo", "boto3", "botocore", "httpx", "requests", "zstandard", "pandas", "fiftyone", "sqlalchemy.dialects.mysql"}
+FAMILIES = ("backup", "maintenance", "restore")
+
+
+def ids(*names):
+    return {f"{name}_{family}" for name in names for family in FAMILIES}
+
+
+def test_a_plan_becomes_its_dags_without_network(parsed):
+    assert parsed.errors == {}
+    assert set(parsed.dags) == ids("shop")
+    assert parsed.network == []
+
+
+def test_parsing_imports_nothing_heavy(parsed, plain):
+    """Each parse happens in a fresh process: what is imported costs its time again and again."""
+    assert HEAVY & {*parsed.modules, *plain.modules} == set()
+
+
+def test_parsing_opens_plans_and_code_only(plain):
+    code = (sys.prefix, sys.base_prefix, str(PROJECT / "dags"), str(PROJECT / "include"), "/proc/", "/usr/", "/etc/", "/dev/")
+    opened = [Path(path) for path in plain.opened if not path.startswith(code)]
+    assert {path.name for path in opened if path.parent.name != "home"} == {"shop.yaml"}
+
+
+def test_the_plan_that_ships_parses(parse):
+    parsed = parse(RECOVERY_PLANS="", OPENMANUS_RECIPIENT=RECIPIENT)
+    assert parsed.errors == {}
+    assert set(parsed.dags) == ids("openmanus")
+
+
+def test_fifty_plans_parse_side_by_side(plans, parse):
+    names = [f"plan_{number}" for number in range(50)]
+    for name in names:
+        write_plan(plans, name)
+    parsed = parse()
+    assert parsed.errors == {}
+    assert set(parsed.dags) == ids(*names)
+    assert HEAVY & set(parsed.modules) == set()
+
+
+def test_a_task_builds_only_its_own_dag(plans, parse):
+    for name in ("shop", "shop_eu", "crm"):
+        write_plan(plans, name)
+    parsed = parse(_AIRFLOW_PARSING_CONTEXT_DAG_ID="shop_backup", _AIRFLOW_PARSING_CONTEXT_TASK_ID="prepare")
+    assert set(parsed.dags) == {"shop_backup"}
+    assert parsed.errors == {}
+
+
+def test_two_plans_have_nothing_in_common(plans, parse):
+    write_plan(plans, "shop")
+    write_plan(plans, "crm")
+    parsed = parse()
+    for family in FAMILIES:
+        text = str(parsed.dags[f"crm_{family}"])
+        assert "shop" not in text
+        assert "crm" in text
+
+
+def test_a_broken_plan_is_one_import_error_and_the_others_load(plans, parse):
+    write_plan(plans, "shop")
+    broken = write_plan(plans, "crm")
+    broken.write_text(broken.read_text().replace("within: 30d", "within: soon").replace("signing:", "singing:"))
+    (plans / "other.yml").write_text("plan: [")
+    parsed = parse()
+    assert set(parsed.dags) == ids("shop")
+    ((file, error),) = parsed.errors.items()
+    assert Path(file).name == "broken_plans.py"
+    assert "crm.yaml: destinations.local.keep.within" in error
+    assert "crm.yaml: singing" in error
+    assert "other.yml: is not readable YAML" in error
+
+
+def test_without_plans_there_are_no_dags_and_no_errors(parse):
+    parsed = parse()
+    assert (parsed.dags, parsed.errors) == ({}, {})
+
+
+def test_a_plan_folder_that_is_not_there_is_said(parse, tmp_path):
+    parsed = parse(RECOVERY_PLANS=str(tmp_path / "none"))
+    assert parsed.dags == {}
+    assert all("There is no plan folder" in error for error in parsed.errors.values())
+    assert parsed.errors
+
+
+def test_the_dag_processor_leaves_alone_what_is_no_dag_file(plain):
+    read = {Path(path).name for path in plain.opened if path.startswith(str(PROJECT / "dags")) and path.endswith((".py", ".pyc"))}
+    assert {name.partition(".")[0] for name in read} == {"backup", "broken_plans", "maintenance", "restore"}
+    assert "__pycache__" in (PROJECT / "dags" / ".airflowignore").read_text()

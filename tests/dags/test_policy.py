@@ -1,0 +1,131 @@
+"""What must hold for every DAG, and the graphs exactly as they were designed."""
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from tests.dags.conftest import PROJECT
+
+SOURCES = ["config.settings", "postgres.main", "mongo.documents", "files.uploads"]
+GROUPS = [name.replace(".", "_") for name in SOURCES]
+GATES = ["approve_plan", "approve_switch", "accept"]
+DESTINATIONS = ["local", "offsite"]
+DAGS = ["shop_backup", "shop_maintenance", "shop_restore"]
+TEARDOWNS = ["switch_back", "discard", "report"]
+CHANGING = ["stop_services", *(f"switch.{name}" for name in SOURCES), "start_services", "check_system", "keep", *TEARDOWNS]
+
+
+@pytest.mark.parametrize("dag_id", DAGS)
+def test_every_dag(parsed, dag_id):
+    dag = parsed.dags[dag_id]["dag"]
+    assert set(dag["tags"]) == {"recovery", dag_id.removeprefix("shop_"), "shop"}
+    assert dag["catchup"] is False
+    assert dag["max_active_runs"] == 1
+    assert dag["start_date"] == 1767225600.0  # 2026-01-01 in UTC: static
+    assert dag["timezone"] == "UTC"
+    assert len(dag["doc_md"]) > 150
+    assert "shop" in dag["doc_md"]
+    assert "{" not in dag["doc_md"]
+    assert "shop" in dag["description"]
+    assert dag.get("has_on_failure_callback") is True
+    assert dag.get("dagrun_timeout") is None  # it would skip teardowns and report while a gate waits
+    for task in parsed.tasks(dag_id).values():
+        assert task["owner"] == "ops-shop"
+        assert task["execution_timeout"] in (3 * 3600.0, {"__var": 3 * 3600.0, "__type": "timedelta"})
+
+
+def test_without_mail_nobody_is_called(plain):
+    for dag in plain.dags.values():
+        assert not dag["dag"].get("has_on_failure_callback")
+
+
+def test_the_schedule_is_in_the_plans_timezone(parsed):
+    assert "Europe/Berlin" in json.dumps(parsed.dags["shop_backup"]["dag"]["timetable"])
+    assert "30 2 * * *" in json.dumps(parsed.dags["shop_backup"]["dag"]["timetable"])
+    assert "NullTimetable" in json.dumps(parsed.dags["shop_restore"]["dag"]["timetable"])
+
+
+def test_a_backup_is_tried_again_and_a_restore_is_not(parsed):
+    for task_id, task in parsed.tasks("shop_backup").items():
+        assert (task_id, task["retries"]) == (task_id, 4)
+    retries = {task_id: task["retries"] for task_id, task in parsed.tasks("shop_restore").items()}
+    assert {retries.pop(gate) for gate in GATES} == {3}  # asks again where Airflow lost an answer
+    assert set(retries.values()) == {0}
+
+
+def test_parameters_are_forms_with_validation(parsed):
+    for dag_id in ("shop_backup", "shop_restore"):
+        params = dict(parsed.dags[dag_id]["dag"]["params"])
+        schema = params["sources"]["schema"]["__var"]
+        assert params["sources"]["default"] == SOURCES
+        assert schema["items"]["__var"]["enum"] == SOURCES
+        assert (schema["uniqueItems"], schema["minItems"]) == (True, 1)
+        assert all(param["description"] for param in params.values())
+    assert set(params) == {"set", "newest_before", "sources", "config", "allow_stale"}
+    assert {name for name, _ in parsed.dags["shop_backup"]["dag"]["params"]} == {"sources", "note", "hold", "allow_empty"}
+
+
+def test_no_secret_is_in_what_airflow_stores(plain):
+    assert "shop_postgres" not in json.dumps(plain.dags)
+    assert "very-secret" not in json.dumps(plain.dags)
+
+
+# Graphs -------------------------------------------------------------------------------------------------------------
+
+
+def test_backup_graph(parsed):
+    expected = set()
+    for group in GROUPS:
+        expected |= {("prepare", f"{group}.dump"), (f"{group}.dump", f"{group}.compress"), (f"{group}.compress", f"{group}.verify")}
+        expected |= {(f"{group}.verify", f"{step}.{name}") for step in ("upload", "prune") for name in DESTINATIONS}
+        expected.add((f"{group}.verify", "finish"))
+    for name in DESTINATIONS:
+        expected |= {(f"upload.{name}", f"prune.{name}"), (f"upload.{name}", "finish")}
+    assert parsed.edges("shop_backup") == expected
+    rules = {task_id: task["trigger_rule"] for task_id, task in parsed.tasks("shop_backup").items()}
+    assert {rules.pop(f"upload.{name}") for name in DESTINATIONS} == {"all_done"}
+    assert {rules.pop(task_id) for task_id in ("prune.local", "prune.offsite", "finish")} == {"none_failed"}
+    assert set(rules.values()) == {"all_success"}
+    assert not any(task.get("is_teardown") or task.get("is_setup") for task in parsed.tasks("shop_backup").values())
+
+
+def test_a_complete_set_is_an_asset_event(parsed):
+    outlets = {task_id: task["outlets"] for task_id, task in parsed.tasks("shop_backup").items() if task.get("outlets")}
+    assert list(outlets) == ["finish"]
+    assert "shop" in json.dumps(outlets["finish"])
+
+
+def test_the_ping_comes_after_everything(plain):
+    assert plain.tasks("shop_backup")["ping"]["trigger_rule"] == "all_success"
+    assert {edge for edge in plain.edges("shop_backup") if "ping" in edge} == {("finish", "ping")}
+
+
+def test_restore_graph(parsed):
+    expected = {("choose_set", "preflight"), ("preflight", "approve_plan")}
+    for name in SOURCES:
+        stage, prove = (f"stage_and_prove.{verb}.{name}" for verb in ("stage", "prove"))
+        expected |= {("approve_plan", stage), (stage, prove), (prove, "approve_switch")}
+    line = ["approve_switch", *CHANGING[: CHANGING.index("keep")], "accept", "keep", *TEARDOWNS]
+    expected |= set(pairwise(line))
+    assert parsed.edges("shop_restore") == expected
+
+
+def test_teardowns_of_a_restore(parsed):
+    tasks = parsed.tasks("shop_restore")
+    assert {task_id for task_id, task in tasks.items() if task.get("is_teardown")} == set(TEARDOWNS)
+    assert [task_id for task_id, task in tasks.items() if task.get("on_failure_fail_dagrun")] == ["report"]
+    assert not any(task.get("is_setup") for task in tasks.values())
+    rules = {task_id: task["trigger_rule"] for task_id, task in tasks.items() if task_id not in TEARDOWNS}
+    assert rules.pop("accept") == "all_done"
+    assert set(rules.values()) == {"none_failed"}
+
+
+def test_dag_files_hold_no_work():
+    """Wiring only: a DAG file imports no tool, and is short enough to be read on one screen or two."""
+    for path in (PROJECT / "dags").glob("*.py"):
+        text = path.read_text()
+        assert not any(f"import {name}" in text for name in ("os", "subprocess", "psycopg", "pymongo", "boto3", "shutil")), path
+        assert "Connection.get" not in text
+        assert "Variable" not in text
+        assert "now()" not in text
