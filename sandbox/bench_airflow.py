@@ -9,8 +9,8 @@ from typing import Any
 
 from recovery.manifest import new_set_id
 from recovery.plan import Plan
-from recovery.plans import BrokenPlan, read_plan
 from sandbox.bench_bed import Tasks, take, task_environment
+from sandbox.bench_steps import plan_of
 from sandbox.system import System
 
 DAG = "openmanus_backup"
@@ -46,8 +46,7 @@ def _duration(run: dict[str, Any]) -> float:
 
 def _directly(system: System, number: int) -> float:
     path = system.plans / "openmanus.yaml"
-    plan = read_plan(path)
-    assert not isinstance(plan, BrokenPlan)
+    plan = plan_of(path)
     environment = task_environment(system.connections(), system.folder)
     run = new_set_id(datetime.now(UTC), f"direct {number}")
     return sum(take([Tasks(path, run, steps, environment) for steps in stage]) for stage in _stages(plan))

@@ -16,10 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from recovery.connections import Connect
 from recovery.keys import create_keys
 from recovery.manifest import new_set_id
 from sandbox import bench_data, toolchain
 from sandbox.bench_processes import below, program, resident_bytes
+from sandbox.bench_steps import BackupTasks, RestoreTasks, connections, plan_of
 from sandbox.servers import Mongo, Postgres, postgres_bin
 
 PROJECT = Path(__file__).parent.parent
@@ -235,6 +237,17 @@ class Bed:
     def tasks(self, name: str, run: str, *steps: str, watch: bool = False) -> Tasks:
         """A process for a plan."""
         return Tasks(self.plan(name), run, steps, task_environment(self._connections, self.folder), watch)
+
+    def backup(self, name: str, run: str) -> BackupTasks:
+        """The steps of a backup, in this process: for those that are not measured."""
+        return BackupTasks(plan_of(self.plan(name)), run, self._connect())
+
+    def restore(self, name: str, run: str) -> RestoreTasks:
+        """The steps of a restore, in this process."""
+        return RestoreTasks(plan_of(self.plan(name)), run, self._connect())
+
+    def _connect(self) -> Connect:
+        return connections(task_environment(self._connections, self.folder))
 
     def new_set(self) -> str:
         """An id for another set."""

@@ -93,14 +93,14 @@ def _data_path(bed: Bed, name: str, last: str) -> Round:
 
 def _backup_tasks(bed: Bed, name: str, last: str, watch: bool = False) -> tuple[list[Tasks], Tasks, str]:
     run = bed.new_set()
-    take([bed.tasks(name, run, "prepare:")])
+    bed.backup(name, run).prepare("")
     os.sync()
     chains = [bed.tasks(name, run, f"dump:{source}", f"compress:{source}", f"{last}:{source}", watch=watch) for source in SOURCES]
     return chains, bed.tasks(name, run, "upload:local", watch=watch), run
 
 
 def _end(bed: Bed, name: str, run: str, *, keep: bool = False) -> None:
-    take([bed.tasks(name, run, "finish:")])
+    bed.backup(name, run).finish("")
     if not keep:
         shutil.rmtree(bed.backups / name)
 
@@ -127,12 +127,12 @@ def restore(bed: Bed, name: str) -> dict[str, Any]:
     chains, upload, run = _backup_tasks(bed, name, "verify")
     take(chains, [upload])
     _end(bed, name, run, keep=True)
-    take([bed.tasks(name, run, f"choose:{APPROVER}")])
+    bed.restore(name, run).choose(APPROVER)
     os.sync()
     chains = [bed.tasks(name, run, f"stage:{source}", f"prove:{source}") for source in SOURCES]
     seconds = take(chains)
     parts = {f"{step.name} {source}": step.seconds for source, tasks in zip(SOURCES, chains, strict=True) for step in tasks.steps}
-    take([bed.tasks(name, run, "discard:")])
+    bed.restore(name, run).discard("")
     shutil.rmtree(bed.backups / name)
     return {"plain": plain, "seconds": seconds, "parts": parts, "times_plain": seconds / sum(plain.values())}
 
@@ -159,9 +159,9 @@ def _plain_restore(bed: Bed, name: str) -> dict[str, float]:
 def describe(bed: Bed, name: str) -> dict[str, Any]:
     """How much data there is."""
     with bed.postgres.connect(name) as connection:
-        query = "SELECT pg_database_size(current_database()), (SELECT sum(reltuples)::bigint FROM pg_class WHERE relkind = 'r')"
+        count = "SELECT sum(reltuples)::bigint FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         connection.execute("ANALYZE")
-        size, rows = connection.execute(query).fetchone() or (0, 0)
+        size, rows = connection.execute(f"SELECT pg_database_size(current_database()), ({count})").fetchone() or (0, 0)
     with bed.mongo.client() as client:
         stats = client[name].command("dbStats")
     return {"postgres_bytes": size, "rows": rows, "mongo_bytes": round(stats["dataSize"]), "documents": stats["objects"]}

@@ -12,12 +12,12 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from recovery import backup, closing, preflight, restore
-from recovery.connections import Endpoint
+from recovery.connections import Connect, Endpoint
 from recovery.contents import read_rows, write_rows
 from recovery.gate_texts import gate_text
 from recovery.plan import Plan
@@ -27,23 +27,26 @@ from recovery.staging import RunRecord, StagedSet, write_record
 from sandbox.bench_processes import resident_bytes
 
 
-def connection(connection_id: str) -> Endpoint:
-    """The Airflow Connection that the environment has under an id, without Airflow."""
-    fields = json.loads(os.environ[f"AIRFLOW_CONN_{connection_id.upper()}"])
-    del fields["conn_type"]
-    fields.pop("description", None)
-    return Endpoint(connection_id, **fields)
+def connections(environment: Mapping[str, str]) -> Connect:
+    """The Airflow Connections that an environment has, without Airflow."""
+
+    def connect(connection_id: str) -> Endpoint:
+        fields = json.loads(environment[f"AIRFLOW_CONN_{connection_id.upper()}"])
+        return Endpoint(connection_id, **{key: value for key, value in fields.items() if key not in {"conn_type", "description"}})
+
+    return connect
 
 
 class BackupTasks:
     """What the tasks of the backup DAG call."""
 
-    def __init__(self, plan: Plan, set_id: str) -> None:
+    def __init__(self, plan: Plan, set_id: str, connect: Connect) -> None:
         self._plan = plan
+        self._connect = connect
         self._staged = StagedSet(plan, set_id)
 
     def _work(self, source_id: str) -> backup.Work:
-        return backup.Work(self._plan, self._staged, source_id, connection)
+        return backup.Work(self._plan, self._staged, source_id, self._connect)
 
     def prepare(self, _: str) -> None:
         """Begin the run."""
@@ -54,7 +57,7 @@ class BackupTasks:
             started=datetime.now(UTC),
             sources=tuple(self._plan.source_ids),
         )
-        closing.prepare(self._staged, record, connection)
+        closing.prepare(self._staged, record, self._connect)
 
     def dump(self, source_id: str) -> None:
         """Dump a source."""
@@ -78,11 +81,11 @@ class BackupTasks:
 
     def upload(self, destination: str) -> None:
         """Close the set and bring it to a destination."""
-        closing.upload(self._plan, self._staged, destination, connection)
+        closing.upload(self._plan, self._staged, destination, self._connect)
 
     def prune(self, destination: str) -> None:
         """Apply the destination's retention."""
-        closing.prune(self._plan, self._staged, destination, connection)
+        closing.prune(self._plan, self._staged, destination, self._connect)
 
     def finish(self, _: str) -> None:
         """End the run."""
@@ -92,9 +95,9 @@ class BackupTasks:
 class RestoreTasks:
     """What the tasks of the restore DAG call, as far as a restore beside the live data goes."""
 
-    def __init__(self, plan: Plan, run_id: str) -> None:
+    def __init__(self, plan: Plan, run_id: str, connect: Connect) -> None:
         self._plan = plan
-        self._run = RestoreRun(plan, run_id, connection)
+        self._run = RestoreRun(plan, run_id, connect)
 
     def choose(self, approver: str) -> None:
         """Choose the newest set, look at the targets, and approve the first gate."""
@@ -117,12 +120,18 @@ class RestoreTasks:
         restore.discard(self._run)
 
 
+def plan_of(path: Path) -> Plan:
+    """The plan of a file that is known to be good."""
+    plan = read_plan(path)
+    if isinstance(plan, BrokenPlan):
+        raise SystemExit(str(plan))
+    return plan
+
+
 def main(plan_file: str, run_id: str, *steps: str) -> None:
     """Say that everything is imported, wait for a line, then take the steps."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    plan = read_plan(Path(plan_file))
-    if isinstance(plan, BrokenPlan):
-        raise SystemExit(str(plan))
+    plan = plan_of(Path(plan_file))
     if any(place.s3 for place in plan.destinations.values()):
         import airflow.providers.amazon.aws.hooks.s3  # noqa: F401
     _say(ready=resident_bytes(os.getpid()))
@@ -130,7 +139,7 @@ def main(plan_file: str, run_id: str, *steps: str) -> None:
         return
     for step in steps:
         name, _, of = step.partition(":")
-        tasks = RestoreTasks(plan, run_id) if hasattr(RestoreTasks, name) else BackupTasks(plan, run_id)
+        tasks = (RestoreTasks if hasattr(RestoreTasks, name) else BackupTasks)(plan, run_id, connections(os.environ))
         _say(begins=name)
         _say(ended=name, **_measured(getattr(tasks, name), of))
 

@@ -42,8 +42,9 @@ _MEMBERS = 100_000
 _TOLERATED = re.compile(
     r": (file changed as we read it|File removed before we read it|File shrank by \d+ bytes?; padding with zeros"
     r"|(Warning: )?Cannot (stat|open): (No such file or directory|Not a directory))$"
-    r"|^tar: Exiting with failure status due to previous errors$"
+    r"|^Exiting with failure status due to previous errors$"
 )
+_PREFIX = re.compile(r"^\S*tar: ")
 
 
 @dataclass(frozen=True)
@@ -215,13 +216,13 @@ def _widen(pipe: IO[bytes]) -> None:
 
 def _judge(artifact: Artifact, status: int, words: list[str], tolerated: Callable[[str], None]) -> None:
     """Tar's exit status tells too little: a file that shrank is filled with zeros and exits 0. So its words decide."""
-    for line in words:
+    for line in (_PREFIX.sub("", word) for word in words):
         if not (artifact.live and _TOLERATED.search(line)):
             raise SourceError(
                 f"{artifact.name} could not be packed; tar said: {line}", "Make it readable for the worker, or exclude it in the plan."
             )
-        if not line.startswith("tar: Exiting"):
-            tolerated(line.removeprefix("tar: "))
+        if not line.startswith("Exiting"):
+            tolerated(line)
     if status not in {0, 1, 2} or (status and not words):
         raise SourceError(f"{artifact.name} could not be packed; tar ended with status {status}.", "See the log above; try again.")
 

@@ -354,6 +354,8 @@ def _noting(artifact: str, counts: dict[str, int], changed: list[str], rows: Ite
     for kind, name, facts in rows:
         if isinstance(facts.get("count"), int):
             counts[artifact] += facts["count"]
+        elif kind == "table":  # only counted by who opens the packs
+            counts[artifact] += 1
         if kind == "tree":
             counts[artifact] += sum(facts[what] for what in ("files", "links", "hardlinks", "fifos"))
         if kind == "changed":

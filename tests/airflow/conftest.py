@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.airflow import Airflow
 from sandbox.servers import mailbox
 from sandbox.system import System
 from tests.small import Small
@@ -76,7 +77,9 @@ def airflow(system, smalls, mails):
     for each in (system, *smalls.values()):
         for name, fields in each.connections().items():
             (changeable if name.endswith(("_postgres", "_mongo")) and each is not system else fixed)[name] = fields
-    with system.airflow(users=USERS, connections=fixed) as server:
+    quiet = {"dag_processor.min_file_process_interval": "900"}  # parsing all plans again and again takes the machine from the tasks
+    environment = {"RECOVERY_PLANS": str(system.plans)}
+    with Airflow(system.folder / "airflow", users=USERS, connections=fixed, environment=environment, settings=quiet) as server:
         for name, fields in changeable.items():
             server.admin.put_connection(name, fields)
         dags = [f"{plan}_{family}" for plan in ("openmanus", *smalls) for family in ("backup", "restore")]

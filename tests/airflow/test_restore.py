@@ -214,10 +214,13 @@ def plan_unanswered(play):
     play.nothing_changed()
 
 
-@scenario(timeout="25s")
+@scenario()
 def accept_unanswered(play):
+    play.small.hold("check", "web")
     play.trigger().approve("approve_plan", "approve_switch")
-    play.gate("accept")
+    wait_for("the checks", lambda: play.small.held("check", "web") is not None, seconds=120)
+    play.small.write_plan(timeout="3s")
+    play.small.let_go("check", "web")
     words = play.ended()
     assert "in use, but nobody accepted it" in words
     assert play.small.fingerprint() == play.set_state
@@ -226,7 +229,7 @@ def accept_unanswered(play):
     assert (play.small.storage / f".recovery-{play.run.id}" / "before" / "new.txt").exists()
 
 
-@scenario(timeout="25s")
+@scenario(timeout="60s")
 def switch_unanswered(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_switch")

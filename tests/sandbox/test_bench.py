@@ -10,8 +10,8 @@ STEPS = {f"{step} {source}" for source in ("postgres.main", "mongo.documents") f
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return bench.measure(tmp_path_factory.mktemp("bench") / "bed", scale=0.002, rounds=1)
+def results(server_folder):
+    return bench.measure(server_folder / "bench", scale=0.002, rounds=1)
 
 
 def test_the_data_has_the_size_that_was_asked_for(results):
