@@ -23,8 +23,8 @@ prune = tasks.of_destination(closing.prune, TriggerRule.NONE_FAILED)
 
 @task
 @tasks.in_words
-def prepare(plan: str, params: dict[str, Any], dag_run: Any) -> None:
-    tasks.check_parameters(params, dag_run)
+def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
+    tasks.check_parameters(dag, dag_run)
     staged = tasks.staged_set(load_plan(plan), dag_run)
     asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=dag_run.start_date, **params)
     closing.prepare(staged, asked, from_airflow)

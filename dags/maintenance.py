@@ -24,8 +24,8 @@ def drop_old_copies(plan: str) -> None:
 
 @task
 @tasks.in_words
-def release_holds(plan: str, params: dict[str, Any], dag_run: Any) -> None:
-    tasks.check_parameters(params, dag_run)
+def release_holds(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
+    tasks.check_parameters(dag, dag_run)
     tasks.skip_if_false(bool(params["release_holds"]))
     holds.release_holds(load_plan(plan), params["release_holds"], dag_run.triggering_user_name or "nobody known", from_airflow)
 

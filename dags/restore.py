@@ -18,8 +18,8 @@ from recovery.restore_run import Request
 
 @task
 @tasks.in_words
-def choose_set(plan: str, params: dict[str, Any], dag_run: Any) -> None:
-    tasks.check_parameters(params, dag_run)
+def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
+    tasks.check_parameters(dag, dag_run)
     tasks.refuse_cleared(dag_run)
     asked = Request(run_id=dag_run.run_id, requester=dag_run.triggering_user_name or "", started=dag_run.start_date, **params)
     preflight.choose(tasks.restore_run(plan, dag_run), asked)

@@ -22,7 +22,7 @@ def web(status=200, location=None):
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             asked.append(self.path)
             self.send_response(status)
             if location:

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from recovery import tarstream
 from recovery.components.base import Artifact
 from recovery.errors import ArtifactError, SourceError
-from recovery.process import Tool, failed, find_tool, tool
+from recovery.runners.local import Tool, failed, find_tool, tool
 from recovery.tarstream import damaged
 from recovery.units import human_size
 from recovery.unseal import CHUNK, IDENTITIES, UNREADABLE, Count

@@ -74,6 +74,8 @@ class Work:
     staged: StagedSet
     source_id: str
     connect: Connect
+    last_try: bool = True
+    """Nobody tries a step again that fails now."""
 
     @property
     def folder(self) -> Path:
@@ -169,7 +171,7 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _telling_others(work: Work) -> Iterator[None]:
-    """A scan that waits for this snapshot must not wait for one that failed."""
+    """A scan waits for a snapshot that is tried again, and must not wait for one that is not."""
     work.folder.mkdir(parents=True, exist_ok=True)
     for name in ("opened", "failed"):
         (work.folder / name).unlink(missing_ok=True)
@@ -177,7 +179,7 @@ def _telling_others(work: Work) -> Iterator[None]:
         yield
     except BaseException as error:
         (work.folder / "opened").unlink(missing_ok=True)
-        if not getattr(error, "retryable", True):
+        if work.last_try or not getattr(error, "retryable", True):
             _mark(work, "failed")
         raise
 

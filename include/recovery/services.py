@@ -15,7 +15,7 @@ from typing import IO
 
 from recovery.errors import ToolError
 from recovery.plan import Services
-from recovery.process import die_with_parent
+from recovery.runners.local import die_with_parent
 from recovery.units import human_duration
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -75,12 +75,12 @@ def of_source(step: Callable[[Work], object]) -> Any:
 
     @task(task_id=step.__name__)
     @in_words
-    def run(plan: str, source: str, dag_run: Any) -> None:
+    def run(plan: str, source: str, dag_run: Any, ti: Any) -> None:
         loaded = load_plan(plan)
         staged = staged_set(loaded, dag_run)
         if source not in staged.run().sources:
             raise AirflowSkipException(f"{source} was left out by who started this run.")
-        skip_if_false(step(Work(loaded, staged, source, from_airflow)))
+        skip_if_false(step(Work(loaded, staged, source, from_airflow, last_try=ti.try_number > ti.max_tries)))
 
     return run
 
@@ -128,16 +128,16 @@ def skip_if_false(done: object) -> None:
         raise AirflowSkipException("There was nothing to do; see the log above.")
 
 
-def check_parameters(params: Mapping[str, Any], dag_run: Any) -> None:
-    """Refuse parameters that the DAG doesn't know: Airflow itself would silently ignore them.
+def check_parameters(dag: Any, dag_run: Any) -> None:
+    """Refuse parameters that the DAG doesn't know: Airflow itself hands them to the tasks as if they were.
 
     Raises:
         PlanError: with the unknown names and the known ones.
     """
-    unknown = set(dag_run.conf or {}) - set(params)
+    unknown = set(dag_run.conf or {}) - set(dag.params)
     if unknown:
         raise PlanError(
-            f"This DAG has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(params))}.",
+            f"This DAG has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(dag.params))}.",
             "Trigger it again without, or with the right name.",
         )
 

@@ -94,7 +94,7 @@ class Play:
 
     def sets(self, place="near"):
         """Manifests at a destination, their signatures checked, oldest first."""
-        key = VerifyKey.parse((self.small.keys.folder / "public.pem").read_text())
+        key = VerifyKey.from_pem((self.small.keys.folder / "public.pem").read_text())
         found = []
         for path in (self.small.folder / place / self.name).glob("*/manifest.json"):
             found.append(

@@ -27,7 +27,7 @@ from recovery.components.inventory import cover, take
 from recovery.components.tree import Walk, mark, marked_id, raw, readable
 from recovery.contents import Difference, Facts, Row, compare
 from recovery.errors import RestoreError, ToolError
-from recovery.process import find_tool
+from recovery.runners.local import find_tool
 
 log = logging.getLogger(__name__)
 

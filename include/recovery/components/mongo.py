@@ -42,7 +42,7 @@ from recovery.connections import Endpoint
 from recovery.contents import Difference, Row, compare, write_rows
 from recovery.errors import RestoreError
 from recovery.plan import MongoSource
-from recovery.process import find_tool, run
+from recovery.runners.local import find_tool, run
 from recovery.staging import check_space
 from recovery.units import human_size
 

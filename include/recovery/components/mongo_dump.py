@@ -31,7 +31,7 @@ from recovery.connections import Endpoint
 from recovery.contents import Facts, Row
 from recovery.errors import SourceError
 from recovery.plan import MongoSource
-from recovery.process import find_tool, tool
+from recovery.runners.local import find_tool, tool
 from recovery.units import iso
 
 log = logging.getLogger(__name__)

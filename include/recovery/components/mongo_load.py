@@ -30,7 +30,7 @@ from recovery.components.mongo_snapshot import MAJORITY, Progress, in_threads, r
 from recovery.connections import Endpoint
 from recovery.contents import Facts
 from recovery.errors import RestoreError
-from recovery.process import find_tool, tool
+from recovery.runners.local import find_tool, tool
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from recovery.components.mongo_load import Target
 from recovery.components.mongo_users import read_accounts
 from recovery.contents import Facts
 from recovery.errors import ToolError
-from recovery.process import find_tool
+from recovery.runners.local import find_tool
 from recovery.units import human_duration, human_size
 
 OLDEST = (5, 1)

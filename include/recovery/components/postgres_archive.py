@@ -22,7 +22,7 @@ import xxhash
 
 from recovery.contents import Facts, RecordDigest, Row, read_rows
 from recovery.errors import ArtifactError
-from recovery.process import run
+from recovery.runners.local import run
 
 BLOCK = 512 << 10
 """Bytes read at once: more, and the lines of a block no longer fit the processor's cache, which was a third slower."""

@@ -23,7 +23,7 @@ from psycopg.types.json import set_json_loads
 
 from recovery.connections import Endpoint
 from recovery.errors import ConnectionUnusable, RecoveryError, SourceError, SourceUnreachable, ToolError
-from recovery.process import run
+from recovery.runners.local import run
 
 log = logging.getLogger(__name__)
 

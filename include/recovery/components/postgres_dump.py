@@ -21,7 +21,7 @@ from recovery.components.postgres_client import Connection, Server, codec, in_wo
 from recovery.contents import RecordDigest, Row, read_rows, write_rows
 from recovery.errors import SourceError, SourceUnreachable
 from recovery.plan import PostgresSource
-from recovery.process import run, tool
+from recovery.runners.local import run, tool
 from recovery.staging import check_space, folder_size
 from recovery.units import human_size
 

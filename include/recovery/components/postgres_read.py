@@ -14,7 +14,7 @@ from recovery.components import postgres_archive as archive
 from recovery.components.postgres_client import Connection, Server, in_words, telling
 from recovery.contents import Facts
 from recovery.errors import ProofError
-from recovery.process import tool
+from recovery.runners.local import tool
 from recovery.units import human_size
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from recovery.components.postgres_read import large_object_digest, table_texts
 from recovery.components.postgres_set import CREATED_ROLE, Target, created_roles, globals_artifact, targets
 from recovery.contents import Difference, Facts, Row, compare
 from recovery.errors import ProofError, RestoreError
-from recovery.process import tool
+from recovery.runners.local import tool
 from recovery.units import human_size
 
 log = logging.getLogger(__name__)

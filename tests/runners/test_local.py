@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recovery.errors import ToolError
-from recovery.process import find_tool, run, tool
+from recovery.runners.local import find_tool, run, tool
 from sandbox.servers import wait_for
 from tests.sets import run_python
 
@@ -111,7 +111,7 @@ def test_a_tool_whose_output_nobody_reads_on_fails_and_does_not_hang():
 def test_tools_die_with_this_process():
     code = """
         import os, signal
-        from recovery.process import tool
+        from recovery.runners.local import tool
         with tool(["sh", "-c", "echo $$; exec sleep 600"], output=True) as running:
             print(running.stdout.readline().decode(), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
