@@ -5,7 +5,7 @@ The work is in ``include/recovery``: ``preflight.py``, ``restore.py``, ``report.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, chain, task
@@ -28,7 +28,10 @@ def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> Non
 look_before = tasks.of_restore(preflight.preflight)
 stop_services, start_services = map(tasks.of_restore, (restore.stop_services, restore.start_services))
 check_system, keep = map(tasks.of_restore, (restore.check_system, restore.keep))
-switch_back, discard = map(tasks.of_restore, (restore.switch_back, restore.discard))
+switch_back, discard = (
+    tasks.of_restore(step).override(retries=3, retry_delay=timedelta(seconds=10))  # a worker may die on the way back, too
+    for step in (restore.switch_back, restore.discard)
+)
 write_report = tasks.of_restore(report.finish, "report")
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyrage
@@ -40,6 +41,25 @@ class Count:
         self.sha256.update(data)
 
 
+class CountAside(Count):
+    """Hashes in a thread while the caller goes on; so what it is given must not change any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = ThreadPoolExecutor(1)
+        self._hashing: Future[None] = self._thread.submit(lambda: None)
+
+    def add(self, data: bytes) -> None:
+        """Count data, once what came before is hashed."""
+        self.finish()
+        self.bytes += len(data)
+        self._hashing = self._thread.submit(self.sha256.update, data)
+
+    def finish(self) -> None:
+        """Wait until everything is hashed."""
+        self._hashing.result()
+
+
 class _Source(io.RawIOBase):
     def __init__(self, descriptor: int, count: Count) -> None:
         self._descriptor = descriptor
@@ -57,7 +77,7 @@ class _Source(io.RawIOBase):
 class _Sink(io.RawIOBase):
     """Writes all of it, whatever a pipe takes at once."""
 
-    def __init__(self, descriptor: int, count: Count) -> None:
+    def __init__(self, descriptor: int, count: CountAside) -> None:
         self._descriptor = descriptor
         self._count = count
 
@@ -86,9 +106,10 @@ class _Decompressing(io.RawIOBase):
 
 def unseal(identities: list[Any], source: int, out: int) -> Mapping[str, int | str]:
     """Decrypt and decompress from one descriptor to another; sizes and SHA-256 of both sides."""
-    stored, raw = Count(), Count()
+    stored, raw = Count(), CountAside()
     with io.BufferedWriter(_Decompressing(_Sink(out, raw)), CHUNK) as plain:
         pyrage.decrypt_io(io.BufferedReader(_Source(source, stored), CHUNK), plain, identities)
+    raw.finish()
     return {
         "stored_bytes": stored.bytes,
         "sha256": stored.sha256.hexdigest(),
