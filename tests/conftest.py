@@ -36,3 +36,8 @@ def s3_server(server_folder):
 def smtp():
     with mailbox() as box:
         yield box
+
+
+def pytest_collection_modifyitems(items):
+    """Fast ones first: those that start a whole Airflow come last."""
+    items.sort(key=lambda item: ("airflow" in item.path.parts, "components" in item.path.parts))
