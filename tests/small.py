@@ -44,7 +44,7 @@ services:
   check: [["{folder}/service", check, web]]
 staging: {{folder: "{folder}/staging"}}
 tools: {{postgres: ["{postgres}"], mongo: ["{mongo}"]}}
-pack: 64KiB
+pack: 150KiB
 {more}"""
 
 _SERVICE = """\

@@ -20,7 +20,7 @@ def test_the_first_gate_says_what_is_replaced_by_what(small):
     for words in (
         "**operator** asks to restore **small** from set",
         small.set_id,
-        "Note of the backup: before the **big** migration",
+        r"Note of the backup: before the \*\*big\*\* migration",
         "What was written in the last",
         "### config.settings",
         "### files.uploads",

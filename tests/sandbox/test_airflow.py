@@ -122,5 +122,6 @@ def test_everything_ends_when_one_process_is_killed(airflow):
     (pid,) = (int(line.rpartition("pid=")[2]) for line in airflow.component_log("keeper").splitlines() if line.startswith("scheduler "))
     os.kill(pid, signal.SIGKILL)
     wait_for("what tasks started to end", lambda: not sleepers())
+    wait_for("the keeper to end", lambda: "ended by itself" in airflow.component_log("keeper") and airflow._keeper.poll() is not None)
     with pytest.raises(RuntimeError, match="scheduler ended by itself"):
         airflow.check()
