@@ -12,6 +12,9 @@ from recovery.records import read_records
 from tests.small import Small, end, said, steps
 
 
+EARLY_OR_LATE = [pytest.param(True, id="before the step is written", marks=pytest.mark.long), pytest.param(False, id="after")]
+
+
 def in_a_process(work, kill_at, *, early):
     """Do work in a process that is killed at the n-th thing that its journal says: before it is written, or after.
 
@@ -110,14 +113,14 @@ def whole(postgres_server, mongo_server):
     return make
 
 
-@pytest.mark.parametrize("early", [True, False], ids=["before the step is written", "after"])
+@pytest.mark.parametrize("early", EARLY_OR_LATE)
 def test_at_every_step_of_a_system_of_files(tmp_path, early):
     assert campaign(tmp_path, plain, None, early) >= 30
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("early", [True, False], ids=["before the step is written", "after"])
+@pytest.mark.parametrize("early", EARLY_OR_LATE)
 def test_at_every_step_of_a_whole_system(tmp_path, whole, early):
     assert campaign(tmp_path, whole, None, early) >= 50
 
@@ -176,7 +179,7 @@ def back_killed_at(small, before_state, run, at, early):
     return killed
 
 
-@pytest.mark.parametrize("early", [True, False], ids=["before the step is written", "after"])
+@pytest.mark.parametrize("early", EARLY_OR_LATE)
 def test_the_way_back_itself_at_every_step(tmp_path, early):
     for at in range(1, 100):
         small, _, before_state = plain(tmp_path, f"b{at}{'e' if early else 'l'}")
@@ -191,7 +194,7 @@ def test_the_way_back_itself_at_every_step(tmp_path, early):
 
 
 def test_the_way_back_of_databases(tmp_path, whole):
-    points = iter(range(1, 100, 3))
+    points = iter(range(2, 100, 5))
     killed = True
     while killed:
         at = next(points)

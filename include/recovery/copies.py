@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 from recovery.components import make
 from recovery.connections import Connect
 from recovery.errors import RecoveryError, RestoreError
 from recovery.plan import Plan
-from recovery.restore import drop_copies
 from recovery.restore_run import Request, RestoreRun
-from recovery.staging import read_record
+from recovery.staging import locked, read_record
 from recovery.units import human_duration, now
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,40 @@ def drop_old(plan: Plan, connect: Connect) -> None:
             log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(plan.keep_before - age))
             continue
         try:
-            drop_copies(run)
+            drop(run)
         except RecoveryError as error:
             log.error("restore %s: %s", run.id, error)
             faults.append(f"restore {run.id}: {error}")
     if faults:
         raise RestoreError("Not all copies could be removed:\n" + "\n".join(faults), "Mend these; tomorrow it is tried again.")
     name_strangers(plan, connect)
+
+
+def drop(run: RestoreRun) -> None:
+    """Remove the copies that a restore set aside, live ones of before and refused ones, once the plan's days are over.
+
+    Raises:
+        RecoveryError: if something can't be removed; the restore's folder stays then.
+    """
+    if gone := [source_id for source_id in run.request().sources if source_id not in run.plan.source_ids]:
+        raise RestoreError(
+            f"The plan no longer has {', '.join(gone)}, where restore {run.id} left copies.",
+            f"Remove what has {run.id} in its name there, then {run.folder}.",
+        )
+    for source_id in run.request().sources:
+        component = run.component(source_id)
+        with locked(run.folder / "locks" / source_id):
+            run.same_target(source_id)
+            component.discard(run.source(source_id))
+            component.drop_before(run.source(source_id))
+            run.source(source_id).clean()
+            log.info("%s: the copies of restore %s are removed", source_id, run.id)
+    for path in run.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    for path in sorted(run.folder.iterdir(), key=lambda path: path.name == "request.json"):
+        if path.name != "journal.jsonl":  # it says that this restore has ended, if anybody clears it
+            path.unlink()
 
 
 def name_strangers(plan: Plan, connect: Connect) -> None:

@@ -7,7 +7,6 @@ that changes something takes a lock, verifies the approval that it needs, and sa
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from recovery.errors import ApprovalError, ProofError, RestoreError
 from recovery.journal import Entry
 from recovery.restore_run import RestoreRun
 from recovery.services import run_all, run_one
-from recovery.staging import locked, write_atomically
+from recovery.staging import write_atomically
 from recovery.units import human_duration, now
 
 log = logging.getLogger(__name__)
@@ -382,40 +381,6 @@ def may_have_writes(run: RestoreRun, source_id: str) -> bool:
 def _discard(run: RestoreRun, source_id: str) -> None:
     run.same_target(source_id)
     run.component(source_id).discard(run.source(source_id))
-
-
-def drop_copies(run: RestoreRun) -> None:
-    """Remove the copies that a restore set aside, live ones of before and refused ones, once the plan's days are over.
-
-    Raises:
-        RecoveryError: if something can't be removed; the restore's folder stays then.
-    """
-    if gone := [source_id for source_id in run.request().sources if source_id not in run.plan.source_ids]:
-        raise RestoreError(
-            f"The plan no longer has {', '.join(gone)}, where restore {run.id} left copies.",
-            f"Remove what has {run.id} in its name there, then {run.folder}.",
-        )
-    for source_id in run.request().sources:
-        component = run.component(source_id)
-        with run_lock(run, source_id):
-            run.same_target(source_id)
-            component.discard(run.source(source_id))
-            component.drop_before(run.source(source_id))
-            run.source(source_id).clean()
-            log.info("%s: the copies of restore %s are removed", source_id, run.id)
-    for path in run.folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-    for path in sorted(run.folder.iterdir(), key=lambda path: path.name == "request.json"):
-        if path.name != "journal.jsonl":  # it says that this restore has ended, if anybody clears it
-            path.unlink()
-
-
-@contextmanager
-def run_lock(run: RestoreRun, what: str) -> Iterator[None]:
-    """The lock of :meth:`RestoreRun.changing`, for after a restore's end."""
-    with locked(run.folder / "locks" / what):
-        yield
 
 
 @contextmanager
