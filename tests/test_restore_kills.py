@@ -11,7 +11,6 @@ from recovery.journal import Journal
 from recovery.records import read_records
 from tests.small import Small, end, said, steps
 
-
 EARLY_OR_LATE = [pytest.param(True, id="before the step is written", marks=pytest.mark.long), pytest.param(False, id="after")]
 
 
