@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,10 @@ class RecordDigest:
         self.count = 0
         self._sum = 0
 
-    def add(self, records: Iterable[bytes]) -> None:
+    def add(self, records: Collection[bytes]) -> None:
         """Count and add records."""
-        hashes = list(map(xxhash.xxh3_64_intdigest, records))
-        self.count += len(hashes)
-        self._sum = (self._sum + sum(hashes)) & _MASK
+        self.count += len(records)
+        self._sum = (self._sum + sum(map(xxhash.xxh3_64_intdigest, records))) & _MASK
 
     def merge(self, count: int, hexdigest: str) -> None:
         """Add the result of another digest over other records."""
