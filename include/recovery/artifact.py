@@ -38,6 +38,8 @@ from recovery.unseal import CHUNK, IDENTITIES, UNREADABLE, Count
 log = logging.getLogger(__name__)
 
 _F_SETPIPE_SZ = 1031
+_SMALL = 64 << 10
+"""Bytes that headers and small files are read ahead by; what is larger is read without a copy in between."""
 _MEMBERS = 100_000
 _TOLERATED = re.compile(
     r": (file changed as we read it|File removed before we read it|File shrank by \d+ bytes?; padding with zeros"
@@ -287,7 +289,7 @@ class PackReader:
         self._unsealing = unsealing
         self._words = words
         _widen(unsealing.stdout)
-        self._stream = io.BufferedReader(unsealing.stdout.raw, CHUNK)  # type: ignore[attr-defined]
+        self._stream = io.BufferedReader(unsealing.stdout.raw, _SMALL)  # type: ignore[attr-defined]
 
     def read(self, size: int, /) -> bytes:
         """Exactly ``size`` bytes, fewer only at the end.

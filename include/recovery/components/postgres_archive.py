@@ -62,9 +62,9 @@ def lines(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
         if b"\n" not in block:
             parts.append(block)
             continue
-        if parts:
-            block = b"".join([*parts, block])
         found = block.split(b"\n")
+        if parts:
+            found[0] = b"".join([*parts, found[0]])
         rest = found.pop()
         parts = [rest] if rest else []
         yield found
