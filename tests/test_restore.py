@@ -218,7 +218,7 @@ def test_a_set_that_lacks_a_source_and_one_of_another_plan(small, tmp_path):
     with pytest.raises(RestoreError, match=r"does not have config\.settings"):
         preflight.choose(run, small.ask(run, set=partial))
     other = Small(tmp_path / "other", "other")
-    stranger = other.back_up()
+    stranger = other.back_up("stranger")
     for source, target in zip(other.set_folders(stranger), small.set_folders(stranger), strict=True):
         shutil.copytree(source, target)
     with pytest.raises(RestoreError, match=f"no set {stranger}"):

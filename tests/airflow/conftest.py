@@ -52,7 +52,8 @@ def smalls(request, system):
     wanted = {}
     for item in request.session.items:
         plans = getattr(item.module, "SMALL_PLANS", {})
-        named = set(item.callspec.params.values()) & plans.keys() if hasattr(item, "callspec") else set()
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        named = {value for value in values if isinstance(value, str)} & plans.keys()
         if "smalls" in inspect.signature(item.function).parameters:
             named = set(plans)
         wanted |= {name: plans[name] for name in sorted(named)}
