@@ -58,11 +58,14 @@ def read_dump(folder: Path) -> Dump:
 class LocalRestore:
     """``components.base.Restore`` over a folder that ``back_up`` made; the journal is kept in a file."""
 
-    def __init__(self, set_folder: Path, work: Path, restore_id: str | None = None, options: dict[str, str] | None = None) -> None:
+    def __init__(self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, way_back=False) -> None:
         self.set_folder = set_folder
         self.id = restore_id or secrets.token_hex(4)
         self.folder = work
         self.options = options or {}
+        self.only = tuple(only)
+        self.in_place = in_place
+        self.way_back = way_back
         work.mkdir(parents=True, exist_ok=True)
         self._journal = work.parent / f"{work.name}.journal.jsonl"
         self.on_journal = lambda step, facts: None

@@ -378,12 +378,13 @@ def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bo
         try:
             for member in tarstream.members(reader):
                 refuse_escape(member.info)
+                if only is not None and not only(member.info):
+                    continue
                 _refuse_links_on_the_way(folder / member.info.name, real)
                 if member.info.islnk():
                     _refuse_links_on_the_way(folder / member.info.linkname, real)
-                if only is None or only(member.info):
-                    for chunk in member.raw():
-                        tar.stdin.write(chunk)
+                for chunk in member.raw():
+                    tar.stdin.write(chunk)
             tar.stdin.write(bytes(2 * tarstream.BLOCK))
             tar.stdin.close()
         except BrokenPipeError:

@@ -4,10 +4,10 @@ import os
 import subprocess
 from pathlib import Path
 
-from recovery.components.postgres import Postgres
+from recovery.components.postgres.component import Postgres
 from recovery.connections import Endpoint
 from recovery.contents import read_rows
-from recovery.plan import PostgresSource
+from recovery.plan_sources import PostgresSource
 from tests.harness import LocalRestore, back_up
 
 HARD = Path(__file__).with_name("postgres_hard.sql")
@@ -19,10 +19,10 @@ class Site:
         self.folder = folder
         self._number = 0
 
-    def component(self, *databases, user="postgres", password=None, tools=None, **settings):
-        endpoint = Endpoint("pg", "127.0.0.1", self.server.port, user, password or self.server.password)
+    def component(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", **settings):
+        endpoint = Endpoint("pg", host, self.server.port, user, password or self.server.password)
         tools = [self.server.bin] if tools is None else tools
-        return Postgres("main", PostgresSource(connection="pg", databases=databases, **settings), endpoint, tools)
+        return Postgres("main", PostgresSource(connection="pg", databases=databases, **settings), endpoint, tools, renamed)
 
     def sql(self, database, *statements, **who):
         with self.server.connect(database, **who) as connection:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from recovery.components import filesystem
 from recovery.components.config import Config
+from recovery.components.trees import filesystem
 from recovery.errors import RestoreError, SourceError
-from recovery.plan import ConfigSource
+from recovery.plan_sources import ConfigSource
 from tests.components.file_zoo import as_nobody, entries, rows, snapshot
 from tests.components.test_files import Killed, Killer, killed_at_each_point
 from tests.harness import LocalRestore, back_up

@@ -10,18 +10,16 @@ from pathlib import Path
 import bson
 import pytest
 
-from recovery.components.mongo import Mongo
-from recovery.components.mongo_catalog import data_path
-from recovery.components.mongo_client import options, server, tool_uri
+from recovery.components.mongo.catalog import data_path
+from recovery.components.mongo.client import options, server, tool_uri
+from recovery.components.mongo.component import Mongo
 from recovery.connections import Endpoint
 from recovery.contents import compare, read_rows
 from recovery.errors import ArtifactError, ConnectionUnusable, SourceError, SourceUnreachable
-from recovery.plan import MongoSource
+from recovery.plan_sources import MongoSource
 from sandbox.servers import Mongo as MongoServer
-from tests.components.mongo_samples import endpoint, hard_content, read_bson, series
+from tests.components.mongo_samples import TOOLS, hard_content, mongo, read_bson, series
 from tests.harness import back_up, read_dump
-
-TOOLS = [Path(".venv/mongo-tools").absolute()]
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +40,6 @@ def db(client, request):
     client.drop_database(name)
     yield client[name]
     client.drop_database(name)
-
-
-def mongo(where, *databases, collections=(), jobs=2, name="documents", **changes):
-    settings = MongoSource(connection="test_mongo", databases=databases, collections=collections, jobs=jobs)
-    return Mongo(name, settings, endpoint(where, **changes), TOOLS)
 
 
 def dump(component, folder, opened=lambda: None):

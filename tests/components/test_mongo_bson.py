@@ -5,7 +5,7 @@ import bson
 import pytest
 import xxhash
 
-from recovery.components.mongo_bson import DamagedBson, digest, documents, split
+from recovery.components.mongo.bson import DamagedBson, digest, documents, split
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from recovery.components.postgres_archive import read_pack
-from recovery.components.postgres_client import find_bin
+from recovery.components.postgres.archive import read_pack
+from recovery.components.postgres.client import find_bin
 from recovery.errors import ArtifactError, SourceError, SourceUnreachable, ToolError
 from sandbox.servers import Postgres, postgres_bin
 from tests.components.postgres_site import HARD, Site, contents

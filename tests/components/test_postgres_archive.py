@@ -8,9 +8,9 @@ from tarfile import TarInfo
 import pytest
 import xxhash
 
-from recovery.components.postgres_archive import lines, read_pack
-from recovery.components.postgres_read import _texts
-from recovery.components.postgres_stage import _plain
+from recovery.components.postgres.archive import lines, read_pack
+from recovery.components.postgres.proof import _plain
+from recovery.components.postgres.read import _texts
 from recovery.errors import ArtifactError
 
 TABLE = b"1\tx\\\\.\n2\t\\N\n3\t" + b"y" * 100 + b"\n"

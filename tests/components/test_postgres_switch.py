@@ -5,7 +5,7 @@ import time
 import psycopg
 import pytest
 
-from recovery.components import postgres_switch
+from recovery.components.postgres import switch as postgres_switch
 from recovery.errors import RestoreError
 from sandbox.servers import Postgres
 from tests.components.postgres_site import Site, contents
@@ -163,7 +163,7 @@ POINTS = [
     ("_close", True),
     ("_switch_one", False),
     ("_switch_one", True),
-    ("_awakened", True),
+    ("awakened", True),
 ]
 
 
@@ -198,7 +198,7 @@ def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, step, after):
     assert not may_log_in(site, "gone", "gone")
 
 
-@pytest.mark.parametrize(("step", "after"), [("_close", False), ("_close", True), ("_rename", True), ("_asleep", True)])
+@pytest.mark.parametrize(("step", "after"), [("_close", False), ("_close", True), ("_rename", True), ("asleep", True)])
 def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, step, after):
     component, restore = shop
     component.stage(restore)
@@ -341,6 +341,15 @@ def test_preflight_refuses_what_a_switch_would_break(site, shop):
         assert "prepared transaction 'waiting' in shop" in refusals
         assert "slot follower would stay with the replaced database stock" in refusals
         assert "subscription feed would stay" in refusals
+        assert "in place" not in refusals, "since that would drop the database, which is no better"
+        in_place = site.restore(restore.set_folder, in_place=True)
+        refusals = texts(component, in_place, "refusal")
+        assert "prepared transaction 'waiting' in shop blocks dropping it" in refusals
+        assert "slot follower would be lost with the replaced database stock" in refusals
+        assert "subscription feed would be lost" in refusals
+        with pytest.raises(RestoreError, match="'waiting' in shop"):
+            component.replace(in_place)
+        assert as_before(site)
         component.stage(restore)
         with pytest.raises(RestoreError, match="'waiting' in shop"):
             component.switch(restore)
@@ -363,12 +372,32 @@ def test_preflight_refuses_names_that_would_be_cut(site):
         component = site.component(name)
         restore = site.restore(site.back_up(component))
         assert ("is too long" in texts(component, restore, "refusal")) == refused
+        assert ("choose method: in place" in texts(component, restore, "refusal")) == refused
+        in_place = site.restore(restore.set_folder, in_place=True)
+        assert texts(component, in_place, "refusal") == ""
         if not refused:
             component.stage(restore)
             component.switch(restore)
             assert f"{name}__before_{restore.id}" in site.databases()
             component.drop_before(restore)
+        else:
+            component.replace(in_place)
+            assert component.prove(in_place) == []
         site.sql("postgres", f"DROP DATABASE {name}")
+
+
+def test_preflight_says_what_becomes_of_scheduled_jobs(site, shop):
+    component, restore = shop
+    site.sql("postgres", "ALTER DATABASE postgres SET cron.database_name = 'stock'")
+    try:
+        refusals = texts(component, restore, "refusal")
+        assert "pg_cron is bound to database stock" in refusals
+        assert "choose method: in place" in refusals
+        in_place = site.restore(restore.set_folder, in_place=True)
+        assert texts(component, in_place, "refusal") == ""
+        assert "set cron.launch_active_jobs to off" in texts(component, in_place, "warning")
+    finally:
+        site.sql("postgres", "ALTER DATABASE postgres RESET cron.database_name")
 
 
 def test_preflight_refuses_what_the_server_lacks(site, shop):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recovery.components.settings_file import changed_keys, is_settings_file, key_digests
+from recovery.components.trees.settings_file import changed_keys, is_settings_file, key_digests
 
 
 @pytest.mark.parametrize("path", [".env", "srv/.env", "srv/.env.production", "srv/app.env"])

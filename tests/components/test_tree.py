@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from recovery.artifact import read_members
-from recovery.components.entries import Abilities, Totals, differences, of_members, of_walk
-from recovery.components.tree import Excludes, Walk, in_order, is_mark, mark, marked_id, raw, text
+from recovery.components.trees.entries import Abilities, Totals, differences, of_members, of_walk
+from recovery.components.trees.tree import Excludes, Walk, in_order, is_mark, mark, marked_id, raw, text
 from recovery.errors import ArtifactError
 from tests.components import file_zoo
 
@@ -166,3 +166,30 @@ def test_work_folders_are_never_part_of_a_source(tmp_path):
     assert marked_id(b".recovery-0123abcd", "settings") is None
     assert marked_id(b".recovery-0123abcd-settings", "settings") == "0123abcd"
     assert marked_id(b".recovery-0123abcd-settings") is None
+
+
+class Vanishing(Walk):
+    """Each file is gone once it was seen."""
+
+    def __iter__(self):
+        for found in super().__iter__():
+            if found.kind == "file":
+                (self.root / text(found.path)).unlink()
+            yield found
+
+
+def test_what_vanishes_while_it_is_read(tmp_path):
+    for in_use in (True, False):
+        (tmp_path / "file").touch()
+        if in_use:
+            assert [path for _, path, _ in of_walk(Vanishing(tmp_path), in_use=True)] == ["."]
+        else:
+            with pytest.raises(FileNotFoundError):
+                list(of_walk(Vanishing(tmp_path)))
+
+
+def test_what_is_only_walked_through(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").touch()
+    walk = Walk(tmp_path, passed=lambda path: path != b"a/b/c")
+    assert [found.path for found in walk] == [b"a/b/c"]

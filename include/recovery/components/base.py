@@ -19,7 +19,7 @@ from typing import IO, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from recovery.contents import Difference, Row
+from recovery.contents import Change, Difference, Row
 
 Consistency = Literal["snapshot", "fuzzy", "scan"]
 
@@ -78,6 +78,22 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Space:
+    """Room that something needs on one file system."""
+
+    where: str
+    """In words: ``/srv/uploads``, ``the server of openmanus_postgres``."""
+    needed: int
+    """Bytes."""
+    free: int | None
+    """Bytes; None where it can't be found out from here."""
+    folder: str | None = None
+    """A folder of this machine on that file system; needs of the same file system are added up. None if it is elsewhere."""
+    freed: int = 0
+    """Bytes that dropping the live data gives back."""
+
+
+@dataclass(frozen=True)
 class Preflight:
     """What a component says before a restore touches anything."""
 
@@ -85,7 +101,9 @@ class Preflight:
     """The target itself and where it was found: PostgreSQL system identifier or MongoDB UUID with the address, mount and inode."""
     findings: tuple[Finding, ...] = ()
     bytes_needed: Mapping[str, int] = field(default_factory=dict)
-    """Free space that staging needs, by a folder of this machine; databases on other hosts are not in it."""
+    """Free space that the work needs whatever the method, by a folder of this machine."""
+    second_copy: tuple[Space, ...] = ()
+    """What a copy beside the live data needs at the target; in place needs none of it."""
 
 
 class Restore(Protocol):
@@ -98,6 +116,18 @@ class Restore(Protocol):
     @property
     def folder(self) -> Path:
         """A folder in staging for this source and this restore alone; removed at its end."""
+
+    @property
+    def only(self) -> Sequence[str]:
+        """The parts of this source that were asked for, as the person wrote them; empty: all of it."""
+
+    @property
+    def in_place(self) -> bool:
+        """The live data is dropped and the set loaded in its place: what is staged and proven has the live names."""
+
+    @property
+    def way_back(self) -> bool:
+        """This loads the safety set again, after a restore in place was refused or failed."""
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -119,11 +149,19 @@ class Restore(Protocol):
         """The facts of every time that a step was said for this source, oldest first."""
 
 
+def say_dropping(restore: Restore) -> None:
+    """Say, once and just before it begins, that a restore in place changes what is live; the way back is gone only then."""
+    if not restore.way_back and not restore.journalled("dropping"):
+        restore.journal("dropping")
+
+
 class Component(ABC):
     """One source of a plan."""
 
     kind: ClassVar[str]
     """``postgres``, ``mongo``, ``files`` or ``config``."""
+    damaged: bool = False
+    """Set for a backup of what a disaster left: what the plan names and is gone is left out, and said, where it would be an error."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -187,7 +225,8 @@ class Component(ABC):
     def preflight(self, restore: Restore) -> Preflight:
         """Find out, without changing anything, what the restore would replace and what would fail later.
 
-        A target that is gone (database dropped, folder deleted) is a fact, not a refusal.
+        A target that is gone (database dropped, folder deleted) is a fact, not a refusal. A part that was asked for and
+        that the set does not have is a refusal, with what it has.
         """
 
     @abstractmethod
@@ -213,6 +252,33 @@ class Component(ABC):
     @abstractmethod
     def discard(self, restore: Restore) -> None:
         """Remove what was staged and not switched, or switched back. Never what is live or was before."""
+
+    @abstractmethod
+    def lands(self, restore: Restore) -> set[str]:
+        """What the restore would replace, each thing named the same however it is reached, as by its server's own identifier.
+
+        Two places that name the same thing are the same place: so a target that is the live system itself is noticed.
+        """
+
+    @abstractmethod
+    def occupied(self, restore: Restore) -> list[str]:
+        """What is already there where the restore puts things, in words with sizes; empty if nothing is.
+
+        A target that is not the live system is refused unless this is empty, or was confirmed.
+        """
+
+    @abstractmethod
+    def compare(self, restore: Restore) -> list[Change]:
+        """What the restore would change: what is there now beside what was asked for of the set. Reads all of it."""
+
+    @abstractmethod
+    def replace(self, restore: Restore) -> None:
+        """In place: drop the live data that was asked for, and load the set's. Done again, it starts afresh.
+
+        Once everything is ready, and before anything live is changed, :func:`say_dropping`: without it nothing is taken back.
+        What is loaded is then proven by :meth:`prove`, and gets what had to wait by :meth:`settle`. The way back is the
+        same with the safety set, which may lack what was not there before: that is then dropped.
+        """
 
     @abstractmethod
     def before_copies(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""MongoDB servers: read at one cluster time, restored beside the live collections, switched by renaming them."""

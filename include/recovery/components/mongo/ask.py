@@ -1,0 +1,37 @@
+"""Commands of the plan's owner: counts and aggregations of checks, commands of hooks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pymongo
+from bson import json_util
+
+from recovery.components.mongo.client import connect
+from recovery.connections import Endpoint
+from recovery.errors import SourceError
+
+
+def ask(endpoint: Endpoint, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
+    """Run a command in a database.
+
+    Args:
+        endpoint: where the server answers, and as whom.
+        database: its name at this server.
+        command: as in ``db.runCommand``; dates and ids are written as in extended JSON, ``{"$date": ...}``.
+        timeout: of all of it; the server ends what takes longer, also when this process is gone.
+
+    Raises:
+        SourceUnreachable: if the server does not answer in time.
+        SourceError: if it refuses the command or a part of it, with its own words.
+    """
+    with connect(endpoint) as client, pymongo.timeout(timeout.total_seconds()):
+        answer: Mapping[str, Any] = client[database].command(json_util.loads(json.dumps(command)))
+    faults = [*answer.get("writeErrors", ()), *filter(None, [answer.get("writeConcernError")])]
+    if faults:
+        said = "; ".join(str(fault.get("errmsg", "no words")) for fault in faults[:3])
+        raise SourceError(f"{len(faults)} parts of the command failed: {said}.", "Remove the cause, or correct the command in the plan.")
+    return answer

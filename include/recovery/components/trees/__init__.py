@@ -1,0 +1,1 @@
+"""What files and settings share: walking, packing, staging and exchanging trees."""

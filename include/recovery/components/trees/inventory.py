@@ -1,0 +1,202 @@
+"""What a scan saw, and whether an archive of it has it all.
+
+The inventory's rows: ``("named", path, {})`` for every folder or file that the source names, then
+``("listed", path, facts)`` for every entry in the order of packing. Facts are what ``lstat`` tells (``type``, ``size``,
+``mtime``, and ``target`` of a hard link, as in :mod:`recovery.components.trees.entries`), ``stored`` for the bytes on disk, and
+``group`` for hard links; then ``("tree", path, facts)`` for every named path, with the counts and bytes of
+:class:`~recovery.components.trees.entries.Totals`. Whoever packs the entries adds ``("told", line, {})`` for every line in
+which tar said that one changed or vanished: later, and elsewhere, nobody could find that out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from recovery.artifact import Member, write_listing
+from recovery.components.base import Artifact, Dump, RecoveryPoint
+from recovery.components.trees.entries import COUNTS, Totals, fingerprint
+from recovery.components.trees.tree import Found, Progress, Walk, at, in_order, raw, readable, shown, text
+from recovery.contents import Facts, Row, read_rows, write_rows
+from recovery.errors import ArtifactError, SourceError
+from recovery.units import human_duration, human_size
+
+log = logging.getLogger(__name__)
+
+_SEEN = {
+    "hardlink": ("type", "target"),
+    "folder": ("type",),
+    "link": ("type", "mtime"),
+    "fifo": ("type", "mtime"),
+    "file": ("type", "size", "mtime"),
+}
+_NAMED = 20
+_TOLD = re.compile(r"(?:/[^:]*: )?((?:[^\\:]|\\.)*): (.*)")
+_ESCAPED = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
+_LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_CHANGED = ("file changed as we read it", "File shrank by ")
+
+
+def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dump:
+    """Scan a tree: write inventory and listing of its one artifact, which is then read where it is.
+
+    Without start points there is no artifact.
+
+    Raises:
+        SourceError: if anything can't be read, with all of their names.
+    """
+    opened()
+    started = datetime.now(UTC)
+    inventory = folder / f"{name}.inventory.jsonl"
+    scan = _Scan(walk)
+    write_rows(inventory, scan.rows())
+    if walk.problems:
+        raise SourceError(
+            f"{name}: {len(walk.problems)} {'entry' if len(walk.problems) == 1 else 'entries'} can't be read: {shortened(walk.problems)}.",
+            "Give the worker the right to read them, correct the plan's paths, or exclude them in the plan.",
+        )
+    write_listing(folder / f"{name}.listing", map(_member, read_rows(inventory, "listed")))
+    closed = datetime.now(UTC)
+    took = human_duration(closed - started)
+    log.info("%s: %d entries, %s to pack, below %s, in %s", name, scan.progress.entries, human_size(scan.progress.bytes), walk.root, took)
+    warnings = tuple(f"{name}: sockets and devices are left out: {shortened(walk.left_out)}." for _ in walk.left_out[:1])
+    warnings += tuple(f"{name}: not there, so not in the set: {shortened(walk.gone)}." for _ in walk.gone[:1])
+    for warning in warnings:
+        log.warning("%s", warning)
+    artifact = Artifact(name=name, root=str(walk.root), listing=f"{name}.listing", bytes=scan.progress.bytes, live=True)
+    artifacts = (artifact,) if walk.starts else ()
+    return Dump(artifacts=artifacts, point=RecoveryPoint(opened=started, closed=closed), consistency="scan", warnings=warnings)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names for a message: the first ones, and how many more."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+class _Scan:
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self.progress = Progress(f"scanning {walk.root}")
+
+    def rows(self) -> Iterator[Row]:
+        totals = {text(start): dict.fromkeys(COUNTS, 0) for start in self._walk.starts}
+        yield from (("named", start, {}) for start in totals)
+        for found, target, group in in_order(self._readable()):
+            facts = _facts(found, target, group)
+            self.progress.add(text(found.path), facts.get("stored", 0))
+            total = totals[_named(text(found.path), totals)]
+            total[facts["type"] + "s"] += 1
+            total["bytes"] += facts.get("size", 0)
+            total["stored"] += facts.get("stored", 0)
+            yield "listed", text(found.path), facts
+        yield from (("tree", start, total) for start, total in totals.items())
+
+    def _readable(self) -> Iterator[Found]:
+        for found in self._walk:
+            if found.kind == "file" and not _may_read(at(self._walk.root, found.path)):
+                self._walk.problems.append(f"{shown(self._walk.root, found.path)} (Permission denied)")
+            yield found
+
+
+def _facts(found: Found, target: Found | None, group: int | None) -> Facts:
+    status = found.status
+    facts: Facts = {} if group is None else {"group": group}
+    if target is not None:
+        return facts | {"type": "hardlink", "target": text(target.path)}
+    facts |= {"type": found.kind, "mtime": status.st_mtime_ns}
+    if found.kind == "file":
+        facts |= {"size": status.st_size, "stored": min(status.st_size, status.st_blocks * 512)}
+    return facts
+
+
+def _seen(path: str, facts: Facts) -> int:
+    """What tells whether an entry is the one that was listed, and unchanged."""
+    return fingerprint(path, facts, _SEEN[facts["type"]])
+
+
+def _may_read(path: bytes) -> bool:
+    return os.access(path, os.R_OK, effective_ids=True) or not os.path.lexists(path)
+
+
+def _member(row: Row) -> Member:
+    _, path, facts = row
+    return Member(raw(path), facts.get("stored", 0), facts.get("group"))
+
+
+def cover(name: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+    """Put together what was read of an archive, what the scan saw and what tar said: the rows that the set keeps.
+
+    They are ``entry`` rows, a ``tree`` row (:class:`~recovery.components.trees.entries.Totals`) for every named path, and
+    ``("changed", path, {"what": "changed while read" | "vanished"})`` for entries that the archive does not have as
+    the scan saw them, and for files that tar said changed, even if size and time are what they were: such a file may
+    be torn. A folder's time is not looked at: that entries came and went is said of these. Other rows pass through.
+
+    An entry that the archive lacks has vanished only if tar said so; else the archive is at fault.
+
+    Raises:
+        ArtifactError: if the archive lacks an entry that did not vanish, or has one that the scan did not see.
+    """
+    wanted = {_seen(path, facts) for _, path, facts in read_rows(inventory, "listed")}
+    totals = {path: Totals() for _, path, _ in read_rows(inventory, "named")}
+    odd: set[str] = set()
+    for kind, path, facts in read:
+        yield kind, path, facts
+        if kind == "entry":
+            totals[_named(path, totals)].add(path, facts)
+            if (seen := _seen(path, facts)) not in wanted:
+                odd.add(path)
+            wanted.discard(seen)
+    told = [_told(line) for _, line, _ in read_rows(inventory, "told")]
+    torn = {path for path, words in told if words.startswith(_CHANGED)}
+    yield from _changed(name, inventory, wanted, odd, torn, {path for path, _ in told} - torn)
+    yield from (("tree", path, total.facts()) for path, total in totals.items())
+
+
+def _told(line: str) -> tuple[str, str]:
+    """The path and the words of a line of GNU tar, with or without the program's own path before it.
+
+    It escapes as in C what is not printable, backslashes and colons; members' paths are relative.
+    """
+    match = _TOLD.fullmatch(line)
+    if match is None:
+        raise ArtifactError(f"Tar said what names no entry: {line}", "Run the backup again; if it happens again, report it.")
+    path = _ESCAPED.sub(lambda one: bytes([int(one[1], 8)]) if one[1].isdigit() else _LETTERS.get(one[1], one[1]), raw(match[1]))
+    return text(path), match[2]
+
+
+def _named(path: str, names: Iterable[str]) -> str:
+    for name in names:
+        if name == "." or path == name or path.startswith(name + "/"):
+            return name
+    raise ArtifactError(f"The archive has {readable(path)}, which is below nothing that the source names.", "Run the backup again.")
+
+
+def _changed(name: str, inventory: Path, wanted: set[int], odd: set[str], torn: set[str], gone: set[str]) -> Iterator[Row]:
+    if not (wanted or odd or torn):
+        return
+    lacking = []
+    for _, path, facts in read_rows(inventory, "listed"):
+        lacks = _seen(path, facts) in wanted
+        if path in odd if lacks else path in torn and facts["type"] != "folder":
+            odd.discard(path)
+            log.warning("%s: changed while it was read: %s", name, readable(path))
+            yield "changed", path, {"what": "changed while read"}
+        elif lacks and path in gone:
+            log.warning("%s: vanished while the source was read: %s", name, readable(path))
+            yield "changed", path, {"what": "vanished"}
+        elif lacks:
+            lacking.append(readable(path))
+    if lacking or odd:
+        what = (
+            f"lacks {shortened(lacking)}, and tar did not say why"
+            if lacking
+            else f"has {shortened(sorted(map(readable, odd)))}, which the scan did not see"
+        )
+        raise ArtifactError(
+            f"The archive of {name} {what}.", "Run the backup again; if it happens again, report it with tar's messages in the log."
+        )

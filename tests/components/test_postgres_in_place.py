@@ -1,0 +1,325 @@
+"""Databases replaced in place, and brought back from a safety set, whenever a kill comes."""
+
+import psycopg
+import pytest
+
+from recovery.components.postgres import in_place
+from recovery.components.postgres import stage as postgres_stage
+from recovery.errors import RestoreError
+from tests.components.postgres_site import Site, contents
+from tests.harness import LocalRestore, read_dump
+
+NAMES = ("cash", "cask", "cart")
+ROLES = ("ip_gone", "ip_group", "ip_clerk")
+
+
+@pytest.fixture(scope="module")
+def site(postgres_server, tmp_path_factory):
+    return Site(postgres_server, tmp_path_factory.mktemp("postgres-in-place"))
+
+
+def clean(site):
+    for name in site.databases():
+        if name.startswith(NAMES):
+            site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+    site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in ROLES))
+
+
+@pytest.fixture(scope="module")
+def saved(site):
+    """A set of two databases, two of whose roles are about to be lost."""
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'old'", "CREATE ROLE ip_group", "CREATE ROLE ip_gone LOGIN PASSWORD 'gone'")
+    site.sql("postgres", "GRANT ip_group TO ip_clerk")
+    for name in ("cash", "cask"):
+        site.create(name, "CREATE TABLE t AS SELECT 'saved' AS state", "GRANT SELECT ON t TO ip_group", "ALTER TABLE t OWNER TO ip_gone")
+        site.sql("postgres", f"ALTER DATABASE {name} SET work_mem = '7MB'", f"COMMENT ON DATABASE {name} IS 'saved'")
+        site.sql("postgres", f"ALTER DATABASE {name} OWNER TO ip_gone", f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
+        site.sql("postgres", f"GRANT CONNECT ON DATABASE {name} TO ip_group")
+    backup = site.back_up(site.component("cash", "cask"))
+    clean(site)
+    return backup
+
+
+class Replaced:
+    """One restore in place: the set's, and the way back with what was live before."""
+
+    def __init__(self, site, saved, safety, component=None, **asked):
+        self.component = component or site.component()
+        self.forward = LocalRestore(saved, site.new_folder(), in_place=True, **asked)
+        self.back = LocalRestore(safety, self.forward.folder, self.forward.id, in_place=True, way_back=True, **asked)
+
+
+def now(site):
+    """As it is now: one of the databases is gone, one came later, the other has other content; roles are gone."""
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'new'")
+    for name in ("cash", "cart"):
+        site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
+    site.sql("postgres", "ALTER DATABASE cash SET work_mem = '5MB'")
+
+
+@pytest.fixture(scope="module")
+def safety(site, saved):
+    now(site)
+    backup = site.back_up(site.component("cart", "cash"))
+    clean(site)
+    return backup
+
+
+@pytest.fixture
+def live(site, saved, safety):
+    now(site)
+    yield Replaced(site, saved, safety)
+    clean(site)
+
+
+def ours(site):
+    return {name for name in site.databases() if name.startswith(NAMES)}
+
+
+def state(site, database):
+    return site.sql(database, "SELECT state FROM t")[0][0]
+
+
+def number(site, database):
+    return site.sql("postgres", f"SELECT oid FROM pg_database WHERE datname = '{database}'")[0][0]
+
+
+def roles(site):
+    return {role for (role,) in site.sql("postgres", "SELECT rolname FROM pg_roles") if role in ROLES}
+
+
+def as_before(site):
+    return ours(site) == {"cash", "cart"} and roles(site) == {"ip_clerk"} and state(site, "cash") == state(site, "cart") == "live"
+
+
+def texts(component, restore, level):
+    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+
+
+def test_there_and_back(site, live):
+    later = number(site, "cart")
+    session = site.server.connect("cash")
+    live.component.replace(live.forward)
+    assert live.component.prove(live.forward) == []
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("SELECT 1")
+    assert ours(site) == set(NAMES)
+    assert state(site, "cash") == state(site, "cask") == "saved"
+    outside = "SELECT pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'cash'"
+    assert site.sql("cash", outside, "SHOW work_mem") == [("7MB",)]
+    assert site.sql("cash", outside) == [("ip_gone", "saved")]
+    assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
+    assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
+    live.component.settle(live.forward)
+    live.component.discard(live.forward)
+    assert state(site, "cash") == "saved"
+    assert roles(site) == set(ROLES)
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    live.component.settle(live.back)
+    assert as_before(site)
+    assert site.sql("cash", "SHOW work_mem") == [("5MB",)]
+    assert number(site, "cart") == later, "what was never replaced is not touched"
+
+
+def test_the_proof_is_of_what_has_the_live_names(site, live):
+    live.component.replace(live.forward)
+    site.sql("cash", "UPDATE t SET state = 'else'")
+    site.sql("postgres", "ALTER DATABASE cask SET work_mem = '8MB'", "ALTER ROLE ip_gone CREATEDB")
+    found = {(difference.kind, difference.name) for difference in live.component.prove(live.forward)}
+    assert found == {("table", "public.t"), ("database", "cask"), ("role", "ip_gone")}
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+POINTS = [
+    (postgres_stage, "_create_database", False),
+    (postgres_stage, "_create_database", True),
+    (in_place, "create_roles", True),
+    (in_place, "load", True),
+    (in_place, "dress", False),
+    (in_place, "dress", True),
+    (in_place, "awakened", True),
+    (in_place, "_remove_what_was_not", False),
+]
+
+
+def killed(monkeypatch, module, name, replace, *, after, call):
+    """Replace, and end it in a call of one of its steps."""
+    real = getattr(module, name)
+    calls = []
+
+    def die(*arguments, **named):
+        calls.append(1)
+        found = real(*arguments, **named) if after or len(calls) < call else None
+        if len(calls) == call:
+            raise KilledError
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, die)
+        with pytest.raises(KilledError):
+            replace()
+
+
+@pytest.mark.parametrize(("module", "name", "after"), [POINTS[1], POINTS[5], POINTS[6]])
+def test_a_kill_is_resumed(site, live, monkeypatch, module, name, after):
+    killed(monkeypatch, module, name, lambda: live.component.replace(live.forward), after=after, call=1)
+    live.component.replace(live.forward)
+    assert live.component.prove(live.forward) == []
+    assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
+    assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
+
+
+@pytest.mark.parametrize(("module", "name", "after", "call"), [(*point, 1) for point in POINTS[:-1]] + [(*POINTS[0], 2), (*POINTS[3], 2)])
+def test_a_kill_is_taken_back(site, live, monkeypatch, module, name, after, call):
+    killed(monkeypatch, module, name, lambda: live.component.replace(live.forward), after=after, call=call)
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    assert as_before(site)
+
+
+@pytest.mark.parametrize(("module", "name", "after"), [POINTS[0], POINTS[2], POINTS[5], POINTS[6], POINTS[7]])
+def test_a_killed_way_back_is_resumed(site, live, monkeypatch, module, name, after):
+    live.component.replace(live.forward)
+    killed(monkeypatch, module, name, lambda: live.component.replace(live.back), after=after, call=1)
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    assert as_before(site)
+
+
+@pytest.mark.parametrize("said", [1, 2, 3])
+def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
+    """A kill at the journal: before any step was said, and before and after the first role."""
+    cash = number(site, "cash")
+    steps = []
+
+    def die(step, facts):
+        steps.append(step)
+        if len(steps) == said:
+            raise KilledError
+
+    live.forward.on_journal = die
+    with pytest.raises(KilledError):
+        live.component.replace(live.forward)
+    if live.forward.journalled("dropping"):
+        live.component.replace(live.back)
+        assert live.component.prove(live.back) == []
+    assert number(site, "cash") == cash
+    assert as_before(site)
+
+
+def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
+    cash = number(site, "cash")
+    unpack = live.forward.unpack
+
+    def damaged(artifact, folder, only=None):
+        if artifact == "cash":
+            raise RestoreError("damaged", "none")
+        unpack(artifact, folder, only)
+
+    live.forward.unpack = damaged
+    with pytest.raises(RestoreError, match="damaged"):
+        live.component.replace(live.forward)
+    assert number(site, "cash") == cash
+    assert as_before(site), "no role was made either, since no way back is gone"
+    assert live.forward.journalled("dropping") == []
+
+
+def test_the_way_back_is_not_told_by_the_set(site, saved, live, monkeypatch):
+    killed(monkeypatch, in_place, "load", lambda: live.component.replace(live.forward), after=False, call=2)
+    assert len(live.forward.journalled("dropping")) == 1
+    live.back.set_folder = saved
+    live.component.replace(live.back)
+    assert ours(site) == {"cash", "cart"}, "cask was not there before, and not made yet"
+
+
+def test_one_database_in_place_leaves_the_others(site, saved):
+    for name in NAMES:
+        site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
+    others = number(site, "cask"), number(site, "cart")
+    one = Replaced(site, saved, site.back_up(site.component(*NAMES)), only=["cash"])
+    one.component.replace(one.forward)
+    assert one.component.prove(one.forward) == []
+    assert [state(site, name) for name in NAMES] == ["saved", "live", "live"]
+    one.component.replace(one.back)
+    assert one.component.prove(one.back) == []
+    assert (number(site, "cask"), number(site, "cart")) == others
+    assert [state(site, name) for name in NAMES] == ["live", "live", "live"]
+    clean(site)
+
+
+def test_the_safety_set_of_what_is_gone_brings_nothing_back(site, saved, safety):
+    component = site.component("cash", "cask")
+    component.damaged = True
+    none = site.back_up(component)
+    assert read_dump(none).warnings[:2] == (
+        "Database cash is not there, and not in this set.",
+        "Database cask is not there, and not in this set.",
+    )
+    both = Replaced(site, saved, none)
+    both.component.replace(both.forward)
+    assert both.component.prove(both.forward) == []
+    both.component.replace(both.back)
+    assert both.component.prove(both.back) == []
+    assert ours(site) == roles(site) == set()
+
+
+def test_what_the_safety_set_lacks_is_not_dropped(site, live):
+    live.component.replace(live.forward)
+    [artifact] = [name for name in live.back.artifacts() if name == "cash"]
+    artifacts = live.back.artifacts
+    live.back.artifacts = lambda: [name for name in artifacts() if name != artifact]
+    with pytest.raises(RestoreError, match="lacks cash, which was there before"):
+        live.component.replace(live.back)
+    assert state(site, "cash") == "saved"
+    assert "cask" not in site.databases()
+
+
+def test_a_role_that_an_earlier_restore_left_asleep_is_as_before(site, live):
+    mark = "created by restore 01234567, asleep until its switch"
+    site.sql("postgres", "CREATE ROLE ip_gone NOLOGIN PASSWORD 'earlier'", f"COMMENT ON ROLE ip_gone IS '{mark}'")
+    back = site.back_up(site.component("cash", "cart"))
+    assert contents(back, "globals")["role", "ip_gone"]["login"] is False
+    live.back.set_folder = back
+    live.component.replace(live.forward)
+    assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    assert site.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'ip_gone'") == [(False,)]
+
+
+def test_preflight_in_place(site, live, saved):
+    component = site.component("cash", "cask")
+    facts = texts(component, live.forward, "fact")
+    assert "Database cash, " in facts
+    assert "is dropped, and then loaded from the set" in facts
+    assert "before" not in facts
+    assert texts(component, live.forward, "refusal") == ""
+    (space,) = component.preflight(live.forward).second_copy
+    assert space.needed > 0
+    assert space.freed == site.sql("postgres", "SELECT pg_database_size('cash')")[0][0]
+    assert "no safety backup would have it" in texts(site.component("cask"), live.forward, "refusal")
+    site.sql("postgres", "ALTER DATABASE cash ALLOW_CONNECTIONS false")
+    assert "Database cash lets no connections in" in texts(site.component(), live.forward, "refusal")
+
+
+def test_an_owner_without_superuser_rights_replaces(site):
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO ip_clerk")
+    site.sql("postgres", "CREATE DATABASE cash OWNER ip_clerk")
+    who = {"user": "ip_clerk", "password": "l"}
+    site.sql("cash", "CREATE TABLE t AS SELECT 'saved' AS state", **who)
+    component = site.component("cash", **who)
+    saved = site.back_up(component)
+    site.sql("cash", "UPDATE t SET state = 'live'", **who)
+    one = Replaced(site, saved, site.back_up(component), component, only=["cash"])
+    assert texts(component, one.forward, "refusal") == ""
+    component.replace(one.forward)
+    assert component.prove(one.forward) == []
+    assert state(site, "cash") == "saved"
+    component.replace(one.back)
+    assert component.prove(one.back) == []
+    assert state(site, "cash") == "live"
+    clean(site)
