@@ -1,0 +1,88 @@
+"""What the values of a plan file are made of: names, durations, sizes, paths; each with its check and its words."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from recovery.units import parse_duration, parse_size
+
+_JSON_DURATION = {"type": "string", "examples": ["90s", "30m", "24h", "7d", "1d12h"]}
+_JSON_SIZE = {"type": ["string", "integer"], "examples": ["512MiB", "1GiB", "20GB"]}
+
+
+def _duration(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else _only(value, timedelta, "a duration such as 24h")
+
+
+def _size(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else _only(value, int, "a size such as 1GiB")
+
+
+def _only(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"write {what}")
+    return value
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{str(path)!r} must be an absolute path")
+    if ".." in path.parts:
+        raise ValueError(f"{str(path)!r} must not contain '..'")
+    return path
+
+
+def cron(text: str) -> str:
+    """Check a cron expression of five fields."""
+    from croniter import croniter
+
+    if text.startswith("@") or not croniter.is_valid(text) or len(text.split()) != 5:
+        raise ValueError(f"{text!r} is not a cron expression of five fields, such as '0 1 * * *'")
+    return text
+
+
+def timezone_name(text: str) -> str:
+    """Check the name of a timezone."""
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{text!r} is not a timezone; write for example UTC or Europe/Berlin") from None
+    return text
+
+
+def recipient(text: str) -> str:
+    """Check an age public key."""
+    import pyrage
+
+    try:
+        pyrage.x25519.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        raise ValueError(f"{text!r} is not an age recipient; it begins with age1, from `python -m recovery keys create`") from None
+    return text
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="Lower-case letters, digits, - and _.")]
+ConnectionId = Annotated[str, Field(min_length=1, max_length=250, description="Id of an Airflow Connection.")]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration, json_schema_input_type=str),
+    PlainSerializer(lambda span: f"{int(span.total_seconds())}s"),
+    Field(json_schema_extra=_JSON_DURATION),
+]
+Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=str | int), Field(json_schema_extra=_JSON_SIZE)]
+Argv = Annotated[tuple[str, ...], Field(min_length=1, description="A command and its arguments; no shell reads them.")]
+Level = Literal["stored", "decoded", "restored"]
+Gate = Literal["plan", "switch", "accept"]
+"""The questions of a restore, in their order."""
+
+
+class Part(BaseModel):
+    """A part of a plan: nothing unknown in it, and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
