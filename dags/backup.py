@@ -1,6 +1,7 @@
 """``<plan>_backup``: dump (parallel) > compress > verify > upload > prune, for every plan of the plan folder.
 
-The work is in ``include/recovery``: ``backup.py`` has the steps of one source, ``closing.py`` those of the set as a whole.
+The work is in ``include/recovery``: ``backup.py`` has the steps of one source, ``closing.py`` those of the set as a whole,
+``hooks.py`` what the plan wants done before and after.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
 
-from recovery import alerts, backup, closing, tasks
+from recovery import alerts, backup, closing, hooks, tasks
 from recovery.connections import from_airflow
 from recovery.plan import Plan
 from recovery.plans import load_plan
@@ -39,6 +40,20 @@ def finish(plan: str, dag_run: Any) -> None:
 
 @task
 @tasks.in_words
+def before_backup(plan: str) -> None:
+    hooks.before_backup(load_plan(plan), from_airflow)
+
+
+@task
+@tasks.in_words
+def after_backup(plan: str, params: dict[str, Any], dag_run: Any, ti: Any) -> None:
+    loaded = load_plan(plan)
+    failed = tasks.failed_before(ti)
+    hooks.after_backup(loaded, tasks.staged_set(loaded, dag_run).id, params["sources"], failed, from_airflow)
+
+
+@task
+@tasks.in_words
 def ping(connection: str) -> None:
     alerts.ping(from_airflow(connection))
 
@@ -63,7 +78,9 @@ def build(plan: Plan) -> DAG:
             "allow_empty": Param(False, type="boolean", description="Accept that a source has become empty since the last set."),
         },
     ) as dag:
-        begun, verified, uploads = prepare(plan.plan), [], []
+        begun, verified, uploads, prunes = prepare(plan.plan), [], [], []
+        if plan.hooks.before_backup:
+            begun = begun >> before_backup(plan.plan)
         for source in plan.source_ids:
             with TaskGroup(tasks.group_id(source), tooltip=source):
                 verified.append(proven := verify(plan.plan, source))
@@ -75,13 +92,16 @@ def build(plan: Plan) -> DAG:
                 )
         for name in plan.destinations:
             uploads.append(sent := upload.override(task_id=f"upload.{name}")(plan.plan, name))
-            pruned = prune.override(task_id=f"prune.{name}")(plan.plan, name)
+            prunes.append(pruned := prune.override(task_id=f"prune.{name}")(plan.plan, name))
             verified >> sent >> pruned
             verified >> pruned
         done = finish.override(outlets=[Asset(f"x-recovery://{plan.plan}/complete-set")])(plan.plan)
         [*verified, *uploads] >> done
+        last = [*uploads, *prunes, done]
         if plan.alerts.ping:
-            done >> ping(plan.alerts.ping)
+            last.append(done >> ping(plan.alerts.ping))
+        if plan.hooks.after_backup or plan.hooks.after_failed_backup:  # a teardown runs whatever happened; this one decides for the run
+            last >> after_backup(plan.plan).as_teardown(on_failure_fail_dagrun=True)
     return dag
 
 
