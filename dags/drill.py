@@ -1,0 +1,110 @@
+"""``<plan>_drill``: restore the newest set for practice, in a place of its own; the same steps as a restore, without gates.
+
+The work is in ``include/recovery``: ``drill.py`` chooses and makes the scratch place, ``drill_proof.py`` judges, the rest
+is that of a restore.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, TaskGroup, TriggerRule, chain, task
+
+from recovery import alerts, drill, preflight, restore, tasks, way_back
+from recovery.plan import Plan
+
+
+@task.short_circuit
+@tasks.in_words
+def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> bool:
+    tasks.check_parameters(dag, dag_run)
+    person = dag_run.triggering_user_name
+    asked = drill.Wish(
+        person=person or "the schedule",
+        by_hand=dag_run.run_type == "manual",
+        set=params["set"],
+        destination=params["destination"],
+        sources=tuple(params["sources"]),
+    )
+    return drill.choose_drill(tasks.restore_run(plan, dag_run), asked)
+
+
+start_scratch = tasks.of_restore(drill.start_scratch)
+look_before = tasks.of_restore(preflight.preflight)
+stop_services, start_services = map(tasks.of_restore, (restore.stop_services, restore.start_services))
+check_system = tasks.of_restore(restore.check_system)
+switch_back, discard = (
+    tasks.of_restore(step, changes=False).override(retries=3, retry_delay=timedelta(seconds=10))
+    for step in (way_back.switch_back, way_back.discard)
+)
+write_report = tasks.of_restore(drill.finish, "report", changes=False)
+
+
+def schedule(plan: Plan) -> Any:
+    """By the clock, whenever a complete set was made, both, or by hand only, as the plan says."""
+    by_clock = CronTriggerTimetable(plan.drill.schedule, timezone=plan.timezone) if plan.drill.schedule else None
+    if not plan.drill.on_new_set:
+        return by_clock
+    sets = [Asset(f"x-recovery://{plan.plan}/complete-set")]
+    return AssetOrTimeSchedule(timetable=by_clock, assets=sets) if by_clock else sets
+
+
+def build(plan: Plan) -> DAG:
+    """The drill DAG of a plan."""
+    sources = drill.sources(plan)
+    queue = {"queue": plan.drill.queue} if plan.drill.queue else {}
+    with DAG(
+        dag_id=f"{plan.plan}_drill",
+        description=f"Prove that the newest set of {plan.plan} can be restored, and how long that takes",
+        doc_md=tasks.documentation("drill", plan),
+        schedule=schedule(plan),
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED} | queue,
+        on_failure_callback=alerts.on_failure(plan, "Drill"),
+        tags=["recovery", "drill", plan.plan],
+        params={
+            "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
+            "destination": Param(
+                "",
+                type="string",
+                enum=["", *plan.destinations],
+                description="Destination to fetch the set from; empty: the one whose last drill is the longest ago.",
+            ),
+            "sources": Param(
+                sources,
+                type="array",
+                examples=sources,
+                items={"type": "string", "enum": sources},
+                uniqueItems=True,
+                minItems=1,
+                description="Sources to restore for practice.",
+            ),
+        },
+    ) as dag:
+        looked = look_before(plan.plan)
+        stopped = stop_services(plan.plan)
+        chain(choose_set.override(retries=plan.retries)(plan.plan), start_scratch(plan.plan), looked)
+        with TaskGroup("stage_and_prove"):
+            for source in sources:
+                staged = tasks.of_restored_source(restore.stage, f"stage.{source}", plan, source)
+                proven = tasks.of_restored_source(restore.prove, f"prove.{source}", plan, source)
+                looked >> staged >> proven >> stopped
+        with TaskGroup("switch"):
+            switches = [tasks.of_restored_source(restore.switch, source, plan, source) for source in sources]
+        chain(
+            stopped,
+            *switches,
+            start_services(plan.plan),
+            check_system(plan.plan),
+            switch_back(plan.plan).as_teardown(),
+            discard(plan.plan).as_teardown(),
+            write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),
+        )
+    return dag
+
+
+for each in tasks.plans_to_build("drill"):
+    build(each)
