@@ -1,16 +1,26 @@
-"""``python -m recovery``: what has to be done outside Airflow. Keys before the first run, and plans before they are deployed."""
+"""``python -m recovery``: what has to be done outside Airflow.
+
+Keys before the first run, plans before they are deployed, and sets when everything else may be gone.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recovery import VERSION
-from recovery.errors import RecoveryError
+from recovery.errors import PlanError, RecoveryError
+
+if TYPE_CHECKING:
+    from recovery.cli.kit import Answer, Kit
 
 _USER_ERROR = 2
 
@@ -20,16 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
+        sys.stdout.flush()
     except RecoveryError as error:
         print(f"{error.what}\n{error.next_step}", file=sys.stderr)
+        return _USER_ERROR
+    except BrokenPipeError:  # whoever read this has seen enough; nothing is left to be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _USER_ERROR
+    except OSError as error:
+        print(f"{error}\nMend that, and try again.", file=sys.stderr)
+        return _USER_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted; nothing is known.", file=sys.stderr)
         return _USER_ERROR
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recovery", description="Keys and plans of the backup and recovery DAGs.")
+    parser = argparse.ArgumentParser(prog="python -m recovery", description="Keys, plans and sets of the backup and recovery DAGs.")
     parser.add_argument("--version", action="version", version=VERSION)
-    areas = parser.add_subparsers(required=True, metavar="keys|plans")
+    areas = parser.add_subparsers(required=True, metavar="keys|plans|sets|show|verify")
 
     keys = areas.add_parser("keys", help="the keys that encrypt and sign").add_subparsers(required=True, metavar="create")
     create = keys.add_parser("create", help="make a recovery kit: an age identity and a signing key")
@@ -43,7 +63,29 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check_plans)
     schema = plans.add_parser("schema", help="print the JSON Schema of a plan file")
     schema.set_defaults(run=_print_schema)
+    _add_sets(areas)
     return parser
+
+
+def _add_sets(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sets = areas.add_parser("sets", help="the sets of a folder or bucket, newest first; needs no plan and no Airflow")
+    show = areas.add_parser("show", help="what one set has")
+    verify = areas.add_parser("verify", help="read sets to the last byte; exit status 0 good, 1 bad, 2 neither")
+    for command in (sets, show, verify):
+        command.add_argument("place", metavar="PLACE", help="a destination's folder, a plan's or a set's in it, or s3://bucket/prefix")
+        command.add_argument("--public-key", type=Path, metavar="public.pem", help="checks signatures; without, they are NOT CHECKED")
+        command.add_argument("--plan", metavar="NAME", help="only this plan's sets")
+        command.add_argument("--endpoint-url", metavar="URL", help="of an S3 server that is not Amazon's")
+        command.add_argument("--json", action="store_true", help="print JSON")
+    for command in (show, verify):
+        command.add_argument(
+            "set", metavar="SET", nargs="?", help="an id, or latest: the newest complete one; may be left out if there is only one"
+        )
+    show.add_argument("--identity", type=Path, metavar="identity.txt", help="opens the set: counts of what it has")
+    verify.add_argument("--identity", type=Path, metavar="identity.txt", help="opens the set: every pack is decrypted and read")
+    verify.add_argument("--all", action="store_true", help="every set")
+    for command, function in ((sets, _list_sets), (show, _show_set), (verify, _verify_sets)):
+        command.set_defaults(run=function)
 
 
 def _prefix(text: str) -> str:
@@ -98,6 +140,58 @@ def _print_schema(chosen: argparse.Namespace) -> int:
 
     print(json.dumps(plan_schema(), indent=2, sort_keys=True))
     return 0
+
+
+def _list_sets(chosen: argparse.Namespace) -> int:
+    from recovery.cli.sets import sets
+
+    with _kit(chosen) as kit:
+        return _print(chosen, sets(kit))
+
+
+def _show_set(chosen: argparse.Namespace) -> int:
+    from recovery.cli.show import show
+
+    with _kit(chosen) as kit:
+        return _print(chosen, show(kit, chosen.set))
+
+
+def _verify_sets(chosen: argparse.Namespace) -> int:
+    from recovery.cli.verify import verify
+
+    if chosen.all and chosen.set:
+        raise PlanError("A set and --all were both given.", "Give one of them.")
+    with _kit(chosen) as kit, _progress_shown():
+        return _print(chosen, verify(kit, chosen.set, chosen.all))
+
+
+@contextmanager
+def _kit(chosen: argparse.Namespace) -> Iterator[Kit]:
+    from recovery.cli.kit import open_kit
+
+    kit = open_kit(chosen.place, chosen.endpoint_url, chosen.public_key, getattr(chosen, "identity", None), chosen.plan)
+    with kit.words():
+        yield kit
+
+
+@contextmanager
+def _progress_shown() -> Iterator[None]:
+    """On standard error: a long reading says how far it is."""
+    log = logging.getLogger("recovery")
+    handler = logging.StreamHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+
+def _print(chosen: argparse.Namespace, answer: Answer) -> int:
+    text = json.dumps(answer.facts, indent=2, ensure_ascii=False) if chosen.json else answer.text
+    print(text.encode("utf-8", "backslashreplace").decode())
+    return answer.status
 
 
 if __name__ == "__main__":

@@ -1,0 +1,262 @@
+"""Sets where they lie: a destination's folder or bucket, one plan's part of it, or a single set that was copied somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Literal
+
+from recovery.catalog import LATEST, read_manifest
+from recovery.destinations.base import Destination, Entry, Missing, Refused, TooLarge
+from recovery.destinations.folder import Folder
+from recovery.errors import DestinationError, ManifestError, PlanError
+from recovery.keys import VerifyKey
+from recovery.manifest import MANIFEST_FILE, MAX_BYTES, Manifest, decode_manifest, is_set_id
+from recovery.retention import LEFTOVER_AGE
+from recovery.units import iso
+
+_THREADS = 8
+
+State = Literal["believed", "bad", "unfinished", "unable"]
+"""``bad``: not believed. ``unfinished``: without a manifest, so it is no set, but being written or removed. ``unable``: it
+could not be found out."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder of a set, whether the set is believed or not."""
+
+    path: str
+    """Where it lies below the place; empty for the place itself."""
+    destination: Destination
+    """Where it lies, with the keys that it has at a whole destination."""
+    state: State
+    manifest: Manifest | None = None
+    """If it is believed."""
+    fault: str = ""
+    """Why it is not."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may be a set, and even the newest, that was damaged or can't be read."""
+        return self.state in {"bad", "unable"}
+
+    def of_plan(self, plan: str) -> bool:
+        """Whether it is a plan's; what is not believed is told by its path, as far as that says."""
+        above = self.path.split("/")[:-1]
+        return self.manifest.plan == plan if self.manifest else not above or above[0] == plan
+
+
+class Unchecked(VerifyKey):
+    """Stands where nobody gave a public key: everything passes, and whoever uses it has to say so."""
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def fingerprint(self) -> str:
+        """There is none."""
+        return "that nobody gave"
+
+    def verifies(self, data: bytes, signature: bytes) -> bool:
+        """Nothing is checked."""
+        return True
+
+
+class Inside(Destination):
+    """A part of a destination, a plan's folder or a set's, under the keys that it has at the whole one. Only for reading.
+
+    Args:
+        here: the part.
+        lacking: the beginning of all keys that the part's own keys lack: ``<plan>/`` or ``<plan>/<set id>/``.
+    """
+
+    def __init__(self, here: Destination, lacking: str) -> None:
+        super().__init__(here.name)
+        self._here = here
+        self._lacking = lacking
+        self.parallel = here.parallel
+
+    def describe(self) -> str:
+        """Where the part is."""
+        return self._here.describe()
+
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """See :meth:`Destination.open`."""
+        return self._here.open(key.removeprefix(self._lacking))
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """See :meth:`Destination.list`."""
+        for entry in self._here.list(prefix.removeprefix(self._lacking)):
+            yield Entry(self._lacking + entry.key, entry.bytes, entry.modified)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See :meth:`Destination.folders`."""
+        return self._here.folders(prefix.removeprefix(self._lacking))
+
+    def put(self, path: Path, key: str, sha256: str, sent: Callable[[int], None]) -> bool:
+        """Refused."""
+        raise self._read_only()
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Refused."""
+        raise self._read_only()
+
+    def sweep(self, prefix: str) -> None:
+        """Refused."""
+        raise self._read_only()
+
+    def now(self) -> datetime:
+        """See :meth:`Destination.now`."""
+        return self._here.now()
+
+    def free_space(self) -> int | None:
+        """See :meth:`Destination.free_space`."""
+        return self._here.free_space()
+
+    def _read_only(self) -> DestinationError:
+        return Refused(f"{self.describe()} is only read.", "Name the whole destination.")
+
+
+def open_place(text: str, endpoint_url: str | None = None) -> Destination:
+    """A folder, or ``s3://bucket/prefix`` with the keys that boto3 finds in its environment variables and files.
+
+    Raises:
+        PlanError: if it is neither.
+    """
+    if text.startswith("s3://"):
+        return _bucket(text, endpoint_url)
+    folder = Path(text)
+    if not folder.is_dir():
+        raise PlanError(f"There is no folder {text}.", "Name a folder that has sets, or write s3://bucket/prefix.")
+    return Folder("place", folder.absolute())
+
+
+def _bucket(text: str, endpoint_url: str | None) -> Destination:
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    from recovery.destinations.s3 import S3
+
+    match = re.fullmatch(r"s3://([^/]+)/*(.*?)/*", text)
+    if not match:
+        raise PlanError(f"{text} names no bucket.", "Write s3://bucket or s3://bucket/prefix.")
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint_url)
+    except (BotoCoreError, ValueError) as error:
+        raise PlanError(f"{text} can't be reached: {error}.", "Correct --endpoint-url and the AWS_ variables.") from None
+    return S3("place", client, match[1], match[2])
+
+
+def find_sets(place: Destination, key: VerifyKey, plan: str | None = None) -> list[Found]:
+    """Every set of a place, newest first; then what is not believed.
+
+    Args:
+        place: all of a destination, a plan's part of it, or one set.
+        key: from the recovery kit.
+        plan: look at this plan's sets only.
+
+    Raises:
+        DestinationError: if the place can't be read.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda folder: _read(place, folder, key), _set_folders(place)))
+    if plan is not None:
+        found = [each for each in found if each.of_plan(plan)]
+    believed = [(each.manifest.created, each) for each in found if each.manifest]
+    believed.sort(key=lambda pair: pair[0], reverse=True)
+    return [each for _, each in believed] + [each for each in found if not each.manifest]
+
+
+def _set_folders(place: Destination) -> list[str]:
+    """The folders that look like sets, as beginnings of keys."""
+    if _is_set(place):
+        return [""]
+    names = list(place.folders(""))
+    sets = [f"{name}/" for name in names if is_set_id(name)]
+    return sets or [f"{plan}/{name}/" for plan in names for name in place.folders(f"{plan}/") if is_set_id(name)]
+
+
+def _is_set(place: Destination) -> bool:
+    try:
+        with place.open(MANIFEST_FILE):
+            return True
+    except Missing:
+        return False
+
+
+def _read(place: Destination, folder: str, key: VerifyKey) -> Found:
+    path = folder.rstrip("/")
+    where = path or place.describe()
+    try:
+        said = decode_manifest(place.read(f"{folder}{MANIFEST_FILE}", MAX_BYTES), where)
+        parts = said.path.split("/")
+        shown = path.split("/") if path else []
+        if shown != parts[len(parts) - len(shown) :]:
+            fault = f"The manifest at {where} belongs to {said.path}: somebody moved or copied it."
+            return Found(path, place, "bad", fault=fault)
+        inside = Inside(place, f"{said.path}/".removesuffix(folder)) if folder != f"{said.path}/" else place
+        manifest = read_manifest(inside, said.path, key)
+    except Missing:
+        return _without_manifest(place, folder, path, where)
+    except (TooLarge, ManifestError) as error:
+        return Found(path, place, "bad", fault=error.what)
+    except DestinationError as error:
+        return Found(path, place, "unable", fault=f"{where}: {error}")
+    if manifest is None:
+        return _without_manifest(place, folder, path, where)
+    if isinstance(manifest, ManifestError):
+        return Found(path, inside, "bad", fault=manifest.what)
+    return Found(path, inside, "believed", manifest)
+
+
+def _without_manifest(place: Destination, folder: str, path: str, where: str) -> Found:
+    """No set, and not going to be one either if nothing was written to it for long: then it may have been one."""
+    fault = f"{where} has no manifest, so it is no set."
+    try:
+        newest = max((entry.modified for entry in place.list(folder)), default=None)
+        lost = newest is not None and place.now() - newest >= LEFTOVER_AGE
+    except DestinationError as error:
+        return Found(path, place, "unable", fault=f"{fault} {error}")
+    if newest is None or not lost:
+        return Found(path, place, "unfinished", fault=fault)
+    return Found(
+        path, place, "bad", fault=f"{where} has files, the newest of {iso(newest)}, but no manifest: it was removed, or never came."
+    )
+
+
+def latest(found: Sequence[Found]) -> list[Found]:
+    """The newest set that a restore of ``latest`` might take, complete and no safety set of a restore; none if there is none.
+
+    Raises:
+        PlanError: if there are sets of several plans.
+    """
+    fit = [each for each in found if each.manifest and each.manifest.good("stored")]
+    if len({each.manifest.plan for each in fit if each.manifest}) > 1:
+        raise PlanError("There are sets of several plans here.", "Choose one with --plan.")
+    return fit[:1]
+
+
+def pick(found: Sequence[Found], wanted: str | None) -> Found:
+    """One set: of an id, the ``latest``, or the only one there is.
+
+    Raises:
+        PlanError: if there is no such set, or more than one.
+    """
+    if wanted == LATEST:
+        fit = latest(found)
+    elif wanted is None:
+        fit = list(found)
+    else:
+        fit = [each for each in found if wanted in {each.path.split("/")[-1], each.manifest and each.manifest.set_id}]
+    if len(fit) > 1:
+        raise PlanError("There is more than one set that this may mean.", "Name one, or latest; --plan chooses among plans.")
+    if not fit:
+        what = "no complete set" if wanted == LATEST else "no set" if wanted is None else f"no set {wanted}"
+        raise PlanError(f"There is {what} here.", "Look at `python -m recovery sets`.")
+    return fit[0]
