@@ -8,12 +8,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, chain, task
+from airflow.sdk import DAG, TaskGroup, TriggerRule, chain, task
 
-from recovery import alerts, preflight, report, restore, tasks
+from recovery import alerts, hooks, preflight, report, restore, restore_form, safety, tasks, way_back
 from recovery.gates import Gate
 from recovery.plan import Plan
-from recovery.restore_run import Request
 
 
 @task
@@ -21,18 +20,21 @@ from recovery.restore_run import Request
 def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
     tasks.refuse_cleared(dag_run)
-    asked = Request(run_id=dag_run.run_id, requester=dag_run.triggering_user_name or "", started=dag_run.start_date, **params)
+    who = dag_run.triggering_user_name or ""
+    asked = restore_form.request(params, run_id=dag_run.run_id, requester=who, started=dag_run.start_date)
     preflight.choose(tasks.restore_run(plan, dag_run), asked)
 
 
-look_before = tasks.of_restore(preflight.preflight)
+look_before = tasks.of_restore(preflight.preflight, changes=False)
+safety_backup = tasks.of_restore(safety.make_safe, "safety_backup")
 stop_services, start_services = map(tasks.of_restore, (restore.stop_services, restore.start_services))
-check_system, keep = map(tasks.of_restore, (restore.check_system, restore.keep))
-switch_back, discard = (
-    tasks.of_restore(step).override(retries=3, retry_delay=timedelta(seconds=10))  # a worker may die on the way back, too
-    for step in (restore.switch_back, restore.discard)
+check_system, keep = map(tasks.of_restore, (restore.check_system, way_back.keep))
+before = tasks.of_restore(hooks.before_restore)
+switch_back, after, discard = (
+    tasks.of_restore(step, changes=False).override(retries=3, retry_delay=timedelta(seconds=10))  # a worker may die on the way back, too
+    for step in (way_back.switch_back, hooks.after_restore, way_back.discard)
 )
-write_report = tasks.of_restore(report.finish, "report")
+write_report = tasks.of_restore(report.finish, "report", changes=False)
 
 
 def build(plan: Plan) -> DAG:
@@ -48,21 +50,7 @@ def build(plan: Plan) -> DAG:
         default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED},
         on_failure_callback=alerts.on_failure(plan, "Restore"),
         tags=["recovery", "restore", plan.plan],
-        params={
-            "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
-            "newest_before": Param(
-                None,
-                type=["null", "string"],
-                description="Instead: the newest set of before a moment, with its offset: 2026-11-23T01:00:00+01:00.",
-            ),
-            "sources": tasks.sources_parameter(plan, "Sources to restore; the others are not touched."),
-            "config": Param(
-                "missing",
-                enum=["missing", "all"],
-                description="Configuration: bring back only what is missing, or replace what differs too (an old .env has old passwords).",
-            ),
-            "allow_stale": Param(False, type="boolean", description="Restore latest even if it is older than the RPO allows."),
-        },
+        params=restore_form.fields(plan),
     ) as dag:
         approve_plan = Gate(task_id="approve_plan", plan=plan, gate="plan", subject="May this set be restored beside the live data?")
         approve_switch = Gate(
@@ -81,13 +69,16 @@ def build(plan: Plan) -> DAG:
             switches = [tasks.of_restored_source(restore.switch, source, plan, source) for source in plan.source_ids]
         chain(
             approve_switch,
+            *([before(plan.plan)] if plan.hooks.before_restore else []),
             stop_services(plan.plan),
+            safety_backup(plan.plan),
             *switches,
             start_services(plan.plan),
             check_system(plan.plan),
             accept,
             keep(plan.plan),
             switch_back(plan.plan).as_teardown(),
+            *([after(plan.plan).as_teardown()] if plan.hooks.after_restore else []),
             discard(plan.plan).as_teardown(),
             write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recovery.components.mongo_client import tool_config
+from recovery.components.mongo.client import tool_config
 from recovery.connections import Endpoint
 from sandbox.bench_bed import APPROVER, MONGO, POSTGRES, Bed, Tasks, take
 from sandbox.bench_processes import cpu_seconds

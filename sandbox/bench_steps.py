@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from recovery import backup, closing, preflight, restore
+from recovery import answers, backup, closing, preflight, restore, way_back
 from recovery.connections import Connect, Endpoint
 from recovery.contents import read_rows, write_rows
 from recovery.gate_texts import gate_text
@@ -104,8 +104,8 @@ class RestoreTasks:
         asked = Request(run_id=self._run.run_id, requester="operator", started=datetime.now(UTC), sources=tuple(self._plan.source_ids))
         preflight.choose(self._run, asked)
         preflight.preflight(self._run)
-        restore.show(self._run, "plan", gate_text(self._run, "plan"))
-        restore.approve(self._run, "plan", approver)
+        answers.show(self._run, "plan", gate_text(self._run, "plan"))
+        answers.approve(self._run, "plan", approver)
 
     def stage(self, source_id: str) -> None:
         """Restore a source beside its live data."""
@@ -117,7 +117,7 @@ class RestoreTasks:
 
     def discard(self, _: str) -> None:
         """Remove what was staged."""
-        restore.discard(self._run)
+        way_back.discard(self._run)
 
 
 def plan_of(path: Path) -> Plan:

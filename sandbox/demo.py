@@ -18,7 +18,7 @@ from sandbox.fingerprints import Fingerprints
 from sandbox.person import Person, Refused, Task
 from sandbox.system import System
 
-BACKUP, RESTORE = "openmanus_backup", "openmanus_restore"
+BACKUP, DRILL, RESTORE = "openmanus_backup", "openmanus_drill", "openmanus_restore"
 
 _OVER = ("success", "failed", "upstream_failed", "up_for_retry", "awaiting_input")
 _SIGNS = {"success": "✔", "skipped": "–", "awaiting_input": "…"}
@@ -58,12 +58,13 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
             airflow.start()
         try:
             operator, approver = airflow.user("operator"), airflow.user("approver")
-            operator.wait_dags(BACKUP, RESTORE)
-            operator.unpause(BACKUP, RESTORE)
+            operator.wait_dags(BACKUP, DRILL, RESTORE)
+            operator.unpause(BACKUP, DRILL, RESTORE)
             print(
                 f"\nAirflow's UI: {airflow.url}  (operator / {airflow.passwords['operator']}, approver / {airflow.passwords['approver']})"
             )
             _back_up(operator, airflow, screenshots)
+            _drill(operator)
             with _step("\nDisaster: the database and the collections are dropped, uploads and .env deleted"):
                 system.disaster()
             took = _restore(operator, approver, airflow, screenshots)
@@ -90,6 +91,15 @@ def _back_up(operator: Person, airflow: Airflow, screenshots: Path | None) -> No
     if screenshots:
         groups = [name.removesuffix(".dump") for name in operator.states(BACKUP, run) if name.endswith(".dump")]
         _picture_graph(airflow, run, groups, screenshots)
+
+
+def _drill(operator: Person) -> None:
+    print(f"\nDrill: {DRILL}, triggered by operator: the set is restored into servers of its own, proven, and removed")
+    run = operator.trigger(DRILL)
+    state = operator.wait_run(DRILL, run, on_task=_show)
+    _refuse(state, operator, DRILL, run)
+    report = operator.log_text(DRILL, run, "report")
+    print("\n".join(f"  │ {line}" for line in report[report.index("# Drill") :].splitlines()))
 
 
 def _picture_graph(airflow: Airflow, run: str, groups: list[str], folder: Path) -> None:

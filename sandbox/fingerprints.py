@@ -22,13 +22,13 @@ from sandbox.servers import Mongo, Postgres
 
 Fingerprints = dict[str, tuple[int, str]]
 
-_KEPT_COLLECTIONS = ("__before_", "__stage_")
+_KEPT_COLLECTIONS = ("__before_", "__stage_", "__replaced_")
 _KEPT_FOLDERS = ".recovery-"
 
 _RELATIONS = """
     SELECT n.nspname, c.relname, c.relkind::text
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'm', 'S') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    WHERE c.relkind IN ('r', 'm', 'S') AND n.nspname !~ '^pg_|__(before|stage|replaced)_[0-9a-f]{8}$' AND n.nspname <> 'information_schema'
     ORDER BY 1, 2
 """
 

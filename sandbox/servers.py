@@ -27,6 +27,8 @@ import pymongo.errors
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sandbox import toolchain
+
 _libc = ctypes.CDLL(None)
 _taken: set[int] = set()
 
@@ -196,11 +198,7 @@ class Mongo(Server):
         self._initiated = False
 
     def argv(self) -> Sequence[str | Path]:
-        from fiftyone import db
-
-        binary = Path(db.__path__[0]) / "bin/mongod"
-        binary.chmod(0o755)
-        argv: list[str | Path] = [binary, "--dbpath", self.folder, "--port", str(self.port), "--bind_ip", "127.0.0.1"]
+        argv: list[str | Path] = [toolchain.mongod(), "--dbpath", self.folder, "--port", str(self.port), "--bind_ip", "127.0.0.1"]
         argv += ["--wiredTigerCacheSizeGB", "1", "--setParameter", "diagnosticDataCollectionEnabled=false", *self.options]
         if self.replica_set:
             argv += ["--replSet", "rs0"]

@@ -41,9 +41,15 @@ approvals: {{approvers: [{approvers}], timeout: 12h}}
 services:
   stop: [[touch, "{home}/maintenance"]]
   start: [[rm, -f, "{home}/maintenance"]]
-  check: [[test, -s, "{home}/.env"], [test, -d, "{home}/storage/2025"]]
+checks:
+  - {{name: settings are there, argv: [test, -s, "{home}/.env"]}}
+  - {{name: uploads of 2025 are there, argv: [test, -d, "{home}/storage/2025"]}}
+  - name: customers can be found
+    sql: {{source: postgres.main, database: openmanus, query: "SELECT count(*) FROM customers", at_least: 1}}
+  - name: agents have states
+    mongo: {{source: mongo.documents, database: openmanus, collection: agent_states, at_least: 1}}
 staging: {{folder: "{folder}/staging"}}
-tools: {{postgres: ["{postgres_bin}"], mongo: ["{mongo_tools}"]}}
+tools: {{postgres: ["{postgres_bin}"], mongo: ["{mongo_tools}", "{mongod}"]}}
 {more}"""
 
 
@@ -97,6 +103,7 @@ class System:
             approvers=approvers,
             postgres_bin=postgres_bin(18),
             mongo_tools=toolchain.mongo_tools(),
+            mongod=toolchain.mongod().parent,
             more=self._more,
         )
         self.plans.mkdir(exist_ok=True)

@@ -30,6 +30,15 @@ def mongo_tools() -> Path:
     raise FileNotFoundError(f"{', '.join(MONGO_TOOLS)} are neither on PATH nor in {built}; run `make`, which builds them")
 
 
+def mongod() -> Path:
+    """The MongoDB server that a wheel brings."""
+    from fiftyone import db
+
+    program = Path(db.__path__[0]) / "bin/mongod"
+    program.chmod(0o755)
+    return program
+
+
 def chromium() -> Path:
     """The browser that looks at the UI.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from recovery import backup, closing, gate_texts, preflight, report, restore
+from recovery import answers, backup, closing, gate_texts, preflight, report, restore, safety, way_back
 from recovery.connections import Endpoint
 from recovery.errors import ConnectionUnusable
 from recovery.keys import create_keys
@@ -41,9 +41,10 @@ approvals: {{approvers: [{{id: alice, name: Alice}}, {{id: bob, name: Bob}}], ti
 services:
   stop: [["{folder}/service", stop, web], ["{folder}/service", stop, workers]]
   start: [["{folder}/service", start, workers], ["{folder}/service", start, web]]
-  check: [["{folder}/service", check, web]]
+checks:
+  - {{argv: ["{folder}/service", check, web], retries: 0}}
 staging: {{folder: "{folder}/staging"}}
-tools: {{postgres: ["{postgres}"], mongo: ["{mongo}"]}}
+tools: {{postgres: ["{postgres}"], mongo: ["{mongo}", "{mongod}"]}}
 pack: 150KiB
 {more}"""
 
@@ -72,9 +73,12 @@ class Small:
         mongo: a running server, or none.
         timeout: of the gates.
         more: further lines of the plan.
+        gates: of a target ``elsewhere`` for all sources, on the same servers under other names; no such target if None.
     """
 
-    def __init__(self, folder: Path, name="small", *, postgres=None, mongo=None, timeout="12h", more="", plans: Path | None = None):
+    def __init__(
+        self, folder: Path, name="small", *, postgres=None, mongo=None, timeout="12h", more="", gates=None, plans: Path | None = None
+    ):
         self.folder = folder
         self.name = name
         self.home = folder / "home"
@@ -82,7 +86,9 @@ class Small:
         self.postgres = postgres
         self.mongo = mongo
         self.plans = plans or folder / "plans"
+        self.elsewhere = folder / "elsewhere"
         self._settings = {"timeout": timeout, "more": more, "rpo": "24h"}
+        self._gates = gates
         folder.mkdir(parents=True)
         for sub in ("near", "far"):
             (folder / sub).mkdir()
@@ -104,7 +110,8 @@ class Small:
             databases += ["  postgres:", f"    main: {{connection: {self.name}_postgres, databases: [{self.name}]}}"]
         if self.mongo:
             databases += ["  mongo:", f"    documents: {{connection: {self.name}_mongo, databases: [{self.name}]}}"]
-        text = _PLAN.format(
+        targets = "" if self._gates is None else self._target()
+        text = targets + _PLAN.format(
             name=self.name,
             databases="\n".join(databases),
             home=self.home,
@@ -112,11 +119,25 @@ class Small:
             recipient=self.keys.recipient,
             postgres=postgres_bin(18),
             mongo=toolchain.mongo_tools(),
+            mongod=toolchain.mongod().parent,
             **self._settings,
         )
         partial = self.plans / f"{self.name}.partial"
         partial.write_text(text)
         partial.rename(self.plans / f"{self.name}.yaml")
+
+    def _target(self):
+        lines = ["targets:", "  elsewhere:", f"    gates: [{', '.join(self._gates)}]", "    sources:"]
+        lines += [
+            f"      files: {{uploads: {{path: {self.elsewhere}/storage}}}}",
+            f"      config: {{settings: {{folder: {self.elsewhere}}}}}",
+        ]
+        renamed = f"databases: {{{self.name}: {self.name}_elsewhere}}"
+        if self.postgres:
+            lines.append(f"      postgres: {{main: {{connection: {self.name}_postgres, {renamed}}}}}")
+        if self.mongo:
+            lines.append(f"      mongo: {{documents: {{connection: {self.name}_mongo, {renamed}}}}}")
+        return "\n".join(lines) + "\n"
 
     def plan(self):
         return load_plan(self.name, self.plans)
@@ -198,8 +219,20 @@ class Small:
         if self.mongo:
             with self.mongo.client() as client:
                 client.drop_database(self.name)
+                client.drop_database(f"{self.name}_elsewhere")
 
     # What it holds ----------------------------------------------------------------------------------------------------
+
+    def elsewhere_fingerprint(self):
+        """What the target holds, in the words of :meth:`fingerprint`."""
+        name = f"{self.name}_elsewhere"
+        home = self.elsewhere / self.home.relative_to("/")
+        found = {"files.uploads": fingerprints.files(self.elsewhere / "storage"), "config.settings": fingerprints.config(home)}
+        if self.postgres:
+            found["postgres.main"] = fingerprints.postgres(self.postgres, name)
+        if self.mongo:
+            found["mongo.documents"] = fingerprints.mongo(self.mongo, name)
+        return found
 
     def fingerprint(self):
         """What it holds, found out without the code under test."""
@@ -286,29 +319,35 @@ class Small:
 
 
 def to_gate(run, gate, person="alice"):
-    """Show a gate and let somebody say yes."""
-    restore.show(run, gate, gate_texts.gate_text(run, gate))
+    """Show a gate and let somebody say yes, if the place has that gate."""
+    if gate not in run.gates:
+        return
+    answers.show(run, gate, gate_texts.gate_text(run, gate))
     if person:
-        restore.approve(run, gate, person)
+        answers.approve(run, gate, person)
 
 
 def steps(small, run, request=None):
     """Every task of a restore in order, as ``(name, function)``; the gates are answered by alice."""
-    sources = run.plan.source_ids if request is None else request.sources
-    yield "choose", lambda: preflight.choose(run, request or small.ask(run))
+    request = request or small.ask(run)
+    sources = [source_id for source_id in run.plan.source_ids if source_id in request.sources]
+    yield "choose", lambda: preflight.choose(run, request)
     yield "preflight", lambda: preflight.preflight(run)
+    if request.dry_run:
+        return
     yield "gate plan", lambda: to_gate(run, "plan")
     for source_id in sources:
         yield f"stage {source_id}", lambda source_id=source_id: restore.stage(run, source_id)
         yield f"prove {source_id}", lambda source_id=source_id: restore.prove(run, source_id)
     yield "gate switch", lambda: to_gate(run, "switch")
     yield "stop services", lambda: restore.stop_services(run)
+    yield "safety", lambda: safety.make_safe(run)
     for source_id in sources:
         yield f"switch {source_id}", lambda source_id=source_id: restore.switch(run, source_id)
     yield "start services", lambda: restore.start_services(run)
     yield "check", lambda: restore.check_system(run)
     yield "gate accept", lambda: to_gate(run, "accept")
-    yield "keep", lambda: restore.keep(run)
+    yield "keep", lambda: way_back.keep(run)
 
 
 def forward(small, run, until="keep", request=None):
@@ -323,7 +362,7 @@ def forward(small, run, until="keep", request=None):
 def end(run):
     """The teardowns, as Airflow runs them whatever happened; why the restore failed, empty if it did not."""
     faults = []
-    for step in (restore.switch_back, restore.discard):
+    for step in (way_back.switch_back, way_back.discard):
         try:
             step(run)
         except Exception as error:  # noqa: BLE001

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recovery import report, restore
+from recovery import answers, report, way_back
 from recovery.errors import RestoreError
 from tests.small import Small, end, forward, to_gate
 
@@ -25,11 +25,11 @@ def test_asking_again_voids_a_no_whose_task_was_killed_before_it_failed(started)
     small, run = started
     forward(small, run, "check")
     to_gate(run, "accept", person=None)
-    restore.reject(run, "accept", "alice")
+    answers.reject(run, "accept", "alice")
     to_gate(run, "accept", person="bob")
-    restore.keep(run)
-    assert not restore.switch_back(run)
-    restore.discard(run)
+    way_back.keep(run)
+    assert not way_back.switch_back(run)
+    way_back.discard(run)
     report.finish(run)
     assert "**SUCCESS**" in (run.folder / "report.md").read_text()
 
@@ -48,13 +48,13 @@ def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(sta
     forward(small, run, "stop services")
     small.fail("start", "web")
     with pytest.raises(RestoreError, match="web does not start") as raised:
-        restore.switch_back(run)
+        way_back.switch_back(run)
     assert raised.value.retryable
-    restore.discard(run)
+    way_back.discard(run)
     assert "THE WAY BACK IS NOT COMPLETE" in ended(run)
     small.mend("start", "web")
-    restore.switch_back(run)
-    restore.discard(run)
+    way_back.switch_back(run)
+    way_back.discard(run)
     assert "nothing live was replaced" in ended(run).lower()
     assert small.services == {"web": True, "workers": True}
     assert small.fingerprint() == before

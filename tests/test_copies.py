@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from recovery import copies, restore, units
+from recovery import answers, copies, units
 from recovery.errors import RecoveryError, RestoreError
 from recovery.gate_texts import gate_text
 from tests.small import Small, end, forward
@@ -25,8 +25,8 @@ def restored(small, run_id, accepted=True):
         forward(small, run)
     else:
         forward(small, run, "check")
-        restore.show(run, "accept", gate_text(run, "accept"))
-        restore.reject(run, "accept", "bob")
+        answers.show(run, "accept", gate_text(run, "accept"))
+        answers.reject(run, "accept", "bob")
     end(run)
     return run
 
@@ -82,6 +82,25 @@ def test_a_source_that_left_the_plan_is_named(small, monkeypatch):
     path.write_text(kept)
     copies.drop_old(small.plan(), small.connect)
     assert not (small.storage / f".recovery-{run.id}").exists()
+
+
+def test_a_target_that_left_the_plan_is_named(tmp_path, monkeypatch):
+    small = Small(tmp_path / "small", "small", gates=())
+    small.back_up()
+    run = small.restore()
+    forward(small, run, request=small.ask(run, target="elsewhere"))
+    assert end(run) == ""
+    path = small.plans / "small.yaml"
+    kept = path.read_text()
+    path.write_text(kept[kept.index("plan: small") :])
+    days_later(monkeypatch, 8)
+    with pytest.raises(
+        RestoreError, match=rf"no longer has config.settings, files.uploads at the target elsewhere, where restore {run.id} left"
+    ):
+        copies.drop_old(small.plan(), small.connect)
+    path.write_text(kept)
+    copies.drop_old(small.plan(), small.connect)
+    assert not (run.folder / "request.json").exists()
 
 
 def test_copies_that_nobody_knows_are_named(small, caplog):

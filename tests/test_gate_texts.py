@@ -1,6 +1,6 @@
 import pytest
 
-from recovery import restore
+from recovery import answers, restore
 from recovery.gate_texts import gate_text
 from tests.small import Small, end, forward
 
@@ -52,14 +52,14 @@ def test_the_second_gate_says_what_was_proven_and_what_stops(small):
 
 def test_without_services_somebody_is_told_to_stop_what_writes(small):
     path = small.plans / "small.yaml"
-    lines = [line for line in path.read_text().splitlines() if "/service" not in line and not line.startswith("services:")]
+    lines = [line for line in path.read_text().splitlines() if "/service" not in line and not line.startswith(("services:", "checks:"))]
     path.write_text("\n".join(lines))
     run = small.restore()
     forward(small, run, "prove files.uploads")
     assert "stop what writes to the data yourself" in gate_text(run, "switch")
     for name in ("switch",):
-        restore.show(run, name, gate_text(run, name))
-        restore.approve(run, name, "alice")
+        answers.show(run, name, gate_text(run, name))
+        answers.approve(run, name, "alice")
     restore.stop_services(run)
     for source_id in run.plan.source_ids:
         restore.switch(run, source_id)
@@ -72,7 +72,7 @@ def test_the_last_gate_says_what_each_answer_does(small):
     run = small.restore()
     forward(small, run, "check")
     text = gate_text(run, "accept")
-    for words in ("**in use**", "✔", "service check web", "What was written since", "keeps it too, but the run ends as failed"):
+    for words in ("**in use**", "✔", "service: web: check is done", "What was written since", "keeps it too, but the run ends as failed"):
         assert words in text, text
     assert "FAILED" not in text
     end(run)

@@ -1,18 +1,26 @@
-"""``RESTORE.md`` executed word by word, with stock tools, on servers that have nothing yet."""
+"""``RESTORE.md`` executed word by word: a set out of a bucket, the tools that it names and no others, servers that have nothing yet."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from contextlib import closing as closed_after
 from pathlib import Path
 
 import pytest
 from bson import Timestamp
 
+from recovery.shipping import upload_set
 from sandbox import fingerprints, toolchain
 from sandbox.servers import Mongo, Postgres, postgres_bin
+from tests.sets import s3_destination
 from tests.small import Small
+
+STOCK = ("age", "zstd", "tar", "openssl", "sha256sum", "sh", "cat", "cp", "grep", "mkdir")
+POSTGRES = ("psql", "pg_restore")
+MONGO = ("mongorestore",)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +37,8 @@ def original(server_folder, postgres_server, mongo_server, tmp_path_factory):
     with mongo_server.client() as client:
         client.small.create_collection("metrics", timeseries={"timeField": "t", "metaField": "m"})
         client.small["odd name"].insert_one({"ts": Timestamp(1, 2)})
+        for name in ("scans", "pages"):
+            client.small[name].insert_many([{"_id": n, "data": os.urandom(2000)} for n in range(100)])
         client.small.command("createRole", "writer_of_small", privileges=[], roles=["readWrite"])
         client.small.command("createUser", "small_app", pwd="secret of the app", roles=["writer_of_small"])
         client.admin.command("createUser", "reader_from_admin", pwd="secret of the reader", roles=[{"role": "read", "db": "small"}])
@@ -48,12 +58,28 @@ def original(server_folder, postgres_server, mongo_server, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def guide(original, tmp_path_factory):
-    """The set as somebody fetched it, with what the recovery kit has beside it."""
+def guide(original, s3_server, tmp_path_factory):
+    """The set as somebody copied it out of a bucket, object by object, with what the recovery kit has beside it."""
+    bucket = s3_destination(s3_server)
+    upload_set(original.folder / "near" / "small" / original.set_id, bucket)
     folder = tmp_path_factory.mktemp("fetched") / "set"
-    shutil.copytree(original.folder / "near" / "small" / original.set_id, folder)
+    client, prefix = s3_server.client(), f"{bucket._prefix}small/{original.set_id}/"
+    for entry in client.list_objects_v2(Bucket=bucket._bucket, Prefix=prefix)["Contents"]:
+        path = folder / entry["Key"].removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        client.download_file(bucket._bucket, entry["Key"], str(path))
     for name in ("identity.txt", "public.pem"):
         shutil.copy(original.keys.folder / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A folder with the programs that the guide names, and no other."""
+    folder = tmp_path_factory.mktemp("bin")
+    for names, where in ((STOCK, None), (POSTGRES, postgres_bin(18)), (MONGO, toolchain.mongo_tools())):
+        for name in names:
+            (folder / name).symlink_to(shutil.which(name, path=where))
     return folder
 
 
@@ -63,16 +89,26 @@ def commands(guide: Path, section: str = "") -> list[str]:
     return [block for part in parts for block in re.findall(r"^```sh\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL)]
 
 
-def execute(guide, block, **environment):
-    path = os.pathsep.join([str(postgres_bin(18)), str(toolchain.mongo_tools()), os.environ["PATH"]])
-    environ = {"PATH": path, "HOME": str(guide), "LC_ALL": "C.UTF-8"} | environment
-    return subprocess.run(["sh", "-euc", block], cwd=guide, env=environ, capture_output=True, text=True, check=False)
+@pytest.fixture
+def execute(programs):
+    """Run commands of the guide in its folder, as a shell that finds nothing but the named programs."""
+
+    def run(guide, block, **environment):
+        environ = {"PATH": str(programs), "HOME": str(guide), "LC_ALL": "C.UTF-8"} | environment
+        return subprocess.run([str(programs / "sh"), "-euc", block], cwd=guide, env=environ, capture_output=True, text=True, check=False)
+
+    return run
 
 
 def test_there_are_several_packs_and_every_command_stands_alone(guide):
-    assert len(list(guide.rglob("*.tar.zst.age"))) > 10
+    packs = Counter((json.loads(line)["source"], json.loads(line)["artifact"]) for line in (guide / "packs.jsonl").read_text().splitlines())
+    for artifact in (("postgres.main", "small"), ("mongo.documents", "documents"), ("files.uploads", "uploads")):
+        assert packs[artifact] > 1, packs
     text = (guide / "RESTORE.md").read_text()
+    needed = text.split("You need", 1)[1].split("\n\n", 1)[0]
+    assert all(f"`{name}`" in needed for name in (*STOCK, *POSTGRES, *MONGO) if name != "sh"), needed
     assert "{{" not in text
+    assert "wildcard projections" in text.split("## 5. MongoDB")[1].split("\n## ")[0], "mongorestore reorders fields in options of indexes"
     assert "{%" not in text
     assert not re.search(r"\n{4,}", text)
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
@@ -80,7 +116,7 @@ def test_there_are_several_packs_and_every_command_stands_alone(guide):
     ]  # fmt: skip
 
 
-def test_what_is_not_genuine_or_whole_is_noticed(guide, tmp_path):
+def test_what_is_not_genuine_or_whole_is_noticed(guide, execute, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(guide, copy)
     signature, text, files = commands(copy, "genuine")
@@ -99,7 +135,7 @@ def test_what_is_not_genuine_or_whole_is_noticed(guide, tmp_path):
     assert checked == {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} - rest
 
 
-def test_everything_comes_back_word_by_word(original, guide, tmp_path):
+def test_everything_comes_back_word_by_word(original, guide, execute, tmp_path):
     before = original.fingerprint()
     for block in [*commands(guide, "genuine"), *commands(guide, "Unpack")]:
         done = execute(guide, block)

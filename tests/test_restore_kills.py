@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from recovery import closing, restore
+from recovery import closing, restore_state
 from recovery.journal import Journal
 from recovery.records import read_records
 from tests.small import Small, end, said, steps
@@ -58,7 +58,7 @@ def check_ended(small, run, set_state, before_state, reason):
         assert small.fingerprint() == before_state, where
         assert "No set was chosen" in reason, where
         return
-    in_use = restore.in_use(run)
+    in_use = restore_state.in_use(run)
     assert small.fingerprint() == (set_state if in_use else before_state), where
     assert run.journal.closed, where
     left = [name for name in small.leftovers() if not in_use or ("__before_" not in name and ".recovery-" not in name)]

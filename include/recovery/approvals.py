@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from recovery.errors import ApprovalError
 from recovery.keys import SigningKey, VerifyKey
 from recovery.plan import Approvals
+from recovery.plan_types import Gate
 from recovery.staging import write_atomically
-
-Gate = Literal["plan", "switch", "accept"]
 
 
 class Question(BaseModel):

@@ -27,7 +27,8 @@ from recovery.connections import Connect
 from recovery.contents import Row, read_rows, row_file, write_rows
 from recovery.errors import SourceError, StagingError
 from recovery.keys import parse_identity
-from recovery.plan import Level, Plan
+from recovery.plan import Plan
+from recovery.plan_types import Level
 from recovery.staging import StagedSet, check_space, fsync_folder, read_record, write_atomically, write_record, written_in
 from recovery.tarstream import damaged
 from recovery.units import human_duration, human_size
@@ -76,6 +77,8 @@ class Work:
     connect: Connect
     last_try: bool = True
     """Nobody tries a step again that fails now."""
+    damaged: bool = False
+    """What the plan names and is gone is left out: see :attr:`recovery.components.base.Component.damaged`."""
 
     @property
     def folder(self) -> Path:
@@ -95,7 +98,9 @@ class Work:
 
     def component(self) -> Component:
         """The source itself."""
-        return components.make(self.plan, self.source_id, self.connect)
+        made = components.make(self.plan, self.source_id, self.connect)
+        made.damaged = self.damaged
+        return made
 
     def dump_record(self) -> Dump:
         """What ``dump`` made."""

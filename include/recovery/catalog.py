@@ -15,7 +15,7 @@ from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.errors import DestinationError, ManifestError, PlanError, RecoveryError, RestoreError
 from recovery.keys import SIGNATURE_BYTES, VerifyKey
 from recovery.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, Manifest, is_set_id, parse_manifest
-from recovery.plan import Level
+from recovery.plan_types import Level
 from recovery.units import human_duration, iso, parse_moment
 
 log = logging.getLogger(__name__)
@@ -256,8 +256,11 @@ def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> 
 def shortcomings(manifest: Manifest, level: Level) -> str:
     """Why a set is not good, in words."""
     reasons = [f"{source} is missing ({reason.rstrip('.')})" for source, reason in manifest.missing.items()]
+    reasons += ["it is the safety backup of a restore, most likely of a damaged system"] if manifest.safety else []
     reasons += (
-        [] if manifest.model_copy(update={"complete": True}).good(level) else [f"it was verified to {manifest.level}, good is {level}"]
+        []
+        if manifest.model_copy(update={"complete": True, "safety": False}).good(level)
+        else [f"it was verified to {manifest.level}, good is {level}"]
     )
     return "; ".join(reasons)
 

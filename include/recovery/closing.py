@@ -37,10 +37,12 @@ from recovery.manifest import (
     write_manifest,
     write_packs,
 )
+from recovery.places import LIVE
 from recovery.plan import Plan
+from recovery.restore_run import Request
 from recovery.retention import prune as prune_destination
 from recovery.shipping import upload_set
-from recovery.staging import RunRecord, StagedSet, locked, make_private, sweep, write_record, written_in
+from recovery.staging import RunRecord, StagedSet, locked, make_private, read_record, sweep, write_record, written_in
 from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
@@ -79,13 +81,20 @@ def refuse_during_restore(plan: Plan) -> None:
     Raises:
         RestoreUnderWay: if there is such a restore.
     """
-    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
-        journal = Journal(path)
+    for folder, journal in _live_restores(plan):
         if not journal.closed and journal.said("stopping services"):
             raise RestoreUnderWay(
-                f"The restore {path.parent.name} of this plan is between its switch and its acceptance.",
+                f"The restore {folder.name} of this plan is between its switch and its acceptance.",
                 "Answer its last gate; this run goes on then.",
             )
+
+
+def _live_restores(plan: Plan) -> Iterator[tuple[Path, Journal]]:
+    """The restores into the live system: folder and journal. Those to targets, and drills, are in no backup's way."""
+    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
+        asked = path.with_name("request.json")
+        if not asked.exists() or read_record(asked, Request).target == LIVE:
+            yield path.parent, Journal(path)
 
 
 def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
@@ -145,6 +154,7 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
             ),
             recipients=tuple(map(recipient_fingerprint, plan.encryption.recipients)),
             hold=run.hold,
+            safety=run.safety,
         )
         write_manifest(staged.set_folder, manifest, SigningKey.from_endpoint(connect(plan.signing)))
         log.info(
@@ -157,10 +167,10 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
 
 def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
     """What was read before a switch and what was read after it are not of one system."""
-    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
-        if any(entry.time >= run.started for entry in Journal(path).said("stopping services")):
+    for folder, journal in _live_restores(plan):
+        if any(entry.time >= run.started for entry in journal.said("stopping services")):
             raise RestoreError(
-                f"The restore {path.parent.name} switched this system while set {run.set_id} was made; the set may be half of before.",
+                f"The restore {folder.name} switched this system while set {run.set_id} was made; the set may be half of before.",
                 "Trigger a new backup run once the restore has ended.",
             )
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Collection
 
+from recovery import records, scratch
+from recovery.catalog import read_manifest
 from recovery.components import make
 from recovery.connections import Connect
 from recovery.errors import RecoveryError, RestoreError
+from recovery.journal import Journal
+from recovery.manifest import Manifest
+from recovery.places import LIVE, SCRATCH
 from recovery.plan import Plan
-from recovery.restore_run import Request, RestoreRun
+from recovery.restore_run import NOTHING_DUE, Request, RestoreRun
 from recovery.staging import locked, read_record
 from recovery.units import human_duration, now
 
@@ -33,6 +39,7 @@ def drop_old(plan: Plan, connect: Connect) -> None:
     Raises:
         RecoveryError: if something can't be removed; the rest is.
     """
+    _drop_idle(plan)
     faults = []
     for run in ended_restores(plan, connect):
         closed = run.journal.said("closed")[-1].time
@@ -50,18 +57,27 @@ def drop_old(plan: Plan, connect: Connect) -> None:
     name_strangers(plan, connect)
 
 
+def _drop_idle(plan: Plan) -> None:
+    """Remove what is left of drills for which nothing was due; of all others the journal stays, so that they are never begun anew."""
+    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
+        closed = Journal(path).last("closed")
+        if closed and closed.facts["reason"] == NOTHING_DUE and now() - closed.time >= plan.keep_before:
+            shutil.rmtree(path.parent)
+
+
 def drop(run: RestoreRun) -> None:
     """Remove the copies that a restore set aside, live ones of before and refused ones, once the plan's days are over.
 
     Raises:
         RecoveryError: if something can't be removed; the restore's folder stays then.
     """
-    if gone := [source_id for source_id in run.request().sources if source_id not in run.plan.source_ids]:
-        raise RestoreError(
-            f"The plan no longer has {', '.join(gone)}, where restore {run.id} left copies.",
-            f"Remove what has {run.id} in its name there, then {run.folder}.",
-        )
-    for source_id in run.request().sources:
+    scratch.remove(run.folder)
+    if run.in_place:
+        release_safety_set(run)
+    nothing_aside = run.in_place or run.request().target == SCRATCH
+    staged = [source_id for source_id in run.request().sources if run.journal.said("staging", source_id) and not nothing_aside]
+    _refuse_gone(run, staged)
+    for source_id in staged:
         component = run.component(source_id)
         with locked(run.folder / "locks" / source_id):
             run.same_target(source_id)
@@ -75,6 +91,34 @@ def drop(run: RestoreRun) -> None:
     for path in sorted(run.folder.iterdir(), key=lambda path: path.name == "request.json"):
         if path.name != "journal.jsonl":  # it says that this restore has ended, if anybody clears it
             path.unlink()
+
+
+def _refuse_gone(run: RestoreRun, sources: Collection[str]) -> None:
+    target = run.request().target
+    known: Collection[str] = run.plan.source_ids
+    if target != LIVE:
+        known = set(known) & dict(run.plan.targets[target].sources).keys() if target in run.plan.targets else ()
+    if gone := [source_id for source_id in sources if source_id not in known]:
+        where = "" if target == LIVE else f" at the target {target}"
+        raise RestoreError(
+            f"The plan no longer has {', '.join(gone)}{where}, where restore {run.id} left copies.",
+            f"Remove what has {run.id} in its name there, then {run.folder}.",
+        )
+
+
+def release_safety_set(run: RestoreRun) -> None:
+    """Let the set of before a restore in place go the way of all sets.
+
+    Raises:
+        DestinationError: if a destination can't take the record.
+    """
+    why = f"restore {run.id} ended {human_duration(run.plan.keep_before)} ago"
+    for entry in run.journal.said("making safe"):
+        for destination in run.destinations():
+            manifest = read_manifest(destination, f"{run.plan.plan}/{entry.facts['set']}", run.verify_key())
+            if isinstance(manifest, Manifest):  # otherwise it never got there
+                released = records.release(manifest, records.BIRTH, now(), f"maintenance of {run.plan.plan}", why)
+                records.add_record(destination, released, run.set_key())
 
 
 def name_strangers(plan: Plan, connect: Connect) -> None:

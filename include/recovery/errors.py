@@ -69,6 +69,10 @@ class DestinationError(RecoveryError):
     retryable = True
 
 
+class HookError(RecoveryError):
+    """A hook of the plan failed."""
+
+
 class RetentionError(RecoveryError):
     """Pruning would not be safe."""
 

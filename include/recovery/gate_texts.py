@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recovery.approvals import Gate
+from recovery.plan_types import Gate
 from recovery.restore_run import RestoreRun
 from recovery.units import human_duration, iso, plain_markdown
 
@@ -20,40 +20,59 @@ def gate_text(run: RestoreRun, gate: Gate) -> str:
 
 def _switch(run: RestoreRun) -> str:
     sources = run.request().sources
-    lines = ["Everything was restored beside the live data and **proven equal to the set**:", ""]
-    lines += [
-        f"- {source_id}: staged in {_took(run, 'stage', source_id)}, proven in {_took(run, 'prove', source_id)}" for source_id in sources
-    ]
-    services = run.plan.services
+    services = run.place.services
+    lines = _ready_in_place(run) if run.in_place else _ready(run)
     stop = (
         ", ".join(" ".join(command) for command in services.stop)
         or "⚠ none are named in the plan: stop what writes to the data yourself first"
     )
-    lines += ["", "**Approve** stops the services and puts the restored data in the place of the live data. That is the downtime.", ""]
-    lines += [f"- Services stopped and started: {stop}", f"- Switched in this order: {', '.join(sources)}"]
-    lines.append(f"- The data of now is set aside for {human_duration(run.plan.keep_before)}; the last gate can bring it back.")
+    where = "live data" if run.place.live else f"data of the target {run.place.name}"
+    how = (
+        f"makes a safety backup of the {where}, then **drops** it and loads the set"
+        if run.in_place
+        else f"puts the restored data in the place of the {where}"
+    )
+    lines += ["", f"**Approve** stops the services and {how}. That is the downtime.", ""]
+    lines += [f"- Services stopped and started: {stop}", f"- In this order: {', '.join(sources)}"]
+    if run.in_place:
+        lines.append("- The way back is to load the safety backup, which takes about as long again; the last gate can order it.")
+    else:
+        lines.append(f"- The data of now is set aside for {human_duration(run.plan.keep_before)}; the last gate can bring it back.")
     lines += ["", "**Reject**, or no answer, discards what was staged. Nothing live was touched so far."]
     return "\n".join(lines)
+
+
+def _ready(run: RestoreRun) -> list[str]:
+    lines = ["Everything was restored beside the data that is there and **proven equal to the set**:", ""]
+    for source_id in run.request().sources:
+        lines.append(f"- {source_id}: staged in {_took(run, 'stage', source_id)}, proven in {_took(run, 'prove', source_id)}")
+    return lines
+
+
+def _ready_in_place(run: RestoreRun) -> list[str]:
+    lines = ["The chosen set was **read whole**, and found to be what its manifest says:", ""]
+    return lines + [f"- {source_id}: in {_took(run, 'prove', source_id)}" for source_id in run.request().sources]
 
 
 def _accept(run: RestoreRun) -> str:
     lines = ["The restored system is **in use**.", ""]
     checks = run.journal.said("checked")
     lines += [
-        f"- {'✔' if entry.facts['ok'] else '✘ FAILED'} {plain_markdown(entry.facts['command'] + ': ' + entry.facts['words'])}"
+        f"- {'✔' if entry.facts['ok'] else '✘ FAILED'} {plain_markdown(entry.facts['check'] + ': ' + entry.facts['words'])}"
         for entry in checks
     ]
-    if not run.plan.services.check:
+    if not run.place.checks:
         lines.append("- The plan names no checks: look at the system yourself.")
     elif not checks:
         lines.append("- ✘ FAILED: the checks did not run.")
     if not run.journal.said("services started"):
         lines.append("- ✘ FAILED: the services did not start; see the task's log.")
     started = run.journal.said("starting services")[0].time
-    lines += ["", f"**Approve** keeps it. The data of before stays aside for {human_duration(run.plan.keep_before)}.", ""]
+    aside = f"The safety set {run.safety.manifest().set_id} stays held" if run.in_place else "The data of before stays aside"
+    lines += ["", f"**Approve** keeps it. {aside} for {human_duration(run.plan.keep_before)}.", ""]
+    writes = "those writes are lost" if run.in_place else "the refused copy is set aside with those writes"
     lines.append(
-        f"**Reject** stops the services and brings the data of before back. What was written since {iso(started)} is not in it;"
-        " the refused copy is set aside with those writes."
+        f"**Reject** stops the services and brings the data of before back. What was written since {iso(started)} is not in it; {writes}."
     )
     lines += ["", f"**No answer** in {human_duration(run.plan.approvals.timeout)} keeps it too, but the run ends as failed."]
     return "\n".join(lines)

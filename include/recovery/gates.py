@@ -10,11 +10,11 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from recovery import alerts, restore
-from recovery.approvals import Gate as GateName
+from recovery import alerts, answers, restore_state
 from recovery.errors import RecoveryError
 from recovery.gate_texts import gate_text
 from recovery.plan import Plan
+from recovery.plan_types import Gate as GateName
 from recovery.tasks import in_words, restore_run
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,15 @@ class Gate(ApprovalOperator):
 
     def _prepare(self, context: Any) -> None:
         run = restore_run(self.plan_name, context["dag_run"])
-        if self.gate == "accept" and not restore.in_use(run):
+        if self.gate == "accept" and not restore_state.in_use(run):
             raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
+        if self.gate not in run.gates:
+            raise AirflowSkipException(f"A restore to {run.place.name} has no gate {self.gate!r}, or this is a dry run.")
         requester = run.request().requester
         self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
         self.subject = f"{self.plan_name}, set {run.manifest().set_id}: {self.subject}"
         self.body = gate_text(run, self.gate)
-        restore.show(run, self.gate, self.body)
+        answers.show(run, self.gate, self.body)
         log.info("%s\n\n%s", self.subject, self.body)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -70,9 +72,9 @@ class Gate(ApprovalOperator):
         person = (answer["responded_by_user"] or {}).get("name", "")  # the user name; an id may be a row number
         try:
             if answer["chosen_options"] == [self.APPROVE]:
-                restore.approve(run, self.gate, person)
+                answers.approve(run, self.gate, person)
             else:
-                restore.reject(run, self.gate, person)
+                answers.reject(run, self.gate, person)
         except RecoveryError as error:
             raise AirflowFailException(str(error)) from None
         if answer["chosen_options"] != [self.APPROVE]:
@@ -81,7 +83,7 @@ class Gate(ApprovalOperator):
         return answer
 
     def _unanswered(self, run: Any, context: Any) -> None:
-        restore.reject(run, self.gate, None)
+        answers.reject(run, self.gate, None)
         if self.gate != "accept":
             raise AirflowFailException(f"Nobody answered the gate {self.gate!r} in time; that is a rejection.")
         log.error("Nobody accepted the restored system in time. It stays in use, and the old copies stay too.")

@@ -21,7 +21,7 @@ from recovery import VERSION
 from recovery.components.base import Consistency, RecoveryPoint
 from recovery.errors import ArtifactError, ManifestError
 from recovery.keys import SigningKey, VerifyKey
-from recovery.plan import Level
+from recovery.plan_types import Level
 from recovery.staging import write_atomically
 
 MANIFEST_FILE = "manifest.json"
@@ -188,6 +188,8 @@ class Manifest(_Part):
     """Fingerprints of the age recipients, see :func:`recovery.keys.recipient_fingerprint`."""
     hold: bool = False
     """Born with a hold: never pruned until that is released."""
+    safety: bool = False
+    """Made by a restore of what it was about to replace in place: most likely a damaged system, so never taken as the latest."""
     software: str = f"openmanus-recovery {VERSION}"
 
     @model_validator(mode="after")
@@ -222,8 +224,8 @@ class Manifest(_Part):
         return f"{self.plan}/{self.set_id}"
 
     def good(self, level: Level) -> bool:
-        """Complete, and proven to at least this level."""
-        return self.complete and LEVELS.index(self.level) >= LEVELS.index(level)
+        """A backup that is complete, and proven to at least this level."""
+        return self.complete and not self.safety and LEVELS.index(self.level) >= LEVELS.index(level)
 
 
 def skew(sources: Mapping[str, SourceEntry]) -> float:

@@ -13,15 +13,17 @@ from recovery.artifact import safe_name
 from recovery.backup import Work
 from recovery.contents import read_rows
 from recovery.manifest import CONTENTS_FILE, PACKS_FILE, describe_file
-from recovery.plan import ConfigSource, FilesSource, MongoSource, Plan, PostgresSource
+from recovery.plan import Plan
+from recovery.plan_sources import ConfigSource, FilesSource, MongoSource, PostgresSource
 
 _TEMPLATE = """\
 # How to restore set {{ set_id }} of {{ plan }} by hand
 
 You need this folder, `age`, `zstd`, GNU `tar`, `openssl`, `sha256sum`,{% if postgres %} PostgreSQL's `psql` and `pg_restore`,{% endif %}\
 {% if mongo %} MongoDB's `mongorestore`,{% endif %}
+a shell with `cat`, `cp`, `grep` and `mkdir`,
 and from the recovery kit `identity.txt` (opens the packs) and `public.pem` (tells whether this set is genuine).
-Run everything in this folder.
+Run everything in this folder. If it is in a bucket, copy it to a disk first, all of it, with whatever tool the bucket has.
 
 ## 1. Is it genuine and whole?
 
@@ -97,6 +99,9 @@ Set `MONGO_URI` to the new server, as in `mongodb://user@host/?authSource=admin`
 ```sh
 mongorestore --uri "$MONGO_URI" --stopOnError --bypassDocumentValidation --dir {{ folder }}
 ```
+
+mongorestore may write the fields inside an index's options in another order than they had. That matters in wildcard projections and
+in partial filters on subdocuments: compare such indexes with the `*.metadata.json` files there, and make anew those that differ.
 {% if version %}
 Its users and roles lie beside the databases that they belong to. mongorestore wants them in one place, and adds them to the server's:
 

@@ -4,8 +4,8 @@
 
     <staging>/<plan>/restores/<restore id>/
       request.json            what was asked, and by whom
-      set/                    manifest and packs.jsonl of the set, believed before they were kept
-      rows/<source>/          the set's contents, by artifact
+      set/ rows/              the chosen set: see ``fetched.py``
+      safety/                 the same of the set that was made of the live data before it was replaced in place
       findings.json           what preflight found, and the identity of each target
       gates/<gate>.md         the text that a gate showed
       gates/<gate>.asked.json the signed question: that text, and everything else that an answer is about
@@ -19,34 +19,38 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from tarfile import TarInfo
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from recovery import components
-from recovery.approvals import Gate, Question, digest, read_approval
-from recovery.artifact import Identity, Pack, extract, open_pack, safe_name
+from recovery import scratch
+from recovery.approvals import Question, digest, read_approval
+from recovery.artifact import Identity
 from recovery.components.base import Component
 from recovery.connections import Connect, s3_client
-from recovery.contents import Row, read_rows
 from recovery.destinations import make_destination
-from recovery.destinations.base import Destination, Progress
-from recovery.errors import ApprovalError, ArtifactError, DestinationError, KeyMaterialError, RestoreError
+from recovery.destinations.base import Destination
+from recovery.errors import ApprovalError, KeyMaterialError, RestoreError
+from recovery.fetched import FetchedSet
 from recovery.journal import Journal
 from recovery.keys import SigningKey, VerifyKey, parse_identity
-from recovery.manifest import File, Manifest, StoredPack, decode_manifest, parse_packs
+from recovery.manifest import Manifest
+from recovery.places import LIVE, Place, place_named
 from recovery.plan import Plan
-from recovery.shipping import download
+from recovery.plan_types import Gate
+from recovery.source_restore import SourceRestore
 from recovery.staging import locked, make_private, read_record
 
 log = logging.getLogger(__name__)
+
+
+NOTHING_DUE = "nothing was due"
+"""Why a drill ended before it had chosen a set, where that is no fault."""
 
 
 class Request(BaseModel):
@@ -63,9 +67,25 @@ class Request(BaseModel):
     """A moment with its offset; the newest set of before it, in place of ``set``."""
     sources: tuple[str, ...]
     """Source ids to restore."""
+    only: dict[str, tuple[str, ...]] = {}
+    """By source id, the parts of it to restore, as the person wrote them; a source that is not here is restored whole."""
+    target: str = LIVE
+    """``live``, the name of one of the plan's targets, or for a drill ``scratch``."""
+    overwrite: str = ""
+    """The target's name again: what is there already may be set aside or replaced."""
+    method: Literal["switch", "in place"] = "switch"
+    """Beside the live data, and then switched; or dropped and loaded, after a safety backup."""
     config: Literal["missing", "all"] = "missing"
     allow_stale: bool = False
     """Restore a set that is older than the RPO allows."""
+    compare: bool = False
+    """Read what is live, and say what would change, before the first gate."""
+    dry_run: bool = False
+    """Only find out and compare; change nothing."""
+    drill: bool = False
+    """For practice: no gates, and nothing stays."""
+    destination: str | None = None
+    """Fetch the set from here; None for wherever it is."""
 
 
 class Findings(BaseModel):
@@ -77,6 +97,10 @@ class Findings(BaseModel):
     """Markdown: the text of the first gate."""
     targets: dict[str, str]
     """Identity of each source's target."""
+    plan: str
+    """SHA-256 of the plan as it was then."""
+    request: str
+    """SHA-256 of what was asked."""
 
 
 class RestoreRun:
@@ -95,11 +119,16 @@ class RestoreRun:
         """SHA-256 of the plan as it is now."""
         return digest(self.plan.model_dump_json())
 
-    def close_unbegun(self) -> None:
+    @property
+    def request_digest(self) -> str:
+        """SHA-256 of what was asked."""
+        return digest(self.request().model_dump_json())
+
+    def close_unbegun(self, reason: str = "no set was chosen") -> None:
         """End a restore that has not chosen a set, so that clearing it does not begin it in somebody's name."""
         make_private(self.folder)
         if not self.journal.closed:
-            self.journal.say("closed", reason="no set was chosen", unkept=[])
+            self.journal.say("closed", reason=reason, unkept=[])
 
     def request(self) -> Request:
         """What was asked.
@@ -118,33 +147,43 @@ class RestoreRun:
         """Whether a set was chosen."""
         return bool(self.journal.said("chosen"))
 
-    @cached_property
-    def _packs(self) -> dict[tuple[str, str], list[StoredPack]]:
-        """The set's packs by source and artifact, in order."""
-        found: dict[tuple[str, str], list[StoredPack]] = {}
-        for pack in parse_packs((self.folder / "set/packs.jsonl").read_bytes(), self.manifest()):
-            found.setdefault((pack.source, pack.artifact), []).append(pack)
-        return {key: sorted(packs, key=lambda pack: pack.number) for key, packs in found.items()}
+    @property
+    def set(self) -> FetchedSet:
+        """The chosen set."""
+        return FetchedSet(self.folder)
+
+    @property
+    def safety(self) -> FetchedSet:
+        """The set of the live data from before it was replaced in place; empty unless there was need for one."""
+        return FetchedSet(self.folder / "safety")
 
     def manifest(self) -> Manifest:
-        """The set's manifest, whose signature was checked when it was fetched."""
-        return decode_manifest((self.folder / "set/manifest.json").read_bytes(), "staging")
+        """The chosen set's manifest."""
+        return self.set.manifest()
 
-    def packs(self, source_id: str, artifact: str) -> list[StoredPack]:
-        """The packs of an artifact, in order."""
-        return self._packs.get((source_id, artifact), [])
+    @cached_property
+    def place(self) -> Place:
+        """Where this restore goes."""
+        return self.place_of(self.request())
 
-    def artifacts(self, source_id: str) -> list[str]:
-        """The artifacts that the set has of a source."""
-        return [artifact for source, artifact in self._packs if source == source_id]
+    def place_of(self, request: Request) -> Place:
+        """Where a restore with this request goes.
 
-    def rows_file(self, source_id: str, artifact: str) -> Path:
-        """File of an artifact's contents."""
-        return self.folder / "rows" / source_id / f"{safe_name(artifact)}.jsonl"
+        Raises:
+            PlanError: if the plan has no such target.
+        """
+        return place_named(self.plan, request.target, self.connect, lambda: scratch.place(self.plan, self.folder, self.connect))
 
-    def places_file(self, source_id: str, artifact: str) -> Path:
-        """File of which member is in which pack, and of each pack's checksum before encryption."""
-        return self.rows_file(source_id, artifact).with_suffix(".places")
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The gates that have to be opened."""
+        request = self.request()
+        return () if request.dry_run or (request.drill and request.target != LIVE) else self.place.gates
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the live data is dropped and the set loaded in its place."""
+        return self.request().method == "in place"
 
     def gate_file(self, gate: Gate, suffix: str) -> Path:
         """What a gate showed (``.md``), or the approval that it became (``.json``)."""
@@ -185,16 +224,30 @@ class RestoreRun:
         return [self.destination(name) for name in self.plan.destinations]
 
     def holders(self) -> list[Destination]:
-        """The destinations that have the chosen set."""
-        return [self.destination(name) for name in self.journal.said("chosen")[-1].facts["destinations"] if name in self.plan.destinations]
+        """The destinations that have the chosen set, or the one that it is to be fetched from."""
+        names = [name for name in self.journal.said("chosen")[-1].facts["destinations"] if name in self.plan.destinations]
+        wanted = self.request().destination
+        return [self.destination(name) for name in names if wanted in {None, name}]
 
     def component(self, source_id: str) -> Component:
-        """A source's component."""
-        return components.make(self.plan, source_id, self.connect)
+        """A source's component, as it is where this restore goes."""
+        return self.place.component(source_id)
 
     def source(self, source_id: str) -> SourceRestore:
         """What a component gets of this restore."""
-        return SourceRestore(self, source_id)
+        return SourceRestore(self, source_id, self.set, self.holders)
+
+    def whole_source(self, source_id: str) -> SourceRestore:
+        """The same, as if all of the source had been asked for."""
+        return SourceRestore(self, source_id, self.set, self.holders, whole=True)
+
+    def safe_source(self, source_id: str) -> SourceRestore:
+        """What a component gets to bring back, in place, what was live before."""
+        return SourceRestore(self, source_id, self.safety, self.safe_places, way_back=True)
+
+    def safe_places(self) -> list[Destination]:
+        """The destinations that have the safety set."""
+        return [self.destination(name) for name in self.journal.said("safe")[-1].facts["destinations"]]
 
     @contextmanager
     def changing(self, what: str, *, forward: bool = True) -> Iterator[None]:
@@ -217,6 +270,8 @@ class RestoreRun:
     def authorise(self, gate: Gate, source_id: str | None = None) -> None:
         """Verify the approval that a change needs, and that nothing it was given for has changed since.
 
+        A gate that the place of this restore does not have needs none; the target must be the same all the same.
+
         Args:
             gate: the gate whose approval is needed.
             source_id: whose target is looked at again; None for changes that have none.
@@ -224,14 +279,31 @@ class RestoreRun:
         Raises:
             ApprovalError: if the gate was not approved, or the plan, the findings or the target are not those of then.
         """
+        if self.request().dry_run:
+            raise ApprovalError("This is a dry run: nothing is changed.", "Trigger a restore without dry_run.")
+        if self.request().drill and self.request().target == LIVE:
+            raise ApprovalError("A drill never goes into the live system.", "Trigger a restore.")
+        self._same_wish()
+        if gate in self.gates:
+            self._check_approval(gate)
+        if source_id:
+            self.same_target(source_id)
+
+    def _same_wish(self) -> None:
+        """Where nobody is asked, nothing may change behind preflight's back either."""
+        found = self.findings()
+        then, now = (found.plan, found.request), (self.plan_digest, self.request_digest)
+        if then != now:
+            what = " and ".join(name for name, old, new in zip(("plan", "request"), then, now, strict=True) if old != new)
+            raise ApprovalError(f"Since preflight looked, the {what} changed.", "Trigger a new restore.")
+
+    def _check_approval(self, gate: Gate) -> None:
         approval = read_approval(self.gate_file(gate, ".json"), self.signing_key().verify_key)
         if changed := approval.question.changed(self.question(gate)):
             raise ApprovalError(
                 f"Since {approval.approver} approved the gate {gate}, this changed: {', '.join(changed)}; the approval is void.",
                 "Trigger a new restore, and have it approved as it is now.",
             )
-        if source_id:
-            self.same_target(source_id)
 
     def question(self, gate: Gate) -> Question:
         """What a gate asks, as everything is now.
@@ -247,7 +319,7 @@ class RestoreRun:
             gate=gate,
             set_id=self.manifest().set_id,
             plan=self.plan_digest,
-            request=digest(self.request().model_dump_json()),
+            request=self.request_digest,
             text=digest(shown.read_text(encoding="utf-8", errors="surrogateescape")),
             targets=self.findings().targets,
         )
@@ -265,91 +337,3 @@ class RestoreRun:
                 f"The target of {source_id} is not the one that was approved: it was {approved}, now it is {found}.",
                 "Put the Connection or the path back as it was, or trigger a new restore for the new target.",
             )
-
-
-class SourceRestore:
-    """:class:`recovery.components.base.Restore` for one source of one restore."""
-
-    def __init__(self, run: RestoreRun, source_id: str) -> None:
-        self._run = run
-        self._source_id = source_id
-
-    @property
-    def id(self) -> str:
-        """The restore's id."""
-        return self._run.id
-
-    @property
-    def folder(self) -> Path:
-        """Scratch folder of this source, made when it is asked for."""
-        folder = self._run.folder / "work" / self._source_id
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @property
-    def options(self) -> dict[str, str]:
-        """The request's choices."""
-        return {"config": self._run.request().config}
-
-    def artifacts(self) -> Sequence[str]:
-        """The set's artifacts of this source."""
-        return self._run.artifacts(self._source_id)
-
-    def rows(self, artifact: str, *kinds: str) -> Iterator[Row]:
-        """The set's rows of an artifact."""
-        return read_rows(self._run.rows_file(self._source_id, artifact), *kinds)
-
-    def unpack(self, artifact: str, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
-        """Fetch, check, decrypt and extract; one pack at a time, so staging needs room for one."""
-        identity = self._run.identity()
-        for pack, path in self.fetch(artifact):
-            with path.open("rb") as source, open_pack(source, pack, [identity]) as reader:
-                extract(reader, folder, only)
-
-    def fetch(self, artifact: str) -> Iterator[tuple[Pack, Path]]:
-        """An artifact's packs, each as a file that is there until the next one is asked for."""
-        folder = self._run.folder / "fetch" / self._source_id
-        folder.mkdir(parents=True, exist_ok=True)
-        sums = {pack: facts["raw_sha256"] for _, pack, facts in read_rows(self._run.places_file(self._source_id, artifact), "pack")}
-        holders, prefix = self._run.holders(), self._run.manifest().path
-        for stored in self._run.packs(self._source_id, artifact):
-            path = folder / Path(stored.file).name
-            file = File(bytes=stored.stored_bytes, sha256=stored.sha256)
-            download_from_any(holders, f"{prefix}/{stored.file}", path, file)
-            sizes = {"raw_bytes": stored.raw_bytes, "stored_bytes": stored.stored_bytes}
-            yield Pack(file=path.name, raw_sha256=sums[path.name], sha256=stored.sha256, **sizes), path
-            path.unlink()
-
-    def journal(self, step: str, **facts: object) -> None:
-        """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""
-        self._run.journal.say(f"{self._source_id}: {step}", **facts)
-
-    def journalled(self, step: str) -> list[dict[str, object]]:
-        """What was said of a step of this source."""
-        return [entry.facts for entry in self._run.journal.said(f"{self._source_id}: {step}")]
-
-    def clean(self) -> None:
-        """Remove the scratch folders."""
-        for name in ("work", "fetch"):
-            shutil.rmtree(self._run.folder / name / self._source_id, ignore_errors=True)
-
-
-def download_from_any(holders: Sequence[Destination], key: str, path: Path, file: File) -> None:
-    """Fetch an object from the first destination that has it whole.
-
-    Raises:
-        RestoreError: if none has.
-        StagingError: if the file can't be written.
-    """
-    faults = []
-    for destination in holders:
-        progress = Progress(f"fetching {key} from {destination.name}", file.bytes)
-        try:
-            download(destination, key, path, file, progress.add)
-        except (ArtifactError, DestinationError) as error:
-            log.error("%s", error)
-            faults.append(f"{destination.name}: {error}")
-        else:
-            log.info("%s: %s", key, progress.summary())
-            return
-    raise RestoreError(f"{key} could not be fetched from any destination:\n" + "\n".join(faults), "Choose another set.")

@@ -16,7 +16,8 @@ from recovery.destinations.base import Destination
 from recovery.errors import RetentionError
 from recovery.keys import VerifyKey
 from recovery.manifest import MANIFEST_FILE, Manifest, is_set_id
-from recovery.plan import Keep, Level
+from recovery.plan import Keep
+from recovery.plan_types import Level
 from recovery.records import read_records
 from recovery.units import human_duration, human_size, iso
 

@@ -144,6 +144,8 @@ class RunRecord(BaseModel):
     """Source ids that this run backs up."""
     note: str = ""
     hold: bool = False
+    safety: bool = False
+    """See :attr:`recovery.manifest.Manifest.safety`."""
     allow_empty: bool = False
     previous: dict[str, dict[str, int]] = {}
     """Records per artifact of each source in the newest good set, to notice a source that became empty."""

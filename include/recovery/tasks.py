@@ -66,8 +66,9 @@ def staged_set(plan: Plan, dag_run: Any) -> StagedSet:
 
 
 def restore_run(plan_name: str, dag_run: Any) -> RestoreRun:
-    """The restore of a run."""
-    return RestoreRun(load_plan(plan_name), dag_run.run_id, from_airflow)
+    """The restore of a run, or the drill: ids of both never meet."""
+    run_id = f"drill {dag_run.run_id}" if dag_run.dag_id == f"{plan_name}_drill" else dag_run.run_id
+    return RestoreRun(load_plan(plan_name), run_id, from_airflow)
 
 
 def of_source(step: Callable[[Work], object]) -> Any:
@@ -97,13 +98,16 @@ def of_destination(step: Callable[[Plan, StagedSet, str, Connect], object], trig
     return run
 
 
-def of_restore(step: Callable[[RestoreRun], object], task_id: str = "") -> Any:
-    """A task that does a step of a restore: call it with the plan's name."""
+def of_restore(step: Callable[[RestoreRun], object], task_id: str = "", *, changes: bool = True) -> Any:
+    """A task that does a step of a restore: call it with the plan's name. What changes anything is not done in a dry run."""
 
     @task(task_id=task_id or step.__name__)
     @in_words
     def run(plan: str, dag_run: Any) -> None:
-        skip_if_false(step(restore_run(plan, dag_run)))
+        restore = restore_run(plan, dag_run)
+        if changes:
+            skip_dry_run(restore)
+        skip_if_false(step(restore))
 
     return run
 
@@ -117,15 +121,28 @@ def of_restored_source(step: Callable[[RestoreRun, str], object], task_id: str, 
         restore = restore_run(plan, dag_run)
         if source not in restore.request().sources:
             raise AirflowSkipException(f"{source} is not among the sources to restore.")
+        skip_dry_run(restore)
         skip_if_false(step(restore, source))
 
     return run(plan.plan, source)
+
+
+def skip_dry_run(restore: RestoreRun) -> None:
+    """Skip the task in a dry run."""
+    if restore.request().dry_run:
+        raise AirflowSkipException("This is a dry run: nothing is changed.")
 
 
 def skip_if_false(done: object) -> None:
     """A step returns False where there was nothing to do for it."""
     if done is False:
         raise AirflowSkipException("There was nothing to do; see the log above.")
+
+
+def failed_before(ti: Any) -> list[str]:
+    """The tasks of a task's run that failed by themselves, and not because of another."""
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
+    return [task_id for task_id, state in states.items() if state == "failed" and task_id != ti.task_id]
 
 
 def check_parameters(dag: Any, dag_run: Any) -> None:

@@ -23,17 +23,23 @@ from sandbox.person import Refused
 from sandbox.servers import wait_for
 
 MAIL = "mail: {connection: mail, to: [oncall@example.org], sender: recovery@example.org}"
+HOOKS = """\
+hooks:
+  before_backup: [{{argv: [sh, -c, 'cd "$$RECOVERY_PLANS"; echo before >> {name}.told; test ! -e {name}.stop']}}]
+  after_backup: [{{argv: [sh, -c, 'cd "$$RECOVERY_PLANS"; echo after >> {name}.told; echo the words of after']}}]
+  after_failed_backup: [{{argv: [sh, -c, 'cd "$$RECOVERY_PLANS"; echo alarm >> {name}.told']}}]
+"""
 SCENARIOS = {}
 SMALL_PLANS = {}
 
 
-def scenario(retries=0, **settings):
+def scenario(retries=0, hooks="", **settings):
     """Register a scenario; its plan has a dead-man address of its own."""
 
     def register(function):
         name = f"b_{function.__name__}"[:40]
         SCENARIOS[name] = function
-        more = f"alerts: {{{MAIL}, ping: dead_man_{name}}}\nretries: {retries}\nretry_delay: 1s\n"
+        more = f"alerts: {{{MAIL}, ping: dead_man_{name}}}\nretries: {retries}\nretry_delay: 1s\n{hooks.format(name=name)}"
         SMALL_PLANS[name] = {"more": more} | settings
         return function
 
@@ -76,6 +82,14 @@ class Play:
 
     def tries(self, task_id):
         return self.operator.tasks(self.dag, self.run_id)[task_id].try_number
+
+    @property
+    def hooks(self):
+        """The hooks that ran since this was asked before, in order."""
+        path = self.small.plans / f"{self.name}.told"
+        told = path.read_text().split() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return told
 
     @property
     def pings(self):
@@ -293,6 +307,43 @@ def marked_failed(play):
     assert [each.complete for each in play.sets()] == [True, True]
     assert play.staged == []
     assert marked[0] not in {each.set_id for each in play.sets()}
+
+
+# Hooks --------------------------------------------------------------------------------------------------------------
+
+
+@scenario(hooks=HOOKS, retries=1)
+def hooks_and_one_that_fails_before(play):
+    play.trigger().ended("success")
+    assert set(play.states.values()) == {"success"}
+    assert play.hooks == ["before", "after"]
+    assert "the words of after" in play.words("after_backup")
+    (play.small.plans / f"{play.name}.stop").touch()
+    play.trigger().ended("failed")
+    states = play.states
+    assert states["before_backup"] == "failed"
+    assert {state for task_id, state in states.items() if task_id.endswith(".dump")} == {"upstream_failed"}
+    assert play.hooks == ["before", "after", "alarm"], "none is tried again"
+    assert "before_backup" in play.words("after_backup").partition("These tasks failed:")[2]
+    assert len(play.sets()) == 2
+    assert play.run_id in play.told()
+
+
+@scenario(hooks=HOOKS, servers=("postgres",))
+def hooks_after_a_kill_and_a_mark(play):
+    with play.database_in_use() as waiting:
+        play.trigger(sources=["postgres.main"])  # scans would wait for its snapshot
+        os.kill(waiting(), signal.SIGKILL)
+        play.ended("failed")
+    assert play.hooks == ["before", "after", "alarm"]
+    assert "near has no postgres.main of set" in play.words("after_backup")
+    with play.database_in_use() as waiting:
+        play.trigger()
+        waiting()
+        play.operator.mark_run(play.dag, play.run_id, "failed")
+        play.ended("failed")
+    assert play.hooks == ["before", "after", "alarm"]
+    assert "The backup did not succeed" in play.words("after_backup")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

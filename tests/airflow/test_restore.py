@@ -210,7 +210,7 @@ def switch_rejected_and_nobody_opens_their_own_gate(play):
 def accept_rejected_and_later_writes_kept_aside(play):
     play.trigger().approve("approve_plan", "approve_switch")
     gate = play.gate("accept")
-    assert "service check web" in gate.body
+    assert "web: check is done" in gate.body
     restored = play.small.fingerprint()
     for state in (restored, play.set_state):
         state["mongo.documents"].pop("sessions (indexes, options)")  # its TTL is put on after acceptance
@@ -286,6 +286,67 @@ def answers_in_the_first_second_and_a_backup_that_waits(play):
     assert play.small.fingerprint() == play.set_state
     play.operator.clear(f"{play.small.name}_backup", backup, "prepare")
     assert play.operator.wait_run(f"{play.small.name}_backup", backup) == "success"
+
+
+# Parts, targets, methods ------------------------------------------------------------------------------------------------
+
+
+@scenario(servers=("postgres", "mongo"))
+def a_dry_run_asks_nobody(play):
+    play.trigger(dry_run=True)
+    play.ended("success")
+    for words in ("| table | removed | 1 |", "| file | changed | 1 |", "This was a dry run"):
+        assert words in play.log("preflight")
+    assert play.small.fingerprint() == play.before
+    assert play.small.leftovers() == []
+    for destination in play.run.destinations():
+        assert not read_records(destination, play.run.manifest().path, play.run.verify_key(), play.run.manifest()).verified
+    states = play.alice.states(play.dag, play.run_id)
+    done = {"choose_set", "preflight", "discard", "report"}
+    assert {task for task, state in states.items() if state == "success"} == done
+    assert set(states.values()) == {"success", "skipped"}
+
+
+@scenario(servers=("postgres",))
+def one_table_and_one_folder(play):
+    table = f"{play.small.name}.public.requests"
+    play.trigger(sources=["postgres.main", "files.uploads"], **{"only.postgres.main": [table], "only.files.uploads": ["year1"]})
+    gate = play.gate("approve_plan")
+    assert f"Only: {table}" in gate.body.replace("\\", "")
+    play.approve("approve_plan", "approve_switch", "accept")
+    play.ended("success")
+    found = play.small.fingerprint()
+    for source, names in (("postgres.main", {"requests", "requests_id_seq"}), ("files.uploads", {"year1"})):
+        wanted = play.before[source] | {name: play.set_state[source][name] for name in names}
+        assert found[source] == wanted
+    assert found["config.settings"] == play.before["config.settings"]
+
+
+@scenario(servers=("postgres", "mongo"), gates=("switch",))
+def into_a_target_with_one_gate(play):
+    with pytest.raises(Refused) as refused:
+        play.trigger(target="elsewere")
+    assert refused.value.status == 400
+    play.trigger(target="elsewhere").approve("approve_switch")
+    play.ended("success")
+    assert play.small.elsewhere_fingerprint() == play.set_state
+    assert play.small.fingerprint() == play.before
+    states = play.alice.states(play.dag, play.run_id)
+    assert states["approve_plan"] == states["accept"] == "skipped"
+    assert play.small.told == []
+
+
+@scenario(servers=("postgres", "mongo"))
+def in_place_rejected_at_the_last_gate(play):
+    play.trigger(method="in place", config="all").approve("approve_plan", "approve_switch")
+    gate = play.gate("accept")
+    assert "those writes are lost" in gate.body
+    restored = play.small.fingerprint()
+    assert restored["files.uploads"] == play.set_state["files.uploads"]
+    assert restored["postgres.main"] == play.set_state["postgres.main"]
+    play.answer(gate, "Reject", play.bob)
+    assert "bob rejected the gate 'accept'; the data of before was loaded again from the safety set" in play.ended()
+    play.nothing_changed()
 
 
 # What must not open a gate --------------------------------------------------------------------------------------------

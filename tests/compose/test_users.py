@@ -25,6 +25,7 @@ def test_a_person_without_role_or_good_password_is_refused_without_repeating_it(
 
 
 @pytest.mark.airflow
+@pytest.mark.airflow
 def test_a_gate_is_assigned_by_user_name():
     with tempfile.TemporaryDirectory(prefix="recovery-fab-") as folder:
         airflow = Airflow(

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.dags.conftest import PROJECT, RECIPIENT, write_plan
 
 HEAVY = {"psycopg", "pymongo", "boto3", "botocore", "httpx", "requests", "zstandard", "pandas", "fiftyone", "sqlalchemy.dialects.mysql"}
-FAMILIES = ("backup", "maintenance", "restore")
+FAMILIES = ("backup", "drill", "maintenance", "restore")
 
 
 def ids(*names):
@@ -92,5 +92,5 @@ def test_a_plan_folder_that_is_not_there_is_said(parse, tmp_path):
 
 def test_the_dag_processor_leaves_alone_what_is_no_dag_file(plain):
     read = {Path(path).name for path in plain.opened if path.startswith(str(PROJECT / "dags")) and path.endswith((".py", ".pyc"))}
-    assert {name.partition(".")[0] for name in read} == {"backup", "broken_plans", "maintenance", "restore"}
+    assert {name.partition(".")[0] for name in read} == {"backup", "broken_plans", "drill", "maintenance", "restore"}
     assert "__pycache__" in (PROJECT / "dags" / ".airflowignore").read_text()

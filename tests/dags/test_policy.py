@@ -5,13 +5,13 @@ from itertools import pairwise
 
 import pytest
 
-from tests.dags.conftest import PROJECT
+from tests.dags.conftest import PROJECT, write_plan
 
 SOURCES = ["config.settings", "postgres.main", "mongo.documents", "files.uploads"]
 GROUPS = [name.replace(".", "_") for name in SOURCES]
 GATES = ["approve_plan", "approve_switch", "accept"]
 DESTINATIONS = ["local", "offsite"]
-DAGS = ["shop_backup", "shop_maintenance", "shop_restore"]
+DAGS = ["shop_backup", "shop_drill", "shop_maintenance", "shop_restore"]
 TEARDOWNS = ["switch_back", "discard", "report"]
 CHANGING = ["stop_services", *(f"switch.{name}" for name in SOURCES), "start_services", "check_system", "keep", *TEARDOWNS]
 
@@ -56,14 +56,18 @@ def test_a_backup_is_tried_again_and_a_restore_is_not(parsed):
 
 
 def test_parameters_are_forms_with_validation(parsed):
-    for dag_id in ("shop_backup", "shop_restore"):
+    for dag_id in ("shop_backup", "shop_drill", "shop_restore"):
         params = dict(parsed.dags[dag_id]["dag"]["params"])
         schema = params["sources"]["schema"]["__var"]
         assert params["sources"]["default"] == SOURCES
         assert schema["items"]["__var"]["enum"] == SOURCES
         assert (schema["uniqueItems"], schema["minItems"]) == (True, 1)
         assert all(param["description"] for param in params.values())
-    assert set(params) == {"set", "newest_before", "sources", "config", "allow_stale"}
+    assert set(params) == {
+        "set", "newest_before", "sources", "target", "method", "config", "dry_run", "compare", "allow_stale", "overwrite",
+        *(f"only.{name}" for name in SOURCES),
+    }  # fmt: skip
+    assert params["target"]["default"] == "live"
     assert {name for name, _ in parsed.dags["shop_backup"]["dag"]["params"]} == {"sources", "note", "hold", "allow_empty"}
 
 
@@ -102,14 +106,42 @@ def test_the_ping_comes_after_everything(plain):
     assert {edge for edge in plain.edges("shop_backup") if "ping" in edge} == {("finish", "ping")}
 
 
+def test_hooks_of_a_backup_are_tasks_where_the_plan_has_some(plans, parse, plain):
+    """With the ping, as ``plain`` has it: the rest of the graph stays as it is without hooks."""
+    hooks = "hooks: {before_backup: [{argv: ['true']}], after_failed_backup: [{argv: ['true']}]}\n"
+    write_plan(plans, more=f"alerts: {{ping: dead_man}}\n{hooks}")
+    hooked = parse()
+    first = {("prepare", "before_backup"), *(("before_backup", f"{group}.dump") for group in GROUPS)}
+    last = {(f"{step}.{name}", "after_backup") for step in ("upload", "prune") for name in DESTINATIONS}
+    last |= {("finish", "after_backup"), ("ping", "after_backup")}
+    without = plain.edges("shop_backup")
+    assert hooked.edges("shop_backup") - without == first | last
+    assert without - hooked.edges("shop_backup") == {("prepare", f"{group}.dump") for group in GROUPS}
+    tasks = hooked.tasks("shop_backup")
+    assert [task_id for task_id, task in tasks.items() if task.get("is_teardown")] == ["after_backup"]
+    assert tasks["after_backup"]["on_failure_fail_dagrun"] is True
+
+
 def test_restore_graph(parsed):
     expected = {("choose_set", "preflight"), ("preflight", "approve_plan")}
     for name in SOURCES:
         stage, prove = (f"stage_and_prove.{verb}.{name}" for verb in ("stage", "prove"))
         expected |= {("approve_plan", stage), (stage, prove), (prove, "approve_switch")}
-    line = ["approve_switch", *CHANGING[: CHANGING.index("keep")], "accept", "keep", *TEARDOWNS]
+    line = ["approve_switch", "stop_services", "safety_backup", *CHANGING[1 : CHANGING.index("keep")], "accept", "keep", *TEARDOWNS]
     expected |= set(pairwise(line))
     assert parsed.edges("shop_restore") == expected
+
+
+def test_hooks_of_a_restore_are_tasks_where_the_plan_has_some(plans, parse, parsed):
+    hook = "[{argv: ['true']}]"
+    write_plan(plans, more=f"hooks: {{before_restore: {hook}, after_restore: {hook}}}\n")
+    hooked = parse()
+    new = hooked.edges("shop_restore") - parsed.edges("shop_restore")
+    assert new == {
+        ("approve_switch", "before_restore"), ("before_restore", "stop_services"),
+        ("switch_back", "after_restore"), ("after_restore", "discard"),
+    }  # fmt: skip
+    assert hooked.tasks("shop_restore")["after_restore"]["is_teardown"] is True
 
 
 def test_teardowns_of_a_restore(parsed):
@@ -120,6 +152,49 @@ def test_teardowns_of_a_restore(parsed):
     rules = {task_id: task["trigger_rule"] for task_id, task in tasks.items() if task_id not in TEARDOWNS}
     assert rules.pop("accept") == "all_done"
     assert set(rules.values()) == {"none_failed"}
+
+
+def test_drill_graph(parsed):
+    expected = {("choose_set", "start_scratch"), ("start_scratch", "preflight")}
+    for name in SOURCES:
+        stage, prove = (f"stage_and_prove.{verb}.{name}" for verb in ("stage", "prove"))
+        expected |= {("preflight", stage), (stage, prove), (prove, "stop_services")}
+    expected |= set(pairwise([*CHANGING[: CHANGING.index("keep")], *TEARDOWNS]))
+    assert parsed.edges("shop_drill") == expected
+    tasks = parsed.tasks("shop_drill")
+    assert {task_id for task_id, task in tasks.items() if task.get("is_teardown")} == set(TEARDOWNS)
+    assert [task_id for task_id, task in tasks.items() if task.get("on_failure_fail_dagrun")] == ["report"]
+    assert {task_id for task_id, task in tasks.items() if task["retries"]} == {"choose_set", "switch_back", "discard"}
+
+
+def test_a_drill_has_the_sources_of_its_target_and_its_queue(plans, parse):
+    target = "targets: {staging: {sources: {files: {uploads: {path: /srv/staging}}}}}\n"
+    write_plan(plans, more=f"{target}drill: {{target: staging, queue: drills}}\n")
+    parsed = parse()
+    tasks = parsed.tasks("shop_drill")
+    assert [task_id for task_id in tasks if task_id.startswith("switch.")] == ["switch.files.uploads"]
+    assert {task["queue"] for task in tasks.values()} == {"drills"}
+    assert dict(parsed.dags["shop_drill"]["dag"]["params"])["sources"]["default"] == ["files.uploads"]
+
+
+@pytest.mark.parametrize(
+    ("drill", "timetable", "words"),
+    [
+        ("{}", "NullTimetable", ()),
+        ('{schedule: "0 4 * * 0"}', "CronTriggerTimetable", ("0 4 * * 0", "Europe/Berlin")),
+        ("{on_new_set: true}", "AssetTriggeredTimetable", ("x-recovery://shop/complete-set",)),
+        (
+            '{schedule: "0 4 * * 0", on_new_set: true}',
+            "AssetOrTimeSchedule",
+            ("0 4 * * 0", "Europe/Berlin", "x-recovery://shop/complete-set"),
+        ),
+    ],
+)
+def test_a_drill_comes_when_the_plan_says(plans, parse, drill, timetable, words):
+    write_plan(plans, more=f"drill: {drill}\n")
+    found = json.dumps(parse().dags["shop_drill"]["dag"]["timetable"])
+    assert timetable in found
+    assert all(word in found for word in words)
 
 
 def test_dag_files_hold_no_work():

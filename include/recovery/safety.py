@@ -1,0 +1,103 @@
+"""The safety set: before a restore in place drops anything, what is there is backed up by the backup's own code."""
+
+from __future__ import annotations
+
+import logging
+
+from recovery import backup, closing
+from recovery.catalog import read_manifest
+from recovery.errors import DestinationError, RecoveryError, RestoreError
+from recovery.manifest import Manifest, new_set_id
+from recovery.plan import Plan
+from recovery.restore_run import RestoreRun
+from recovery.restore_state import timed
+from recovery.staging import RunRecord, StagedSet
+from recovery.units import now
+
+log = logging.getLogger(__name__)
+
+
+def make_safe(run: RestoreRun) -> bool:
+    """Make a set of all that is about to be replaced, decoded, and held from pruning for the plan's ``keep_before``.
+
+    Services are stopped by now, so nothing is written after it that the way back would lose. It is staged in the restore's
+    own folder, so that no backup's sweep takes it away. One destination that holds it is enough; the others are named.
+
+    Returns:
+        False if nothing is replaced in place, so that none is needed.
+
+    Raises:
+        RecoveryError: if it can't be made, or not be read back; nothing was replaced then.
+    """
+    if not run.in_place:
+        return False
+    with run.changing("safety"), timed(run, "safety backup"):
+        run.authorise("switch")
+        if not run.journal.said("services stopped"):
+            raise RestoreError("The services were not stopped; marking a task as success does not do its work.", "Trigger a new restore.")
+        if run.journal.said("safe"):
+            log.info("the safety set is made already")
+            return True
+        plan = run.plan.model_copy(update={"staging": run.plan.staging.model_copy(update={"folder": run.folder / "safety" / "staging"})})
+        staged = StagedSet(plan, _set_id(run))
+        _back_up(run, plan, staged)
+        places = _upload(run, plan, staged)
+        run.safety.choose(_read_back(run, staged.id, places[0]))
+        run.safety.fetch([run.destination(name) for name in places], run.identity(), run.request().sources)
+        staged.remove()
+        run.journal.say("safe", set=staged.id, destinations=places)
+        log.info("what is there is safe in set %s, which is held from pruning", staged.id)
+        return True
+
+
+def _set_id(run: RestoreRun) -> str:
+    """Said before anything of it is made: whatever becomes of this restore, maintenance ends its hold."""
+    if not run.journal.said("making safe"):
+        run.journal.say("making safe", set=new_set_id(now(), f"{run.run_id} safety"))
+    return str(run.journal.said("making safe")[-1].facts["set"])
+
+
+def _back_up(run: RestoreRun, plan: Plan, staged: StagedSet) -> None:
+    asked = RunRecord(
+        plan=plan.plan,
+        set_id=staged.id,
+        run_id=run.run_id,
+        started=now(),
+        sources=run.request().sources,
+        note=f"made by restore {run.id} before it replaced the live data in place",
+        hold=True,
+        safety=True,
+        allow_empty=True,
+    )
+    closing.prepare(staged, asked, run.connect)
+    for source_id in sorted(asked.sources, key=lambda each: not plan.source(each).snapshot):  # scans wait for snapshots
+        work = backup.Work(plan, staged, source_id, run.connect, last_try=True, damaged=True)
+        for step in (backup.dump, backup.compress, backup.verify):
+            log.info("safety backup: %s of %s", step.__name__, source_id)
+            step(work)
+
+
+def _upload(run: RestoreRun, plan: Plan, staged: StagedSet) -> list[str]:
+    """The destinations that hold it now."""
+    places, faults = [], []
+    for name in plan.destinations:
+        try:
+            closing.upload(plan, staged, name, run.connect)
+        except DestinationError as error:
+            log.error("%s", error)
+            faults.append(str(error))
+        else:
+            places.append(name)
+    if not places:
+        raise RestoreError("No destination takes the safety set: " + " ".join(faults), "Mend one; nothing was replaced.")
+    return places
+
+
+def _read_back(run: RestoreRun, set_id: str, destination: str) -> Manifest:
+    try:
+        manifest = read_manifest(run.destination(destination), f"{run.plan.plan}/{set_id}", run.verify_key())
+    except RecoveryError as error:
+        raise RestoreError(f"The safety set can't be read back: {error.what}", "Mend the destination; nothing was replaced.") from None
+    if not isinstance(manifest, Manifest):
+        raise RestoreError(f"The safety set can't be believed: {manifest}.", "Look at the destination; nothing was replaced.")
+    return manifest
