@@ -283,9 +283,10 @@ class RestoreRun:
             raise ApprovalError("This is a dry run: nothing is changed.", "Trigger a restore without dry_run.")
         if self.request().drill and self.request().target == LIVE:
             raise ApprovalError("A drill never goes into the live system.", "Trigger a restore.")
-        self._same_wish()
         if gate in self.gates:
             self._check_approval(gate)
+        else:
+            self._same_wish()
         if source_id:
             self.same_target(source_id)
 

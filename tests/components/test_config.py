@@ -17,7 +17,7 @@ from recovery.components.config import Config
 from recovery.components.trees import filesystem
 from recovery.errors import RestoreError, SourceError
 from recovery.plan_sources import ConfigSource
-from tests.components.file_zoo import as_nobody, entries, rows, snapshot
+from tests.components.file_zoo import as_nobody, entries, open_up, rows, snapshot
 from tests.components.test_files import Killed, Killer, killed_at_each_point
 from tests.harness import LocalRestore, back_up
 
@@ -321,8 +321,7 @@ def test_paths_that_the_plan_no_longer_names(tmp_path, home, component):
 def test_a_folder_that_is_not_writable(tmp_path, home, component):
     if os.geteuid():
         pytest.skip("changes to another user")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_up(tmp_path)
     restore = a_restore(tmp_path)
     said = as_nobody(texts, component, restore, "refusal")
     assert f"{home}/.env can't be compared: Permission denied" in said
@@ -348,8 +347,7 @@ def test_a_single_file_that_is_mounted(tmp_path, home, component):
 def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, component):
     if os.geteuid():
         pytest.skip("changes to another user")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_up(tmp_path)
     restore = a_restore(tmp_path)
     unpack = restore.unpack
     seen = []

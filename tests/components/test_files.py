@@ -23,7 +23,7 @@ from recovery.contents import read_rows, write_rows
 from recovery.errors import ArtifactError, RestoreError, SourceError
 from recovery.plan_sources import FilesSource
 from tests.components import file_zoo
-from tests.components.file_zoo import as_nobody, entries, rows, snapshot
+from tests.components.file_zoo import as_nobody, entries, open_up, rows, snapshot
 from tests.harness import LocalRestore, back_up, identities
 
 IS_ROOT = os.geteuid() == 0
@@ -795,8 +795,7 @@ def test_a_worker_without_rights(tmp_path, disturbed, live):
     if not IS_ROOT:
         pytest.skip("changes to another user")
     component, _, _ = disturbed
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_up(tmp_path)
     for path in (tmp_path / "set").rglob("*"):
         path.chmod(0o755)
     live.chmod(0o755)

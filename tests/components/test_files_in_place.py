@@ -15,7 +15,7 @@ from recovery.components.trees import filesystem
 from recovery.errors import RestoreError, SourceError
 from recovery.plan_sources import FilesSource
 from tests.components import file_zoo
-from tests.components.file_zoo import as_nobody, snapshot
+from tests.components.file_zoo import as_nobody, open_up, snapshot
 from tests.components.test_files import Killed, Unsealed, finding_texts, unsealed
 from tests.components.test_files_parts import age, apart, below, fill
 from tests.harness import LocalRestore, back_up
@@ -458,8 +458,7 @@ def test_what_can_not_be_looked_at_is_not_removed(tmp_path, live):
     if os.geteuid():
         pytest.skip("changes to another user")
     both = Both(tmp_path, live, change=lambda live: None)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_up(tmp_path)
     for path in (tmp_path / "sets0").rglob("*"):
         path.chmod(0o755)
     (live / "sub").chmod(0)
