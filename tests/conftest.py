@@ -32,6 +32,12 @@ def s3_server(server_folder):
         yield server
 
 
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.long, id="each point"), pytest.param(5, id="every fifth point")])
+def stride(request):
+    """From one point of a kill campaign to the next: ``make test`` takes some of them, ``make test-long`` all."""
+    return request.param
+
+
 @pytest.fixture
 def smtp():
     with mailbox() as box:

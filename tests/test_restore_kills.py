@@ -76,12 +76,12 @@ def check_ended(small, run, set_state, before_state, reason):
         assert not list((run.folder / folder).glob("*")), where
 
 
-def campaign(tmp_path, make, points, early):
-    """Kill one restore after the other, each of a new system, at these steps; None means at every step."""
+def campaign(tmp_path, make, points, early, stride=1):
+    """Kill one restore after the other, each of a new system, at these steps; None means at every step, or every ``stride``-th."""
     number = 0
     while points is None or number < len(points):
         number += 1
-        at = number if points is None else points[number - 1]
+        at = 1 + (number - 1) * stride if points is None else points[number - 1]
         small, set_state, before_state = make(tmp_path, f"k{number}{'e' if early else 'l'}")
         run = small.restore()
         killed = in_a_process(lambda small=small, run=run: all_steps(small, run), at, early=early)
@@ -89,7 +89,7 @@ def campaign(tmp_path, make, points, early):
         check_ended(small, run, set_state, before_state, reason)
         small.drop()
         if not killed:
-            return number - 1
+            return at - 1
     return number
 
 
@@ -113,8 +113,8 @@ def whole(postgres_server, mongo_server):
 
 
 @pytest.mark.parametrize("early", EARLY_OR_LATE)
-def test_at_every_step_of_a_system_of_files(tmp_path, early):
-    assert campaign(tmp_path, plain, None, early) >= 30
+def test_at_every_step_of_a_system_of_files(tmp_path, early, stride):
+    assert campaign(tmp_path, plain, None, early, stride) >= 30
 
 
 @pytest.mark.long
@@ -179,8 +179,8 @@ def back_killed_at(small, before_state, run, at, early):
 
 
 @pytest.mark.parametrize("early", EARLY_OR_LATE)
-def test_the_way_back_itself_at_every_step(tmp_path, early):
-    for at in range(1, 100):
+def test_the_way_back_itself_at_every_step(tmp_path, early, stride):
+    for at in range(1, 100, stride):
         small, _, before_state = plain(tmp_path, f"b{at}{'e' if early else 'l'}")
         run = small.restore()
         for name, step in steps(small, run):

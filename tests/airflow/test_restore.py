@@ -26,16 +26,18 @@ from sandbox.servers import wait_for
 from tests.small import said
 
 SCENARIOS = {}
+PARAMETERS = []
 SMALL_PLANS = {}
 
 
-def scenario(**settings):
+def scenario(*marks, **settings):
     """Register a scenario, with the settings of its system."""
 
     def register(function):
         name = function.__name__[:40]  # the longest that a plan's name may be
         SCENARIOS[name] = function
         SMALL_PLANS[name] = settings
+        PARAMETERS.append(pytest.param(name, marks=marks))
         return function
 
     return register
@@ -233,7 +235,7 @@ def accept_rejected_and_later_writes_kept_aside(play):
         assert client[play.small.name][f"__stage_{play.run.id}_states"].find_one({"_id": "after"})
 
 
-@scenario(timeout="4s")
+@scenario(pytest.mark.long, timeout="4s")
 def plan_unanswered(play):
     play.trigger()
     assert "nobody answered the gate 'plan' in time" in play.ended()
@@ -255,7 +257,7 @@ def accept_unanswered(play):
     assert (play.small.storage / f".recovery-{play.run.id}" / "before" / "new.txt").exists()
 
 
-@scenario(timeout="60s")
+@scenario(pytest.mark.long, timeout="60s")
 def switch_unanswered(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_switch")
@@ -368,7 +370,7 @@ def plan_gate_marked_and_forged(play):
     assert not run.journal.said("staging")
 
 
-@scenario()
+@scenario(pytest.mark.long)
 def switch_gate_marked_as_skipped(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_switch")
@@ -378,7 +380,7 @@ def switch_gate_marked_as_skipped(play):
     assert play.small.told == []
 
 
-@scenario()
+@scenario(pytest.mark.long)
 def last_gate_marked_as_success(play):
     play.trigger().approve("approve_plan", "approve_switch")
     play.gate("accept")
@@ -464,7 +466,7 @@ def killed_between_two_switches(play):
     play.nothing_changed()
 
 
-@scenario()
+@scenario(pytest.mark.long)
 def killed_while_starting_services_then_rejected(play):
     play.small.hold("start", "web")
     play.trigger().approve("approve_plan", "approve_switch")
@@ -498,7 +500,7 @@ def killed_on_the_way_back(play):
 # By hand --------------------------------------------------------------------------------------------------------------
 
 
-@scenario()
+@scenario(pytest.mark.long)
 def run_marked_failed_while_staging(play):
     play.trigger()
     play.gate("approve_plan")
@@ -523,7 +525,7 @@ def run_marked_success_at_the_switch_gate(play):
     play.nothing_changed()
 
 
-@scenario()
+@scenario(pytest.mark.long)
 def run_marked_failed_during_the_switch(play):
     play.small.hold("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
@@ -535,7 +537,7 @@ def run_marked_failed_during_the_switch(play):
     assert not play.run.journal.said("services stopped")
 
 
-@scenario()
+@scenario(pytest.mark.long)
 def run_marked_success_at_the_last_gate(play):
     play.trigger().approve("approve_plan", "approve_switch")
     play.gate("accept")
@@ -576,7 +578,7 @@ def checks_fail_and_tasks_are_cleared_after_the_end(play):
     assert play.small.told == told
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_restore(plays, name):
     plays[name].result()
 

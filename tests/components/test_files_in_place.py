@@ -402,8 +402,8 @@ class Killer:
 
 @pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
 @pytest.mark.parametrize(("then", "first"), [("again", 0), ("back", 1), ("back again", 2)])
-def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first):
-    """Again until it is done, or back from wherever it was; a way back that is killed is done again. Each takes every third point."""
+def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, stride):
+    """Again until it is done, or back from wherever it was; a way back that is killed is done again. Each takes a third at most."""
     os.link(live / "changed", live / "z")
     age(live)
     both = Both(tmp_path, live, *only)
@@ -412,7 +412,7 @@ def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first):
     killer.watch(both.back)
     asked = ["lost/c", "sub", "changed", "z"] if only else ["."]
 
-    for left in itertools.count(first, 3):
+    for left in itertools.count(first, 3 * stride):
         if then == "back again":
             both.component.replace(both.forth)
         killer.left = left

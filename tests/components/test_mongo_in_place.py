@@ -164,12 +164,12 @@ def changed(mongo_server, db, tmp_path):
     return InPlace(component, tmp_path / "set", tmp_path / "safety", tmp_path / "work"), wanted, before
 
 
-def test_killed_anywhere_it_is_done_again_or_taken_back(changed, db, tmp_path, monkeypatch):
+def test_killed_anywhere_it_is_done_again_or_taken_back(changed, db, tmp_path, monkeypatch, stride):
     restore, wanted, before = changed
     killer = Killer(monkeypatch)
     journal = restore.forward._journal
     restore.forward.on_journal = killer.count
-    for at in itertools.count():
+    for at in itertools.count(0, stride):
         journal.unlink(missing_ok=True)
         killed = killer.dies(at, lambda: restore.component.replace(restore.forward))
         if at % 4 == 0 or not killed:

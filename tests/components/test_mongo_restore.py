@@ -360,7 +360,7 @@ def changed(server, client, db, tmp_path):
     return component, set_folder
 
 
-def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, changed, tmp_path, monkeypatch):
+def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, changed, tmp_path, monkeypatch, stride):
     component, set_folder = changed
     wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"}]
     before = state(component, tmp_path / "before")
@@ -385,7 +385,7 @@ def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, c
         component.drop_before(restore)
         if not killed:
             break
-        at += 1
+        at += stride
     assert at > 20
 
 
