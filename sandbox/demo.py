@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from recovery.units import human_duration
@@ -99,7 +100,8 @@ def _drill(operator: Person) -> None:
     state = operator.wait_run(DRILL, run, on_task=_show)
     _refuse(state, operator, DRILL, run)
     report = operator.log_text(DRILL, run, "report")
-    print("\n".join(f"  │ {line}" for line in report[report.index("# Drill") :].splitlines()))
+    lines = report[report.index("# Drill") :].splitlines()
+    print("\n".join(f"  │ {line}" for line in takewhile(lambda line: not line.startswith("20"), lines)))  # then come lines of the log
 
 
 def _picture_graph(airflow: Airflow, run: str, groups: list[str], folder: Path) -> None:
