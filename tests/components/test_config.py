@@ -365,7 +365,7 @@ def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, component):
 
 
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, then, stride):
+def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, then):
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
@@ -381,7 +381,7 @@ def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, th
         component.switch(restore)
 
     points = 0
-    for steps in killed_at_each_point(killer, switch, stride):
+    for steps in killed_at_each_point(killer, switch):
         points += 1
         if then == "resume":
             component.switch(restores[steps])
@@ -395,7 +395,7 @@ def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, th
     assert points == 7, "two entries of the journal, two files set aside, three brought"
 
 
-def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch, stride):
+def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch):
     disturb(home)
     later = comparable(home)
     killer = Killer(monkeypatch)
@@ -410,7 +410,7 @@ def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch, 
         killer.left = left
         component.switch_back(restore)
 
-    for steps in killed_at_each_point(killer, back, stride):
+    for steps in killed_at_each_point(killer, back):
         component.switch_back(restores[steps])
         assert comparable(home) == later
         component.discard(restores[steps])

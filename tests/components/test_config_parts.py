@@ -387,7 +387,7 @@ def ticking(killer: Killer, do):
 
 
 @pytest.mark.parametrize("then", ["again", "back"])
-def test_killed_in_place_at_any_point(tmp_path, home, component, monkeypatch, then, stride):
+def test_killed_in_place_at_any_point(tmp_path, home, component, monkeypatch, then):
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
@@ -404,7 +404,7 @@ def test_killed_in_place_at_any_point(tmp_path, home, component, monkeypatch, th
         forth.on_journal = killer.tick
         component.replace(forth)
 
-    for steps in killed_at_each_point(killer, replace, stride):
+    for steps in killed_at_each_point(killer, replace):
         forth = restores[steps]
         if then == "again":
             go(component, forth)

@@ -525,9 +525,9 @@ class Killer:
                 raise Killed
 
 
-def killed_at_each_point(killer, do, stride):
-    """For each ``stride``-th n: whether doing it was killed at its nth step; ends after the first time that nothing is left to kill."""
-    for steps in itertools.count(0, stride):
+def killed_at_each_point(killer, do):
+    """For each n: whether doing it was killed at its nth step; ends after the first time that nothing is left to kill."""
+    for steps in itertools.count():
         killer.left = steps
         try:
             do(steps)
@@ -548,7 +548,7 @@ def disturbed(tmp_path, live):
 
 
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, then, stride):
+def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, then):
     component, saved, later = disturbed
     killer = Killer(monkeypatch)
     restores = {}
@@ -562,7 +562,7 @@ def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, th
         component.switch(restore)
 
     points = 0
-    for steps in killed_at_each_point(killer, switch, stride):
+    for steps in killed_at_each_point(killer, switch):
         points += 1
         restore = restores[steps]
         if then == "resume":
@@ -576,7 +576,7 @@ def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, th
     assert points == 10, "an entry of the journal, four entries set aside, four brought, an entry of the journal"
 
 
-def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, stride):
+def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, monkeypatch):
     component, saved, later = disturbed
     killer = Killer(monkeypatch)
     restores = {}
@@ -592,7 +592,7 @@ def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, 
         killer.left = left
         component.switch_back(restore)
 
-    for steps in killed_at_each_point(killer, back, stride):
+    for steps in killed_at_each_point(killer, back):
         component.switch_back(restores[steps])
         assert snapshot(live) == later
         component.discard(restores[steps])

@@ -185,7 +185,7 @@ def test_the_whole_folder_is_gone(tmp_path, live, saved, back):
 
 
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then, stride):
+def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then):
     disturb(live)
     shutil.rmtree(live / "2025")
     age(live)
@@ -203,7 +203,7 @@ def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then, stride):
         component.switch(restore)
 
     component = files(live)
-    for steps in killed_at_each_point(killer, switch, stride):
+    for steps in killed_at_each_point(killer, switch):
         if then == "resume":
             component.switch(restores[steps])
             assert below(snapshot(live), *touched) == below(saved, *touched)
