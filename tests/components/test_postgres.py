@@ -9,7 +9,7 @@ import pytest
 from recovery.components.postgres.archive import read_pack
 from recovery.components.postgres.client import find_bin
 from recovery.errors import ArtifactError, SourceError, SourceUnreachable, ToolError
-from sandbox.servers import Postgres, postgres_bin
+from sandbox.servers import postgres_bin
 from tests.components.postgres_site import HARD, Site, contents
 from tests.components.test_postgres_archive import members
 
@@ -19,12 +19,6 @@ ODD = "häßlich 'db\" = x"
 @pytest.fixture(scope="module")
 def site(postgres_server, tmp_path_factory):
     return Site(postgres_server, tmp_path_factory.mktemp("postgres"))
-
-
-@pytest.fixture(scope="module")
-def older_site(server_folder, tmp_path_factory):
-    with Postgres(server_folder / "postgres16", 16) as server:
-        yield Site(server, tmp_path_factory.mktemp("postgres16"))
 
 
 def hard_database(site):
@@ -84,15 +78,6 @@ def test_hard_content_comes_back_equal(site, hard_set):
     assert "count" not in rows["table", "shop.event"]
     component.discard(restore)
     assert not any("__stage_" in name for name in site.databases())
-
-
-def test_hard_content_comes_back_equal_on_an_older_major_version(older_site):
-    component, restore = staged(older_site, hard_database(older_site))
-    assert component.prove(restore) == []
-    component.switch(restore)
-    assert older_site.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
-    component.switch_back(restore)
-    component.discard(restore)
 
 
 def test_the_proof_finds_every_kind_of_change(site, hard_set):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, LiteralString
 
 from psycopg.sql import SQL, Composed
+from psycopg.types.json import Jsonb
 
 from recovery.components.postgres.client import Connection, in_words
 from recovery.contents import Row
@@ -216,6 +217,10 @@ _OTHERS: dict[LiteralString, LiteralString] = {
 """Catalogs whose objects are compared by identity and by those columns that hold no object's number."""
 _NOT_COMPARED = {"collversion"}
 """A collation's version is the machine's."""
+_RENAMED = {"colliculocale": "colllocale"}
+"""Columns that newer versions call by another name (PostgreSQL 17)."""
+BY_COLUMNS = frozenset(_OTHERS.values())
+"""Kinds of objects whose facts are columns of a catalog, and the owner."""
 
 QUERIES: tuple[SQL | Composed, ...] = (
     _SCHEMAS,
@@ -267,13 +272,15 @@ def _others(connection: Connection) -> Iterator[Composed]:
 def _other(catalog: LiteralString, kind: LiteralString, columns: list[str], owner: Any) -> Composed:
     return SQL(
         """SELECT {kind}, i.identity, {catalog}::regclass::oid, o.oid,
-          (SELECT coalesce(jsonb_object_agg(f.key, f.value), '{{}}') FROM jsonb_each(to_jsonb(o)) f WHERE f.key = ANY ({columns}))
+          (SELECT coalesce(jsonb_object_agg(coalesce({renamed} ->> f.key, f.key), f.value), '{{}}')
+           FROM jsonb_each(to_jsonb(o)) f WHERE f.key = ANY ({columns}))
           || jsonb_build_object('owner', {owner})
         FROM {table} o, LATERAL pg_identify_object({catalog}::regclass, o.oid, 0) i WHERE {own}"""
     ).format(
         kind=kind,
         catalog=catalog,
         columns=columns,
+        renamed=Jsonb(_RENAMED),
         owner=SQL("pg_get_userbyid(o.{})").format(SQL(owner)) if owner else SQL("NULL::text"),
         table=SQL(catalog),
         own=_own(catalog, "o", ",i"),

@@ -110,15 +110,15 @@ def _unpacked(restore: Restore, target: Target) -> int:
 
 
 def _version(server: Server, target: Target) -> Iterator[Finding]:
-    major = int(target.snapshot["major"])
-    if major > server.about.major:
+    if target.major > server.about.major:
         yield refusal(
-            f"Database {target.saved} was dumped from PostgreSQL {major}; the server is {server.about.version}."
-            f" Restore to {major} or newer."
+            f"Database {target.saved} was dumped from PostgreSQL {target.major}; the server is {server.about.version}."
+            f" Restore to {target.major} or newer."
         )
-    elif major < server.about.major:
+    elif target.major < server.about.major:
         yield warning(
-            f"Database {target.saved} was dumped from PostgreSQL {major}; the proof may show what a newer version writes differently."
+            f"Database {target.saved} was dumped from PostgreSQL {target.major}; the server is {server.about.version}."
+            " What only the newer one knows, such as the right MAINTAIN, is not compared."
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from recovery.components.base import Restore
-from recovery.components.postgres import catalog
+from recovery.components.postgres import catalog, versions
 from recovery.components.postgres import globals as server_globals
 from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.dump import large_object_inventory
@@ -60,7 +60,7 @@ def _prove_database(server: Server, jobs: int, restore: Restore, target: Target)
     expected = expected_objects(restore, target)
     found = found_objects(server, jobs, target.loaded, target.facts["encoding"], expected)
     found["database", target.saved] = _outside(server, target)
-    expected, found = alike(expected, found)
+    expected, found = alike(expected, found, target.major)
     differences = compare_rows(rows_of(expected), rows_of(found))
     log.info("database %s: %d things compared, %d differ", target.name, len(expected), len(differences))
     return differences
@@ -78,7 +78,7 @@ def compare(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target
             found = found_objects(server, jobs, target.name, target.facts["encoding"], expected)
             with server.maintenance() as connection:
                 found["database", target.saved] = server_globals.database_facts(connection, target.name) or {}
-            expected, found = alike(expected, found)
+            expected, found = alike(expected, found, target.major)
         wanted += _within(target, expected)
         live += _within(target, found)
     return changes(wanted, live)
@@ -165,17 +165,25 @@ def _outside(server: Server, target: Target) -> Facts:
     return facts
 
 
-def alike(expected: Objects, found: Objects) -> tuple[Objects, Objects]:
-    """Both sides, without what a restore by pg_dump's own script changes without changing the database."""
+def alike(expected: Objects, found: Objects, major: int | None = None) -> tuple[Objects, Objects]:
+    """Both sides, without what a restore by pg_dump's own script changes without changing the database.
+
+    Args:
+        expected: what should be there.
+        found: what is there.
+        major: version of PostgreSQL that the expected are from; None if they are from the same server.
+    """
     expected, found = dict(expected), dict(found)
     for key, facts in found.items():
         if key in expected:
-            expected[key], found[key] = _alike_facts(key[0], expected[key], facts)
+            expected[key], found[key] = _alike_facts(key[0], expected[key], facts, major)
     return expected, found
 
 
-def _alike_facts(kind: str, expected: Facts, found: Facts) -> tuple[Facts, Facts]:
+def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) -> tuple[Facts, Facts]:
     expected, found = dict(expected), dict(found)
+    if major:
+        expected, found = versions.as_known(major, expected, found, catalog_columns=kind in catalog.BY_COLUMNS)
     if kind == "extension":  # a restore creates the version that the server has; preflight shows the difference
         expected.pop("version", None)
         found.pop("version", None)

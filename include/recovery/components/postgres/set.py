@@ -30,6 +30,11 @@ class Target:
     in_place: bool = False
 
     @property
+    def major(self) -> int:
+        """Version of PostgreSQL that it was dumped from."""
+        return int(self.snapshot["major"])
+
+    @property
     def stage(self) -> str:
         """The database that is restored into, beside the live one."""
         return f"{self.name}__stage_{self.restore_id}"

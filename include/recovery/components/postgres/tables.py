@@ -299,7 +299,7 @@ def compare(server: Server, jobs: int, parts: Sequence[Chosen]) -> list[Change]:
         expected: Objects = dict(part.objects)
         found: Objects = {}
         if part.target.name in there:
-            expected, found = alike(expected, _live_objects(server, jobs, part))
+            expected, found = alike(expected, _live_objects(server, jobs, part), part.target.major)
         wanted += _within(part, expected)
         live += _within(part, found)
     return changes(wanted, live)

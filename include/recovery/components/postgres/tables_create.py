@@ -15,6 +15,7 @@ from recovery.components.postgres.proof import Objects, alike, rows_of
 from recovery.components.postgres.tables_rows import Chosen, facts_without, first_name, raw, split
 from recovery.components.postgres.tables_stage import fk_comments, relations
 from recovery.components.postgres.tables_swap import limit_waiting
+from recovery.components.postgres.versions import Right, known_rights
 from recovery.contents import Difference, Facts, compare
 from recovery.runners.local import run
 from recovery.units import human_size
@@ -75,7 +76,7 @@ def create(connection: Connection, part: Chosen, before_data: bytes) -> None:
             connection.execute(SQL("ALTER TABLE {} OWNER TO {}").format(SQL(name), Identifier(facts["owner"])))
     found = relations(connection, part.names)
     for kind, name, facts in _own_relations(part):
-        for statement in _rights(kind, name, facts, found.get((kind, name), {})):
+        for statement in _rights(kind, name, facts, found.get((kind, name), {}).get("acl") or (), part.target.major):
             connection.execute(statement)
 
 
@@ -83,13 +84,16 @@ def _own_relations(part: Chosen) -> Iterator[tuple[str, str, Facts]]:
     return ((kind, name, facts) for (kind, name), facts in part.objects.items() if kind in {*_ON_TABLES, "sequence"})
 
 
-def _rights(kind: str, name: str, wanted: Facts, found: Facts) -> Iterator[Composed]:
+def _rights(kind: str, name: str, wanted: Facts, found: Sequence[Right], major: int) -> Iterator[Composed]:
     """Statements that give a relation the set's rights; default rights of the live database may have given it others."""
     what = SQL("{} {}").format(SQL("TABLE" if kind in _ON_TABLES else "SEQUENCE"), SQL(name))
-    if _sorted(wanted["acl"]) != _sorted(found.get("acl")):
-        grantees = {grantee for grantee, *_ in found.get("acl") or ()} | {None, wanted["owner"]}
-        for grantee in sorted(grantees, key=str):
+    known = known_rights(major, found)
+    if _sorted(wanted["acl"]) != _sorted(known):
+        for grantee in sorted({grantee for grantee, *_ in found} - {wanted["owner"]}, key=str):
             yield SQL("REVOKE ALL ON {} FROM {}").format(what, _role(grantee))
+        for grantee, privilege, _ in known:
+            if grantee == wanted["owner"]:  # who keeps what only a newer version knows
+                yield SQL("REVOKE {} ON {} FROM {}").format(SQL(privilege), what, _role(grantee))
         for grantee, privilege, may_grant in wanted["acl"] or ():
             yield _grant(privilege, what, grantee, may_grant)
     for column, facts in (wanted.get("columns") or {}).items():
@@ -97,7 +101,7 @@ def _rights(kind: str, name: str, wanted: Facts, found: Facts) -> Iterator[Compo
             yield _grant(privilege, what, grantee, may_grant, SQL(" ({})").format(Identifier(column)))
 
 
-def _sorted(acl: Sequence[list[object]] | None) -> list[str]:
+def _sorted(acl: Sequence[Right] | None) -> list[str]:
     return sorted(map(str, acl or ()))
 
 
@@ -228,5 +232,5 @@ def proven(connection: Connection, part: Chosen, texts: dict[str, Facts] | None)
         expected, found = facts_without(expected, *left_out), facts_without(found, *left_out)
     for name, facts in (texts or {}).items():
         found["table", name] |= facts
-    expected, found = alike(expected, found)
+    expected, found = alike(expected, found, part.target.major)
     return compare(rows_of(expected), rows_of(found))

@@ -1,0 +1,82 @@
+"""Sets of an older major version of PostgreSQL, restored there and into a newer one."""
+
+import pytest
+
+from recovery.components.postgres.versions import known_rights
+from sandbox.servers import Postgres
+from tests.components.postgres_site import Site
+from tests.components.test_postgres import ODD, differing, hard_database, staged
+from tests.components.test_postgres_tables import LOST, SHOP, Parts
+
+MAINTAIN = "SELECT grantee.rolname FROM pg_class, aclexplode(relacl), pg_roles grantee WHERE pg_class.oid = '{}'::regclass"
+MAINTAIN += " AND grantee.oid = grantee AND privilege_type = 'MAINTAIN'"
+
+
+@pytest.fixture(scope="module")
+def older(server_folder, tmp_path_factory):
+    with Postgres(server_folder / "postgres16", 16) as server:
+        yield Site(server, tmp_path_factory.mktemp("postgres16"))
+
+
+@pytest.fixture(scope="module")
+def newer(server_folder, tmp_path_factory):
+    with Postgres(server_folder / "postgres18-newer", 18) as server:
+        yield Site(server, tmp_path_factory.mktemp("postgres18"))
+
+
+@pytest.fixture(scope="module")
+def hard_set(older):
+    return hard_database(older)
+
+
+def test_hard_content_comes_back_equal_on_an_older_major_version(older, hard_set):
+    component, restore = staged(older, hard_set)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert older.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_hard_content_of_an_older_version_comes_back_equal_on_a_newer_one(newer, hard_set):
+    component, restore = staged(newer, hard_set)
+    assert component.prove(restore) == []
+    assert component.compare(restore), "the database is not there yet"
+    changes = {
+        "GRANT DELETE ON shop.a TO hard_reader": ("table", "shop.a"),
+        "REVOKE INSERT ON shop.empty FROM CURRENT_USER": ("table", "shop.empty"),
+        "ALTER PUBLICATION shouted SET (publish = 'delete')": ("publication", "shouted"),
+    }
+    newer.sql(f"{ODD}__stage_{restore.id}", *changes)
+    assert differing(component, restore) == set(changes.values())
+    component.stage(restore)
+    component.switch(restore)
+    assert newer.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
+    assert {change.what for change in component.compare(newer.restore(hard_set))} == {"equal"}
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_single_tables_of_an_older_version_come_back_into_a_newer_one(older, newer):
+    for site in (older, newer):
+        site.sql("postgres", "CREATE ROLE keeper", "CREATE ROLE reader", "CREATE ROLE writer", "CREATE ROLE gone")
+        site.create("shop", SHOP)
+    saved = older.back_up(older.component("shop"))
+    newer.sql(
+        "shop", LOST, "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO writer", "ALTER DEFAULT PRIVILEGES GRANT MAINTAIN ON TABLES TO gone"
+    )
+    parts = Parts(newer)
+    restore = newer.restore(saved, only=["shop.shop.customer"])
+    parts.staged(restore)
+    parts.switch(restore)
+    assert newer.sql("shop", "SELECT count(*) FROM shop.customer WHERE name <> 'lost'") == [(300,)]
+    assert newer.sql("shop", MAINTAIN.format("shop.customer")) == [("keeper",)]
+    parts.switch_back(restore)
+    parts.discard(restore)
+
+
+def test_rights_that_a_version_knows():
+    rights = [("owner", "SELECT", False), ("owner", "MAINTAIN", False)]
+    assert known_rights(16, rights) == rights[:1]
+    assert known_rights(17, rights) == rights
+    assert known_rights(16, None) == []
