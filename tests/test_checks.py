@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from recovery.checks import ask, at_path, same
 from recovery.connections import Endpoint
-from recovery.places import LIVE, Place, place_named
+from recovery.places import Place, place_named
 from recovery.plan_restore import Check, MongoTarget, PostgresTarget
+from recovery.plan_types import LIVE
 from sandbox.servers import wait_for
 from tests.small import Small
 

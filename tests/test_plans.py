@@ -72,6 +72,8 @@ def test_variables_are_filled_as_in_compose(tmp_path):
         ("plan: shop", "plan: [shop", "is not readable YAML"),
         ("/backups", "backups", "'backups' must be an absolute path"),
         ("/backups", "/backups/../etc", "must not contain '..'"),
+        ("/backups", '"/backups\\0"', "destinations.local.folder: has a NUL character"),
+        ("signing: signer", 'signing: signer\nservices: {stop: [[stop, "\\0"]]}', "services.stop.0.1: has a NUL character"),
         (RECIPIENT, "age1nonsense", "is not an age recipient"),
         ("identity: id", "", "'decoded' needs encryption.identity"),
         ("keep: {within: 30d}", "keep: {}", "write at least one rule"),

@@ -37,8 +37,8 @@ from recovery.manifest import (
     write_manifest,
     write_packs,
 )
-from recovery.places import LIVE
 from recovery.plan import Plan
+from recovery.plan_types import LIVE
 from recovery.restore_run import Request
 from recovery.retention import prune as prune_destination
 from recovery.shipping import upload_set

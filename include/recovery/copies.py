@@ -13,8 +13,8 @@ from recovery.connections import Connect
 from recovery.errors import RecoveryError, RestoreError
 from recovery.journal import Journal
 from recovery.manifest import Manifest
-from recovery.places import LIVE, SCRATCH
 from recovery.plan import Plan
+from recovery.plan_types import LIVE, SCRATCH
 from recovery.restore_run import NOTHING_DUE, Request, RestoreRun
 from recovery.staging import locked, read_record
 from recovery.units import human_duration, now

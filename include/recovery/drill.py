@@ -16,8 +16,8 @@ from recovery import report, scratch, way_back
 from recovery.catalog import LATEST, Catalog, Choice, choose, read_catalog
 from recovery.errors import PlanError, RecoveryError, RestoreError
 from recovery.manifest import Manifest
-from recovery.places import SCRATCH
 from recovery.plan import Plan
+from recovery.plan_types import SCRATCH
 from recovery.preflight import take
 from recovery.records import read_records
 from recovery.restore_run import NOTHING_DUE, Request, RestoreRun

@@ -11,10 +11,7 @@ from recovery.connections import Connect
 from recovery.errors import PlanError
 from recovery.plan import Plan
 from recovery.plan_restore import Check, Services, TargetSettings
-from recovery.plan_types import Gate
-
-LIVE = "live"
-SCRATCH = "scratch"
+from recovery.plan_types import LIVE, SCRATCH, Gate
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from recovery.plan_restore import FilesTarget, MongoTarget, PostgresTarget, Target
 from recovery.plan_sources import ConfigSource, FilesSource, MongoSource, PostgresSource, Settings
+from recovery.plan_types import LIVE, SCRATCH
 
 if TYPE_CHECKING:
     from recovery.plan import Plan
-
-RESERVED = ("live", "scratch")
-"""Names that no target may have: the system itself, and what a drill makes for itself."""
 
 
 def faults(plan: Plan) -> Iterator[str]:
@@ -69,7 +67,7 @@ def _unknown_sources(plan: Plan) -> Iterator[str]:
 
 
 def _target_faults(plan: Plan, name: str, target: Target) -> Iterator[str]:
-    if name in RESERVED:
+    if name in {LIVE, SCRATCH}:
         yield f": {name!r} is taken; choose another name"
     sources = dict(plan.sources)
     for source_id, there in target.sources:
@@ -105,9 +103,9 @@ def _live_folder(plan: Plan, folder: Path) -> Iterator[str]:
 
 
 def _drill_faults(plan: Plan) -> Iterator[str]:
-    if plan.drill.target != "scratch" and plan.drill.target not in plan.targets:
+    if plan.drill.target != SCRATCH and plan.drill.target not in plan.targets:
         yield f"drill.target: there is no target {plan.drill.target!r}; write {' or '.join(['scratch', *plan.targets])}"
-    elif plan.drill.target != "scratch":
+    elif plan.drill.target != SCRATCH:
         there = dict(plan.targets[plan.drill.target].sources)
         for source_id in plan.drill.sources:
             if source_id not in there:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
-from recovery.plan_types import AbsolutePath, Argv, ConnectionId, Duration, Gate, Name, Part, cron
+from recovery.plan_types import SCRATCH, AbsolutePath, Argv, ConnectionId, Duration, Gate, Name, Part, cron
 
 Moment = Literal["before_backup", "after_backup", "after_failed_backup", "before_restore", "after_restore"]
 """When hooks are done."""
@@ -282,7 +282,7 @@ class Drill(Part):
     """Cron expression in the plan's timezone; null: not by the clock."""
     on_new_set: bool = False
     """Also whenever a complete set was made."""
-    target: str = "scratch"
+    target: str = SCRATCH
     """``scratch`` for servers and folders that the drill makes and removes itself, or one of ``targets``."""
     sources: tuple[SourceId, ...] = ()
     """Empty: all of the plan, or all that the target has."""

@@ -80,6 +80,10 @@ Argv = Annotated[tuple[str, ...], Field(min_length=1, description="A command and
 Level = Literal["stored", "decoded", "restored"]
 Gate = Literal["plan", "switch", "accept"]
 """The questions of a restore, in their order."""
+LIVE = "live"
+"""The target of a restore that is the system itself."""
+SCRATCH = "scratch"
+"""The target that a drill makes for itself. No target of a plan has one of these names."""
 
 
 class Part(BaseModel):

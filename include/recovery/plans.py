@@ -123,6 +123,8 @@ def _fill(value: Any, environ: Mapping[str, str], path: str, errors: list[str]) 
         return [_fill(item, environ, f"{path}.{number}", errors) for number, item in enumerate(value)]
     if not isinstance(value, str):
         return value
+    if "\0" in value:
+        errors.append(f"{path}: has a NUL character, which neither a path nor an argument can hold; take it out")
 
     def replace(match: re.Match[str]) -> str:
         if match["escaped"]:

@@ -12,7 +12,8 @@ from recovery.catalog import choose as choose_set
 from recovery.components.base import Finding, Preflight
 from recovery.contents import Change
 from recovery.errors import ApprovalError, DestinationError, PlanError, RecoveryError, RestoreError, StagingError
-from recovery.places import LIVE, SCRATCH, Place, place_named
+from recovery.places import Place, place_named
+from recovery.plan_types import LIVE, SCRATCH
 from recovery.restore_run import Findings, Request, RestoreRun
 from recovery.restore_state import timed
 from recovery.staging import write_record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from recovery.places import LIVE
+from recovery.plan_types import LIVE
 from recovery.report_facts import BY_PEOPLE
 from recovery.units import human_duration, plain_markdown
 

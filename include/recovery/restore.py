@@ -1,4 +1,4 @@
-"""The steps of a restore, one function a task: stage, prove, switch, and the way back.
+"""The steps of a restore, one function a task, from staging to the last check; what follows it is in ``way_back``.
 
 Nothing that is live is touched before its replacement stands beside it and was proven equal to the set. Every step
 that changes something takes a lock, verifies the approval that it needs, and says in the journal what it is about to do.

@@ -8,9 +8,9 @@ from typing import Any
 from airflow.sdk import Param
 
 from recovery.errors import PlanError
-from recovery.places import LIVE
 from recovery.plan import Plan
 from recovery.plan_sources import ConfigSource
+from recovery.plan_types import LIVE
 from recovery.restore_run import Request
 from recovery.tasks import sources_parameter
 

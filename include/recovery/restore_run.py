@@ -40,9 +40,9 @@ from recovery.fetched import FetchedSet
 from recovery.journal import Journal
 from recovery.keys import SigningKey, VerifyKey, parse_identity
 from recovery.manifest import Manifest
-from recovery.places import LIVE, Place, place_named
+from recovery.places import Place, place_named
 from recovery.plan import Plan
-from recovery.plan_types import Gate
+from recovery.plan_types import LIVE, Gate
 from recovery.source_restore import SourceRestore
 from recovery.staging import locked, make_private, read_record
 

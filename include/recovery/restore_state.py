@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from recovery.answers import answered
-from recovery.places import SCRATCH
+from recovery.plan_types import SCRATCH
 from recovery.restore_run import RestoreRun
 from recovery.units import human_duration
 

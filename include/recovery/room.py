@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.components.base import Finding, Preflight, Space
-from recovery.places import SCRATCH
+from recovery.plan_types import SCRATCH
 from recovery.restore_run import RestoreRun
 from recovery.units import human_size
 

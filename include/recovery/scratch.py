@@ -28,6 +28,7 @@ from recovery.daemons import User
 from recovery.errors import RestoreError, StagingError
 from recovery.plan import Plan
 from recovery.plan_restore import ConfigTarget, FilesTarget, MongoTarget, PostgresTarget, TargetSettings
+from recovery.plan_types import SCRATCH
 from recovery.staging import locked, read_record, write_record
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def place(plan: Plan, folder: Path, connect: Connect) -> Place:
     Raises:
         RestoreError: if it is on another worker, was not made, or a server has ended.
     """
-    from recovery.places import SCRATCH, Place, portable
+    from recovery.places import Place, portable
 
     made = _read(folder)
     if made is None:

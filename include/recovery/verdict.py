@@ -39,6 +39,8 @@ def safe(run: RestoreRun) -> bool:
 
 def _back(run: RestoreRun, switched: str) -> str:
     if run.in_place:
+        if not any(run.source(source_id).journalled("dropping") for source_id in run.request().sources):
+            return "nothing live was replaced"
         return f"the data of before was loaded again from the safety set {run.safety.manifest().set_id}, and proven equal to it"
     return switched
 

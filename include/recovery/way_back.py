@@ -9,7 +9,7 @@ from functools import partial
 from recovery import scratch
 from recovery.answers import answered
 from recovery.errors import RestoreError
-from recovery.places import SCRATCH
+from recovery.plan_types import SCRATCH
 from recovery.restore import replace
 from recovery.restore_run import RestoreRun
 from recovery.restore_state import begun_to_switch, in_use, kept, may_have_writes, services_down, timed
@@ -27,9 +27,7 @@ def keep(run: RestoreRun) -> bool:
     Raises:
         ApprovalError: if the last gate was neither approved nor left unanswered.
     """
-    if not in_use(run):
-        return False
-    if run.request().drill:
+    if run.request().drill or not in_use(run):
         return False
     if answered(run, "accept") != "unanswered":
         run.authorise("accept")

@@ -284,7 +284,7 @@ def killed_dump(play):
     with play.database_in_use() as waiting:
         play.trigger()
         os.kill(waiting(), signal.SIGKILL)
-        play.operator.wait_task(play.dag, play.run_id, "postgres_main.dump", ("up_for_retry", "queued", "running", "success"), timeout=60)
+        play.operator.wait_task(play.dag, play.run_id, "postgres_main.dump", ("up_for_retry", "queued", "running", "success"), timeout=240)
         wait_for("the second try", lambda: play.tries("postgres_main.dump") == 2)
     play.ended("success")
     made = play.sets()[-1]

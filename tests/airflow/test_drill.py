@@ -35,7 +35,7 @@ def words(person, dag, run_id):
 
 
 def next_run(person, dag, before=()):
-    wait_for(f"a run of {dag}", lambda: set(person.run_ids(dag)) - set(before), seconds=120)
+    wait_for(f"a run of {dag}", lambda: set(person.run_ids(dag)) - set(before))
     (run_id,) = set(person.run_ids(dag)) - set(before)
     return run_id
 

@@ -68,7 +68,7 @@ class Play:
 
     def gate(self, name):
         """Wait until a gate waits. One that was answered may ask again, where Airflow lost the answer: it gets the same."""
-        while gate := self.alice.next_gate(self.dag, self.run_id, timeout=200):
+        while gate := self.alice.next_gate(self.dag, self.run_id, timeout=300):
             if gate.task_id == name:
                 return gate
             self._again(gate)
@@ -93,7 +93,7 @@ class Play:
 
     def ended(self, state="failed"):
         """Wait for the end; what the tasks and the report said."""
-        while gate := self.alice.next_gate(self.dag, self.run_id, timeout=200):
+        while gate := self.alice.next_gate(self.dag, self.run_id, timeout=300):
             if gate.task_id in self._answers:
                 self._again(gate)
             else:
@@ -106,7 +106,7 @@ class Play:
     def teardowns_ended(self):
         """A run that was marked by hand has ended while its teardowns still run."""
         over = {"success", "failed", "skipped", "upstream_failed"}
-        wait_for(f"the report of {self.dag}", lambda: self.alice.states(self.dag, self.run_id)["report"] in over, seconds=120)
+        wait_for(f"the report of {self.dag}", lambda: self.alice.states(self.dag, self.run_id)["report"] in over)
 
     def words(self):
         """What the failed tasks, and the report, said."""
@@ -152,7 +152,7 @@ class Play:
             yield path
 
     def says(self, step, source=""):
-        wait_for(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)), seconds=120)
+        wait_for(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)))
 
 
 def waiting_for(path):
@@ -246,7 +246,7 @@ def plan_unanswered(play):
 def accept_unanswered(play):
     play.small.hold("check", "web")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("the checks", lambda: play.small.held("check", "web") is not None, seconds=120)
+    wait_for("the checks", lambda: play.small.held("check", "web") is not None)
     play.small.write_plan(timeout="3s")
     play.small.let_go("check", "web")
     words = play.ended()
@@ -414,7 +414,7 @@ def connection_changed_after_the_gate(play):
     play.airflow.admin.put_connection(name, good | {"port": other.port, "password": other.password})
     try:
         play.small.let_go("stop", "web")
-        wait_for("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed", seconds=120)
+        wait_for("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
     finally:
         play.airflow.admin.put_connection(name, good)
     words = play.ended()
@@ -443,7 +443,7 @@ def parameters_that_are_not_known(play):
 def killed_while_stopping_services(play):
     play.small.hold("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("services to be stopped", lambda: play.small.held("stop", "workers") is not None, seconds=120)
+    wait_for("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
     assert not play.small.services["web"]
     os.kill(play.small.held("stop", "workers"), signal.SIGKILL)
     play.ended()
@@ -459,9 +459,9 @@ def killed_between_two_switches(play):
     with play.busy("files.uploads") as lock:
         play.approve("approve_switch")
         play.says("switched", "config.settings")
-        wait_for("the next switch", lambda: waiting_for(lock) is not None, seconds=120)
+        wait_for("the next switch", lambda: waiting_for(lock) is not None)
         os.kill(waiting_for(lock), signal.SIGKILL)
-        wait_for("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed", seconds=120)
+        wait_for("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
     assert "everything was switched back" in play.ended()
     play.nothing_changed()
 
@@ -470,7 +470,7 @@ def killed_between_two_switches(play):
 def killed_while_starting_services_then_rejected(play):
     play.small.hold("start", "web")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("services to be started", lambda: play.small.held("start", "web") is not None, seconds=120)
+    wait_for("services to be started", lambda: play.small.held("start", "web") is not None)
     os.kill(play.small.held("start", "web"), signal.SIGKILL)
     gate = play.gate("accept")
     assert "✘ FAILED: the services did not start" in gate.body
@@ -488,7 +488,7 @@ def killed_on_the_way_back(play):
     gate = play.gate("accept")
     play.small.hold("stop", "web")
     play.answer(gate, "Reject", play.bob)
-    wait_for("the way back", lambda: play.small.held("stop", "web") is not None, seconds=120)
+    wait_for("the way back", lambda: play.small.held("stop", "web") is not None)
     os.kill(play.small.held("stop", "web"), signal.SIGKILL)
     play.small.let_go("stop", "web")
     assert "the data of before is back" in play.ended()
@@ -506,7 +506,7 @@ def run_marked_failed_while_staging(play):
     play.gate("approve_plan")
     with play.busy("files.uploads") as lock:
         play.approve("approve_plan")
-        wait_for("staging", lambda: waiting_for(lock) is not None, seconds=120)
+        wait_for("staging", lambda: waiting_for(lock) is not None)
         play.operator.mark_run(play.dag, play.run_id, "failed")
     play.ended()
     play.nothing_changed()
@@ -529,7 +529,7 @@ def run_marked_success_at_the_switch_gate(play):
 def run_marked_failed_during_the_switch(play):
     play.small.hold("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("services to be stopped", lambda: play.small.held("stop", "workers") is not None, seconds=120)
+    wait_for("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
     play.operator.mark_run(play.dag, play.run_id, "failed")
     play.ended()
     play.small.let_go("stop", "workers")

@@ -18,9 +18,15 @@ def older(server_folder, tmp_path_factory):
         yield Site(server, tmp_path_factory.mktemp("postgres16"))
 
 
+class Builtin(Postgres):
+    """A server whose new databases have PostgreSQL's own locale if nothing else is said."""
+
+    locale = ("--locale=C.UTF-8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+
+
 @pytest.fixture(scope="module")
 def newer(server_folder, tmp_path_factory):
-    with Postgres(server_folder / "postgres18-newer", 18) as server:
+    with Builtin(server_folder / "postgres18-newer", 18) as server:
         yield Site(server, tmp_path_factory.mktemp("postgres18"))
 
 
@@ -73,6 +79,23 @@ def test_single_tables_of_an_older_version_come_back_into_a_newer_one(older, new
     assert newer.sql("shop", MAINTAIN.format("shop.customer")) == [("keeper",)]
     parts.switch_back(restore)
     parts.discard(restore)
+
+
+def test_every_locale_comes_back_whatever_the_server_s_own_is(older, newer):
+    locales = "SELECT datname, datlocprovider, datcollate, datctype, to_jsonb(d) ->> 'datlocale' FROM pg_database d WHERE datname ~ '^in_'"
+    older.sql("postgres", "CREATE DATABASE in_c_16 TEMPLATE template0 LOCALE 'C'", "CREATE DATABASE in_utf_16")
+    newer.sql(
+        "postgres",
+        "CREATE DATABASE in_c TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'",
+        "CREATE DATABASE in_builtin TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C'",
+    )
+    for site, names in ((older, ("in_c_16", "in_utf_16")), (newer, ("in_c", "in_builtin"))):
+        before = {row[0]: row[1:] for row in site.sql("postgres", locales)}
+        component, restore = staged(newer, site.back_up(site.component(*names)))
+        assert component.prove(restore) == []
+        component.switch(restore)
+        assert {row[0]: row[1:] for row in newer.sql("postgres", locales) if row[0] in names} == before
+        component.discard(restore)
 
 
 def test_rights_that_a_version_knows():

@@ -64,6 +64,8 @@ _LISTS = {
     "unix_socket_directories",
 }
 """Settings whose value is a list of names, stored as quoted (``GUC_LIST_QUOTE`` in PostgreSQL's source)."""
+_PROVIDERS: dict[str, LiteralString] = {"c": "libc", "i": "icu", "b": "builtin"}
+"""Who knows the rules of a locale, by ``pg_database.datlocprovider``."""
 _ASLEEP = re.compile(r"created by restore [0-9a-f]{8}, asleep until its switch")
 
 
@@ -251,17 +253,23 @@ def database_statements(name: str, facts: Facts) -> Iterator[Composed]:
         yield from settings(whose, values)
 
 
-def create_statement(name: str, facts: Facts) -> Composed:
-    """``CREATE DATABASE`` with a set's encoding, locale and tablespace."""
+def create_statement(name: str, facts: Facts, major: int) -> Composed:
+    """``CREATE DATABASE`` with a set's encoding, locale and tablespace.
+
+    Args:
+        name: of the database.
+        facts: its ``database`` row.
+        major: version of the server. Since 15 a server may have another default than the C library's locales.
+    """
     parts: list[Composed] = [
         SQL("ENCODING {}").format(Literal(facts["encoding"])),
         SQL("LC_COLLATE {}").format(Literal(facts["collate"])),
         SQL("LC_CTYPE {}").format(Literal(facts["ctype"])),
     ]
+    if major >= 15:
+        parts.append(SQL("LOCALE_PROVIDER {}").format(SQL(_PROVIDERS[facts["provider"]])))
     if facts["provider"] != "c":
-        provider: LiteralString = "icu" if facts["provider"] == "i" else "builtin"
-        parts.append(SQL("LOCALE_PROVIDER {}").format(SQL(provider)))
-        parts.append(SQL("{} {}").format(SQL("ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"), Literal(facts["locale"])))
+        parts.append(SQL("{}_LOCALE {}").format(SQL(_PROVIDERS[facts["provider"]]), Literal(facts["locale"])))
     if facts["rules"]:
         parts.append(SQL("ICU_RULES {}").format(Literal(facts["rules"])))
     if facts["tablespace"] != "pg_default":

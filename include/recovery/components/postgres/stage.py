@@ -135,7 +135,7 @@ def _create_database(server: Server, restore: Restore, target: Target) -> None:
     """Create the database to restore into, empty of what the source did not have, and closed to everybody else."""
     name = Identifier(target.loaded)
     with server.maintenance([target.loaded]) as connection, in_words(f"Creating database {target.loaded}", RestoreError):
-        connection.execute(server_globals.create_statement(target.loaded, target.facts))
+        connection.execute(server_globals.create_statement(target.loaded, target.facts, server.about.major))
         connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
     schemas = {schema for _, schema, _ in restore.rows(target.artifact, "schema")}
     extensions = {extension for _, extension, _ in restore.rows(target.artifact, "extension")}

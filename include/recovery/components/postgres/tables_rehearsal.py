@@ -106,7 +106,7 @@ def _create(server: Server, connection: Connection, name: str, live: str) -> Non
     with in_words(f"Creating database {name}", RestoreError):
         facts = server_globals.database_facts(connection, live)
         assert facts is not None
-        connection.execute(server_globals.create_statement(name, facts))
+        connection.execute(server_globals.create_statement(name, facts, server.about.major))
         connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(Identifier(name)))
     with server.connect(live) as original, server.connect(name) as copy, in_words(f"Preparing database {name}", RestoreError):
         for query, statement in (
