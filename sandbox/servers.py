@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ def unprivileged() -> tuple[int, int] | None:
     return nobody.pw_uid, nobody.pw_gid
 
 
-class Server:
+class Server(ABC):
     """A server process; use it in a ``with`` block, or call :meth:`start` and :meth:`stop`."""
 
     stop_signal = signal.SIGTERM
@@ -66,15 +67,15 @@ class Server:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def argv(self) -> Sequence[str | Path]:
         """The command that runs it in the foreground."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ready(self) -> bool:
         """Whether it answers."""
-        raise NotImplementedError
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - not every server has something to prepare
         """What has to be done once before the first start."""
 
     def as_user(self) -> tuple[int, int] | None:
@@ -138,6 +139,8 @@ class Postgres(Server):
     """A PostgreSQL server of a major version; its superuser is ``postgres``, with a password."""
 
     stop_signal = signal.SIGINT
+    locale: Sequence[str] = ("--locale=C.UTF-8",)
+    """Options of initdb."""
 
     def __init__(self, folder: Path, major: int = 18, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
@@ -159,7 +162,7 @@ class Postgres(Server):
             for path in (self.folder, secret):
                 os.chown(path, *ids)
         command = [self.bin / "initdb", "-D", self.folder, "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={secret}"]
-        command += ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
+        command += ["-E", "UTF8", *self.locale, "--no-sync", "--no-instructions"]
         subprocess.run(
             [str(part) for part in command],
             check=True,
@@ -334,8 +337,8 @@ def mailbox() -> Iterator[Mailbox]:
         controller.stop()
 
 
-def wait_for(what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Poll until a condition holds.
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Poll until a condition holds. The limit is for what is stuck: what is only slow, on a busy machine, must not reach it.
 
     Raises:
         TimeoutError: if it does not hold in time.

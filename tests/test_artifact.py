@@ -1,50 +1,23 @@
 # pathlib has no paths of bytes.
-# ruff: noqa: PTH118, PTH123
+# ruff: noqa: PTH118
 
-import io
 import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pyrage
 import pytest
 import zstandard
 
-from recovery.artifact import Member, Pack, extract, members_below, open_pack, read_listing, read_members, safe_name, seal, write_listing
+from recovery.artifact import Member, Pack, members_below, open_pack, read_listing, read_members, safe_name, seal, write_listing
 from recovery.components.base import Artifact
-from recovery.errors import ArtifactError, SourceError, ToolError
+from recovery.errors import ArtifactError, SourceError
+from tests.packs import HARD_NAMES, IDENTITY, RECIPIENT, hard_tree, pack, read, sealed_stream, unpack
 from tests.sets import run_python
-
-IDENTITY = pyrage.x25519.Identity.generate()
-RECIPIENT = str(IDENTITY.to_public())
-HARD_NAMES = [
-    b"plain", b"with space", b"new\nline", b"\xff\xfe not utf-8", "Zoë".encode(), b"-rf", b"--checkpoint-action=exec=x", b"*", b"a\\nb",
-    b"$(touch x)", b"'quoted\"", b"L" * 255, b".hidden", b"tab\there", b"@file", b"percent%41", b"~root", b"\x01\x7f",
-]  # fmt: skip
-
-
-def pack(root, out, members=None, pack_size=1 << 30, live=False, name="tree", recipients=(RECIPIENT,)):
-    out.mkdir(exist_ok=True)
-    artifact = Artifact(name=name, root=str(root), bytes=0, live=live, listing="x" if live else None)
-    packs, said = seal(artifact, members or members_below(root), out, recipients=recipients, pack_size=pack_size, level=1)
-    return packs, said
-
-
-def read(out, one: Pack, identity=IDENTITY):
-    with (out / one.file).open("rb") as source, open_pack(source, one, [identity]) as reader:
-        return [(info.name, data.read() if data else None) for info, data in read_members(reader)]
-
-
-def unpack(out, packs, folder, identity=IDENTITY):
-    folder.mkdir(exist_ok=True)
-    for one in packs:
-        with (out / one.file).open("rb") as source, open_pack(source, one, [identity]) as reader:
-            extract(reader, folder)
 
 
 def seen(root):
@@ -62,13 +35,7 @@ def seen(root):
 
 @pytest.fixture
 def tree(tmp_path):
-    root = tmp_path / "root"
-    (root / "sub" / "empty").mkdir(parents=True)
-    for number, name in enumerate(HARD_NAMES):
-        with open(os.fsencode(root / "sub") + b"/" + name, "wb") as out:
-            out.write(b"x" * 1000 * number)
-    (root / "link").symlink_to("/nowhere")
-    return root
+    return hard_tree(tmp_path / "root")
 
 
 # There and back -----------------------------------------------------------------------------------------------------
@@ -311,22 +278,6 @@ def test_a_pack_that_is_not_read_to_its_end_is_not_taken_for_whole(two_packs):
             reader.read(512)
 
 
-def sealed_stream(plain: bytes, out: Path, compressed: bytes | None = None) -> Pack:
-    """What somebody who knows only the recipient can make: any content, whole in itself."""
-    import hashlib
-
-    stored = pyrage.encrypt(zstandard.compress(plain) if compressed is None else compressed, [IDENTITY.to_public()])
-    out.mkdir(exist_ok=True)
-    (out / "forged.000.tar.zst.age").write_bytes(stored)
-    return Pack(
-        file="forged.000.tar.zst.age",
-        raw_bytes=len(plain),
-        raw_sha256=hashlib.sha256(plain).hexdigest(),
-        stored_bytes=len(stored),
-        sha256=hashlib.sha256(stored).hexdigest(),
-    )
-
-
 @pytest.mark.parametrize(
     "compressed", [b"", b"not zstd", zstandard.compress(b"x" * 9999)[:-5], zstandard.compress(bytes(2048)) + b"x" * 99]
 )
@@ -334,91 +285,6 @@ def test_damage_inside_of_the_encryption_is_damage(tmp_path, compressed):
     one = sealed_stream(bytes(2048), tmp_path, compressed)
     with pytest.raises(ArtifactError):
         read(tmp_path, one)
-
-
-# Escapes ------------------------------------------------------------------------------------------------------------
-
-
-def forged(tmp_path, *entries):
-    """A pack of ``(name, type, link target)`` entries; files hold ``evil``."""
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, kind, target in entries:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.mode = kind, target, 0o755
-            info.size = 4 if kind == tarfile.REGTYPE else 0
-            tar.addfile(info, io.BytesIO(b"evil") if info.size else None)
-    return sealed_stream(plain.getvalue(), tmp_path / "forged")
-
-
-@pytest.fixture
-def outside(tmp_path):
-    """A folder with a secret beside the target of the extraction; nothing in it may change, or be read from it."""
-    folder = tmp_path / "outside"
-    folder.mkdir()
-    (folder / "secret").write_text("secret")
-    yield folder
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {"secret": "secret"}
-    assert (folder / "secret").stat().st_nlink == 1
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        ("../outside/x", tarfile.REGTYPE, ""),
-        ("a/../../outside/x", tarfile.REGTYPE, ""),
-        ("{outside}/x", tarfile.REGTYPE, ""),
-        ("a", tarfile.LNKTYPE, "../outside/secret"),
-        ("a", tarfile.LNKTYPE, "{outside}/secret"),
-        ("../outside/l", tarfile.SYMTYPE, "x"),
-        ("dev", tarfile.CHRTYPE, ""),
-        ("dev", tarfile.BLKTYPE, ""),
-    ],
-)
-def test_a_member_that_leaves_is_refused(tmp_path, outside, entry):
-    one = forged(tmp_path, tuple(part.format(outside=outside) if isinstance(part, str) else part for part in entry))
-    with pytest.raises(ArtifactError):
-        unpack(tmp_path / "forged", [one], tmp_path / "back")
-    assert list((tmp_path / "back").iterdir()) == []
-
-
-@pytest.mark.parametrize("target", ["../outside", "{outside}"])
-def test_nothing_is_written_through_a_link_of_the_same_pack(tmp_path, outside, target):
-    link = ("way", tarfile.SYMTYPE, target.format(outside=outside))
-    one = forged(tmp_path, link, ("way/x", tarfile.REGTYPE, ""))
-    with pytest.raises((ArtifactError, ToolError)):
-        unpack(tmp_path / "forged", [one], tmp_path / "back")
-
-
-@pytest.mark.parametrize(
-    "second",
-    [
-        ("way/x", tarfile.REGTYPE, ""),
-        ("way/d", tarfile.DIRTYPE, ""),
-        ("way/deep/x", tarfile.REGTYPE, ""),
-        ("stolen", tarfile.LNKTYPE, "way/secret"),
-    ],
-)
-def test_nothing_goes_through_a_link_of_an_earlier_pack(tmp_path, outside, second):
-    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside"))], tmp_path / "back")
-    assert (tmp_path / "back" / "way").is_symlink()
-    with pytest.raises(ArtifactError, match="through the link"):
-        unpack(tmp_path / "forged", [forged(tmp_path, second)], tmp_path / "back")
-    assert not (tmp_path / "back" / "stolen").exists()
-
-
-def test_a_file_does_not_follow_a_link_that_has_its_name(tmp_path, outside):
-    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside/secret"))], tmp_path / "back")
-    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.REGTYPE, ""))], tmp_path / "back")
-    assert (tmp_path / "back" / "way").read_text() == "evil"
-
-
-def test_extraction_of_some_members_writes_no_others(tree, tmp_path):
-    packs, _ = pack(tree, tmp_path / "out")
-    (tmp_path / "back").mkdir()
-    with (tmp_path / "out" / packs[0].file).open("rb") as source, open_pack(source, packs[0], [IDENTITY]) as reader:
-        extract(reader, tmp_path / "back", lambda info: info.name == "sub/Zoë")
-    assert [path.name for path in (tmp_path / "back").rglob("*") if path.is_file()] == ["Zoë"]
 
 
 # Kills and memory ---------------------------------------------------------------------------------------------------

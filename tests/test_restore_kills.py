@@ -51,15 +51,15 @@ def all_steps(small, run):
         step()
 
 
-def check_ended(small, run, set_state, before_state, reason):
+def check_ended(small, run, reason):
     """After the teardowns: either the set is live or what was live before; nothing half, nothing left over, nothing held."""
     where = f"the journal said {said(run)}, the report {reason!r}"
     if not run.began:
-        assert small.fingerprint() == before_state, where
+        assert small.fingerprint() == small.before, where
         assert "No set was chosen" in reason, where
         return
     in_use = restore_state.in_use(run)
-    assert small.fingerprint() == (set_state if in_use else before_state), where
+    assert small.fingerprint() == (small.set_state if in_use else small.before), where
     assert run.journal.closed, where
     left = [name for name in small.leftovers() if not in_use or ("__before_" not in name and ".recovery-" not in name)]
     assert left == [], where
@@ -82,11 +82,11 @@ def campaign(tmp_path, make, points, early, stride=1):
     while points is None or number < len(points):
         number += 1
         at = 1 + (number - 1) * stride if points is None else points[number - 1]
-        small, set_state, before_state = make(tmp_path, f"k{number}{'e' if early else 'l'}")
+        small = make(tmp_path, f"k{number}{'e' if early else 'l'}")
         run = small.restore()
         killed = in_a_process(lambda small=small, run=run: all_steps(small, run), at, early=early)
         reason = end(run)
-        check_ended(small, run, set_state, before_state, reason)
+        check_ended(small, run, reason)
         small.drop()
         if not killed:
             return at - 1
@@ -94,20 +94,13 @@ def campaign(tmp_path, make, points, early, stride=1):
 
 
 def plain(tmp_path, name):
-    return ready(Small(tmp_path / name, name))
-
-
-def ready(small):
-    small.back_up()
-    set_state = small.fingerprint()
-    small.disaster()
-    return small, set_state, small.fingerprint()
+    return Small(tmp_path / name, name).damaged()
 
 
 @pytest.fixture
 def whole(postgres_server, mongo_server):
     def make(tmp_path, name):
-        return ready(Small(tmp_path / name, name, postgres=postgres_server, mongo=mongo_server))
+        return Small(tmp_path / name, name, postgres=postgres_server, mongo=mongo_server).damaged()
 
     return make
 
@@ -124,15 +117,16 @@ def test_at_every_step_of_a_whole_system(tmp_path, whole, early):
     assert campaign(tmp_path, whole, None, early) >= 50
 
 
-def numbers(tmp_path, make, wanted):
-    """At which step of a restore these things are said."""
-    small, _, _ = make(tmp_path, "dry")
+@pytest.fixture(scope="module")
+def number_of(tmp_path_factory, postgres_server, mongo_server):
+    """At which step of a restore of a whole system something is said."""
+    small = Small(tmp_path_factory.mktemp("steps") / "steps", "steps", postgres=postgres_server, mongo=mongo_server).damaged()
     run = small.restore()
     all_steps(small, run)
     end(run)
     small.drop()
     lines = said(run)
-    return [lines.index(step) + 1 for step in wanted]
+    return lambda step: lines.index(step) + 1
 
 
 SWITCH_STEPS = [
@@ -146,16 +140,15 @@ SWITCH_STEPS = [
 ]
 
 
-def test_at_the_steps_of_the_switch_of_a_whole_system(tmp_path, whole):
-    campaign(tmp_path, whole, numbers(tmp_path, whole, SWITCH_STEPS), early=False)
+def test_at_the_steps_of_the_switch_of_a_whole_system(tmp_path, whole, number_of):
+    campaign(tmp_path, whole, list(map(number_of, SWITCH_STEPS)), early=False)
 
 
 @pytest.mark.parametrize("step", ["postgres.main: switch", "mongo.documents: mongo switch planned", "files.uploads: exchange"])
-def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, step):
-    small, set_state, _ = whole(tmp_path, "again")
+def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, number_of, step):
+    small = whole(tmp_path, "again")
     run = small.restore()
-    (at,) = numbers(tmp_path, whole, [step])
-    assert in_a_process(lambda: all_steps(small, run), at, early=False)
+    assert in_a_process(lambda: all_steps(small, run), number_of(step), early=False)
     source = step.partition(":")[0]
     began = False
     for name, do in steps(small, run):
@@ -163,14 +156,14 @@ def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, step):
         if began:
             do()
     assert end(run) == ""
-    assert small.fingerprint() == set_state
+    assert small.fingerprint() == small.set_state
     small.drop()
 
 
-def back_killed_at(small, before_state, run, at, early):
+def back_killed_at(small, run, at, early):
     killed = in_a_process(lambda: end(run), at, early=early)
     reason = end(run)
-    assert small.fingerprint() == before_state, said(run)
+    assert small.fingerprint() == small.before, said(run)
     assert small.leftovers() == [], said(run)
     assert all(small.services.values()), small.services
     assert run.journal.closed
@@ -181,29 +174,29 @@ def back_killed_at(small, before_state, run, at, early):
 @pytest.mark.parametrize("early", EARLY_OR_LATE)
 def test_the_way_back_itself_at_every_step(tmp_path, early, stride):
     for at in range(1, 100, stride):
-        small, _, before_state = plain(tmp_path, f"b{at}{'e' if early else 'l'}")
+        small = plain(tmp_path, f"b{at}{'e' if early else 'l'}")
         run = small.restore()
         for name, step in steps(small, run):
             if name == "start services":
                 break
             step()
-        if not back_killed_at(small, before_state, run, at, early):
+        if not back_killed_at(small, run, at, early):
             break
     assert at > 10, "the way back of two sources has more steps"
 
 
 def test_the_way_back_of_databases(tmp_path, whole):
-    points = iter(range(2, 100, 5))
+    points = iter(range(2, 100, 9))
     killed = True
     while killed:
         at = next(points)
-        small, _, before_state = whole(tmp_path, f"w{at}")
+        small = whole(tmp_path, f"w{at}")
         run = small.restore()
         for name, step in steps(small, run):
             if name == "start services":
                 break
             step()
-        killed = back_killed_at(small, before_state, run, at, early=False)
+        killed = back_killed_at(small, run, at, early=False)
         small.drop()
     assert at > 10
 

@@ -10,8 +10,8 @@ import tarfile
 
 import pytest
 
-from recovery.artifact import refuse_escape
 from recovery.errors import ArtifactError
+from recovery.extraction import refuse_escape
 from recovery.tarstream import BLOCK, members
 
 TAR = ["tar", "--create", "--format=posix", "--pax-option=delete=atime,delete=ctime", "--numeric-owner", "--xattrs", "--xattrs-include=*"]

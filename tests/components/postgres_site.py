@@ -14,9 +14,20 @@ HARD = Path(__file__).with_name("postgres_hard.sql")
 
 
 class Site:
-    def __init__(self, server, folder: Path) -> None:
+    """A server, and what the tests of a file do with it.
+
+    Args:
+        server: a running one, which others may use too.
+        folder: for backups.
+        names: what the names of the file's own databases begin with.
+        roles: the file's own.
+    """
+
+    def __init__(self, server, folder: Path, names: tuple[str, ...] = (), roles: tuple[str, ...] = ()) -> None:
         self.server = server
         self.folder = folder
+        self._names = names
+        self._roles = roles
         self._number = 0
 
     def component(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", **settings):
@@ -32,6 +43,22 @@ class Site:
 
     def databases(self):
         return {name for (name,) in self.sql("postgres", "SELECT datname FROM pg_database")}
+
+    def own_databases(self):
+        return {name for name in self.databases() if name.startswith(self._names)}
+
+    def own_roles(self):
+        return {role for (role,) in self.sql("postgres", "SELECT rolname FROM pg_roles") if role in self._roles}
+
+    def clean(self):
+        databases = [f'DROP DATABASE "{name}" WITH (FORCE)' for name in self.own_databases()]
+        self.sql("postgres", *databases, *(f"DROP ROLE IF EXISTS {role}" for role in self._roles))
+
+    def number(self, database):
+        return self.sql("postgres", f"SELECT oid FROM pg_database WHERE datname = '{database}'")[0][0]
+
+    def state(self, database):
+        return self.sql(database, "SELECT state FROM t")[0][0]
 
     def create(self, database, *statements):
         self.sql("postgres", f'CREATE DATABASE "{database}"')
@@ -62,3 +89,7 @@ class Site:
 
 def contents(set_folder, artifact, *kinds):
     return {(kind, name): facts for kind, name, facts in read_rows(set_folder / f"{artifact}.contents.jsonl", *kinds)}
+
+
+def texts(component, restore, level):
+    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from recovery.artifact import Pack, extract, open_pack
+from recovery.artifact import Pack, open_pack
 from recovery.components.files import Files
 from recovery.components.trees import filesystem
 from recovery.contents import read_rows, write_rows
 from recovery.errors import ArtifactError, RestoreError, SourceError
+from recovery.extraction import extract
 from recovery.plan_sources import FilesSource
 from tests.components import file_zoo
 from tests.components.file_zoo import as_nobody, entries, open_up, rows, snapshot

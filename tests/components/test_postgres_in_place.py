@@ -6,7 +6,7 @@ import pytest
 from recovery.components.postgres import in_place
 from recovery.components.postgres import stage as postgres_stage
 from recovery.errors import RestoreError
-from tests.components.postgres_site import Site, contents
+from tests.components.postgres_site import Site, contents, texts
 from tests.harness import LocalRestore, read_dump
 
 NAMES = ("cash", "cask", "cart")
@@ -15,14 +15,7 @@ ROLES = ("ip_gone", "ip_group", "ip_clerk")
 
 @pytest.fixture(scope="module")
 def site(postgres_server, tmp_path_factory):
-    return Site(postgres_server, tmp_path_factory.mktemp("postgres-in-place"))
-
-
-def clean(site):
-    for name in site.databases():
-        if name.startswith(NAMES):
-            site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
-    site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in ROLES))
+    return Site(postgres_server, tmp_path_factory.mktemp("postgres-in-place"), NAMES, ROLES)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +29,7 @@ def saved(site):
         site.sql("postgres", f"ALTER DATABASE {name} OWNER TO ip_gone", f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
         site.sql("postgres", f"GRANT CONNECT ON DATABASE {name} TO ip_group")
     backup = site.back_up(site.component("cash", "cask"))
-    clean(site)
+    site.clean()
     return backup
 
 
@@ -61,7 +54,7 @@ def now(site):
 def safety(site, saved):
     now(site)
     backup = site.back_up(site.component("cart", "cash"))
-    clean(site)
+    site.clean()
     return backup
 
 
@@ -69,42 +62,23 @@ def safety(site, saved):
 def live(site, saved, safety):
     now(site)
     yield Replaced(site, saved, safety)
-    clean(site)
-
-
-def ours(site):
-    return {name for name in site.databases() if name.startswith(NAMES)}
-
-
-def state(site, database):
-    return site.sql(database, "SELECT state FROM t")[0][0]
-
-
-def number(site, database):
-    return site.sql("postgres", f"SELECT oid FROM pg_database WHERE datname = '{database}'")[0][0]
-
-
-def roles(site):
-    return {role for (role,) in site.sql("postgres", "SELECT rolname FROM pg_roles") if role in ROLES}
+    site.clean()
 
 
 def as_before(site):
-    return ours(site) == {"cash", "cart"} and roles(site) == {"ip_clerk"} and state(site, "cash") == state(site, "cart") == "live"
-
-
-def texts(component, restore, level):
-    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+    there = site.own_databases() == {"cash", "cart"} and site.own_roles() == {"ip_clerk"}
+    return there and site.state("cash") == site.state("cart") == "live"
 
 
 def test_there_and_back(site, live):
-    later = number(site, "cart")
+    later = site.number("cart")
     session = site.server.connect("cash")
     live.component.replace(live.forward)
     assert live.component.prove(live.forward) == []
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
-    assert ours(site) == set(NAMES)
-    assert state(site, "cash") == state(site, "cask") == "saved"
+    assert site.own_databases() == set(NAMES)
+    assert site.state("cash") == site.state("cask") == "saved"
     outside = "SELECT pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'cash'"
     assert site.sql("cash", outside, "SHOW work_mem") == [("7MB",)]
     assert site.sql("cash", outside) == [("ip_gone", "saved")]
@@ -112,14 +86,14 @@ def test_there_and_back(site, live):
     assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
     live.component.settle(live.forward)
     live.component.discard(live.forward)
-    assert state(site, "cash") == "saved"
-    assert roles(site) == set(ROLES)
+    assert site.state("cash") == "saved"
+    assert site.own_roles() == set(ROLES)
     live.component.replace(live.back)
     assert live.component.prove(live.back) == []
     live.component.settle(live.back)
     assert as_before(site)
     assert site.sql("cash", "SHOW work_mem") == [("5MB",)]
-    assert number(site, "cart") == later, "what was never replaced is not touched"
+    assert site.number("cart") == later, "what was never replaced is not touched"
 
 
 def test_the_proof_is_of_what_has_the_live_names(site, live):
@@ -193,7 +167,7 @@ def test_a_killed_way_back_is_resumed(site, live, monkeypatch, module, name, aft
 @pytest.mark.parametrize("said", [1, 2, 3])
 def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
     """A kill at the journal: before any step was said, and before and after the first role."""
-    cash = number(site, "cash")
+    cash = site.number("cash")
     steps = []
 
     def die(step, facts):
@@ -207,12 +181,12 @@ def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
     if live.forward.journalled("dropping"):
         live.component.replace(live.back)
         assert live.component.prove(live.back) == []
-    assert number(site, "cash") == cash
+    assert site.number("cash") == cash
     assert as_before(site)
 
 
 def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
-    cash = number(site, "cash")
+    cash = site.number("cash")
     unpack = live.forward.unpack
 
     def damaged(artifact, folder, only=None):
@@ -223,7 +197,7 @@ def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
     live.forward.unpack = damaged
     with pytest.raises(RestoreError, match="damaged"):
         live.component.replace(live.forward)
-    assert number(site, "cash") == cash
+    assert site.number("cash") == cash
     assert as_before(site), "no role was made either, since no way back is gone"
     assert live.forward.journalled("dropping") == []
 
@@ -233,22 +207,22 @@ def test_the_way_back_is_not_told_by_the_set(site, saved, live, monkeypatch):
     assert len(live.forward.journalled("dropping")) == 1
     live.back.set_folder = saved
     live.component.replace(live.back)
-    assert ours(site) == {"cash", "cart"}, "cask was not there before, and not made yet"
+    assert site.own_databases() == {"cash", "cart"}, "cask was not there before, and not made yet"
 
 
 def test_one_database_in_place_leaves_the_others(site, saved):
     for name in NAMES:
         site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
-    others = number(site, "cask"), number(site, "cart")
+    others = site.number("cask"), site.number("cart")
     one = Replaced(site, saved, site.back_up(site.component(*NAMES)), only=["cash"])
     one.component.replace(one.forward)
     assert one.component.prove(one.forward) == []
-    assert [state(site, name) for name in NAMES] == ["saved", "live", "live"]
+    assert [site.state(name) for name in NAMES] == ["saved", "live", "live"]
     one.component.replace(one.back)
     assert one.component.prove(one.back) == []
-    assert (number(site, "cask"), number(site, "cart")) == others
-    assert [state(site, name) for name in NAMES] == ["live", "live", "live"]
-    clean(site)
+    assert (site.number("cask"), site.number("cart")) == others
+    assert [site.state(name) for name in NAMES] == ["live", "live", "live"]
+    site.clean()
 
 
 def test_the_safety_set_of_what_is_gone_brings_nothing_back(site, saved, safety):
@@ -264,7 +238,7 @@ def test_the_safety_set_of_what_is_gone_brings_nothing_back(site, saved, safety)
     assert both.component.prove(both.forward) == []
     both.component.replace(both.back)
     assert both.component.prove(both.back) == []
-    assert ours(site) == roles(site) == set()
+    assert site.own_databases() == site.own_roles() == set()
 
 
 def test_what_the_safety_set_lacks_is_not_dropped(site, live):
@@ -274,7 +248,7 @@ def test_what_the_safety_set_lacks_is_not_dropped(site, live):
     live.back.artifacts = lambda: [name for name in artifacts() if name != artifact]
     with pytest.raises(RestoreError, match="lacks cash, which was there before"):
         live.component.replace(live.back)
-    assert state(site, "cash") == "saved"
+    assert site.state("cash") == "saved"
     assert "cask" not in site.databases()
 
 
@@ -318,8 +292,15 @@ def test_an_owner_without_superuser_rights_replaces(site):
     assert texts(component, one.forward, "refusal") == ""
     component.replace(one.forward)
     assert component.prove(one.forward) == []
-    assert state(site, "cash") == "saved"
+    assert site.state("cash") == "saved"
     component.replace(one.back)
     assert component.prove(one.back) == []
-    assert state(site, "cash") == "live"
-    clean(site)
+    assert site.state("cash") == "live"
+    site.clean()
+
+
+def test_copies_that_earlier_restores_of_tables_set_aside_are_not_dropped(site, live):
+    site.sql("cash", "CREATE SCHEMA public__before_0badcafe", "CREATE TABLE public__before_0badcafe.t ()")
+    found = [finding.text for finding in live.component.preflight(live.forward).findings if finding.level == "refusal"]
+    assert len(found) == 1
+    assert "cash has tables that earlier restores set aside (0badcafe)" in found[0]

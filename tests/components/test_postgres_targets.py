@@ -4,7 +4,7 @@ import pytest
 
 from recovery.contents import Change
 from recovery.errors import RestoreError
-from tests.components.postgres_site import Site
+from tests.components.postgres_site import Site, texts
 
 NAMES = ("till", "yard", "loft")
 ROLES = ("t_owner", "t_group", "t_reader", "t_column", "t_policy", "t_default", "t_setting", "t_outer", "t_other", "t_user")
@@ -12,14 +12,7 @@ ROLES = ("t_owner", "t_group", "t_reader", "t_column", "t_policy", "t_default", 
 
 @pytest.fixture(scope="module")
 def site(postgres_server, tmp_path_factory):
-    return Site(postgres_server, tmp_path_factory.mktemp("postgres-targets"))
-
-
-def clean(site):
-    for name in site.databases():
-        if name.startswith(NAMES):
-            site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
-    site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in ROLES))
+    return Site(postgres_server, tmp_path_factory.mktemp("postgres-targets"), NAMES, ROLES)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +37,7 @@ def saved(site):
     site.sql("yard", "ALTER TABLE t OWNER TO t_other")
     site.sql("loft", "SELECT lo_from_bytea(4711, 'of somebody')", "ALTER LARGE OBJECT 4711 OWNER TO t_other")
     backup = site.back_up(site.component(*NAMES))
-    clean(site)
+    site.clean()
     return backup
 
 
@@ -54,27 +47,11 @@ def live(site, saved):
     for name in NAMES:
         site.create(name, "CREATE TABLE t AS SELECT 'live' AS state, 1 AS n")
     yield site.component(*NAMES)
-    clean(site)
-
-
-def state(site, database):
-    return site.sql(database, "SELECT state FROM t")[0][0]
-
-
-def ours(site):
-    return {name for name in site.databases() if name.startswith(NAMES)}
-
-
-def there(site):
-    return {role for (role,) in site.sql("postgres", "SELECT rolname FROM pg_roles") if role in ROLES}
-
-
-def texts(component, restore, level):
-    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+    site.clean()
 
 
 def numbers(site, *databases):
-    return site.sql("postgres", f"SELECT datname, oid FROM pg_database WHERE datname IN ({', '.join(map(repr, databases))}) ORDER BY 1")
+    return [site.number(database) for database in databases]
 
 
 def test_one_database_is_restored_and_the_others_stay(site, live, saved):
@@ -86,21 +63,21 @@ def test_one_database_is_restored_and_the_others_stay(site, live, saved):
     assert "yard" not in facts
     assert "Members of these roles that the server lacks and that are not created: t_user" in facts
     live.stage(restore)
-    assert ours(site) == {*NAMES, f"till__stage_{restore.id}"}
+    assert site.own_databases() == {*NAMES, f"till__stage_{restore.id}"}
     assert live.prove(restore) == []
     live.switch(restore)
-    assert [state(site, name) for name in NAMES] == ["saved", "live", "live"]
-    assert ours(site) == {*NAMES, f"till__before_{restore.id}"}
+    assert [site.state(name) for name in NAMES] == ["saved", "live", "live"]
+    assert site.own_databases() == {*NAMES, f"till__before_{restore.id}"}
     assert numbers(site, "yard", "loft") == others
     live.settle(restore)
     live.discard(restore)
-    assert state(site, "till") == "saved"
+    assert site.state("till") == "saved"
     live.switch_back(restore)
     live.discard(restore)
-    assert state(site, "till") == "live"
-    assert ours(site) == set(NAMES)
+    assert site.state("till") == "live"
+    assert site.own_databases() == set(NAMES)
     assert numbers(site, "yard", "loft") == others
-    assert there(site) == set()
+    assert site.own_roles() == set()
 
 
 @pytest.mark.parametrize(
@@ -116,10 +93,10 @@ def test_roles_come_with_the_databases_that_need_them(site, live, saved, only, r
     created = ", ".join(sorted(roles))
     assert f"Roles that the server lacks and that are created: {created}." in texts(live, restore, "fact")
     live.stage(restore)
-    assert there(site) == roles
+    assert site.own_roles() == roles
     assert live.prove(restore) == []
     live.discard(restore)
-    assert there(site) == set()
+    assert site.own_roles() == set()
 
 
 def test_who_was_a_member_of_a_role_that_comes_back_is_one_again(site, live, saved):
@@ -131,7 +108,7 @@ def test_who_was_a_member_of_a_role_that_comes_back_is_one_again(site, live, sav
     assert site.sql("postgres", members) == [("t_user",)]
     live.switch_back(restore)
     live.discard(restore)
-    assert there(site) == {"t_user"}
+    assert site.own_roles() == {"t_user"}
 
 
 def test_a_database_lands_under_another_name(site, live, saved):
@@ -148,8 +125,8 @@ def test_a_database_lands_under_another_name(site, live, saved):
     assert {(found.kind, found.name) for found in component.prove(restore)} == {("table", "public.t"), ("index", "public.i")}
     component.stage(restore)
     component.switch(restore)
-    assert ours(site) == {*NAMES, "till_test", f"till_test__before_{restore.id}"}
-    assert (state(site, "till_test"), state(site, "till")) == ("saved", "live")
+    assert site.own_databases() == {*NAMES, "till_test", f"till_test__before_{restore.id}"}
+    assert (site.state("till_test"), site.state("till")) == ("saved", "live")
     assert numbers(site, "till") == live_number
     outside = "SELECT pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'till_test'"
     assert site.sql("till_test", outside) == [("t_owner", "the till")]
@@ -158,7 +135,7 @@ def test_a_database_lands_under_another_name(site, live, saved):
     assert live.before_copies() == []
     site.component("till", renamed={"till": "by_now_another"}).drop_before(restore)
     assert component.before_copies() == []
-    assert state(site, "till_test") == "saved"
+    assert site.state("till_test") == "saved"
 
 
 def test_the_way_back_under_another_name(site, live, saved):
@@ -171,8 +148,8 @@ def test_the_way_back_under_another_name(site, live, saved):
     assert site.sql("till", "SELECT to_regclass('named')::text") == [(None,)]
     component.switch_back(restore)
     component.discard(restore)
-    assert ours(site) == {"till", "loft"}
-    assert state(site, "till") == "live"
+    assert site.own_databases() == {"till", "loft"}
+    assert site.state("till") == "live"
 
 
 def test_what_the_set_lacks_and_what_is_no_name_is_refused(site, live, saved):
@@ -192,12 +169,12 @@ def test_what_the_set_lacks_and_what_is_no_name_is_refused(site, live, saved):
 
 def test_what_is_there_already(site, live, saved):
     restore = site.restore(saved, only=["till", "yard"])
-    assert [text.partition(",")[0] for text in live.occupied(restore)] == ["database till", "database yard"]
-    assert all(text.endswith("B") for text in live.occupied(restore))
+    assert [text.partition(",")[0] for text in live.occupied(restore).values()] == ["database till", "database yard"]
+    assert all(text.endswith("B") for text in live.occupied(restore).values())
     site.create("till_empty")
     site.sql("postgres", "DROP DATABASE yard")
     component = site.component(renamed={"till": "till_empty"})
-    assert component.occupied(restore) == []
+    assert component.occupied(restore) == {}
     site.sql("till_empty", "CREATE TYPE something AS ENUM ('a')")
     assert len(component.occupied(restore)) == 1
     site.sql("till_empty", "DROP TYPE something", "SELECT lo_create(5)")
@@ -207,8 +184,9 @@ def test_what_is_there_already(site, live, saved):
 def test_where_it_lands_is_the_same_however_it_is_reached(site, live, saved):
     restore = site.restore(saved, only=["till", "yard"])
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert live.lands(restore) == site.component(host="localhost").lands(restore) == {f"{system}/till", f"{system}/yard"}
-    assert site.component(renamed={"till": "x"}).lands(restore) == {f"{system}/x", f"{system}/yard"}
+    assert live.lands(restore) == site.component(host="localhost").lands(restore) == live.occupied(restore).keys()
+    assert live.lands(restore) == {("postgres", system, "till"), ("postgres", system, "yard")}
+    assert site.component(renamed={"till": "x"}).lands(restore) == {("postgres", system, "x"), ("postgres", system, "yard")}
     assert len(live.lands(site.restore(saved))) == 3
 
 
@@ -217,7 +195,7 @@ def changed(component, restore):
 
 
 def test_what_a_restore_would_change(site, live, saved):
-    clean(site)
+    site.clean()
     restore = site.restore(saved, only=["till", "yard"])
     found = changed(live, restore)
     assert found["table", "added"] == Change("table", "added", 3, 16, ("till.public.named", "till.public.t", "yard.public.t"))
@@ -254,20 +232,20 @@ def test_a_database_and_a_table_of_another_at_once(site, live, saved):
     assert found["table", "added"].names == ("till.public.named", "till.public.t")
     assert found["table", "changed"].names == ("yard.public.t",)
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert component.lands(restore) == {f"{system}/till_test", f"{system}/yard"}
-    assert [text.partition(",")[0] for text in component.occupied(restore)] == ["yard.public.t"]
+    assert component.lands(restore) == {("postgres", system, "till_test"), ("postgres", system, "yard")}
+    assert list(component.occupied(restore)) == [("postgres", system, "yard", "public.t")]
     assert texts(component, restore, "refusal") == ""
     component.stage(restore)
     assert component.prove(restore) == []
     others = numbers(site, *NAMES)
     component.switch(restore)
     assert numbers(site, *NAMES) == others
-    assert [state(site, name) for name in ("till_test", *NAMES)] == ["saved", "live", "saved", "live"]
+    assert [site.state(name) for name in ("till_test", *NAMES)] == ["saved", "live", "saved", "live"]
     assert site.sql("yard", "SELECT state FROM stays") == [("live",)]
     component.switch_back(restore)
     component.discard(restore)
-    assert ours(site) == set(NAMES)
-    assert [state(site, name) for name in NAMES] == ["live", "live", "live"]
+    assert site.own_databases() == set(NAMES)
+    assert [site.state(name) for name in NAMES] == ["live", "live", "live"]
     in_place = site.restore(saved, only=["till", "yard.public.t"], in_place=True)
     assert "Single tables are not restored in place" in texts(component, in_place, "refusal")
     with pytest.raises(RestoreError, match="Single tables"):
@@ -286,3 +264,32 @@ def test_room_for_a_second_copy(site, live, saved):
     site.sql("postgres", "CREATE ROLE t_user LOGIN PASSWORD 'u'")
     [unseen] = site.component(user="t_user", password="u").preflight(restore).second_copy
     assert (unseen.free, unseen.folder) == (None, None)
+
+
+def test_the_way_back_takes_no_other_restores_database_for_its_own(site, live, saved):
+    """Two restores to one empty place, the later one on top: the first one's copy is what the second has set aside."""
+    component = site.component("till", renamed={"till": "till_test"})
+    first, second = (site.restore(saved, only=["till"]) for _ in range(2))
+    for restore in (first, second):
+        component.stage(restore)
+    for restore in (first, second):
+        component.switch(restore)
+    number = site.number("till_test")
+    with pytest.raises(RestoreError, match="till_test is not the one that was restored"):
+        component.switch_back(first)
+    component.discard(first)
+    assert site.number("till_test") == number
+    assert site.state("till_test") == "saved"
+    component.switch_back(second)
+    component.discard(second)
+    component.switch_back(first)
+    component.discard(first)
+    assert site.own_databases() == set(NAMES)
+
+
+def test_what_a_source_owns_is_what_the_plan_names_or_all_there_is(site, live, saved):
+    assert {names[2] for names in site.component("till", "gone").owns()} == {"till", "gone"}
+    site.create("till__stage_00000000")
+    owned = {names[2] for names in site.component().owns()}
+    assert owned >= {*NAMES, "postgres"}
+    assert "till__stage_00000000" not in owned

@@ -1,0 +1,75 @@
+"""Members of a pack become files, none of them outside their folder: a guard stands between the stream and tar."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tarfile import TarInfo
+
+from recovery import tarstream
+from recovery.errors import ArtifactError
+from recovery.runners.local import find_tool, tool
+
+log = logging.getLogger(__name__)
+
+
+def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
+    """Extract a pack's stream into a folder that exists, all members or some.
+
+    No byte of a member reaches the tar that extracts before its name and target were found to stay inside.
+
+    Raises:
+        ArtifactError: if a member would be written outside, or is a device.
+        ToolError: if tar fails, for example of a full disk.
+    """
+    argv = [find_tool("tar"), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
+    argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", f"--directory={folder}", "--file=-"]
+    real = {folder, *folder.parents}  # whatever leads to it is the operator's own
+    with tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
+        try:
+            for member in tarstream.members(reader):
+                refuse_escape(member.info)
+                if only is not None and not only(member.info):
+                    continue
+                _refuse_links_on_the_way(folder / member.info.name, real)
+                if member.info.islnk():
+                    _refuse_links_on_the_way(folder / member.info.linkname, real)
+                for chunk in member.raw():
+                    tar.stdin.write(chunk)
+            tar.stdin.write(bytes(2 * tarstream.BLOCK))
+            tar.stdin.close()
+        except BrokenPipeError:
+            log.error("tar stopped reading")
+
+
+def _refuse_links_on_the_way(path: Path, real: set[Path]) -> None:
+    """An earlier pack may have left a link where this one has a folder; tar itself only looks at its own run."""
+    way = []
+    for parent in path.parents:
+        if parent in real:
+            break
+        way.append(parent)
+    for parent in way:
+        if parent.is_symlink():
+            raise ArtifactError(
+                f"A pack's member would be written through the link {parent}.", "Don't restore this set; find out who made it."
+            )
+    real.update(way)
+
+
+def refuse_escape(info: TarInfo) -> None:
+    """Refuse a member that would be written outside the folder it is extracted to.
+
+    Raises:
+        ArtifactError: for absolute names, ``..``, devices, and hard links that point outside.
+    """
+    names = [info.name, info.linkname] if info.islnk() else [info.name]
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ArtifactError(
+                f"A pack's member would be written outside its target: {name!r}.", "Don't restore this set; find out who made it."
+            )
+    if info.ischr() or info.isblk():
+        raise ArtifactError(f"A pack's member is a device: {info.name!r}.", "Don't restore this set; find out who made it.")

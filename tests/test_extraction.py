@@ -1,0 +1,93 @@
+"""What a pack must not do to what lies outside the folder that it is extracted to."""
+
+import io
+import tarfile
+
+import pytest
+
+from recovery.artifact import open_pack
+from recovery.errors import ArtifactError, ToolError
+from recovery.extraction import extract
+from tests.packs import IDENTITY, hard_tree, pack, sealed_stream, unpack
+
+
+def forged(tmp_path, *entries):
+    """A pack of ``(name, type, link target)`` entries; files hold ``evil``."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, kind, target in entries:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.mode = kind, target, 0o755
+            info.size = 4 if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(b"evil") if info.size else None)
+    return sealed_stream(plain.getvalue(), tmp_path / "forged")
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder with a secret beside the target of the extraction; nothing in it may change, or be read from it."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_text("secret")
+    yield folder
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"secret": "secret"}
+    assert (folder / "secret").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ("../outside/x", tarfile.REGTYPE, ""),
+        ("a/../../outside/x", tarfile.REGTYPE, ""),
+        ("{outside}/x", tarfile.REGTYPE, ""),
+        ("a", tarfile.LNKTYPE, "../outside/secret"),
+        ("a", tarfile.LNKTYPE, "{outside}/secret"),
+        ("../outside/l", tarfile.SYMTYPE, "x"),
+        ("dev", tarfile.CHRTYPE, ""),
+        ("dev", tarfile.BLKTYPE, ""),
+    ],
+)
+def test_a_member_that_leaves_is_refused(tmp_path, outside, entry):
+    one = forged(tmp_path, tuple(part.format(outside=outside) if isinstance(part, str) else part for part in entry))
+    with pytest.raises(ArtifactError):
+        unpack(tmp_path / "forged", [one], tmp_path / "back")
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["../outside", "{outside}"])
+def test_nothing_is_written_through_a_link_of_the_same_pack(tmp_path, outside, target):
+    link = ("way", tarfile.SYMTYPE, target.format(outside=outside))
+    one = forged(tmp_path, link, ("way/x", tarfile.REGTYPE, ""))
+    with pytest.raises((ArtifactError, ToolError)):
+        unpack(tmp_path / "forged", [one], tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        ("way/x", tarfile.REGTYPE, ""),
+        ("way/d", tarfile.DIRTYPE, ""),
+        ("way/deep/x", tarfile.REGTYPE, ""),
+        ("stolen", tarfile.LNKTYPE, "way/secret"),
+    ],
+)
+def test_nothing_goes_through_a_link_of_an_earlier_pack(tmp_path, outside, second):
+    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside"))], tmp_path / "back")
+    assert (tmp_path / "back" / "way").is_symlink()
+    with pytest.raises(ArtifactError, match="through the link"):
+        unpack(tmp_path / "forged", [forged(tmp_path, second)], tmp_path / "back")
+    assert not (tmp_path / "back" / "stolen").exists()
+
+
+def test_a_file_does_not_follow_a_link_that_has_its_name(tmp_path, outside):
+    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside/secret"))], tmp_path / "back")
+    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.REGTYPE, ""))], tmp_path / "back")
+    assert (tmp_path / "back" / "way").read_text() == "evil"
+
+
+def test_extraction_of_some_members_writes_no_others(tmp_path):
+    packs, _ = pack(hard_tree(tmp_path / "root"), tmp_path / "out")
+    (tmp_path / "back").mkdir()
+    with (tmp_path / "out" / packs[0].file).open("rb") as source, open_pack(source, packs[0], [IDENTITY]) as reader:
+        extract(reader, tmp_path / "back", lambda info: info.name == "sub/Zoë")
+    assert [path.name for path in (tmp_path / "back").rglob("*") if path.is_file()] == ["Zoë"]
