@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pyrage
 
-from recovery.artifact import Pack, extract, members_below, open_pack, read_listing, read_members, seal
+from recovery.artifact import Pack, members_below, open_pack, read_listing, read_members, seal
 from recovery.components.base import Dump
 from recovery.contents import read_rows, write_rows
+from recovery.extraction import extract
 
 
 def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
@@ -85,6 +86,9 @@ class LocalRestore:
                 open_pack(source, pack, identities(self.set_folder)) as reader,
             ):
                 extract(reader, folder, only)
+
+    def refuse_unsaved(self):
+        """There is no restore around it that made a safety set."""
 
     def journal(self, step, **facts):
         self.on_journal(step, facts)

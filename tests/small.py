@@ -210,6 +210,14 @@ class Small:
                 client[self.name].drop_collection("running")
                 client[self.name].wrong.insert_one({"_id": 1})
 
+    def damaged(self):
+        """Itself, backed up and then damaged: what it held is ``set_state``, in the set ``set_id``; what it holds now is ``before``."""
+        self.set_id = self.back_up()
+        self.set_state = self.fingerprint()
+        self.disaster()
+        self.before = self.fingerprint()
+        return self
+
     def drop(self):
         """Remove the databases, so that the servers can be used by others."""
         if self.postgres:

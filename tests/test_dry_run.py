@@ -9,10 +9,7 @@ from tests.small import Small, end, forward, said
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):
-    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server)
-    made.set_id = made.back_up()
-    made.disaster()
-    made.before = made.fingerprint()
+    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).damaged()
     yield made
     made.drop()
 

@@ -3,19 +3,17 @@
 import pytest
 
 from recovery import answers, copies, preflight, restore, safety
-from recovery.errors import RecoveryError, RestoreError
+from recovery.contents import Difference
+from recovery.errors import ApprovalError, ProofError, RecoveryError, RestoreError, ToolError
 from recovery.records import read_records
-from tests.small import Small, end, forward, said, steps
+from sandbox.servers import Postgres
+from tests.small import Small, end, forward, said, steps, to_gate
 
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):
     """A damaged system with a set of before."""
-    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server)
-    made.set_id = made.back_up()
-    made.set_state = made.fingerprint()
-    made.disaster()
-    made.before = made.fingerprint()
+    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).damaged()
     yield made
     made.drop()
 
@@ -56,16 +54,112 @@ def test_refused_at_the_last_gate_what_was_there_comes_back(whole):
     assert all(whole.services.values())
 
 
-@pytest.mark.parametrize("broken", ["switch mongo.documents", "switch files.uploads", "start services"])
+def not_equal(monkeypatch, run, source_id):
+    """Let the proof of what was loaded in place of a source find a difference; the way back's finds none that is not there."""
+    kind = type(run.component(source_id))
+    prove = kind.prove
+
+    def found(component, what):
+        return [Difference("thing", "this one", "on purpose")] if not what.way_back else prove(component, what)
+
+    monkeypatch.setattr(kind, "prove", found)
+
+
+@pytest.mark.parametrize("broken", ["postgres.main", "mongo.documents", "files.uploads", "config.settings"])
 def test_what_fails_half_way_is_taken_back(whole, broken, monkeypatch):
     run = whole.restore()
-    for name, step in steps(whole, run, ask(whole, run)):
-        if name == broken:
-            break
-        step()
-    assert end(run)
+    forward(whole, run, "safety", ask(whole, run))
+    not_equal(monkeypatch, run, broken)
+    with pytest.raises(ProofError, match="on purpose"):
+        for name, step in steps(whole, run, run.request()):
+            if name.startswith("switch "):
+                step()
+    assert whole.fingerprint() != whole.before
+    assert f"loaded again from the safety set {run.safety.manifest().set_id}, and proven equal" in end(run)
     assert whole.fingerprint() == whole.before, said(run)
     assert all(whole.services.values())
+
+
+def test_services_that_do_not_start_on_what_was_restored_let_the_gate_decide(whole):
+    run = whole.restore()
+    whole.fail("start", "web")
+    with pytest.raises(ToolError):
+        forward(whole, run, "start services", ask(whole, run))
+    to_gate(run, "accept", person=None)
+    answers.reject(run, "accept", "alice")
+    whole.mend("start", "web")
+    assert "alice rejected" in end(run)
+    assert whole.fingerprint() == whole.before, said(run)
+    assert all(whole.services.values())
+
+
+def collection(whole, name):
+    return whole.mongo.client()[whole.name][name]
+
+
+WRITES = {
+    "postgres.main": (lambda whole: whole.sql("INSERT INTO requests (what) VALUES ('late')"), "requests"),
+    "mongo.documents": (lambda whole: collection(whole, "states").insert_one({"_id": 4711}), "states"),
+    "files.uploads": (lambda whole: (whole.storage / "late.txt").write_text("late"), "late.txt"),
+    "config.settings": (lambda whole: (whole.home / "custom/lib/flow.py").write_text("late"), "flow.py"),
+    "config.settings too": (lambda whole: (whole.home / ".env").write_text("late"), ".env"),
+}
+
+
+@pytest.mark.parametrize("written", WRITES)
+def test_what_somebody_writes_after_the_safety_backup_is_not_dropped(whole, written):
+    write, named = WRITES[written]
+    source_id = written.split()[0]
+    run = whole.restore()
+    forward(whole, run, "safety", ask(whole, run, sources=(source_id,)))
+    write(whole)
+    as_written = whole.fingerprint()
+    with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
+        restore.switch(run, source_id)
+    assert "The switch failed; nothing live was replaced" in end(run)
+    assert whole.fingerprint() == as_written
+    assert all(whole.services.values())
+
+
+def test_documents_that_expire_meanwhile_are_no_loss(whole):
+    run = whole.restore()
+    forward(whole, run, "safety", ask(whole, run, sources=("mongo.documents",)))
+    collection(whole, "sessions").delete_one({"_id": 3})
+    restore.switch(run, "mongo.documents")
+    assert end(run)
+    assert whole.fingerprint() == whole.before, said(run)
+
+
+def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
+    """The plan names no databases; somebody keeps writers out of one while the second gate waits."""
+    path = whole.plans / "whole.yaml"
+    path.write_text(path.read_text().replace("whole_postgres, databases: [whole]", "whole_postgres"))
+    run = whole.restore()
+    forward(whole, run, "gate switch", ask(whole, run, sources=("postgres.main",)))
+    with whole.postgres.connect() as connection:
+        connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS false")
+    for name, step in steps(whole, run, run.request()):
+        if name in {"stop services", "safety"}:
+            step()
+    with pytest.raises(RestoreError, match=r"as the safety set has it: .*whole"):
+        restore.switch(run, "postgres.main")
+    assert "nothing live was replaced" in end(run)
+    with whole.postgres.connect() as connection:
+        connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS true")
+    assert whole.fingerprint() == whole.before
+
+
+def test_a_server_that_is_another_one_during_the_safety_backup_is_noticed(whole, server_folder):
+    run = whole.restore()
+    forward(whole, run, "stop services", ask(whole, run, sources=("postgres.main",)))
+    with Postgres(server_folder / "another", 18) as other:
+        own, whole.postgres = whole.postgres, other
+        with pytest.raises(ApprovalError, match="not the one that was approved"):
+            safety.make_safe(run)
+        whole.postgres = own
+    assert not run.journal.said("safe")
+    assert end(run)
+    assert whole.fingerprint() == whole.before
 
 
 def test_without_a_safety_set_nothing_is_dropped(whole):

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from recovery.plan_fit import share_a_place
 from recovery.plans import load_plans
 from tests.small import Small
 
@@ -23,11 +24,16 @@ def told(tmp_path):
         found = load_plans(small.plans)
         return "\n".join(map(str, found.broken)), found.good
 
+    say.home = small.home
     return say
 
 
 def target(**sources):
     return {"targets": {"staging": {"sources": sources}}}
+
+
+def sources(**more):
+    return {"sources": {"files": {"uploads": {"path": "HOME/storage"}}} | more}
 
 
 FOLDER = target(files={"uploads": {"path": "/srv/x"}})
@@ -46,6 +52,50 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
         (target(files={"uploads": {"path": "HOME"}}), "lies in, or has in it"),
         (target(config={"settings": {"folder": "FOLDER/near/x"}}), "destinations.near.folder"),
         (target(files={"other": {"path": "/srv/x"}}), "no such source"),
+        (
+            target(postgres={"main": {"connection": "spare"}, "other": {"connection": "spare"}}),
+            "targets.staging.sources.postgres.other: shop of spare is where postgres.main goes, too",
+        ),
+        (
+            target(postgres={name: {"connection": "spare", "databases": {"shop": "x"}} for name in ("main", "other")}),
+            "x of spare is where postgres.main goes, too",
+        ),
+        (
+            target(files={"uploads": {"path": "/srv/x"}}, config={"settings": {"folder": "/srv/x"}}),
+            "/srv/x and /srv/xHOME/.env of config.settings are, or lie in, one another",
+        ),
+        (
+            sources(files={name: {"path": f"HOME/{name}"} for name in ("a", "b")})
+            | target(files={"a": {"path": "/srv/x/a"}, "b": {"path": "/srv/x"}}),
+            "targets.staging.sources.files.b: /srv/x and /srv/x/a of files.a are",
+        ),
+        (
+            sources(mongo={"a": {"connection": "m1", "collections": ["s.a"]}, "b": {"connection": "m2", "databases": ["t"]}})
+            | target(mongo={"a": {"connection": "spare"}, "b": {"connection": "spare", "databases": {"t": "s"}}}),
+            "sources.mongo.b: s.a of spare is where mongo.a goes",
+        ),
+        (
+            sources(files={"all": {"path": "HOME"}, "uploads": {"path": "HOME/storage"}}),
+            "sources.files.uploads: HOME/storage lies in HOME of files.all",
+        ),
+        (sources(config={"env": {"paths": ["HOME/storage/.env"]}}), "sources.config.env: HOME/storage/.env lies in HOME/storage of files"),
+        (
+            sources(files={"uploads": {"path": "HOME/storage", "exclude": ["a/.env"]}}, config={"env": {"paths": ["HOME/storage/a/.env"]}}),
+            "exclude its topmost entry from files.uploads",
+        ),
+        (
+            sources(config={name: {"paths": [path]} for name, path in (("a", "HOME/custom"), ("b", "HOME/custom/x"))}),
+            "sources.config.b: HOME/custom/x lies in HOME/custom of config.a",
+        ),
+        (
+            sources(postgres={name: {"connection": "live", "databases": ["a", name]} for name in "bc"}),
+            "sources.postgres.c: a of live is in postgres.b, too",
+        ),
+        (
+            sources(mongo={"b": {"connection": "m", "databases": ["a"]}, "c": {"connection": "m", "collections": ["a.one"]}}),
+            "sources.mongo.c: a.one of m is in mongo.b, too",
+        ),
+        (sources(postgres={"b": {"connection": "x"}, "c": {"connection": "x", "databases": ["a"]}}), "postgres.c: a of x is in postgres.b"),
         ({"targets": {"live": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'live' is taken"),
         ({"targets": {"scratch": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'scratch' is taken"),
         ({"drill": {"target": "nowhere"}}, "no target 'nowhere'; write scratch"),
@@ -60,7 +110,7 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
 )  # fmt: skip
 def test_what_does_not_fit_is_said(told, keys, words):
     broken, good = told(**keys)
-    assert words in broken
+    assert words in broken.replace(str(told.home), "HOME")
     assert not good
 
 
@@ -71,3 +121,33 @@ def test_a_target_on_the_live_server_under_another_name_fits(told):
     )
     assert not broken
     assert good[0].targets["staging"].gates == ("plan", "switch", "accept")
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [({"connection": "spare", "databases": {"shop": "y"}}, False), ({"connection": "spare"}, False), ({"connection": "moon"}, False),
+     ({"connection": "spare", "databases": {"shop": "x"}}, True)],
+)  # fmt: skip
+def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same):
+    there = {"one": {"connection": "spare", "databases": {"shop": "x"}}, "two": other}
+    _, (plan,) = told(targets={name: {"sources": {"postgres": {"main": where}}} for name, where in there.items()})
+    assert share_a_place(plan, "one", "two") is same
+    assert share_a_place(plan, "one", "one")
+    assert not share_a_place(plan, "one", "live")
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        sources(files={"uploads": {"path": "HOME/storage", "exclude": ["a"]}}, config={"env": {"paths": ["HOME/storage/a/.env"]}}),
+        sources(files={"uploads": {"path": "HOME/a/b"}}, config={"code": {"paths": ["HOME/a"], "exclude": ["b"]}}),
+        sources(mongo={name: {"connection": "m", "collections": [f"a.{name}"]} for name in ("b", "c")}),
+        sources(config={"env": {"paths": ["HOME/.env"]}})
+        | target(files={"uploads": {"path": "/srv/x/storage"}}, config={"env": {"folder": "/srv/x"}}),
+        target(postgres={"main": {"connection": "spare"}, "other": {"connection": "spare", "databases": {"shop": "x"}}}),
+    ],
+)
+def test_sources_side_by_side_fit(told, apart):
+    broken, good = told(**apart)
+    assert not broken
+    assert good

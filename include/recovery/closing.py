@@ -12,14 +12,13 @@ from pathlib import Path
 import pyrage
 import zstandard
 
-from recovery import restore_guide
+from recovery import restore_guide, under_way
 from recovery.backup import Work
 from recovery.catalog import read_catalog, read_manifest
 from recovery.connections import Connect, s3_client
 from recovery.contents import read_rows
 from recovery.destinations import make_destination
 from recovery.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
-from recovery.journal import Journal
 from recovery.keys import SigningKey, recipient_fingerprint
 from recovery.manifest import (
     CONTENTS_FILE,
@@ -38,11 +37,9 @@ from recovery.manifest import (
     write_packs,
 )
 from recovery.plan import Plan
-from recovery.plan_types import LIVE
-from recovery.restore_run import Request
 from recovery.retention import prune as prune_destination
 from recovery.shipping import upload_set
-from recovery.staging import RunRecord, StagedSet, locked, make_private, read_record, sweep, write_record, written_in
+from recovery.staging import RunRecord, StagedSet, locked, make_private, sweep, write_record, written_in
 from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
@@ -81,20 +78,12 @@ def refuse_during_restore(plan: Plan) -> None:
     Raises:
         RestoreUnderWay: if there is such a restore.
     """
-    for folder, journal in _live_restores(plan):
-        if not journal.closed and journal.said("stopping services"):
+    for each in under_way.known(plan):
+        if each.into_live and not each.journal.closed and each.journal.said("stopping services"):
             raise RestoreUnderWay(
-                f"The restore {folder.name} of this plan is between its switch and its acceptance.",
+                f"The restore {each.folder.name} of this plan is between its switch and its acceptance.",
                 "Answer its last gate; this run goes on then.",
             )
-
-
-def _live_restores(plan: Plan) -> Iterator[tuple[Path, Journal]]:
-    """The restores into the live system: folder and journal. Those to targets, and drills, are in no backup's way."""
-    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
-        asked = path.with_name("request.json")
-        if not asked.exists() or read_record(asked, Request).target == LIVE:
-            yield path.parent, Journal(path)
 
 
 def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
@@ -167,10 +156,10 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
 
 def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
     """What was read before a switch and what was read after it are not of one system."""
-    for folder, journal in _live_restores(plan):
-        if any(entry.time >= run.started for entry in journal.said("stopping services")):
+    for each in under_way.known(plan):
+        if each.into_live and any(entry.time >= run.started for entry in each.journal.said("stopping services")):
             raise RestoreError(
-                f"The restore {folder.name} switched this system while set {run.set_id} was made; the set may be half of before.",
+                f"The restore {each.folder.name} switched this system while set {run.set_id} was made; the set may be half of before.",
                 "Trigger a new backup run once the restore has ended.",
             )
 

@@ -8,11 +8,11 @@ from recovery.catalog import read_manifest
 from recovery.connections import Connect, s3_client
 from recovery.destinations import make_destination
 from recovery.errors import ManifestError, PlanError, RestoreUnderWay
-from recovery.journal import Journal
 from recovery.keys import SigningKey
 from recovery.manifest import is_set_id
 from recovery.plan import Plan
 from recovery.records import add_record, read_records, release
+from recovery.under_way import known
 from recovery.units import now
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,6 @@ def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> Non
 
 
 def _refuse_during_restore(plan: Plan, set_id: str) -> None:
-    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
-        journal = Journal(path)
-        if not journal.closed and any(entry.facts["set"] == set_id for entry in journal.said("chosen")):
-            raise RestoreUnderWay(f"The restore {path.parent.name} of set {set_id} has not ended.", "Its hold is released when it ends.")
+    for each in known(plan):
+        if not each.journal.closed and any(entry.facts["set"] == set_id for entry in each.journal.said("chosen")):
+            raise RestoreUnderWay(f"The restore {each.folder.name} of set {set_id} has not ended.", "Its hold is released when it ends.")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recovery.plan_restore import FilesTarget, MongoTarget, PostgresTarget, Target
+from recovery.components.base import Landing, meet
+from recovery.components.trees.tree import Excludes
+from recovery.plan_restore import ConfigTarget, FilesTarget, MongoTarget, PostgresTarget, Target, TargetSettings
 from recovery.plan_sources import ConfigSource, FilesSource, MongoSource, PostgresSource, Settings
 from recovery.plan_types import LIVE, SCRATCH
 
@@ -23,6 +27,7 @@ def faults(plan: Plan) -> Iterator[str]:
             if folder.is_relative_to(root):
                 yield f"{key}: {folder} lies in the source {source_id}, which would back up its own backups"
     yield from _overlaps(plan)
+    yield from _shared_databases(plan)
     yield from _unknown_sources(plan)
     for name, target in plan.targets.items():
         yield from (f"targets.{name}{fault}" for fault in _target_faults(plan, name, target))
@@ -31,8 +36,14 @@ def faults(plan: Plan) -> Iterator[str]:
 
 def _roots(plan: Plan) -> Iterator[tuple[str, Path]]:
     for source_id, source in plan.sources:
-        for root in (source.path,) if isinstance(source, FilesSource) else source.paths if isinstance(source, ConfigSource) else ():
+        for root in _own_roots(source):
             yield source_id, root
+
+
+def _own_roots(source: Settings) -> tuple[Path, ...]:
+    if isinstance(source, FilesSource):
+        return (source.path,)
+    return source.paths if isinstance(source, ConfigSource) else ()
 
 
 def _own_folders(plan: Plan) -> Iterator[tuple[str, Path]]:
@@ -45,11 +56,56 @@ def _own_folders(plan: Plan) -> Iterator[tuple[str, Path]]:
 
 
 def _overlaps(plan: Plan) -> Iterator[str]:
-    folders = {f"sources.files.{name}.path": source.path for name, source in plan.sources.files.items()}
-    for key, folder in folders.items():
-        for other, outer in folders.items():
-            if key != other and folder.is_relative_to(outer):
-                yield f"{key}: {folder} lies in {outer} of {other}; a folder can be in one source only, so leave one of them out"
+    for (inner_id, inner), (outer_id, outer) in permutations(plan.sources, 2):
+        for path, root in product(_own_roots(inner), _own_roots(outer)):
+            if path.is_relative_to(root) and not _leaves_out(outer, path.relative_to(root)):
+                yield (
+                    f"sources.{inner_id}: {path} lies in {root} of {outer_id}; what is in two sources is replaced twice, so leave it"
+                    f" out of one of them, or exclude its topmost entry from {outer_id}"
+                )
+
+
+def _leaves_out(source: Settings, inside: Path) -> bool:
+    """Whether a source excludes a path below its folder. What files exclude deeper than at the top goes with its folder all the same."""
+    assert isinstance(source, FilesSource | ConfigSource)
+    excluded = Excludes(source.exclude)
+    starts = [Path(*inside.parts[:depth]) for depth in range(1, len(inside.parts) + 1)]
+    return any(excluded(os.fsencode(start)) for start in (starts[:1] if isinstance(source, FilesSource) else starts))
+
+
+def _shared_databases(plan: Plan) -> Iterator[str]:
+    for (one_id, one), (other_id, other) in combinations(plan.sources, 2):
+        if shared := _shared(_server_places(one), _server_places(other)):
+            yield f"sources.{other_id}: {shared} is in {one_id}, too; leave it out of one of them"
+
+
+def _server_places(source: Settings, there: TargetSettings | None = None) -> set[Landing]:
+    """What a source has on its server, or where it gets it at a target: connection, database, collection; without names, all of it."""
+    if isinstance(source, PostgresSource):
+        assert isinstance(there, PostgresTarget | None)
+        renamed = there.databases if there else {}
+        inside: set[Landing] = {(renamed.get(name, name),) for name in source.databases}
+    elif isinstance(source, MongoSource):
+        assert isinstance(there, MongoTarget | None)
+        inside = {_mongo_names(name, there) for name in source.collections or source.databases}
+    else:
+        return set()
+    kind = "postgres" if isinstance(source, PostgresSource) else "mongo"
+    return {(kind, (there or source).connection, *names) for names in inside or {()}}
+
+
+def _mongo_names(full: str, there: MongoTarget | None) -> Landing:
+    database, dot, name = full.partition(".")
+    if there is None:
+        return (database, name) if dot else (database,)
+    renamed = there.databases.get(database, database)
+    return (renamed, there.collections.get(full, name)) if dot else (renamed,)
+
+
+def _shared(places: set[Landing], others: set[Landing]) -> str:
+    """What of two is the same on a server, in words."""
+    same = sorted(max(one, other, key=len)[1:] for one in places for other in others if meet(one, other))
+    return ", ".join(f"{'.'.join(names) or 'all'} of {connection}" for connection, *names in same)
 
 
 def _unknown_sources(plan: Plan) -> Iterator[str]:
@@ -78,6 +134,44 @@ def _target_faults(plan: Plan, name: str, target: Target) -> Iterator[str]:
         else:
             folder = there.path if isinstance(there, FilesTarget) else there.folder
             yield from (f".sources.{source_id}: {fault}" for fault in _live_folder(plan, folder))
+    yield from _meeting_there(sources, target)
+
+
+def _meeting_there(sources: Mapping[str, Settings], target: Target) -> Iterator[str]:
+    """Of two sources that go to one place, one would set aside what the other has just brought."""
+    known = [(source_id, there) for source_id, there in target.sources if source_id in sources]
+    for (one_id, one), (other_id, other) in combinations(known, 2):
+        if shared := _shared(_named_places(sources[one_id], one), _named_places(sources[other_id], other)):
+            yield f".sources.{other_id}: {shared} is where {one_id} goes, too; give one of them another name there"
+        for path, root in _nested(_roots_there(sources[one_id], one), _roots_there(sources[other_id], other)):
+            yield f".sources.{other_id}: {root} and {path} of {one_id} are, or lie in, one another; name a folder apart from it"
+
+
+def share_a_place(plan: Plan, one: str, other: str) -> bool:
+    """Whether restores to two places would meet, as far as the plan says: to the same target, or to two that lead to the same data."""
+    if one == other or not {one, other} <= plan.targets.keys():
+        return one == other
+    sources = dict(plan.sources)
+    return any(
+        _shared(_server_places(sources[mine], here), _server_places(sources[theirs], there))
+        or any(_nested(_roots_there(sources[mine], here), _roots_there(sources[theirs], there)))
+        for (mine, here), (theirs, there) in product(plan.targets[one].sources, plan.targets[other].sources)
+    )
+
+
+def _named_places(source: Settings, there: TargetSettings) -> set[Landing]:
+    """Without names in the plan only the set knows."""
+    return {place for place in _server_places(source, there) if len(place) > 2}
+
+
+def _nested(paths: Iterable[Path], others: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    return ((path, other) for path, other in product(paths, others) if path.is_relative_to(other) or other.is_relative_to(path))
+
+
+def _roots_there(source: Settings, there: TargetSettings) -> list[Path]:
+    if isinstance(there, ConfigTarget):
+        return [there.folder / path.relative_to(path.anchor) for path in _own_roots(source)]
+    return [there.path] if isinstance(there, FilesTarget) else []
 
 
 def _live_server(sources: Mapping[str, Settings], source_id: str, there: PostgresTarget | MongoTarget) -> Iterator[str]:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 
-from recovery import preflight_text, records, room
+from recovery import apart, preflight_text, records, room, under_way
 from recovery.catalog import Choice, read_catalog
 from recovery.catalog import choose as choose_set
-from recovery.components.base import Finding, Preflight
+from recovery.components.base import Preflight
 from recovery.contents import Change
 from recovery.errors import ApprovalError, DestinationError, PlanError, RecoveryError, RestoreError, StagingError
-from recovery.places import Place, place_named
+from recovery.places import Place
 from recovery.plan_types import LIVE, SCRATCH
 from recovery.restore_run import Findings, Request, RestoreRun
 from recovery.restore_state import timed
-from recovery.staging import write_record
+from recovery.staging import locked, write_record
 from recovery.units import now
 
 log = logging.getLogger(__name__)
-
-_SHOWN = 5
 
 
 def choose(run: RestoreRun, request: Request) -> None:
@@ -56,7 +53,7 @@ def take(run: RestoreRun, request: Request, choice: Choice) -> None:
     """Begin a restore of a set that was chosen: write down what was asked, and hold the set unless this is a dry run.
 
     Raises:
-        RestoreError: if the set lacks a source.
+        RestoreError: if the set lacks a source, or another restore to the same place has not ended.
         StagingError: if staging can't be written.
         DestinationError: if the set can't be held anywhere.
     """
@@ -65,10 +62,21 @@ def take(run: RestoreRun, request: Request, choice: Choice) -> None:
     if lacking:
         raise RestoreError(f"Set {manifest.set_id} does not have {', '.join(lacking)}.", "Choose another set, or fewer sources.")
     try:
-        run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        run.set.choose(manifest)
+        with locked(run.folder.with_name("choosing.lock")):
+            under_way.refuse_second(run, request)
+            _write_down(run, request, choice)
     except OSError as error:
         raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    if not request.dry_run:
+        _hold(run, choice)
+    for fact in (*choice.facts, *choice.warnings):
+        log.info("%s", fact)
+
+
+def _write_down(run: RestoreRun, request: Request, choice: Choice) -> None:
+    manifest = choice.chosen.manifest
+    run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    run.set.choose(manifest)
     write_record(run.folder / "request.json", request)
     run.journal.say(
         "chosen",
@@ -77,10 +85,6 @@ def take(run: RestoreRun, request: Request, choice: Choice) -> None:
         facts=list(choice.facts),
         warnings=list(choice.warnings),
     )
-    if not request.dry_run:
-        _hold(run, choice)
-    for fact in (*choice.facts, *choice.warnings):
-        log.info("%s", fact)
 
 
 def _check_request(run: RestoreRun, request: Request, place: Place) -> None:
@@ -157,9 +161,8 @@ def preflight(run: RestoreRun) -> None:
                 reports[source_id] = run.component(source_id).preflight(run.source(source_id))
             except RecoveryError as error:
                 refusals.append(f"{source_id}: {error}")
-        for source_id, report in reports.items():
-            if not any(finding.level == "refusal" for finding in report.findings):
-                reports[source_id] = replace(report, findings=(*report.findings, *_target_findings(run, source_id)))
+        refusals += _look_around(run, reports)
+        for source_id in reports:
             refusals += [f"{source_id}: {finding.text}" for finding in reports[source_id].findings if finding.level == "refusal"]
         needs = list(room.findings(run, reports))
         refusals += [finding.text for finding in needs if finding.level == "refusal"]
@@ -175,6 +178,17 @@ def preflight(run: RestoreRun) -> None:
         run.journal.say("preflight done")
 
 
+def _look_around(run: RestoreRun, reports: dict[str, Preflight]) -> list[str]:
+    """Add what speaks against the place of sources that nothing else speaks against; refusals that are not of one source alone."""
+    fit = [source_id for source_id, report in reports.items() if all(finding.level != "refusal" for finding in report.findings)]
+    if run.place.name not in {LIVE, SCRATCH}:
+        live = apart.live_places(run, fit)
+        for source_id in fit:
+            report = reports[source_id]
+            reports[source_id] = replace(report, findings=(*report.findings, *apart.target_findings(run, source_id, live)))
+    return list(apart.meeting_sources(run, fit))
+
+
 def fetch(run: RestoreRun) -> None:
     """Fetch what the chosen set says of itself; a source that was stored without being opened is read now.
 
@@ -188,46 +202,6 @@ def fetch(run: RestoreRun) -> None:
             log.info("%s was stored without being opened; reading it now", source_id)
             for artifact in fetched.artifacts(source_id):
                 fetched.make_contents(run.component(source_id), source_id, artifact, run.source(source_id).read(artifact))
-
-
-def _target_findings(run: RestoreRun, source_id: str) -> Iterator[Finding]:
-    """What speaks against a target that is not the live system: that it is that after all, or that it is in use."""
-    if run.place.name in {LIVE, SCRATCH}:
-        return
-    source, component = run.source(source_id), run.component(source_id)
-    live, silent = _live_lands(run, source_id.partition(".")[0])
-    if silent:
-        yield Finding("warning", f"Whether this is the live system can't be compared, since {', '.join(silent)} does not answer there.")
-    if same := live & component.lands(source):
-        yield Finding(
-            "refusal",
-            f"the target {run.place.name} is the live system itself ({_some(sorted(same))}). Correct the plan or the Connection;"
-            " if it is a clone of the live server, give its databases other names in the plan.",
-        )
-    if (there := component.occupied(source)) and run.request().overwrite != run.place.name:
-        yield Finding(
-            "refusal",
-            f"the target {run.place.name} is not empty: {_some(there)}. Write {run.place.name} into overwrite if that may be set aside.",
-        )
-
-
-def _live_lands(run: RestoreRun, kind: str) -> tuple[set[str], list[str]]:
-    """What all live sources of a kind have, as far as the set knows them, and the sources that do not answer."""
-    live = place_named(run.plan, LIVE, run.connect)
-    found: set[str] = set()
-    silent = []
-    for source_id in run.plan.source_ids:
-        if source_id.startswith(f"{kind}.") and source_id in run.manifest().sources:
-            try:
-                found |= live.component(source_id).lands(run.whole_source(source_id))
-            except RecoveryError as error:
-                log.warning("%s: %s", source_id, error)
-                silent.append(source_id)
-    return found, silent
-
-
-def _some(things: list[str]) -> str:
-    return ", ".join(things[:_SHOWN]) + (" and more" if len(things) > _SHOWN else "")
 
 
 def _compared(run: RestoreRun) -> dict[str, list[Change]]:

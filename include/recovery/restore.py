@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from recovery.apart import refuse_filled
 from recovery.checks import ask
 from recovery.contents import Difference
 from recovery.errors import ProofError, RestoreError
@@ -115,6 +116,8 @@ def switch(run: RestoreRun, source_id: str) -> None:
             raise RestoreError(f"{source_id} is not ready to be switched: an earlier step did not happen.", "Trigger a new restore.")
         if run.in_place and not run.journal.said("safe"):
             raise RestoreError("There is no safety set of what is there; marking its task as success makes none.", "Trigger a new restore.")
+        if not run.journal.said("switching", source_id):
+            refuse_filled(run, source_id)
         run.journal.say("switching", source_id)
         if run.in_place:
             replace(run, source_id, run.source(source_id))
@@ -162,9 +165,11 @@ def check_system(run: RestoreRun) -> None:
         if unasked := run.place.unasked(sources):
             run.journal.say("not asked", checks=unasked)
             log.info("not asked here: %s", ", ".join(unasked))
-        outcomes = [ask(check, run.place) for check in run.place.asked(sources)]
-        for outcome in outcomes:
+        outcomes = []
+        for check in run.place.asked(sources):
+            outcome = ask(check, run.place)
             run.journal.say("checked", check=outcome.title, ok=outcome.ok, words=outcome.words)
+            outcomes.append(outcome)
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed:
             words = "\n".join(f"{outcome.title}: {outcome.words}" for outcome in failed)

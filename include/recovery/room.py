@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recovery import under_way
 from recovery.components.base import Finding, Preflight, Space
 from recovery.plan_types import SCRATCH
 from recovery.restore_run import RestoreRun
@@ -39,6 +40,8 @@ def findings(run: RestoreRun, reports: Mapping[str, Preflight]) -> Iterator[Find
     elif unknown:
         yield Finding("warning", f"How much is free can't be found out from here: {', '.join(unknown)}. Look there before you approve.")
     yield from _method(run, short, unknown)
+    if beside := [words for words, _ in under_way.others(run)]:
+        yield Finding("warning", f"Not in these numbers is what others under way need: {', '.join(beside)}.")
 
 
 def _method(run: RestoreRun, short: list[_FileSystem], unknown: list[str]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import logging
 
 from recovery import backup, closing
 from recovery.catalog import read_manifest
+from recovery.components.base import lies_in
 from recovery.errors import DestinationError, RecoveryError, RestoreError
 from recovery.manifest import Manifest, new_set_id
 from recovery.plan import Plan
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 def make_safe(run: RestoreRun) -> bool:
     """Make a set of all that is about to be replaced, decoded, and held from pruning for the plan's ``keep_before``.
 
-    Services are stopped by now, so nothing is written after it that the way back would lose. It is staged in the restore's
-    own folder, so that no backup's sweep takes it away. One destination that holds it is enough; the others are named.
+    Services are stopped by now; whether somebody writes all the same is looked at before anything is dropped. It is staged in the
+    restore's own folder, so that no backup's sweep takes it away. One destination that holds it is enough; the others are named.
 
     Returns:
         False if nothing is replaced in place, so that none is needed.
@@ -38,16 +39,39 @@ def make_safe(run: RestoreRun) -> bool:
         if run.journal.said("safe"):
             log.info("the safety set is made already")
             return True
+        sources = run.request().sources
+        for source_id in sources:
+            run.authorise("switch", source_id)
         plan = run.plan.model_copy(update={"staging": run.plan.staging.model_copy(update={"folder": run.folder / "safety" / "staging"})})
         staged = StagedSet(plan, _set_id(run))
         _back_up(run, plan, staged)
         places = _upload(run, plan, staged)
         run.safety.choose(_read_back(run, staged.id, places[0]))
-        run.safety.fetch([run.destination(name) for name in places], run.identity(), run.request().sources)
+        run.safety.fetch([run.destination(name) for name in places], run.identity(), sources)
         staged.remove()
+        for source_id in sources:
+            run.authorise("switch", source_id)
         run.journal.say("safe", set=staged.id, destinations=places)
         log.info("what is there is safe in set %s, which is held from pruning", staged.id)
         return True
+
+
+def refuse_unsaved(run: RestoreRun, source_id: str) -> None:
+    """Nothing is dropped that the safety set does not have as it is at this moment.
+
+    Raises:
+        RestoreError: if there is such a thing; nothing of this source was replaced then.
+    """
+    component, safe = run.component(source_id), run.safe_source(source_id)
+    log.info("%s: comparing what is live with the safety set", source_id)
+    saved = component.lands(safe)
+    unsaved = [words for landing, words in component.occupied(run.source(source_id)).items() if not lies_in(landing, saved)]
+    unsaved += [f"{change.count} of kind {change.kind}, such as {', '.join(change.names[:3])}" for change in component.unsaved(safe)]
+    if unsaved:
+        raise RestoreError(
+            f"{source_id} is not, or not any more, as the safety set has it: {'; '.join(unsaved)}. Dropping it now would lose that.",
+            "Find out who still writes, and let services.stop in the plan stop it; then trigger a new restore.",
+        )
 
 
 def _set_id(run: RestoreRun) -> str:

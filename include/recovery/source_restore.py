@@ -8,10 +8,11 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import TYPE_CHECKING
 
-from recovery.artifact import Pack, extract, open_pack
+from recovery.artifact import Pack, open_pack
 from recovery.backup import read_packs
 from recovery.contents import Row, read_rows
 from recovery.destinations.base import Destination
+from recovery.extraction import extract
 from recovery.fetched import FetchedSet
 
 if TYPE_CHECKING:
@@ -110,6 +111,12 @@ class SourceRestore:
             ArtifactError: if one is damaged.
         """
         return sum(1 for _ in self.read(artifact))
+
+    def refuse_unsaved(self) -> None:
+        """In place: see :func:`recovery.safety.refuse_unsaved`."""
+        from recovery import safety
+
+        safety.refuse_unsaved(self._run, self._source_id)
 
     def journal(self, step: str, **facts: object) -> None:
         """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""

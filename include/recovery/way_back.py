@@ -74,7 +74,9 @@ def switch_back(run: RestoreRun) -> bool:
         with run.changing("services", forward=False):
             faults += _started_again(run)
     if faults:
-        words = "What is named still has both copies. Read the runbook's chapter on a way back that failed."
+        safe = run.journal.last("safe")
+        where = f"is in the safety set {safe.facts['set']}" if safe else "is still there, live or set aside"
+        words = f"The data of before of what is named {where}. Read the runbook's chapter on a way back that failed."
         raise _tried_again("The way back is not complete:", faults, words)
     return True
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recovery.components.base import lies_in
 from recovery.components.config import Config
 from recovery.components.trees import filesystem
 from recovery.errors import RestoreError, SourceError
@@ -179,7 +180,7 @@ def test_below_another_folder(tmp_path, home, component):
     there = tmp_path / "staging"
     moved = elsewhere(home, there)
     restore = a_restore(tmp_path)
-    assert moved.occupied(restore) == []
+    assert moved.occupied(restore) == {}
     said = texts(moved, restore)
     assert f"{there}{home}/.env" in said.partition("Missing, and brought back: ")[2]
     assert "no longer named" not in said
@@ -190,7 +191,7 @@ def test_below_another_folder(tmp_path, home, component):
     assert (new / "custom/plugins/two.py").read_text() == "two\n"
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (there, *new.parents) if there in {folder, *folder.parents}} == {0o700}
     assert comparable(home) == later
-    assert moved.occupied(restore) == [
+    assert list(moved.occupied(restore).values()) == [
         f"{new}/.env: 1 file (44 B)",
         f"{new}/docker-compose.yml: 1 file (13 B)",
         f"{new}/custom: 3 files, 2 folders, 1 link (16 B)",
@@ -216,8 +217,11 @@ def test_below_another_folder_and_back_leaves_nothing(tmp_path, home, component)
 
 def test_where_it_lands(tmp_path, home, component):
     whole, part = a_restore(tmp_path), a_restore(tmp_path, home / ".env")
-    assert len(component.lands(whole)) == 3
+    assert ("files", *(home / "custom").parts) in component.lands(whole)
     assert component.lands(part) < component.lands(whole)
+    inside = component.lands(a_restore(tmp_path, home / "custom" / "plugins"))
+    assert all(lies_in(landing, component.lands(whole)) for landing in inside)
+    assert component.owns() == component.lands(whole)
     assert not elsewhere(home, tmp_path / "staging").lands(whole) & component.lands(whole)
     (tmp_path / "link").symlink_to("/")
     assert elsewhere(home, tmp_path / "link").lands(whole) == component.lands(whole)

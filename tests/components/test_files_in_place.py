@@ -16,7 +16,7 @@ from recovery.errors import RestoreError, SourceError
 from recovery.plan_sources import FilesSource
 from tests.components import file_zoo
 from tests.components.file_zoo import as_nobody, open_up, snapshot
-from tests.components.test_files import Killed, Unsealed, finding_texts, unsealed
+from tests.components.test_files import Killed, Unsealed, finding_texts, restored, unsealed
 from tests.components.test_files_parts import age, apart, below, fill
 from tests.harness import LocalRestore, back_up
 from tests.small import Small, end, forward
@@ -94,6 +94,24 @@ def test_there_and_back(tmp_path, live):
     (live / "lost/too").write_text("after the restore")
     both.end()
     assert both.component.identity(both.forth) == identity
+
+
+@pytest.mark.parametrize("linked", ["above", "itself"])
+def test_a_folder_that_links_lead_to(tmp_path, live, linked):
+    """The operator's own links are no trap, unlike those that a set brings."""
+    (tmp_path / "link").symlink_to(tmp_path if linked == "above" else live)
+    path = tmp_path / "link/live" if linked == "above" else tmp_path / "link"
+    both = Both(tmp_path, path)
+    both.go(both.forth)
+    assert snapshot(live) == both.saved
+    both.end()
+    beside = LocalRestore(tmp_path / "sets0/set", tmp_path / "sets0/beside")
+    restored(both.component, beside)
+    assert snapshot(live) == both.saved
+    both.component.switch_back(beside)
+    both.component.discard(beside)
+    assert snapshot(live) == both.later
+    assert path.is_symlink() == (linked == "itself")
 
 
 def test_every_kind_of_entry(tmp_path):

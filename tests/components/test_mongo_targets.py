@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from recovery.components.base import lies_in
 from recovery.components.mongo.names import Names, read_by
 from recovery.contents import compare
 from recovery.errors import PlanError
@@ -66,7 +67,7 @@ def test_a_database_lands_under_another_name_without_users(mongo_server, elsewhe
     db.command("dropUser", "theirs")
     component = mongo(elsewhere, db.name, there=target({db.name: "there"}))
     restore = LocalRestore(tmp_path / "set", tmp_path / "first")
-    assert component.occupied(restore) == []
+    assert component.occupied(restore) == {}
     assert {change.what for change in component.compare(restore)} == {"added"}
     assert any("not brought to another system" in finding.text for finding in component.preflight(restore).findings)
     bring(component, tmp_path / "set", tmp_path / "work")
@@ -145,11 +146,11 @@ def test_a_target_in_use_is_set_aside_and_comes_back(mongo_server, elsewhere, db
     component = mongo(elsewhere, db.name, there=target({db.name: "there"}))
     before = state(mongo(elsewhere, "there"), tmp_path / "before")
     restore = LocalRestore(set_folder, tmp_path / "work")
-    occupied = component.occupied(restore)
-    assert occupied[0].startswith("there.one with about 1,500 documents, ")
-    assert occupied[1:2] == ["the view there.seen"]
-    assert len(occupied) == 3
-    assert component.occupied(LocalRestore(set_folder, tmp_path / "w", only=[f"{db.name}.other"])) == []
+    occupied = {names[2:]: words for names, words in component.occupied(restore).items()}
+    assert occupied["there", "one"].startswith("there.one with about 1,500 documents, ")
+    assert occupied["there", "seen"] == "the view there.seen"
+    assert occupied.keys() == {("there", "one"), ("there", "seen"), ("there", "weather")}
+    assert component.occupied(LocalRestore(set_folder, tmp_path / "w", only=[f"{db.name}.other"])) == {}
     component.stage(restore)
     component.switch(restore)
     assert component.before_copies() == [restore.id]
@@ -173,6 +174,10 @@ def test_the_same_place_is_recognized_however_it_is_reached(mongo_server, elsewh
     assert not lands(elsewhere, target()) & live
     assert not lands(mongo_server, target({db.name: "there"})) & live
     one = lands(mongo_server, only=[f"{db.name}.one"])
+    assert all(lies_in(landing, live) for landing in one)
+    assert mongo(mongo_server, db.name).owns() == live
+    assert mongo(mongo_server, collections=(f"{db.name}.one",)).owns() == one
+    assert live < mongo(mongo_server).owns()
     assert lands(mongo_server, target(), [f"{db.name}.one"]) == one
     assert not lands(mongo_server, target(one="three", collections={f"{db.name}.one": "three"}), [f"{db.name}.one"]) & one
     assert lands(mongo_server, target(collections={f"{db.name}.two": "one"}), [f"{db.name}.two"]) == one

@@ -443,9 +443,9 @@ def test_a_comparison_reads_what_is_live_and_writes_nothing(site, live, parts):
     assert found["policy", "added"].names == ("shop.shop.customer mine",)
     assert everything(site) == before
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert parts.component.lands(live("shop.shop.customer")) == {f"{system}/shop"}
+    assert parts.component.lands(live("shop.shop.customer")) == {("postgres", system, "shop")}
     occupied = parts.component.occupied(live("shop.shop.customer"))
-    assert [words.split(",")[0] for words in occupied] == [
+    assert [words.split(",")[0] for words in occupied.values()] == [
         "shop.shop.customer",
         "shop.shop.customer_id_seq",
         "shop.shop.customer_number_seq",
@@ -522,6 +522,35 @@ def test_preflight_refuses_what_would_be_left_with_the_old_tables(site, live, pa
         connection.execute("BEGIN; UPDATE shop.country SET name = ''; PREPARE TRANSACTION 'waiting'")
     assert "prepared transaction 'waiting'" in parts.refusals(live("shop.shop.country"))
     site.sql("shop", "ROLLBACK PREPARED 'waiting'")
+
+
+@contextmanager
+def subscribed(site):
+    """A subscription of shop.country, from another database of the server."""
+    site.sql("feeding", "SELECT pg_create_logical_replication_slot('feed', 'pgoutput')")
+    to = f"host=127.0.0.1 port={site.server.port} user=postgres password={site.server.password} dbname=feeding"
+    site.sql("shop", f"CREATE SUBSCRIPTION feed CONNECTION '{to}' PUBLICATION feed WITH (create_slot = false, copy_data = false)")
+    try:
+        yield
+    finally:
+        site.sql("shop", "DROP SUBSCRIPTION feed")
+
+
+def test_what_a_subscription_feeds_is_not_replaced(site, live, parts):
+    site.create("feeding", "CREATE SCHEMA shop; CREATE TABLE shop.country (code text PRIMARY KEY, name text)")
+    site.sql("feeding", "CREATE PUBLICATION feed FOR TABLE shop.country")
+    restore, words = live("shop.shop.country"), "the subscription feed {}would stay with the replaced shop.country"
+    with subscribed(site):
+        for component in (parts, Parts(site, user="reader", password="r")):
+            assert words.format("of shop ").capitalize() in component.refusals(restore)
+        assert "subscription" not in parts.refusals(live("shop.shop.animal"))
+    parts.staged(restore)
+    with subscribed(site):
+        with pytest.raises(RestoreError, match=words.format("")):
+            parts.switch(restore)
+        assert aside(site) == set()
+    parts.switch(restore)
+    assert aside(site)
 
 
 def test_a_user_without_superuser_rights_restores_their_tables(site, live):

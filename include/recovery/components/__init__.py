@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from recovery.components.base import Component
 from recovery.connections import Connect
-from recovery.plan import Plan
 from recovery.plan_restore import ConfigTarget, FilesTarget, MongoTarget, PostgresTarget, TargetSettings
 from recovery.plan_sources import ConfigSource, FilesSource, MongoSource, PostgresSource
+
+if TYPE_CHECKING:
+    from recovery.plan import Plan
 
 
 def make(plan: Plan, source_id: str, connect: Connect, there: TargetSettings | None = None) -> Component:

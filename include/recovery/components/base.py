@@ -23,6 +23,20 @@ from recovery.contents import Change, Difference, Row
 
 Consistency = Literal["snapshot", "fuzzy", "scan"]
 
+Landing = tuple[str, ...]
+"""Where something of a restore goes, from the outside to the inside, and the same however it is reached: what kind of server or
+``files``, the server's own identifier, a database, a collection; of files the parts of the path. A shorter one means all below it."""
+
+
+def meet(one: Landing, other: Landing) -> bool:
+    """Whether one of two is, or lies in, the other."""
+    return all(mine == theirs for mine, theirs in zip(one, other, strict=False))
+
+
+def lies_in(landing: Landing, others: Iterable[Landing]) -> bool:
+    """Whether one meets any of others."""
+    return any(meet(landing, other) for other in others)
+
 
 class RecoveryPoint(BaseModel):
     """The instant that a source's artifacts represent."""
@@ -142,6 +156,9 @@ class Restore(Protocol):
     def unpack(self, artifact: str, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
         """Fetch, check, decrypt and extract an artifact's packs into a folder that exists, all or some members."""
 
+    def refuse_unsaved(self) -> None:
+        """In place: refuse if what is live, and would be dropped, is not in the safety set as it is now."""
+
     def journal(self, step: str, **facts: object) -> None:
         """Say, on disk, what is about to be done; returns once it can't be lost."""
 
@@ -150,8 +167,13 @@ class Restore(Protocol):
 
 
 def say_dropping(restore: Restore) -> None:
-    """Say, once and just before it begins, that a restore in place changes what is live; the way back is gone only then."""
+    """Say, once and just before it begins, that a restore in place changes what is live; the way back is gone only then.
+
+    Raises:
+        RestoreError: if the safety set does not have what is live as it is at this moment.
+    """
     if not restore.way_back and not restore.journalled("dropping"):
+        restore.refuse_unsaved()
         restore.journal("dropping")
 
 
@@ -254,15 +276,16 @@ class Component(ABC):
         """Remove what was staged and not switched, or switched back. Never what is live or was before."""
 
     @abstractmethod
-    def lands(self, restore: Restore) -> set[str]:
-        """What the restore would replace, each thing named the same however it is reached, as by its server's own identifier.
-
-        Two places that name the same thing are the same place: so a target that is the live system itself is noticed.
-        """
+    def lands(self, restore: Restore) -> set[Landing]:
+        """What the restore would replace. Two places that :func:`meet` are not apart: so a target that is live after all is noticed."""
 
     @abstractmethod
-    def occupied(self, restore: Restore) -> list[str]:
-        """What is already there where the restore puts things, in words with sizes; empty if nothing is.
+    def owns(self) -> set[Landing]:
+        """What is this source's own today, by the plan or as it is found, whatever a set has; databases that are gone too."""
+
+    @abstractmethod
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
+        """What is already there where the restore puts things, each in words with its size; empty if nothing is.
 
         A target that is not the live system is refused unless this is empty, or was confirmed.
         """
@@ -270,6 +293,10 @@ class Component(ABC):
     @abstractmethod
     def compare(self, restore: Restore) -> list[Change]:
         """What the restore would change: what is there now beside what was asked for of the set. Reads all of it."""
+
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """In place: what is live and not as the safety set has it, so that it would be lost if it were dropped now. Reads all of it."""
+        return [change for change in self.compare(restore) if change.what != "equal"]
 
     @abstractmethod
     def replace(self, restore: Restore) -> None:

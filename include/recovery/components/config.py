@@ -16,7 +16,7 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import IO
 
-from recovery.components.base import Finding, Preflight, Restore, say_dropping
+from recovery.components.base import Finding, Landing, Preflight, Restore, say_dropping
 from recovery.components.trees import entries, filesystem
 from recovery.components.trees.by_rename import ByRename, Place, in_words
 from recovery.components.trees.compared import amount, changes
@@ -309,16 +309,22 @@ class Config(ByRename):
 
     # Looking at what is live ----------------------------------------------------------------------------------------
 
-    def lands(self, restore: Restore) -> set[str]:
+    def lands(self, restore: Restore) -> set[Landing]:
         """Every named path, or what was asked for."""
-        paths = [self.root / path for place in self.places(restore) for path in self._asked(restore, place)]
-        return {f"{filesystem.node(path.parent)}/{path.name}" for path in paths}
+        return _landings(self.root / path for place in self.places(restore) for path in self._asked(restore, place))
 
-    def occupied(self, restore: Restore) -> list[str]:
+    def owns(self) -> set[Landing]:
+        """Every path that the plan names."""
+        return _landings(self._named_here())
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
         """The named paths, or those that were asked for, that are there."""
         paths = [path for place in self.places(restore) for path in self._asked(restore, place)]
         there = [(path, amount(Walk(self.root, [raw(path)], self._excluded))) for path in paths if os.path.lexists(self.root / path)]
-        return [f"{shown(self.root, path)}: {words or 'a socket or device'}" for path, words in there]
+        return {
+            (*filesystem.landing((self.root / path).parent), Path(path).name): f"{shown(self.root, path)}: {words or 'a socket or device'}"
+            for path, words in there
+        }
 
     def compare(self, restore: Restore) -> list[Change]:
         """Only what would be changed: what differs and stays, and what the set does not have, is left out."""
@@ -383,3 +389,7 @@ class Config(ByRename):
         differences += [Difference("entry", unit, "is there, but not in the set") for unit, there in others.items() if there]
         lost = [unit for unit, there in others.items() if restore.way_back and replaced.units[unit] and not there]
         return differences + [Difference("entry", unit, "was there before, and no safety set has it") for unit in lost]
+
+
+def _landings(paths: Iterable[Path]) -> set[Landing]:
+    return {(*folder, path.name) for path in paths for folder in filesystem.landings(path.parent)}

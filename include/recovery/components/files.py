@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from recovery.components.base import Finding, Preflight, Restore, Space, say_dropping
+from recovery.components.base import Finding, Landing, Preflight, Restore, Space, meet, say_dropping
 from recovery.components.trees import entries, filesystem
 from recovery.components.trees.by_rename import ByRename, Place, in_words
 from recovery.components.trees.compared import amount, changes
@@ -237,16 +237,20 @@ class Files(ByRename):
         """A look at what is live of what was asked for."""
         return self._look(self._tops(restore) if restore.only else (), part.wanted, part)
 
-    def lands(self, restore: Restore) -> set[str]:
+    def lands(self, restore: Restore) -> set[Landing]:
         """The folder."""
-        return {filesystem.node(self.root)}
+        return self.owns()
 
-    def occupied(self, restore: Restore) -> list[str]:
+    def owns(self) -> set[Landing]:
+        """The folder."""
+        return filesystem.landings(self.root)
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
         """What is in the folder, or is there already of what was asked for."""
         (place,) = self.places(restore)
         walk = self._look_at_asked(restore, self.part(restore, place))
         there = amount(found for found in walk if found.path != b".")
-        return [f"{self.root} has {there}"] if there else []
+        return {filesystem.landing(self.root): f"{self.root} has {there}"} if there else {}
 
     def compare(self, restore: Restore) -> list[Change]:
         """By reading everything that is live of what was asked for; folders above it count only if they have to be made."""
@@ -383,9 +387,5 @@ class Files(ByRename):
 
 def _inside(one: Path, other: Path) -> bool:
     """Whether one of two folders lies in the other, however it is reached."""
-    nodes = [
-        {filesystem.node(parent) for parent in (path, *path.parents)}
-        for path in (Path(os.path.realpath(one)), Path(os.path.realpath(other)))
-    ]
-    first, second = filesystem.node(one), filesystem.node(other)
-    return first != second and (first in nodes[1] or second in nodes[0])
+    first, second = filesystem.landings(one), filesystem.landings(other)
+    return not first & second and any(meet(mine, theirs) for mine in first for theirs in second)

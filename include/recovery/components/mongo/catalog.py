@@ -57,6 +57,11 @@ class Namespace:
         """Whether it is capped; a snapshot can't read it."""
         return bool(self.options.get("capped"))
 
+    @property
+    def expires(self) -> bool:
+        """Whether the server deletes its documents by their age."""
+        return any("expireAfterSeconds" in document for document in (self.options, *self.indexes))
+
 
 def data_name(name: str, kind: str) -> str:
     """The collection that has the documents of a collection or time series."""

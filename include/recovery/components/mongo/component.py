@@ -18,7 +18,7 @@ from typing import IO, Any
 import pymongo
 from pymongo.errors import OperationFailure
 
-from recovery.components.base import Artifact, Component, Dump, Preflight, Restore
+from recovery.components.base import Artifact, Component, Dump, Landing, Preflight, Restore
 from recovery.components.mongo import ask as mongo_ask
 from recovery.components.mongo import contents as mongo_contents
 from recovery.components.mongo import series
@@ -237,27 +237,45 @@ class Mongo(Component):
             if plan:
                 series.keep(target, restore, plan.series_before)
 
-    def lands(self, restore: Restore) -> set[str]:
+    def lands(self, restore: Restore) -> set[Landing]:
         """See :meth:`Component.lands`: whole databases and single collections, below what the server is recognized by."""
         parts = self._planned(restore).scope
+        single = (split_name(full) for full in parts.single)
         with self._target() as target:
             where = deployment(target.client)
-        return {f"{where}/{name}" for name in (*parts.whole, *(full for full in parts.single if split_name(full)[0] not in parts.whole))}
+        inside: set[Landing] = {*((database,) for database in parts.whole), *(name for name in single if name[0] not in parts.whole)}
+        return {("mongo", where, *names) for names in inside}
 
-    def occupied(self, restore: Restore) -> list[str]:
+    def owns(self) -> set[Landing]:
+        """See :meth:`Component.owns`: the databases or collections that the plan names, or all databases of the server."""
+        single = self._settings.collections
+        with self._target() as target:
+            where = deployment(target.client)
+            if not single:
+                return {("mongo", where, database) for database in self._searched(target.client)}
+        return {("mongo", where, *split_name(self._names.full(full))) for full in single}
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
         """See :meth:`Component.occupied`."""
         with self._target() as target:
-            return occupied(target.client, self._planned(restore).scope)
+            where, there = deployment(target.client), occupied(target.client, self._planned(restore).scope)
+        return {("mongo", where, now.database, now.name): words for now, words in there}
 
     def compare(self, restore: Restore) -> list[Change]:
         """See :meth:`Component.compare`."""
         with self._target() as target:
             return differences_now(target.client, self._planned(restore), self._settings.jobs)
 
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`Component.unsaved`. Collections whose documents expire are left out: the server deletes them while one looks."""
+        with self._target() as target:
+            found = differences_now(target.client, self._planned(restore), self._settings.jobs, expiring=False)
+        return [change for change in found if change.what != "equal"]
+
     def discard(self, restore: Restore) -> None:
         """See :meth:`Component.discard`."""
         with self._target() as target:
-            drop_marked(target.client, self._planned(restore).databases, mark("stage", restore.id))
+            drop_marked(target.client, self._worked_in(restore), mark("stage", restore.id))
 
     def before_copies(self) -> list[str]:
         """See :meth:`Component.before_copies`."""
@@ -269,7 +287,12 @@ class Mongo(Component):
     def drop_before(self, restore: Restore) -> None:
         """See :meth:`Component.drop_before`."""
         with self._target() as target:
-            drop_before(target.client, self._planned(restore).databases, restore.id)
+            drop_before(target.client, self._worked_in(restore), restore.id)
+
+    def _worked_in(self, restore: Restore) -> set[str]:
+        """The databases that a restore may have left something in, also under the names that the plan had for them then."""
+        plan = recorded_plan(restore)
+        return {*self._planned(restore).databases, *(plan.databases if plan else ())}
 
     def _planned(self, restore: Restore) -> Planned:
         return planned(restore, self._names)

@@ -36,20 +36,34 @@ def rows_with_documents(client: Client, namespaces: Sequence[tuple[Namespace, st
             yield kind, name, facts | (digests[now.database, data] if kind == "collection" else {})
 
 
-def differences_now(client: Client, wanted: Planned, jobs: int) -> list[Change]:
-    """What it would take to make what is live what is wanted; users and roles are only ever added."""
-    live = [(now, now.data) for now in live_within(client, wanted.scope)]
+def differences_now(client: Client, wanted: Planned, jobs: int, *, expiring: bool = True) -> list[Change]:
+    """What it would take to make what is live what is wanted; users and roles are only ever added.
+
+    Args:
+        client: of the server.
+        wanted: of the set.
+        jobs: collections that are read at the same time.
+        expiring: also collections whose documents expire.
+    """
+    there = live_within(client, wanted.scope)
+    left_out = set() if expiring else {now.full for now in there if now.expires}
+    live = [(now, now.data) for now in there if now.full not in left_out]
     missing = wanted.accounts.keys() - existing(client) if wanted.accounts else set()
     expected: Iterable[Row] = [
-        *((kind, name, facts) for kind, found in wanted.definitions() for name, facts in found.items()),
+        *(
+            (kind, name, facts)
+            for kind, found in wanted.definitions()
+            for name, facts in found.items()
+            if name.partition("[")[0] not in left_out
+        ),
         *((kind, name, wanted.accounts[kind, name]) for kind, name in sorted(missing)),
     ]
     return changes(expected, rows_with_documents(client, live, jobs))
 
 
-def occupied(client: Client, parts: Parts) -> list[str]:
-    """What is there already, in words."""
-    return [_words(client, now) for now in live_within(client, parts)]
+def occupied(client: Client, parts: Parts) -> list[tuple[Namespace, str]]:
+    """What is there already, and the same in words."""
+    return [(now, _words(client, now)) for now in live_within(client, parts)]
 
 
 def _words(client: Client, now: Namespace) -> str:

@@ -80,6 +80,12 @@ class SwitchPlan(_Frozen):
     roles: tuple[str, ...] = ()
 
     @property
+    def databases(self) -> set[str]:
+        """Those that it changes."""
+        parts = (self.moves, self.ttls, self.views_before, self.views_after, self.series_before, self.series_after)
+        return {item.database for items in parts for item in items}
+
+    @property
     def accounts(self) -> set[tuple[str, str]]:
         """``(kind, id)`` of both."""
         return {("user", name) for name in self.users} | {("role", name) for name in self.roles}

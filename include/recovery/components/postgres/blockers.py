@@ -8,7 +8,8 @@ from recovery.components.base import Finding
 from recovery.components.postgres.client import Connection
 from recovery.components.postgres.set import NAME_BYTES, Target
 
-_AFTERWARDS = "Drop it, and create it again afterwards."
+CREATE_AGAIN = "Drop it, and create it again afterwards."
+"""What to do about what would go on with replaced data."""
 _INSTEAD = "Or choose method: in place, which renames nothing."
 
 
@@ -19,10 +20,10 @@ def blockers(connection: Connection, target: Target) -> Iterator[Finding]:
         doing = "dropping it" if target.in_place else "the switch"
         yield _refusal(f"The prepared transaction {gid!r} in {name} blocks {doing}. COMMIT PREPARED or ROLLBACK PREPARED it.")
     for (slot,) in connection.execute("SELECT slot_name FROM pg_replication_slots WHERE database = %s", [name]).fetchall():
-        yield _refusal(f"The logical replication slot {slot} would {fate} the replaced database {name}. {_AFTERWARDS}")
+        yield _refusal(f"The logical replication slot {slot} would {fate} the replaced database {name}. {CREATE_AGAIN}")
     query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = %s"
     for (subscription,) in connection.execute(query, [name]).fetchall():
-        yield _refusal(f"The subscription {subscription} would {fate} the replaced database {name}. {_AFTERWARDS}")
+        yield _refusal(f"The subscription {subscription} would {fate} the replaced database {name}. {CREATE_AGAIN}")
     if connection.execute("SELECT datistemplate FROM pg_database WHERE datname = %s", [name]).fetchall() == [(True,)]:
         yield _refusal(f"Database {name} is a template of the server. ALTER DATABASE ... IS_TEMPLATE false first.")
     if connection.execute("SELECT current_setting('cron.database_name', true) = %s", [name]).fetchall() == [(True,)]:

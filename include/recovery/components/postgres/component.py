@@ -8,7 +8,7 @@ from pathlib import Path
 from tarfile import TarInfo
 from typing import IO
 
-from recovery.components.base import Component, Dump, Preflight, Restore
+from recovery.components.base import Component, Dump, Landing, Preflight, Restore
 from recovery.components.postgres import archive, in_place, landing, proof, tables, tables_rows
 from recovery.components.postgres import ask as postgres_ask
 from recovery.components.postgres import dump as postgres_dump
@@ -17,6 +17,7 @@ from recovery.components.postgres import stage as postgres_stage
 from recovery.components.postgres import switch as postgres_switch
 from recovery.components.postgres.ask import Answer
 from recovery.components.postgres.client import Server
+from recovery.components.postgres.dump import SET_ASIDE
 from recovery.components.postgres.set import Target, targets
 from recovery.components.postgres.tables_rows import Chosen
 from recovery.connections import Endpoint
@@ -37,8 +38,6 @@ class Postgres(Component):
     """
 
     kind = "postgres"
-    damaged = False
-    """Set for a backup of what a disaster left: what is named and gone is left out, and said, where it would be an error."""
 
     def __init__(
         self, name: str, settings: PostgresSource, endpoint: Endpoint, tools: Sequence[Path], renamed: Mapping[str, str] | None = None
@@ -117,13 +116,18 @@ class Postgres(Component):
         if parts := self._parts(restore):
             tables.discard(self._server, restore, parts)
 
-    def lands(self, restore: Restore) -> set[str]:
+    def lands(self, restore: Restore) -> set[Landing]:
         """See :meth:`recovery.components.base.Component.lands`."""
         return landing.lands(self._server, self._whole(restore)) | tables.lands(self._server, self._parts(restore))
 
-    def occupied(self, restore: Restore) -> list[str]:
+    def owns(self) -> set[Landing]:
+        """See :meth:`recovery.components.base.Component.owns`: the databases that the plan names, or all of the server."""
+        named = self._settings.databases or [name for name in self._server.databases() if not SET_ASIDE.search(name)]
+        return {landing.landing(self._server, self._renamed.get(name, name)) for name in named}
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
         """See :meth:`recovery.components.base.Component.occupied`."""
-        return landing.occupied(self._server, self._whole(restore)) + tables.occupied(self._server, self._parts(restore))
+        return landing.occupied(self._server, self._whole(restore)) | tables.occupied(self._server, self._parts(restore))
 
     def compare(self, restore: Restore) -> list[Change]:
         """See :meth:`recovery.components.base.Component.compare`."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from recovery.components.base import Space
+from recovery.components.base import Landing, Space
 from recovery.components.postgres import catalog
 from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.set import Target
@@ -18,19 +18,24 @@ from recovery.units import human_size
 _ALWAYS_THERE = {("schema", "public"), ("extension", "plpgsql"), ("comment", "schema public")}
 
 
-def lands(server: Server, chosen: Sequence[Target]) -> set[str]:
-    """``<system identifier>/<database>`` of every database that is replaced; see :meth:`recovery.components.base.Component.lands`."""
-    return {f"{server.about.system}/{target.name}" for target in chosen}
+def landing(server: Server, database: str) -> Landing:
+    """A database, below the system identifier of its server; see :data:`recovery.components.base.Landing`."""
+    return ("postgres", server.about.system, database)
 
 
-def occupied(server: Server, chosen: Sequence[Target]) -> list[str]:
+def lands(server: Server, chosen: Sequence[Target]) -> set[Landing]:
+    """Every database that is replaced; see :meth:`recovery.components.base.Component.lands`."""
+    return {landing(server, target.name) for target in chosen}
+
+
+def occupied(server: Server, chosen: Sequence[Target]) -> dict[Landing, str]:
     """The databases that are there and not empty; see :meth:`recovery.components.base.Component.occupied`."""
     known = server.databases()
-    return [
-        f"database {target.name}, {_size(server, target.name)}"
+    return {
+        landing(server, target.name): f"database {target.name}, {_size(server, target.name)}"
         for target in chosen
         if target.name in known and (not known[target.name] or _has_something(server, target.name))
-    ]
+    }
 
 
 def _size(server: Server, database: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from recovery.components.base import Finding, Preflight, Restore
 from recovery.components.postgres import globals as server_globals
-from recovery.components.postgres import tables_preflight, tables_rows
+from recovery.components.postgres import tables_preflight, tables_rows, tables_swap
 from recovery.components.postgres.archive import some
 from recovery.components.postgres.blockers import blockers
 from recovery.components.postgres.client import Connection, Server, in_words
@@ -52,7 +52,7 @@ def preflight(server: Server, restore: Restore, renamed: Mapping[str, str], back
             findings += blockers(connection, target)
             findings += _extensions(connection, restore, target, server.about.superuser)
             findings += _tablespaces(connection, restore, target)
-            findings += _way_back(connection, target, backed_up)
+            findings += _way_back(server, connection, target, backed_up)
         if chosen or not restore.only:
             findings += _roles(connection, restore, chosen)
             findings += _rights(connection, restore, chosen) if not server.about.superuser else []
@@ -146,8 +146,8 @@ def _live(connection: Connection, target: Target) -> Iterator[Finding]:
         yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the switch'} would end now: {who}.")
 
 
-def _way_back(connection: Connection, target: Target, backed_up: Sequence[str]) -> Iterator[Finding]:
-    """In place, a live database has to be one that the safety backup has."""
+def _way_back(server: Server, connection: Connection, target: Target, backed_up: Sequence[str]) -> Iterator[Finding]:
+    """In place, a live database has to be one that the safety backup has, with all that is in it."""
     if not target.in_place:
         return
     open_to_all = _rows(connection, "SELECT datallowconn FROM pg_database WHERE datname = %s", target.name)
@@ -158,6 +158,14 @@ def _way_back(connection: Connection, target: Target, backed_up: Sequence[str]) 
         )
     elif open_to_all == [(False,)]:
         yield refusal(f"Database {target.name} lets no connections in, so no safety backup would have it. Choose method: switch.")
+    elif open_to_all:
+        with server.connect(target.name) as inside:
+            earlier = sorted(tables_swap.all_aside(inside))
+        if earlier:
+            yield refusal(
+                f"Database {target.name} has tables that earlier restores set aside ({', '.join(earlier)}); no backup has them, and they"
+                " would be dropped with it. Wait until their days are over, drop their schemas by hand, or choose method: switch."
+            )
 
 
 def _extensions(connection: Connection, restore: Restore, target: Target, superuser: bool) -> Iterator[Finding]:

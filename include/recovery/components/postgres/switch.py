@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from psycopg.sql import SQL, Identifier, Literal
 
@@ -21,7 +22,8 @@ from recovery.errors import ProofError, RestoreError
 log = logging.getLogger(__name__)
 
 _SWITCH = "switch"
-"""Journal step; fact ``live``: of each live database whether it let connections in, null for one that is not there."""
+"""Journal step; facts ``live``: of each live database whether it let connections in, null for one that is not there; ``ours``: of
+the one that takes its place the number (oid), which a rename does not change."""
 _BACK = "switch back"
 _END_SESSIONS_WITHIN = 30.0
 
@@ -34,7 +36,11 @@ def switch(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
             return
         _refuse_unstaged(connection, chosen)
         _refuse_prepared(connection, chosen)
-        restore.journal(_SWITCH, live={target.name: _lets_in(connection, target.name) for target in chosen})
+        restore.journal(
+            _SWITCH,
+            live={target.name: _lets_in(connection, target.name) for target in chosen},
+            ours={target.name: _number(connection, target.stage) for target in chosen},
+        )
         live = [target.name for target in chosen if _lets_in(connection, target.name) is not None]
         _close(connection, [*live, *(target.stage for target in chosen)])
         with in_words("Switching the databases", RestoreError), connection.transaction():
@@ -55,18 +61,33 @@ def _lets_in(connection: Connection, database: str) -> bool | None:
     return None if row is None else bool(row[0])
 
 
+def _number(connection: Connection, database: str) -> int | None:
+    row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
+    return None if row is None else int(row[0])
+
+
 def _is_switched(connection: Connection, chosen: Sequence[Target], restore: Restore) -> bool:
-    """Said by the names: the transaction renames all or none, and only a switch that was begun can have renamed any."""
+    """Said by the names and by which database has them: the transaction renames all or none, and only one that was begun can have.
+
+    Of those that were begun only the last one can have ended: after it, no other is.
+    """
     begun = restore.journalled(_SWITCH)
     if not begun or not chosen:
         return False
     was_open = _was_open(begun)
 
     def renamed(target: Target) -> bool:
-        stage, live, before = (_lets_in(connection, name) is not None for name in (target.stage, target.name, target.before))
-        return live and not stage and before == (was_open[target.name] is not None)
+        before = _lets_in(connection, target.before) is not None
+        return _is_ours(connection, target, begun) and before == (was_open[target.name] is not None)
 
     return all(map(renamed, chosen))
+
+
+def _is_ours(connection: Connection, target: Target, begun: list[dict[str, object]]) -> bool:
+    """Whether what has the live name is what this restore has put there, and not what somebody else did."""
+    ours = begun[-1]["ours"]
+    assert isinstance(ours, dict)
+    return bool(_number(connection, target.name) == ours[target.name])
 
 
 def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
@@ -74,6 +95,12 @@ def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
     live = begun[0]["live"]
     assert isinstance(live, dict)
     return live
+
+
+def _as_begun(restore: Restore, chosen: Sequence[Target]) -> Sequence[Target]:
+    """The databases by the names that they had when the switch was begun, whatever the plan calls them now."""
+    begun = restore.journalled(_SWITCH)
+    return [replace(target, name=name) for target, name in zip(chosen, _was_open(begun), strict=True)] if begun else chosen
 
 
 def _refuse_unstaged(connection: Connection, chosen: Sequence[Target]) -> None:
@@ -151,7 +178,7 @@ def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> N
     if not begun:
         log.info("no switch was begun, so nothing is taken back")
         return
-    was_open = _was_open(begun)
+    was_open, chosen = _was_open(begun), _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
         restore.journal(_BACK)
         if _is_switched(connection, chosen, restore):
@@ -166,7 +193,7 @@ def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> N
                     connection.execute(statement)
             log.info("switched back: %s", ", ".join(target.name for target in chosen))
             return
-        _refuse_other_names(connection, chosen, was_open)
+        _refuse_other_names(connection, chosen, begun)
         with in_words("Opening the databases again", RestoreError):
             for target in chosen:
                 if (allow := was_open[target.name]) is not None:
@@ -174,13 +201,17 @@ def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> N
         log.info("the live databases have their names, and are open again: %s", ", ".join(target.name for target in chosen))
 
 
-def _refuse_other_names(connection: Connection, chosen: Sequence[Target], was_open: dict[str, bool | None]) -> None:
+def _refuse_other_names(connection: Connection, chosen: Sequence[Target], begun: list[dict[str, object]]) -> None:
     """Neither switched nor as before the switch: somebody renamed or dropped a database, so nothing here is known to be back."""
+    was_open = _was_open(begun)
     for target in chosen:
         there = [name for name in (target.stage, target.name, target.before) if _lets_in(connection, name) is not None]
         if there != [target.stage, target.name][: 1 if was_open[target.name] is None else 2]:
+            stranger = target.name in there and not _is_ours(connection, target, begun)
+            whose = f", and {target.name} is not the one that was restored" if stranger else ""
             raise RestoreError(
-                f"Of {target.stage}, {target.name} and {target.before} there is now: {', '.join(there) or 'none'}; somebody changed names.",
+                f"Of {target.stage}, {target.name} and {target.before} there is now: {', '.join(there) or 'none'}{whose};"
+                " somebody changed names.",
                 f"Give the database of before the name {target.before}, and the restored one {target.name}; then clear this task.",
             )
 
@@ -196,6 +227,7 @@ def settle(server: Server, chosen: Sequence[Target]) -> None:
 
 def discard(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
     """Drop what was staged and not switched; see :meth:`recovery.components.base.Component.discard`."""
+    chosen = _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
         if (restore.journalled(_SWITCH) and not restore.journalled(_BACK)) or _is_switched(connection, chosen, restore):
             log.info("the restored databases are in use; nothing is discarded")
@@ -225,11 +257,9 @@ def before_copies(server: Server, named: Sequence[str]) -> list[str]:
 
 def drop_before(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
     """Drop the databases that a restore set aside, by the names that they had then."""
-    begun = restore.journalled(_SWITCH)
-    names = dict.fromkeys([*(target.name for target in chosen), *(_was_open(begun) if begun else ())])
-    copies = [f"{name}__before_{restore.id}" for name in names]
-    with server.maintenance([*names, *copies]) as connection:
-        for copy in copies:
-            if _lets_in(connection, copy) is not None:
-                drop(connection, copy)
-                log.info("database %s, replaced by restore %s, is dropped", copy, restore.id)
+    chosen = _as_begun(restore, chosen)
+    with server.maintenance(_involved(chosen)) as connection:
+        for target in chosen:
+            if _lets_in(connection, target.before) is not None:
+                drop(connection, target.before)
+                log.info("database %s, replaced by restore %s, is dropped", target.before, restore.id)

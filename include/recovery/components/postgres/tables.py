@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
 
 from psycopg import errors
 from psycopg.sql import SQL, Identifier, Literal
 
-from recovery.components.base import Restore
+from recovery.components.base import Landing, Restore
 from recovery.components.postgres import tables_create as making
 from recovery.components.postgres import tables_rehearsal as rehearsal
 from recovery.components.postgres import tables_stage, tables_swap
 from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.dump import SET_ASIDE
+from recovery.components.postgres.landing import landing
 from recovery.components.postgres.proof import Objects, alike, rows_of, to_be_read
 from recovery.components.postgres.read import table_texts
 from recovery.components.postgres.stage import drop
@@ -35,7 +36,7 @@ from recovery.units import human_size
 log = logging.getLogger(__name__)
 
 _SWITCH = "switch tables"
-"""Journal step; facts ``database``, ``foreign_keys`` that the way back makes again, ``schemas`` that were created."""
+"""Journal step; facts ``database``, its ``name`` there, ``foreign_keys`` that the way back makes again, ``schemas`` that were created."""
 _BACK = "switch back tables"
 
 
@@ -60,6 +61,12 @@ def prove(server: Server, jobs: int, restore: Restore, parts: Sequence[Chosen]) 
         differences += rehearsal.not_holding(server, part, crossing)
         log.info("%s: %d relations are proven and can be switched", part.target.name, len(part.names))
     return differences
+
+
+def _as_begun(restore: Restore, parts: Sequence[Chosen]) -> list[Chosen]:
+    """The parts by the names that their databases had when these were switched, whatever the plan calls them now."""
+    names = {facts["database"]: str(facts["name"]) for facts in restore.journalled(_SWITCH)}
+    return [replace(part, target=replace(part.target, name=names.get(part.target.saved, part.target.name))) for part in parts]
 
 
 def _rehearsed(restore: Restore, part: Chosen, scripts: tuple[bytes, bytes], copy: Connection) -> None:
@@ -91,7 +98,7 @@ def _switch_database(server: Server, restore: Restore, part: Chosen) -> None:
         ):
             linked, schemas = _put_in_place(live, restore, part, scripts, waiting, staged)
             keys = [asdict(key) for key in linked.outgoing]
-            restore.journal(_SWITCH, database=part.target.saved, foreign_keys=keys, schemas=schemas)
+            restore.journal(_SWITCH, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
         log.info("switched: %d relations of %s", len(part.names), part.target.name)
 
 
@@ -177,7 +184,7 @@ def _is_of_schemas(key: tuple[str, str], schemas: Sequence[str]) -> bool:
 
 def switch_back(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
     """Put the tables back as they were, each database in one transaction; the restored ones are set aside."""
-    for part in reversed(parts):
+    for part in reversed(_as_begun(restore, parts)):
         with server.connect(part.target.name) as live:
             if not _is_switched(live, restore):
                 log.info("the tables of %s are those of before", part.target.name)
@@ -236,7 +243,7 @@ def settle(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
 def discard(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
     """Drop what was staged, and restored tables that were switched back; never what is live or was before."""
     there = server.databases()
-    for part in parts:
+    for part in _as_begun(restore, parts):
         with server.maintenance([part.target.stage]) as connection:
             drop(connection, part.target.stage)
             drop(connection, rehearsal.database_of(restore))
@@ -264,7 +271,7 @@ def before_copies(server: Server, named: Collection[str]) -> list[str]:
 def drop_before(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
     """Drop the tables that a restore set aside."""
     there = server.databases()
-    for part in parts:
+    for part in _as_begun(restore, parts):
         if part.target.name in there:
             with server.connect(part.target.name) as live:
                 for kind in ("before", "replaced"):
@@ -274,19 +281,21 @@ def drop_before(server: Server, restore: Restore, parts: Sequence[Chosen]) -> No
 # What is there ----------------------------------------------------------------------------------------------------------
 
 
-def lands(server: Server, parts: Sequence[Chosen]) -> set[str]:
+def lands(server: Server, parts: Sequence[Chosen]) -> set[Landing]:
     """The databases that the parts land in."""
-    return {f"{server.about.system}/{part.target.name}" for part in parts}
+    return {landing(server, part.target.name) for part in parts}
 
 
-def occupied(server: Server, parts: Sequence[Chosen]) -> list[str]:
+def occupied(server: Server, parts: Sequence[Chosen]) -> dict[Landing, str]:
     """The live relations that would be replaced, in words with sizes."""
     there = server.databases()
-    found = []
+    found = {}
     for part in parts:
         if part.target.name in there:
             with server.connect(part.target.name) as live, in_words(f"Looking at {part.target.name}", RestoreError):
-                found += [f"{part.target.name}.{each.qualified}, {human_size(each.bytes)}" for each in leaving(live, part)]
+                for each in leaving(live, part):
+                    words = f"{part.target.name}.{each.qualified}, {human_size(each.bytes)}"
+                    found[(*landing(server, part.target.name), each.qualified)] = words
     return found
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from recovery.components.base import Finding, Restore
 from recovery.components.postgres.archive import some
+from recovery.components.postgres.blockers import CREATE_AGAIN
 from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.selection import Part, quoted
 from recovery.components.postgres.set import NAME_BYTES
 from recovery.components.postgres.tables_rows import Chosen, raw, split
 from recovery.components.postgres.tables_swap import aside
-from recovery.components.postgres.tables_uses import Relation, leaving, published, taken, uses
+from recovery.components.postgres.tables_uses import Relation, leaving, published, subscribed, taken, uses
 from recovery.errors import RestoreError
 from recovery.units import human_size
 
@@ -115,6 +116,8 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
             f"The publication {name} of {database} would send all restored rows to its subscribers, who have them already."
             " Drop it, and create it and its subscriptions again afterwards."
         )
+    for subscription, fed in subscribed(live, out):
+        yield _refusal(f"The {subscription} of {database} would stay with the replaced {fed}. {CREATE_AGAIN}")
     wanted = {*part.names, *(name for kind, name in part.objects if kind == "index")}
     for name, what in taken(live, out, wanted):
         yield _refusal(f"In {database} the name {name}, which the restored tables need, is that of {what}, which stays. Rename it first.")

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
+from recovery.components.postgres.blockers import CREATE_AGAIN
 from recovery.components.postgres.catalog import SET_ASIDE_SCHEMA
 from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.proof import Objects, alike, rows_of
 from recovery.components.postgres.tables_rows import belonging
 from recovery.components.postgres.tables_stage import objects
-from recovery.components.postgres.tables_uses import ForeignKey, Relation, Uses, uses
+from recovery.components.postgres.tables_uses import ForeignKey, Relation, Uses, subscribed, uses
 from recovery.contents import Difference, compare
 from recovery.errors import RestoreError, SourceUnreachable
 
@@ -94,8 +95,10 @@ def found_uses(connection: Connection, out: Sequence[Relation], returning: Colle
     """As :func:`recovery.components.postgres.tables_uses.uses`.
 
     Raises:
-        RestoreError: if something uses them that can't be pointed to others.
+        RestoreError: if something uses or feeds them that can't be pointed to others.
     """
+    if feeding := [f"the {subscription} would stay with the replaced {fed}" for subscription, fed in subscribed(connection, out)]:
+        raise RestoreError(f"Not restored: {'; '.join(feeding)}.", CREATE_AGAIN)
     found = uses(connection, out, returning)
     if found.refused:
         raise RestoreError(
@@ -117,7 +120,7 @@ def locked(
         waiting_for: gets the names of what is locked, before it is.
 
     Raises:
-        RestoreError: if something uses them that can't be pointed to others, or others changed it meanwhile.
+        RestoreError: if something uses or feeds them that can't be pointed to others, or others changed it meanwhile.
     """
     out = find()
     linked = found_uses(connection, out, returning)

@@ -184,6 +184,13 @@ def published(connection: Connection, schemas: Iterable[str]) -> list[str]:
     return [name for (name,) in connection.execute(query, [list(schemas)] if with_schemas else None).fetchall()]
 
 
+def subscribed(connection: Connection, out: Iterable[Relation]) -> Iterator[tuple[str, str]]:
+    """Subscriptions that feed relations, which pg_depend does not know: ``(subscription, relation)``."""
+    query = """SELECT pg_describe_object('pg_subscription'::regclass, srsubid, 0), srrelid::regclass::text
+        FROM pg_subscription_rel WHERE srrelid = ANY (%s) ORDER BY 1, 2"""
+    yield from connection.execute(query, [[relation.oid for relation in out]]).fetchall()
+
+
 def taken(connection: Connection, out: Sequence[Relation], wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names that a restore needs and that something has which does not leave: ``(name, what has it)``."""
     query = """SELECT c.oid::regclass::text, pg_describe_object('pg_class'::regclass, c.oid, 0), t.name

@@ -15,8 +15,10 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from recovery.components.base import Landing
 from recovery.components.trees.entries import Abilities, read_xattrs
 from recovery.components.trees.tree import Walk, at, readable, text
 from recovery.contents import Facts
@@ -64,10 +66,42 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def mounts() -> list[str]:
-    """Where something is mounted, as this process sees it: ``proc_pid_mountinfo(5)``."""
-    points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-    return [text(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), point)) for point in points]
+@dataclass(frozen=True)
+class Mount:
+    """What is mounted somewhere, as this process sees it: a line of ``proc_pid_mountinfo(5)``."""
+
+    number: str
+    device: str
+    root: str
+    """The folder of the file system that is mounted."""
+    point: str
+    """Where."""
+    kind: str
+    source: str
+    options: str
+
+
+def mounts() -> Iterator[Mount]:
+    """Everything that is mounted."""
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        number, _, device, root, point, *rest = (text(re.sub(rb"\\([0-7]{3})", _byte, word)) for word in line.split(b" "))
+        yield Mount(number, device, root, point, *rest[rest.index("-") + 1 :][:3])
+
+
+def _byte(octal: re.Match[bytes]) -> bytes:
+    return bytes([int(octal[1], 8)])
+
+
+def _mount(folder: Path) -> Mount:
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        words = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
+    finally:
+        os.close(descriptor)
+    number = words[words.index("mnt_id:") + 1]
+    if found := next((mount for mount in mounts() if mount.number == number), None):
+        return found
+    raise RestoreError(f"The mount of {folder} is not in /proc/self/mountinfo.", "Run the worker with /proc mounted.")
 
 
 def mount_of(folder: Path) -> str:
@@ -76,43 +110,38 @@ def mount_of(folder: Path) -> str:
     Unlike a device number it is the same after a reboot and on every worker that mounts the same export. Where the source
     is only a word, what makes one such file system another is added: an overlay's upper folder, the device of a tmpfs.
     """
-    descriptor = os.open(folder, os.O_PATH)
-    try:
-        words = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
-    finally:
-        os.close(descriptor)
-    number = words[words.index("mnt_id:") + 1]
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
-        known, _, device, root, *rest = line.split(" ")
-        if known == number:
-            kind, source, options = rest[rest.index("-") + 1 :][:3]
-            upper = [option for option in options.split(",") if option.startswith("upperdir=")]
-            return " ".join([kind, source, root, *upper, *([device] if kind in {"tmpfs", "ramfs"} else [])])
-    raise RestoreError(f"The mount of {folder} is not in /proc/self/mountinfo.", "Run the worker with /proc mounted.")
+    mount = _mount(folder)
+    upper = [option for option in mount.options.split(",") if option.startswith("upperdir=")]
+    return " ".join([mount.kind, mount.source, mount.root, *upper, *([mount.device] if mount.kind in {"tmpfs", "ramfs"} else [])])
 
 
 def mounts_below(folder: Path) -> list[str]:
     """Mount points below a folder, the folder itself not among them."""
     prefix = os.path.realpath(folder).rstrip("/") + "/"
-    return sorted(point for point in mounts() if point.startswith(prefix))
+    return sorted(mount.point for mount in mounts() if mount.point.startswith(prefix))
 
 
 def mounts_in_the_way(path: Path, home: Path) -> Iterator[str]:
     """Mounts at, in, or above an entry, but below the folder that it is set aside in."""
     inside = os.path.realpath(home).rstrip("/") + "/"
     place = os.path.join(os.path.realpath(path.parent), path.name)
-    for point in mounts():
+    for point in (mount.point for mount in mounts()):
         if point == place:
             yield f"{path} is a mount point of its own, which can't be renamed: mount its folder instead, or restore it where it lies"
         elif point.startswith(place + "/") or (place.startswith(point + "/") and point.startswith(inside)):
             yield f"{point} is a mount point, so {path} can't be exchanged by rename"
 
 
-def node(path: Path) -> str:
-    """A path named by what it lies in, the same however it is reached: device and inode of the nearest folder that exists, and the rest."""
-    folder = nearest(path)
-    status = folder.stat()
-    return f"{status.st_dev}:{status.st_ino}/{path.relative_to(folder)}".removesuffix("/.")
+def landing(path: Path) -> Landing:
+    """A path without links in it; see :data:`recovery.components.base.Landing`."""
+    return ("files", *Path(os.path.realpath(path)).parts)
+
+
+def landings(path: Path) -> set[Landing]:
+    """A path without links in it, and the same in its file system, which may be mounted at several places."""
+    real = Path(os.path.realpath(path))
+    mount = _mount(nearest(real))
+    return {landing(real), ("files", f"device {mount.device}", *Path(mount.root, real.relative_to(mount.point)).parts)}
 
 
 def nearest(folder: Path) -> Path:

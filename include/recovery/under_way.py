@@ -1,0 +1,75 @@
+"""The restores and drills of a plan, as staging knows them: which have not ended, and are in whose way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.errors import RestoreError
+from recovery.journal import Journal
+from recovery.plan import Plan
+from recovery.plan_fit import share_a_place
+from recovery.plan_types import LIVE, SCRATCH
+from recovery.restore_run import Request, RestoreRun
+from recovery.staging import read_record
+from recovery.units import human_duration, now
+
+_END_RESTORE = (
+    "Answer its gates, or mark its run as failed and wait for its report; if Airflow has no such run any more, trigger a restore"
+    " with that run id, which ends it. Then trigger this one again."
+)
+_END_DRILL = "Wait until it has ended; one that was cut off is ended by the next drill. Then trigger this one again."
+
+
+@dataclass(frozen=True)
+class Known:
+    """A restore or drill whose folder is in staging."""
+
+    folder: Path
+    journal: Journal
+    request: Request | None
+    """None if it never asked for anything, or if maintenance has cleared it away."""
+
+    @property
+    def changing(self) -> bool:
+        """Whether it has its set and has not ended, and is there to change something."""
+        return bool(self.request and not self.request.dry_run and self.journal.said("chosen") and not self.journal.closed)
+
+    @property
+    def into_live(self) -> bool:
+        """Whether it is about the live system, as far as known."""
+        return self.request is None or self.request.target == LIVE
+
+
+def known(plan: Plan) -> Iterator[Known]:
+    """Every restore and drill of a plan that has a journal."""
+    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
+        asked = path.with_name("request.json")
+        yield Known(path.parent, Journal(path), read_record(asked, Request) if asked.exists() else None)
+
+
+def others(run: RestoreRun) -> Iterator[tuple[str, Request]]:
+    """The other restores and drills that are to change something and have not ended: in words, and what was asked of them."""
+    for other in known(run.plan):
+        if other.changing and other.request and other.folder != run.folder:
+            yield f"{'drill' if other.request.drill else 'restore'} {other.folder.name} to {other.request.target}", other.request
+
+
+def refuse_second(run: RestoreRun, request: Request) -> None:
+    """Two restores to one place would each take what the other put there for what was there before.
+
+    A dry run changes nothing, and each drill has scratch servers of its own.
+
+    Raises:
+        RestoreError: if another restore or drill to the same place has its set, and has not ended.
+    """
+    if request.dry_run or request.target == SCRATCH:
+        return
+    for other, asked in others(run):
+        if share_a_place(run.plan, request.target, asked.target):
+            raise RestoreError(
+                f"The {other} has not ended: {asked.requester or 'somebody'} asked for it {human_duration(now() - asked.started)} ago,"
+                f" run {asked.run_id.removeprefix('drill ')!r}.",
+                _END_DRILL if asked.drill else _END_RESTORE,
+            )
