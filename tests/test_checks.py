@@ -12,8 +12,11 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from bson import encode
+from bson.raw_bson import RawBSONDocument
 from pydantic import ValidationError
 
+from recovery import checks
 from recovery.checks import ask, at_path, same
 from recovery.connections import Endpoint
 from recovery.places import Place, place_named
@@ -348,6 +351,29 @@ def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(small, live):
 # Elsewhere, and what is refused -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("value", [{"$oid": "zz"}, {"$date": "yesterday"}, {"$numberDecimal": "x"}, {"$binary": "x"}, 2**63])
+def test_what_can_not_be_said_to_the_server_is_a_failed_check(live, value):
+    right = mongo(equals=1)
+    wrong = right.model_copy(update={"mongo": right.mongo.model_copy(update={"filter": {"a": value}})})
+    outcome = ask(wrong, live)
+    assert (outcome.ok, "not one that MongoDB's extended JSON can say" in outcome.words) == (False, True), outcome.words
+
+
+def test_an_answer_that_is_no_bson_is_a_failed_check(small, live):
+    with small.mongo.client() as client:
+        text = RawBSONDocument(encode({"_id": 1, "text": "é"}).replace("é".encode(), b"\xff\xff"))
+        client.checked.damaged.insert_one(text)
+    outcome = ask(mongo("damaged", pipeline=[{"$limit": 1}], equals="é"), live)
+    assert (outcome.ok, "can't be read" in outcome.words) == (False, True), outcome.words
+
+
+def test_one_that_fails_as_nobody_foresaw_is_a_failed_check(live, monkeypatch, caplog):
+    monkeypatch.setattr(checks, "run_one", lambda *_: {}["nobody thought of this"])
+    outcome = ask(check(argv=("true",)), live)
+    assert (outcome.ok, outcome.words) == (False, "it could not be asked: KeyError, see the log")
+    assert "nobody thought of this" in caplog.text
+
+
 def test_names_of_the_set_are_those_of_the_place(small, live):
     small.sql("CREATE TABLE IF NOT EXISTS here (n int)")
     with small.mongo.client() as client:
@@ -394,6 +420,10 @@ def test_a_source_that_the_place_lacks_is_a_failed_check(small):
         ({"sql": SQL | {"query": "SELECT 1"}}, "write exactly one of equals, at_least"),
         ({"mongo": MONGO | {"collection": "a", "filter": {"a": 1}, "pipeline": [{"$limit": 1}], "equals": 1}}, "filter or pipeline"),
         ({"mongo": MONGO | {"collection": "a", "pipeline": [{"$out": "b"}], "equals": 1}}, "leave $out out of the pipeline"),
+        ({"mongo": MONGO | {"collection": "a", "filter": {"a": {"$in": [{"$oid": "zz"}]}}, "equals": 1}}, "extended JSON at a.$in.0:"),
+        ({"mongo": MONGO | {"collection": "a", "filter": {"$date": "yesterday"}, "equals": 1}}, "mongo.filter\n"),
+        ({"mongo": MONGO | {"collection": "a", "filter": {"b": {"$numberDecimal": "x"}}, "equals": 1}}, "extended JSON at b:"),
+        ({"mongo": MONGO | {"collection": "a", "pipeline": [{"$limit": 1}, {"$skip": 2**63}], "equals": 1}}, "mongo.pipeline.1\n"),
     ],
 )
 def test_what_is_no_check_is_refused(wrong, said):

@@ -1,9 +1,10 @@
 import shutil
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 
-from recovery import answers, copies, units
+from recovery import answers, copies, units, way_back
 from recovery.errors import RecoveryError, RestoreError
 from recovery.gate_texts import gate_text
 from tests.small import Small, end, forward
@@ -38,7 +39,6 @@ def days_later(monkeypatch, days):
 def test_each_restore_has_its_own_days(small, monkeypatch):
     first, second = restored(small, "first"), restored(small, "second", accepted=False)
     work = {run.id: small.storage / f".recovery-{run.id}" for run in (first, second)}
-    assert [run.id for run in copies.ended_restores(small.plan(), small.connect)] == sorted(work)
     copies.drop_old(small.plan(), small.connect)
     assert all(path.exists() for path in work.values())
 
@@ -69,6 +69,73 @@ def test_one_that_fails_does_not_keep_the_others(small, monkeypatch):
         copies.drop_old(small.plan(), small.connect)
     assert not (small.storage / f".recovery-{runs[1].id}").exists()
     assert not (small.storage / f".recovery-{runs[2].id}").exists()
+
+
+@pytest.mark.parametrize("broken", ["journal", "request", "step"])
+def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(small, monkeypatch, caplog, broken):
+    runs = sorted((restored(small, name) for name in ("first", "second", "third")), key=lambda run: run.id)
+    stranger = restored(small, "stranger")
+    shutil.rmtree(stranger.folder)
+    if broken == "request":
+        (runs[0].folder / "request.json").write_text("{")
+    elif broken == "journal":
+        path = runs[0].folder / "journal.jsonl"
+        path.write_text(path.read_text().replace('"closed"', '"shut"') + '{"step": 5}\n[]\n')
+    else:
+        drop = copies.drop
+        monkeypatch.setattr(copies, "drop", lambda run: {}[run.id] if run.id == runs[0].id else drop(run))
+    days_later(monkeypatch, 8)
+    with pytest.raises(RestoreError, match=f"restore {runs[0].id}: "):
+        copies.drop_old(small.plan(), small.connect)
+    assert (small.storage / f".recovery-{runs[0].id}").exists()
+    assert not (small.storage / f".recovery-{runs[1].id}").exists()
+    assert not (small.storage / f".recovery-{runs[2].id}").exists()
+    assert f"copies of restores that staging does not know: {stranger.id}" in caplog.text
+
+
+@pytest.mark.parametrize("only", [{}, {"postgres.main": ("copied.public.requests",)}], ids=["all", "a table"])
+@pytest.mark.parametrize("accepted", [True, False])
+def test_copies_are_removed_where_they_are_and_not_where_the_plan_would_have_them_now(
+    tmp_path, postgres_server, mongo_server, monkeypatch, accepted, only
+):
+    small = Small(tmp_path / "copied", "copied", postgres=postgres_server, mongo=mongo_server, gates=("accept",))
+    try:
+        small.back_up()
+        run = small.restore()
+        with closing(small.postgres.connect()) as connection:
+            connection.execute("CREATE DATABASE copied_elsewhere TEMPLATE copied")
+        with small.mongo.client() as client:
+            client.copied_elsewhere.states.insert_one({"_id": "there"})
+        sources = ("postgres.main", "mongo.documents")
+        request = small.ask(run, target="elsewhere", overwrite="elsewhere", sources=sources, only=only)
+        forward(small, run, "check", request)
+        answers.show(run, "accept", gate_text(run, "accept"))
+        if accepted:
+            answers.approve(run, "accept", "bob")
+            way_back.keep(run)
+        else:
+            answers.reject(run, "accept", "bob")
+        end(run)
+        assert len(marked(small, run)) >= 2
+        path = small.plans / "copied.yaml"
+        path.write_text(path.read_text().replace("copied: copied_elsewhere", "copied: copied_moved"))
+        days_later(monkeypatch, 8)
+        copies.drop_old(small.plan(), small.connect)
+        assert marked(small, run) == []
+    finally:
+        small.drop()
+
+
+def marked(small, run):
+    """Databases, schemas and collections of the target with the restore's mark in their names."""
+    found = []
+    with closing(small.postgres.connect()) as connection:
+        found += [name for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall()]
+    with closing(small.postgres.connect("copied_elsewhere")) as connection:
+        found += [name for (name,) in connection.execute("SELECT nspname FROM pg_namespace").fetchall()]
+    with small.mongo.client() as client:
+        found += client.copied_elsewhere.list_collection_names()
+    return [name for name in found if run.id in name]
 
 
 def test_a_source_that_left_the_plan_is_named(small, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from recovery import closing, copies, drill, preflight, restore, scratch, way_back
 from recovery.drill import Wish
 from recovery.errors import PlanError, RecoveryError, RestoreError, StagingError
-from recovery.manifest import PACKS_FILE
+from recovery.manifest import MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE, parse_manifest, write_manifest
 from recovery.plan import Keep
 from recovery.records import read_records
 from recovery.restore_run import RestoreRun
@@ -132,8 +132,12 @@ def records_at(run, name):
     return read_records(run.destination(name), run.manifest().path, run.verify_key(), run.manifest())
 
 
+def proofs_at(run, name):
+    return records_at(run, name).of("proof")
+
+
 def proofs(run):
-    return {name: records_at(run, name).of("proof") for name in run.plan.destinations}
+    return {name: proofs_at(run, name) for name in run.plan.destinations}
 
 
 # Into scratch servers -------------------------------------------------------------------------------------------------
@@ -348,6 +352,25 @@ def test_a_failed_check_is_red_and_all_is_removed(tmp_path):
     assert proofs(run) == {"near": (), "far": ()}
 
 
+def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
+    small = Small(tmp_path / "small", "small", gates=())
+    small.set_id, small.before = small.back_up(), small.fingerprint()
+    small.elsewhere.mkdir()
+    checks = "checks: [{name: first, argv: [sh, -c, exit 3], retries: 0}, {name: second, argv: ['true']}]"
+    edit(small, "targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {checks}\n")
+    run, ask = a_drill(small), restore.ask
+
+    def killed_at_the_second(check, place):
+        if check.name == "second":
+            raise KeyboardInterrupt
+        return ask(check, place)
+
+    monkeypatch.setattr(restore, "ask", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        forward(run)
+    assert "not every check succeeded: first." in end(run)
+
+
 # Red ------------------------------------------------------------------------------------------------------------------
 
 
@@ -451,18 +474,87 @@ def test_a_destination_that_fails_does_not_keep_the_others_from_their_turn(small
     assert [drilled(small, 2), drilled(small, 3)] == ["far", "near"]
 
 
-def test_a_destination_that_lacks_the_newest_set_is_red_once_the_others_are_proven(small, caplog):
+def remove(small, set_id, place="far"):
+    shutil.rmtree(small.folder / place / "small" / set_id)
+
+
+def age(small, set_id, **span):
+    """Let a set be of an earlier time."""
+    key = a_drill(small).set_key()
+    for folder in small.set_folders(set_id):
+        if not folder.exists():
+            continue
+        found = parse_manifest(
+            (folder / MANIFEST_FILE).read_bytes(), (folder / SIGNATURE_FILE).read_bytes(), key.verify_key, f"small/{set_id}"
+        )
+        points = {name: entry.point.opened - timedelta(**span) for name, entry in found.sources.items()}
+        sources = {
+            name: entry.model_copy(update={"point": entry.point.model_copy(update={"opened": points[name], "closed": points[name]})})
+            for name, entry in found.sources.items()
+        }
+        write_manifest(folder, found.model_copy(update={"sources": sources, "created": found.created - timedelta(**span)}), key)
+
+
+def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(small):
     far = small.folder / "far"
     far.rename(small.folder / "gone")
-    assert drilled(small, 1) == "near"
-    run = a_drill(small, 2)
-    with pytest.raises(RestoreError, match=f"Drills from near have proven set {small.set_id}, but it is not at far"):
-        drill.choose_drill(run, Wish())
-    assert "No set was chosen" in end(run)
-    assert "far" in "".join(each.message for each in caplog.records if each.levelname == "WARNING")
-    assert drilled(small, 3, Wish(by_hand=True)) == "near"
+    run = a_drill(small, 1)
+    forward(run)
+    words = "The destination far can't be read, so nothing is known of what a restore from there would bring"
+    assert words in end(run)
+    assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
+    assert len(proofs_at(run, "near")) == 1, "it has proven the set all the same"
+    idle = a_drill(small, 2)
+    with pytest.raises(RestoreError, match=words):
+        drill.choose_drill(idle, Wish())
+    assert "No set was chosen" in end(idle)
+    assert words in drilled(small, 3, Wish(by_hand=True))
+    assert drilled(small, 4, Wish(by_hand=True, destination="near")) == "near"
+    assert drilled(small, 5, Wish(by_hand=True, set=small.set_id)) == "near", "of a named set it is known where it is"
     (small.folder / "gone").rename(far)
-    assert drilled(small, 4) == "far"
+    assert drilled(small, 6) == "far"
+
+
+def test_a_destination_that_new_sets_do_not_reach_is_red_night_by_night(small):
+    age(small, small.set_id, days=30)
+    for night in (1, 2):
+        newest = small.back_up(f"night {night}")
+        remove(small, newest)
+        run = a_drill(small, night)
+        forward(run)
+        assert run.request().destination == "near", "each of them is the first to be drilled"
+        words = f"The destination far lacks the newest good set, {newest}: its newest is 30 d old, the RPO is 1 d."
+        assert words in end(run)
+        assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
+        assert len(proofs_at(run, "near")) == 1, "it has proven the set all the same"
+        nothing_left(small, run)
+
+
+def test_a_set_that_is_still_on_its_way_is_no_fault(small):
+    age(small, small.set_id, hours=23)
+    newer = small.back_up("newer")
+    shutil.move(small.folder / "far" / "small" / newer, small.folder / "uploading")
+    run = a_drill(small, 1)
+    forward(run)
+    assert end(run) == ""
+    assert f"⚠ The destination far lacks the newest good set, {newer}: its newest is 23 h" in (run.folder / "report.md").read_text()
+    with pytest.raises(RestoreError, match=f"far lacks the newest good set, {newer}"):
+        drill.choose_drill(a_drill(small, 2), Wish())
+    shutil.move(small.folder / "uploading", small.folder / "far" / "small" / newer)
+    assert drilled(small, 3) == "far"
+
+
+def test_a_destination_without_any_set_has_the_time_of_the_first_ones(small):
+    remove(small, small.set_id)
+    run = a_drill(small, 1)
+    forward(run)
+    assert end(run) == ""
+    assert f"⚠ The destination far lacks the newest good set, {small.set_id}: it has none." in (run.folder / "report.md").read_text()
+    age(small, small.set_id, days=2)
+    remove(small, small.back_up("later"))
+    run = a_drill(small, 2)
+    forward(run)
+    assert ": it has none." in end(run)
 
 
 def test_an_idle_drill_leaves_no_folder_for_ever(small, monkeypatch):

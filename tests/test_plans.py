@@ -17,6 +17,9 @@ signing: signer
 destinations: {{local: {{folder: /backups, keep: {{within: 30d}}}}}}
 approvals: {{approvers: [{{id: alice, name: Alice}}]}}
 """
+WHERE = "source: mongo.documents, database: shop"
+CHECK = f'{{{WHERE}, collection: orders, filter: {{at: {{$lt: {{$date: "yesterday"}}}}}}, at_least: 1}}'
+HOOK = f"{{{WHERE}, command: {{delete: orders, deletes: [{{q: {{_id: {{$oid: zz}}}}, limit: 1}}]}}}}"
 
 
 def read(tmp_path: Path, text: str, environ=None):
@@ -84,6 +87,16 @@ def test_variables_are_filled_as_in_compose(tmp_path):
         ("approvers: [{id: alice, name: Alice}]", "approvers: []", "approvals.approvers"),
         ("signing: signer", "signing: signer\nstaging: {folder: /srv/uploads}", "staging.folder"),
         ("signing: signer", "signing: signer\ntimezone: Mars/Olympus", "timezone"),
+        (
+            "signing: signer",
+            f"signing: signer\nchecks: [{{mongo: {CHECK}}}]",
+            "checks.0.mongo.filter: this is not MongoDB's extended JSON at at.$lt",
+        ),
+        (
+            "signing: signer",
+            f"signing: signer\nhooks: {{after_backup: [{{mongo: {HOOK}}}]}}",
+            "hooks.after_backup.0.mongo.command: this is not",
+        ),
     ],
 )
 def test_what_can_not_work_is_refused(tmp_path, old, new, said):

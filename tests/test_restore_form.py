@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from airflow.sdk.exceptions import ParamValidationError
 
 from recovery import restore_form
 from recovery.errors import PlanError
@@ -35,6 +36,14 @@ def test_parts_are_asked_for_source_by_source(plan):
 def test_a_field_of_blank_lines_is_not_taken_for_everything(plan):
     with pytest.raises(PlanError, match=r"parts of files\.uploads are blank"):
         restore_form.request(values(plan, **{"only.files.uploads": [" ", ""]}), **FACTS)
+
+
+@pytest.mark.parametrize("wrong", [[5], "2026/03", ["a", None], [["a"]], 0, False, "", {}, {"a": "b"}], ids=repr)
+def test_parts_that_are_no_texts_are_refused(plan, wrong):
+    with pytest.raises(PlanError, match=r"only\.files\.uploads is .*, which is no list of texts"):
+        restore_form.request(values(plan, **{"only.files.uploads": wrong}), **FACTS)
+    with pytest.raises(ParamValidationError):
+        restore_form.fields(plan)["only.files.uploads"].resolve(wrong)
 
 
 def test_choices_come_from_the_plan_and_every_field_is_described(plan):

@@ -54,10 +54,10 @@ def ask(check: Check, place: Place) -> Outcome:
 
 
 def _try(check: Check, place: Place) -> tuple[bool, str]:
-    if check.argv:
-        outcome = run_one(check.argv, check.timeout, check.title)
-        return outcome.ok, outcome.words
     try:
+        if check.argv:
+            outcome = run_one(check.argv, check.timeout, check.title)
+            return outcome.ok, outcome.words
         return True, _right_answer(check, place)
     except _WrongError as wrong:
         return False, str(wrong)
@@ -65,6 +65,9 @@ def _try(check: Check, place: Place) -> tuple[bool, str]:
         return False, error.what
     except RecursionError:
         return False, "the answer is nested too deeply to be looked at"
+    except Exception as error:
+        log.exception("%s", check.title)
+        return False, f"it could not be asked: {type(error).__name__}, see the log"
 
 
 def _right_answer(check: Check, place: Place) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
 
 from recovery import records, scratch
 from recovery.catalog import read_manifest
@@ -22,47 +24,55 @@ from recovery.units import human_duration, now
 log = logging.getLogger(__name__)
 
 
-def ended_restores(plan: Plan, connect: Connect) -> list[RestoreRun]:
-    """Every restore that has ended and whose folder is still in staging."""
-    root = plan.staging.folder / plan.plan / "restores"
-    runs = []
-    for path in sorted(root.glob("*/request.json")):
-        run = RestoreRun(plan, read_record(path, Request).run_id, connect)
-        if run.journal.closed:
-            runs.append(run)
-    return runs
-
-
 def drop_old(plan: Plan, connect: Connect) -> None:
     """Remove what restores set aside longer ago than ``keep_before``; say what is left.
 
     Raises:
-        RecoveryError: if something can't be removed; the rest is.
+        RestoreError: if something can't be removed, or looked at; the rest is.
     """
-    _drop_idle(plan)
-    faults = []
-    for run in ended_restores(plan, connect):
-        closed = run.journal.said("closed")[-1].time
-        age = now() - closed
-        if age < plan.keep_before:
-            log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(plan.keep_before - age))
-            continue
-        try:
-            drop(run)
-        except RecoveryError as error:
-            log.error("restore %s: %s", run.id, error)
-            faults.append(f"restore {run.id}: {error}")
+    restores = plan.staging.folder / plan.plan / "restores"
+    steps = [(f"restore {path.parent.name}", partial(_drop_idle, plan, path)) for path in sorted(restores.glob("*/journal.jsonl"))]
+    steps += [
+        (f"restore {path.parent.name}", partial(_drop_if_old, plan, path, connect)) for path in sorted(restores.glob("*/request.json"))
+    ]
+    steps += [(source_id, partial(name_strangers, plan, source_id, connect)) for source_id in plan.source_ids]
+    faults = {what: fault for what, step in steps if (fault := _fault(what, step))}
     if faults:
-        raise RestoreError("Not all copies could be removed:\n" + "\n".join(faults), "Mend these; tomorrow it is tried again.")
-    name_strangers(plan, connect)
+        words = "\n".join(f"{what}: {fault}" for what, fault in faults.items())
+        error = RestoreError(f"Not all copies could be removed:\n{words}", "Mend these; tomorrow it is tried again.")
+        error.retryable = any(fault.retryable for fault in faults.values())
+        raise error
 
 
-def _drop_idle(plan: Plan) -> None:
-    """Remove what is left of drills for which nothing was due; of all others the journal stays, so that they are never begun anew."""
-    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
-        closed = Journal(path).last("closed")
-        if closed and closed.facts["reason"] == NOTHING_DUE and now() - closed.time >= plan.keep_before:
-            shutil.rmtree(path.parent)
+def _fault(what: str, step: Callable[[], None]) -> RecoveryError | None:
+    """Why a step failed. Also what nobody has foreseen: the others still have to be looked at."""
+    try:
+        step()
+    except RecoveryError as error:
+        log.error("%s: %s", what, error)
+        return error
+    except Exception as error:
+        log.exception("%s", what)
+        return RestoreError(f"It failed with {type(error).__name__}.", "Look for it in this log.")
+    return None
+
+
+def _drop_if_old(plan: Plan, request: Path, connect: Connect) -> None:
+    run = RestoreRun(plan, read_record(request, Request).run_id, connect)
+    if not run.journal.closed:
+        return
+    age = now() - run.journal.said("closed")[-1].time
+    if age < plan.keep_before:
+        log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(plan.keep_before - age))
+        return
+    drop(run)
+
+
+def _drop_idle(plan: Plan, journal: Path) -> None:
+    """Remove what is left of a drill for which nothing was due; of all others the journal stays, so that they are never begun anew."""
+    closed = Journal(journal).last("closed")
+    if closed and closed.facts["reason"] == NOTHING_DUE and now() - closed.time >= plan.keep_before:
+        shutil.rmtree(journal.parent)
 
 
 def drop(run: RestoreRun) -> None:
@@ -121,10 +131,8 @@ def release_safety_set(run: RestoreRun) -> None:
                 records.add_record(destination, released, run.set_key())
 
 
-def name_strangers(plan: Plan, connect: Connect) -> None:
-    """Say which copies lie at the sources that no restore in staging accounts for: nobody will remove them."""
+def name_strangers(plan: Plan, source_id: str, connect: Connect) -> None:
+    """Say which copies lie at a source that no restore in staging accounts for: nobody will remove them."""
     known = {path.name for path in (plan.staging.folder / plan.plan / "restores").glob("*")}
-    for source_id in plan.source_ids:
-        strangers = sorted(set(make(plan, source_id, connect).before_copies()) - known)
-        if strangers:
-            log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))
+    if strangers := sorted(set(make(plan, source_id, connect).before_copies()) - known):
+        log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))

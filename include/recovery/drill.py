@@ -7,13 +7,14 @@ long it took is told by ``drill_proof.py``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from recovery import report, scratch, way_back
 from recovery.catalog import LATEST, Catalog, Choice, choose, read_catalog
+from recovery.drill_proof import BESIDE
 from recovery.errors import PlanError, RecoveryError, RestoreError
 from recovery.manifest import Manifest
 from recovery.plan import Plan
@@ -64,8 +65,8 @@ def choose_drill(run: RestoreRun, wish: Wish) -> bool:
         False if nothing is due: a drill from each destination has proven the newest set.
 
     Raises:
-        RestoreError: if the newest good set is older than the RPO allows, or one of the destinations does not have it, and
-            nothing can be drilled from the others; or if nothing is due, and something is left of an earlier drill.
+        RestoreError: if the newest good set is older than the RPO allows, or no destination of drills has it; or if nothing is
+            due, and one lacks it, or something is left of an earlier drill. Where something is due, such faults wait for the end.
         PlanError: if a parameter is not usable.
     """
     if run.journal.closed or run.began:
@@ -74,14 +75,13 @@ def choose_drill(run: RestoreRun, wish: Wish) -> bool:
     left = end_earlier(run)
     catalog = read_catalog(run.plan.plan, run.destinations(), run.verify_key())
     choice = choose(catalog, wish.set, now=now(), good=run.plan.good, rpo=run.plan.objectives.rpo)
-    name = _whose_turn(run, catalog, choice, wish)
+    asked = _asked_destinations(run.plan, wish)
+    name = _whose_turn(run, catalog, choice, asked, by_hand=wish.by_hand)
+    lacking = list(_lacking(run, catalog, choice, asked)) if wish.set == LATEST else []
+    faults = [f"Something is left of earlier drills, with data of the set: {' '.join(left)}"] if left else []
+    faults += [words for words, late in lacking if late or name is None]
     if name is None:
-        log.info("nothing is due: drills from %s have proven %s", ", ".join(destinations(run.plan)), choice.chosen.manifest.set_id)
-        for warning in choice.warnings:
-            log.warning("%s", warning)
-        if left:
-            raise _left_elsewhere(left)
-        run.close_unbegun(NOTHING_DUE)
+        _end_idle(run, choice, faults)
         return False
     request = Request(
         run_id=run.run_id,
@@ -94,11 +94,21 @@ def choose_drill(run: RestoreRun, wish: Wish) -> bool:
         destination=name,
     )
     chosen = replace(choice.chosen, destinations=(name,))
-    take(run, request, replace(choice, chosen=chosen, warnings=(*choice.warnings, *left)))
-    if left:
-        run.journal.say("left by earlier drills", what=left)
+    take(run, request, replace(choice, chosen=chosen, warnings=(*choice.warnings, *(words for words, late in lacking if not late))))
+    if faults:
+        run.journal.say(BESIDE, what=faults)
+        log.error("%s", " ".join(faults))
     log.info("set %s is fetched from %s", request.set, name)
     return True
+
+
+def _end_idle(run: RestoreRun, choice: Choice, faults: Sequence[str]) -> None:
+    log.info("nothing is due: drills have proven %s from each destination of theirs that has it", choice.chosen.manifest.set_id)
+    for warning in choice.warnings:
+        log.warning("%s", warning)
+    if faults:
+        raise RestoreError(" ".join(faults), "Look at the backups' uploads and at this log; then trigger a new drill.")
+    run.close_unbegun(NOTHING_DUE)
 
 
 def _wanted_sources(plan: Plan, wish: Wish) -> tuple[str, ...]:
@@ -108,10 +118,9 @@ def _wanted_sources(plan: Plan, wish: Wish) -> tuple[str, ...]:
     return tuple(source_id for source_id in there if source_id in (wish.sources or there))
 
 
-def _whose_turn(run: RestoreRun, catalog: Catalog, choice: Choice, wish: Wish) -> str | None:
+def _whose_turn(run: RestoreRun, catalog: Catalog, choice: Choice, asked: Sequence[str], *, by_hand: bool) -> str | None:
     """The destination to fetch from: where this set was not proven yet, the one whose last drill is the longest ago."""
     manifest = choice.chosen.manifest
-    asked = _asked_destinations(run.plan, wish)
     holding = [name for name in asked if name in choice.chosen.destinations]
     if not holding:
         raise RestoreError(
@@ -119,18 +128,28 @@ def _whose_turn(run: RestoreRun, catalog: Catalog, choice: Choice, wish: Wish) -
             "Look at the uploads of the backup that made it, and at what could not be read, in this log.",
         )
     due = [name for name in holding if not _proven(run, manifest, name)]
-    if not due and not wish.by_hand:
-        if lacking := [name for name in asked if name not in holding]:
-            raise RestoreError(
-                f"Drills from {', '.join(holding)} have proven set {manifest.set_id}, but it is not at {', '.join(lacking)}"
-                " or can't be read there, so nothing is known of what a restore from there would bring.",
-                "Look at the uploads of the backup that made it, and at what could not be read, in this log.",
-            )
+    if not due and not by_hand:
         return None
     last = {name: _last_try(run, _sets_at(catalog, name), name) for name in due or holding}
     for name, time in last.items():
         log.info("the last drill from %s: %s", name, "none" if time == _NEVER else f"{human_duration(now() - time)} ago")
     return min(last, key=lambda name: last[name])
+
+
+def _lacking(run: RestoreRun, catalog: Catalog, choice: Choice, asked: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """The destinations without the newest set, in sentences, and whether that can't be because its upload is still under way.
+
+    It may be for as long as what is there, or of the first sets what is elsewhere, is no older than the RPO.
+    """
+    rpo, good = run.plan.objectives.rpo, [each for each in catalog.sets if each.manifest.good(run.plan.good)]
+    for name in asked:
+        if name in catalog.unreachable:
+            yield f"The destination {name} can't be read, so nothing is known of what a restore from there would bring.", True
+        elif name not in choice.chosen.destinations:
+            own = max((each.manifest.begins for each in good if name in each.destinations), default=None)
+            has = f"its newest is {human_duration(now() - own)} old, the RPO is {human_duration(rpo)}" if own else "it has none"
+            words = f"The destination {name} lacks the newest good set, {choice.chosen.manifest.set_id}: {has}."
+            yield words, now() - (own or min(each.manifest.begins for each in good)) > rpo
 
 
 def _asked_destinations(plan: Plan, wish: Wish) -> list[str]:
@@ -197,12 +216,6 @@ def end_earlier(run: RestoreRun) -> list[str]:
     return left
 
 
-def _left_elsewhere(left: Sequence[str]) -> RestoreError:
-    return RestoreError(
-        f"Something is left of earlier drills, with data of the set: {' '.join(left)}", "Do what is said there; then trigger a new drill."
-    )
-
-
 def _end(run: RestoreRun) -> None:
     for step in (way_back.switch_back, way_back.discard, finish):
         try:
@@ -229,7 +242,7 @@ def start_scratch(run: RestoreRun) -> None:
 
 
 def finish(run: RestoreRun) -> bool:
-    """Write the report, keep the proof with the set, release the hold; raise where the drill failed, or an earlier one left something.
+    """Write the report, keep the proof with the set, release the hold; raise where the drill failed, or found a fault beside it.
 
     Returns:
         False if nothing was due.
@@ -240,6 +253,4 @@ def finish(run: RestoreRun) -> bool:
     if not run.began and run.journal.closed:
         return False
     report.finish(run)
-    if left := run.journal.last("left by earlier drills"):
-        raise _left_elsewhere(left.facts["what"])
     return True

@@ -9,13 +9,24 @@ from recovery.restore_run import RestoreRun
 from recovery.restore_state import is_over, since_staging, unasked
 from recovery.units import human_duration
 
+BESIDE = "faults beside the drill"
+"""Journal step; fact ``what``: sentences on what makes the drill fail, whatever it proves of its set."""
 _SLOWEST = 3
 
 
 def verdict(run: RestoreRun) -> str:
     """Why the drill did not succeed; empty if it did. Told by the journal, not by task states, which people can set."""
-    faults = [_unfinished(run), _late(run), _left_over(run)]
-    return " ".join(fault for fault in faults if fault)
+    beside = run.journal.last(BESIDE)
+    return " ".join([*_faults(run), *(beside.facts["what"] if beside else ())])
+
+
+def proven(run: RestoreRun) -> bool:
+    """Whether the drill has proven its set, whatever else it found."""
+    return not _faults(run)
+
+
+def _faults(run: RestoreRun) -> list[str]:
+    return [fault for fault in (_unfinished(run), _late(run), _left_over(run)) if fault]
 
 
 def _unfinished(run: RestoreRun) -> str:

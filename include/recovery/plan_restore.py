@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import PurePath
@@ -17,6 +18,32 @@ Moment = Literal["before_backup", "after_backup", "after_failed_backup", "before
 
 SourceId = Annotated[str, Field(pattern=r"^(postgres|mongo|files|config)\.[a-z][a-z0-9_-]{0,39}$", description="<component>.<name>")]
 DatabaseName = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+def _extended_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Check that MongoDB can be told a value, dates and ids in it as extended JSON writes them."""
+    if (place := _unsaid(value)) is not None:
+        where = f" at {'.'.join(map(str, place))}" if place else ""
+        raise ValueError(
+            f"this is not MongoDB's extended JSON{where}: write dates as {{$date: '2026-11-23T01:00:00Z'}}, ids as {{$oid: 24 hexadecimal"
+            " digits}, numbers of at most 64 bits"
+        )
+    return value
+
+
+def _unsaid(value: JsonValue, place: tuple[str | int, ...] = ()) -> tuple[str | int, ...] | None:
+    """Where the innermost part is that extended JSON does not know; None if it knows all of them."""
+    from bson import encode, json_util  # takes its time, and few plans need it
+
+    try:
+        encode({"value": json_util.loads(json.dumps(value))})
+    except Exception:  # noqa: BLE001 - each kind of value fails in its own way
+        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        return next((found for key, part in parts if (found := _unsaid(part, (*place, key))) is not None), place)
+    return None
+
+
+ExtendedJson = Annotated[dict[str, JsonValue], AfterValidator(_extended_json)]
 
 
 class Services(Part):
@@ -41,7 +68,7 @@ class MongoCommand(Part):
 
     source: SourceId
     database: DatabaseName
-    command: Annotated[dict[str, JsonValue], Field(min_length=1)]
+    command: Annotated[dict[str, JsonValue], Field(min_length=1), AfterValidator(_extended_json)]
     """As in ``db.runCommand``: the command's name comes first."""
 
 
@@ -148,9 +175,9 @@ class MongoQuestion(Part):
     source: SourceId
     database: DatabaseName
     collection: Annotated[str, Field(min_length=1)]
-    filter: dict[str, JsonValue] = {}
+    filter: ExtendedJson = {}
     """Which documents are counted."""
-    pipeline: tuple[dict[str, JsonValue], ...] = ()
+    pipeline: tuple[ExtendedJson, ...] = ()
     """Instead of a count: an aggregation with one document of one field, beside ``_id``."""
     equals: JsonValue = None
     at_least: float | None = None

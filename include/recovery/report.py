@@ -68,7 +68,7 @@ def _keep_with_set(run: RestoreRun, facts: dict[str, Any], *, over: bool) -> lis
     for destination in run.holders():
         try:
             add_record(destination, report, key)
-            if facts["result"] == "success":
+            if _proves(run, facts):
                 add_record(destination, _proof(run, report), key)
             if over and destination.name in held:
                 add_record(
@@ -80,6 +80,10 @@ def _keep_with_set(run: RestoreRun, facts: dict[str, Any], *, over: bool) -> lis
             log.error("%s", error)
             unkept.append(f"{destination.name} could not take the report or the release of the hold: {error}")
     return unkept
+
+
+def _proves(run: RestoreRun, facts: dict[str, Any]) -> bool:
+    return drill_proof.proven(run) if run.request().drill else facts["result"] == "success"
 
 
 def _proof(run: RestoreRun, report: Record) -> Record:

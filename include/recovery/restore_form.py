@@ -73,6 +73,7 @@ def _parts(plan: Plan, source_id: str) -> Param:
     return Param(
         [],
         type=["null", "array"],
+        items={"type": "string"},
         title=f"Only, of {source_id}",
         description=f"{_PARTS[kind]} Empty: all of it.",
         section="Parts of sources",
@@ -86,13 +87,25 @@ def request(params: Mapping[str, Any], **facts: Any) -> Request:
     Args:
         params: by the names of :func:`fields`.
         facts: the rest of the request: who, when, which run.
+
+    Raises:
+        PlanError: if parts are not texts, or blank.
     """
     plain = {name: value for name, value in params.items() if not name.startswith(_ONLY)}
     only = {
-        name.removeprefix(_ONLY): tuple(part.strip() for part in value if part.strip())
+        name.removeprefix(_ONLY): tuple(part.strip() for part in _texts(name, value) if part.strip())
         for name, value in params.items()
-        if name.startswith(_ONLY) and value
+        if name.startswith(_ONLY) and value not in (None, [])
     }
     if blank := sorted(source_id for source_id, parts in only.items() if not parts):
         raise PlanError(f"The parts of {', '.join(blank)} are blank lines only.", "Write parts, or empty the field to restore all of it.")
     return Request(**plain, only=only, **facts)
+
+
+def _texts(name: str, value: object) -> list[str]:
+    """The lines of a field, which the API takes as they come."""
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise PlanError(
+            f"{name} is {value!r}, which is no list of texts.", 'Write them as in ["2026/03", "*.pdf"]; leave it out for everything.'
+        )
+    return value
