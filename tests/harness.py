@@ -72,6 +72,8 @@ class LocalRestore:
         self.on_journal = lambda step, facts: None
         """Tests put a kill here: it is called before the step is written."""
 
+    others: frozenset = frozenset()
+
     def artifacts(self):
         return list(json.loads((self.set_folder / "packs.json").read_text()))
 

@@ -61,6 +61,13 @@ class SourceRestore:
         return folder
 
     @property
+    def others(self) -> set[str]:
+        """The ids of other restores of this plan that have not ended."""
+        from recovery import under_way
+
+        return {other.id for other in under_way.others(self._run)}
+
+    @property
     def only(self) -> Sequence[str]:
         """The parts that were asked for."""
         return () if self._whole else self._run.request().only.get(self._source_id, ())

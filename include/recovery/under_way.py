@@ -49,11 +49,22 @@ def known(plan: Plan) -> Iterator[Known]:
         yield Known(path.parent, Journal(path), read_record(asked, Request) if asked.exists() else None)
 
 
-def others(run: RestoreRun) -> Iterator[tuple[str, Request]]:
-    """The other restores and drills that are to change something and have not ended: in words, and what was asked of them."""
+@dataclass(frozen=True)
+class Other:
+    """A restore or drill beside another one."""
+
+    id: str
+    asked: Request
+
+    def __str__(self) -> str:
+        return f"{'drill' if self.asked.drill else 'restore'} {self.id} to {self.asked.target}"
+
+
+def others(run: RestoreRun) -> Iterator[Other]:
+    """The other restores and drills that are to change something and have not ended."""
     for other in known(run.plan):
         if other.changing and other.request and other.folder != run.folder:
-            yield f"{'drill' if other.request.drill else 'restore'} {other.folder.name} to {other.request.target}", other.request
+            yield Other(other.folder.name, other.request)
 
 
 def refuse_second(run: RestoreRun, request: Request) -> None:
@@ -66,7 +77,8 @@ def refuse_second(run: RestoreRun, request: Request) -> None:
     """
     if request.dry_run or request.target == SCRATCH:
         return
-    for other, asked in others(run):
+    for other in others(run):
+        asked = other.asked
         if share_a_place(run.plan, request.target, asked.target):
             raise RestoreError(
                 f"The {other} has not ended: {asked.requester or 'somebody'} asked for it {human_duration(now() - asked.started)} ago,"

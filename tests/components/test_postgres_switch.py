@@ -534,6 +534,34 @@ def test_roles_of_a_refused_restore_are_taken_over_by_the_next(site, saved, shop
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
 
 
+def test_roles_that_another_restore_still_needs_are_not_taken_over(site, saved, shop):
+    component, first = shop
+    component.stage(first)
+    second = site.restore(saved)
+    second.others = frozenset({first.id})
+    assert "Roles wait for the switch of another restore that has not ended: gone, gone_group" in texts(component, second, "refusal")
+    with pytest.raises(RestoreError, match=f"waits for the switch of the restore {first.id}"):
+        component.stage(second)
+    component.discard(second)
+    component.switch(first)
+    assert may_log_in(site, "gone", "gone")
+    component.switch_back(first)
+    component.discard(first)
+
+
+def test_a_restore_whose_role_is_gone_does_not_switch(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    for database in (f"shop__stage_{restore.id}", f"stock__stage_{restore.id}"):
+        site.sql(database, "REASSIGN OWNED BY gone_group TO postgres", "DROP OWNED BY gone_group")
+    site.sql("postgres", "DROP ROLE gone_group")
+    with pytest.raises(RestoreError, match="Roles that this restore created are gone: gone_group"):
+        component.switch(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
 @pytest.mark.parametrize("use", ["ALTER ROLE gone LOGIN", "COMMENT ON ROLE gone IS 'ours now'", "COMMENT ON ROLE gone IS NULL"])
 def test_a_role_that_somebody_uses_by_now_is_not_dropped(site, shop, use):
     component, _ = shop

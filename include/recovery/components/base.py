@@ -10,7 +10,7 @@ and :meth:`Component.discard`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -130,6 +130,10 @@ class Restore(Protocol):
     @property
     def folder(self) -> Path:
         """A folder in staging for this source and this restore alone; removed at its end."""
+
+    @property
+    def others(self) -> Collection[str]:
+        """The ids of other restores of this plan that have not ended."""
 
     @property
     def only(self) -> Sequence[str]:

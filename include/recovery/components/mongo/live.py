@@ -46,19 +46,15 @@ def differences_now(client: Client, wanted: Planned, jobs: int, *, expiring: boo
         expiring: also collections whose documents expire.
     """
     there = live_within(client, wanted.scope)
-    left_out = set() if expiring else {now.full for now in there if now.expires}
-    live = [(now, now.data) for now in there if now.full not in left_out]
+    if not expiring:
+        wanted = wanted.without({now.full for now in there if now.expires})
+        there = [now for now in there if not now.expires]
     missing = wanted.accounts.keys() - existing(client) if wanted.accounts else set()
     expected: Iterable[Row] = [
-        *(
-            (kind, name, facts)
-            for kind, found in wanted.definitions()
-            for name, facts in found.items()
-            if name.partition("[")[0] not in left_out
-        ),
+        *((kind, name, facts) for kind, found in wanted.definitions() for name, facts in found.items()),
         *((kind, name, wanted.accounts[kind, name]) for kind, name in sorted(missing)),
     ]
-    return changes(expected, rows_with_documents(client, live, jobs))
+    return changes(expected, rows_with_documents(client, [(now, now.data) for now in there], jobs))
 
 
 def occupied(client: Client, parts: Parts) -> list[tuple[Namespace, str]]:

@@ -87,6 +87,14 @@ class Planned:
             whole=self.whole & parts.whole,
         )
 
+    def without(self, names: Collection[str]) -> Planned:
+        """The same but for some collections and their indexes."""
+        return replace(
+            self,
+            collections={name: facts for name, facts in self.collections.items() if name not in names},
+            indexes={name: facts for name, facts in self.indexes.items() if self._owner(name) not in names},
+        )
+
     def only(self, parts: Parts) -> Planned:
         """What was asked for; of users and roles, those that whole databases need."""
         needed = names_needed(self.accounts, parts.whole) if parts.whole else set()

@@ -66,7 +66,7 @@ _LISTS = {
 """Settings whose value is a list of names, stored as quoted (``GUC_LIST_QUOTE`` in PostgreSQL's source)."""
 _PROVIDERS: dict[str, LiteralString] = {"c": "libc", "i": "icu", "b": "builtin"}
 """Who knows the rules of a locale, by ``pg_database.datlocprovider``."""
-_ASLEEP = re.compile(r"created by restore [0-9a-f]{8}, asleep until its switch")
+_ASLEEP = re.compile(r"created by restore ([0-9a-f]{8}), asleep until its switch")
 
 
 def asleep_mark(restore_id: str) -> str:
@@ -79,7 +79,13 @@ def asleep_mark(restore_id: str) -> str:
 
 def is_asleep(facts: Facts) -> bool:
     """Whether a role carries such a mark of any restore, and can't log in."""
-    return not facts["login"] and _ASLEEP.fullmatch(facts["comment"] or "") is not None
+    return waits_for(facts) is not None
+
+
+def waits_for(facts: Facts) -> str | None:
+    """The id of the restore for whose switch a role is asleep; None if it is not."""
+    mark = _ASLEEP.fullmatch(facts["comment"] or "")
+    return mark[1] if mark and not facts["login"] else None
 
 
 def role_rows(connection: Connection) -> list[Row]:

@@ -15,6 +15,7 @@ from recovery.components.postgres import globals as server_globals
 from recovery.components.postgres.client import Connection
 from recovery.components.postgres.set import Target
 from recovery.contents import Facts
+from recovery.errors import RestoreError
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Targ
     """Create the roles that the restore brings and the server lacks, without LOGIN until they are in use.
 
     Raises:
-        RestoreError: if the server refuses.
+        RestoreError: if the server refuses, or a role waits for another restore that has not ended.
     """
     artifact, needed = globals_artifact(restore), needed_roles(restore, chosen)
     if artifact is None or not needed:
@@ -105,7 +106,9 @@ def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Targ
             restore.journal(CREATED_ROLE, role=name)
             server_globals.create_role(connection, role, restore.id)
             log.info("role %s created, without LOGIN until the switch", name)
-        elif server_globals.is_asleep(existing[name]):
+        elif owner := server_globals.waits_for(existing[name]):
+            if owner in restore.others:
+                raise RestoreError(f"The role {name} waits for the switch of the restore {owner}.", "Wait until that one has ended.")
             restore.journal(CREATED_ROLE, role=name)
             server_globals.adopt_role(connection, role, existing[name], restore.id)
             log.info("role %s, which a restore left without LOGIN, taken over", name)
@@ -130,10 +133,15 @@ def awakened(connection: Connection, restore: Restore) -> list[Composed]:
     """Statements that let the created roles log in, take their mark off, and give them back to their members, whoever those are.
 
     Only roles that are still asleep: another restore that took one over may have given it to the live system already.
+
+    Raises:
+        RestoreError: if one is gone.
     """
     known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     created = known.keys() & set(created_roles(restore))
     wanted = roles(restore)
+    if gone := sorted(wanted.keys() & set(created_roles(restore)) - known.keys()):
+        raise RestoreError(f"Roles that this restore created are gone: {', '.join(gone)}.", "Somebody dropped them. Trigger a new restore.")
     sleeping = {
         name
         for name in created & wanted.keys()
