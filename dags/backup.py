@@ -27,7 +27,8 @@ prune = tasks.of_destination(closing.prune, TriggerRule.NONE_FAILED)
 def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
     staged = tasks.staged_set(load_plan(plan), dag_run)
-    asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=dag_run.start_date, **params)
+    given = {**params, "note": params["note"] or ""}
+    asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=dag_run.start_date, **given)
     closing.prepare(staged, asked, from_airflow)
 
 
@@ -73,7 +74,7 @@ def build(plan: Plan) -> DAG:
         tags=["recovery", "backup", plan.plan],
         params={
             "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest good one."),
-            "note": Param("", type="string", maxLength=300, description="Why this backup is made; kept with the set."),
+            "note": tasks.text_parameter("Why this backup is made; kept with the set.", maxLength=300),
             "hold": Param(False, type="boolean", description="Never prune this set, until the hold is released."),
             "allow_empty": Param(False, type="boolean", description="Accept that a source has become empty since the last set."),
         },

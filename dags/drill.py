@@ -14,6 +14,8 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, P
 from recovery import alerts, drill, preflight, restore, tasks, way_back
 from recovery.plan import Plan
 
+IN_TURN = "in turn"
+
 
 @task.short_circuit
 @tasks.in_words
@@ -24,7 +26,7 @@ def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> boo
         person=person or "the schedule",
         by_hand=dag_run.run_type == "manual",
         set=params["set"],
-        destination=params["destination"],
+        destination="" if params["destination"] == IN_TURN else params["destination"],
         sources=tuple(params["sources"]),
     )
     return drill.choose_drill(tasks.restore_run(plan, dag_run), asked)
@@ -68,10 +70,9 @@ def build(plan: Plan) -> DAG:
         params={
             "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
             "destination": Param(
-                "",
-                type="string",
-                enum=["", *plan.destinations],
-                description="Destination to fetch the set from; empty: the one whose last drill is the longest ago.",
+                IN_TURN,
+                enum=[IN_TURN, *plan.destinations],
+                description=f"Destination to fetch the set from; {IN_TURN}: the one whose last drill is the longest ago.",
             ),
             "sources": Param(
                 sources,

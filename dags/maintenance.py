@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
 from recovery import alerts, copies, holds, tasks
 from recovery.connections import from_airflow
@@ -43,7 +43,7 @@ def build(plan: Plan) -> DAG:
         default_args=tasks.defaults(plan, retries=plan.retries),
         on_failure_callback=alerts.on_failure(plan, "Maintenance"),
         tags=["recovery", "maintenance", plan.plan],
-        params={"release_holds": Param("", type="string", description="Id of a set that prune may remove again; empty for none.")},
+        params={"release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none.")},
     ) as dag:
         drop_old_copies(plan.plan)
         release_holds(plan.plan)

@@ -9,16 +9,19 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from sandbox import toolchain
 from sandbox.person import Person
 from sandbox.servers import Postgres, free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PROJECT = Path(__file__).parent.parent
 
@@ -216,6 +219,18 @@ class Airflow:
         Raises:
             FileNotFoundError: if the machine has no Chromium; says what to install.
         """
+        with self.browser(user, size=size, preferences=preferences) as tab:
+            tab.goto(self.url + page)
+            if text:
+                tab.get_by_text(text).first.wait_for()
+            tab.wait_for_timeout(1500)  # the graph is laid out and faded in after its words are there
+            tab.screenshot(path=file)
+
+    @contextlib.contextmanager
+    def browser(
+        self, user: str = "operator", *, size: tuple[int, int] = (1600, 1000), preferences: Mapping[str, Any] | None = None
+    ) -> Iterator[Page]:
+        """An empty page of a real browser in which somebody is logged in; see :meth:`screenshot`."""
         from playwright.sync_api import sync_playwright
 
         with sync_playwright() as play:
@@ -225,12 +240,7 @@ class Airflow:
                 context.add_cookies([{"name": "_token", "value": self.user(user).token, "url": self.url}])
                 kept = {key: json.dumps(value) for key, value in (preferences or {}).items()}
                 context.add_init_script(f"Object.entries({json.dumps(kept)}).forEach(([key, value]) => localStorage.setItem(key, value))")
-                tab = context.new_page()
-                tab.goto(self.url + page)
-                if text:
-                    tab.get_by_text(text).first.wait_for()
-                tab.wait_for_timeout(1500)  # the graph is laid out and faded in after its words are there
-                tab.screenshot(path=file)
+                yield context.new_page()
             finally:
                 browser.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -120,7 +121,7 @@ def _restore(operator: Person, approver: Person, airflow: Airflow, screenshots: 
     run = operator.trigger(RESTORE)
     while gate := approver.next_gate(RESTORE, run, on_task=_show):
         print(f"\n  ── {gate.subject}\n")
-        print("\n".join(f"  │ {line}" for line in gate.body.splitlines()))
+        print("\n".join(f"  │ {line}" for line in re.sub(r"\\(\W|_)", r"\1", gate.body).splitlines()))
         if screenshots and gate.task_id == "approve_switch":
             page = f"/dags/{RESTORE}/runs/{run}/tasks/{gate.task_id}/required_actions"
             airflow.screenshot(page, screenshots / "gate.png", user="approver", text="proven equal to the set", size=(1600, 800))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recovery import answers, backup, closing, copies, gate_texts, preflight, restore, way_back
+from recovery import answers, backup, closing, copies, gate_texts, preflight, restore, tasks, way_back
 from recovery.approvals import Approval, write_signed
 from recovery.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay, StagingError
 from recovery.keys import SigningKey
@@ -783,3 +783,13 @@ def test_the_lock_of_a_killed_process_is_free(small):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     restore.stage(run, "files.uploads")
+
+
+def test_the_report_names_the_step_that_failed_but_not_what_it_said(small):
+    run = small.restore()
+    preflight.choose(run, small.ask(run))
+    shutil.rmtree(small.storage)
+    small.storage.write_text("secret")  # no folder: nothing can be restored there
+    with pytest.raises(RestoreError, match="would fail"), tasks.failure_noted(run, "preflight"):
+        preflight.preflight(run)
+    assert "Nothing live was replaced: preflight failed, its log says why." in end(run)

@@ -127,7 +127,8 @@ def _check_plans(chosen: argparse.Namespace) -> int:
     where = chosen.folder or folder()
     plans = load_plans(where)
     for plan in plans.good:
-        print(f"plan {plan.plan}: good, {len(plan.source_ids)} sources, {len(plan.destinations)} destinations")
+        has = f"{len(plan.source_ids)} sources, {len(plan.destinations)} destinations"
+        print(f"plan {plan.plan}: good as written, with {has}; whether they can be reached, its first backup finds out")
     for broken in plans.broken:
         print(broken, file=sys.stderr)
     if not plans.good and not plans.broken:

@@ -58,7 +58,7 @@ class Gate(ApprovalOperator):
             raise AirflowSkipException(f"A restore to {run.place.name} has no gate {self.gate!r}, or this is a dry run.")
         requester = run.request().requester
         self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
-        self.subject = f"{self.plan_name}, set {run.manifest().set_id}: {self.subject}"
+        self.subject = f"{self.subject} {self.plan_name}, set {run.manifest().set_id}"
         self.body = gate_text(run, self.gate)
         answers.show(run, self.gate, self.body)
         log.info("%s\n\n%s", self.subject, self.body)

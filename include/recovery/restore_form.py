@@ -12,26 +12,22 @@ from recovery.plan import Plan
 from recovery.plan_sources import ConfigSource
 from recovery.plan_types import LIVE
 from recovery.restore_run import Request
-from recovery.tasks import sources_parameter
+from recovery.tasks import sources_parameter, text_parameter
 
 _ONLY = "only."
 _PARTS = {
     "postgres": "Databases, schemas or tables, one a line: sales, sales.public, sales.public.orders; odd names in double quotes.",
     "mongo": "Databases or collections, one a line: sales, sales.orders.",
     "files": "Paths or patterns below the folder, one a line: 2026/03, 2026/**/*.pdf, *.docx.",
-    "config": "Files or folders of the set.",
+    "config": "Files or folders of the plan; one below these has to be written under Advanced Options.",
 }
 
 
 def fields(plan: Plan) -> dict[str, Param]:
     """The parameters of a plan's restore DAG, by name."""
     found = {
-        "set": Param("latest", type="string", title="Set", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
-        "newest_before": Param(
-            None,
-            type=["null", "string"],
-            description="Instead: the newest set of before a moment, with its offset: 2026-11-23T01:00:00+01:00.",
-        ),
+        "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
+        "newest_before": text_parameter("Instead: the newest set of before a moment, with its offset: 2026-11-23T01:00:00+01:00."),
         "sources": sources_parameter(plan, "Sources to restore; the others are not touched."),
         "target": Param(
             LIVE,
@@ -56,11 +52,7 @@ def fields(plan: Plan) -> dict[str, Param]:
             description="Say at the first gate what would change, table by table. Reads all of the live data, which takes its time.",
         ),
         "allow_stale": Param(False, type="boolean", description="Restore latest even if it is older than the RPO allows."),
-        "overwrite": Param(
-            "",
-            type="string",
-            description="For a target that is not empty: its name again, to confirm that what it has may be set aside.",
-        ),
+        "overwrite": text_parameter("For a target that is not empty: its name again, to confirm that what it has may be set aside."),
     }
     return found | {_ONLY + source_id: _parts(plan, source_id) for source_id in plan.source_ids}
 
@@ -92,6 +84,7 @@ def request(params: Mapping[str, Any], **facts: Any) -> Request:
         PlanError: if parts are not texts, or blank.
     """
     plain = {name: value for name, value in params.items() if not name.startswith(_ONLY)}
+    plain["overwrite"] = plain["overwrite"] or ""
     only = {
         name.removeprefix(_ONLY): tuple(part.strip() for part in _texts(name, value) if part.strip())
         for name, value in params.items()

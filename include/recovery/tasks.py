@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -101,13 +102,17 @@ def of_destination(step: Callable[[Plan, StagedSet, str, Connect], object], trig
 def of_restore(step: Callable[[RestoreRun], object], task_id: str = "", *, changes: bool = True) -> Any:
     """A task that does a step of a restore: call it with the plan's name. What changes anything is not done in a dry run."""
 
-    @task(task_id=task_id or step.__name__)
+    name = task_id or step.__name__
+
+    @task(task_id=name)
     @in_words
     def run(plan: str, dag_run: Any) -> None:
         restore = restore_run(plan, dag_run)
         if changes:
             skip_dry_run(restore)
-        skip_if_false(step(restore))
+        with failure_noted(restore, name):
+            done = step(restore)
+        skip_if_false(done)
 
     return run
 
@@ -122,9 +127,25 @@ def of_restored_source(step: Callable[[RestoreRun, str], object], task_id: str, 
         if source not in restore.request().sources:
             raise AirflowSkipException(f"{source} is not among the sources to restore.")
         skip_dry_run(restore)
-        skip_if_false(step(restore, source))
+        with failure_noted(restore, task_id):
+            done = step(restore, source)
+        skip_if_false(done)
 
     return run(plan.plan, source)
+
+
+@contextmanager
+def failure_noted(restore: RestoreRun, step: str) -> Iterator[None]:
+    """Say in the journal which step failed, for the report. What it said is in its log alone: it may have values of the data in it."""
+    try:
+        yield
+    except RestoreUnderWay:
+        raise
+    except Exception:
+        with suppress(OSError, RecoveryError):  # what the step said is what the operator has to read
+            if restore.began and not restore.journal.closed:
+                restore.journal.say("failed", what=step)
+        raise
 
 
 def skip_dry_run(restore: RestoreRun) -> None:
@@ -192,6 +213,11 @@ def sources_parameter(plan: Plan, description: str) -> Param:
     return Param(
         ids, type="array", examples=ids, items={"type": "string", "enum": ids}, uniqueItems=True, minItems=1, description=description
     )
+
+
+def text_parameter(description: str, **schema: Any) -> Param:
+    """A form field for a text that may be left empty, which the UI sends as null: of an empty text it says that the field is required."""
+    return Param(None, type=["null", "string"], description=description, **schema)
 
 
 def dump_priority(plan: Plan, source_id: str) -> int:

@@ -27,9 +27,14 @@ def _of_restore(run: RestoreRun) -> str:
         return f"The switch failed; {_back(run, 'everything was switched back, the data of before is in use')}."
     if not restore_state.in_use(run):
         silent = [gate for gate in run.gates if answers.answered(run, gate) == "unanswered"]
-        why = f"nobody answered the gate {silent[0]!r} in time" if silent else "a step failed, or the run was ended by hand"
+        why = f"nobody answered the gate {silent[0]!r} in time" if silent else _what_failed(run)
         return f"Nothing live was replaced: {why}."
     return _in_use(run)
+
+
+def _what_failed(run: RestoreRun) -> str:
+    failed = run.journal.last("failed")
+    return f"{failed.facts['what']} failed, its log says why" if failed else "the run was ended by hand, or a worker died"
 
 
 def safe(run: RestoreRun) -> bool:

@@ -27,7 +27,7 @@ def keep(run: RestoreRun) -> bool:
     Raises:
         ApprovalError: if the last gate was neither approved nor left unanswered.
     """
-    if run.request().drill or not in_use(run):
+    if not run.began or run.request().drill or not in_use(run):
         return False
     if answered(run, "accept") != "unanswered":
         run.authorise("accept")

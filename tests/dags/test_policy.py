@@ -68,6 +68,9 @@ def test_parameters_are_forms_with_validation(parsed):
         *(f"only.{name}" for name in SOURCES),
     }  # fmt: skip
     assert params["target"]["default"] == "live"
+    for dag_id, each in parsed.dags.items():
+        for name, param in each["dag"]["params"]:
+            assert param["default"] != "", f"the UI takes no empty text in {name} of {dag_id}: its button would be dead"
     assert {name for name, _ in parsed.dags["shop_backup"]["dag"]["params"]} == {"sources", "note", "hold", "allow_empty"}
 
 
