@@ -7,6 +7,8 @@ from recovery.contents import Difference
 from recovery.errors import ApprovalError, ProofError, RecoveryError, RestoreError, ToolError
 from recovery.records import read_records
 from sandbox.servers import Postgres
+from tests.components.file_zoo import snapshot
+from tests.components.test_files import Killed
 from tests.small import Small, end, forward, said, steps, to_gate
 
 
@@ -121,13 +123,114 @@ def test_what_somebody_writes_after_the_safety_backup_is_not_dropped(whole, writ
     assert all(whole.services.values())
 
 
+@pytest.fixture
+def trees(tmp_path):
+    """The same without databases."""
+    return Small(tmp_path / "trees", "trees")
+
+
+def ready(small, run, source_id, **asked):
+    """Take the steps up to the safety backup of one source."""
+    forward(small, run, "safety", small.ask(run, method="in place", sources=(source_id,), **asked))
+
+
+def dies_before_it_drops(monkeypatch, run, source_id):
+    """What is replaced is decided by then."""
+
+    def dies(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safety, "refuse_unsaved", dies)
+        with pytest.raises(Killed):
+            restore.switch(run, source_id)
+
+
+def refused(small, run, source_id, named):
+    as_written = small.fingerprint()
+    with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
+        restore.switch(run, source_id)
+    assert "nothing live was replaced" in end(run)
+    assert small.fingerprint() == as_written
+
+
+@pytest.mark.parametrize(
+    ("only", "late", "killed"),
+    [("year1", "year1/late.txt", False), ("top*", "top.txt", False), ("year1/upload 1.bin", "year1/late.txt", True)],
+)
+def test_what_comes_where_a_part_is_missing_is_not_dropped(trees, monkeypatch, only, late, killed):
+    trees.damaged()
+    (trees.storage / "top.txt").unlink()
+    run = trees.restore()
+    ready(trees, run, "files.uploads", only={"files.uploads": (only,)})
+    if killed:
+        dies_before_it_drops(monkeypatch, run, "files.uploads")
+    (trees.storage / late).parent.mkdir(exist_ok=True)
+    (trees.storage / late).write_text("late")
+    refused(trees, run, "files.uploads", late)
+
+
+@pytest.mark.parametrize(("config", "killed", "before"), [("all", False, None), ("missing", True, None), ("missing", True, "late")])
+def test_settings_that_come_where_some_are_missing_are_not_dropped(trees, monkeypatch, config, killed, before):
+    """Without ``config: all``, nor if the safety set has the same: they were gone when it was decided what is replaced."""
+    trees.damaged()
+    flow = trees.home / "custom/lib/flow.py"
+    flow.unlink()
+    if before:
+        flow.write_text(before)
+    run = trees.restore()
+    ready(trees, run, "config.settings", config=config)
+    flow.unlink(missing_ok=True)
+    if killed:
+        dies_before_it_drops(monkeypatch, run, "config.settings")
+    flow.write_text("late")
+    refused(trees, run, "config.settings", "flow.py")
+
+
+def test_settings_that_come_before_it_is_decided_what_is_missing_stay(trees):
+    trees.damaged()
+    flow = trees.home / "custom/lib/flow.py"
+    flow.unlink()
+    run = trees.restore()
+    ready(trees, run, "config.settings", config="missing")
+    flow.write_text("late")
+    restore.switch(run, "config.settings")
+    assert flow.read_text() == "late"
+    assert "as-in-the-set" in (trees.home / ".env").read_text()
+    assert end(run)
+    assert flow.read_text() == "late"
+    assert not (trees.home / ".env").exists()
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_settings_in_a_folder_that_leaves_them_out(trees, accepted):
+    """Replacing them gives the folder another time, which is no loss."""
+    path = trees.plans / "trees.yaml"
+    path.write_text(path.read_text().replace(f'{trees.storage}", exclude: ["*.tmp"]', f'{trees.home}", exclude: [.env, custom]'))
+    trees.damaged()
+    (trees.home / ".env").write_text("changed")
+    before = snapshot(trees.home, times=False)
+    run = trees.restore()
+    forward(trees, run, "keep" if accepted else "gate accept", ask(trees, run))
+    assert trees.fingerprint() == trees.set_state
+    if not accepted:
+        answers.reject(run, "accept", "alice")
+    assert (end(run) == "") == accepted, said(run)
+    assert trees.fingerprint() == trees.set_state if accepted else snapshot(trees.home, times=False) == before
+    assert trees.leftovers() == []
+
+
 def test_documents_that_expire_meanwhile_are_no_loss(whole):
+    for name in ("odd[2024]", "odd"):
+        collection(whole, name).insert_one({"_id": 1})
+    collection(whole, "odd[2024]").create_index("at", expireAfterSeconds=1_000_000_000)
+    before = whole.fingerprint()
     run = whole.restore()
     forward(whole, run, "safety", ask(whole, run, sources=("mongo.documents",)))
     collection(whole, "sessions").delete_one({"_id": 3})
     restore.switch(run, "mongo.documents")
     assert end(run)
-    assert whole.fingerprint() == whole.before, said(run)
+    assert whole.fingerprint() == before, said(run)
 
 
 def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):

@@ -267,6 +267,21 @@ def both_ways(tmp_path, home, *only, **options):
     return forth, a_restore(tmp_path, *only, options=options, in_place=True, set_folder="safety", like=forth)
 
 
+def unsaved(component: Config, forth: LocalRestore, back: LocalRestore) -> list[str]:
+    """What is found not to be in the set of now, just before anything is dropped."""
+    found = []
+
+    def refuse():
+        found.extend(f"{change.kind} {change.what}: {', '.join(change.names)}" for change in component.unsaved(back))
+        raise Killed
+
+    forth.refuse_unsaved = refuse
+    with pytest.raises(Killed):
+        component.replace(forth)
+    del forth.refuse_unsaved
+    return found
+
+
 def go(component: Config, restore: LocalRestore) -> None:
     component.replace(restore)
     assert component.prove(restore) == []
@@ -284,6 +299,7 @@ def test_there_and_back_in_place(tmp_path, home, component, choice):
     assert needed.bytes_needed[str(home)] > 0
     assert needed.second_copy == ()
     identity = component.identity(forth)
+    assert unsaved(component, forth, back) == []
     go(component, forth)
     assert PASSWORD in (home / ".env").read_text()
     assert (home / "custom/plugins/two.py").exists()
@@ -296,6 +312,19 @@ def test_there_and_back_in_place(tmp_path, home, component, choice):
     go(component, back)
     assert comparable(home) == later
     assert not list(home.rglob(".recovery-*"))
+
+
+@pytest.mark.parametrize("choice", ["missing", "all"])
+def test_what_came_since_the_safety_set(tmp_path, home, component, choice):
+    """In a folder that was gone, so that all that is in it would go."""
+    shutil.rmtree(home / "custom/plugins")
+    forth, back = both_ways(tmp_path, home, config=choice)
+    assert unsaved(component, forth, back) == []
+    (home / "custom/plugins").mkdir()
+    (home / "custom/plugins/other.py").touch()
+    (home / "custom/app.pyc").touch()
+    plugins = f"{home}/custom/plugins"[1:]
+    assert unsaved(component, forth, back) == [f"file removed: {plugins}/other.py", f"folder removed: {plugins}"]
 
 
 def test_a_part_in_place(tmp_path, home, component):

@@ -61,6 +61,19 @@ class Both:
         self.forth = LocalRestore(folder / "set", folder / "work", only=only, in_place=True)
         self.back = LocalRestore(folder / "safety", folder / "work", self.forth.id, only=only, in_place=True, way_back=True)
 
+    def unsaved(self) -> list[str]:
+        """What is found not to be in the set of now, just before anything is dropped."""
+        found = []
+
+        def refuse():
+            found.extend(f"{change.kind} {change.what}: {', '.join(change.names)}" for change in self.component.unsaved(self.back))
+            raise Killed
+
+        self.forth.refuse_unsaved = refuse
+        with pytest.raises(Killed):
+            self.component.replace(self.forth)
+        return found
+
     def go(self, restore: LocalRestore) -> None:
         self.component.replace(restore)
         assert self.component.prove(restore) == []
@@ -249,6 +262,34 @@ def test_a_link_beside_a_part_is_not_in_its_way(tmp_path, live):
     both.go(both.forth)
     assert (live / "sub/a").exists()
     assert (live / "lost").is_symlink()
+
+
+@pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
+def test_what_is_dropped_is_in_the_safety_set(tmp_path, live, only):
+    """Hard links of which only one is asked for; what is excluded, and gives folders another time; and then what was written."""
+    for one in ("changed", "sub/a"):
+        os.link(live / one, live / f"{one} too")
+    os.link(live / "same", live / "z")
+    both = Both(tmp_path, live, *only, exclude=("*.tmp",), change=lambda live: shutil.rmtree(live / "lost"))
+    fill(live, {"top.tmp": "1", "sub/x.tmp": "2"})
+    with file_zoo.listen(live / "sub/app.sock"):
+        assert both.unsaved() == []
+    os.utime(live / "z", ns=(1, 1))
+    (live / "sub/deep").chmod(0o700)
+    fill(live, {"lost/other": "late", "sub/late": "late"})
+    found = both.unsaved()
+    assert "file removed: lost/other, sub/late" in found
+    assert f"file changed: {'z' if only else 'same'}" in found
+    assert "folder changed: sub/deep" in found
+    assert "folder removed: lost" in found
+    assert len(found) == 4
+
+
+def test_the_mode_of_the_folder_itself(tmp_path, live):
+    both = Both(tmp_path, live)
+    live.chmod(0o711)
+    assert both.unsaved() == ["folder changed: ."]
+    assert Both(tmp_path, live, "sub", number=1, change=lambda live: live.chmod(0o750)).unsaved() == []
 
 
 @pytest.mark.parametrize("change", [disturb, shutil.rmtree])

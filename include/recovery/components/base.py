@@ -169,6 +169,9 @@ class Restore(Protocol):
     def journalled(self, step: str) -> list[dict[str, object]]:
         """The facts of every time that a step was said for this source, oldest first."""
 
+    def created(self) -> Sequence[str]:
+        """The folders that this restore had to make since they were gone, for whichever of its sources."""
+
 
 def say_dropping(restore: Restore) -> None:
     """Say, once and just before it begins, that a restore in place changes what is live; the way back is gone only then.

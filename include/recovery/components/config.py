@@ -11,7 +11,6 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tarfile import TarInfo
 from typing import IO
@@ -19,12 +18,12 @@ from typing import IO
 from recovery.components.base import Finding, Landing, Preflight, Restore, say_dropping
 from recovery.components.trees import entries, filesystem
 from recovery.components.trees.by_rename import ByRename, Place, in_words
-from recovery.components.trees.compared import amount, changes
+from recovery.components.trees.compared import Compared, amount, changes, one_beside
 from recovery.components.trees.in_place import InPlace
 from recovery.components.trees.inventory import shortened
 from recovery.components.trees.selection import Only, Part, at_or_below
-from recovery.components.trees.settings_file import LARGEST, changed_keys, is_settings_file, key_digests
-from recovery.components.trees.tree import Excludes, Found, Walk, at, mark, raw, readable, shown
+from recovery.components.trees.settings_file import LARGEST, is_settings_file, key_digests
+from recovery.components.trees.tree import Excludes, Walk, at, mark, raw, readable, shown, text
 from recovery.contents import Change, Difference, Facts, Row
 from recovery.errors import RestoreError, SourceError
 from recovery.plan_sources import ConfigSource
@@ -32,21 +31,6 @@ from recovery.plan_sources import ConfigSource
 log = logging.getLogger(__name__)
 
 _TOP = Path("/")
-_NOT_COMPARED = frozenset({"mtime"})
-
-
-@dataclass(frozen=True)
-class Compared:
-    """An entry of the set beside the live one: the topmost ones that are not equal, and all that are."""
-
-    path: str
-    facts: Facts
-    state: str
-    """``missing``, ``equal``, ``differs``; ``folder differs`` if only a folder's own mode or owner does."""
-    live: Facts | None = None
-    """Of the live entry; None if it is missing."""
-    how: str = ""
-    """What differs, in words."""
 
 
 class Config(ByRename):
@@ -165,7 +149,10 @@ class Config(ByRename):
                     f"{shown(self.root, one.path)} is {one.how}, and what was asked for lies in it.",
                     "Ask for all of it, or move what is there away.",
                 )
-        changing = [one for one in topmost if one.state == "missing" or (replaces and part.wanted(one.path))]
+        made = set(self.created(restore))
+        changing = [
+            one for one in topmost if one.state == "missing" or (part.wanted(one.path) and (replaces or self.root / one.path in made))
+        ]
         folders = [(one.path, one.facts) for one in changing if one.state == "folder differs"]
         return [raw(one.path) for one in changing if one.state in {"missing", "differs"}], folders
 
@@ -192,33 +179,7 @@ class Config(ByRename):
         keys = {path: digests for artifact in restore.artifacts() for _, path, digests in restore.rows(artifact, "keys")}
         for path in sorted(wanted, key=lambda path: path.split("/")):
             facts = wanted[wanted[path]["target"]] if wanted[path]["type"] == "hardlink" else wanted[path]
-            yield self._beside_live(path, facts, able, keys.get(path))
-
-    def _beside_live(self, path: str, facts: Facts, able: entries.Abilities, keys: dict[str, str] | None) -> Compared:
-        live = self._live(path)
-        if live is None:
-            return Compared(path, facts, "missing")
-        _, _, expected = able.comparable(("entry", path, facts))
-        _, _, found = able.comparable(("entry", path, live))
-        names = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-        differing = sorted(set(names) - _NOT_COMPARED - {"size"})
-        if not differing:
-            return Compared(path, facts, "equal", live)
-        if facts["type"] != live["type"]:
-            return Compared(path, facts, "differs", live, f"a {live['type']} where the set has a {facts['type']}")
-        if facts["type"] == "folder":
-            return Compared(path, facts, "folder differs", live, ", ".join(differing))
-        how = ", ".join("content" if name == "sha256" else name for name in differing)
-        if keys is not None and live["size"] <= LARGEST:
-            changed = changed_keys(keys, key_digests(path, Path(os.fsdecode(at(self.root, raw(path)))).read_bytes()))
-            how += f"; {changed}" if changed else ""
-        return Compared(path, facts, "differs", live, how)
-
-    def _live(self, path: str) -> Facts | None:
-        try:
-            return entries.of_found(self.root, Found(raw(path), os.lstat(at(self.root, raw(path)))))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            yield one_beside(self.root, path, facts, able, keys.get(path))
 
     # Preflight ------------------------------------------------------------------------------------------------------
 
@@ -304,8 +265,11 @@ class Config(ByRename):
         """What goes with live entries and is not in a backup made now."""
         named = [path for path in self._named_here() if os.path.lexists(path)]
         saved = {found.path for found in Walk(self.root, [os.fsencode(path.relative_to(self.root)) for path in named], self._excluded)}
-        there = [unit for unit in units if os.path.lexists(at(self.root, unit))]
-        return [shown(self.root, found.path) for found in Walk(self.root, there) if found.path not in saved]
+        return [shown(self.root, found.path) for found in self._going(units) if found.path not in saved]
+
+    def _going(self, units: Iterable[bytes]) -> Walk:
+        """A look at what goes with live entries."""
+        return Walk(self.root, [unit for unit in units if os.path.lexists(at(self.root, unit))])
 
     # Looking at what is live ----------------------------------------------------------------------------------------
 
@@ -339,6 +303,14 @@ class Config(ByRename):
                         wanted.append(("entry", one.path, one.facts))
                         live += [("entry", one.path, one.facts if one.state == "equal" else one.live)] if one.live else []
         return changes(lambda: wanted, live)
+
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`Component.unsaved`; and what came since where something was missing, which goes only if that may be replaced."""
+        parts = [self.part(restore, place) for place in self.places(restore) if self._replaces(restore)]
+        saved = {path for part in parts for path, _ in part.entries() if part.wanted(path)}
+        going = ((text(found.path), found.kind) for found in self._going(map(raw, self.replaced(restore).units)))
+        came = [("entry", path, {"type": kind}) for path, kind in going if path not in saved]
+        return super().unsaved(restore) + changes(lambda: (), came)
 
     # In place -------------------------------------------------------------------------------------------------------
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from recovery.components.base import Finding, Landing, Preflight, Restore, Space, meet, say_dropping
 from recovery.components.trees import entries, filesystem
 from recovery.components.trees.by_rename import ByRename, Place, in_words
-from recovery.components.trees.compared import amount, changes
+from recovery.components.trees.compared import amount, beside
 from recovery.components.trees.in_place import InPlace
 from recovery.components.trees.inventory import shortened
 from recovery.components.trees.selection import Only, Part, at_or_below, ways
 from recovery.components.trees.tree import Excludes, Found, Walk, at, is_mark, mark, raw, readable, text
-from recovery.contents import Change, Difference, Facts, Row
+from recovery.contents import Change, Difference, Facts
 from recovery.errors import RestoreError, SourceError
 from recovery.plan_sources import FilesSource
 from recovery.units import human_size
@@ -254,21 +254,25 @@ class Files(ByRename):
 
     def compare(self, restore: Restore) -> list[Change]:
         """By reading everything that is live of what was asked for; folders above it count only if they have to be made."""
+        (place,) = self.places(restore)
+        part = self.part(restore, place)
+        walk = self._look_at_asked(restore, part)
+        return self._beside_live(part, walk, lambda path: part.wanted(path) or not os.path.lexists(at(self.root, raw(path))))
+
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`Component.unsaved`: of all that would be removed, also what came since that was planned.
+
+        A folder's time alone is no loss: settings and other excluded entries that come and go in it change it, too.
+        """
+        units = self.replaced(restore).units
+        covers = at_or_below(units if restore.only else [*units, "."])
+        part = Part(lambda: self.entries_of(restore), covers)
+        found = self._beside_live(part, self._look(units, covers, part), covers, timeless={"folder"})
+        return [change for change in found if change.what != "equal"]
+
+    def _beside_live(self, part: Part, walk: Walk, counts: Callable[[str], bool], timeless: Collection[str] = ()) -> list[Change]:
         with in_words(self.id, "compared"):
-            (place,) = self.places(restore)
-            part, able = self.part(restore, place), filesystem.abilities(filesystem.nearest(self.root))
-            walk = self._look_at_asked(restore, part)
-            leaders = {raw(facts["target"]) for _, facts in part.entries() if facts["type"] == "hardlink"}
-
-            def expected() -> Iterator[Row]:
-                for path, facts in part.entries():
-                    if part.wanted(path) or not os.path.lexists(at(self.root, raw(path))):
-                        yield able.comparable(("entry", path, facts))
-
-            found = changes(expected, map(able.comparable, entries.of_walk(walk, leaders, in_use=True)))
-        if walk.problems:
-            raise RestoreError(f"Not all of {self.root} can be read: {shortened(walk.problems)}.", "Give the worker the right to read it.")
-        return found
+            return beside(part, walk, filesystem.abilities(filesystem.nearest(self.root)), counts, timeless)
 
     # Preflight ------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import TarInfo
-from typing import IO, cast
+from typing import IO
 
 from recovery.components.base import Component, Dump, Finding, Restore, Space
 from recovery.components.trees import entries, filesystem
@@ -218,7 +218,7 @@ class ByRename(Component):
         missing = [str(folder) for folder in (place.home, *place.home.parents) if not folder.exists()]
         restore.journal("staged", created=missing[::-1])
         for folder in reversed(missing):
-            Path(folder).mkdir(mode=self.made_mode)
+            Path(folder).mkdir(mode=self.made_mode, exist_ok=True)
 
     def unpack(self, restore: Restore, place: Place, folder: Path, part: Part, covers: Callable[[str], bool] = lambda path: True) -> None:
         """Unpack a part of the set, as far as something covers it.
@@ -361,9 +361,8 @@ class ByRename(Component):
                 folder.rmdir()
 
     def created(self, restore: Restore) -> list[Path]:
-        """The folders that staging created because they were gone, outer ones first."""
-        every = (str(path) for facts in restore.journalled("staged") for path in cast("list[str]", facts["created"]))
-        return sorted(map(Path, dict.fromkeys(every)), key=lambda path: len(path.parts))
+        """The folders that were created because they were gone, outer ones first; two sources may need the same."""
+        return sorted(map(Path, dict.fromkeys(restore.created())), key=lambda path: len(path.parts))
 
 
 def _identity(folder: Path, ours: set[Path]) -> str:

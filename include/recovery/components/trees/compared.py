@@ -1,17 +1,24 @@
-"""What a restore would change in a tree: entries added, changed, removed and equal, by count and size."""
+"""What a restore would change in a tree: a single entry, or entries added, changed, removed and equal, by count and size."""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from recovery.components.trees.entries import fingerprint
-from recovery.components.trees.tree import Found, readable
+from recovery.components.trees.entries import Abilities, fingerprint, of_found, of_walk
+from recovery.components.trees.inventory import shortened
+from recovery.components.trees.selection import Part
+from recovery.components.trees.settings_file import LARGEST, changed_keys, key_digests
+from recovery.components.trees.tree import Found, Walk, at, raw, readable
 from recovery.contents import Change, Facts, Row
+from recovery.errors import RestoreError
 from recovery.units import human_size
 
 _SHOWN = 10
+_NOT_COMPARED = frozenset({"mtime", "size"})
 
 
 @dataclass
@@ -55,6 +62,85 @@ def changes(expected: Callable[[], Iterable[Row]], found: Iterable[Row]) -> list
     for path, facts in odd.items():
         count("removed", path, facts)
     return [Change(kind, what, total.count, total.bytes, tuple(map(readable, total.names))) for (kind, what), total in sorted(sums.items())]
+
+
+def beside(part: Part, walk: Walk, able: Abilities, counts: Callable[[str], bool], timeless: Collection[str] = ()) -> list[Change]:
+    """What it would take to make what is live like a part of a set, by reading all of it.
+
+    Args:
+        part: of the set.
+        walk: the look at what is live.
+        able: what can be set there; the rest is not compared.
+        counts: which entries of the part have to be there.
+        timeless: the types of entries whose time is not compared.
+
+    Raises:
+        RestoreError: if something can't be read.
+    """
+    leaders = {raw(facts["target"]) for _, facts in part.entries() if facts["type"] == "hardlink"}
+
+    def comparable(row: Row) -> Row:
+        kind, path, facts = able.comparable(row)
+        return kind, path, {name: value for name, value in facts.items() if name != "mtime" or facts["type"] not in timeless}
+
+    def expected() -> Iterator[Row]:
+        return (comparable(("entry", path, facts)) for path, facts in part.entries() if counts(path))
+
+    found = changes(expected, map(comparable, of_walk(walk, leaders, in_use=True)))
+    if walk.problems:
+        raise RestoreError(f"Not all of {walk.root} can be read: {shortened(walk.problems)}.", "Give the worker the right to read it.")
+    return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An entry of a set beside the live one, whose time alone is no difference."""
+
+    path: str
+    facts: Facts
+    state: str
+    """``missing``, ``equal``, ``differs``; ``folder differs`` if only a folder's own mode or owner does."""
+    live: Facts | None = None
+    """Of the live entry; None if it is missing."""
+    how: str = ""
+    """What differs, in words."""
+
+
+def one_beside(root: Path, path: str, facts: Facts, able: Abilities, keys: dict[str, str] | None) -> Compared:
+    """Put an entry of a set beside the live one.
+
+    Args:
+        root: what the path is relative to.
+        path: of the entry.
+        facts: of the entry in the set; of a hard link, what it is a link to.
+        able: what can be set there; the rest is not compared.
+        keys: the digests of its settings if it is a file of settings.
+    """
+    live = _live(root, path)
+    if live is None:
+        return Compared(path, facts, "missing")
+    _, _, expected = able.comparable(("entry", path, facts))
+    _, _, found = able.comparable(("entry", path, live))
+    names = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+    differing = sorted(set(names) - _NOT_COMPARED)
+    if not differing:
+        return Compared(path, facts, "equal", live)
+    if facts["type"] != live["type"]:
+        return Compared(path, facts, "differs", live, f"a {live['type']} where the set has a {facts['type']}")
+    if facts["type"] == "folder":
+        return Compared(path, facts, "folder differs", live, ", ".join(differing))
+    how = ", ".join("content" if name == "sha256" else name for name in differing)
+    if keys is not None and live["size"] <= LARGEST:
+        changed = changed_keys(keys, key_digests(path, Path(os.fsdecode(at(root, raw(path)))).read_bytes()))
+        how += f"; {changed}" if changed else ""
+    return Compared(path, facts, "differs", live, how)
+
+
+def _live(root: Path, path: str) -> Facts | None:
+    try:
+        return of_found(root, Found(raw(path), os.lstat(at(root, raw(path)))))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def amount(walk: Iterable[Found]) -> str:

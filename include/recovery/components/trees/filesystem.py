@@ -83,7 +83,12 @@ class Mount:
 
 def mounts() -> Iterator[Mount]:
     """Everything that is mounted."""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    return read_mounts(Path("/proc/self/mountinfo").read_bytes())
+
+
+def read_mounts(lines: bytes) -> Iterator[Mount]:
+    """Lines of ``proc_pid_mountinfo(5)``."""
+    for line in lines.splitlines():
         number, _, device, root, point, *rest = (text(re.sub(rb"\\([0-7]{3})", _byte, word)) for word in line.split(b" "))
         yield Mount(number, device, root, point, *rest[rest.index("-") + 1 :][:3])
 
@@ -141,7 +146,12 @@ def landings(path: Path) -> set[Landing]:
     """A path without links in it, and the same in its file system, which may be mounted at several places."""
     real = Path(os.path.realpath(path))
     mount = _mount(nearest(real))
-    return {landing(real), ("files", f"device {mount.device}", *Path(mount.root, real.relative_to(mount.point)).parts)}
+    return {landing(real), ("files", f"device {mount.device}", *Path(_root(mount), real.relative_to(mount.point)).parts)}
+
+
+def _root(mount: Mount) -> str:
+    """The folder of a mount's device that is mounted. Of NFS, Linux says ``/`` whatever it is; ``<host>:<path>`` has it."""
+    return mount.source[mount.source.find(":/") + 1 :] if mount.kind in {"nfs", "nfs4"} else mount.root
 
 
 def nearest(folder: Path) -> Path:
