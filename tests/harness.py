@@ -97,6 +97,9 @@ class LocalRestore:
         with self._journal.open("a") as out:
             out.write(json.dumps([step, facts]) + "\n")
 
+    def created(self):
+        return [folder for facts in self.journalled("staged") for folder in facts["created"]]
+
     def journalled(self, step):
         if not self._journal.exists():
             return []

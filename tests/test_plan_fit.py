@@ -141,6 +141,8 @@ def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same
     [
         sources(files={"uploads": {"path": "HOME/storage", "exclude": ["a"]}}, config={"env": {"paths": ["HOME/storage/a/.env"]}}),
         sources(files={"uploads": {"path": "HOME/a/b"}}, config={"code": {"paths": ["HOME/a"], "exclude": ["b"]}}),
+        sources(files={"all": {"path": "HOME/a", "exclude": ["years"]}, "years": {"path": "HOME/a/years/old"}}),
+        sources(config={"all": {"paths": ["HOME/a"], "exclude": ["lib/own"]}, "own": {"paths": ["HOME/a/lib/own/x"]}}),
         sources(mongo={name: {"connection": "m", "collections": [f"a.{name}"]} for name in ("b", "c")}),
         sources(config={"env": {"paths": ["HOME/.env"]}})
         | target(files={"uploads": {"path": "/srv/x/storage"}}, config={"env": {"folder": "/srv/x"}}),

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
+from pathlib import Path
 
 from recovery.components import make
-from recovery.components.base import Finding, Landing, lies_in
+from recovery.components.base import Finding, Landing, lies_in, meet
+from recovery.components.trees import filesystem
+from recovery.components.trees.by_rename import ByRename
+from recovery.components.trees.selection import at_or_below
 from recovery.errors import RecoveryError, RestoreError
 from recovery.plan import Plan
+from recovery.plan_fit import left_out
 from recovery.plan_types import LIVE, SCRATCH
 from recovery.plans import load_plans
 from recovery.restore_run import RestoreRun
@@ -118,15 +123,42 @@ def _must_be_empty(run: RestoreRun) -> bool:
 def meeting_sources(run: RestoreRun, sources: Collection[str]) -> Iterator[str]:
     """Sources of which one would replace what the other has just brought, however both reach it.
 
-    Live settings may lie in a live folder that leaves them out, see :mod:`recovery.plan_fit`; so these two are not compared.
+    One may lie in another that leaves it out: today's plan excludes it, and the set has nothing there.
     """
     if run.place.name == SCRATCH:
         return
-    pairs = [(one, other) for one, other in combinations(sources, 2) if _kind(other) in ((_kind(one),) if run.place.live else _alike(one))]
+    pairs = [(one, other) for one, other in combinations(sources, 2) if _kind(other) in _alike(one)]
     lands = {name: run.component(name).lands(run.source(name)) for name in {name for pair in pairs for name in pair}}
     for one, other in pairs:
-        if same := _meeting(lands[one], lands[other]):
-            yield f"{one} and {other} would replace each other at {run.place.name} ({same}). Correct the plan or the Connections."
+        met = [(mine, theirs) for mine, theirs in product(lands[one], lands[other]) if meet(mine, theirs)]
+        placed = [(one, theirs) if len(mine) < len(theirs) else (other, mine) for mine, theirs in met]
+        if same := {"/".join(inner) for outer, inner in placed if not _leaves_out(run, outer, inner)}:
+            yield (
+                f"{one} and {other} would replace each other at {run.place.name} ({_some(sorted(same))}). Correct the plan or the"
+                " Connections; if the plan is right and the set older than it, restore one after the other."
+            )
+        elif gone := {path for outer, inner in placed if (path := _gone_around(run, outer, inner))}:
+            yield (
+                f"{_some(sorted(map(str, gone)))} is gone, and both {one} and {other} need it. Choose method: switch, or restore one after"
+                " the other."
+            )
+
+
+def _gone_around(run: RestoreRun, outer: str, landing: Landing) -> Path | None:
+    """In place: the folder that settings bring back as a whole, and that something else of the same restore lies in."""
+    folder = Path(*landing[1:]).parent
+    return folder if run.in_place and _kind(outer) == "config" and landing[1] == "/" and not folder.is_dir() else None
+
+
+def _leaves_out(run: RestoreRun, outer: str, landing: Landing) -> bool:
+    component, source = run.component(outer), run.source(outer)
+    if not isinstance(component, ByRename):
+        return False
+    starts = [Path(row[1]) for artifact in source.artifacts() for row in source.rows(artifact, "tree")]
+    roots = [(start, root) for start in starts for root in filesystem.landings(component.root / start) if landing[: len(root)] == root]
+    left = [(start, left_out(run.plan.source(outer), Path(*landing[len(root) :]))) for start, root in roots]
+    there = at_or_below({str(start / entry) for start, entry in left if entry})
+    return bool(left) and all(entry for _, entry in left) and not any(there(path) for path, _ in component.entries_of(source))
 
 
 def _meeting(lands: Collection[Landing], others: Collection[Landing]) -> str:

@@ -58,19 +58,22 @@ def _own_folders(plan: Plan) -> Iterator[tuple[str, Path]]:
 def _overlaps(plan: Plan) -> Iterator[str]:
     for (inner_id, inner), (outer_id, outer) in permutations(plan.sources, 2):
         for path, root in product(_own_roots(inner), _own_roots(outer)):
-            if path.is_relative_to(root) and not _leaves_out(outer, path.relative_to(root)):
+            if path.is_relative_to(root) and left_out(outer, path.relative_to(root)) is None:
                 yield (
                     f"sources.{inner_id}: {path} lies in {root} of {outer_id}; what is in two sources is replaced twice, so leave it"
                     f" out of one of them, or exclude its topmost entry from {outer_id}"
                 )
 
 
-def _leaves_out(source: Settings, inside: Path) -> bool:
-    """Whether a source excludes a path below its folder. What files exclude deeper than at the top goes with its folder all the same."""
+def left_out(source: Settings, inside: Path) -> Path | None:
+    """The topmost entry that a source excludes on the way to a path below its folder; None if it has what lies there.
+
+    What files exclude deeper than at the top goes with its folder all the same.
+    """
     assert isinstance(source, FilesSource | ConfigSource)
     excluded = Excludes(source.exclude)
     starts = [Path(*inside.parts[:depth]) for depth in range(1, len(inside.parts) + 1)]
-    return any(excluded(os.fsencode(start)) for start in (starts[:1] if isinstance(source, FilesSource) else starts))
+    return next((start for start in (starts[:1] if isinstance(source, FilesSource) else starts) if excluded(os.fsencode(start))), None)
 
 
 def _shared_databases(plan: Plan) -> Iterator[str]:

@@ -133,6 +133,11 @@ class SourceRestore:
         """What was said of a step of this source."""
         return [entry.facts for entry in self._run.journal.said(f"{self._source_id}: {step}")]
 
+    def created(self) -> list[str]:
+        """What is said with the step ``staged`` of every source."""
+        said = [entry for source_id in self._run.request().sources for entry in self._run.journal.said(f"{source_id}: staged")]
+        return [folder for entry in said for folder in entry.facts.get("created", [])]
+
     def clean(self) -> None:
         """Remove the scratch folders."""
         for name in ("work", "fetch"):
