@@ -91,6 +91,17 @@ class Play:
         self._answers[gate.task_id] = (person or self.alice, option)
         self._again(gate)
 
+    def until(self, what, condition):
+        """Wait for something that comes after gates that were answered; one whose answer Airflow lost asks again, and gets the same."""
+
+        def come():
+            for gate in self.alice.gates(self.dag, self.run_id):
+                if gate.task_id in self._answers and not condition():
+                    self._again(gate)
+            return condition()
+
+        wait_for(what, come)
+
     def ended(self, state="failed"):
         """Wait for the end; what the tasks and the report said."""
         while gate := self.alice.next_gate(self.dag, self.run_id, timeout=300):
@@ -152,7 +163,7 @@ class Play:
             yield path
 
     def says(self, step, source=""):
-        wait_for(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)))
+        self.until(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)))
 
 
 def waiting_for(path):
@@ -181,7 +192,7 @@ def plan_rejected(play):
     assert "bob rejected the gate 'plan'; nothing live was replaced" in words
     play.nothing_changed()
     assert not play.run.journal.said("staging")
-    wait_for("the mail about the failure", lambda: bool(play.mails("Restore FAILED")))
+    play.until("the mail about the failure", lambda: bool(play.mails("Restore FAILED")))
     waited, *_asked_again = play.mails("waits for approval: plan")
     assert play.run.manifest().set_id in waited
     assert play.run_id in play.mails("Restore FAILED")[0]
@@ -246,7 +257,7 @@ def plan_unanswered(play):
 def accept_unanswered(play):
     play.small.hold("check", "web")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("the checks", lambda: play.small.held("check", "web") is not None)
+    play.until("the checks", lambda: play.small.held("check", "web") is not None)
     play.small.write_plan(timeout="3s")
     play.small.let_go("check", "web")
     words = play.ended()
@@ -407,14 +418,14 @@ def connection_changed_after_the_gate(play):
     play.trigger().approve("approve_plan")
     play.small.hold("stop", "web")
     play.approve("approve_switch")
-    wait_for("services to be stopped", lambda: play.small.held("stop", "web") is not None)
+    play.until("services to be stopped", lambda: play.small.held("stop", "web") is not None)
     name = f"{play.small.name}_postgres"
     good = play.small.connections()[name]
     other = play.airflow.metadata
     play.airflow.admin.put_connection(name, good | {"port": other.port, "password": other.password})
     try:
         play.small.let_go("stop", "web")
-        wait_for("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
+        play.until("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
     finally:
         play.airflow.admin.put_connection(name, good)
     words = play.ended()
@@ -443,7 +454,7 @@ def parameters_that_are_not_known(play):
 def killed_while_stopping_services(play):
     play.small.hold("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
+    play.until("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
     assert not play.small.services["web"]
     os.kill(play.small.held("stop", "workers"), signal.SIGKILL)
     play.ended()
@@ -459,9 +470,9 @@ def killed_between_two_switches(play):
     with play.busy("files.uploads") as lock:
         play.approve("approve_switch")
         play.says("switched", "config.settings")
-        wait_for("the next switch", lambda: waiting_for(lock) is not None)
+        play.until("the next switch", lambda: waiting_for(lock) is not None)
         os.kill(waiting_for(lock), signal.SIGKILL)
-        wait_for("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
+        play.until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
     assert "everything was switched back" in play.ended()
     play.nothing_changed()
 
@@ -470,7 +481,7 @@ def killed_between_two_switches(play):
 def killed_while_starting_services_then_rejected(play):
     play.small.hold("start", "web")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("services to be started", lambda: play.small.held("start", "web") is not None)
+    play.until("services to be started", lambda: play.small.held("start", "web") is not None)
     os.kill(play.small.held("start", "web"), signal.SIGKILL)
     gate = play.gate("accept")
     assert "✘ FAILED: the services did not start" in gate.body
@@ -488,7 +499,7 @@ def killed_on_the_way_back(play):
     gate = play.gate("accept")
     play.small.hold("stop", "web")
     play.answer(gate, "Reject", play.bob)
-    wait_for("the way back", lambda: play.small.held("stop", "web") is not None)
+    play.until("the way back", lambda: play.small.held("stop", "web") is not None)
     os.kill(play.small.held("stop", "web"), signal.SIGKILL)
     play.small.let_go("stop", "web")
     assert "the data of before is back" in play.ended()
@@ -506,7 +517,7 @@ def run_marked_failed_while_staging(play):
     play.gate("approve_plan")
     with play.busy("files.uploads") as lock:
         play.approve("approve_plan")
-        wait_for("staging", lambda: waiting_for(lock) is not None)
+        play.until("staging", lambda: waiting_for(lock) is not None)
         play.operator.mark_run(play.dag, play.run_id, "failed")
     play.ended()
     play.nothing_changed()
@@ -529,7 +540,7 @@ def run_marked_success_at_the_switch_gate(play):
 def run_marked_failed_during_the_switch(play):
     play.small.hold("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
-    wait_for("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
+    play.until("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
     play.operator.mark_run(play.dag, play.run_id, "failed")
     play.ended()
     play.small.let_go("stop", "workers")
