@@ -9,7 +9,7 @@ from itertools import combinations, product
 from pathlib import Path
 
 from recovery.components import make
-from recovery.components.base import Finding, Landing, lies_in, meet
+from recovery.components.base import Finding, Landing, meet
 from recovery.components.trees import filesystem
 from recovery.components.trees.by_rename import ByRename
 from recovery.components.trees.selection import at_or_below
@@ -162,7 +162,7 @@ def _leaves_out(run: RestoreRun, outer: str, landing: Landing) -> bool:
 
 
 def _meeting(lands: Collection[Landing], others: Collection[Landing]) -> str:
-    return _some(sorted("/".join(landing) for landing in lands if lies_in(landing, others)))
+    return _some(sorted("/".join(landing) for landing in lands if any(meet(landing, other) for other in others)))
 
 
 def _some(things: Collection[str]) -> str:

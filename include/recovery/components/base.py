@@ -34,8 +34,8 @@ def meet(one: Landing, other: Landing) -> bool:
 
 
 def lies_in(landing: Landing, others: Iterable[Landing]) -> bool:
-    """Whether one meets any of others."""
-    return any(meet(landing, other) for other in others)
+    """Whether one is, or lies in, any of others."""
+    return any(landing[: len(other)] == other for other in others)
 
 
 class RecoveryPoint(BaseModel):

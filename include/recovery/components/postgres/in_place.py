@@ -15,7 +15,7 @@ from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.roles import asleep, awakened, create_roles, created_roles, drop_role, roles
 from recovery.components.postgres.set import Target
 from recovery.components.postgres.stage import drop, load
-from recovery.components.postgres.switch import dress
+from recovery.components.postgres.switch import dress, number
 from recovery.errors import RestoreError
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def replace(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target
     """Drop databases and load the set's; see :meth:`recovery.components.base.Component.replace`."""
     if not restore.way_back and not restore.journalled("dropping"):
         with server.maintenance() as connection:
-            restore.journal(_REPLACE, live={target.name: _number(connection, target.name) for target in chosen})
+            restore.journal(_REPLACE, live={target.name: number(connection, target.name) for target in chosen})
     live = _live_before(restore)
     besides = [*live, *(target.name for target in chosen)]
     with server.maintenance(besides) as connection:
@@ -73,16 +73,11 @@ def _live_before(restore: Restore) -> dict[str, int | None]:
     return live
 
 
-def _number(connection: Connection, database: str) -> int | None:
-    row = connection.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", [database]).fetchone()
-    return None if row is None else int(row[0])
-
-
 def _replaced(connection: Connection, restore: Restore, chosen: Sequence[Target], live: dict[str, int | None]) -> list[Target]:
     """The databases to load: all; on the way back those that are not the ones of before any more."""
     if not restore.way_back:
         return list(chosen)
-    return [target for target in chosen if target.name in live and _number(connection, target.name) != live[target.name]]
+    return [target for target in chosen if target.name in live and number(connection, target.name) != live[target.name]]
 
 
 def _refuse_blocked(connection: Connection, chosen: Sequence[Target]) -> None:
@@ -108,7 +103,7 @@ def _remove_what_was_not(connection: Connection, restore: Restore, chosen: Seque
     for name in live.keys() - {target.name for target in chosen}:
         if live[name] is None:
             drop(connection, name)
-        elif _number(connection, name) != live[name]:
+        elif number(connection, name) != live[name]:
             lost.append(name)
     for role in created_roles(restore):
         if role not in roles(restore):

@@ -210,7 +210,8 @@ def _roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -
     if left := sorted(users - wanted.keys() - found.keys()):
         yield fact(f"Members of these roles that the server lacks and that are not created: {some(left)}.")
     asleep = sorted(name for name in wanted.keys() & found.keys() if server_globals.is_asleep(found[name]))
-    if waiting := [name for name in asleep if server_globals.waits_for(found[name]) in restore.others]:
+    others = restore.others
+    if waiting := [name for name in asleep if server_globals.waits_for(found[name]) in others]:
         yield refusal(f"Roles wait for the switch of another restore that has not ended: {', '.join(waiting)}. Wait until it has.")
     elif asleep:
         yield fact(f"Roles that an earlier restore created and left without LOGIN, and that this one takes over: {', '.join(asleep)}.")

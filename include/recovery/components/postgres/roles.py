@@ -101,13 +101,14 @@ def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Targ
         return
     roles = {name: role for name, role in set_roles(restore, artifact).items() if name in needed}
     existing = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+    others = restore.others
     for name, role in roles.items():
         if name not in existing:
             restore.journal(CREATED_ROLE, role=name)
             server_globals.create_role(connection, role, restore.id)
             log.info("role %s created, without LOGIN until the switch", name)
         elif owner := server_globals.waits_for(existing[name]):
-            if owner in restore.others:
+            if owner in others:
                 raise RestoreError(f"The role {name} waits for the switch of the restore {owner}.", "Wait until that one has ended.")
             restore.journal(CREATED_ROLE, role=name)
             server_globals.adopt_role(connection, role, existing[name], restore.id)

@@ -39,7 +39,7 @@ def switch(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
         restore.journal(
             _SWITCH,
             live={target.name: _lets_in(connection, target.name) for target in chosen},
-            ours={target.name: _number(connection, target.stage) for target in chosen},
+            ours={target.name: number(connection, target.stage) for target in chosen},
         )
         live = [target.name for target in chosen if _lets_in(connection, target.name) is not None]
         _close(connection, [*live, *(target.stage for target in chosen)])
@@ -61,7 +61,8 @@ def _lets_in(connection: Connection, database: str) -> bool | None:
     return None if row is None else bool(row[0])
 
 
-def _number(connection: Connection, database: str) -> int | None:
+def number(connection: Connection, database: str) -> int | None:
+    """The oid of a database, which a rename does not change; None if there is none of that name."""
     row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
     return None if row is None else int(row[0])
 
@@ -87,7 +88,7 @@ def _is_ours(connection: Connection, target: Target, begun: list[dict[str, objec
     """Whether what has the live name is what this restore has put there, and not what somebody else did."""
     ours = begun[-1]["ours"]
     assert isinstance(ours, dict)
-    return bool(_number(connection, target.name) == ours[target.name])
+    return bool(number(connection, target.name) == ours[target.name])
 
 
 def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
