@@ -138,6 +138,12 @@ def killed(monkeypatch, module, name, replace, *, after, call):
             replace()
 
 
+def test_nobody_can_write_to_one_while_another_is_loaded(site, live, monkeypatch):
+    site.create("cask", "CREATE TABLE t AS SELECT 'live' AS state")
+    killed(monkeypatch, postgres_stage, "_create_database", lambda: live.component.replace(live.forward), after=False, call=1)
+    assert site.own_databases() == {"cart"}
+
+
 @pytest.mark.parametrize(("module", "name", "after"), [POINTS[1], POINTS[5], POINTS[6]])
 def test_a_kill_is_resumed(site, live, monkeypatch, module, name, after):
     killed(monkeypatch, module, name, lambda: live.component.replace(live.forward), after=after, call=1)

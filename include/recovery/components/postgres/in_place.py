@@ -41,6 +41,8 @@ def replace(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target
         say_dropping(restore)
         with server.maintenance(besides) as connection:
             create_roles(connection, restore, replaced)
+            for target in replaced:  # all, so that nobody writes to one while another is loaded
+                drop(connection, target.name)
 
     if not replaced:
         begin()
