@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,7 @@ def outside(tmp_path):
     "entry",
     [
         ("../outside/x", tarfile.REGTYPE, ""),
+        ("..", tarfile.DIRTYPE, ""),
         ("a/../../outside/x", tarfile.REGTYPE, ""),
         ("{outside}/x", tarfile.REGTYPE, ""),
         ("a", tarfile.LNKTYPE, "../outside/secret"),
@@ -52,6 +54,12 @@ def test_a_member_that_leaves_is_refused(tmp_path, outside, entry):
     with pytest.raises(ArtifactError):
         unpack(tmp_path / "forged", [one], tmp_path / "back")
     assert list((tmp_path / "back").iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "link"), [("a..b", "/anywhere"), ("..a", "../../up"), ("...", "..")])
+def test_links_may_point_anywhere_and_dots_in_names_are_names(tmp_path, name, link):
+    unpack(tmp_path / "forged", [forged(tmp_path, (name, tarfile.SYMTYPE, link))], tmp_path / "back")
+    assert (tmp_path / "back" / name).readlink() == Path(link)
 
 
 @pytest.mark.parametrize("target", ["../outside", "{outside}"])

@@ -1,8 +1,10 @@
 """Sets of an older major version of PostgreSQL, restored there and into a newer one."""
 
+from pathlib import Path
+
 import pytest
 
-from recovery.components.postgres.versions import known_rights
+from recovery.components.postgres.versions import known_rights, membership, unqualified
 from sandbox.servers import Postgres
 from tests.components.postgres_site import Site
 from tests.components.test_postgres import ODD, differing, hard_database, staged
@@ -96,6 +98,68 @@ def test_every_locale_comes_back_whatever_the_server_s_own_is(older, newer):
         component.switch(restore)
         assert [row for row in newer.sql("postgres", locales) if row[0] in names] == before
         component.discard(restore)
+
+
+INSTALLED = sorted(path.parent for path in Path("/usr/lib/postgresql").glob("1[45]/bin/postgres"))
+"""Servers that are not installed by this project, and that differ more from 18 than its own 16 does."""
+
+
+class Oldest(Postgres):
+    """A server from before PostgreSQL 16, as Debian installs it."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.bin = INSTALLED[0]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no PostgreSQL 14 or 15 is installed on this machine")
+def test_content_from_before_16_comes_back_equal_in_18(server_folder, newer, tmp_path):
+    with Oldest(server_folder / "postgres-oldest") as server:
+        oldest = Site(server, tmp_path)
+        oldest.sql("postgres", "CREATE ROLE o_owner", "CREATE ROLE o_user NOINHERIT IN ROLE o_owner", "CREATE ROLE o_heir IN ROLE o_owner")
+        oldest.create(
+            "old",
+            "CREATE TABLE customer (id int PRIMARY KEY, name text)",
+            "INSERT INTO customer VALUES (1, 'x.y')",
+            "CREATE VIEW named AS SELECT id, upper(name) AS u FROM customer c"
+            " WHERE name <> 'a.b' AND EXISTS (SELECT FROM customer d WHERE d.id = c.id)",
+            "CREATE MATERIALIZED VIEW counted AS SELECT name, count(*) FROM customer GROUP BY name",
+            "GRANT SELECT ON customer TO o_user, o_heir",
+            "ALTER SCHEMA public OWNER TO o_owner",
+            "GRANT CREATE ON SCHEMA public TO PUBLIC",
+            "COMMENT ON SCHEMA public IS 'ours'",
+        )
+        saved = oldest.back_up(oldest.component("old"))
+    component, restore = staged(newer, saved)
+    assert component.prove(restore) == []
+    newer.sql(f"old__stage_{restore.id}", "CREATE OR REPLACE VIEW named AS SELECT id, lower(name) AS u FROM customer c")
+    assert differing(component, restore) == {("view", "public.named")}
+    component.switch(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("SELECT customer.id, customer.name FROM shop.customer", "SELECT id, name FROM shop.customer"),
+        ('SELECT "a.b".id AS "x.y" FROM "S"."a.b"', 'SELECT id AS "x.y" FROM "S"."a.b"'),
+    ],
+)
+def test_columns_of_views_from_before_16(old, new):
+    assert unqualified(15, "view", old) == unqualified(15, "view", new)
+    assert unqualified(16, "view", old) == old
+    assert unqualified(15, "function", old) == old
+
+
+def test_numbers_are_no_names():
+    assert unqualified(15, "view", "a.b + 1.5 * c._d") == "b + 1.5 * _d"
+
+
+def test_memberships_from_before_16_say_what_they_mean():
+    role = {"inherit": False, "member of": [["group", True, None, None], ["other", False, True, False]]}
+    assert membership(role)["member of"] == [("group", True, False, True), ("other", False, True, False)]
+    assert membership(role | {"member of": None})["member of"] is None
 
 
 def test_rights_that_a_version_knows():

@@ -245,18 +245,43 @@ def database_statements(name: str, facts: Facts) -> Iterator[Composed]:
     yield SQL("ALTER DATABASE {} OWNER TO {}").format(database, Identifier(facts["owner"]))
     yield SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, Literal(facts["connection limit"]))
     yield SQL("COMMENT ON DATABASE {} IS {}").format(database, Literal(facts["comment"]))
-    for grantee in (SQL("PUBLIC"), Identifier(facts["owner"])):
-        yield SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, grantee)
-    for grantee, privilege, may_grant in facts["acl"] or ():
-        yield SQL("GRANT {} ON DATABASE {} TO {}{}").format(
-            SQL(privilege),
-            database,
-            SQL("PUBLIC") if grantee is None else Identifier(grantee),
-            SQL(" WITH GRANT OPTION" if may_grant else ""),
-        )
+    yield from _rights(SQL("DATABASE {}").format(database), facts)
     for role, values in (facts["settings"] or {}).items():
         whose = SQL("ROLE {} IN DATABASE {}").format(Identifier(role), database) if role else SQL("DATABASE {}").format(database)
         yield from settings(whose, values)
+
+
+def schema_statements(schema: SQL | Identifier, facts: Facts, comment: str | None) -> Iterator[Composed]:
+    """Statements that make a schema on the outside what the set has: owner, rights, comment."""
+    yield SQL("ALTER SCHEMA {} OWNER TO {}").format(schema, Identifier(facts["owner"]))
+    yield SQL("COMMENT ON SCHEMA {} IS {}").format(schema, Literal(comment))
+    yield from _rights(SQL("SCHEMA {}").format(schema), facts)
+
+
+def _rights(what: Composed, facts: Facts) -> Iterator[Composed]:
+    for grantee in (None, facts["owner"]):
+        yield SQL("REVOKE ALL ON {} FROM {}").format(what, grantee_name(grantee))
+    for grantee, privilege, may_grant in facts["acl"] or ():
+        yield grant(privilege, what, grantee, may_grant)
+
+
+def grant(privilege: str, what: Composed, grantee: str | None, may_grant: bool, columns: Composed | None = None) -> Composed:
+    """The statement that gives a right.
+
+    Args:
+        privilege: its name.
+        what: an object with its kind, as in ``TABLE a``.
+        grantee: a role; None for everybody.
+        may_grant: whether who has it may give it to others.
+        columns: of a table, with a space and brackets; None for all of it.
+    """
+    option = SQL(" WITH GRANT OPTION" if may_grant else "")
+    return SQL("GRANT {}{} ON {} TO {}{}").format(SQL(privilege), columns or SQL(""), what, grantee_name(grantee), option)
+
+
+def grantee_name(role: str | None) -> SQL | Identifier:
+    """Who has a right, in a statement; None is everybody."""
+    return SQL("PUBLIC") if role is None else Identifier(role)
 
 
 def create_statement(name: str, facts: Facts, major: int) -> Composed:

@@ -52,7 +52,7 @@ def _prove_roles(server: Server, restore: Restore, chosen: Sequence[Target]) -> 
 
 def _staged(role: Facts) -> Facts:
     """What a role has before the switch; that it is valid for ever can be said in two ways."""
-    kept = {key: value for key, value in role.items() if key not in {"login", "comment"}}
+    kept = {key: value for key, value in versions.membership(role).items() if key not in {"login", "comment"}}
     return kept | {"valid until": None if kept["valid until"] == "infinity" else kept["valid until"]}
 
 
@@ -190,12 +190,12 @@ def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) ->
     if kind == "table" and sorted(expected["copy"] or ()) == sorted(found["copy"] or ()):  # children of INHERITS get another order
         found["copy"] = expected["copy"]
     for name, value in expected.items():
-        if found.get(name) != value and _plain(found.get(name)) == _plain(value):
+        if found.get(name) != value and _plain(kind, found.get(name), major) == _plain(kind, value, major):
             found[name] = value
     return expected, found
 
 
-def _plain(value: Any) -> Any:
+def _plain(kind: str, value: Any, major: int | None) -> Any:
     """An expression without the casts and brackets that PostgreSQL writes differently once it has read its own output.
 
     ``status IN ('a', 'b')`` of a varchar is shown as ``ANY ((ARRAY['a'::character varying, …])::text[])``, and after a
@@ -203,10 +203,13 @@ def _plain(value: Any) -> Any:
     """
     if isinstance(value, str):
         parts = _LITERAL.split(value)
-        parts[::2] = ["".join(re.sub(r"[()]", "", _CAST.sub("", part)).split()) for part in parts[::2]]
+        for place in range(0, len(parts), 2):
+            part = _CAST.sub("", parts[place])
+            part = versions.unqualified(major, kind, part) if major else part
+            parts[place] = "".join(re.sub(r"[()]", "", part).split())
         return "".join(parts)
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: _plain(kind, part, major) for key, part in value.items()}
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_plain(kind, part, major) for part in value]
     return value

@@ -137,10 +137,14 @@ def _create_database(server: Server, restore: Restore, target: Target) -> None:
     with server.maintenance([target.loaded]) as connection, in_words(f"Creating database {target.loaded}", RestoreError):
         connection.execute(server_globals.create_statement(target.loaded, target.facts, server.about.major))
         connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
-    schemas = {schema for _, schema, _ in restore.rows(target.artifact, "schema")}
+    schemas = {schema: facts for _, schema, facts in restore.rows(target.artifact, "schema")}
     extensions = {extension for _, extension, _ in restore.rows(target.artifact, "extension")}
     with server.connect(target.loaded) as connection, in_words(f"Preparing database {target.loaded}", RestoreError):
         if "public" not in schemas:
             connection.execute("DROP SCHEMA public")
+        elif target.major < 15:  # whose pg_dump leaves it as it is in a new database, which is not the same in a newer server
+            comments = {name: facts["text"] for _, name, facts in restore.rows(target.artifact, "comment")}
+            for statement in server_globals.schema_statements(Identifier("public"), schemas["public"], comments.get("schema public")):
+                connection.execute(statement)
         if "plpgsql" not in extensions:
             connection.execute("DROP EXTENSION plpgsql")

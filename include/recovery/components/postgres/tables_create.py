@@ -11,6 +11,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from recovery.components.postgres import archive
 from recovery.components.postgres.client import Connection, Server, telling
+from recovery.components.postgres.globals import grant, grantee_name, schema_statements
 from recovery.components.postgres.proof import Objects, alike, rows_of
 from recovery.components.postgres.tables_rows import Chosen, facts_without, first_name, raw, split
 from recovery.components.postgres.tables_stage import fk_comments, relations
@@ -59,11 +60,10 @@ def create_schemas(connection: Connection, part: Chosen) -> list[str]:
     there = {name for (name,) in connection.execute("SELECT nspname FROM pg_namespace").fetchall()}
     created = sorted(part.schemas - there)
     for quoted, facts in ((name, facts) for (kind, name), facts in part.all.items() if kind == "schema" and raw(name) in created):
-        connection.execute(SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(SQL(quoted), Identifier(facts["owner"])))
-        for grantee, privilege, may_grant in facts["acl"] or ():
-            connection.execute(_grant(privilege, SQL("SCHEMA {}").format(SQL(quoted)), grantee, may_grant))
-        if comment := part.all.get(("comment", f"schema {quoted}")):
-            connection.execute(SQL("COMMENT ON SCHEMA {} IS {}").format(SQL(quoted), Literal(comment["text"])))
+        connection.execute(SQL("CREATE SCHEMA {}").format(SQL(quoted)))
+        comment = part.all.get(("comment", f"schema {quoted}"), {}).get("text")
+        for statement in schema_statements(SQL(quoted), facts, comment):
+            connection.execute(statement)
     return created
 
 
@@ -90,29 +90,19 @@ def _rights(kind: str, name: str, wanted: Facts, found: Sequence[Right], major: 
     known = known_rights(major, found)
     if _sorted(wanted["acl"]) != _sorted(known):
         for grantee in sorted({grantee for grantee, *_ in found} - {wanted["owner"]}, key=str):
-            yield SQL("REVOKE ALL ON {} FROM {}").format(what, _role(grantee))
+            yield SQL("REVOKE ALL ON {} FROM {}").format(what, grantee_name(grantee))
         for grantee, privilege, _ in known:
             if grantee == wanted["owner"]:  # who keeps what only a newer version knows
-                yield SQL("REVOKE {} ON {} FROM {}").format(SQL(privilege), what, _role(grantee))
+                yield SQL("REVOKE {} ON {} FROM {}").format(SQL(privilege), what, grantee_name(grantee))
         for grantee, privilege, may_grant in wanted["acl"] or ():
-            yield _grant(privilege, what, grantee, may_grant)
+            yield grant(privilege, what, grantee, may_grant)
     for column, facts in (wanted.get("columns") or {}).items():
         for grantee, privilege, may_grant in facts.get("acl") or ():
-            yield _grant(privilege, what, grantee, may_grant, SQL(" ({})").format(Identifier(column)))
+            yield grant(privilege, what, grantee, may_grant, SQL(" ({})").format(Identifier(column)))
 
 
 def _sorted(acl: Sequence[Right] | None) -> list[str]:
     return sorted(map(str, acl or ()))
-
-
-def _role(name: str | None) -> SQL | Identifier:
-    return SQL("PUBLIC") if name is None else Identifier(name)
-
-
-def _grant(privilege: str, what: Composed, grantee: str | None, may_grant: bool, columns: Composed | None = None) -> Composed:
-    return SQL("GRANT {}{} ON {} TO {}{}").format(
-        SQL(privilege), columns or SQL(""), what, _role(grantee), SQL(" WITH GRANT OPTION" if may_grant else "")
-    )
 
 
 def make_statistics(connection: Connection, part: Chosen) -> None:

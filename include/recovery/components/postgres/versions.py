@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from recovery.contents import Facts
@@ -36,3 +37,27 @@ def as_known(major: int, expected: Facts, found: Facts, *, catalog_columns: bool
         both = expected.keys() & found.keys()
         expected, found = ({key: facts[key] for key in facts if key in both} for facts in (expected, found))
     return expected, found
+
+
+_QUALIFIER = re.compile(r'(?:"(?:[^"]|"")*"|[a-z_][a-z0-9_]*)\.(?=["a-z_])')
+
+
+def unqualified(major: int, kind: str, expression: str) -> str:
+    """An expression without the names before a dot, where versions differ in those.
+
+    PostgreSQL before 16 shows a view's columns with their table even if the view reads no other (seen with 14.1, 15.18 and 18).
+    """
+    return _QUALIFIER.sub("", expression) if major < 16 and kind in {"view", "materialized view"} else expression
+
+
+def membership(role: Facts) -> Facts:
+    """A role whose memberships say all that they mean.
+
+    Before PostgreSQL 16 it is the member that inherits or not, and everybody may SET ROLE to a group
+    (https://www.postgresql.org/docs/16/release-16.html).
+    """
+    groups = [
+        (group, admin, role["inherit"] if inherit is None else inherit, True if may_set is None else may_set)
+        for group, admin, inherit, may_set in role["member of"] or ()
+    ]
+    return {**role, "member of": groups or None}
