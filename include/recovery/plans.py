@@ -83,14 +83,14 @@ def load_plan(name: str, where: Path | None = None) -> Plan:
 
 def read_plan(path: Path, environ: Mapping[str, str] | None = None) -> Plan | BrokenPlan:
     """Read one plan file."""
+    errors: list[str] = []
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        filled = _fill(raw, os.environ if environ is None else environ, "", errors)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return BrokenPlan(path, (f"is not readable YAML: {' '.join(str(error).split())}",))
-    if not isinstance(raw, dict):
+    if not isinstance(filled, dict):
         return BrokenPlan(path, ("is not a plan: it must begin with keys such as plan, sources and destinations",))
-    errors: list[str] = []
-    filled = _fill(raw, os.environ if environ is None else environ, "", errors)
     try:
         plan = Plan.model_validate(filled)
     except ValidationError as invalid:

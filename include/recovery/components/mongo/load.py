@@ -113,10 +113,13 @@ def create_indexes(target: Target, namespaces: Iterable[Namespace]) -> None:
     """Build the indexes of collections and time series, without any TTL, with every field in its place.
 
     mongorestore shuffles the fields within an index's options, by which a partial index may mean other documents.
+    An index that is listed without a collation has the simple one; created so, it would get that of its collection.
     """
 
     def build(now: Namespace) -> Callable[[Event], None]:
-        wanted = [{key: value for key, value in index.items() if key != "ns"} for index in without_ttl(now).indexes if not _inborn(index)]
+        simple = {"collation": {"locale": "simple"}} if "collation" in now.options else {}
+        indexes = [index for index in without_ttl(now).indexes if not _inborn(index)]
+        wanted = [{**simple, **{key: value for key, value in index.items() if key != "ns"}} for index in indexes]
 
         def task(_: Event) -> None:
             if wanted:
