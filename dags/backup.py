@@ -26,17 +26,19 @@ prune = tasks.of_destination(closing.prune, TriggerRule.NONE_FAILED)
 @tasks.in_words
 def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
-    staged = tasks.staged_set(load_plan(plan), dag_run)
+    loaded = load_plan(plan)
+    staged = tasks.staged_set(loaded, dag_run)
     given = {**params, "note": params["note"] or ""}
     asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=dag_run.start_date, **given)
-    closing.prepare(staged, asked, from_airflow)
+    with tasks.waiting_for_restores(loaded, dag_run):
+        closing.prepare(staged, asked, from_airflow)
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
 @tasks.in_words
 def finish(plan: str, dag_run: Any) -> None:
     loaded = load_plan(plan)
-    tasks.skip_if_false(closing.finish(loaded, tasks.staged_set(loaded, dag_run)))
+    tasks.skip_if_false(closing.finish(loaded, tasks.staged_set(loaded, dag_run), from_airflow))
 
 
 @task
@@ -68,6 +70,7 @@ def build(plan: Plan) -> DAG:
         schedule=tasks.schedule(plan),
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
+        allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=plan.retries),
         on_failure_callback=alerts.on_failure(plan, "Backup"),

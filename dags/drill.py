@@ -63,6 +63,7 @@ def build(plan: Plan) -> DAG:
         schedule=schedule(plan),
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
+        allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED} | queue,
         on_failure_callback=alerts.on_failure(plan, "Drill"),

@@ -39,6 +39,7 @@ def build(plan: Plan) -> DAG:
         schedule="@daily",
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
+        allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=plan.retries),
         on_failure_callback=alerts.on_failure(plan, "Maintenance"),

@@ -46,6 +46,7 @@ def build(plan: Plan) -> DAG:
         schedule=None,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
+        allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=8,  # a run that waits at a gate must not hold up an emergency; those that go to one place refuse each other
         default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED},
         on_failure_callback=alerts.on_failure(plan, "Restore"),

@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from recovery.backup import Work
 from recovery.connections import Connect, from_airflow
-from recovery.errors import ApprovalError, PlanError, RecoveryError, RestoreUnderWay
+from recovery.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay
 from recovery.manifest import new_set_id
 from recovery.plan import Plan
 from recovery.plans import load_plan, load_plans
@@ -27,6 +27,9 @@ from recovery.staging import StagedSet
 from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
+
+RUN_TYPES: Any = ("manual", "scheduled", "asset_triggered")
+"""Runs that Airflow may make. A backfill would back up or drill what is there today, under days of the past and side by side."""
 
 _LOOK_AGAIN = timedelta(minutes=2)
 
@@ -49,9 +52,6 @@ def in_words(function: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        except RestoreUnderWay as error:
-            log.warning("%s Looking again in %s.", error, human_duration(_LOOK_AGAIN))
-            raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN) from None  # type: ignore[no-untyped-call]
         except RecoveryError as error:
             log.error("%s", error)
             log.debug("where it came from", exc_info=True)
@@ -59,6 +59,22 @@ def in_words(function: Callable[P, T]) -> Callable[P, T]:
             raise kind(str(error)) from None
 
     return wrapped
+
+
+@contextmanager
+def waiting_for_restores(plan: Plan, dag_run: Any) -> Iterator[None]:
+    """Look again later while a restore is under way, for half of the plan's RPO: a backup that only waits must not do so unnoticed.
+
+    Raises:
+        RestoreUnderWay: if it has waited longer.
+    """
+    try:
+        yield
+    except RestoreUnderWay as error:
+        if datetime.now(UTC) - dag_run.start_date > plan.objectives.rpo / 2:
+            raise
+        log.warning("%s Looking again in %s.", error, human_duration(_LOOK_AGAIN))
+        raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN) from None  # type: ignore[no-untyped-call]
 
 
 def staged_set(plan: Plan, dag_run: Any) -> StagedSet:
@@ -106,8 +122,9 @@ def of_restore(step: Callable[[RestoreRun], object], task_id: str = "", *, chang
 
     @task(task_id=name)
     @in_words
-    def run(plan: str, dag_run: Any) -> None:
+    def run(plan: str, dag_run: Any, ti: Any) -> None:
         restore = restore_run(plan, dag_run)
+        refuse_lost(restore, ti)
         if changes:
             skip_dry_run(restore)
         with failure_noted(restore, name):
@@ -134,13 +151,29 @@ def of_restored_source(step: Callable[[RestoreRun, str], object], task_id: str, 
     return run(plan.plan, source)
 
 
+def refuse_lost(restore: RestoreRun, ti: Any) -> None:
+    """Refuse to take a restore whose folder can't be found for one that never began.
+
+    Raises:
+        RestoreError: if there is no journal although a set was chosen.
+    """
+    if restore.began or restore.journal.closed:
+        return
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=["choose_set"])[ti.run_id]
+    if states.get("choose_set") == "success":
+        error = RestoreError(
+            f"{restore.folder} is not there, though this restore has chosen a set: what it has changed is not known here.",
+            "Let the plan's staging folder be the one that it was, and this worker see it. Then clear this task and those after it.",
+        )
+        error.retryable = True
+        raise error
+
+
 @contextmanager
 def failure_noted(restore: RestoreRun, step: str) -> Iterator[None]:
     """Say in the journal which step failed, for the report. What it said is in its log alone: it may have values of the data in it."""
     try:
         yield
-    except RestoreUnderWay:
-        raise
     except Exception:
         with suppress(OSError, RecoveryError):  # what the step said is what the operator has to read
             if restore.began and not restore.journal.closed:
