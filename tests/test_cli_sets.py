@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -9,16 +10,31 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyrage
 import pytest
+import zstandard
 
 import recovery
+from recovery import backup
 from recovery.__main__ import main
 from recovery.destinations.folder import Folder
 from recovery.keys import SigningKey, create_keys
-from recovery.manifest import MANIFEST_FILE, PACKS_FILE, decode_manifest, describe_file, parse_packs, write_manifest, write_packs
+from recovery.manifest import (
+    CONTENTS_FILE,
+    MANIFEST_FILE,
+    PACKS_FILE,
+    SIGNATURE_FILE,
+    decode_manifest,
+    describe_file,
+    encode,
+    parse_packs,
+    write_manifest,
+    write_packs,
+)
 from recovery.records import Record, add_record, hold
 from recovery.shipping import upload_set
 from recovery.units import iso
+from sandbox.servers import postgres_bin
 from tests.sets import s3_destination
 from tests.small import Small
 
@@ -106,7 +122,14 @@ def test_show_says_what_is_in_a_set(kept, ask):
     assert [each["kind"] for each in found["records"]] == ["hold", "proof", "proof"]
     assert {each["source"] for each in found["packs"]} == set(found["contents"])
     _, text, _ = ask("show", kept.folder / "near", kept.sets[FULL], as_json=False)
-    for words in ("everything before 20", "held by alice: kept for the auditors", "proof by run drill", "500 records", "nothing after"):
+    for words in (
+        "everything before 20",
+        "held by alice: kept for the auditors",
+        "proof by run drill",
+        "500 records",
+        "bare: 320 records",
+        "nothing after",
+    ):
         assert words in text
     _, text, _ = ask("show", kept.folder / "near", "latest", kit=WHOLE_KIT, as_json=False)
     assert f"Set {kept.sets[FULL]} of bare" in text, "latest is the newest complete one"
@@ -116,7 +139,7 @@ def test_show_says_what_is_in_a_set(kept, ask):
 @pytest.mark.parametrize("part", ["", "bare", "bare/<set>"])
 def test_a_place_is_a_destination_a_plan_or_a_set_whatever_it_is_called(kept, place, ask, tmp_path, part):
     moved = (place / part.replace("<set>", kept.sets[FULL])).rename(tmp_path / "moved here")
-    before = tree(moved)
+    before, changed = tree(moved), moved.stat().st_mtime_ns
     status, found, told = ask("verify", moved, *([] if part.endswith(">") else ["latest"]), kit=WHOLE_KIT)
     assert status == 0, found
     (verified,) = found["sets"]
@@ -126,7 +149,7 @@ def test_a_place_is_a_destination_a_plan_or_a_set_whatever_it_is_called(kept, pl
     )
     assert verified["things"] >= 20
     assert "config/settings/settings.000.tar.zst.age is right" in told
-    assert tree(moved) == before, "nothing is written there"
+    assert (tree(moved), moved.stat().st_mtime_ns) == (before, changed), "nothing is written there"
 
 
 def test_a_bucket_is_read_with_no_airflow_at_all(kept, s3_server, tmp_path):
@@ -174,6 +197,10 @@ def flip(path):
     path.write_bytes(data)
 
 
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
 DAMAGES = {
     "a pack": (lambda folder: flip(folder / "files/uploads/uploads.001.tar.zst.age"), "uploads.001.tar.zst.age at "),
     "a pack cut off": (
@@ -183,6 +210,7 @@ DAMAGES = {
     "a pack gone": (lambda folder: (folder / "mongo/documents/documents.000.tar.zst.age").unlink(), "There is no bare/"),
     "contents": (lambda folder: flip(folder / "contents.jsonl.zst.age"), "contents.jsonl.zst.age is not what the manifest says"),
     "list of packs": (lambda folder: flip(folder / "packs.jsonl"), "packs.jsonl of set"),
+    "list of packs, longer": (lambda folder: lengthen(folder / "packs.jsonl"), "packs.jsonl at "),
     "instructions": (lambda folder: flip(folder / "RESTORE.md"), "RESTORE.md is not what the manifest says"),
     "manifest": (lambda folder: flip(folder / "manifest.json"), "manifest at"),
     "signature": (lambda folder: (folder / "manifest.json.sig").unlink(), "was not signed by the key"),
@@ -297,11 +325,13 @@ def test_a_set_that_lost_its_manifest_is_told_from_one_that_is_on_its_way(kept, 
     for path in folder.rglob("*"):
         os.utime(path, (long_ago, long_ago))
     lost = days == 4
+    changed = place.stat().st_mtime_ns
     for arguments in (["verify", place, "latest"], ["verify", place, "--all"], ["sets", place]):
         status, found, _ = ask(*arguments)
         assert (status, len(found["unfinished"])) == ((1, 0) if lost else (0, 1)), arguments
     _, text, _ = ask("sets", place, as_json=False)
     assert ("NOT BELIEVED" in text, "but no manifest: it was removed, or never came" in text) == (lost, lost)
+    assert place.stat().st_mtime_ns == changed, "not even a probe of its clock is written there"
 
 
 def test_what_can_not_be_read_is_neither_good_nor_bad(kept, place, ask):
@@ -327,6 +357,12 @@ def sign(kept, folder, **changes):
     write_manifest(folder, manifest.model_copy(update=changes), SigningKey.from_endpoint(kept.connect("bare_backup_signing")))
 
 
+def test_latest_passes_over_a_set_that_is_dated_in_the_future(kept, place, ask):
+    sign(kept, place / "bare" / kept.sets[NO_MONGO], complete=True, missing={}, created=datetime.now(UTC) + timedelta(days=365))
+    assert ask("show", place, "latest")[1]["set"]["set_id"] == kept.sets[FULL]
+    assert ask("show", place, kept.sets[NO_MONGO])[0] == 0
+
+
 def test_latest_passes_over_the_safety_set_of_a_restore(kept, place, ask):
     safety = place / "bare" / kept.sets[NO_MONGO]
     sign(kept, safety, safety=True, complete=True, missing={})
@@ -335,14 +371,69 @@ def test_latest_passes_over_the_safety_set_of_a_restore(kept, place, ask):
     assert "yes, safety" in ask("sets", place, as_json=False)[1]
 
 
-def test_what_nobody_ever_opened_is_not_called_good(kept, place, ask):
-    folder = place / "bare" / kept.sets[FULL]
-    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
-    sign(kept, folder, sources={name: entry.model_copy(update={"level": "stored"}) for name, entry in manifest.sources.items()})
-    status, text, _ = ask("verify", place, kept.sets[FULL], as_json=False)
+@pytest.fixture(scope="module")
+def unopened(postgres_server, mongo_server, tmp_path_factory):
+    """A system whose plan has no identity: its sets are stored without being opened."""
+    made = Small(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
+    path = made.plans / "unopened.yaml"
+    path.write_text(path.read_text().replace(", identity: unopened_backup_identity", "") + "good: stored\n")
+    made.set_id = made.back_up("whole")
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def ask_unopened(unopened, ask, monkeypatch):
+    """Verify one of its sets; the tools of its PostgreSQL are known."""
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", str(postgres_bin(18)))
+
+    def run(set_id):
+        kit = ("--public-key", unopened.keys.folder / "public.pem", "--identity", unopened.keys.folder / "identity.txt")
+        return ask("verify", unopened.folder / "near", set_id, *kit, kit=())
+
+    return run
+
+
+def test_what_nobody_ever_opened_is_not_called_good_until_it_was_compared(unopened, ask, ask_unopened, monkeypatch):
+    key = ("--public-key", unopened.keys.folder / "public.pem")
+    status, text, _ = ask("verify", unopened.folder / "near", unopened.set_id, *key, kit=(), as_json=False)
     assert (status, text.startswith("WHOLE, CONTENTS NOT READ: set ")) == (2, True)
-    status, text, _ = ask("verify", place, kept.sets[FULL], kit=WHOLE_KIT, as_json=False)
-    assert (status, text.startswith("GOOD: ")) == (0, True)
+    status, found, _ = ask_unopened(unopened.set_id)
+    assert (status, found["sets"][0]["good"]) == (0, True), found
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", "")
+    monkeypatch.setattr("recovery.components.postgres.client.tool_places", lambda folders: [])
+    status, found, _ = ask_unopened(unopened.set_id)
+    (verified,) = found["sets"]
+    assert (status, verified["faults"]) == (2, []), "whether it holds everything can't be told without pg_restore"
+    assert "PostgreSQL 18 client tools" in verified["unable"][0]
+
+
+MONGO_LACKS = "mongo.documents, documents: The dump lacks what its source has: "
+
+
+@pytest.mark.parametrize(
+    ("source", "lost", "words"),
+    [
+        ("mongo.documents", rb"unopened/states\..*", f"{MONGO_LACKS}collection unopened.states"),
+        ("mongo.documents", rb"unopened/states\.bson", f"{MONGO_LACKS}the documents of unopened.states"),
+        ("mongo.documents", rb".*", MONGO_LACKS),
+        ("postgres.main", rb"\d+\.dat", "postgres.main, unopened: The dump lacks what the source has: the file"),
+        ("files.uploads", rb"top\.txt", "files.uploads, uploads: The archive of uploads lacks top.txt"),
+        ("config.settings", rb".*flow\.py", "config.settings, settings: The archive of settings lacks "),
+    ],
+)
+def test_a_set_that_was_stored_without_something_is_bad_once_it_is_opened(unopened, ask_unopened, monkeypatch, source, lost, words):
+    members = backup._members
+
+    def fewer(work, artifact):
+        return (member for member in members(work, artifact) if not re.fullmatch(lost, member.path))
+
+    monkeypatch.setattr(backup, "_members", fewer)
+    set_id = unopened.back_up(f"without {lost}", sources=(source,))
+    status, found, _ = ask_unopened(set_id)
+    (verified,) = found["sets"]
+    assert (status, verified["good"], len(verified["faults"])) == (1, False, 1), verified
+    assert words in verified["faults"][0]
 
 
 def test_a_set_that_lacks_a_source_is_not_called_good(kept, ask):
@@ -427,3 +518,160 @@ def test_nothing_decrypted_is_left_behind(kept, ask, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     assert ask("verify", kept.folder / "near", kept.sets[FULL], kit=WHOLE_KIT)[0] == 0
     assert list(scratch.iterdir()) == []
+
+
+def planted(place):
+    """A folder of a set that somebody else made."""
+    folder = place / "bare" / "99990101T000000Z-0000"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ((), None),
+        (("skew_seconds",), float("inf")),
+        (("skew_seconds",), float("nan")),
+        (("created",), "0001-01-01T00:00:00+14:00"),
+        (("created",), "9999-12-31T23:59:59-14:00"),
+        (("sources", "postgres.main", "point", "opened"), "0001-01-01T00:00:00+14:00"),
+        (("sources", "postgres.main", "totals", "stored_bytes"), 10**400),
+        (("sources", "postgres.main", "totals", "counts", "bare"), 10**400),
+        (("files", "packs", "bytes"), 10**15),
+        (("files", "packs", "bytes"), 1 << 63),
+    ],
+    ids=str,
+)
+def test_a_planted_manifest_is_bad_and_stops_nothing(kept, place, ask, where, what):
+    folder = planted(place)
+    values = json.loads((place / "bare" / kept.sets[FULL] / MANIFEST_FILE).read_text()) | {"set_id": folder.name}
+    part = values
+    for key in where[:-1]:
+        part = part[key]
+    part |= dict.fromkeys(where[-1:], what)
+    (folder / MANIFEST_FILE).write_text(json.dumps(values) if where else "[" * 60_000)
+    (folder / SIGNATURE_FILE).write_bytes(bytes(64))
+    for kit, words in ((("--public-key", "public.pem"), "was not signed by the key"), ((), " is not ")):
+        status, found, _ = ask("sets", place, kit=kit)
+        assert (status, len(found["sets"]), len(found["findings"])) == (1, 2, 1)
+        assert words in found["findings"][0]
+        status, _, said = ask("show", place, folder.name, kit=kit)
+        assert (status, words in said) == (2, True)
+        status, found, _ = ask("verify", place, "--all", kit=kit)
+        assert (status, sum(bool(each["faults"]) for each in found["sets"])) == (1, 1)
+
+
+def test_a_record_of_an_impossible_moment_is_not_believed(kept, place, ask):
+    records = place / "bare" / kept.sets[FULL] / "records"
+    record = next(records.glob("*-hold.json"))
+    values = json.loads(record.read_text()) | {"time": "0001-01-01T00:00:00+14:00"}
+    record.write_text(json.dumps(values))
+    proof = next(records.glob("*-proof.json"))
+    proof.write_text(json.dumps(json.loads(proof.read_text()) | {"facts": {"sources": 5}}))
+    status, found, _ = ask("sets", place, kit=())
+    assert (status, len(found["findings"])) == (1, 1)
+    assert "is no record of format 1" in found["findings"][0]
+
+
+def test_the_signature_is_looked_at_before_anything_is_decoded(kept, place, ask, monkeypatch):
+    folder = planted(place)
+    (folder / MANIFEST_FILE).write_bytes(b"whatever")
+    decoded = []
+
+    def decode(data, where):
+        decoded.append(data)
+        return decode_manifest(data, where)
+
+    monkeypatch.setattr("recovery.manifest.decode_manifest", decode)
+    assert ask("sets", place)[0] == 1
+    assert len(decoded) == 2
+    assert b"whatever" not in decoded
+
+
+def test_sets_that_lie_at_the_root_hide_none(kept, place, ask):
+    """An old set beside the folders of plans: what is newer lies deeper."""
+    older, newer = kept.sets[FULL], kept.sets[NO_MONGO]
+    (place / "bare" / older).rename(place / older)
+    status, found, _ = ask("sets", place)
+    assert (status, [each["set"] for each in found["sets"]]) == (0, [newer, older])
+    assert found["remarks"] == [
+        f"{older} does not lie where others do; a restore looks at <plan>/<set id> of a destination, and nowhere else."
+    ]
+    assert found["remarks"][0] in ask("sets", place, as_json=False)[1]
+    status, text, _ = ask("verify", place, older, as_json=False)
+    assert (status, f"note: {older} does not lie where others do" in text) == (0, True)
+
+
+def test_a_manifest_at_the_root_hides_no_newer_set(kept, place, ask):
+    newest = place / "bare" / kept.sets[NO_MONGO]
+    older = place / "bare" / kept.sets[FULL]
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        shutil.copy(older / name, place)
+    sign(kept, newest, complete=True, missing={})
+    status, found, _ = ask("verify", place, "latest")
+    assert (status, [each["set"] for each in found["sets"]]) == (0, [newest.name])
+    assert "this place itself does not lie where others do" in found["remarks"][0]
+    (place / SIGNATURE_FILE).unlink()
+    status, found, _ = ask("verify", place, "latest")
+    assert (status, [each["set"] for each in found["sets"]]) == (1, [newest.name, str(place)]), "a stray one is named"
+
+
+def test_what_somebody_else_encrypted_is_written_nowhere_outside(kept, place, ask, tmp_path, monkeypatch):
+    """Anybody can encrypt to a recipient; without the public key it is opened."""
+    folder = place / "bare" / kept.sets[FULL]
+    (identity,) = [line for line in (kept.keys.folder / "identity.txt").read_text().splitlines() if line.startswith("AGE-")]
+    recipient = pyrage.x25519.Identity.from_str(identity).to_public()
+    rows = json.dumps(["../../../evil", "x", "table", "t", {}]).encode() + b"\n"
+    (folder / CONTENTS_FILE).write_bytes(pyrage.encrypt(zstandard.compress(rows), [recipient]))
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
+    files = manifest.files.model_copy(update={"contents": describe_file(folder / CONTENTS_FILE)})
+    (folder / MANIFEST_FILE).write_bytes(encode(manifest.model_copy(update={"files": files})))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    status, found, _ = ask("verify", place, folder.name, kit=("--identity", "identity.txt"))
+    assert (status, len(found["sets"][0]["faults"]) > 3) == (1, True), "no pack is one that the contents name"
+    assert not (tmp_path / "evil").exists()
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(kept, place, ask):
+    os.mkfifo(planted(place) / MANIFEST_FILE)
+    status, found, _ = ask("sets", place)
+    assert (status, len(found["sets"]), len(found["unread"])) == (2, 2, 1)
+    assert "It is not a file" in found["unread"][0]
+
+
+FORGED = "x\nGOOD: set 20990101T000000Z-0000 of bare\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize("kit", [("--public-key", "public.pem"), ()])
+def test_names_at_a_place_never_begin_a_line_or_move_the_cursor(kept, place, ask, capsys, kit):
+    folder = place / "bare" / kept.sets[FULL]
+    (folder / FORGED).write_text("")
+    (place / FORGED / kept.sets[FULL]).mkdir(parents=True)
+    (place / FORGED / kept.sets[FULL] / MANIFEST_FILE).write_text(FORGED)
+    (folder / "records" / f"{FORGED}-hold.json").write_text("")
+    for command, more in (("sets", ()), ("show", ()), ("verify", ("--all",)), ("verify", ("latest",))):
+        where = folder if command == "show" else place
+        _, text, words = ask(command, where, *more, kit=kit, as_json=False)
+        assert r"x\nGOOD: set 20990101T000000Z-0000 of bare\x1b[2J\u202e" in text
+        main([command, str(where), *map(str, more), "--json"])
+        for line in (text + words + capsys.readouterr().out).split("\n"):
+            assert line.isprintable()
+            assert not line.startswith("GOOD: set 2099")
+
+
+def test_a_defect_is_said_to_be_one_in_one_line(kept, monkeypatch, capsys):
+    def broken(*arguments):
+        raise ZeroDivisionError("in the middle of it")
+
+    monkeypatch.setattr("recovery.cli.sets.find_sets", broken)
+    assert main(["sets", str(kept.folder / "near")]) == 3
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "Traceback" in said) == (1, False)
+    assert "a defect of this program (ZeroDivisionError)" in said
+    monkeypatch.setenv("RECOVERY_DEBUG", "1")
+    assert main(["sets", str(kept.folder / "near")]) == 3
+    assert "in the middle of it" in capsys.readouterr().err

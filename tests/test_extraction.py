@@ -87,6 +87,34 @@ def test_nothing_goes_through_a_link_of_an_earlier_pack(tmp_path, outside, secon
     assert not (tmp_path / "back" / "stolen").exists()
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("d", tarfile.SYMTYPE, "way"), ("d/x", tarfile.REGTYPE, "")],
+        [("d", tarfile.SYMTYPE, "way"), ("./d/./x", tarfile.REGTYPE, "")],
+        [("d", tarfile.SYMTYPE, "way"), ("d//x", tarfile.FIFOTYPE, "")],
+        [("d", tarfile.SYMTYPE, "way"), ("d/deep", tarfile.DIRTYPE, "")],
+        [("d", tarfile.SYMTYPE, "way"), ("stolen", tarfile.LNKTYPE, "d/secret")],
+        [("d", tarfile.LNKTYPE, "way"), ("d/x", tarfile.REGTYPE, "")],
+        [("d", tarfile.DIRTYPE, ""), ("d", tarfile.SYMTYPE, "way"), ("d/x", tarfile.REGTYPE, "")],
+        [("a", tarfile.DIRTYPE, ""), ("a/d", tarfile.SYMTYPE, "../way"), ("a/d/deep/x", tarfile.REGTYPE, "")],
+    ],
+)
+def test_nothing_goes_through_a_chain_of_links_over_two_packs(tmp_path, outside, members):
+    """The second pack's own link is not on the disk yet when its next member is looked at: tar reads it from the pipe."""
+    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside"))], tmp_path / "back")
+    with pytest.raises(ArtifactError, match="through the link"):
+        unpack(tmp_path / "forged", [forged(tmp_path, *members)], tmp_path / "back")
+    assert not (tmp_path / "back" / "stolen").exists()
+
+
+def test_a_folder_does_not_follow_a_link_that_has_its_name(tmp_path, outside):
+    outside.chmod(0o700)
+    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside"))], tmp_path / "back")
+    unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.DIRTYPE, ""))], tmp_path / "back")
+    assert outside.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_file_does_not_follow_a_link_that_has_its_name(tmp_path, outside):
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside/secret"))], tmp_path / "back")
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.REGTYPE, ""))], tmp_path / "back")

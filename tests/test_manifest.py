@@ -9,6 +9,9 @@ from recovery.errors import ArtifactError, ManifestError
 from recovery.keys import SigningKey
 from recovery.manifest import (
     MAX_BYTES,
+    MAX_PACKS_BYTES,
+    File,
+    Files,
     Manifest,
     StoredPack,
     encode,
@@ -23,6 +26,8 @@ from recovery.manifest import (
 )
 from recovery.records import hold
 from tests.sets import KEY, NOW, make_set, manifest, source
+
+PACK = {"source": "postgres.main", "artifact": "shop", "number": 0, "file": "a/b", "raw_bytes": 1, "stored_bytes": 1, "sha256": "0" * 64}
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def test_another_signed_thing_is_no_manifest():
         parse_manifest(*signed(encode(record)), KEY.verify_key, "openmanus/x")
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff\xfe", b'{"kind": "manifest"'])
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff\xfe", b'{"kind": "manifest"', b"[" * 60_000, b"9" * 60_000])
 def test_what_is_signed_and_not_json_of_the_form_is_refused(data):
     with pytest.raises(ManifestError, match="is not JSON of the right form"):
         parse_manifest(*signed(data), KEY.verify_key, "openmanus/x")
@@ -117,6 +122,11 @@ def test_what_is_signed_and_not_json_of_the_form_is_refused(data):
         ({"missing": {"mongo.documents": "no answer"}}, "contradict"),
         ({"created": "2026-11-23T12:00:00"}, "created"),
         ({"sources": {}}, "sources"),
+        ({"skew_seconds": float("inf")}, "skew_seconds"),
+        ({"skew_seconds": float("nan")}, "skew_seconds"),
+        ({"skew_seconds": 1e300}, "skew_seconds"),
+        ({"created": "0001-01-01T00:00:00+14:00"}, "of the years 1970 to 2200"),
+        ({"created": "9999-12-31T23:59:59-14:00"}, "of the years 1970 to 2200"),
     ],
 )
 def test_a_signed_manifest_that_is_not_valid_is_refused_with_the_key(change, words):
@@ -131,6 +141,30 @@ def test_moments_without_offset_are_refused():
     naive["point"]["opened"] = NOW.replace(tzinfo=None)
     with pytest.raises(ValidationError, match="without offset"):
         type(source()).model_validate(naive)
+
+
+@pytest.mark.parametrize("moment", ["opened", "closed"])
+def test_moments_that_no_clock_showed_are_refused(moment):
+    values = source().model_dump()
+    values["point"][moment] = "0001-01-01T00:00:00+14:00"
+    with pytest.raises(ValidationError, match="of the years 1970 to 2200"):
+        type(source()).model_validate(values)
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 53, 10**400])
+def test_numbers_that_readers_of_json_would_not_agree_about_are_refused(number):
+    for part in (File(bytes=1, sha256="0" * 64), source().totals, StoredPack(**PACK)):
+        for name in part.model_dump().keys() & {"bytes", "artifacts", "packs", "raw_bytes", "stored_bytes", "counts", "number"}:
+            changed = {"table": number} if name == "counts" else number
+            with pytest.raises(ValidationError, match=name):
+                type(part).model_validate(part.model_dump() | {name: changed})
+
+
+def test_a_list_of_packs_that_no_memory_holds_is_refused():
+    there = File(bytes=MAX_PACKS_BYTES, sha256="0" * 64)
+    Files(contents=there, instructions=there, packs=there)
+    with pytest.raises(ValidationError, match="packs"):
+        Files(contents=there, instructions=there, packs=there.model_copy(update={"bytes": MAX_PACKS_BYTES + 1}))
 
 
 def test_the_same_manifest_is_always_the_same_bytes():
@@ -229,4 +263,4 @@ def test_other_packs_are_not_believed(made):
 )  # fmt: skip
 def test_a_pack_never_lies_outside_its_set(file):
     with pytest.raises(ValidationError):
-        StoredPack(source="postgres.main", artifact="shop", number=0, file=file, raw_bytes=1, stored_bytes=1, sha256="0" * 64)
+        StoredPack(**PACK | {"file": file})

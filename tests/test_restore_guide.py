@@ -107,6 +107,8 @@ def test_there_are_several_packs_and_every_command_stands_alone(guide):
     text = (guide / "RESTORE.md").read_text()
     needed = text.split("You need", 1)[1].split("\n\n", 1)[0]
     assert all(f"`{name}`" in needed for name in (*STOCK, *POSTGRES, *MONGO) if name != "sh"), needed
+    assert "as root: for any other user" in text.split("## 2. Unpack")[1].split("```sh")[0], "owners are lost without a word"
+    assert "--setParameter ttlMonitorEnabled=false" in text.split("## 5. MongoDB")[1].split("```sh")[0], "loading is what begins it"
     assert "{{" not in text
     assert "wildcard projections" in text.split("## 5. MongoDB")[1].split("\n## ")[0], "mongorestore reorders fields in options of indexes"
     assert "{%" not in text

@@ -11,39 +11,59 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery import VERSION
+from recovery.cli.text import Lines, escaped, indented
 from recovery.errors import PlanError, RecoveryError
 
 if TYPE_CHECKING:
     from recovery.cli.kit import Answer, Kit
 
 _USER_ERROR = 2
+_DEFECT = 3
+_DEBUG = "RECOVERY_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 if what was checked is not right, 2 if the command could not be done."""
+    """Run a command.
+
+    The exit status is 0, 1 if what was checked is not right, 2 if the command could not be done, 3 for a defect of this program.
+    """
     chosen = _parser().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
         sys.stdout.flush()
     except RecoveryError as error:
-        print(f"{error.what}\n{error.next_step}", file=sys.stderr)
+        print(f"{indented(error.what)}\n{indented(error.next_step)}", file=sys.stderr)
         return _USER_ERROR
     except BrokenPipeError:  # whoever read this has seen enough; nothing is left to be flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _USER_ERROR
     except OSError as error:
-        print(f"{error}\nMend that, and try again.", file=sys.stderr)
+        print(f"{indented(str(error))}\nMend that, and try again.", file=sys.stderr)
         return _USER_ERROR
     except KeyboardInterrupt:
         print("Interrupted; nothing is known.", file=sys.stderr)
         return _USER_ERROR
+    except Exception as error:  # noqa: BLE001 - whoever needs a set today is told what to make of it
+        return _defect(error)
     return status
+
+
+def _defect(error: Exception) -> int:
+    if os.environ.get(_DEBUG):
+        traceback.print_exception(error)
+    print(
+        f"This is a defect of this program ({type(error).__name__}), and says nothing of any set."
+        f" Report it with what the same command prints with {_DEBUG}=1 in its environment.",
+        file=sys.stderr,
+    )
+    return _DEFECT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,7 +150,7 @@ def _check_plans(chosen: argparse.Namespace) -> int:
         has = f"{len(plan.source_ids)} sources, {len(plan.destinations)} destinations"
         print(f"plan {plan.plan}: good as written, with {has}; whether they can be reached, its first backup finds out")
     for broken in plans.broken:
-        print(broken, file=sys.stderr)
+        print(indented(str(broken)), file=sys.stderr)
     if not plans.good and not plans.broken:
         print(f"There is no plan file in {where}.", file=sys.stderr)
     return 1 if plans.broken or not plans.good else 0
@@ -180,6 +200,7 @@ def _progress_shown() -> Iterator[None]:
     """On standard error: a long reading says how far it is."""
     log = logging.getLogger("recovery")
     handler = logging.StreamHandler()
+    handler.setFormatter(Lines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -190,8 +211,7 @@ def _progress_shown() -> Iterator[None]:
 
 
 def _print(chosen: argparse.Namespace, answer: Answer) -> int:
-    text = json.dumps(answer.facts, indent=2, ensure_ascii=False) if chosen.json else answer.text
-    print(text.encode("utf-8", "backslashreplace").decode())
+    print(json.dumps(answer.facts, indent=2) if chosen.json else "\n".join(map(escaped, answer.lines)).rstrip())
     return answer.status
 
 

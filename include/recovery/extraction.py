@@ -26,16 +26,14 @@ def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bo
     """
     argv = [find_tool("tar"), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
     argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", f"--directory={folder}", "--file=-"]
-    real = {folder, *folder.parents}  # whatever leads to it is the operator's own
+    way = _Way(folder)
     with tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
         try:
             for member in tarstream.members(reader):
                 refuse_escape(member.info)
                 if only is not None and not only(member.info):
                     continue
-                _refuse_links_on_the_way(folder / member.info.name, real)
-                if member.info.islnk():
-                    _refuse_links_on_the_way(folder / member.info.linkname, real)
+                way.refuse_detour(member.info)
                 for chunk in member.raw():
                     tar.stdin.write(chunk)
             tar.stdin.write(bytes(2 * tarstream.BLOCK))
@@ -44,19 +42,40 @@ def extract(reader: tarstream.Source, folder: Path, only: Callable[[TarInfo], bo
             log.error("tar stopped reading")
 
 
-def _refuse_links_on_the_way(path: Path, real: set[Path]) -> None:
-    """An earlier pack may have left a link where this one has a folder; tar itself only looks at its own run."""
-    way = []
-    for parent in path.parents:
-        if parent in real:
-            break
-        way.append(parent)
-    for parent in way:
-        if parent.is_symlink():
-            raise ArtifactError(
-                f"A pack's member would be written through the link {parent}.", "Don't restore this set; find out who made it."
-            )
-    real.update(way)
+class _Way:
+    """What lies between a folder and the members that are extracted to it: nothing but folders.
+
+    An earlier pack may have left a link where this one has a folder, which the disk tells. What this pack itself has is told
+    by its names: tar may not have read it from the pipe yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._real = {folder, *folder.parents}  # whatever leads to it is the operator's own
+        self._ends: set[Path] = set()
+
+    def refuse_detour(self, info: TarInfo) -> None:
+        """Refuse a member, or a hard link's target, that has anything but folders above it.
+
+        Raises:
+            ArtifactError: if there is a link, or what this pack itself has as a link or file.
+        """
+        path = self._folder / info.name
+        for name in [path, self._folder / info.linkname] if info.islnk() else [path]:
+            self._look_above(name)
+        if not info.isdir():
+            self._ends.add(path)
+
+    def _look_above(self, path: Path) -> None:
+        for parent in path.parents:
+            if parent in self._ends or (parent not in self._real and parent.is_symlink()):
+                raise ArtifactError(
+                    f"A pack's member would be written through the link {parent}, or below what is no folder.",
+                    "Don't restore this set; find out who made it.",
+                )
+            if parent == self._folder:
+                return
+            self._real.add(parent)
 
 
 def refuse_escape(info: TarInfo) -> None:

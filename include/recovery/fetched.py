@@ -62,7 +62,7 @@ class FetchedSet:
 
     def rows_file(self, source_id: str, artifact: str) -> Path:
         """File of an artifact's contents."""
-        return self.folder / "rows" / source_id / f"{safe_name(artifact)}.jsonl"
+        return self.folder / "rows" / safe_name(source_id) / f"{safe_name(artifact)}.jsonl"
 
     def places_file(self, source_id: str, artifact: str) -> Path:
         """File of which member is in which pack, and of each pack's checksum before encryption."""

@@ -34,6 +34,9 @@ RECORDS_FOLDER = "records"
 MAX_BYTES = 64 * 1000
 """A manifest is never larger."""
 
+MAX_PACKS_BYTES = 1 << 30
+"""A list of packs is never larger: that is four million packs."""
+
 LEVELS: tuple[Level, ...] = ("stored", "decoded", "restored")
 """What was proven of a set, from least to most."""
 
@@ -82,8 +85,18 @@ def _text(limit: int) -> AfterValidator:
     return AfterValidator(clean)
 
 
+def _moment(moment: datetime) -> datetime:
+    if not 1970 <= moment.year <= 2200:
+        raise ValueError("a moment that is not of the years 1970 to 2200")
+    return moment
+
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Bytes = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=0, lt=1 << 53)]
+"""Below 2^53: what every reader of JSON takes for the same number."""
+Bytes = Number
+Moment = Annotated[AwareDatetime, AfterValidator(_moment)]
+"""Of a year that can be converted to any offset."""
 SetId = Annotated[str, AfterValidator(_set_id)]
 Sentence = Annotated[str, _text(300)]
 """Text for people; cut after 300 characters, and what is not Unicode in it is written ``\\xXX``."""
@@ -107,6 +120,13 @@ class Files(_Part):
     instructions: File
     packs: File
 
+    @field_validator("packs")
+    @classmethod
+    def _can_be_read(cls, packs: File) -> File:
+        if packs.bytes > MAX_PACKS_BYTES:
+            raise ValueError(f"a list of packs larger than {MAX_PACKS_BYTES} bytes")
+        return packs
+
     def named(self) -> dict[str, File]:
         """By file name, in the order of uploading."""
         return {CONTENTS_FILE: self.contents, PACKS_FILE: self.packs, INSTRUCTIONS_FILE: self.instructions}
@@ -118,7 +138,7 @@ class StoredPack(_Part):
     source: str
     """``<component>.<name>``."""
     artifact: str
-    number: Annotated[int, Field(ge=0)]
+    number: Number
     """Counts from 0 in its artifact; the order of unpacking."""
     file: Annotated[str, AfterValidator(_pack_file)]
     """Path below the set."""
@@ -133,12 +153,12 @@ class StoredPack(_Part):
 class Totals(_Part):
     """What a source's artifacts amount to."""
 
-    artifacts: int
-    packs: int
+    artifacts: Number
+    packs: Number
     raw_bytes: Bytes
     stored_bytes: Bytes
-    counts: dict[str, int] = {}
-    """How many of what: ``{"table": 12, "row": 80000}``. For people; a proof compares the contents."""
+    counts: dict[str, Number] = {}
+    """How many records each database or tree has: ``{"shop": 80000}``. For people, and to notice what is empty or gone in the next set."""
 
 
 class SourceEntry(_Part):
@@ -153,9 +173,10 @@ class SourceEntry(_Part):
 
     @field_validator("point")
     @classmethod
-    def _has_offset(cls, point: RecoveryPoint) -> RecoveryPoint:
-        if point.opened.tzinfo is None or point.closed.tzinfo is None:
-            raise ValueError("a moment without offset")
+    def _has_moments(cls, point: RecoveryPoint) -> RecoveryPoint:
+        for moment in (point.opened, point.closed):
+            if _moment(moment).tzinfo is None:
+                raise ValueError("a moment without offset")
         return point
 
     @property
@@ -174,14 +195,14 @@ class Manifest(_Part):
     run_id: Sentence
     note: Sentence = ""
     """What the person who started the run wrote."""
-    created: AwareDatetime
+    created: Moment
     """When the manifest was written; sets are ordered by it."""
     sources: Annotated[dict[str, SourceEntry], Field(min_length=1)]
     missing: dict[str, Sentence] = {}
     """Sources of the plan that the set lacks, and why."""
     complete: bool
     """Nothing is missing."""
-    skew_seconds: float
+    skew_seconds: Annotated[float, Field(allow_inf_nan=False, gt=-(1 << 53), lt=1 << 53)]
     """How far the sources' moments lie apart, see :func:`skew`."""
     files: Files
     recipients: tuple[str, ...]
@@ -292,12 +313,21 @@ def parse_manifest(data: bytes, signature: bytes, key: VerifyKey, path: str) -> 
     Raises:
         ManifestError: if it was not signed by this key, is no manifest of format 1, or belongs somewhere else.
     """
-    if not key.verifies(data, signature):
-        raise ManifestError(f"The manifest at {path} was not signed by the key {key.fingerprint}, or was changed since.", _NEXT)
-    manifest = decode_manifest(data, path)
+    manifest = signed_manifest(data, signature, key, path)
     if manifest.path != path:
         raise ManifestError(f"The manifest at {path} belongs to {manifest.path}: somebody moved or copied it.", _NEXT)
     return manifest
+
+
+def signed_manifest(data: bytes, signature: bytes, key: VerifyKey, where: str) -> Manifest:
+    """A manifest, wherever it lies; nothing of it is decoded before its signature was found right.
+
+    Raises:
+        ManifestError: if it was not signed by this key, or is no manifest of format 1.
+    """
+    if not key.verifies(data, signature):
+        raise ManifestError(f"The manifest at {where} was not signed by the key {key.fingerprint}, or was changed since.", _NEXT)
+    return decode_manifest(data, where)
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
@@ -325,7 +355,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 def _json_object(data: bytes, where: str) -> dict[str, Any]:
     try:
         values = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise ManifestError(f"What lies at {where} as a manifest is not JSON of the right form.", _NEXT)

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.keys import SIGNATURE_BYTES, SigningKey, VerifyKey
-from recovery.manifest import RECORDS_FOLDER, Manifest, Sentence, SetId, encode
+from recovery.manifest import RECORDS_FOLDER, Manifest, Moment, Sentence, SetId, encode
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Record(BaseModel):
     format: Literal[1] = 1
     plan: str
     set_id: SetId
-    time: AwareDatetime
+    time: Moment
     by: Sentence
     """Who or what says it: a person, a run."""
     text: Sentence

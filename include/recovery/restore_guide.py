@@ -50,6 +50,9 @@ END
 ## 2. Unpack
 
 Packs of one artifact go into one folder, in any order.
+{%- if files or config %} Do this, and all that copies from there, as root: for any other user everything becomes that user's own,
+and nothing says that the owners are lost.
+{%- endif %}
 
 ```sh
 mkdir -p restored
@@ -95,6 +98,8 @@ pg_restore --dbname {{ through }} --create --exit-on-error --jobs 2 {{ folder }}
 ## 5. MongoDB
 
 Set `MONGO_URI` to the new server, as in `mongodb://user@host/?authSource=admin`; it asks for the password.
+MongoDB deletes documents that are older than the TTL of their collection within a minute of loading them: start the server with
+`--setParameter ttlMonitorEnabled=false` until you have looked at them.
 {% for source, folder, version in mongo %}
 ```sh
 mongorestore --uri "$MONGO_URI" --stopOnError --bypassDocumentValidation --dir {{ folder }}

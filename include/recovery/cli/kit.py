@@ -32,7 +32,8 @@ class Answer:
 
     facts: dict[str, Any]
     """For ``--json``."""
-    text: str
+    lines: Sequence[str]
+    """For people; whoever prints them escapes what can't be printed."""
     status: int = 0
 
 

@@ -11,14 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Literal
 
-from recovery.catalog import LATEST, read_manifest
+from recovery.catalog import LATEST, ahead
 from recovery.destinations.base import Destination, Entry, Missing, Refused, TooLarge
 from recovery.destinations.folder import Folder
 from recovery.errors import DestinationError, ManifestError, PlanError
-from recovery.keys import VerifyKey
-from recovery.manifest import MANIFEST_FILE, MAX_BYTES, Manifest, decode_manifest, is_set_id
+from recovery.keys import SIGNATURE_BYTES, VerifyKey
+from recovery.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, Manifest, is_set_id, signed_manifest
 from recovery.retention import LEFTOVER_AGE
-from recovery.units import iso
+from recovery.units import human_duration, iso, now
 
 _THREADS = 8
 
@@ -45,6 +45,11 @@ class Found:
     def doubtful(self) -> bool:
         """Whether it may be a set, and even the newest, that was damaged or can't be read."""
         return self.state in {"bad", "unable"}
+
+    @property
+    def depth(self) -> int:
+        """How many folders lie above what is in it: 2 in a whole destination, 1 in a plan's folder, 0 in a set's."""
+        return len(self.path.split("/")) if self.path else 0
 
     def of_plan(self, plan: str) -> bool:
         """Whether it is a plan's; what is not believed is told by its path, as far as that says."""
@@ -174,45 +179,51 @@ def find_sets(place: Destination, key: VerifyKey, plan: str | None = None) -> li
 
 
 def _set_folders(place: Destination) -> list[str]:
-    """The folders that look like sets, as beginnings of keys."""
-    if _is_set(place):
-        return [""]
+    """The folders that look like sets, as beginnings of keys: those of a destination, a plan and a set, since one may lie in another.
+
+    The deepest come first; of two copies of a set that is the one where sets belong.
+    """
     names = list(place.folders(""))
-    sets = [f"{name}/" for name in names if is_set_id(name)]
-    return sets or [f"{plan}/{name}/" for plan in names for name in place.folders(f"{plan}/") if is_set_id(name)]
+    plans, sets = [name for name in names if not is_set_id(name)], [name for name in names if is_set_id(name)]
+    found = [f"{plan}/{name}/" for plan in plans for name in place.folders(f"{plan}/") if is_set_id(name)]
+    return found + [f"{name}/" for name in sets] + ([""] if _has_manifest(place) else [])
 
 
-def _is_set(place: Destination) -> bool:
+def _has_manifest(place: Destination) -> bool:
+    """Whether the place itself looks like a set; one that can't be read does."""
     try:
         with place.open(MANIFEST_FILE):
             return True
     except Missing:
         return False
+    except DestinationError:
+        return True
 
 
 def _read(place: Destination, folder: str, key: VerifyKey) -> Found:
     path = folder.rstrip("/")
     where = path or place.describe()
     try:
-        said = decode_manifest(place.read(f"{folder}{MANIFEST_FILE}", MAX_BYTES), where)
-        parts = said.path.split("/")
-        shown = path.split("/") if path else []
-        if shown != parts[len(parts) - len(shown) :]:
-            fault = f"The manifest at {where} belongs to {said.path}: somebody moved or copied it."
-            return Found(path, place, "bad", fault=fault)
-        inside = Inside(place, f"{said.path}/".removesuffix(folder)) if folder != f"{said.path}/" else place
-        manifest = read_manifest(inside, said.path, key)
+        data = place.read(f"{folder}{MANIFEST_FILE}", MAX_BYTES)
+        manifest = signed_manifest(data, _signature(place, folder), key, where)
     except Missing:
         return _without_manifest(place, folder, path, where)
     except (TooLarge, ManifestError) as error:
         return Found(path, place, "bad", fault=error.what)
     except DestinationError as error:
         return Found(path, place, "unable", fault=f"{where}: {error}")
-    if manifest is None:
-        return _without_manifest(place, folder, path, where)
-    if isinstance(manifest, ManifestError):
-        return Found(path, inside, "bad", fault=manifest.what)
+    if not f"/{manifest.path}/".endswith(f"/{folder}"):
+        return Found(path, place, "bad", fault=f"The manifest at {where} belongs to {manifest.path}: somebody moved or copied it.")
+    inside = Inside(place, f"{manifest.path}/".removesuffix(folder)) if folder != f"{manifest.path}/" else place
     return Found(path, inside, "believed", manifest)
+
+
+def _signature(place: Destination, folder: str) -> bytes:
+    """Of a manifest; what can't be one is none."""
+    try:
+        return place.read(f"{folder}{SIGNATURE_FILE}", SIGNATURE_BYTES)
+    except (Missing, TooLarge):
+        return b""
 
 
 def _without_manifest(place: Destination, folder: str, path: str, where: str) -> Found:
@@ -220,7 +231,7 @@ def _without_manifest(place: Destination, folder: str, path: str, where: str) ->
     fault = f"{where} has no manifest, so it is no set."
     try:
         newest = max((entry.modified for entry in place.list(folder)), default=None)
-        lost = newest is not None and place.now() - newest >= LEFTOVER_AGE
+        lost = newest is not None and now() - newest >= LEFTOVER_AGE  # asking a folder for its own clock writes there
     except DestinationError as error:
         return Found(path, place, "unable", fault=f"{fault} {error}")
     if newest is None or not lost:
@@ -230,13 +241,26 @@ def _without_manifest(place: Destination, folder: str, path: str, where: str) ->
     )
 
 
+def remarks(found: Sequence[Found]) -> list[str]:
+    """What is odd about where sets lie, or about when they say that they were made."""
+    deepest = max((each.depth for each in found), default=0)
+    said = []
+    for each in found:
+        name = each.path or "this place itself"
+        if each.depth < deepest:
+            said.append(f"{name} does not lie where others do; a restore looks at <plan>/<set id> of a destination, and nowhere else.")
+        if each.manifest and (distance := ahead(each.manifest, now())):
+            said.append(f"{name} is dated {human_duration(distance)} in the future: a clock was wrong. It never counts as the latest.")
+    return said
+
+
 def latest(found: Sequence[Found]) -> list[Found]:
-    """The newest set that a restore of ``latest`` might take, complete and no safety set of a restore; none if there is none.
+    """The newest set that a restore of ``latest`` might take: complete, neither dated in the future nor a safety set; none if none is.
 
     Raises:
         PlanError: if there are sets of several plans.
     """
-    fit = [each for each in found if each.manifest and each.manifest.good("stored")]
+    fit = [each for each in found if each.manifest and each.manifest.good("stored") and not ahead(each.manifest, now())]
     if len({each.manifest.plan for each in fit if each.manifest}) > 1:
         raise PlanError("There are sets of several plans here.", "Choose one with --plan.")
     return fit[:1]
@@ -255,7 +279,11 @@ def pick(found: Sequence[Found], wanted: str | None) -> Found:
     else:
         fit = [each for each in found if wanted in {each.path.split("/")[-1], each.manifest and each.manifest.set_id}]
     if len(fit) > 1:
-        raise PlanError("There is more than one set that this may mean.", "Name one, or latest; --plan chooses among plans.")
+        where = ", ".join(each.path or "the place itself" for each in fit[:5])
+        raise PlanError(
+            f"There is more than one set that this may mean: {where}{', and more' if len(fit) > 5 else ''}.",
+            "Name one, or latest; --plan chooses among plans; or give the set's own folder as the place.",
+        )
     if not fit:
         what = "no complete set" if wanted == LATEST else "no set" if wanted is None else f"no set {wanted}"
         raise PlanError(f"There is {what} here.", "Look at `python -m recovery sets`.")

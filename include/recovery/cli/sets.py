@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recovery.cli.kit import Answer, Kit
-from recovery.cli.place import Found, find_sets
+from recovery.cli.place import Found, find_sets, remarks
 from recovery.errors import DestinationError
 from recovery.manifest import Manifest
 from recovery.records import Record, Records, read_records
@@ -31,15 +31,16 @@ def sets(kit: Kit) -> Answer:
     findings = [finding for each in described for finding in each.findings]
     unread = [said for each in described for said in each.unread]
     unfinished = [each.fault for each in found if each.state == "unfinished"]
-    facts = kit.facts() | {"sets": rows, "findings": findings, "unread": unread, "unfinished": unfinished}
+    odd = remarks(found)
+    facts = kit.facts() | {"sets": rows, "findings": findings, "unread": unread, "unfinished": unfinished, "remarks": odd}
     lines = [*kit.heading(), *_table(rows)]
     if not rows:
         lines.append(f"There is no set at {kit.place.describe()}.")
     lines += ["", *(f"NOT BELIEVED: {finding}" for finding in findings)] if findings else []
     lines += ["", *(f"COULD NOT BE READ: {said}" for said in unread)] if unread else []
-    lines += ["", *unfinished] if unfinished else []
+    lines += ["", *unfinished, *odd] if unfinished or odd else []
     status = 1 if findings else 2 if unread else 0 if rows else 1
-    return Answer(facts, "\n".join(lines), status)
+    return Answer(facts, lines, status)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _row(manifest: Manifest, records: Records | None) -> dict[str, Any]:
 
 def _of_all(proof: Record, manifest: Manifest) -> bool:
     """Whether it is about all that the set has; one that does not say is not."""
-    return set(manifest.sources) <= set(proof.facts.get("sources", ())) and not proof.facts.get("only")
+    named = proof.facts.get("sources")
+    return isinstance(named, list) and all(source in named for source in manifest.sources) and not proof.facts.get("only")
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

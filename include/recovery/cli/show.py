@@ -53,7 +53,7 @@ def show(kit: Kit, wanted: str | None) -> Answer:
         lines += _source(source, entry, [pack for pack in packs if pack.source == source], (contents or {}).get(source))
     lines += _records(records)
     lines += ["", *(f"THERE MAY BE A NEWER ONE: {fault}" for fault in doubtful)] if doubtful else []
-    return Answer(facts, "\n".join(lines), 1 if records.findings or doubtful else 0)
+    return Answer(facts, lines, 1 if records.findings or doubtful else 0)
 
 
 def _set(manifest: Manifest, records: Records) -> list[str]:
@@ -79,7 +79,8 @@ def _source(source: str, entry: SourceEntry, packs: Sequence[StoredPack], conten
         lines.append(f"  {artifact}: {human_size(raw)} in {number} of {human_size(stored)}{records}")
         if contents is not None:
             lines.append(f"    {', '.join(f'{count:,} {kind}' for kind, count in contents[artifact].items())}")
-    return lines
+    artifacts = {pack.artifact for pack in packs}
+    return lines + [f"  {name}: {count:,} records" for name, count in entry.totals.counts.items() if name not in artifacts]
 
 
 def _records(records: Records) -> list[str]:

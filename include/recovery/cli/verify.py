@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from recovery.catalog import LATEST
 from recovery.cli.contents import Opened, opened, packs_of
 from recovery.cli.kit import NOT_READ, Answer, Kit
-from recovery.cli.place import Found, find_sets, latest, pick
-from recovery.destinations.base import Destination, Missing, Progress
+from recovery.cli.place import Found, find_sets, latest, pick, remarks
+from recovery.destinations.base import Destination, Missing, Progress, TooLarge
 from recovery.errors import ArtifactError, PlanError, RecoveryError
 from recovery.manifest import MANIFEST_FILE, RECORDS_FOLDER, SIGNATURE_FILE, File, Manifest, StoredPack, set_files
 from recovery.records import read_records
@@ -69,7 +69,7 @@ class Verdict:
         """Go on after an error; what is wrong with the set is told apart from what could not be found out."""
         try:
             yield
-        except (ArtifactError, Missing) as error:
+        except (ArtifactError, Missing, TooLarge) as error:
             self.faults.append(error.what)
         except RecoveryError as error:
             self.unable.append(str(error))
@@ -86,17 +86,19 @@ def verify(kit: Kit, wanted: str | None, everything: bool) -> Answer:
     """
     found = find_sets(kit.place, kit.key, kit.plan)
     unfinished = [each.fault for each in found if each.state == "unfinished"]
+    odd = remarks(found)
     verdicts = [_verdict(kit, each) for each in _chosen(kit, found, wanted, everything)]
     facts = kit.facts() | {
         "contents": "read" if kit.identities else "NOT READ",
         "sets": [asdict(verdict) | {"good": kit.checked and not verdict.status} for verdict in verdicts],
         "unfinished": unfinished,
+        "remarks": odd,
     }
-    lines = [line for verdict in verdicts for line in _words(verdict, kit.checked)] + [f"note: {each}" for each in unfinished]
+    lines = [line for verdict in verdicts for line in _words(verdict, kit.checked)] + [f"note: {each}" for each in (*unfinished, *odd)]
     lines += [] if kit.identities else ["", NOT_READ]
     lines += [] if kit.checked else ["", *kit.heading()]
     statuses = {verdict.status for verdict in verdicts} | (set() if kit.checked else {1})
-    return Answer(facts, "\n".join(lines).rstrip(), 1 if 1 in statuses else max(statuses))
+    return Answer(facts, lines, 1 if 1 in statuses else max(statuses))
 
 
 def _chosen(kit: Kit, found: list[Found], wanted: str | None, everything: bool) -> list[Found]:
@@ -165,6 +167,9 @@ def _read_all(kit: Kit, found: Found, manifest: Manifest, packs: Sequence[Stored
                 contents = stack.enter_context(opened(found, manifest, kit.identity(manifest)))
         with ThreadPoolExecutor(found.destination.parallel) as pool:
             list(pool.map(lambda pack: reading.pack(pack, contents), packs))
+        for unproven in contents.unproven(packs) if contents else ():
+            with verdict.noting():
+                unproven.prove()
 
 
 class _Reading:
