@@ -79,7 +79,9 @@ def build(plan: Plan) -> DAG:
             "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest good one."),
             "note": tasks.text_parameter("Why this backup is made; kept with the set.", maxLength=300),
             "hold": Param(False, type="boolean", description="Never prune this set, until the hold is released."),
-            "allow_empty": Param(False, type="boolean", description="Accept that a source has become empty since the last set."),
+            "allow_empty": Param(
+                False, type="boolean", description="Accept that a source or database is empty or gone since the last good set."
+            ),
         },
     ) as dag:
         begun, verified, uploads, prunes = prepare(plan.plan), [], [], []

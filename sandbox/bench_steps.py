@@ -89,7 +89,7 @@ class BackupTasks:
 
     def finish(self, _: str) -> None:
         """End the run."""
-        closing.finish(self._plan, self._staged)
+        closing.finish(self._plan, self._staged, self._connect)
 
 
 class RestoreTasks:

@@ -311,7 +311,7 @@ class Small:
                 step(work)
         for name in plan.destinations:
             closing.upload(plan, staged, name, self.connect)
-        closing.finish(plan, staged)
+        closing.finish(plan, staged, self.connect)
         return staged.id
 
     def restore(self, run_id="restore 1"):

@@ -236,6 +236,165 @@ def test_a_source_that_always_was_empty_is_no_fault(small):
     small.back_up("second")
 
 
+def every_database(whole):
+    """The plan as it is without names of databases."""
+    path = whole.plans / "whole.yaml"
+    path.write_text(path.read_text().replace(", databases: [whole]", ""))
+
+
+@pytest.fixture
+def second_database(whole):
+    """Another database on each server, and how to empty or drop it."""
+    every_database(whole)
+    with closed_after(whole.postgres.connect()) as connection, whole.mongo.client() as client:
+        connection.execute("CREATE DATABASE whole_eu")
+        with closed_after(whole.postgres.connect("whole_eu")) as inside:
+            inside.execute("CREATE TABLE orders AS SELECT generate_series(1, 30) AS id")
+        client.whole_eu.orders.insert_many([{"_id": number} for number in range(40)])
+
+        def dropped():
+            connection.execute("DROP DATABASE IF EXISTS whole_eu WITH (FORCE)")
+            client.drop_database("whole_eu")
+
+        def emptied():
+            with closed_after(whole.postgres.connect("whole_eu")) as inside:
+                inside.execute("DELETE FROM orders")
+            client.whole_eu.orders.delete_many({})
+
+        yield {"is gone now": dropped, "has none now": emptied}
+        dropped()
+
+
+@pytest.mark.parametrize("words", ["is gone now", "has none now"])
+def test_a_database_that_was_lost_fails_unless_that_is_accepted_or_it_is_not_asked_for(whole, second_database, words):
+    whole.back_up()
+    second_database[words]()
+    before = {"postgres.main": 30, "mongo.documents": 40}
+    staged = begin(whole, "second")
+    for source_id, count in before.items():
+        work = work_on(whole, source_id, staged)
+        assert work.staged.run().previous[source_id]["whole_eu"] == count
+        dump(work)
+        compress(work)
+        with pytest.raises(SourceError, match=rf"whole_eu had {count} records in the last good set, and {words}\."):
+            verify(work)
+    for run_id, allow_empty in (("accepted", True), ("not asked for", False)):
+        staged = begin(whole, run_id, allow_empty=allow_empty)
+        for source_id in before:
+            for step in STEPS:
+                step(work_on(whole, source_id, staged))
+        whole.write_plan()  # names its database
+
+
+# What is read where it is -------------------------------------------------------------------------------------------
+
+
+def emptied(path):
+    """As if what is mounted there were gone."""
+    path.rename(path.with_name("away"))
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("source_id", "path", "lose", "words"),
+    [
+        ("files.uploads", "storage", emptied, "was another folder or file system when it was listed"),
+        ("files.uploads", "storage", shutil.rmtree, "can't be looked at now: No such file"),
+        ("config.settings", "custom", emptied, "was another folder or file system when it was listed"),
+        ("config.settings", ".env", os.unlink, "can't be looked at now: No such file"),
+    ],
+)
+@pytest.mark.parametrize("when", ["before packing", "while packing"])
+def test_what_is_not_the_folder_that_was_listed_is_not_packed(small, monkeypatch, source_id, path, lose, words, when):
+    work = work_on(small, source_id)
+    dump(work)
+    if when == "before packing":
+        lose(small.home / path)
+    else:
+        seal = backup.seal
+        monkeypatch.setattr(backup, "seal", lambda *args, **how: (seal(*args, **how), lose(small.home / path))[0])
+    with pytest.raises(SourceError, match=f"{small.home}/{path} .*{words}.*clear the dump task"):
+        compress(work)
+    assert not list(work.staged.set_folder.rglob("*.age"))
+
+
+def test_a_dump_that_is_cleared_lists_again(small):
+    work = work_on(small)
+    dump(work)
+    emptied(small.storage)
+    (small.storage / "new").touch()
+    for step in STEPS:
+        step(work)
+    assert work.verified_record().counts == {"uploads": 1}
+
+
+def test_a_settings_file_that_is_replaced_meanwhile_is_saved(small):
+    work = work_on(small, "config.settings")
+    dump(work)
+    (small.home / "new").write_text("MODE=test\n")
+    (small.home / "new").rename(small.home / ".env")
+    compress(work)
+    verify(work)
+    (changed,) = work.verified_record().changed
+    assert changed.endswith(".env: changed while read")
+
+
+def test_a_mount_that_is_lost_is_noticed_and_one_that_is_mounted_again_is_the_same(small):
+    place = small.storage / "year0" / "mounted"
+    place.mkdir()
+
+    def mount(*how):
+        return subprocess.run([*how, place], check=False, capture_output=True).returncode
+
+    if mount("mount", "-t", "tmpfs", "tmpfs"):
+        pytest.skip("only root mounts")
+    try:
+        (place / "inside").write_text("as listed")
+        work = work_on(small)
+        dump(work)
+        mount("umount")
+        with pytest.raises(SourceError, match="year0/mounted was another folder or file system when it was listed"):
+            compress(work)
+        mount("mount", "-t", "tmpfs", "tmpfs")
+        (place / "inside").write_text("as listed")
+        compress(work)
+        verify(work)
+        assert work.verified_record().changed == ("year0/mounted/inside: changed while read",)
+    finally:
+        mount("umount")
+
+
+@pytest.mark.parametrize(("uploads", "gone", "refused"), [(10, 10, False), (11, 11, True), (300, 30, False), (300, 40, True)])
+def test_some_entries_may_vanish_before_they_are_packed_but_not_many(small, uploads, gone, refused):
+    names = [small.storage / f"upload {number}" for number in range(uploads)]
+    for name in names:
+        name.touch()
+    work = work_on(small)
+    dump(work)
+    for name in names[:gone]:
+        name.unlink()
+    if refused:
+        with pytest.raises(SourceError, match=rf"{gone} of \d+ entries vanished after they were listed: upload \d+, .*clear the dump task"):
+            compress(work)
+        dump(work)
+    compress(work)
+    verify(work)
+    assert len(work.verified_record().changed) == (0 if refused else gone)
+
+
+@pytest.mark.parametrize(("do", "what"), [(os.unlink, "vanished"), (lambda name: os.truncate(name, 1), "changed while read")])
+def test_a_name_that_is_not_unicode_can_be_named(small, do, what):
+    name = os.fsencode(small.storage) + b"/caf\xe9"
+    with open(name, "wb") as out:  # noqa: PTH123
+        out.write(b"coffee")
+    work = work_on(small)
+    dump(work)
+    do(name)
+    compress(work)
+    verify(work)
+    assert work.verified_record().changed == (f"caf\\xe9: {what}",)
+
+
 # Snapshots before scans ---------------------------------------------------------------------------------------------
 
 

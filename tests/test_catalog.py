@@ -234,6 +234,39 @@ def test_a_set_id_and_a_moment_contradict_each_other():
         take(catalog_of(made), made.set_id, newest_before="2026-11-23T09:00:00Z")
 
 
-def test_a_set_from_the_future_is_a_warning():
-    choice = take(catalog_of(manifest(NOW + HOUR)))
-    assert any("a clock was wrong" in warning for warning in choice.warnings)
+def clock_ahead_while_dumping(by):
+    """The clock was right again when the manifest was written."""
+    return manifest(NOW - HOUR, sources={"files.uploads": source(NOW + by, consistency="scan")})
+
+
+@pytest.mark.parametrize("future", [manifest(NOW + 365 * RPO), clock_ahead_while_dumping(365 * RPO)], ids=["all of it", "its dump"])
+@pytest.mark.parametrize("options", [{}, {"newest_before": "2026-11-23T12:00:00Z"}], ids=["latest", "newest before"])
+def test_a_set_from_the_future_is_never_the_latest_and_is_named(future, options):
+    past = manifest(NOW - HOUR)
+    choice = take(catalog_of(future, past), **options)
+    assert choice.chosen.manifest == past
+    assert any(f"{future.set_id} is dated 36" in warning and "a clock was wrong" in warning for warning in choice.warnings)
+    with pytest.raises(RestoreError, match=rf"There is no good set .*{future.set_id} is dated"):
+        take(catalog_of(future), **options)
+
+
+def test_a_set_from_the_future_does_not_switch_the_rpo_off():
+    catalog = catalog_of(manifest(NOW + 365 * RPO), manifest(NOW - 2 * RPO))
+    with pytest.raises(RestoreError, match=r"2 d old; the plan's RPO is 1 d\..* in the future: a clock was wrong"):
+        take(catalog)
+
+
+def test_a_set_from_the_future_is_taken_by_its_id_and_its_age_is_not_made_up():
+    future = manifest(NOW + 365 * RPO)
+    choice = take(catalog_of(future, manifest(NOW)), future.set_id)
+    assert choice.chosen.manifest == future
+    assert any("is dated 364 d 23 h in the future" in fact for fact in choice.facts)
+    assert not any("in the last" in fact for fact in choice.facts)
+    assert any(f"{future.set_id} is dated 365 d in the future: a clock was wrong" in warning for warning in choice.warnings)
+
+
+def test_clocks_may_differ_a_little():
+    made = manifest(NOW + timedelta(minutes=4), sources={"files.uploads": source(NOW + timedelta(minutes=3))})
+    choice = take(catalog_of(made))
+    assert (choice.chosen.manifest, choice.warnings) == (made, ())
+    assert any("dated 3 min in the future" in fact for fact in choice.facts)

@@ -12,8 +12,18 @@ import pytest
 from recovery import backup, closing
 from recovery.catalog import read_catalog
 from recovery.destinations import make_destination
-from recovery.errors import DestinationError, KeyMaterialError, PlanError, RecoveryError, StagingError
-from recovery.keys import SigningKey
+from recovery.destinations.folder import Folder
+from recovery.errors import (
+    ConnectionUnusable,
+    DestinationError,
+    KeyMaterialError,
+    ManifestError,
+    PlanError,
+    RecoveryError,
+    RetentionError,
+    StagingError,
+)
+from recovery.keys import SigningKey, create_keys, recipient_fingerprint
 from recovery.manifest import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, decode_manifest, new_set_id, parse_packs
 from recovery.staging import RunRecord, StagedSet
 from tests.sets import run_python
@@ -104,6 +114,44 @@ def test_destinations_that_cannot_be_read_do_not_hinder_a_backup(small, caplog):
     assert "can't be told" in caplog.text
 
 
+def without_connection(name):
+    raise ConnectionUnusable(f"There is no Airflow Connection {name!r}.", "Add it.")
+
+
+def with_bucket(small):
+    path = small.plans / "small.yaml"
+    bucket = "  offsite: {s3: {connection: nobody, bucket: sets}, keep: {last: 3}}"
+    path.write_text(path.read_text().replace("approvals:", f"{bucket}\napprovals:"))
+    return small
+
+
+def test_a_destination_without_its_connection_hinders_neither_a_backup_nor_what_it_knows_of_the_last_set(small, monkeypatch, caplog):
+    small.back_up()
+    monkeypatch.setattr(closing, "s3_client", without_connection)
+    staged = verified(with_bucket(small), begin(small, "second"))
+    assert set(staged.run().previous) == set(SOURCES)
+    assert "offsite: There is no Airflow Connection 'nobody'" in caplog.text
+    closing.upload(small.plan(), staged, "near", small.connect)
+    with pytest.raises(DestinationError, match="no Airflow Connection 'nobody'") as caught:
+        closing.upload(small.plan(), staged, "offsite", small.connect)
+    assert not caught.value.retryable
+
+
+class NextYear(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(days=365)
+
+
+def test_earlier_counts_never_come_from_a_set_of_the_future(small, monkeypatch):
+    small.back_up("past")
+    (small.storage / "one more").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(closing, "datetime", NextYear)
+        small.back_up("future")
+    assert begin(small).run().previous["files.uploads"]["uploads"] == 6 + 1 + 1
+
+
 def test_what_a_killed_run_left_is_swept_by_the_next(small):
     killed = begin(small, "killed")
     work = backup.Work(small.plan(), killed, "files.uploads", small.connect)
@@ -149,6 +197,25 @@ def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(sm
         listed = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout.splitlines()
         assert name in {line.rstrip("/") for line in listed} | {line.removeprefix("./") for line in listed}
     assert not [path.name for path in staged.set_folder.iterdir() if path.suffix == ".zst"]
+
+
+@pytest.mark.parametrize("when", ["before the packs", "after the packs"])
+def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan_says_since(small, tmp_path, when):
+    def change_recipient():
+        path = small.plans / "small.yaml"
+        path.write_text(path.read_text().replace(small.keys.recipient, create_keys(tmp_path / "other", "other").recipient))
+
+    staged = begin(small)
+    if when == "before the packs":
+        change_recipient()
+    verified(small, staged)
+    if when == "after the packs":
+        change_recipient()
+    assert small.plan().encryption.recipients != (small.keys.recipient,)
+    closing.close(small.plan(), staged, small.connect)
+    assert contents_of(small, staged)
+    assert manifest_of(staged).recipients == (recipient_fingerprint(small.keys.recipient),)
+    assert manifest_of(staged).level == "decoded"
 
 
 def test_without_anything_verified_nothing_is_closed(small):
@@ -282,19 +349,100 @@ def test_an_upload_that_is_killed_anywhere_leaves_no_set_and_the_next_try_makes_
     assert kills > 7
     assert list(catalog(small)) == [staged.id]
     closing.upload(small.plan(), staged, "far", small.connect)
-    closing.finish(small.plan(), staged)
+    closing.finish(small.plan(), staged, small.connect)
 
 
 def test_finish_removes_staging_and_tells_a_complete_set_from_a_part(small):
     whole = verified(small, begin(small))
     for name in ("near", "far"):
         closing.upload(small.plan(), whole, name, small.connect)
-    assert closing.finish(small.plan(), whole) is True
+    assert closing.finish(small.plan(), whole, small.connect) is True
     assert not whole.folder.exists()
     part = verified(small, begin(small, "part", sources=("files.uploads",)), "files.uploads")
     for name in ("near", "far"):
         closing.upload(small.plan(), part, name, small.connect)
-    assert closing.finish(small.plan(), part) is False
+    assert closing.finish(small.plan(), part, small.connect) is False
+
+
+def uploaded(small, run_id="run", **asked):
+    staged = verified(small, begin(small, run_id, **asked))
+    for name in small.plan().destinations:
+        closing.upload(small.plan(), staged, name, small.connect)
+    return staged
+
+
+def another_folder(small, staged):
+    (small.folder / "moved").mkdir()
+    path = small.plans / "small.yaml"
+    path.write_text(path.read_text().replace(f"{small.folder}/far", f"{small.folder}/moved"))
+
+
+def emptied(small, staged):
+    shutil.rmtree(small.folder / "far" / "small")
+
+
+def gone(small, staged):
+    shutil.rmtree(small.folder / "far")
+
+
+def tampered(small, staged):
+    (small.folder / "far" / "small" / staged.id / "manifest.json.sig").write_bytes(bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(another_folder, "far has no"), (emptied, "far has no"), (gone, "is not there"), (tampered, "was not signed by the key")],
+)
+def test_finish_asks_the_destinations_and_what_they_lack_waits_in_staging(small, change, words):
+    staged = uploaded(small)
+    change(small, staged)
+    with pytest.raises(DestinationError, match=words) as caught:
+        closing.finish(small.plan(), staged, small.connect)
+    assert "near" not in caught.value.what
+    begin(small, "next morning", when=datetime.now(UTC) + timedelta(seconds=1))
+    assert staged.closed
+    if change in {another_folder, emptied}:
+        closing.upload(small.plan(), staged, "far", small.connect)
+        assert closing.finish(small.plan(), staged, small.connect) is True
+
+
+def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(small):
+    staged = verified(small, begin(small))
+    closing.upload(small.plan(), staged, "near", small.connect)
+    other = create_keys(small.folder / "other keys", "small")
+
+    def with_another_key(name):
+        endpoint = small.connect(name)
+        password = json.loads((other.folder / "connections.json").read_text())[name]["password"]
+        return type(endpoint)(id=name, password=password) if "signing" in name else endpoint
+
+    with pytest.raises(ManifestError, match="put the one of then back and clear the upload, or trigger a new"):
+        closing.upload(small.plan(), staged, "far", with_another_key)
+    assert sets_at(small, "far") == []
+    closing.upload(small.plan(), staged, "far", small.connect)
+    with pytest.raises(DestinationError, match=r"near has no .* was not signed by .* far has no .* was not signed by"):
+        closing.finish(small.plan(), staged, with_another_key)
+    assert closing.finish(small.plan(), staged, small.connect) is True
+
+
+def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(small, monkeypatch):
+    """As the runbook says: a whole set goes, its manifest first."""
+    now = datetime.now(UTC)
+    oldest, middle = (small.back_up(f"run {age}", when=now - timedelta(hours=age)) for age in (9, 8))
+    free = {"far": 0}
+    monkeypatch.setattr(Folder, "free_space", lambda self: free.get(self.name))
+    staged = verified(small, begin(small))
+    closing.upload(small.plan(), staged, "near", small.connect)
+    with pytest.raises(DestinationError, match='"A full destination" in docs/restore-runbook'):
+        closing.upload(small.plan(), staged, "far", small.connect)
+    folder = small.folder / "far" / "small" / oldest
+    (folder / "manifest.json").unlink()
+    assert sets_at(small, "far") == [middle]
+    shutil.rmtree(folder)
+    free["far"] = 10**9
+    closing.upload(small.plan(), staged, "far", small.connect)
+    assert closing.prune(small.plan(), staged, "far", small.connect)
+    assert sets_at(small, "far") == sorted([middle, staged.id])
 
 
 def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(small):
@@ -305,7 +453,7 @@ def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(small
     staged.source("config.settings").mkdir(parents=True, exist_ok=True)
     (staged.source("config.settings") / "verified.json").write_text("{}")
     with pytest.raises(StagingError, match=r"closed without config\.settings"):
-        closing.finish(small.plan(), staged)
+        closing.finish(small.plan(), staged, small.connect)
     assert staged.folder.exists()
 
 
@@ -322,3 +470,19 @@ def test_prune_refuses_before_its_own_set_is_there(small):
     small.back_up()
     with pytest.raises((RecoveryError, DestinationError)):
         closing.prune(small.plan(), StagedSet(small.plan(), "20261123T010000Z-0000"), "far", small.connect)
+
+
+def test_a_clock_that_is_wrong_beside_any_destination_prunes_nowhere(small, monkeypatch, caplog):
+    now = datetime.now(UTC)
+    made = [small.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
+    staged = StagedSet(small.plan(), made[-1])
+    real = Folder.now
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "now", lambda self: real(self) - timedelta(days=60) * (self.name == "near"))
+        with pytest.raises(RetentionError, match=rf"clock says .*, that of {small.folder}/near "):
+            closing.prune(small.plan(), staged, "far", small.connect)
+    assert sets_at(small, "far") == made
+    shutil.rmtree(small.folder / "near")
+    closing.prune(small.plan(), staged, "far", small.connect)
+    assert sets_at(small, "far") == made[1:]
+    assert "the clock of near can't be compared" in caplog.text

@@ -12,6 +12,7 @@ from tests.small import Small
 def told(tmp_path):
     """What is said of a small plan with more keys."""
     small = Small(tmp_path / "small", "small")
+    (small.home / "link").symlink_to("/srv/x")
     written = yaml.safe_load((small.plans / "small.yaml").read_text())
 
     def say(**keys):
@@ -30,6 +31,14 @@ def told(tmp_path):
 
 def target(**sources):
     return {"targets": {"staging": {"sources": sources}}}
+
+
+def destinations(**places):
+    return {"destinations": {name: place | {"keep": {"last": 3}} for name, place in places.items()}}
+
+
+def bucket(prefix="", connection="c", name="sets"):
+    return {"s3": {"connection": connection, "bucket": name, "prefix": prefix}}
 
 
 def sources(**more):
@@ -96,6 +105,11 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
             "sources.mongo.c: a.one of m is in mongo.b, too",
         ),
         (sources(postgres={"b": {"connection": "x"}, "c": {"connection": "x", "databases": ["a"]}}), "postgres.c: a of x is in postgres.b"),
+        (destinations(a={"folder": "/srv/x"}, b={"folder": "/srv/x/"}), "destinations.b: this is the place of a, too"),
+        (destinations(a={"folder": "/srv/x"}, b={"folder": "HOME/link"}), "destinations.b: this is the place of a, too"),
+        (destinations(a={"folder": "/srv/x/y"}, b={"folder": "/srv/x"}), "destinations.b: its place and that of a lie in one another"),
+        (destinations(a=bucket("prod"), b=bucket("prod")), "destinations.b: this is the place of a, too"),
+        (destinations(a=bucket(), b=bucket("prod/sets")), "destinations.b: its place and that of a lie in one another"),
         ({"targets": {"live": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'live' is taken"),
         ({"targets": {"scratch": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'scratch' is taken"),
         ({"drill": {"target": "nowhere"}}, "no target 'nowhere'; write scratch"),
@@ -131,9 +145,30 @@ def test_a_target_on_the_live_server_under_another_name_fits(told):
 def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same):
     there = {"one": {"connection": "spare", "databases": {"shop": "x"}}, "two": other}
     _, (plan,) = told(targets={name: {"sources": {"postgres": {"main": where}}} for name, where in there.items()})
-    assert share_a_place(plan, "one", "two") is same
-    assert share_a_place(plan, "one", "one")
-    assert not share_a_place(plan, "one", "live")
+    assert share_a_place(plan, "one", plan, "two") is same
+    assert share_a_place(plan, "one", plan, "one")
+    assert not share_a_place(plan, "one", plan, "live")
+    assert not share_a_place(plan, "scratch", plan, "live")
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [({"files": {"all": {"path": "HOME/storage"}}}, True), ({"files": {"some": {"path": "HOME/storage/below"}}}, True),
+     ({"config": {"all": {"paths": ["HOME"]}}}, True), ({"config": {"code": {"paths": ["HOME"], "exclude": ["storage"]}}}, False),
+     ({"files": {"all": {"path": "HOME/store"}}}, False), ({"postgres": {"all": {"connection": "live"}}}, True),
+     ({"postgres": {"one": {"connection": "live", "databases": ["x"]}}}, False), ({"mongo": {"all": {"connection": "live"}}}, False)],
+)  # fmt: skip
+def test_plans_that_protect_some_of_the_same_share_the_live_place(told, other, same):
+    _, (plan,) = told(**sources(postgres={"main": {"connection": "live", "databases": ["shop"]}}))
+    _, (beside,) = told(plan="beside", sources=other)
+    assert share_a_place(plan, "live", beside, "live") is share_a_place(beside, "live", plan, "live") is same
+
+
+def test_a_target_of_one_plan_may_be_live_in_another(told):
+    _, (plan,) = told(targets={"spare": {"sources": {"files": {"uploads": {"path": "/srv/copy/below"}}}}})
+    _, (beside,) = told(plan="beside", sources={"files": {"all": {"path": "/srv/copy"}}})
+    assert share_a_place(plan, "spare", beside, "live")
+    assert not share_a_place(plan, "live", beside, "live")
 
 
 @pytest.mark.parametrize(
@@ -147,9 +182,11 @@ def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same
         sources(config={"env": {"paths": ["HOME/.env"]}})
         | target(files={"uploads": {"path": "/srv/x/storage"}}, config={"env": {"folder": "/srv/x"}}),
         target(postgres={"main": {"connection": "spare"}, "other": {"connection": "spare", "databases": {"shop": "x"}}}),
+        destinations(a={"folder": "/srv/x"}, b={"folder": "/srv/xy"}),
+        destinations(a=bucket("prod"), b=bucket("prod2"), c=bucket("prod", "d"), d=bucket("prod", name="more")),
     ],
 )
-def test_sources_side_by_side_fit(told, apart):
+def test_what_lies_side_by_side_fits(told, apart):
     broken, good = told(**apart)
     assert not broken
     assert good

@@ -17,6 +17,7 @@ signing: signer
 destinations: {{local: {{folder: /backups, keep: {{within: 30d}}}}}}
 approvals: {{approvers: [{{id: alice, name: Alice}}]}}
 """
+BUCKET = "s3: {connection: c, bucket: bucket, prefix: sets}"
 WHERE = "source: mongo.documents, database: shop"
 CHECK = f'{{{WHERE}, collection: orders, filter: {{at: {{$lt: {{$date: "yesterday"}}}}}}, at_least: 1}}'
 HOOK = f"{{{WHERE}, command: {{delete: orders, deletes: [{{q: {{_id: {{$oid: zz}}}}, limit: 1}}]}}}}"
@@ -85,6 +86,12 @@ def test_variables_are_filled_as_in_compose(tmp_path):
         ("identity: id", "", "'decoded' needs encryption.identity"),
         ("keep: {within: 30d}", "keep: {}", "write at least one rule"),
         ("folder: /backups, ", "", "write either folder or s3"),
+        ("folder: /backups, ", "folder: /backups, mount: /backups/disk, ", "/backups/disk must be the destination's folder or one above"),
+        ("folder: /backups, ", f"{BUCKET}, mount: /backups, ", "mount: /backups must be the destination's folder"),
+        ("folder: /backups, ", f"{BUCKET.replace('sets', 'a/../b')}, ", "must not contain '.' or '..' as a part"),
+        ("folder: /backups, ", f"{BUCKET.replace('sets', '.')}, ", "must not contain '.' or '..' as a part"),
+        ("signing: signer", 'signing: signer\nschedule: "0 0 31 2 *"', "'0 0 31 2 *' never comes"),
+        ("signing: signer", 'signing: signer\ndrill: {schedule: "0 0 31 4,6 *"}', "drill.schedule: '0 0 31 4,6 *' never comes"),
         ("folder: /backups", "folder: /srv/uploads/backups", "lies in the source files.uploads"),
         ("postgres: {main: {connection: pg}}", "postgres: {main: {}}", "sources.postgres.main.connection: is missing"),
         ("sources:", "sources: {}\nsourcs:", "name at least one source"),

@@ -14,7 +14,7 @@ from recovery.plan import Keep
 from recovery.records import add_record, hold, release
 from recovery.retention import plan_retention, prune
 from recovery.shipping import upload_set
-from tests.sets import KEY, NOW, keys_of, make_set, manifest, put, run_python, s3_destination
+from tests.sets import KEY, NOW, keys_of, make_set, manifest, put, run_python, s3_destination, source
 
 DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).replace(microsecond=0)
@@ -96,6 +96,13 @@ def test_a_set_dated_in_the_future_is_kept_and_pushes_nothing_out():
     future = manifest(NOW + 30 * DAY)
     sets = daily(3)
     assert kept(plan([future, *sets], last=1)) == ids(future, sets[0])
+
+
+def test_a_set_whose_dump_is_dated_in_the_future_is_kept_and_pushes_nothing_out():
+    """A restore of the latest leaves it out, so what it would take has to stay."""
+    odd = manifest(NOW, sources={"files.uploads": source(NOW + DAY, consistency="scan")})
+    sets = daily(3)
+    assert kept(plan([odd, *sets[1:]], last=1)) == ids(odd, sets[1])
 
 
 def test_order_comes_from_the_recorded_time_and_never_from_the_name():
@@ -197,9 +204,9 @@ def ship(tmp_path, destination, age, **changes):
     return made
 
 
-def run(destination: Destination, newest, keep=None, now=None, plan_name="openmanus"):
-    keep = keep or Keep(last=1)
-    return prune(destination, plan_name, keep, good="decoded", key=KEY.verify_key, now=now or datetime.now(UTC), after=newest.set_id)
+def run(destination: Destination, newest, keep=None, now=None, plan_name="openmanus", others=()):
+    keep, now = keep or Keep(last=1), now or datetime.now(UTC)
+    return prune(destination, plan_name, keep, good="decoded", key=KEY.verify_key, now=now, after=newest.set_id, others=others)
 
 
 def folders_at(destination):
@@ -367,6 +374,34 @@ def test_leftovers_go_when_they_are_old_and_nobody_holds_them(local, tmp_path):
     age(local.root / leftovers[2].path, days=4)
     assert run(local, newest).swept == (leftovers[0].set_id,)
     assert folders_at(local) == ids(*leftovers[1:], newest)
+
+
+def test_a_link_that_is_named_like_a_set_leads_prune_nowhere(local, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "letter").write_text("not a backup")
+    newest = ship(tmp_path, local, timedelta())
+    (local.root / "openmanus" / "20200101T000000Z-0000").symlink_to(elsewhere)
+    age(elsewhere, days=400)
+    assert run(local, newest).swept == ()
+    assert (elsewhere / "letter").read_text() == "not a backup"
+
+
+def test_a_leftover_stays_that_another_destination_knows_as_held(local, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Folder("other", tmp_path / "other")
+    newest = ship(tmp_path, local, timedelta())
+    path, held = make_set(tmp_path / "staging", TODAY - 9 * DAY, hold=True)
+    for destination in (local, other):
+        upload_set(path, destination)
+    (local.root / held.path / "manifest.json").unlink()
+    age(local.root / held.path, days=4)
+    assert run(local, newest, others=[other]).swept == ()
+    other.root.rename(tmp_path / "away")
+    assert run(local, newest, others=[other]).swept == ()
+    (tmp_path / "away").rename(other.root)
+    add_record(other, release(held, "manifest", TODAY, "alice", "no longer needed"), KEY)
+    assert run(local, newest, others=[other]).swept == (held.set_id,)
 
 
 def test_a_set_that_is_being_uploaded_is_left_alone(destination, tmp_path):

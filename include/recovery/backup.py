@@ -6,7 +6,6 @@ What one step leaves for the next is in staging; each step may be done again.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 import time
@@ -23,8 +22,10 @@ from pydantic import BaseModel, ConfigDict
 from recovery import components
 from recovery.artifact import Identity, Member, Pack, members_below, open_pack, read_listing, read_members, seal
 from recovery.components.base import Artifact, Component, Dump
+from recovery.components.trees.inventory import note_told, refuse_moved, shortened
+from recovery.components.trees.tree import readable
 from recovery.connections import Connect
-from recovery.contents import Row, read_rows, row_file, write_rows
+from recovery.contents import Facts, Row, read_rows, row_file, write_rows
 from recovery.errors import SourceError, StagingError
 from recovery.keys import parse_identity
 from recovery.plan import Plan
@@ -62,7 +63,7 @@ class Verified(BaseModel):
 
     level: Level
     counts: dict[str, int]
-    """Records (rows, documents, entries) by artifact."""
+    """Records (rows, documents, entries) of each database or tree."""
     changed: tuple[str, ...] = ()
     """Files that changed or vanished while they were read."""
 
@@ -139,7 +140,7 @@ def dump(work: Work) -> None:
         RecoveryError: as :meth:`recovery.components.base.Component.dump`, and if the set is closed.
     """
     work.staged.refuse_closed(work.source_id)
-    if (work.dump_folder / "dump.json").exists():
+    if _is_dumped(work):
         log.info("%s is dumped already", work.source_id)
         return
     started = time.monotonic()
@@ -155,6 +156,13 @@ def dump(work: Work) -> None:
         log.warning("%s: %s", work.source_id, warning)
     size = sum(artifact.bytes for artifact in made.artifacts)
     log.info("%s: %s in %s", work.source_id, human_size(size), human_duration(time.monotonic() - started))
+
+
+def _is_dumped(work: Work) -> bool:
+    """What was only listed, to be read where it is, is listed anew as long as it is not packed."""
+    if not (work.dump_folder / "dump.json").exists():
+        return False
+    return (work.folder / "sealed.json").exists() or not any(artifact.live for artifact in work.dump_record().artifacts)
 
 
 def _refuse_missing_inventory(work: Work, made: Dump) -> None:
@@ -216,7 +224,7 @@ def compress(work: Work) -> None:
 
     Raises:
         StagingError: if there is no dump, or not enough space for the packs.
-        SourceError: if something can't be read.
+        SourceError: if something can't be read, or what is read where it is turns out to be something else than was listed.
     """
     work.staged.refuse_closed(work.source_id)
     made = work.dump_record()
@@ -236,22 +244,22 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
     changed: list[str] = []
     started = time.monotonic()
     for artifact in made.artifacts:
-        _refuse_torn(work, artifact)
+        _refuse_other(work, artifact)
         with row_file(work.members(artifact.name)) as write:
             sealed, said = seal(
                 artifact,
                 _members(work, artifact),
                 work.pack_folder,
-                recipients=work.plan.encryption.recipients,
+                recipients=work.staged.run().recipients,
                 pack_size=work.plan.pack,
                 level=work.plan.compression,
                 packed=partial(_note_place, write),
             )
         fsync_folder(work.pack_folder)
         packs[artifact.name] = tuple(sealed)
-        if said:
-            with work.inventory(artifact.name).open("a", encoding="ascii") as inventory:
-                inventory.writelines(json.dumps(["told", line, {}]) + "\n" for line in said)
+        if artifact.live:
+            _refuse_other(work, artifact)
+            note_told(work.source_id, work.inventory(artifact.name), said)
         changed += said
     raw = sum(pack.raw_bytes for made_packs in packs.values() for pack in made_packs)
     stored = sum(pack.stored_bytes for made_packs in packs.values() for pack in made_packs)
@@ -266,9 +274,10 @@ def _members(work: Work, artifact: Artifact) -> Iterable[Member]:
     return read_listing(work.dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
 
 
-def _refuse_torn(work: Work, artifact: Artifact) -> None:
-    """What a crash of the machine left of a dump may be shorter than what was written."""
+def _refuse_other(work: Work, artifact: Artifact) -> None:
+    """A live tree must be the one that was listed; what a crash of the machine left of a dump may be shorter than what was written."""
     if artifact.live:
+        refuse_moved(work.source_id, Path(artifact.root), work.inventory(artifact.name))
         return
     found = sum(member.size for member in members_below(Path(artifact.root)))
     if found != artifact.bytes:
@@ -287,7 +296,7 @@ def verify(work: Work) -> None:
 
     Raises:
         ArtifactError: if a pack is damaged, or something is missing.
-        SourceError: if the source became empty since the last good set.
+        SourceError: if the source, or a database of it, became empty or is gone since the last good set.
         StagingError: if the set is closed.
     """
     if work.verified:
@@ -301,11 +310,11 @@ def verify(work: Work) -> None:
     changed: list[str] = []
     component = work.component()
     for artifact in made.artifacts:
-        counts[artifact.name] = 0
-        rows = _noting(artifact.name, counts, changed, _contents(work, component, artifact.name, sealed.packs[artifact.name], identity))
+        counted_as = partial(component.counted_as, artifact.name)
+        rows = _noting(counted_as, counts, changed, _contents(work, component, artifact.name, sealed.packs[artifact.name], identity))
         with written_in(work.folder):
             write_rows(work.contents(artifact.name), rows)
-    _refuse_empty(work, counts)
+    _refuse_lost(work, counts)
     level: Level = "decoded" if identity else "stored"
     write_record(work.folder / "verified.json", Verified(level=level, counts=counts, changed=tuple(changed[:1000])))
     raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
@@ -357,24 +366,35 @@ def read_packs(component: Component, artifact: str, folder: Path, packs: Iterabl
         log.info("%s: read and found whole", pack.file)
 
 
-def _noting(artifact: str, counts: dict[str, int], changed: list[str], rows: Iterable[Row]) -> Iterator[Row]:
+def _noting(counted_as: Callable[[str], str], counts: dict[str, int], changed: list[str], rows: Iterable[Row]) -> Iterator[Row]:
     for kind, name, facts in rows:
-        if isinstance(facts.get("count"), int):
-            counts[artifact] += facts["count"]
-        elif kind == "table":  # only counted by who opens the packs
-            counts[artifact] += 1
-        if kind == "tree":
-            counts[artifact] += sum(facts[what] for what in ("files", "links", "hardlinks", "fifos"))
+        if (records := _records(kind, facts)) is not None:
+            counts[counted_as(name)] = counts.get(counted_as(name), 0) + records
         if kind == "changed":
-            changed.append(f"{name}: {facts['what']}")
+            changed.append(f"{readable(name)}: {facts['what']}")
         yield kind, name, facts
 
 
-def _refuse_empty(work: Work, counts: dict[str, int]) -> None:
+def _records(kind: str, facts: Facts) -> int | None:
+    """How many records a row speaks of; None if it says nothing of any. Lines of texts are none: there always are some."""
+    if kind == "tree":
+        return sum(int(facts[what]) for what in ("files", "links", "hardlinks", "fifos"))
+    if kind != "text" and isinstance(facts.get("count"), int):
+        return int(facts["count"])
+    return {"database": 0, "table": 1}.get(kind)  # a table's rows are only counted by who opens the packs
+
+
+def _refuse_lost(work: Work, counts: dict[str, int]) -> None:
     run = work.staged.run()
-    for artifact, before in run.previous.get(work.source_id, {}).items():
-        if before and counts.get(artifact) == 0 and not run.allow_empty:
-            raise SourceError(
-                f"{work.source_id}: {artifact} had {before} records in the last good set, and has none now.",
-                "If that is right, trigger the backup with allow_empty; if not, restore it.",
-            )
+    previous = {} if run.allow_empty else run.previous.get(work.source_id, {})
+    everything = work.plan.source(work.source_id).every_database
+    lost = [
+        f"{name} had {before} records in the last good set, and {'has none' if name in counts else 'is gone'} now"
+        for name, before in previous.items()
+        if (before and not counts[name] if name in counts else everything)
+    ]
+    if lost:
+        raise SourceError(
+            f"{work.source_id}: {shortened(lost)}.",
+            "If that is right, trigger the backup with allow_empty; if not, restore it.",
+        )

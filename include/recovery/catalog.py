@@ -1,12 +1,13 @@
 """All sets of a plan at all its destinations, read from their manifests; and which of them a restore takes.
 
-There is no other database of sets. A manifest that can't be believed is no set but a finding, which is always said.
+There is no other database of sets. A manifest that can't be believed is no set but a finding, which is always said. A set
+dated in the future is one, but never counts as the newest: it would hide for as long that no newer ones come.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +22,9 @@ from recovery.units import human_duration, iso, parse_moment
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
+
+MAX_SKEW = timedelta(minutes=5)
+"""Clocks may differ by this much. What a set says of times further ahead was said by a wrong one."""
 
 _THREADS = 8
 
@@ -50,6 +54,10 @@ class Catalog:
         """The set of an id."""
         return next((each for each in self.sets if each.manifest.set_id == set_id), None)
 
+    def good(self, level: Level, now: datetime) -> list[CatalogSet]:
+        """The good sets, newest first, without those dated in the future."""
+        return [each for each in self.sets if each.manifest.good(level) and not ahead(each.manifest, now)]
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -70,6 +78,12 @@ class Choice:
     """How much a restore loses: from the moment before which everything is in the set, until now."""
     facts: tuple[str, ...]
     warnings: tuple[str, ...]
+
+
+def ahead(manifest: Manifest, now: datetime) -> timedelta:
+    """How far in the future a set is dated; nothing if no further than clocks may differ."""
+    distance = max(manifest.created, manifest.ends) - now
+    return distance if distance > MAX_SKEW else timedelta()
 
 
 def list_destination(destination: Destination, plan: str, key: VerifyKey) -> Listing:
@@ -167,10 +181,10 @@ def choose(
 ) -> Choice:
     """The set that a restore takes.
 
-    ``latest`` looks at good sets only: complete, and proven to the plan's level. It refuses one that is older than the
-    RPO, since that is how hidden new sets show. A destination that can't be reached is a warning and no refusal: the
-    worst day may well have taken it along, and the age of what is left decides. Naming a set or a moment confirms its
-    age by itself; that a named set is not good is a warning, which the first gate shows.
+    ``latest`` looks at good sets only: complete, and proven to the plan's level; those dated in the future are left out and
+    named. It refuses one that is older than the RPO, since that is how hidden new sets show. A destination that can't be
+    reached is a warning and no refusal: the worst day may well have taken it along, and the age of what is left decides.
+    Naming a set or a moment confirms its age by itself; that a named set is not good is a warning, which the first gate shows.
 
     Args:
         catalog: what there is.
@@ -189,14 +203,14 @@ def choose(
         return _named(catalog, wanted, newest_before, now, good)
     if newest_before is not None:
         return _before(catalog, _moment(newest_before), now, good)
-    usable = _good(catalog, good)
+    usable = catalog.good(good, now)
     if not usable:
-        raise _none(catalog, "no good set")
+        raise _none(catalog, "no good set", now)
     choice = _choice(catalog, usable[0], now)
     if choice.age > rpo and not confirm_old:
         old = f"is {human_duration(choice.age)} old; the plan's RPO is {human_duration(rpo)}."
         raise RestoreError(
-            f"The newest good set, {usable[0].manifest.set_id}, {old}{_clues(catalog)}",
+            f"The newest good set, {usable[0].manifest.set_id}, {old}{_clues(catalog, now)}",
             "Find out why there is no newer one; to restore it all the same, set allow_stale, or name the set.",
         )
     return choice
@@ -216,7 +230,7 @@ def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: dateti
         raise PlanError("A set id and newest_before were both given.", "Give one of them.")
     found = catalog.find(set_id)
     if found is None:
-        raise _none(catalog, f"no set {set_id}")
+        raise _none(catalog, f"no set {set_id}", now)
     choice = _choice(catalog, found, now)
     if found.manifest.good(good):
         return choice
@@ -226,15 +240,11 @@ def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: dateti
 def _before(catalog: Catalog, moment: datetime, now: datetime, good: Level) -> Choice:
     if moment > now:
         raise PlanError(f"newest_before: {iso(moment)} is still to come.", "Write a moment that has passed, or latest.")
-    for each in sorted(_good(catalog, good), key=lambda each: each.manifest.ends, reverse=True):
+    for each in sorted(catalog.good(good, now), key=lambda each: each.manifest.ends, reverse=True):
         if each.manifest.ends <= moment:
             distance = f"The set ends {human_duration(moment - each.manifest.ends)} before the moment asked for, {iso(moment)}."
             return _choice(catalog, each, now, distance)
-    raise _none(catalog, f"no good set that ends before {iso(moment)}")
-
-
-def _good(catalog: Catalog, level: Level) -> list[CatalogSet]:
-    return [each for each in catalog.sets if each.manifest.good(level)]
+    raise _none(catalog, f"no good set that ends before {iso(moment)}", now)
 
 
 def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> Choice:
@@ -243,14 +253,27 @@ def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> 
     facts = [
         f"Set {manifest.set_id}, run {manifest.run_id}, at {', '.join(chosen.destinations)}.",
         f"Everything before {iso(manifest.begins)} is in it, nothing after {iso(manifest.ends)}.",
-        f"What was written in the last {human_duration(max(age, timedelta()))} is lost.",
+        _lost(age),
         *more,
     ]
     warnings = [f"The destination {name} could not be read; it may have a set that fits better." for name in catalog.unreachable]
-    warnings += catalog.findings
-    if age < timedelta():
-        warnings.append(f"The set says that it was made {human_duration(-age)} from now: a clock was wrong.")
+    warnings += [*catalog.findings, *_wrong_clocks(catalog, now)]
     return Choice(chosen, age, tuple(facts), tuple(warnings))
+
+
+def _lost(age: timedelta) -> str:
+    if age < timedelta():
+        return f"How much is lost nobody can tell: the set is dated {human_duration(-age)} in the future."
+    return f"What was written in the last {human_duration(age)} is lost."
+
+
+def _wrong_clocks(catalog: Catalog, now: datetime) -> list[str]:
+    return [
+        f"Set {each.manifest.set_id} is dated {human_duration(distance)} in the future: a clock was wrong."
+        " It never counts as the latest; it can be named by its id."
+        for each in catalog.sets
+        if (distance := ahead(each.manifest, now))
+    ]
 
 
 def shortcomings(manifest: Manifest, level: Level) -> str:
@@ -265,12 +288,12 @@ def shortcomings(manifest: Manifest, level: Level) -> str:
     return "; ".join(reasons)
 
 
-def _none(catalog: Catalog, what: str) -> RestoreError:
+def _none(catalog: Catalog, what: str, now: datetime) -> RestoreError:
     return RestoreError(
-        f"There is {what} of plan {catalog.plan} at any destination.{_clues(catalog)}", "Look at the backup runs and the destinations."
+        f"There is {what} of plan {catalog.plan} at any destination.{_clues(catalog, now)}", "Look at the backup runs and the destinations."
     )
 
 
-def _clues(catalog: Catalog) -> str:
-    clues: Iterable[str] = [f" The destination {name} could not be read." for name in catalog.unreachable]
-    return "".join([*clues, *(f" {finding}" for finding in catalog.findings)])
+def _clues(catalog: Catalog, now: datetime) -> str:
+    unread = [f"The destination {name} could not be read." for name in catalog.unreachable]
+    return "".join(f" {clue}" for clue in (*unread, *catalog.findings, *_wrong_clocks(catalog, now)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from recovery.backup import Work
 from recovery.catalog import read_catalog, read_manifest
 from recovery.connections import Connect, s3_client
 from recovery.contents import read_rows
-from recovery.destinations import make_destination
-from recovery.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
+from recovery.destinations import make_destination, make_destinations
+from recovery.errors import DestinationError, ManifestError, PlanError, RecoveryError, RestoreError, RestoreUnderWay, StagingError
 from recovery.keys import SigningKey, recipient_fingerprint
 from recovery.manifest import (
     CONTENTS_FILE,
     INSTRUCTIONS_FILE,
     PACKS_FILE,
+    SIGNATURE_FILE,
     Files,
     Manifest,
     SourceEntry,
@@ -32,6 +33,7 @@ from recovery.manifest import (
     decode_manifest,
     describe_file,
     pack_path,
+    parse_manifest,
     skew,
     write_manifest,
     write_packs,
@@ -50,7 +52,7 @@ def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
 
     Raises:
         PlanError: if a source was asked for that the plan doesn't have.
-        RestoreUnderWay: if a restore of this plan is between its switch and its acceptance.
+        RestoreUnderWay: if a restore into what the plan protects is between its switch and its acceptance.
         StagingError: if the staging folder can't be written.
     """
     plan = staged.plan
@@ -68,7 +70,8 @@ def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
     if staged.run_file.exists():
         log.info("this run has begun already; its set is %s", staged.id)
         return
-    write_record(staged.run_file, record.model_copy(update={"previous": _previous(plan, connect)}))
+    update = {"previous": _previous(plan, connect), "recipients": plan.encryption.recipients}
+    write_record(staged.run_file, record.model_copy(update=update))
     log.info("set %s, of %s", staged.id, ", ".join(record.sources))
 
 
@@ -78,24 +81,24 @@ def refuse_during_restore(plan: Plan) -> None:
     Raises:
         RestoreUnderWay: if there is such a restore.
     """
-    for each in under_way.known(plan):
-        if each.into_live and not each.journal.closed and each.journal.said("stopping services"):
+    for each in under_way.into_live(plan):
+        if not each.journal.closed and each.journal.said("stopping services"):
             raise RestoreUnderWay(
-                f"The restore {each.folder.name} of this plan is between its switch and its acceptance.",
+                f"The {each} is between its switch and its acceptance.",
                 "Answer its last gate; this run goes on then.",
             )
 
 
 def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
-    """Records of every artifact in the newest good set; nothing if no destination can be read, which the uploads will say."""
+    """Records of every database and tree in the newest good set; nothing if no destination can be read, which the uploads will say."""
     key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
     try:
-        catalog = read_catalog(plan.plan, [make_destination(name, place, s3_client) for name, place in plan.destinations.items()], key)
+        catalog = read_catalog(plan.plan, make_destinations(plan.destinations, s3_client), key)
     except DestinationError as error:
         log.warning("whether a source became empty can't be told, since no earlier set can be read: %s", error)
         return {}
-    good = next((each.manifest for each in catalog.sets if each.manifest.good(plan.good)), None)
-    return {source_id: dict(entry.totals.counts) for source_id, entry in good.sources.items()} if good else {}
+    good = catalog.good(plan.good, datetime.now(UTC))
+    return {source_id: dict(entry.totals.counts) for source_id, entry in good[0].manifest.sources.items()} if good else {}
 
 
 def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
@@ -122,7 +125,7 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
                 f"Nothing of set {staged.id} was verified, so there is nothing to upload.", "Look at the failed sources; clear them."
             )
         write_packs(staged.set_folder / PACKS_FILE, (pack for work in verified for pack in _stored_packs(work)))
-        _write_contents(staged.set_folder / CONTENTS_FILE, verified, plan)
+        _write_contents(staged.set_folder / CONTENTS_FILE, verified, run.recipients)
         sources = _late_scans_named({work.source_id: _entry(work) for work in verified})
         (staged.set_folder / INSTRUCTIONS_FILE).write_text(restore_guide.render(plan, staged.id, verified), encoding="utf-8")
         missing = {source_id: _why_missing(source_id, run) for source_id in plan.source_ids if source_id not in sources}
@@ -141,7 +144,7 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
                 instructions=describe_file(staged.set_folder / INSTRUCTIONS_FILE),
                 packs=describe_file(staged.set_folder / PACKS_FILE),
             ),
-            recipients=tuple(map(recipient_fingerprint, plan.encryption.recipients)),
+            recipients=tuple(map(recipient_fingerprint, run.recipients)),
             hold=run.hold,
             safety=run.safety,
         )
@@ -156,10 +159,10 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
 
 def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
     """What was read before a switch and what was read after it are not of one system."""
-    for each in under_way.known(plan):
-        if each.into_live and any(entry.time >= run.started for entry in each.journal.said("stopping services")):
+    for each in under_way.into_live(plan):
+        if any(entry.time >= run.started for entry in each.journal.said("stopping services")):
             raise RestoreError(
-                f"The restore {each.folder.name} switched this system while set {run.set_id} was made; the set may be half of before.",
+                f"The {each} switched this system while set {run.set_id} was made; the set may be half of before.",
                 "Trigger a new backup run once the restore has ended.",
             )
 
@@ -184,7 +187,7 @@ def _stored_packs(work: Work) -> Iterator[StoredPack]:
             )
 
 
-def _write_contents(path: Path, verified: list[Work], plan: Plan) -> None:
+def _write_contents(path: Path, verified: list[Work], recipients: Collection[str]) -> None:
     """All rows of all artifacts, one JSON array ``[source, artifact, kind, name, facts]`` a line, compressed and encrypted."""
     plain = path.with_name("contents.jsonl.zst")
     with plain.open("wb") as out, zstandard.ZstdCompressor(level=3).stream_writer(out) as compressed:
@@ -196,8 +199,7 @@ def _write_contents(path: Path, verified: list[Work], plan: Plan) -> None:
                         compressed.write(_line(work.source_id, artifact, kind, name, facts))
                 for row in rows:
                     compressed.write(_line(work.source_id, artifact, *row))
-    recipients = [pyrage.x25519.Recipient.from_str(recipient) for recipient in plan.encryption.recipients]
-    pyrage.encrypt_file(str(plain), str(path), recipients)
+    pyrage.encrypt_file(str(plain), str(path), [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients])
     plain.unlink()
 
 
@@ -239,15 +241,30 @@ def upload(plan: Plan, staged: StagedSet, destination: str, connect: Connect) ->
     """Close the set, if no other upload did, and bring it to a destination.
 
     Raises:
+        ManifestError: if the signing key is another one than that which closed the set, so that nobody would believe it.
         RecoveryError: as :func:`close` and :func:`recovery.shipping.upload_set`.
     """
     close(plan, staged, connect)
+    _refuse_disbelieved(plan, staged, connect)
     upload_set(staged.set_folder, make_destination(destination, plan.destinations[destination], s3_client))
     staged.mark_uploaded(destination)
 
 
+def _refuse_disbelieved(plan: Plan, staged: StagedSet, connect: Connect) -> None:
+    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    signature = staged.set_folder / SIGNATURE_FILE
+    try:
+        parse_manifest(staged.manifest.read_bytes(), signature.read_bytes() if signature.exists() else b"", key, f"{plan.plan}/{staged.id}")
+    except ManifestError as error:
+        raise ManifestError(
+            f"The set waits in staging, and would not be believed anywhere: {error.what}",
+            f"If {plan.signing} has another key since the set was made, put the one of then back and clear the upload, or trigger a new"
+            " backup run.",
+        ) from error
+
+
 def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
-    """Apply a destination's retention.
+    """Apply a destination's retention, if the clocks of all destinations that answer agree with this worker's.
 
     Returns:
         False if this run's set is not complete: nothing is deleted after half a backup.
@@ -261,32 +278,60 @@ def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
     if isinstance(made, Manifest) and not made.complete:
         log.warning("set %s lacks %s, so nothing is pruned after it", staged.id, ", ".join(made.missing))
         return False
-    prune_destination(destination, plan.plan, plan.destinations[name].keep, good=plan.good, key=key, now=datetime.now(UTC), after=staged.id)
+    others = {other: place for other, place in plan.destinations.items() if other != name}
+    prune_destination(
+        destination,
+        plan.plan,
+        plan.destinations[name].keep,
+        good=plan.good,
+        key=key,
+        now=datetime.now(UTC),
+        after=staged.id,
+        others=make_destinations(others, s3_client),
+    )
     return True
 
 
-def finish(plan: Plan, staged: StagedSet) -> bool:
-    """End a run whose set is at every destination: staging is removed.
+def not_stored(plan: Plan, set_id: str, sources: Collection[str], connect: Connect) -> dict[str, str]:
+    """What destinations lack of a set, a sentence by name; empty if each has all of it. Asked there, whatever became of tasks."""
+    lacking = {}
+    for name, place in plan.destinations.items():
+        try:
+            key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+            found = read_manifest(make_destination(name, place, s3_client), f"{plan.plan}/{set_id}", key)
+        except RecoveryError as error:
+            lacking[name] = f"Whether {name} has the set {set_id} can't be told: {error.what}"
+            continue
+        there = found.sources if isinstance(found, Manifest) else {}
+        if missing := [source_id for source_id in sources if source_id not in there]:
+            why = f": {found.what}" if isinstance(found, ManifestError) else "."
+            lacking[name] = f"{name} has no {', '.join(missing)} of set {set_id}{why}"
+    return lacking
+
+
+def finish(plan: Plan, staged: StagedSet, connect: Connect) -> bool:
+    """End a run whose set is at every destination, as each says itself: staging is removed.
 
     Returns:
         Whether the set is complete.
 
     Raises:
-        StagingError: if the set lacks a source that this run was to back up, or a destination lacks the set, whatever
-            became of their tasks since.
+        StagingError: if the set lacks a source that this run was to back up.
+        DestinationError: if a destination does not have the set with all of it, or can't tell, whatever became of tasks.
     """
     if staged.finished.exists():
         shutil.rmtree(staged.finished)
         return True
     asked = staged.run().sources
-    if not staged.closed or not all(map(staged.is_uploaded, plan.destinations)):
-        lacking = [name for name in plan.destinations if not staged.is_uploaded(name)]
-        raise StagingError(f"The set {staged.id} is not at {', '.join(lacking)}.", "Clear the upload there; its packs wait in staging.")
-    there = decode_manifest(staged.manifest.read_bytes(), str(staged.set_folder)).sources
-    if lacking := [source_id for source_id in asked if source_id not in there]:
+    there = decode_manifest(staged.manifest.read_bytes(), str(staged.set_folder)).sources if staged.closed else asked
+    if left_out := [source_id for source_id in asked if source_id not in there]:
         raise StagingError(
-            f"The set {staged.id} was closed without {', '.join(lacking)}.", "Trigger a new backup run, which makes a new set."
+            f"The set {staged.id} was closed without {', '.join(left_out)}.", "Trigger a new backup run, which makes a new set."
         )
+    if lacking := not_stored(plan, staged.id, asked, connect):
+        for name in lacking:
+            staged.forget_upload(name)
+        raise DestinationError(" ".join(lacking.values()), "Clear the upload there; its packs wait in staging.")
     log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(datetime.now(UTC) - staged.run().started))
     if set(asked) != set(plan.source_ids):
         staged.remove()

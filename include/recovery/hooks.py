@@ -12,13 +12,10 @@ from functools import partial
 from typing import Any
 
 from recovery import components
-from recovery.catalog import read_manifest
-from recovery.connections import Connect, s3_client
+from recovery.closing import not_stored
+from recovery.connections import Connect
 from recovery.deadline import within
-from recovery.destinations import make_destination
 from recovery.errors import HookError, RecoveryError, RestoreError, StagingError
-from recovery.keys import SigningKey
-from recovery.manifest import Manifest
 from recovery.plan import Plan
 from recovery.plan_restore import Hook
 from recovery.restore_run import RestoreRun
@@ -131,7 +128,7 @@ def after_backup(plan: Plan, set_id: str, sources: Collection[str], failed: Coll
         StagingError: if the backup did not succeed: in Airflow the task that runs the last hooks decides for the run.
         HookError: if only hooks failed.
     """
-    lacking = not_stored(plan, set_id, sources, connect)
+    lacking = list(not_stored(plan, set_id, sources, connect).values())
     hooks = plan.hooks.of("after_backup") + (plan.hooks.of("after_failed_backup") if lacking else [])
     faults = _faults(hooks, plan, connect)
     if lacking or failed:
@@ -139,22 +136,6 @@ def after_backup(plan: Plan, set_id: str, sources: Collection[str], failed: Coll
         raise StagingError(" ".join(["The backup did not succeed.", *lacking, *tasks, *faults]), "Look at the first task that failed.")
     if faults:
         raise HookError(" ".join(faults), _NEXT)
-
-
-def not_stored(plan: Plan, set_id: str, sources: Collection[str], connect: Connect) -> list[str]:
-    """What destinations lack of a set, in sentences; empty if each has all of it. Asked there, whatever became of tasks."""
-    lacking = []
-    for name, place in plan.destinations.items():
-        try:
-            key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
-            found = read_manifest(make_destination(name, place, s3_client), f"{plan.plan}/{set_id}", key)
-        except RecoveryError as error:
-            lacking.append(f"Whether {name} has the set {set_id} can't be told: {error.what}")
-            continue
-        there = found.sources if isinstance(found, Manifest) else {}
-        if missing := [source_id for source_id in sources if source_id not in there]:
-            lacking.append(f"{name} has no {', '.join(missing)} of set {set_id}.")
-    return lacking
 
 
 # Restores -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from recovery.plan_types import (
     Part,
     Size,
     cron,
+    plain_prefix,
     recipient,
     timezone_name,
 )
@@ -66,13 +67,15 @@ class S3Place(Part):
 
     connection: ConnectionId
     bucket: Annotated[str, Field(min_length=3, max_length=63)]
-    prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$")] = ""
+    prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$"), AfterValidator(plain_prefix)] = ""
 
 
 class Destination(Part):
     """A place where sets are kept: a folder or an S3 bucket."""
 
     folder: AbsolutePath | None = None
+    mount: AbsolutePath | None = None
+    """Of a folder: what must be mounted whenever it is used, the folder itself or one above it."""
     s3: S3Place | None = None
     keep: Keep
 
@@ -80,6 +83,8 @@ class Destination(Part):
     def _one_place(self) -> Destination:
         if (self.folder is None) == (self.s3 is None):
             raise ValueError("write either folder or s3")
+        if self.mount and (self.folder is None or not self.folder.is_relative_to(self.mount)):
+            raise ValueError(f"mount: {self.mount} must be the destination's folder or one above it")
         return self
 
 

@@ -15,7 +15,7 @@ from recovery.plan_sources import ConfigSource, FilesSource, MongoSource, Postgr
 from recovery.plan_types import LIVE, SCRATCH
 
 if TYPE_CHECKING:
-    from recovery.plan import Plan
+    from recovery.plan import Destination, Plan
 
 
 def faults(plan: Plan) -> Iterator[str]:
@@ -26,6 +26,7 @@ def faults(plan: Plan) -> Iterator[str]:
         for key, folder in _own_folders(plan):
             if folder.is_relative_to(root):
                 yield f"{key}: {folder} lies in the source {source_id}, which would back up its own backups"
+    yield from _one_place_twice(plan)
     yield from _overlaps(plan)
     yield from _shared_databases(plan)
     yield from _unknown_sources(plan)
@@ -55,14 +56,37 @@ def _own_folders(plan: Plan) -> Iterator[tuple[str, Path]]:
             yield f"destinations.{name}.folder", destination.folder
 
 
+def _one_place_twice(plan: Plan) -> Iterator[str]:
+    """Two copies in one place are one, and the stricter rule would prune for both."""
+    for (one_id, one), (other_id, other) in combinations(plan.destinations.items(), 2):
+        here, there = _storage(one), _storage(other)
+        if here == there:
+            yield f"destinations.{other_id}: this is the place of {one_id}, too; name another one, or leave it out"
+        elif here == there[: len(here)] or there == here[: len(there)]:
+            yield f"destinations.{other_id}: its place and that of {one_id} lie in one another; name one apart from it"
+
+
+def _storage(destination: Destination) -> tuple[str, ...]:
+    """Where a destination is: each part lies in those before it."""
+    if destination.folder:
+        return ("folder", *destination.folder.resolve().parts)
+    assert destination.s3
+    return ("s3", destination.s3.connection, destination.s3.bucket, *filter(None, destination.s3.prefix.split("/")))
+
+
 def _overlaps(plan: Plan) -> Iterator[str]:
     for (inner_id, inner), (outer_id, outer) in permutations(plan.sources, 2):
-        for path, root in product(_own_roots(inner), _own_roots(outer)):
-            if path.is_relative_to(root) and left_out(outer, path.relative_to(root)) is None:
-                yield (
-                    f"sources.{inner_id}: {path} lies in {root} of {outer_id}; what is in two sources is replaced twice, so leave it"
-                    f" out of one of them, or exclude its topmost entry from {outer_id}"
-                )
+        for path, root in _within(inner, outer):
+            yield (
+                f"sources.{inner_id}: {path} lies in {root} of {outer_id}; what is in two sources is replaced twice, so leave it"
+                f" out of one of them, or exclude its topmost entry from {outer_id}"
+            )
+
+
+def _within(inner: Settings, outer: Settings) -> Iterator[tuple[Path, Path]]:
+    """Folders of a source that are, or lie in, one that another has whole."""
+    pairs = product(_own_roots(inner), _own_roots(outer))
+    return ((path, root) for path, root in pairs if path.is_relative_to(root) and left_out(outer, path.relative_to(root)) is None)
 
 
 def left_out(source: Settings, inside: Path) -> Path | None:
@@ -150,16 +174,27 @@ def _meeting_there(sources: Mapping[str, Settings], target: Target) -> Iterator[
             yield f".sources.{other_id}: {root} and {path} of {one_id} are, or lie in, one another; name a folder apart from it"
 
 
-def share_a_place(plan: Plan, one: str, other: str) -> bool:
-    """Whether restores to two places would meet, as far as the plan says: to the same target, or to two that lead to the same data."""
-    if one == other or not {one, other} <= plan.targets.keys():
-        return one == other
+def share_a_place(plan: Plan, one: str, other_plan: Plan, other: str) -> bool:
+    """Whether two places, live or a target, of one plan or of two, lead to the same data, as far as the plans say."""
+    if (plan.plan, one) == (other_plan.plan, other):
+        return True
+    return any(_meet(*mine, *theirs) for mine, theirs in product(_sources_at(plan, one), _sources_at(other_plan, other)))
+
+
+def _meet(mine: Settings, here: TargetSettings | None, theirs: Settings, there: TargetSettings | None) -> bool:
+    if _shared(_server_places(mine, here), _server_places(theirs, there)):
+        return True
+    if here is None and there is None:
+        return any(_within(mine, theirs)) or any(_within(theirs, mine))
+    return any(_nested(_roots_there(mine, here), _roots_there(theirs, there)))
+
+
+def _sources_at(plan: Plan, place: str) -> list[tuple[Settings, TargetSettings | None]]:
+    """What a restore to a place brings, and where to: None for where the source itself is. A scratch place is nobody else's."""
     sources = dict(plan.sources)
-    return any(
-        _shared(_server_places(sources[mine], here), _server_places(sources[theirs], there))
-        or any(_nested(_roots_there(sources[mine], here), _roots_there(sources[theirs], there)))
-        for (mine, here), (theirs, there) in product(plan.targets[one].sources, plan.targets[other].sources)
-    )
+    if place == LIVE:
+        return [(source, None) for source in sources.values()]
+    return [(sources[source_id], there) for source_id, there in plan.targets[place].sources] if place in plan.targets else []
 
 
 def _named_places(source: Settings, there: TargetSettings) -> set[Landing]:
@@ -171,7 +206,9 @@ def _nested(paths: Iterable[Path], others: Iterable[Path]) -> Iterator[tuple[Pat
     return ((path, other) for path, other in product(paths, others) if path.is_relative_to(other) or other.is_relative_to(path))
 
 
-def _roots_there(source: Settings, there: TargetSettings) -> list[Path]:
+def _roots_there(source: Settings, there: TargetSettings | None) -> list[Path]:
+    if there is None:
+        return list(_own_roots(source))
     if isinstance(there, ConfigTarget):
         return [there.folder / path.relative_to(path.anchor) for path in _own_roots(source)]
     return [there.path] if isinstance(there, FilesTarget) else []

@@ -23,6 +23,11 @@ class PostgresSource(Part):
     schema_sql: bool = False
     """Also keep a schema-only SQL file of each database."""
 
+    @property
+    def every_database(self) -> bool:
+        """Whether whatever the server has is protected."""
+        return not self.databases
+
 
 class MongoSource(Part):
     """A MongoDB replica set or standalone server."""
@@ -36,6 +41,11 @@ class MongoSource(Part):
     """``database.collection`` names; empty means every collection."""
     jobs: Annotated[int, Field(ge=1, le=64)] = 2
     """Collections that are read and restored at the same time."""
+
+    @property
+    def every_database(self) -> bool:
+        """Whether whatever the server has is protected."""
+        return not (self.databases or self.collections)
 
     @model_validator(mode="after")
     def _collections_have_databases(self) -> MongoSource:
@@ -52,6 +62,7 @@ class FilesSource(Part):
     """A folder with everything in it."""
 
     snapshot: ClassVar[bool] = False
+    every_database: ClassVar[bool] = False
 
     path: AbsolutePath
     exclude: tuple[str, ...] = ()
@@ -62,6 +73,7 @@ class ConfigSource(Part):
     """Named files and folders that hold settings or code."""
 
     snapshot: ClassVar[bool] = False
+    every_database: ClassVar[bool] = False
 
     paths: Annotated[tuple[AbsolutePath, ...], Field(min_length=1)]
     exclude: tuple[str, ...] = ()

@@ -39,10 +39,21 @@ def _absolute(path: Path) -> Path:
 
 def cron(text: str) -> str:
     """Check a cron expression of five fields."""
-    from croniter import croniter
+    from croniter import CroniterBadDateError, croniter
 
     if text.startswith("@") or not croniter.is_valid(text) or len(text.split()) != 5:
         raise ValueError(f"{text!r} is not a cron expression of five fields, such as '0 1 * * *'")
+    try:
+        croniter(text).get_next()
+    except CroniterBadDateError:
+        raise ValueError(f"{text!r} never comes: no such day is in the calendar") from None
+    return text
+
+
+def plain_prefix(text: str) -> str:
+    """Check that no part of a prefix in a bucket is ``.`` or ``..``, which servers and clients resolve, each in its own way."""
+    if {".", ".."} & set(text.split("/")):
+        raise ValueError(f"{text!r} must not contain '.' or '..' as a part")
     return text
 
 

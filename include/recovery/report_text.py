@@ -41,9 +41,14 @@ def _what(facts: dict[str, Any]) -> Iterator[str]:
     for source_id, parts in facts["only"].items():
         yield f"- Of {source_id} only: {plain_markdown(', '.join(parts))}"
     yield from (f"- ⚠ {plain_markdown(warning)}" for warning in facts["warnings"])
-    loss, rpo = max(facts["data_loss_seconds"], 0), facts["rpo_seconds"]
-    yield f"- Data loss {human_duration(loss)}, {_WITHIN[loss <= rpo]} the RPO of {human_duration(rpo)}: since {facts['set_begins']}"
+    yield f"- Data loss {_loss(facts['data_loss_seconds'], facts['rpo_seconds'])}: since {facts['set_begins']}"
     yield from _durations(facts)
+
+
+def _loss(loss: float, rpo: float) -> str:
+    if loss < 0:
+        return f"unknown, since the set is dated {human_duration(-loss)} in the future; the RPO is {human_duration(rpo)}"
+    return f"{human_duration(loss)}, {_WITHIN[loss <= rpo]} the RPO of {human_duration(rpo)}"
 
 
 def _durations(facts: dict[str, Any]) -> Iterator[str]:

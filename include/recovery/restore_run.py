@@ -33,7 +33,7 @@ from recovery.approvals import Question, digest, read_approval
 from recovery.artifact import Identity
 from recovery.components.base import Component
 from recovery.connections import Connect, s3_client
-from recovery.destinations import make_destination
+from recovery.destinations import make_destination, make_destinations
 from recovery.destinations.base import Destination
 from recovery.errors import ApprovalError, KeyMaterialError, RestoreError
 from recovery.fetched import FetchedSet
@@ -221,7 +221,7 @@ class RestoreRun:
 
     def destinations(self) -> list[Destination]:
         """All destinations of the plan."""
-        return [self.destination(name) for name in self.plan.destinations]
+        return make_destinations(self.plan.destinations, s3_client)
 
     def holders(self) -> list[Destination]:
         """The destinations that have the chosen set, or the one that it is to be fetched from."""
@@ -323,6 +323,7 @@ class RestoreRun:
             request=self.request_digest,
             text=digest(shown.read_text(encoding="utf-8", errors="surrogateescape")),
             targets=self.findings().targets,
+            checks=len(self.journal.said("checking")) if gate == "accept" else 0,
         )
 
     def same_target(self, source_id: str) -> None:

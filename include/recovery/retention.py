@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from recovery.catalog import Listing, list_destination, read_manifest
+from recovery.catalog import MAX_SKEW, Listing, ahead, list_destination, read_manifest
 from recovery.destinations.base import Destination
-from recovery.errors import RetentionError
+from recovery.errors import DestinationError, RetentionError
 from recovery.keys import VerifyKey
 from recovery.manifest import MANIFEST_FILE, Manifest, is_set_id
 from recovery.plan import Keep
@@ -22,9 +22,6 @@ from recovery.records import read_records
 from recovery.units import human_duration, human_size, iso
 
 log = logging.getLogger(__name__)
-
-MAX_SKEW = timedelta(minutes=5)
-"""Prune refuses when this worker's clock and the destination's differ by more."""
 
 LEFTOVER_AGE = timedelta(days=3)
 """A folder without manifest in which nothing was written for so long is not being uploaded any more."""
@@ -74,7 +71,7 @@ def plan_retention(manifests: Iterable[Manifest], held: Mapping[str, str], keep:
         RetentionError: if something would be deleted and no good set be left.
     """
     sets = sorted(manifests, key=lambda manifest: manifest.created, reverse=True)
-    trusted = [manifest for manifest in sets if manifest.created <= now + MAX_SKEW and manifest.good(good)]
+    trusted = [manifest for manifest in sets if manifest.good(good) and not ahead(manifest, now)]
     rules = _Rules(keep, trusted, now)
     verdicts = tuple(_judge(manifest, held, rules, now) for manifest in sets)
     good_ids = {manifest.set_id for manifest in trusted}
@@ -105,7 +102,7 @@ class _Rules:
 def _judge(manifest: Manifest, held: Mapping[str, str], rules: _Rules, now: datetime) -> Verdict:
     reasons = (
         (manifest.set_id in held, held.get(manifest.set_id, "")),
-        (manifest.created > now + MAX_SKEW, "dated in the future"),
+        (bool(ahead(manifest, now)), "dated in the future"),
         (rules.within is not None and manifest.created >= rules.within, rules.within_text),
         (rules.last is not None and manifest.created >= rules.last, rules.last_text),
         (manifest.set_id == rules.newest, "the newest good set"),
@@ -117,12 +114,25 @@ def _judge(manifest: Manifest, held: Mapping[str, str], rules: _Rules, now: date
     return Verdict(manifest, False, "no rule keeps it")
 
 
-def prune(destination: Destination, plan: str, keep: Keep, *, good: Level, key: VerifyKey, now: datetime, after: str) -> Pruned:
+def prune(
+    destination: Destination,
+    plan: str,
+    keep: Keep,
+    *,
+    good: Level,
+    key: VerifyKey,
+    now: datetime,
+    after: str,
+    others: Sequence[Destination] = (),
+) -> Pruned:
     """Remove the sets that no rule keeps, oldest first: each manifest first, so that what a kill leaves is no set.
 
     What it is going to do is in the log before it does it. Holds and the manifest are read again right before each
-    delete. Folders whose manifest is missing are removed once nothing was written to them for three days; those with a
-    manifest or a hold that can't be verified are named and never touched.
+    delete. Folders whose manifest is missing are removed once nothing was written to them for three days, unless another
+    destination, which has the manifest still, knows of a hold; those with a manifest or a hold that can't be verified are named and
+    never touched.
+
+    A folder's clock is often this worker's own, so a wrong one shows at the other destinations: all that answer are asked.
 
     Args:
         destination: where.
@@ -132,12 +142,14 @@ def prune(destination: Destination, plan: str, keep: Keep, *, good: Level, key: 
         key: from the plan or the recovery kit.
         now: this worker's clock.
         after: id of the set that the run before has just brought here. If it isn't here, something is wrong, and nothing is deleted.
+        others: the plan's other destinations.
 
     Raises:
         RetentionError: if it would not be safe.
         DestinationError: if the destination can't be read, or refuses to delete.
     """
-    _check_clock(destination, now)
+    _check_clock(destination, destination.now(), now)
+    silent = _check_clocks(others, now)
     listing = list_destination(destination, plan, key)
     if after not in {manifest.set_id for manifest in listing.manifests}:
         raise RetentionError(
@@ -155,7 +167,7 @@ def prune(destination: Destination, plan: str, keep: Keep, *, good: Level, key: 
     doomed = [verdict.manifest for verdict in reversed(verdicts) if not verdict.keep]
     deleted = tuple(manifest.set_id for manifest in doomed if _delete(destination, manifest, key))
     kept = tuple(verdict.manifest.set_id for verdict in verdicts if verdict.manifest.set_id not in deleted)
-    swept = tuple(name for name in listing.without if is_set_id(name) and _sweep(destination, f"{plan}/{name}", key))
+    swept = tuple(name for name in listing.without if is_set_id(name) and _sweep(destination, f"{plan}/{name}", key, others, silent))
     for name in listing.without:
         if not is_set_id(name):
             log.warning("%s: %s/%s is no set; it is left alone", destination.describe(), plan, name)
@@ -164,8 +176,21 @@ def prune(destination: Destination, plan: str, keep: Keep, *, good: Level, key: 
     return Pruned(deleted, kept, swept, listing.findings)
 
 
-def _check_clock(destination: Destination, now: datetime) -> None:
-    there = destination.now()
+def _check_clocks(others: Iterable[Destination], now: datetime) -> list[str]:
+    """The names of those that did not answer."""
+    silent = []
+    for other in others:
+        try:
+            there = other.now()
+        except DestinationError as error:
+            log.warning("the clock of %s can't be compared with this worker's: %s", other.name, error)
+            silent.append(other.name)
+            continue
+        _check_clock(other, there, now)
+    return silent
+
+
+def _check_clock(destination: Destination, there: datetime, now: datetime) -> None:
     if abs(there - now) > MAX_SKEW:
         raise RetentionError(
             f"This worker's clock says {iso(now)}, that of {destination.describe()} {iso(there)}: with {human_duration(abs(there - now))}"
@@ -204,8 +229,8 @@ def _delete(destination: Destination, manifest: Manifest, key: VerifyKey) -> boo
     return True
 
 
-def _sweep(destination: Destination, path: str, key: VerifyKey) -> bool:
-    """Remove a folder without manifest, unless it is in use, was so lately, or is held."""
+def _sweep(destination: Destination, path: str, key: VerifyKey, others: Iterable[Destination], silent: Sequence[str]) -> bool:
+    """Remove a folder without manifest, unless it is in use, was so lately, or is held: here, or where its manifest still is."""
     entries = list(destination.list(f"{path}/"))
     if not entries:
         return False
@@ -213,9 +238,22 @@ def _sweep(destination: Destination, path: str, key: VerifyKey) -> bool:
     if destination.now() - newest < LEFTOVER_AGE:
         log.info("%s: %s has no manifest; an upload may still be going on", destination.describe(), path)
         return False
-    if why := _holds(destination, path, key, None):
+    if silent:
+        log.warning(
+            "%s: %s has no manifest, and stays while %s can't say whether it is held", destination.describe(), path, ", ".join(silent)
+        )
+        return False
+    if why := _holds(destination, path, key, None) or _held_elsewhere(others, path, key):
         log.warning("%s: %s has no manifest any more, and stays: %s", destination.describe(), path, why)
         return False
     destination.delete([entry.key for entry in entries])
     log.info("%s: %s had no manifest and was not written to since %s; removed", destination.describe(), path, iso(newest))
     return True
+
+
+def _held_elsewhere(others: Iterable[Destination], path: str, key: VerifyKey) -> str:
+    for other in others:
+        manifest = read_manifest(other, path, key)
+        if isinstance(manifest, Manifest) and (why := _holds(other, path, key, manifest)):
+            return f"at {other.name} it is {why}"
+    return ""

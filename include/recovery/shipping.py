@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from recovery.destinations.base import Destination, Missing, Progress
+from recovery.destinations.base import NO_ROOM, Destination, Missing, Progress
 from recovery.errors import ArtifactError, DestinationError, ManifestError, StagingError
 from recovery.manifest import MANIFEST_FILE, MAX_BYTES, PACKS_FILE, SIGNATURE_FILE, File, Manifest, decode_manifest, parse_packs, set_files
 from recovery.units import human_size
@@ -139,7 +139,7 @@ def _check_room(destination: Destination, manifest: Manifest, files: Mapping[str
     if needed > free:
         raise DestinationError(
             f"{destination.describe()} has {human_size(free)} free; the set needs {human_size(needed)}.",
-            "Make room there, or shorten the plan's keep rule; then clear the task.",
+            NO_ROOM,
         )
 
 

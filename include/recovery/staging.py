@@ -148,7 +148,9 @@ class RunRecord(BaseModel):
     """See :attr:`recovery.manifest.Manifest.safety`."""
     allow_empty: bool = False
     previous: dict[str, dict[str, int]] = {}
-    """Records per artifact of each source in the newest good set, to notice a source that became empty."""
+    """Records of each source in the newest good set, as its manifest counts them, to notice what became empty or is gone."""
+    recipients: tuple[str, ...] = ()
+    """Age recipients that every file of the set is encrypted to, whatever the plan says by then. Written when the run begins."""
 
 
 class StagedSet:
@@ -197,6 +199,10 @@ class StagedSet:
         """Remember that a destination holds the set."""
         (self.folder / "uploaded").mkdir(exist_ok=True)
         write_atomically(self.folder / "uploaded" / destination, b"")
+
+    def forget_upload(self, destination: str) -> None:
+        """A destination does not hold the set after all, so that its packs have to wait."""
+        (self.folder / "uploaded" / destination).unlink(missing_ok=True)
 
     def is_uploaded(self, destination: str) -> bool:
         """Whether a destination holds the set, as far as this run knows."""

@@ -19,6 +19,7 @@ import pytest
 from recovery.artifact import Pack, open_pack
 from recovery.components.files import Files
 from recovery.components.trees import filesystem
+from recovery.components.trees.inventory import refuse_moved
 from recovery.contents import read_rows, write_rows
 from recovery.errors import ArtifactError, RestoreError, SourceError
 from recovery.extraction import extract
@@ -387,6 +388,18 @@ def test_what_changed_or_vanished_is_named_and_tolerated(tmp_path, live):
     assert (live / "second name").read_text() == "same"
 
 
+@pytest.mark.parametrize("becomes", ["link", "file"])
+def test_a_folder_that_becomes_something_else_is_refused(tmp_path, live, becomes):
+    """It would be packed with what was listed below it, and tar could unpack only the one or the other."""
+
+    def meanwhile() -> None:
+        (live / "sub").rename(tmp_path / "moved")
+        (live / "sub").symlink_to(tmp_path / "moved") if becomes == "link" else (live / "sub").touch()
+
+    with pytest.raises(ArtifactError, match=f"the folder sub became a {becomes} while it was packed"):
+        back_up_while(files(live), tmp_path / "set", meanwhile)
+
+
 def test_files_that_become_links_of_each_other(tmp_path, live):
     """What deduplicating tools do at night, in the order that a listing did not foresee."""
     names = [f"copy {number}" for number in range(9)]
@@ -421,6 +434,33 @@ def test_a_file_that_shrinks_and_grows_while_tar_reads(tmp_path, live):
         stop.set()
         writer.join()
     assert changed(tmp_path / "set")["log"] == "changed while read"
+
+
+@pytest.mark.parametrize("fact", ["inode", "mounted"])
+def test_a_landmark_is_the_same_folder_and_a_mount_point_still(tmp_path, live, fact):
+    """Numbers of entries on two file systems may be equal by chance."""
+    (tmp_path / "dump").mkdir()
+    files(live).dump(tmp_path / "dump", lambda: None)
+    inventory = tmp_path / "dump/uploads.inventory.jsonl"
+    ((kind, path, facts),) = read_rows(inventory, "landmark")
+    assert (path, facts) == (".", {"inode": live.stat().st_ino, "mounted": False})
+    refuse_moved("files.uploads", live, inventory)
+    write_rows(inventory, [(kind, path, facts | {fact: facts[fact] + 1})])
+    with pytest.raises(SourceError, match="was another folder or file system"):
+        refuse_moved("files.uploads", live, inventory)
+
+
+def test_programs_that_are_file_systems_make_up_inodes(tmp_path, live, monkeypatch):
+    """Their numbers are others on another worker, or after a while."""
+    (tmp_path / "dump").mkdir()
+    files(live).dump(tmp_path / "dump", lambda: None)
+    live.rename(tmp_path / "moved")
+    live.mkdir()
+    inventory = tmp_path / "dump/uploads.inventory.jsonl"
+    with pytest.raises(SourceError, match="was another folder or file system"):
+        refuse_moved("files.uploads", live, inventory)
+    monkeypatch.setattr(filesystem, "mount_of", lambda folder: "fuse.sshfs storage:/ /")
+    refuse_moved("files.uploads", live, inventory)
 
 
 def contents(component: Files, dump_folder: Path, read) -> list:

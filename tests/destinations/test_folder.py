@@ -5,9 +5,11 @@ import subprocess
 
 import pytest
 
+from recovery.destinations import make_destination
 from recovery.destinations.base import Missing, Refused
 from recovery.destinations.folder import Folder
 from recovery.errors import DestinationError
+from recovery.plan import Destination as Settings
 from tests.sets import keys_of, run_python
 
 MIB = 1 << 20
@@ -71,6 +73,21 @@ def test_a_writer_that_lives_is_not_swept(destination):
     assert not partial.exists()
 
 
+def test_a_writer_that_ends_while_it_is_looked_for_is_no_fault(destination, monkeypatch):
+    partial = destination.root / "p/.partial-1"
+    partial.parent.mkdir()
+    partial.touch()
+    real = destination._walk
+
+    def walk(prefix):
+        for path in real(prefix):
+            partial.unlink()
+            yield path
+
+    monkeypatch.setattr(destination, "_walk", walk)
+    destination.sweep("p/")
+
+
 def test_damage_on_the_way_is_noticed(destination, file, monkeypatch):
     real = os.sendfile
 
@@ -110,24 +127,71 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path, file):
         subprocess.run(["umount", root], check=True)
 
 
-def test_a_root_that_is_not_there_is_refused_and_not_made(tmp_path, file):
-    destination = Folder("local", tmp_path / "unmounted")
+def refuses_everything(destination, file, words):
     for use in (
         lambda: destination.put(file, "p/s/x", sha256(file), lambda count: None),
+        lambda: destination.read("p/s/x", MIB),
         lambda: keys_of(destination),
         lambda: list(destination.folders("p/")),
+        lambda: destination.delete(["p/s/x"]),
+        lambda: destination.sweep("p/"),
         destination.now,
         destination.free_space,
     ):
-        with pytest.raises(Refused, match="is not there"):
+        with pytest.raises(Refused, match=words):
             use()
+
+
+def test_a_root_that_is_not_there_is_refused_and_not_made(tmp_path, file):
+    destination = Folder("local", tmp_path / "unmounted")
+    refuses_everything(destination, file, "is not there")
     assert not destination.root.exists()
+
+
+def with_mount(root, mount):
+    return make_destination("local", Settings(folder=root, mount=mount, keep={"last": 1}), None)
+
+
+def test_below_a_plain_folder_that_should_be_a_mount_nothing_is_written(tmp_path, file):
+    root = tmp_path / "disk/sets"
+    root.mkdir(parents=True)
+    for mount in (root, root.parent):
+        refuses_everything(with_mount(root, mount), file, f"Nothing is mounted at {mount}, so")
+    assert everything(root) == set()
+    for destination in (with_mount(root, "/"), with_mount(root, None)):
+        destination.put(file, "p/s/x", sha256(file), lambda count: None)
+        assert keys_of(destination) == {"p/s/x"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_mount_that_went_away_is_noticed(tmp_path, file):
+    root = tmp_path / "disk/sets"
+    root.mkdir(parents=True)
+    destination = with_mount(root, root.parent)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", root.parent], check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        root.mkdir()
+        destination.put(file, "p/s/x", sha256(file), lambda count: None)
+        assert keys_of(destination) == {"p/s/x"}
+    finally:
+        subprocess.run(["umount", root.parent], check=True)
+    refuses_everything(destination, file, "Nothing is mounted")
+    assert everything(root) == set()
 
 
 @pytest.mark.parametrize("key", ["../x", "p/../../x", "/etc/x"])
 def test_a_key_never_leads_outside(destination, file, key):
     with pytest.raises(Refused, match="is not a key"):
         destination.put(file, key, sha256(file), lambda count: None)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(destination):
+    (destination.root / "p/folder").mkdir(parents=True)
+    os.mkfifo(destination.root / "p/pipe")
+    for name, words in (("folder", "Is a directory"), ("pipe", "It is not a file")):
+        with pytest.raises(DestinationError, match=words):
+            destination.read(f"p/{name}", MIB)
 
 
 def test_the_copy_is_readable_by_its_owner_only(destination, file):

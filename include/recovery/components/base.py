@@ -133,7 +133,7 @@ class Restore(Protocol):
 
     @property
     def others(self) -> Collection[str]:
-        """The ids of other restores of this plan that have not ended."""
+        """The ids of other restores that have not ended, of any plan."""
 
     @property
     def only(self) -> Sequence[str]:
@@ -243,6 +243,11 @@ class Component(ABC):
         Raises:
             ArtifactError: if what the inventory has is not in the artifact.
         """
+
+    @staticmethod
+    def counted_as(artifact: str, name: str) -> str:
+        """Under which name the manifest counts the records of a row: its artifact's, or its database's where an artifact has several."""
+        return artifact
 
     # Restore --------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from recovery.destinations.base import Destination
-from recovery.errors import PlanError
+from recovery.destinations.base import Destination, Unusable
+from recovery.errors import PlanError, RecoveryError
 from recovery.plan import Destination as Settings
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def make_destination(name: str, settings: Settings, s3_client: Callable[[str], S3Client]) -> Destination:
-    """The destination of a plan.
+    """The destination of a plan; one whose client can't be made fails whatever it is asked, so that it never stops the others.
 
     Args:
         name: the plan's name for it.
@@ -27,9 +27,22 @@ def make_destination(name: str, settings: Settings, s3_client: Callable[[str], S
     if settings.folder is not None:
         from recovery.destinations.folder import Folder
 
-        return Folder(name, settings.folder)
+        return Folder(name, settings.folder, settings.mount)
     if settings.s3 is not None:
         from recovery.destinations.s3 import S3
 
-        return S3(name, s3_client(settings.s3.connection), settings.s3.bucket, settings.s3.prefix)
+        try:
+            client = s3_client(settings.s3.connection)
+        except RecoveryError as error:
+            return Unusable(name, error)
+        return S3(name, client, settings.s3.bucket, settings.s3.prefix)
     raise PlanError(f"The destination {name} is neither a folder nor s3.", "Write one of them in the plan.")
+
+
+def make_destinations(settings: Mapping[str, Settings], s3_client: Callable[[str], S3Client]) -> list[Destination]:
+    """All destinations of a plan, in its order.
+
+    Raises:
+        PlanError: if the settings of one name no place.
+    """
+    return [make_destination(name, place, s3_client) for name, place in settings.items()]

@@ -16,12 +16,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, NoReturn, Protocol
 
-from recovery.errors import DestinationError
+from recovery.errors import DestinationError, RecoveryError
 from recovery.units import human_duration, human_size
 
 log = logging.getLogger(__name__)
+
+NO_ROOM = 'Make room there, as "A full destination" in docs/restore-runbook.md says; then clear the task.'
+"""What to do about a full destination. A shorter rule frees nothing before an upload: prune runs after it."""
 
 _EVERY = 10.0
 _BUFFER = 1 << 20
@@ -212,3 +215,25 @@ class Destination(ABC):
             f"{path} is not what the manifest says: its SHA-256 differs.",
             "Staging damaged it; check the disk, and start a new backup run.",
         )
+
+
+class Unusable(Destination):
+    """Stands for a destination that can't be used as the plan and its Connection describe it: all that it is asked fails.
+
+    Args:
+        name: the plan's name for it.
+        reason: what every use says.
+    """
+
+    def __init__(self, name: str, reason: RecoveryError) -> None:
+        super().__init__(name)
+        self._reason = reason
+
+    def describe(self) -> str:
+        """The plan's name for it; where it is can't be told."""
+        return f"the destination {self.name}"
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise Refused(self._reason.what, self._reason.next_step)
+
+    put = open = list = folders = delete = now = free_space = sweep = _refuse

@@ -5,18 +5,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import logging
 import mmap
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from recovery.destinations.base import Destination, Entry, Missing, Reading, Refused
+from recovery.destinations.base import NO_ROOM, Destination, Entry, Missing, Reading, Refused
 from recovery.errors import DestinationError
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,18 @@ class Folder(Destination):
     drive's own cache can't be seen through.
 
     A temporary file is locked by its writer, so one that isn't was left by a writer that was killed.
+
+    Args:
+        name: the plan's name for it.
+        root: the folder, which has to be there.
+        mount: what has to be a mount point whenever the folder is used: the folder or one above it. Without, nobody can tell a
+            disk from the empty folder that is left where it isn't mounted.
     """
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, root: Path, mount: Path | None = None) -> None:
         super().__init__(name)
         self.root = root
+        self._mount = mount
 
     def describe(self) -> str:
         """Its path."""
@@ -78,10 +87,7 @@ class Folder(Destination):
         if folder.is_dir():
             return
         if folder == self.root:
-            raise Refused(
-                f"The folder {self.root} of the destination {self.name} is not there.",
-                "Create it, or mount the disk that it is on; nothing is written where a mount is missing.",
-            )
+            raise self._not_there()
         self._make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
         _sync_folder(folder.parent)
@@ -90,9 +96,10 @@ class Folder(Destination):
     def open(self, key: str) -> Iterator[IO[bytes]]:
         """See :meth:`Destination.open`."""
         what = f"read {key}"
+        path = self._path(key)
         with self._errors(what):
             try:
-                source = self._path(key).open("rb", buffering=0)
+                source = io.FileIO(path, opener=_open_at_once)
             except FileNotFoundError:
                 raise Missing(f"There is no {key} at {self.describe()}.", "Look at what was removed there, and when.") from None
         with Reading(source, lambda: self._errors(what)).buffered() as reader:
@@ -110,12 +117,11 @@ class Folder(Destination):
             yield Entry(path.relative_to(self.root).as_posix(), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """See :meth:`Destination.folders`."""
-        self._check_root()
+        """See :meth:`Destination.folders`. A link is none: who may write here must not lead prune to delete elsewhere."""
         folder = self._path(prefix)
         if folder.is_dir():
             with self._errors(f"list {prefix}"):
-                yield from sorted(path.name for path in folder.iterdir() if path.is_dir())
+                yield from sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
 
     def delete(self, keys: Iterable[str]) -> None:
         """See :meth:`Destination.delete`. Folders that become empty go too."""
@@ -162,15 +168,15 @@ class Folder(Destination):
                 path.unlink(missing_ok=True)
 
     def _abandoned(self, path: Path) -> bool:
-        with self._errors(f"look at {path}"), path.open("r+b") as file:
+        with self._errors(f"look at {path}"):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                with path.open("r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, FileNotFoundError):  # its writer is at work, or has ended since it was listed
                 return False
             return True
 
     def _walk(self, prefix: str) -> Iterator[Path]:
-        self._check_root()
         for folder, folders, files in os.walk(self._path(prefix), onerror=self._raise):
             folders.sort()
             yield from (Path(folder, name) for name in sorted(files))
@@ -180,12 +186,22 @@ class Folder(Destination):
             raise self._in_words(error, f"list {error.filename}") from error
 
     def _check_root(self) -> None:
-        if not self.root.is_dir():
+        if self._mount and not os.path.ismount(self._mount):
             raise Refused(
-                f"The folder {self.root} of the destination {self.name} is not there.", "Create it, or mount the disk that it is on."
+                f"Nothing is mounted at {self._mount}, so {self.root} is not the destination {self.name}.",
+                "Mount it, or correct the mount in the plan; nothing is written where it is missing.",
             )
+        if not self.root.is_dir():
+            raise self._not_there()
+
+    def _not_there(self) -> Refused:
+        return Refused(
+            f"The folder {self.root} of the destination {self.name} is not there.", "Create it, or mount the disk that it is on."
+        )
 
     def _path(self, key: str) -> Path:
+        """Where an object lies, or would, once it is sure that this is the destination."""
+        self._check_root()
         parts = key.split("/")
         if ".." in parts or key.startswith("/"):
             raise Refused(f"{key!r} is not a key.", "Report this: it should never have been asked for.")
@@ -201,10 +217,20 @@ class Folder(Destination):
     def _in_words(self, error: OSError, what: str) -> DestinationError:
         said = f"Could not {what} at {self.describe()}: {error.strerror or error}."
         if error.errno in _FULL:
-            return DestinationError(said, "Make room there, or shorten the plan's keep rule; then clear the task.")
+            return DestinationError(said, NO_ROOM)
         if error.errno in _DENIED:
             return Refused(said, "Give the worker's user the right to write there.")
         return DestinationError(said, "Check the disk or the share; the task is tried again.")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file: a pipe of its name would be waited for until somebody writes to it. That a folder is none, the caller finds out."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "It is not a file")
+    return descriptor
 
 
 def _sha256(path: Path) -> str:

@@ -144,6 +144,11 @@ class Mongo(Component):
         """See :meth:`Component.read_pack`."""
         return mongo_contents.read_members(members)
 
+    @staticmethod
+    def counted_as(artifact: str, name: str) -> str:
+        """See :meth:`Component.counted_as`. One artifact has all databases."""
+        return split_name(name)[0]
+
     def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
         """See :meth:`Component.contents`."""
         return mongo_contents.contents(inventory, read)

@@ -4,12 +4,14 @@ The inventory's rows: ``("named", path, {})`` for every folder or file that the 
 ``("listed", path, facts)`` for every entry in the order of packing. Facts are what ``lstat`` tells (``type``, ``size``,
 ``mtime``, and ``target`` of a hard link, as in :mod:`recovery.components.trees.entries`), ``stored`` for the bytes on disk, and
 ``group`` for hard links; then ``("tree", path, facts)`` for every named path, with the counts and bytes of
-:class:`~recovery.components.trees.entries.Totals`. Whoever packs the entries adds ``("told", line, {})`` for every line in
-which tar said that one changed or vanished: later, and elsewhere, nobody could find that out.
+:class:`~recovery.components.trees.entries.Totals`, and ``("landmark", path, facts)`` for what must still be there, the same,
+while the entries are packed: :data:`~recovery.components.trees.tree.Landmark`. Whoever packs them adds ``("told", line, {})``
+for every line in which tar said that one changed or vanished: later, and elsewhere, nobody could find that out.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -19,8 +21,9 @@ from pathlib import Path
 
 from recovery.artifact import Member, write_listing
 from recovery.components.base import Artifact, Dump, RecoveryPoint
+from recovery.components.trees import filesystem
 from recovery.components.trees.entries import COUNTS, Totals, fingerprint
-from recovery.components.trees.tree import Found, Progress, Walk, at, in_order, raw, readable, shown, text
+from recovery.components.trees.tree import Found, Landmark, Progress, Walk, at, in_order, landmark, raw, readable, shown, text
 from recovery.contents import Facts, Row, read_rows, write_rows
 from recovery.errors import ArtifactError, SourceError
 from recovery.units import human_duration, human_size
@@ -35,6 +38,9 @@ _SEEN = {
     "file": ("type", "size", "mtime"),
 }
 _NAMED = 20
+_FEW = 10
+_FEW_OF_MANY = 0.1
+"""So many entries, or of a large tree this part of them, may vanish between listing and packing."""
 _TOLD = re.compile(r"(?:/[^:]*: )?((?:[^\\:]|\\.)*): (.*)")
 _ESCAPED = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
@@ -95,6 +101,7 @@ class _Scan:
             total["stored"] += facts.get("stored", 0)
             yield "listed", text(found.path), facts
         yield from (("tree", start, total) for start, total in totals.items())
+        yield from (("landmark", text(path), dict(facts)) for path, facts in self._walk.landmarks.items())
 
     def _readable(self) -> Iterator[Found]:
         for found in self._walk:
@@ -128,6 +135,55 @@ def _member(row: Row) -> Member:
     return Member(raw(path), facts.get("stored", 0), facts.get("group"))
 
 
+def refuse_moved(source_id: str, root: Path, inventory: Path) -> None:
+    """Refuse to take what lies below a root now for what was listed there.
+
+    Where a mount is gone, or an empty folder took a full one's place, every entry looks as if it had vanished by itself.
+
+    Raises:
+        SourceError: if a landmark of the inventory is another folder or file system now, or can't be looked at.
+    """
+    for _, path, was in read_rows(inventory, "landmark"):
+        if (what := _moved(at(root, raw(path)), was)) is not None:
+            raise SourceError(
+                f"{source_id}: {shown(root, path)} {what}.",
+                "Look whether all that belongs there is mounted, on every worker; then clear the dump task of this source to list again.",
+            )
+
+
+def _moved(place: bytes, was: Landmark) -> str | None:
+    try:
+        now = landmark(place, os.lstat(place))
+    except OSError as error:
+        return f"was there when it was listed, and can't be looked at now: {error.strerror}"
+    if not was or (now and (now["inode"] == was["inode"] or _makes_up_inodes(place)) and now["mounted"] >= was["mounted"]):
+        return None
+    return "was another folder or file system when it was listed"
+
+
+def _makes_up_inodes(folder: bytes) -> bool:
+    """Programs that are file systems number their entries as they come across them, each worker's in its own order."""
+    return filesystem.mount_of(Path(os.fsdecode(folder))).startswith("fuse")
+
+
+def note_told(source_id: str, inventory: Path, said: Sequence[str]) -> None:
+    """Keep what tar said of entries that changed or vanished while they were packed.
+
+    Raises:
+        SourceError: if so many vanished that it is not the life of a folder in use.
+    """
+    gone = list(dict.fromkeys(path for path, words in map(_told, said) if not words.startswith(_CHANGED)))
+    if len(gone) > _FEW:
+        listed = sum(1 for _ in read_rows(inventory, "listed"))
+        if len(gone) > listed * _FEW_OF_MANY:
+            raise SourceError(
+                f"{source_id}: {len(gone)} of {listed} entries vanished after they were listed: {shortened(list(map(readable, gone)))}.",
+                "Exclude in the plan what comes and goes; if they were removed for good, clear the dump task of this source to list again.",
+            )
+    with inventory.open("a", encoding="ascii") as out:
+        out.writelines(json.dumps(["told", line, {}]) + "\n" for line in said)
+
+
 def cover(name: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
     """Put together what was read of an archive, what the scan saw and what tar said: the rows that the set keeps.
 
@@ -139,17 +195,18 @@ def cover(name: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
     An entry that the archive lacks has vanished only if tar said so; else the archive is at fault.
 
     Raises:
-        ArtifactError: if the archive lacks an entry that did not vanish, or has one that the scan did not see.
+        ArtifactError: if the archive lacks an entry that did not vanish, or has one that the scan did not see, or has something else
+            in place of a folder, below which nothing could be unpacked.
     """
     wanted = {_seen(path, facts) for _, path, facts in read_rows(inventory, "listed")}
     totals = {path: Totals() for _, path, _ in read_rows(inventory, "named")}
-    odd: set[str] = set()
+    odd: dict[str, str] = {}
     for kind, path, facts in read:
         yield kind, path, facts
         if kind == "entry":
             totals[_named(path, totals)].add(path, facts)
             if (seen := _seen(path, facts)) not in wanted:
-                odd.add(path)
+                odd[path] = facts["type"]
             wanted.discard(seen)
     told = [_told(line) for _, line, _ in read_rows(inventory, "told")]
     torn = {path for path, words in told if words.startswith(_CHANGED)}
@@ -176,14 +233,19 @@ def _named(path: str, names: Iterable[str]) -> str:
     raise ArtifactError(f"The archive has {readable(path)}, which is below nothing that the source names.", "Run the backup again.")
 
 
-def _changed(name: str, inventory: Path, wanted: set[int], odd: set[str], torn: set[str], gone: set[str]) -> Iterator[Row]:
+def _changed(name: str, inventory: Path, wanted: set[int], odd: dict[str, str], torn: set[str], gone: set[str]) -> Iterator[Row]:
     if not (wanted or odd or torn):
         return
     lacking = []
     for _, path, facts in read_rows(inventory, "listed"):
         lacks = _seen(path, facts) in wanted
         if path in odd if lacks else path in torn and facts["type"] != "folder":
-            odd.discard(path)
+            if facts["type"] == "folder" and odd[path] != "folder":
+                raise ArtifactError(
+                    f"{name}: the folder {readable(path)} became a {odd[path]} while it was packed; what lay below could not be unpacked.",
+                    "Run the backup again, while nobody moves folders.",
+                )
+            odd.pop(path, None)
             log.warning("%s: changed while it was read: %s", name, readable(path))
             yield "changed", path, {"what": "changed while read"}
         elif lacks and path in gone:

@@ -5,7 +5,7 @@ text, UTF-8 with ``surrogateescape``.
 """
 
 # pathlib has no paths of bytes.
-# ruff: noqa: PTH118
+# ruff: noqa: PTH116, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -121,6 +121,23 @@ class Found:
         return _KINDS.get(stat.S_IFMT(self.status.st_mode), "other")
 
 
+Landmark = dict[str, int]
+"""What tells a folder from another one that lies at its place later: ``inode``, and ``mounted``, whether it is on another file
+system than the folder that it lies in. Both stay what they are when a file system is mounted again, or by another worker, which
+gives its device another number. Nothing of what is no folder: programs replace files."""
+
+
+def landmark(place: bytes, status: os.stat_result) -> Landmark:
+    """What to know a folder by.
+
+    Raises:
+        OSError: if the folder that it lies in can't be looked at.
+    """
+    if not stat.S_ISDIR(status.st_mode):
+        return {}
+    return {"inode": status.st_ino, "mounted": status.st_dev != os.stat(os.path.dirname(os.path.normpath(place))).st_dev}
+
+
 @dataclass
 class Walk:
     """One look at everything below some start points: iterate over it once, then ask what it could not see.
@@ -141,36 +158,43 @@ class Walk:
     """Sockets and devices, which no archive holds: the program that made them makes them again."""
     gone: list[str] = field(default_factory=list)
     """What the source names and is not there, where that is to be said and is no error."""
+    landmarks: dict[bytes, Landmark] = field(default_factory=dict)
+    """The start points, and the folders below at which the file system changes."""
 
     def __iter__(self) -> Iterator[Found]:
         for start in self.starts:
             try:
                 status = os.lstat(at(self.root, start))
+                self.landmarks[start] = landmark(at(self.root, start), status)
             except OSError as error:
                 self._problem(start, error)
                 continue
             yield from self._judged(Found(start, status))
             if stat.S_ISDIR(status.st_mode):
-                yield from self._below(start)
+                yield from self._below(start, status.st_dev)
 
-    def _below(self, start: bytes) -> Iterator[Found]:
-        pending = [b""]
+    def _below(self, start: bytes, device: int) -> Iterator[Found]:
+        pending = [(b"", device)]
         while pending:
-            folder = pending.pop()
+            folder, device = pending.pop()
             for entry in self._entries(start, folder):
                 below = folder + entry.name
                 if is_mark(entry.name) or self.excluded(below):
                     continue
+                path = _join(start, below)
                 try:
                     status = entry.stat(follow_symlinks=False)
+                    is_folder = stat.S_ISDIR(status.st_mode)
+                    if is_folder and status.st_dev != device:
+                        self.landmarks[path] = landmark(at(self.root, path), status)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    self._problem(_join(start, below), error)
+                    self._problem(path, error)
                     continue
-                yield from self._judged(Found(_join(start, below), status))
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append(below + b"/")
+                yield from self._judged(Found(path, status))
+                if is_folder:
+                    pending.append((below + b"/", status.st_dev))
 
     def _entries(self, start: bytes, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
         path = _join(start, folder).rstrip(b"/")
