@@ -79,6 +79,26 @@ ALTER TABLE shop.customer ENABLE ROW LEVEL SECURITY;
 CREATE POLICY mine ON shop.customer FOR SELECT TO hard_reader USING (status = ANY (ARRAY['new', 'old']));
 CREATE VIEW shop.news WITH (security_barrier) AS SELECT id, name FROM shop.customer WHERE status IN ('new', 'old') WITH LOCAL CHECK OPTION;
 CREATE VIEW shop.newer AS SELECT id FROM shop.news WHERE id > (SELECT avg(id) FROM shop.news);
+CREATE VIEW shop.unnamed AS SELECT (SELECT 'y'), (SELECT NULL) AS n, ARRAY(SELECT 1.5 UNION SELECT 1) AS some FROM shop.customer c
+    WHERE EXISTS (SELECT 'x', NULL, -1, 'c' COLLATE "C" FROM shop.news) AND NOT EXISTS (SELECT NULL WHERE false)
+    AND c.name IN (SELECT 'a' UNION SELECT 'b') AND c.status IN ('new', CASE WHEN c.id > 1 THEN 'old' END) OR c.seen IN (SELECT NULL UNION SELECT now());
+CREATE FUNCTION shop.unnamed(a text DEFAULT 'z') RETURNS SETOF text LANGUAGE sql
+    BEGIN ATOMIC SELECT 'it''s' WHERE EXISTS (SELECT 'x') AND a IN (SELECT 'b' UNION SELECT NULL); SELECT (SELECT 'y'); END;
+CREATE TABLE shop.sums (a int, b int, c int, CONSTRAINT weighed CHECK ((a + b) * c > 0));
+CREATE VIEW shop.summed AS SELECT (a + b) * c AS n FROM shop.sums;
+CREATE INDEX sums_both ON shop.sums (((a + b) * c));
+CREATE FUNCTION shop.weigh(a int, b int) RETURNS int LANGUAGE sql AS 'SELECT (a + b) * 2';
+CREATE FUNCTION shop.weighed(a int, b int) RETURNS int LANGUAGE sql RETURN (a + b) * 2;
+CREATE TABLE shop.felt (mood shop.mood, n int) PARTITION BY HASH (mood);
+CREATE TABLE shop.felt_0 PARTITION OF shop.felt FOR VALUES WITH (MODULUS 3, REMAINDER 0) PARTITION BY LIST (n);
+CREATE TABLE shop.felt_0_all PARTITION OF shop.felt_0 DEFAULT;
+CREATE TABLE shop.felt_1 PARTITION OF shop.felt FOR VALUES WITH (MODULUS 3, REMAINDER 1);
+CREATE TABLE shop.felt_2 PARTITION OF shop.felt FOR VALUES WITH (MODULUS 3, REMAINDER 2);
+INSERT INTO shop.felt SELECT mood, n FROM unnest(enum_range(NULL::shop.mood)) mood, generate_series(1, 5) n;
+CREATE TABLE shop.shrunk (a int) PARTITION BY LIST (a);
+CREATE TABLE shop.shrunk_1 PARTITION OF shop.shrunk FOR VALUES IN (1);
+CREATE INDEX shrunk_a ON ONLY shop.shrunk (a);
+DROP TABLE shop.shrunk_1;
 CREATE RULE nothing AS ON DELETE TO shop.newer DO INSTEAD NOTHING;
 CREATE MATERIALIZED VIEW shop.counts AS SELECT status, count(*) AS n FROM shop.customer GROUP BY status;
 CREATE UNIQUE INDEX ON shop.counts (status);
@@ -95,6 +115,8 @@ CREATE TABLE shop.event_rest_x PARTITION OF shop.event_rest DEFAULT;
 CREATE INDEX event_customer ON shop.event (customer);
 CREATE TRIGGER stamped AFTER INSERT ON shop.event FOR EACH ROW EXECUTE FUNCTION shop.touch();
 ALTER TABLE shop.event DISABLE TRIGGER stamped;
+ALTER TABLE shop.event_2025 ENABLE REPLICA TRIGGER stamped;
+ALTER TABLE shop.event_2026 ENABLE REPLICA TRIGGER stamped;
 INSERT INTO shop.event SELECT '2025-06-01'::timestamptz + n * interval '1 day', 'visit ' || n, n % 300 + 1 FROM generate_series(1, 900) n;
 
 CREATE TABLE shop.animal (name text, born date);
@@ -147,6 +169,7 @@ ALTER TABLE "odd "" schema"."TABLE DATA ' "" \ ☃
 second line" DROP dropped;
 INSERT INTO "odd "" schema"."TABLE DATA ' "" \ ☃
 second line" SELECT n, 'ü' || n, 'x' FROM generate_series(1, 20) n;
+CREATE TABLE shop.names AS SELECT 'public."odd ''seq"" name"'::regclass AS a, 'shop.twice(int)'::regprocedure AS b, 'shop.mood'::regtype AS c;
 CREATE SCHEMA "DATA"; CREATE TABLE "DATA".t (x int); INSERT INTO "DATA".t VALUES (1);
 CREATE SCHEMA "SET"; CREATE SEQUENCE "SET".s; SELECT setval('"SET".s', 42, false);
 
@@ -169,11 +192,16 @@ REVOKE ALL ON shop.b FROM CURRENT_USER;
 GRANT ALL ON shop.b TO CURRENT_USER;
 ALTER DEFAULT PRIVILEGES IN SCHEMA shop GRANT SELECT ON TABLES TO hard_reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE hard_owner REVOKE EXECUTE ON FUNCTIONS FROM public;
-CREATE PUBLICATION shouted FOR TABLE shop.a, shop.b WITH (publish = 'insert');
+CREATE PUBLICATION shouted FOR TABLE shop.a, shop.b, shop.sums (a, b) WHERE ((a + b) > 1) WITH (publish = 'insert');
 CREATE TEXT SEARCH CONFIGURATION shop.plain (COPY = simple);
+GRANT EXECUTE ON FUNCTION pg_ls_dir(text) TO hard_reader WITH GRANT OPTION;
+REVOKE EXECUTE ON FUNCTION pg_sleep(float8) FROM PUBLIC;
+GRANT SELECT (rolname) ON pg_authid TO hard_reader;
 CREATE COLLATION shop.bytes FROM "C";
-CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere OPTIONS (host 'far"away');
-CREATE USER MAPPING FOR hard_reader SERVER far OPTIONS (password 'mapping secret');
-CREATE FOREIGN TABLE shop.distant (a int OPTIONS (x 'y')) SERVER far;
+CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere OPTIONS (port '1', host 'far"away');
+GRANT USAGE ON FOREIGN SERVER far TO hard_reader;
+GRANT USAGE ON LANGUAGE plpgsql TO hard_reader;
+CREATE USER MAPPING FOR hard_reader SERVER far OPTIONS ("user" 'u', password 'mapping secret');
+CREATE FOREIGN TABLE shop.distant (a int OPTIONS (x 'y', b 'c')) SERVER far OPTIONS (z '1', y '2');
 CREATE FUNCTION shop.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN END $$;
 CREATE EVENT TRIGGER watching ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION shop.watch();

@@ -115,7 +115,7 @@ POINTS = [
     (in_place, "load", True),
     (in_place, "dress", False),
     (in_place, "dress", True),
-    (in_place, "awakened", True),
+    (in_place, "awaken", True),
     (in_place, "_remove_what_was_not", False),
 ]
 

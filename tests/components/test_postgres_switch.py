@@ -4,9 +4,11 @@ import time
 
 import psycopg
 import pytest
+from psycopg.sql import SQL
 
+from recovery.components.postgres import globals as server_globals
 from recovery.components.postgres import switch as postgres_switch
-from recovery.errors import RestoreError
+from recovery.errors import ProofError, RestoreError
 from sandbox.servers import Postgres
 from tests.components.postgres_site import Site, contents
 from tests.harness import read_dump
@@ -163,7 +165,7 @@ POINTS = [
     ("_close", True),
     ("_switch_one", False),
     ("_switch_one", True),
-    ("awakened", True),
+    ("awaken", True),
 ]
 
 
@@ -493,6 +495,105 @@ def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
         postgres_switch._rename(connection, "house", "home")
     assert "home" in site.databases()
     site.sql("postgres", "DROP DATABASE home WITH (FORCE)", "DROP ROLE landlord")
+
+
+def test_a_template_comes_back_as_one(site):
+    site.create("mold", "CREATE TABLE t AS SELECT 'saved' AS state")
+    site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE true")
+    component = site.component("mold")
+    backup = site.back_up(component)
+    site.sql("mold", "UPDATE t SET state = 'live'")
+    templates = "SELECT datname FROM pg_database WHERE datistemplate AND datname LIKE 'mold%'"
+    restore = site.restore(backup)
+    assert texts(component, restore, "refusal") == ""
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert ("mold",) in site.sql("postgres", templates)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert state(site, "mold") == "live"
+    component.stage(restore)
+    component.switch(restore)
+    component.drop_before(restore)
+    assert site.sql("postgres", templates) == [("mold",)]
+    in_place = site.restore(backup, in_place=True)
+    assert texts(component, in_place, "refusal") == ""
+    component.replace(in_place)
+    assert component.prove(in_place) == []
+    assert site.sql("postgres", templates) == [("mold",)]
+    site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE false", "DROP DATABASE mold")
+
+
+def test_a_database_that_a_drop_left_behind_is_refused(site, shop):
+    component, restore = shop
+    site.sql("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'shop'")
+    assert "Database shop was left by a DROP DATABASE that did not end" in texts(component, restore, "refusal")
+    in_place = site.restore(restore.set_folder, in_place=True)
+    assert "Database shop lets no connections in" in texts(component, in_place, "refusal")
+
+
+@pytest.fixture
+def granted(site):
+    """A set in which somebody has all rights of a membership, half of them from another grantor; and rights on settings."""
+    roles = ("app", "boss", "tuner")
+    site.sql("postgres", "CREATE ROLE boss LOGIN CREATEROLE PASSWORD 'b'", "CREATE ROLE tuner", "ALTER ROLE ALL SET app.motto = 'all'")
+    site.sql("postgres", "SET createrole_self_grant = 'set, inherit'", "CREATE ROLE app", user="boss", password="b")
+    site.sql("postgres", "GRANT SET, ALTER SYSTEM ON PARAMETER log_statement TO tuner", "GRANT SET ON PARAMETER log_statement TO PUBLIC")
+    site.sql("postgres", "GRANT SET ON PARAMETER app.level TO tuner WITH GRANT OPTION")
+    site.create("house", "CREATE TABLE t AS SELECT 'saved' AS state")
+    backup = site.back_up(site.component("house"))
+    site.sql("postgres", "REVOKE ALL ON PARAMETER log_statement, app.level FROM tuner, PUBLIC", "ALTER ROLE ALL RESET app.motto")
+    yield backup
+    site.sql("postgres", "DROP DATABASE house WITH (FORCE)")
+    there = [role for role in roles if site.sql("postgres", f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'")]
+    site.sql("postgres", *(f"DROP OWNED BY {role}" for role in there), *(f"DROP ROLE {role}" for role in there))
+
+
+MAY = "SELECT pg_has_role('boss', 'app', 'USAGE'), pg_has_role('boss', 'app', 'SET'), pg_has_role('boss', 'app', 'USAGE WITH ADMIN OPTION')"
+
+
+@pytest.mark.parametrize("gone", [["app", "boss"], ["app"]])
+def test_memberships_have_all_that_their_grantors_gave(site, granted, gone):
+    site.sql("postgres", *(f"DROP ROLE {role}" for role in gone))
+    component, restore = site.component("house"), site.restore(granted)
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert site.sql("postgres", MAY) == [(True, True, True)]
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_a_member_that_does_not_get_all_back_keeps_the_databases_from_being_switched(site, granted, monkeypatch):
+    site.sql("postgres", "DROP ROLE app")
+    component, restore = site.component("house"), site.restore(granted)
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        patch.setattr(server_globals, "grants", lambda member, groups: [SQL("GRANT app TO boss")])
+        with pytest.raises(ProofError, match="Members of the restored roles have not what the set has: role boss"):
+            component.switch(restore)
+    assert site.databases() >= {"house", f"house__stage_{restore.id}"}
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_rights_on_settings_come_with_a_role_and_what_stays_is_told(site, granted):
+    component, restore = site.component("house"), site.restore(granted)
+    warnings = texts(component, restore, "warning")
+    assert "Role tuner exists and stays as it is: parameters is nothing, the set has" in warnings
+    assert "stays as it is: settings is nothing, the set has ['app.motto=all']" in warnings
+    assert "stays as it is: parameters is nothing, the set has [['log_statement', 'SET', False]]" in warnings
+    site.sql("postgres", "DROP ROLE tuner")
+    component.stage(restore)
+    assert component.prove(restore) == []
+    rights = (("log_statement", "ALTER SYSTEM"), ("app.level", "SET WITH GRANT OPTION"))
+    may = "SELECT " + ", ".join(f"has_parameter_privilege('tuner', '{name}', '{right}')" for name, right in rights)
+    component.switch(restore)
+    assert site.sql("postgres", may) == [(True, True)]
+    component.switch_back(restore)
+    component.discard(restore)
+    assert site.sql("postgres", "SELECT 1 FROM pg_roles WHERE rolname = 'tuner'") == []
 
 
 # Roles that a restore left asleep -----------------------------------------------------------------------------------

@@ -188,6 +188,39 @@ def test_a_table_is_restored_with_all_that_belongs_to_it(site, live, parts):
     assert not any("__stage_" in name for name in site.databases())
 
 
+def test_views_that_the_server_writes_in_other_words_are_pointed_to_the_restored_table(site, live, parts):
+    literal = "EXISTS (SELECT 'x', NULL FROM shop.customer d WHERE d.id = c.id) AND mood::text IN (SELECT 'sad' UNION SELECT 'b')"
+    site.sql("shop", f"CREATE VIEW other.literal AS SELECT id, (SELECT 'y') FROM shop.customer c WHERE {literal}", LOST)
+    restore = live("shop.shop.customer")
+    parts.staged(restore)
+    parts.switch(restore)
+    assert site.sql("shop", "SELECT count(*) FROM other.literal") == [(300,)]
+    parts.switch_back(restore)
+    parts.discard(restore)
+
+
+def test_rows_that_an_enum_spreads_over_partitions_are_found_where_they_come_to_lie(site, parts):
+    labels = ", ".join(f"'{n}'" for n in range(40))
+    leaves = [f"CREATE TABLE t_{n} PARTITION OF t FOR VALUES WITH (MODULUS 4, REMAINDER {n})" for n in range(4)]
+    site.create(
+        "spread", f"CREATE TYPE e AS ENUM ({labels})", "CREATE TABLE t (k e, n int, PRIMARY KEY (k, n)) PARTITION BY HASH (k, n)", *leaves
+    )
+    site.sql("spread", "INSERT INTO t SELECT k, 1 FROM unnest(enum_range(NULL::e)) k")
+    as_saved = site.sql("spread", "SELECT k::text, n, tableoid FROM t ORDER BY k")
+    saved = site.back_up(site.component("spread"))
+    site.sql("spread", "DELETE FROM t WHERE k < '9'")
+    restore = site.restore(saved, only=["spread.public.t"])
+    parts.staged(restore)
+    parts.switch(restore)
+    assert [row[:2] for row in site.sql("spread", "SELECT k::text, n FROM t ORDER BY k")] == [row[:2] for row in as_saved]
+    assert {change.what for change in parts.compare(restore)} == {"equal"}
+    site.sql("spread", "UPDATE t SET n = 2 WHERE k = '7'")
+    assert [change.names for change in parts.compare(restore) if change.what == "changed"] == [("spread.public.t",)]
+    parts.switch_back(restore)
+    parts.discard(restore)
+    site.sql("postgres", "DROP DATABASE spread")
+
+
 def test_a_schema_is_restored_as_it_was_with_what_came_since_set_aside(site, live, parts):
     as_saved = everything(site)
     site.sql(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from recovery.components.postgres.versions import known_rights, membership, unqualified
+from recovery.components.postgres.expressions import canonical
+from recovery.components.postgres.versions import known_rights, membership, qualified
 from sandbox.servers import Postgres
 from tests.components.postgres_site import Site
 from tests.components.test_postgres import ODD, differing, hard_database, staged
@@ -147,13 +148,15 @@ def test_content_from_before_16_comes_back_equal_in_18(server_folder, newer, tmp
     ],
 )
 def test_columns_of_views_from_before_16(old, new):
-    assert unqualified(15, "view", old) == unqualified(15, "view", new)
-    assert unqualified(16, "view", old) == old
-    assert unqualified(15, "function", old) == old
+    assert canonical(old, qualified=False) == canonical(new, qualified=False)
+    assert canonical(old) != canonical(new)
+    assert not qualified(15, "view")
+    assert qualified(16, "view")
+    assert qualified(15, "function")
 
 
 def test_numbers_are_no_names():
-    assert unqualified(15, "view", "a.b + 1.5 * c._d") == "b + 1.5 * _d"
+    assert canonical("a.b + 1.5 * c._d", qualified=False) == "b + 1.5 * _d"
 
 
 def test_memberships_from_before_16_say_what_they_mean():

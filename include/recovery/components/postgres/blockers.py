@@ -24,11 +24,11 @@ def blockers(connection: Connection, target: Target) -> Iterator[Finding]:
     query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = %s"
     for (subscription,) in connection.execute(query, [name]).fetchall():
         yield _refusal(f"The subscription {subscription} would {fate} the replaced database {name}. {CREATE_AGAIN}")
-    if connection.execute("SELECT datistemplate FROM pg_database WHERE datname = %s", [name]).fetchall() == [(True,)]:
-        yield _refusal(f"Database {name} is a template of the server. ALTER DATABASE ... IS_TEMPLATE false first.")
     if connection.execute("SELECT current_setting('cron.database_name', true) = %s", [name]).fetchall() == [(True,)]:
         yield _cron(target)
     if not target.in_place:
+        if connection.execute("SELECT FROM pg_database WHERE datname = %s AND datconnlimit = -2", [name]).fetchall():
+            yield _refusal(f"Database {name} was left by a DROP DATABASE that did not end, and can't be renamed. DROP DATABASE it again.")
         yield from _long_names(target)
 
 

@@ -2,18 +2,19 @@
 
 Left out is what pg_dump leaves out: system objects, members of extensions (but for the tables that an extension
 declares as configuration), and what other objects bring along. An object's place in the catalogs is in the fact
-``at``, ``[class oid, oid]``, where pg_dump's table of contents names it too; it is not kept in a set. Options of user
-mappings are not read: they hold passwords, which belong in no report.
+``at``, ``[class oid, oid]``, where pg_dump's table of contents names it too; it is not kept in a set. Of the options of
+user mappings there is only a digest: they hold passwords, which belong in no report.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, LiteralString
+from typing import LiteralString
 
 from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
+from recovery.components.postgres import system_rights
 from recovery.components.postgres.client import Connection, in_words
 from recovery.contents import Row
 
@@ -24,6 +25,11 @@ def _acl(column: LiteralString, kind: LiteralString, owner: LiteralString) -> Co
         "(SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type,"
         " a.is_grantable)) FROM aclexplode(coalesce({column}, acldefault({kind}, {owner}))) a)"
     ).format(column=SQL(column), kind=SQL(kind), owner=SQL(owner))
+
+
+def _sorted(options: LiteralString) -> Composed:
+    """Options of foreign things: pg_dump gives them in the order of their names."""
+    return SQL("(SELECT jsonb_agg(one ORDER BY one) FROM unnest({}) one)").format(SQL(options))
 
 
 def _own(catalog: LiteralString, alias: LiteralString, also: LiteralString = "") -> Composed:
@@ -51,9 +57,17 @@ _COLUMNS = SQL(
         'identity', nullif(a.attidentity, ''), 'generated', nullif(a.attgenerated, ''), 'storage', a.attstorage,
         'compression', nullif(to_jsonb(a) ->> 'attcompression', ''),
         'collation', (SELECT l.oid::regcollation::text FROM pg_collation l WHERE l.oid = a.attcollation),
-        'options', a.attoptions, 'foreign options', a.attfdwoptions, 'acl', {acl})))
+        'options', a.attoptions, 'foreign options', {foreign_options}, 'acl', {acl})))
         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
-).format(acl=_acl("a.attacl", "'c'", "c.relowner"))
+).format(acl=_acl("a.attacl", "'c'", "c.relowner"), foreign_options=_sorted("a.attfdwoptions"))
+_HASHED_BY_ENUM = SQL(
+    """(SELECT a.relid::regclass::text FROM pg_partition_ancestors(c.oid) WITH ORDINALITY a (relid, place)
+        JOIN pg_partitioned_table p ON p.partrelid = a.relid AND p.partstrat = 'h'
+        WHERE a.relid <> c.oid AND EXISTS (SELECT FROM pg_opclass o WHERE o.oid = ANY (p.partclass) AND o.opcname = 'enum_ops'
+          AND o.opcnamespace = 'pg_catalog'::regnamespace)
+        ORDER BY a.place DESC LIMIT 1)"""
+)
+"""The table whose rows lie in the one partition or the other by the number of an enum's value, which is another in every database."""
 
 _TABLES = SQL(
     """SELECT 'table', c.oid::regclass::text, 'pg_class'::regclass::oid, c.oid, CASE WHEN x.extname IS NULL THEN jsonb_build_object(
@@ -66,7 +80,8 @@ _TABLES = SQL(
         'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace),
         'method', (SELECT amname FROM pg_am m WHERE m.oid = c.relam),
         'server', (SELECT s.srvname FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid),
-        'server options', (SELECT f.ftoptions FROM pg_foreign_table f WHERE f.ftrelid = c.oid))
+        'server options', (SELECT {server_options} FROM pg_foreign_table f WHERE f.ftrelid = c.oid),
+        'hashed by enum', {hashed})
       ELSE jsonb_build_object('type', 'configuration of an extension', 'extension', x.extname, 'filter', nullif(x.filter, '')) END
       || jsonb_build_object(
         'data', c.relkind = 'r' AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery()),
@@ -75,7 +90,13 @@ _TABLES = SQL(
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
     WHERE c.relkind IN ('r', 'p', 'f') AND {lasting} AND (x.extname IS NOT NULL AND c.relkind = 'r' OR {own})"""
 ).format(
-    acl=_acl("c.relacl", "'r'", "c.relowner"), columns=_COLUMNS, configuration=_CONFIGURATION, lasting=_LASTING, own=_own("pg_class", "c")
+    acl=_acl("c.relacl", "'r'", "c.relowner"),
+    columns=_COLUMNS,
+    configuration=_CONFIGURATION,
+    server_options=_sorted("f.ftoptions"),
+    hashed=_HASHED_BY_ENUM,
+    lasting=_LASTING,
+    own=_own("pg_class", "c"),
 )
 
 _SEQUENCES = SQL(
@@ -98,7 +119,8 @@ _VIEWS = SQL(
 
 _INDEXES = SQL(
     """SELECT 'index', c.oid::regclass::text, 'pg_class'::regclass::oid, c.oid, jsonb_build_object(
-        'definition', pg_get_indexdef(c.oid), 'valid', i.indisvalid, 'clustered', i.indisclustered, 'replica identity', i.indisreplident,
+        'definition', pg_get_indexdef(c.oid), 'valid', CASE WHEN t.relkind <> 'p' THEN i.indisvalid END,
+        'clustered', i.indisclustered, 'replica identity', i.indisreplident,
         'options', c.reloptions, 'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace),
         'parent', (SELECT h.inhparent::regclass::text FROM pg_inherits h WHERE h.inhrelid = c.oid),
         'constraint', (SELECT k.conname FROM pg_constraint k WHERE k.conindid = c.oid AND k.contype IN ('p', 'u', 'x')
@@ -174,9 +196,16 @@ _SCHEMAS = SQL(
       s.oid, jsonb_build_object('definition', pg_get_statisticsobjdef(s.oid), 'owner', pg_get_userbyid(s.stxowner))
     FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE {lasting} AND {own_statistics}
     UNION ALL SELECT 'user mapping', quote_ident(m.usename) || ' on server ' || quote_ident(m.srvname), 'pg_user_mapping'::regclass::oid,
-      m.umid, '{{}}' FROM pg_user_mappings m"""
+      m.umid, CASE WHEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN jsonb_build_object('options',
+        left(encode(sha256(convert_to(concat(m.usename, ' ', m.srvname, ' ') || {options}::text, getdatabaseencoding())), 'hex'), 16))
+        ELSE '{{}}' END
+    FROM pg_user_mappings m"""
 ).format(
-    acl=_acl("n.nspacl", "'n'", "n.nspowner"), lasting=_LASTING, own=_own("pg_namespace", "n"), own_statistics=_own("pg_statistic_ext", "s")
+    acl=_acl("n.nspacl", "'n'", "n.nspowner"),
+    lasting=_LASTING,
+    options=_sorted("m.umoptions"),
+    own=_own("pg_namespace", "n"),
+    own_statistics=_own("pg_statistic_ext", "s"),
 )
 
 _COMMENTS = SQL(
@@ -219,6 +248,41 @@ _NOT_COMPARED = {"collversion"}
 """A collation's version is the machine's."""
 _RENAMED = {"colliculocale": "colllocale"}
 """Columns that newer versions call by another name (PostgreSQL 17)."""
+_MORE: dict[str, tuple[tuple[LiteralString, str, SQL | Composed], ...]] = {
+    "pg_language": (("acl", "lanacl", _acl("o.lanacl", "'l'", "o.lanowner")),),
+    "pg_foreign_data_wrapper": (
+        ("acl", "fdwacl", _acl("o.fdwacl", "'F'", "o.fdwowner")),
+        ("fdwoptions", "fdwoptions", _sorted("o.fdwoptions")),
+    ),
+    "pg_foreign_server": (
+        ("acl", "srvacl", _acl("o.srvacl", "'S'", "o.srvowner")),
+        ("srvoptions", "srvoptions", _sorted("o.srvoptions")),
+    ),
+    "pg_publication_rel": (
+        ("row filter", "prqual", SQL("pg_get_expr(o.prqual, o.prrelid)")),
+        (
+            "columns",
+            "prattrs",
+            SQL(
+                """(SELECT jsonb_agg(a.attname ORDER BY a.attname) FROM pg_attribute a
+                  WHERE a.attrelid = o.prrelid AND a.attnum = ANY (o.prattrs))"""
+            ),
+        ),
+    ),
+    "pg_ts_config": (
+        (
+            "mappings",
+            "cfgparser",
+            SQL(
+                """(SELECT jsonb_object_agg(k.alias, k.dictionaries) FROM (
+                  SELECT t.alias, jsonb_agg(m.mapdict::regdictionary::text ORDER BY m.mapseqno) AS dictionaries
+                  FROM pg_ts_config_map m JOIN ts_token_type(o.cfgparser) t ON t.tokid = m.maptokentype
+                  WHERE m.mapcfg = o.oid GROUP BY 1) k)"""
+            ),
+        ),
+    ),
+}
+"""What else is compared of objects of a catalog: fact, the column that the catalog has to have for it, and how it is read."""
 BY_COLUMNS = frozenset(_OTHERS.values())
 """Kinds of objects whose facts are columns of a catalog, and the owner."""
 
@@ -233,6 +297,7 @@ QUERIES: tuple[SQL | Composed, ...] = (
     _TRIGGERS,
     _TYPES,
     _COMMENTS,
+    system_rights.QUERY,
 )
 
 _RIGHTS = """SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type))
@@ -257,31 +322,33 @@ def object_rows(connection: Connection) -> Iterator[Row]:
 
 
 def _others(connection: Connection) -> Iterator[Composed]:
-    columns = """SELECT c.relname, array_agg(a.attname::text) FILTER (WHERE a.atttypid::regtype = ANY (
+    columns = """SELECT c.relname, array_agg(a.attname::text), array_agg(a.attname::text) FILTER (WHERE a.atttypid::regtype = ANY (
             ARRAY['name', 'text', 'bool', '"char"', 'text[]', '"char"[]']::regtype[])),
           min(a.attname::text) FILTER (WHERE a.attname LIKE '%%owner')
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname = ANY (%s) GROUP BY 1"""
-    found = {name: (kept, owner) for name, kept, owner in connection.execute(columns, [list(_OTHERS)]).fetchall()}
+    found = {name: (known, kept, owner) for name, known, kept, owner in connection.execute(columns, [list(_OTHERS)]).fetchall()}
     for catalog, kind in _OTHERS.items():
         if catalog in found:
-            kept, owner = found[catalog]
-            yield _other(catalog, kind, sorted(set(kept or ()) - _NOT_COMPARED), owner)
+            known, kept, owner = found[catalog]
+            more = {fact: read for fact, column, read in _MORE.get(catalog, ()) if column in known}
+            more["owner"] = SQL("pg_get_userbyid(o.{})").format(SQL(owner)) if owner else SQL("NULL::text")
+            yield _other(catalog, kind, sorted(set(kept or ()) - _NOT_COMPARED), more)
 
 
-def _other(catalog: LiteralString, kind: LiteralString, columns: list[str], owner: Any) -> Composed:
+def _other(catalog: LiteralString, kind: LiteralString, columns: list[str], more: dict[LiteralString, SQL | Composed]) -> Composed:
     return SQL(
         """SELECT {kind}, i.identity, {catalog}::regclass::oid, o.oid,
           (SELECT coalesce(jsonb_object_agg(coalesce({renamed} ->> f.key, f.key), f.value), '{{}}')
            FROM jsonb_each(to_jsonb(o)) f WHERE f.key = ANY ({columns}))
-          || jsonb_build_object('owner', {owner})
+          || jsonb_build_object({more})
         FROM {table} o, LATERAL pg_identify_object({catalog}::regclass, o.oid, 0) i WHERE {own}"""
     ).format(
         kind=kind,
         catalog=catalog,
         columns=columns,
         renamed=Jsonb(_RENAMED),
-        owner=SQL("pg_get_userbyid(o.{})").format(SQL(owner)) if owner else SQL("NULL::text"),
+        more=SQL(", ").join(SQL("{}, {}").format(fact, read) for fact, read in more.items()),
         table=SQL(catalog),
         own=_own(catalog, "o", ",i"),
     )

@@ -35,21 +35,33 @@ TOOLS = ("pg_dump", "pg_dumpall", "pg_restore", "psql")
 OLDEST_MAJOR = 13
 
 _PINS = {
+    "search_path": "",
     "TimeZone": "UTC",
     "DateStyle": "ISO,YMD",
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "lc_monetary": "C",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
     "row_security": "off",
+    "default_table_access_method": "heap",
+    "default_tablespace": "",
+    "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-"""Settings of every session, ours and the tools': a value's text must not depend on the database or the role."""
+"""Settings of every session, ours and the tools': what is read and written must not depend on the database or the role."""
 _PINS_SINCE = {"idle_session_timeout": 14, "transaction_timeout": 17}
+_PINS_OF_SUPERUSERS = {"ignore_checksum_failure": 0, "zero_damaged_pages": 0, "event_triggers": 17}
+"""Settings to turn off that only a superuser may change, by the version that brought them.
+
+The first two hide damage. A ``login`` trigger writes to a database whenever we come in, even to one that is being proven.
+"""
 _OURS = {"host", "port", "user", "password", "dbname", "options", "client_encoding", "service"}
 
 
@@ -187,10 +199,16 @@ class Server:
             )
         self._parameters = {"keepalives_idle": "30", "connect_timeout": "10", "application_name": "recovery"} | self._parameters
 
-    def _options(self, major: int, extra: Mapping[str, str | None]) -> str:
-        pins = {**_PINS, **{name: "0" for name, since in _PINS_SINCE.items() if major >= since}, **extra}
+    def _pins(self) -> dict[str, str | None]:
+        """:data:`_PINS`, and those that the server's version and our rights add."""
+        since = {name: "0" for name, major in _PINS_SINCE.items() if self.about.major >= major}
+        off = {name: "off" for name, major in _PINS_OF_SUPERUSERS.items() if self.about.superuser and self.about.major >= major}
+        return {**_PINS, **since, **off}
+
+    def _options(self, pins: Mapping[str, str | None]) -> str:
         own = str(self.endpoint.extra.get("options", ""))
-        return " ".join([*([own] if own else []), *(f"-c {name}={value}" for name, value in pins.items() if value is not None)])
+        settings = {name: re.sub(r"([\\\s])", r"\\\1", value) for name, value in pins.items() if value is not None}
+        return " ".join([*([own] if own else []), *(f"-c {name}={value}" for name, value in settings.items())])
 
     def connect(self, database: str, *, autocommit: bool = True, **changes: str | None) -> Connection:
         """A session in a database, with nothing in its search path and all names qualified.
@@ -203,6 +221,9 @@ class Server:
         Raises:
             SourceUnreachable: if the server does not let us in, with its reason.
         """
+        return self._connect(database, {**self._pins(), **changes}, autocommit=autocommit)
+
+    def _connect(self, database: str, pins: Mapping[str, str | None], *, autocommit: bool = True) -> Connection:
         try:
             connection: Connection = psycopg.connect(
                 host=self.endpoint.host or None,
@@ -210,7 +231,7 @@ class Server:
                 user=self.endpoint.login or None,
                 password=self.endpoint.password or None,
                 dbname=database,
-                options=self._options(0, {"search_path": ""} | changes),
+                options=self._options(pins),
                 autocommit=autocommit,
                 prepare_threshold=None,
                 **self._parameters,
@@ -236,13 +257,16 @@ class Server:
         Raises:
             SourceUnreachable: if no candidate lets us in.
         """
+        return self._maintenance(self._pins(), besides)
+
+    def _maintenance(self, pins: Mapping[str, str | None], besides: Sequence[str] = ()) -> Connection:
         candidates = dict.fromkeys(filter(None, (self.endpoint.schema, "postgres", "template1")))
         failures: list[SourceUnreachable] = []
         for database in candidates:
             if database in besides:
                 continue
             try:
-                return self.connect(database)
+                return self._connect(database, pins)
             except SourceUnreachable as error:
                 failures.append(error)
         raise (failures or [SourceUnreachable("There is no other database to work from.", "Create the database postgres.")])[0]
@@ -257,7 +281,7 @@ class Server:
         query = """SELECT current_setting('server_version_num')::int / 10000, current_setting('server_version'),
             (SELECT system_identifier::text FROM pg_control_system()), current_user,
             (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery()"""
-        with self.maintenance() as connection, in_words("Asking the server for its version"):
+        with self._maintenance(_PINS) as connection, in_words("Asking the server for its version"):
             row = connection.execute(query).fetchone()
         assert row is not None
         about = About(*row)
@@ -273,10 +297,15 @@ class Server:
         return f"{self.about.system} at {self.endpoint.host}:{self.endpoint.port or 5432}"
 
     def databases(self) -> dict[str, bool]:
-        """Every database by name, and whether it lets connections in and is no template."""
+        """Every database by name, and whether it can be backed up.
+
+        That is one which lets connections in, is not the server's own template, and was not left by a DROP DATABASE that was
+        cut short.
+        """
+        query = """SELECT datname, datallowconn AND datconnlimit <> -2 AND datname NOT IN ('template0', 'template1')
+            FROM pg_database ORDER BY datname"""
         with self.maintenance() as connection, in_words("Listing the databases"):
-            rows = connection.execute("SELECT datname, datallowconn AND NOT datistemplate FROM pg_database ORDER BY datname")
-            return dict(rows.fetchall())
+            return dict(connection.execute(query).fetchall())
 
     @cached_property
     def bin(self) -> Path:
@@ -294,7 +323,7 @@ class Server:
             "PGPORT": str(self.endpoint.port or ""),
             "PGUSER": self.endpoint.login,
             "PGPASSWORD": self.endpoint.password,
-            "PGOPTIONS": self._options(self.about.major, {}),
+            "PGOPTIONS": self._options(self._pins()),
             "PGCLIENTENCODING": encoding,
             "LC_ALL": "C",
         }

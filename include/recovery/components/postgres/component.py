@@ -135,6 +135,11 @@ class Postgres(Component):
         whole = proof.compare(self._server, jobs, restore, self._whole(restore))
         return proof.together([*whole, *tables.compare(self._server, jobs, self._parts(restore))])
 
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`recovery.components.base.Component.unsaved`: the safety set was read from the same objects, by the same code."""
+        live = proof.compare(self._server, self._settings.jobs, restore, self._whole(restore), exactly=True)
+        return [change for change in live if change.what != "equal"]
+
     def replace(self, restore: Restore) -> None:
         """See :meth:`recovery.components.base.Component.replace`."""
         if self._parts(restore):

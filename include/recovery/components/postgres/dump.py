@@ -26,8 +26,15 @@ from recovery.units import human_size
 
 log = logging.getLogger(__name__)
 
-SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}")
-"""In the name of a database that a restore made; such a one is never a source."""
+SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}(_rehearsal)?\Z")
+"""The end of the name of a database that a restore made; such a one is never a source."""
+_NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM pg_database d, LATERAL (
+      SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
+        AND (dbid = d.oid OR classid = 'pg_database'::regclass AND objid = d.oid)
+      UNION SELECT setrole FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole <> 0
+      UNION SELECT 10) needed (role)
+    WHERE d.datname = current_database()"""
+"""Who owns something in a database, has rights there or settings; 10 is the server's first superuser, whom pg_shdepend leaves out."""
 _LOCK_TIMEOUT = "60s"
 _LOCKS_AT_ONCE = 500
 
@@ -102,27 +109,39 @@ def _chosen(server: Server, named: Sequence[str], damaged: bool) -> tuple[list[s
     """The databases to dump, and what is left out that somebody might miss."""
     known = server.databases()
     warnings: list[str] = []
+    half_dropped = _half_dropped(server)
     if named:
         if set_aside := [name for name in named if SET_ASIDE.search(name)]:
             raise SourceError(
                 f"The plan names the database {', '.join(set_aside)}, which a restore made.",
                 "Name databases that are in use; drop its copies.",
             )
-        missing = [name for name in dict.fromkeys(named) if name not in known]
+        there = known.keys() - half_dropped
+        missing = [name for name in dict.fromkeys(named) if name not in there]
         if missing and not damaged:
             raise SourceError(
                 f"The server has no database {', '.join(missing)}, which the plan names.",
                 "Correct the plan's databases, or restore the database.",
             )
         warnings += [f"Database {name} is not there, and not in this set." for name in missing]
-        return [name for name in dict.fromkeys(named) if name in known], warnings
+        return [name for name in dict.fromkeys(named) if name in there], warnings
     chosen = [name for name, usable in known.items() if usable and not SET_ASIDE.search(name)]
-    with server.maintenance() as connection, in_words("Listing the databases"):
-        closed = connection.execute("SELECT datname FROM pg_database WHERE NOT datallowconn AND NOT datistemplate").fetchall()
-    warnings += [f"Database {name} lets no connections in and is not backed up." for (name,) in closed if not SET_ASIDE.search(name)]
+    for name in sorted(known.keys() - chosen - {"template0", "template1"}):
+        if name in half_dropped:
+            warnings.append(f"Database {name} was left by a DROP DATABASE that did not end, and is not backed up. Drop it again.")
+        elif SET_ASIDE.search(name):
+            warnings.append(f"Database {name} has the name of a copy that a restore made, and is not backed up. Rename it if it is none.")
+        else:
+            warnings.append(f"Database {name} lets no connections in and is not backed up.")
     if not chosen and not damaged:
         raise SourceError("The server has no database to back up.", "Check the Connection; a server has at least the database postgres.")
     return chosen, warnings
+
+
+def _half_dropped(server: Server) -> set[str]:
+    """Databases whose DROP DATABASE was cut short: they can only be dropped again."""
+    with server.maintenance() as connection, in_words("Listing the databases"):
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datconnlimit = -2").fetchall()}
 
 
 def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
@@ -221,11 +240,14 @@ def _inventory(server: Server, snapshot: _Snapshot) -> Iterator[Row]:
     with in_words(f"Asking for the size of {snapshot.database}"):
         row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
     assert row is not None
+    with in_words(f"Listing the roles that {snapshot.database} needs"):
+        roles = connection.execute(_NEEDED_ROLES).fetchone()
+    assert roles is not None
     about = {"version": server.about.version, "major": server.about.major, "system": server.about.system}
     yield (
         "snapshot",
         snapshot.database,
-        {"lsn": snapshot.lsn, "opened": snapshot.opened.isoformat(), "codec": snapshot.codec, "bytes": row[0], **about},
+        {"lsn": snapshot.lsn, "opened": snapshot.opened.isoformat(), "codec": snapshot.codec, "bytes": row[0], "roles": roles[0]} | about,
     )
     yield from catalog.object_rows(connection)
     yield "large objects", "all", large_object_inventory(connection)
@@ -250,18 +272,26 @@ def large_object_inventory(connection: Connection) -> dict[str, int | str]:
 
 
 def _left_out(snapshot: _Snapshot) -> Iterator[str]:
-    """What pg_dump does not save, in sentences."""
+    """What pg_dump does not save, and what coming in changes, in sentences."""
     for index in catalog.dropped_by_invalidity(snapshot.connection):
         yield f"{snapshot.database}: index {index} is not valid at the source; it is not dumped."
-    with in_words(f"Listing the subscriptions of {snapshot.database}"):
+    with in_words(f"Listing what is left out of {snapshot.database}"):
+        query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1"
+        for (schema,) in snapshot.connection.execute(query, [catalog.SET_ASIDE_SCHEMA]).fetchall():
+            yield f"{snapshot.database}: schema {schema} has the name of a copy that a restore made, and is not backed up."
         query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()"
         for (subscription,) in snapshot.connection.execute(query).fetchall():
             yield f"{snapshot.database}: subscription {subscription} is not restored; create it again at the restored database."
         row = snapshot.connection.execute(
             "SELECT count(*), (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery() FROM pg_user_mappings"
         ).fetchone()
+        query = "SELECT evtname FROM pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D' ORDER BY 1"
+        login = snapshot.connection.execute(query).fetchall()
     assert row is not None
     mappings, superuser, standby = row
+    if login and not superuser:
+        names = ", ".join(name for (name,) in login)
+        yield f"{snapshot.database}: the login trigger {names} runs whenever a backup comes in; only a superuser can keep it from that."
     if mappings and not superuser:
         yield f"{snapshot.database}: the options of its {mappings} user mappings are not saved; only a superuser can read them."
     if standby:
@@ -299,7 +329,8 @@ def _dump_globals(server: Server, root: Path, inventory: Path, name: str, warnin
     with server.maintenance() as connection:
         roles = list(_in_use(server_globals.role_rows(connection), warnings))
         hashes = server_globals.passwords(connection)
-        rows: Iterable[Row] = [("server", "server", {"version": server.about.version, "passwords": hashes is not None}), *roles]
+        about = {"version": server.about.version, "passwords": hashes is not None} | server_globals.server_facts(connection)
+        rows: Iterable[Row] = [("server", "server", about), *roles]
         write_rows(inventory, [*rows, *server_globals.tablespace_rows(connection)])
         server_globals.write_roles(root / "roles.jsonl", roles, hashes)
         database, encoding = connection.info.dbname, connection.info.parameter_status("server_encoding") or "UTF8"

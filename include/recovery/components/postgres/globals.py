@@ -21,14 +21,25 @@ from recovery.errors import RestoreError
 
 log = logging.getLogger(__name__)
 
-_ROLES = """SELECT r.rolname, jsonb_build_object(
+_ROLES: LiteralString = """SELECT r.rolname, jsonb_build_object(
       'superuser', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole, 'createdb', r.rolcreatedb, 'login', r.rolcanlogin,
       'replication', r.rolreplication, 'bypassrls', r.rolbypassrls, 'connection limit', r.rolconnlimit, 'valid until', r.rolvaliduntil,
       'settings', (SELECT s.setconfig FROM pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0),
       'comment', shobj_description(r.oid, 'pg_authid'),
-      'member of', (SELECT jsonb_agg(DISTINCT jsonb_build_array(pg_get_userbyid(m.roleid), m.admin_option,
-          (to_jsonb(m) ->> 'inherit_option')::bool, (to_jsonb(m) ->> 'set_option')::bool)) FROM pg_auth_members m WHERE m.member = r.oid))
+      'member of', (SELECT jsonb_agg(DISTINCT jsonb_build_array(pg_get_userbyid(m.roleid), m.admin, m.inherit, m.may_set))
+          FROM (SELECT roleid, bool_or(admin_option) AS admin, bool_or((to_jsonb(g) ->> 'inherit_option')::bool) AS inherit,
+              bool_or((to_jsonb(g) ->> 'set_option')::bool) AS may_set
+            FROM pg_auth_members g WHERE g.member = r.oid GROUP BY roleid) m),
+      'parameters', {parameters})
     FROM pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY r.rolname"""
+"""Since PostgreSQL 16 several may grant the same membership; what counts is what they give together."""
+_PARAMETERS: LiteralString = """(SELECT jsonb_agg(DISTINCT jsonb_build_array(p.parname, a.privilege_type, a.is_grantable))
+    FROM pg_parameter_acl p, aclexplode(p.paracl) a WHERE a.grantee = {grantee} AND a.grantee <> 10)"""
+"""Rights on settings as ``[setting, privilege, may grant]``, without those of the server's first superuser, who has them all."""
+_PARAMETERS_SINCE = 15_00_00
+
+_SERVER: LiteralString = """SELECT jsonb_build_object('parameters', {parameters},
+    'settings', (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0))"""
 
 _TABLESPACES = """SELECT t.spcname, jsonb_build_object('owner', pg_get_userbyid(t.spcowner), 'location', pg_tablespace_location(t.oid),
       'options', t.spcoptions, 'acl', (SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0
@@ -37,7 +48,7 @@ _TABLESPACES = """SELECT t.spcname, jsonb_build_object('owner', pg_get_userbyid(
     FROM pg_tablespace t WHERE t.spcname !~ '^pg_' ORDER BY 1"""
 
 _DATABASE = """SELECT jsonb_build_object(
-      'encoding', pg_encoding_to_char(d.encoding), 'provider', coalesce(to_jsonb(d) ->> 'datlocprovider', 'c'),
+      'encoding', pg_encoding_to_char(d.encoding), 'template', d.datistemplate, 'provider', coalesce(to_jsonb(d) ->> 'datlocprovider', 'c'),
       'collate', d.datcollate, 'ctype', d.datctype, 'locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
       'rules', to_jsonb(d) ->> 'daticurules', 'owner', pg_get_userbyid(d.datdba), 'connection limit', d.datconnlimit,
       'tablespace', (SELECT spcname FROM pg_tablespace t WHERE t.oid = d.dattablespace), 'comment', shobj_description(d.oid, 'pg_database'),
@@ -91,7 +102,21 @@ def waits_for(facts: Facts) -> str | None:
 def role_rows(connection: Connection) -> list[Row]:
     """Every role but the server's own, without passwords."""
     with in_words("Reading the roles"):
-        return [("role", name, facts) for name, facts in connection.execute(_ROLES).fetchall()]
+        return [("role", name, facts) for name, facts in connection.execute(_with_parameters(connection, _ROLES, "r.oid")).fetchall()]
+
+
+def server_facts(connection: Connection) -> Facts:
+    """What everybody has on a server: rights on settings, and settings for all roles in all databases."""
+    with in_words("Reading the settings for all roles"):
+        row = connection.execute(_with_parameters(connection, _SERVER, "0")).fetchone()
+    assert row is not None
+    facts: Facts = row[0]
+    return facts
+
+
+def _with_parameters(connection: Connection, query: LiteralString, grantee: LiteralString) -> Composed:
+    known = connection.info.server_version >= _PARAMETERS_SINCE
+    return SQL(query).format(parameters=SQL(_PARAMETERS).format(grantee=SQL(grantee)) if known else SQL("NULL"))
 
 
 def tablespace_rows(connection: Connection) -> list[Row]:
@@ -174,6 +199,7 @@ def adopt_role(connection: Connection, role: dict[str, Any], found: Facts, resto
         connection.execute(SQL("ALTER ROLE {} RESET ALL").format(name))
         for group, *_ in found["member of"] or ():
             connection.execute(SQL("REVOKE {} FROM {}").format(Identifier(group), name))
+        revoke_parameters(connection, role["name"], found)
         connection.execute(comment(role["name"], asleep_mark(restore_id)))
 
 
@@ -190,7 +216,7 @@ def _keep_out_of_log(connection: Connection) -> None:
 
 
 def finish_role(connection: Connection, role: dict[str, Any]) -> None:
-    """Give a role that was just created its memberships and settings.
+    """Give a role that was just created its memberships, settings, and rights on settings.
 
     Raises:
         RestoreError: if the server refuses.
@@ -199,6 +225,22 @@ def finish_role(connection: Connection, role: dict[str, Any]) -> None:
     with in_words(f"Setting up role {role['name']}", RestoreError), connection.transaction():
         for statement in (*grants(role["name"], role["member of"]), *settings(SQL("ROLE {}").format(name), role["settings"])):
             connection.execute(statement)
+        for setting, privilege, may_grant in role["parameters"] or ():
+            connection.execute(grant(privilege, _parameter(setting), role["name"], may_grant))
+
+
+def revoke_parameters(connection: Connection, role: str, facts: Facts) -> None:
+    """Take a role's rights on settings away, which also keep it from being dropped."""
+    for setting, privilege, _ in facts["parameters"] or ():
+        connection.execute(SQL("REVOKE {} ON {} FROM {}").format(SQL(privilege), _parameter(setting), Identifier(role)))
+
+
+def _parameter(setting: str) -> Composed:
+    return SQL("PARAMETER {}").format(_setting(setting))
+
+
+def _setting(name: str) -> Composed:
+    return SQL(".").join(map(Identifier, name.split(".")))
 
 
 def grants(member: str, groups: Iterable[list[Any]] | None) -> Iterator[Composed]:
@@ -217,9 +259,7 @@ def settings(whose: Composed, values: Iterable[str] | None) -> Iterator[Composed
     for setting in values or ():
         name, _, value = setting.partition("=")
         parts = list(_names(value)) if name.lower() in _LISTS else [value]
-        yield SQL("ALTER {} SET {} TO {}").format(
-            whose, SQL(".").join(map(Identifier, name.split("."))), SQL(", ").join(map(Literal, parts or [""]))
-        )
+        yield SQL("ALTER {} SET {} TO {}").format(whose, _setting(name), SQL(", ").join(map(Literal, parts or [""])))
 
 
 def _names(value: str) -> Iterator[str]:
@@ -243,7 +283,9 @@ def database_statements(name: str, facts: Facts) -> Iterator[Composed]:
     """Statements that make a database on the outside what the set has: owner, rights, settings, limit, comment."""
     database = Identifier(name)
     yield SQL("ALTER DATABASE {} OWNER TO {}").format(database, Identifier(facts["owner"]))
-    yield SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, Literal(facts["connection limit"]))
+    yield SQL("ALTER DATABASE {} CONNECTION LIMIT {} IS_TEMPLATE {}").format(
+        database, Literal(facts["connection limit"]), Literal(facts["template"])
+    )
     yield SQL("COMMENT ON DATABASE {} IS {}").format(database, Literal(facts["comment"]))
     yield from _rights(SQL("DATABASE {}").format(database), facts)
     for role, values in (facts["settings"] or {}).items():

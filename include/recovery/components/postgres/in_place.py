@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from recovery.components.base import Restore, say_dropping
 from recovery.components.postgres.blockers import blockers
 from recovery.components.postgres.client import Connection, Server, in_words
-from recovery.components.postgres.roles import asleep, awakened, create_roles, created_roles, drop_role, roles
+from recovery.components.postgres.roles import asleep, awaken, create_roles, created_roles, drop_role, roles
 from recovery.components.postgres.set import Target
 from recovery.components.postgres.stage import drop, load
 from recovery.components.postgres.switch import dress, number
@@ -53,8 +53,7 @@ def replace(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target
                 dress(connection, target)
     with server.maintenance(besides) as connection:
         with in_words("Letting roles log in", RestoreError), connection.transaction():
-            for statement in awakened(connection, restore):
-                connection.execute(statement)
+            awaken(connection, restore)
         if restore.way_back:
             _remove_what_was_not(connection, restore, chosen, live)
     log.info("replaced in place: %s", ", ".join(target.name for target in replaced) or "nothing")

@@ -150,7 +150,7 @@ def _way_back(server: Server, connection: Connection, target: Target, backed_up:
     """In place, a live database has to be one that the safety backup has, with all that is in it."""
     if not target.in_place:
         return
-    open_to_all = _rows(connection, "SELECT datallowconn FROM pg_database WHERE datname = %s", target.name)
+    open_to_all = _rows(connection, "SELECT datallowconn AND datconnlimit <> -2 FROM pg_database WHERE datname = %s", target.name)
     if open_to_all and backed_up and target.name not in backed_up:
         yield refusal(
             f"The plan does not name database {target.name}, so no safety backup would have it, and there would be no way back."
@@ -195,16 +195,17 @@ def _tablespaces(connection: Connection, restore: Restore, target: Target) -> It
 
 
 def _roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -> Iterator[Finding]:
-    """Roles that the restore brings: those that would be created, and those that differ and stay as they are."""
+    """Roles that the restore brings: those that would be created or taken over, and those that are there."""
     artifact = globals_artifact(restore)
     if artifact is None:
         yield fact("The roles are not restored: they are not part of this restore.")
         return
+    server = next(restore.rows(artifact, "server"))[2]
     wanted = needed_roles(restore, chosen)
     found = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     if missing := sorted(wanted.keys() - found.keys()):
         yield fact(f"Roles that the server lacks and that are created: {', '.join(missing)}.")
-        if not next(restore.rows(artifact, "server"))[2]["passwords"]:
+        if not server["passwords"]:
             yield warning("The set has no passwords of roles: those that are created can't log in with one until you set it.")
     users = {name for name, facts in roles(restore).items() if any(group in wanted for group, *_ in facts["member of"] or ())}
     if left := sorted(users - wanted.keys() - found.keys()):
@@ -215,7 +216,14 @@ def _roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -
         yield refusal(f"Roles wait for the switch of another restore that has not ended: {', '.join(waiting)}. Wait until it has.")
     elif asleep:
         yield fact(f"Roles that an earlier restore created and left without LOGIN, and that this one takes over: {', '.join(asleep)}.")
-    staying = {name: facts for name, facts in found.items() if name not in asleep}
+    yield from _staying(wanted, {name: facts for name, facts in found.items() if name not in asleep})
+    now = server_globals.server_facts(connection)
+    for difference in compare([("", "", {what: server[what] for what in now})], [("", "", now)]):
+        yield warning(f"What all roles have (ALTER ROLE ALL, rights of PUBLIC on parameters) stays as it is: {difference.what}.")
+
+
+def _staying(wanted: dict[str, Facts], staying: dict[str, Facts]) -> Iterator[Finding]:
+    """How the roles of the set differ from those of the server, which stay as they are."""
     for difference in compare(_shared(wanted, staying), _shared(staying, wanted)):
         yield warning(f"Role {difference.name} exists and stays as it is: {difference.what}.")
     for name in sorted(wanted.keys() & staying.keys()):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from recovery.components.base import Restore
 from recovery.components.postgres import catalog, versions
 from recovery.components.postgres import globals as server_globals
+from recovery.components.postgres.archive import TableText
 from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.dump import large_object_inventory
+from recovery.components.postgres.expressions import canonical
 from recovery.components.postgres.read import large_object_digest, table_texts
 from recovery.components.postgres.roles import created_roles, needed_roles
 from recovery.components.postgres.set import Target
@@ -25,8 +26,8 @@ Objects = dict[tuple[str, str], Facts]
 """Rows by kind and name."""
 
 _NAMES_SHOWN = 10
-_LITERAL = re.compile(r"('(?:[^']|'')*')")
-_CAST = re.compile(r'::[\w."]+(?: varying| precision)?(?:\(\d+(?:,\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*')
+_DEPARSED = {"definition", "default", "bound", "partition key", "using", "check", "row filter"}
+"""Facts that the server writes anew, at whatever depth, from what it has stored."""
 
 
 def prove(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> list[Difference]:
@@ -66,8 +67,16 @@ def _prove_database(server: Server, jobs: int, restore: Restore, target: Target)
     return differences
 
 
-def compare(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> list[Change]:
-    """What a restore would change in databases, object by object; a name begins with that of its database in the set."""
+def compare(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target], *, exactly: bool = False) -> list[Change]:
+    """What a restore would change in databases, object by object; a name begins with that of its database in the set.
+
+    Args:
+        server: where they are.
+        jobs: tables that are read at the same time.
+        restore: whose set it is.
+        chosen: the databases.
+        exactly: as a set has them that was made of these very databases, not of ones that were restored from another.
+    """
     there = server.databases()
     wanted: list[Row] = []
     live: list[Row] = []
@@ -78,7 +87,8 @@ def compare(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target
             found = found_objects(server, jobs, target.name, target.facts["encoding"], expected)
             with server.maintenance() as connection:
                 found["database", target.saved] = server_globals.database_facts(connection, target.name) or {}
-            expected, found = alike(expected, found, target.major)
+            if not exactly:
+                expected, found = alike(expected, found, target.major)
         wanted += _within(target, expected)
         live += _within(target, found)
     return changes(wanted, live)
@@ -173,11 +183,36 @@ def alike(expected: Objects, found: Objects, major: int | None = None) -> tuple[
         found: what is there.
         major: version of PostgreSQL that the expected are from; None if they are from the same server.
     """
-    expected, found = dict(expected), dict(found)
+    expected, found = _gathered(expected, found)
     for key, facts in found.items():
         if key in expected:
             expected[key], found[key] = _alike_facts(key[0], expected[key], facts, major)
     return expected, found
+
+
+def _gathered(expected: Objects, found: Objects) -> tuple[Objects, Objects]:
+    """Both sides, with the rows of hashed tables that a restore spreads over other partitions counted at their table."""
+    orders: dict[str, list[list[str] | None]] = {}
+    for facts in (*expected.values(), *found.values()):
+        if table := facts.get("hashed by enum"):
+            orders.setdefault(table, []).append(facts["copy"])
+    together = {table for table, copies in orders.items() if all(copy == copies[0] for copy in copies)}  # so rows are the same text
+    return _at_their_table(expected, together), _at_their_table(found, together)
+
+
+def _at_their_table(objects: Objects, together: Collection[str]) -> Objects:
+    gathered = dict(objects)
+    sums: dict[str, TableText] = {}
+    for key, facts in objects.items():
+        if "digest" in facts and facts.get("hashed by enum") in together:
+            text = sums.setdefault(facts["hashed by enum"], TableText())
+            text.digest.merge(facts["count"], facts["digest"])
+            text.size += facts["bytes"]
+            gathered[key] = {name: value for name, value in facts.items() if name not in text.facts()}
+    for table, text in sums.items():
+        if ("table", table) in gathered:
+            gathered["table", table] = gathered["table", table] | text.facts()
+    return gathered
 
 
 def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) -> tuple[Facts, Facts]:
@@ -187,29 +222,23 @@ def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) ->
     if kind == "extension":  # a restore creates the version that the server has; preflight shows the difference
         expected.pop("version", None)
         found.pop("version", None)
+    if kind == "user mapping" and not ("options" in expected and "options" in found):  # only a superuser reads them
+        expected.pop("options", None)
+        found.pop("options", None)
     if kind == "table" and sorted(expected["copy"] or ()) == sorted(found["copy"] or ()):  # children of INHERITS get another order
         found["copy"] = expected["copy"]
+    qualified = major is None or versions.qualified(major, kind)
     for name, value in expected.items():
-        if found.get(name) != value and _plain(kind, found.get(name), major) == _plain(kind, value, major):
+        other = found.get(name)
+        if other != value and _canonical({name: other}, qualified=qualified) == _canonical({name: value}, qualified=qualified):
             found[name] = value
     return expected, found
 
 
-def _plain(kind: str, value: Any, major: int | None) -> Any:
-    """An expression without the casts and brackets that PostgreSQL writes differently once it has read its own output.
-
-    ``status IN ('a', 'b')`` of a varchar is shown as ``ANY ((ARRAY['a'::character varying, …])::text[])``, and after a
-    restore of exactly that as ``ANY (ARRAY[('a'::character varying)::text, …])``.
-    """
+def _canonical(value: Any, *, qualified: bool, deparsed: bool = False) -> Any:
+    """A fact in which texts that the server writes from what it has stored are as they stay when it reads them."""
     if isinstance(value, str):
-        parts = _LITERAL.split(value)
-        for place in range(0, len(parts), 2):
-            part = _CAST.sub("", parts[place])
-            part = versions.unqualified(major, kind, part) if major else part
-            parts[place] = "".join(re.sub(r"[()]", "", part).split())
-        return "".join(parts)
+        return canonical(value, qualified=qualified) if deparsed else value
     if isinstance(value, dict):
-        return {key: _plain(kind, part, major) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(kind, part, major) for part in value]
+        return {key: _canonical(part, qualified=qualified, deparsed=key in _DEPARSED) for key, part in value.items()}
     return value

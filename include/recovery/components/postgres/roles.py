@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from psycopg import errors
@@ -14,8 +14,9 @@ from recovery.components.base import Restore
 from recovery.components.postgres import globals as server_globals
 from recovery.components.postgres.client import Connection
 from recovery.components.postgres.set import Target
-from recovery.contents import Facts
-from recovery.errors import RestoreError
+from recovery.components.postgres.versions import membership
+from recovery.contents import Facts, Row, compare
+from recovery.errors import ProofError, RestoreError
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ CREATED_ROLE = "create role"
 """Journal step: a role that the server lacks, or that a restore left asleep, is about to be made the set's; fact ``role``."""
 _AWAKEN = "awaken"
 """Journal step; fact ``roles``: those that this restore created and that it gives to the live system."""
-_HIDE_ROLES = ("foreign server", "foreign-data wrapper", "language")
-"""Kinds of objects whose rows don't say who has rights on them."""
 
 
 def globals_artifact(restore: Restore) -> str | None:
@@ -47,42 +46,14 @@ def needed_roles(restore: Restore, chosen: Sequence[Target]) -> dict[str, Facts]
     These are owners, who has rights, and the roles that they are members of.
     """
     known = roles(restore)
-    if not restore.only or any(_hides_roles(restore, target) for target in chosen):
+    if not restore.only:
         return known
     needed: set[str] = set()
-    found = {name for target in chosen for name in _named_roles(restore, target, known)}
+    found = {name for target in chosen for name in target.snapshot["roles"] if name in known}
     while found:
         needed |= found
         found = {group for name in found for group, *_ in known[name]["member of"] or () if group in known} - needed
     return {name: facts for name, facts in known.items() if name in needed}
-
-
-def _hides_roles(restore: Restore, target: Target) -> bool:
-    """Whether a database has objects whose rows don't say who owns them or has rights on them."""
-    return any(kind in _HIDE_ROLES or facts["count"] for kind, _, facts in restore.rows(target.artifact, "large objects", *_HIDE_ROLES))
-
-
-def _named_roles(restore: Restore, target: Target, known: Mapping[str, Facts]) -> Iterator[str]:
-    """The roles that a database's rows name."""
-    names = (name for row in restore.rows(target.artifact) for name in _in_row(*row, known))
-    yield from (name for name in names if name in known)
-
-
-def _in_row(kind: str, name: str, facts: Facts, known: Mapping[str, Facts]) -> Iterator[str]:
-    if kind in {"default rights", "user mapping"}:  # these begin with the role's name, which may be quoted
-        yield from (role for role in known if name.startswith((f"{role} ", '"' + role.replace('"', '""') + '" ')))
-    yield from (owner for owner in [facts.get("owner")] if owner)
-    yield from _grantees(facts)
-    for column in (facts.get("columns") or {}).values() if isinstance(facts.get("columns"), dict) else ():
-        yield from _grantees(column)
-    if kind == "policy":
-        yield from filter(None, facts["roles"] or ())
-    if kind == "database":
-        yield from filter(None, facts["settings"] or ())
-
-
-def _grantees(facts: Mapping[str, Any]) -> Iterator[str]:
-    return (grantee for grantee, *_ in facts.get("acl") or () if grantee is not None)
 
 
 def created_roles(restore: Restore) -> list[str]:
@@ -130,13 +101,14 @@ def set_roles(restore: Restore, artifact: str) -> dict[str, dict[str, Any]]:
         shutil.rmtree(folder)
 
 
-def awakened(connection: Connection, restore: Restore) -> list[Composed]:
-    """Statements that let the created roles log in, take their mark off, and give them back to their members, whoever those are.
+def awaken(connection: Connection, restore: Restore) -> None:
+    """Let the created roles log in, take their mark off, and give them back to their members, whoever those are.
 
     Only roles that are still asleep: another restore that took one over may have given it to the live system already.
 
     Raises:
         RestoreError: if one is gone.
+        ProofError: if a member has not what the set has.
     """
     known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     created = known.keys() & set(created_roles(restore))
@@ -149,15 +121,38 @@ def awakened(connection: Connection, restore: Restore) -> list[Composed]:
         if server_globals.is_asleep(known[name]) or (wanted[name]["login"] and not known[name]["login"])
     }
     restore.journal(_AWAKEN, roles=sorted(sleeping))
-    statements = []
+    members: dict[str, list[list[Any]]] = {}
     for name, facts in wanted.items():
         if name in sleeping:
             if facts["login"]:
-                statements.append(SQL("ALTER ROLE {} LOGIN").format(Identifier(name)))
-            statements.append(server_globals.comment(name, facts["comment"]))
-        if name in known.keys() - created:
-            statements += server_globals.grants(name, [group for group in facts["member of"] or () if group[0] in sleeping])
-    return statements
+                connection.execute(SQL("ALTER ROLE {} LOGIN").format(Identifier(name)))
+            connection.execute(server_globals.comment(name, facts["comment"]))
+        groups = [group for group in facts["member of"] or () if group[0] in sleeping]
+        if groups and name in known.keys() - created:
+            members[name] = groups
+            for statement in server_globals.grants(name, groups):
+                connection.execute(statement)
+    _check_members(connection, members)
+
+
+def _check_members(connection: Connection, members: Mapping[str, list[list[Any]]]) -> None:
+    """Roles that were there before must have of their groups what the set has.
+
+    Raises:
+        ProofError: if they have not.
+    """
+    now = {name: facts for _, name, facts in server_globals.role_rows(connection) if name in members}
+
+    def meant(name: str, groups: Iterable[list[Any]]) -> Row:
+        return "role", name, {"member of": sorted(membership({**now[name], "member of": groups})["member of"])}
+
+    wanted = {name: {group for group, *_ in groups} for name, groups in members.items()}
+    found = [meant(name, [group for group in facts["member of"] if group[0] in wanted[name]]) for name, facts in now.items()]
+    if differences := compare([meant(name, groups) for name, groups in members.items()], found):
+        raise ProofError(
+            f"Members of the restored roles have not what the set has: {'; '.join(map(str, differences))}.",
+            "This is taken back; report it.",
+        )
 
 
 def asleep(connection: Connection, restore: Restore) -> list[Composed]:
@@ -185,7 +180,9 @@ def drop_role(connection: Connection, restore: Restore, role: str) -> None:
         log.info("role %s, which this restore created, is in use or another restore's by now, and stays", role)
         return
     try:
-        connection.execute(SQL("DROP ROLE IF EXISTS {}").format(Identifier(role)))
+        with connection.transaction():
+            server_globals.revoke_parameters(connection, role, facts)
+            connection.execute(SQL("DROP ROLE IF EXISTS {}").format(Identifier(role)))
         log.info("role %s, which this restore created, is dropped", role)
     except errors.DependentObjectsStillExist as error:
         log.warning("role %s, which this restore created, is in use and stays: %s", role, error.diag.message_detail)

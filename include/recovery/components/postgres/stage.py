@@ -7,11 +7,12 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from tarfile import TarInfo
 
 import psycopg
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.components.base import Restore
 from recovery.components.postgres import archive
@@ -25,7 +26,7 @@ from recovery.units import human_size
 
 log = logging.getLogger(__name__)
 
-_ATTACH = re.compile(r"\d+; \d+ \d+ INDEX ATTACH ")
+_ALONE = (re.compile(r"\d+; \d+ \d+ INDEX ATTACH "), re.compile(r"\d+; \d+ \d+ TRIGGER "))
 _RIGHTS = re.compile(r"\d+; 0 0 ACL ")
 
 
@@ -42,6 +43,8 @@ def stage(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target])
 def drop(connection: Connection, database: str) -> None:
     """Drop a database, if it is there, and end whoever uses it."""
     with in_words(f"Dropping database {database}", RestoreError):
+        if connection.execute("SELECT FROM pg_database WHERE datname = %s AND datistemplate", [database]).fetchone() is not None:
+            connection.execute(SQL("ALTER DATABASE {} IS_TEMPLATE false").format(Identifier(database)))
         connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(database)))
 
 
@@ -102,24 +105,49 @@ def load(
                 with tool([*argv, option, f"--jobs={side_by_side}"], env=server.environment(target.facts["encoding"])):
                     pass
     shutil.rmtree(folder)
+    log.info("collecting the planner's statistics of %s", target.loaded)
     with server.connect(target.loaded) as connection, in_words(f"Analyzing {target.loaded}", RestoreError):
-        log.info("collecting the planner's statistics of %s", target.loaded)
-        connection.execute("ANALYZE")
+        _analyze(connection)
+
+
+def _analyze(connection: Connection) -> None:
+    """Collect the planner's statistics; tables of which that fails are named, since all that they hold is there nevertheless."""
+    if _analyzed(connection, SQL("ANALYZE")):
+        return
+    tables = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND NOT relisshared ORDER BY relkind, 1"
+    for (name,) in connection.execute(tables).fetchall():
+        if not _analyzed(connection, SQL("ANALYZE {}").format(SQL(name))):
+            log.warning("table %s has no statistics, or not all: ANALYZE it once that is mended", name)
+
+
+def _analyzed(connection: Connection, statement: SQL | Composed) -> bool:
+    try:
+        connection.execute(statement)
+    except psycopg.Error as error:
+        if connection.closed:
+            raise
+        log.warning("ANALYZE of %s: %s", connection.info.dbname, str(error).strip())
+        return False
+    return True
 
 
 def _steps(entries: list[str], jobs: int) -> list[tuple[list[str], int]]:
     """Entries of a dump in steps, each with the number of jobs that may work on it.
 
-    Attaching indexes of partitions side by side ends in deadlocks, so that is done one by one. Rights come last, as
-    pg_restore has them in a single run.
+    Some kinds are restored one by one: attaching indexes of partitions side by side ends in deadlocks, and a partition's
+    trigger is turned off or on by an entry that does not wait for the one of the parent's, which makes it. Rights come
+    last, as pg_restore has them in a single run.
     """
-    attached = [place for place, entry in enumerate(entries) if _ATTACH.match(entry)]
-    if not attached:
-        return [(entries, jobs)]
-    first, end = attached[0], attached[-1] + 1
-    rights = [entry for entry in entries[:end] if _RIGHTS.match(entry)]
-    steps = [(entries[:first], jobs), (entries[first:end], 1)]
-    return [([entry for entry in step if not _RIGHTS.match(entry)], number) for step, number in steps] + [(rights + entries[end:], jobs)]
+    rights = [entry for entry in entries if _RIGHTS.match(entry)]
+    others = [entry for entry in entries if not _RIGHTS.match(entry)]
+    alone: set[int] = set()
+    for kind in _ALONE:
+        places = [place for place, entry in enumerate(others) if kind.match(entry)]
+        alone.update(range(places[0], places[-1] + 1) if places else ())
+    end = max(alone, default=-1) + 1
+    groups = groupby(range(end), key=alone.__contains__)
+    steps = [([others[place] for place in places], 1 if by_itself else jobs) for by_itself, places in groups]
+    return [*steps, (others[end:] + rights, jobs)]
 
 
 def _so_far(connection: Connection, target: Target, size: int) -> str:

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from recovery.components.base import Restore
 from recovery.components.postgres import globals as server_globals
 from recovery.components.postgres.client import Connection, Server, in_words
-from recovery.components.postgres.roles import asleep, awakened, created_roles, drop_role
+from recovery.components.postgres.roles import asleep, awaken, created_roles, drop_role
 from recovery.components.postgres.set import Target
 from recovery.components.postgres.stage import drop
 from recovery.contents import compare
@@ -46,8 +46,7 @@ def switch(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
         with in_words("Switching the databases", RestoreError), connection.transaction():
             for target in chosen:
                 _switch_one(connection, target, target.name in live)
-            for statement in awakened(connection, restore):
-                connection.execute(statement)
+            awaken(connection, restore)
     log.info("switched: %s", ", ".join(target.name for target in chosen))
 
 

@@ -160,11 +160,11 @@ def copy_rows(staged: Connection, live: Connection, part: Chosen) -> None:
     database, total = part.target.name, part.bytes
     with telling(lambda: f"{database}: {human_size(done[0])} of {human_size(total)} copied"):
         for name, facts in part.tables.items():
-            what = _copied(name, facts)
+            from_there, to_here = _copied(name, facts), _copied(facts.get("hashed by enum") or name, facts)
             with staged.cursor() as source, live.cursor() as sink:
                 with (
-                    source.copy(SQL("COPY {} TO STDOUT").format(what)) as out,
-                    sink.copy(SQL("COPY {} FROM STDIN").format(what)) as into,
+                    source.copy(SQL("COPY {} TO STDOUT").format(from_there)) as out,
+                    sink.copy(SQL("COPY {} FROM STDIN").format(to_here)) as into,
                 ):
                     for block in blocks(out):
                         into.write(block)

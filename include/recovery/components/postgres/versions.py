@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from recovery.contents import Facts
@@ -39,15 +38,16 @@ def as_known(major: int, expected: Facts, found: Facts, *, catalog_columns: bool
     return expected, found
 
 
-_QUALIFIER = re.compile(r'(?:"(?:[^"]|"")*"|[a-z_][a-z0-9_]*)\.(?=["a-z_])')
-
-
-def unqualified(major: int, kind: str, expression: str) -> str:
-    """An expression without the names before a dot, where versions differ in those.
+def qualified(major: int, kind: str) -> bool:
+    """Whether a set and a server agree on what stands before a dot in definitions of a kind.
 
     PostgreSQL before 16 shows a view's columns with their table even if the view reads no other (seen with 14.1, 15.18 and 18).
+
+    Args:
+        major: version of PostgreSQL that the set is from.
+        kind: of the object.
     """
-    return _QUALIFIER.sub("", expression) if major < 16 and kind in {"view", "materialized view"} else expression
+    return major >= 16 or kind not in {"view", "materialized view"}
 
 
 def membership(role: Facts) -> Facts:
