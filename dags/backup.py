@@ -57,8 +57,10 @@ def after_backup(plan: str, params: dict[str, Any], dag_run: Any, ti: Any) -> No
 
 @task
 @tasks.in_words
-def ping(connection: str) -> None:
-    alerts.ping(from_airflow(connection))
+def ping(plan: str, connection: str, dag_run: Any) -> None:
+    loaded = load_plan(plan)
+    staged = tasks.staged_set(loaded, dag_run)
+    tasks.skip_if_false(alerts.tell_success(loaded, connection, staged.id, dag_run.run_after, from_airflow))
 
 
 def build(plan: Plan) -> DAG:
@@ -105,7 +107,7 @@ def build(plan: Plan) -> DAG:
         [*verified, *uploads] >> done
         last = [*uploads, *prunes, done]
         if plan.alerts.ping:
-            last.append(done >> ping(plan.alerts.ping))
+            last.append(done >> ping(plan.plan, plan.alerts.ping))
         if plan.hooks.after_backup or plan.hooks.after_failed_backup:  # a teardown runs whatever happened; this one decides for the run
             last >> after_backup(plan.plan).as_teardown(on_failure_fail_dagrun=True)
     return dag

@@ -1,7 +1,9 @@
 """Mails and pings, to a real SMTP server and a real HTTP server."""
 
+import shutil
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from email import message_from_string
 from email.policy import default
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,7 +13,7 @@ import pytest
 
 from recovery import alerts
 from recovery.connections import Endpoint
-from recovery.errors import ConnectionUnusable
+from recovery.errors import ConnectionUnusable, DestinationError
 from recovery.plan import Mail
 from tests.small import Small
 
@@ -77,8 +79,27 @@ def test_anything_but_success_is_an_error_that_does_not_tell_the_address(status)
 def test_nobody_there_is_an_error():
     with web() as server:
         pass
-    with pytest.raises(ConnectionUnusable, match="ConnectError"):
+    with pytest.raises(ConnectionUnusable, match="ConnectError") as error:
         alerts.ping(dead_man(server))
+    assert error.value.retryable
+
+
+def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path):
+    small = Small(tmp_path / "small", "small")
+    with web() as server:
+
+        def connect(name):
+            return dead_man(server) if name == "dead_man" else small.connect(name)
+
+        set_id = small.back_up("told")
+        plan, began = small.plan(), datetime.now(UTC)
+        assert alerts.tell_success(plan, "dead_man", set_id, began, connect)
+        assert server.asked == ["/ping/1"]
+        assert not alerts.tell_success(plan, "dead_man", set_id, began - plan.objectives.rpo, connect)
+        shutil.rmtree(small.set_folders(set_id)[1])
+        with pytest.raises(DestinationError, match=r"far has no .* Nobody was told that the backup succeeded"):
+            alerts.tell_success(plan, "dead_man", set_id, began, connect)
+        assert server.asked == ["/ping/1"]
 
 
 # Mail ---------------------------------------------------------------------------------------------------------------

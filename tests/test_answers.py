@@ -1,9 +1,12 @@
-"""Gates that are asked again, and services that stay down: what the journal then says."""
+"""Gates that are asked again, checks that begin again, and services that stay down: what the journal then says."""
+
+import json
 
 import pytest
 
-from recovery import answers, report, way_back
-from recovery.errors import RestoreError
+from recovery import answers, report, restore, way_back
+from recovery.errors import ApprovalError, RestoreError, ToolError
+from recovery.gate_texts import gate_text
 from tests.small import Small, end, forward, to_gate
 
 
@@ -21,17 +24,41 @@ def ended(run):
     return str(raised.value)
 
 
-def test_asking_again_voids_a_no_whose_task_was_killed_before_it_failed(started):
+@pytest.mark.parametrize("gate", ["plan", "accept"])
+def test_a_no_is_final_though_its_task_was_killed_before_it_failed(started, gate):
+    small, run = started
+    forward(small, run, "preflight" if gate == "plan" else "check")
+    to_gate(run, gate, person=None)
+    answers.reject(run, gate, "alice")
+    for again in (lambda: to_gate(run, gate, person=None), lambda: answers.approve(run, gate, "bob")):
+        with pytest.raises(ApprovalError, match=f"alice rejected the gate '{gate}'"):
+            again()
+    answers.reject(run, gate, None)
+    assert answers.answered(run, gate) == "rejected"
+    assert f"alice rejected the gate '{gate}'" in end(run)
+
+
+def test_silence_counts_until_the_gate_asks_again(started):
+    small, run = started
+    forward(small, run, "preflight")
+    to_gate(run, "plan", person=None)
+    assert answers.answered(run, "plan") == ""
+    answers.reject(run, "plan", None)
+    assert answers.answered(run, "plan") == "unanswered"
+    to_gate(run, "plan")
+    assert answers.answered(run, "plan") == "approved"
+    restore.stage(run, "files.uploads")
+
+
+@pytest.mark.parametrize("person", ["operator", "carol", ""])
+def test_who_may_not_answer_can_not_say_no_either(started, person):
     small, run = started
     forward(small, run, "check")
     to_gate(run, "accept", person=None)
-    answers.reject(run, "accept", "alice")
-    to_gate(run, "accept", person="bob")
-    way_back.keep(run)
-    assert not way_back.switch_back(run)
-    way_back.discard(run)
-    report.finish(run)
-    assert "**SUCCESS**" in (run.folder / "report.md").read_text()
+    with pytest.raises(ApprovalError, match="is no approver"):
+        answers.reject(run, "accept", person)
+    answers.reject(run, "accept", None)
+    assert "nobody accepted it" in end(run)
 
 
 def test_asking_again_voids_a_yes(started):
@@ -40,6 +67,78 @@ def test_asking_again_voids_a_yes(started):
     to_gate(run, "accept", person=None)
     end(run)
     assert "nobody accepted it" in (run.folder / "report.md").read_text()
+
+
+def check_again(small, run, ok):
+    if ok:
+        restore.check_system(run)
+    else:
+        small.fail("check", "web")
+        with pytest.raises(RestoreError, match="1 of 1 checks of the restored system failed"):
+            restore.check_system(run)
+
+
+def test_a_yes_to_what_checks_said_before_they_began_again_is_void(started):
+    small, run = started
+    forward(small, run, "check")
+    to_gate(run, "accept", person=None)
+    check_again(small, run, ok=False)
+    with pytest.raises(ApprovalError, match="this changed: checks; alice approved something else") as raised:
+        answers.approve(run, "accept", "alice")
+    assert raised.value.retryable, "the gate asks again"
+    to_gate(run, "accept")
+    shown = run.gate_file("accept", ".md").read_text()
+    assert "✘ FAILED" in shown
+    assert "✔" not in shown
+    way_back.keep(run)
+    assert "was accepted, but its checks did not all succeed" in end(run)
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_checks_that_begin_again_void_a_yes(started, ok):
+    small, run = started
+    forward(small, run, "gate accept")
+    check_again(small, run, ok=ok)
+    with pytest.raises(ApprovalError, match="alice approved the gate accept, this changed: checks"):
+        way_back.keep(run)
+    assert "nobody accepted it" in end(run)
+
+
+def test_only_the_last_round_of_checks_is_told(started):
+    small, run = started
+    small.fail("check", "web")
+    with pytest.raises(RestoreError):
+        forward(small, run, "check")
+    small.mend("check", "web")
+    restore.check_system(run)
+    assert "FAILED" not in gate_text(run, "accept")
+    to_gate(run, "accept")
+    way_back.keep(run)
+    assert end(run) == ""
+    assert [each["ok"] for each in json.loads((run.folder / "report.json").read_text())["checks"]] == [True]
+
+
+def test_checks_before_the_services_were_started_again_count_no_more(started):
+    small, run = started
+    forward(small, run, "check")
+    restore.start_services(run)
+    assert "✘ FAILED: the checks did not run to their end" in gate_text(run, "accept")
+    to_gate(run, "accept")
+    way_back.keep(run)
+    assert "its checks did not all succeed" in end(run)
+
+
+def test_services_that_did_not_start_the_second_time_are_told(started):
+    small, run = started
+    forward(small, run, "check")
+    small.fail("start", "web")
+    with pytest.raises(ToolError, match="web does not start"):
+        restore.start_services(run)
+    assert "✘ FAILED: the services did not start" in gate_text(run, "accept")
+    small.mend("start", "web")
+    to_gate(run, "accept")
+    way_back.keep(run)
+    assert "its services did not start cleanly" in end(run)
 
 
 def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(started):

@@ -10,7 +10,7 @@ from recovery.plan import Approvals
 
 KEY = SigningKey.generate()
 QUESTION = Question(
-    run_id="run 1", gate="plan", set_id="20261123T010000Z-4f2a", plan="a", request="b", text="c", targets={"files.uploads": "1:2"}
+    run_id="run 1", gate="plan", set_id="20261123T010000Z-4f2a", plan="a", request="b", text="c", targets={"files.uploads": "1:2"}, checks=0
 )
 APPROVAL = Approval(question=QUESTION, approver="alice", answered=datetime(2026, 11, 23, tzinfo=UTC))
 APPROVERS = Approvals(approvers=({"id": "alice", "name": "Alice"}, {"id": "bob", "name": "Bob"}))
@@ -70,7 +70,7 @@ def test_what_changed_is_named():
     assert QUESTION.changed(QUESTION) == []
     now = QUESTION.model_copy(update={"plan": "x", "targets": {}})
     assert QUESTION.changed(now) == ["plan", "targets"]
-    for name in ("run_id", "gate", "set_id", "plan", "request", "text", "targets"):
+    for name in ("run_id", "gate", "set_id", "plan", "request", "text", "targets", "checks"):
         assert QUESTION.changed(QUESTION.model_copy(update={name: "other"})) == [name]
 
 

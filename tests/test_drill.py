@@ -352,6 +352,27 @@ def test_a_failed_check_is_red_and_all_is_removed(tmp_path):
     assert proofs(run) == {"near": (), "far": ()}
 
 
+@pytest.mark.parametrize("again", ["check", "start"])
+def test_only_the_last_round_of_checks_proves_anything(tmp_path, again):
+    small = Small(tmp_path / "small", "small", gates=())
+    small.set_id, small.before = small.back_up(), small.fingerprint()
+    small.elsewhere.mkdir()
+    tell = f"{small.folder}/service"
+    services = f"services: {{stop: [[{tell}, stop, web]], start: [[{tell}, start, web]]}}"
+    checks = f"checks: [{{name: web answers, argv: [{tell}, check, web], retries: 0}}]"
+    edit(small, "targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {services}\n    {checks}\n")
+    run = a_drill(small)
+    forward(run)
+    small.fail(again, "web")
+    with pytest.raises(RecoveryError):
+        {"check": restore.check_system, "start": restore.start_services}[again](run)
+    small.mend(again, "web")
+    reason = end(run)
+    assert {"check": "not every check succeeded: web answers.", "start": "the switch did not succeed"}[again] in reason
+    assert proofs(run) == {"near": (), "far": ()}
+    nothing_left(small, run)
+
+
 def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
     small = Small(tmp_path / "small", "small", gates=())
     small.set_id, small.before = small.back_up(), small.fingerprint()
@@ -397,6 +418,7 @@ def test_a_stale_set_is_red_before_anything_else(small, monkeypatch):
         drill.choose_drill(run, Wish())
     assert not run.began
     assert "No set was chosen" in end(run)
+    assert "This drill has ended before: no set was chosen." in end(run), "clearing its tasks does not turn it green"
     forward(a_drill(small, 2), "choose", Wish(by_hand=True, set=small.set_id))
 
 
@@ -517,6 +539,7 @@ def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(sm
 
 def test_a_destination_that_new_sets_do_not_reach_is_red_night_by_night(small):
     age(small, small.set_id, days=30)
+    age(small, small.back_up("with a wrong clock"), days=-365)  # a set of the future is no excuse
     for night in (1, 2):
         newest = small.back_up(f"night {night}")
         remove(small, newest)

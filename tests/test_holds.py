@@ -2,12 +2,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from recovery import closing, preflight, records
+from recovery import closing, preflight, records, way_back
 from recovery.destinations import make_destination
 from recovery.errors import PlanError, RestoreUnderWay
 from recovery.holds import release_holds
 from recovery.keys import SigningKey
-from tests.small import Small
+from tests.small import Small, end, forward, to_gate
 
 
 @pytest.fixture
@@ -43,6 +43,21 @@ def test_the_hold_of_a_restore_under_way_is_not_released(small):
     with pytest.raises(RestoreUnderWay, match=run.id):
         release_holds(small.plan(), set_id, "olga", small.connect)
     assert all(holds(small, set_id).values())
+
+
+def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(small):
+    small.back_up()
+    run = small.restore()
+    forward(small, run, "check", small.ask(run, method="in place"))
+    safety_set = run.safety.manifest().set_id
+    with pytest.raises(RestoreUnderWay, match=run.id):
+        release_holds(small.plan(), safety_set, "olga", small.connect)
+    assert all(holds(small, safety_set).values())
+    to_gate(run, "accept")
+    way_back.keep(run)
+    assert end(run) == ""
+    release_holds(small.plan(), safety_set, "olga", small.connect)
+    assert not any(holds(small, safety_set).values())
 
 
 @pytest.mark.parametrize("set_id", ["latest", "../x", "20200101T000000Z-0000"])

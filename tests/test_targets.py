@@ -244,16 +244,16 @@ def test_a_second_restore_to_one_place_is_refused_until_the_first_has_ended(smal
     forward(small, first, "prove files.uploads", small.ask(first, target="elsewhere"))
     second = small.restore("second")
     asked = small.ask(second, target="elsewhere", requester="alice")
-    with pytest.raises(RestoreError, match=f"The restore {first.id} to elsewhere has not ended: operator asked .*, run 'first'"):
+    with pytest.raises(RestoreError, match=f"The restore {first.id} of small to elsewhere has not ended: operator asked .*, run 'first'"):
         preflight.choose(second, asked)
     assert not second.began
     beside = small.restore("beside")
     forward(small, beside, "preflight", small.ask(beside))
-    assert f"Not in these numbers is what others under way need: restore {first.id} to elsewhere." in beside.findings().text
+    assert f"Not in these numbers is what others under way need: restore {first.id} of small to elsewhere." in beside.findings().text
     dry = small.restore("dry")
     forward(small, dry, "preflight", small.ask(dry, target="elsewhere", dry_run=True))
     into_live = small.restore("into live")
-    with pytest.raises(RestoreError, match=f"The restore {beside.id} to live has not ended"):
+    with pytest.raises(RestoreError, match=f"The restore {beside.id} of small to live has not ended"):
         preflight.choose(into_live, small.ask(into_live))
     end(first)
     preflight.choose(second, asked)
@@ -276,13 +276,13 @@ def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(small):
     edit(small, "services:\n  stop", "drill: {target: elsewhere}\nservices:\n  stop")
     run, practice = small.restore(), RestoreRun(small.plan(), "drill monday", small.connect)
     forward(small, run, "prove files.uploads", small.ask(run, target="elsewhere"))
-    with pytest.raises(RestoreError, match=f"The restore {run.id} to elsewhere has not ended"):
+    with pytest.raises(RestoreError, match=f"The restore {run.id} of small to elsewhere has not ended"):
         drill.choose_drill(practice, drill.Wish())
     assert "No set was chosen" in end(practice)
     end(run)
     again = RestoreRun(small.plan(), "drill tuesday", small.connect)
     assert drill.choose_drill(again, drill.Wish())
-    with pytest.raises(RestoreError, match=f"The drill {again.id} to elsewhere has not ended: the schedule .*, run 'tuesday'"):
+    with pytest.raises(RestoreError, match=f"The drill {again.id} of small to elsewhere has not ended: the schedule .*, run 'tuesday'"):
         preflight.choose(small.restore("second"), small.ask(small.restore("second"), target="elsewhere"))
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from recovery.connections import Endpoint
-from recovery.errors import ConnectionUnusable
+from recovery.closing import not_stored
+from recovery.connections import Connect, Endpoint
+from recovery.errors import ConnectionUnusable, DestinationError
 from recovery.plan import Mail, Plan
 from recovery.plans import load_plan
+from recovery.units import human_duration, now
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +37,37 @@ def on_failure(plan: Plan, what: str) -> list[Callable[[Any], None]] | None:
     return [tell]
 
 
+def tell_success(plan: Plan, address: str, set_id: str, began: datetime, connect: Connect) -> bool:
+    """Call a dead-man address for a backup of now that every destination has, whatever became of tasks.
+
+    Args:
+        plan: whose backup it is.
+        address: the Connection to call.
+        set_id: the backup's set.
+        began: when its run was due.
+        connect: finds Connections.
+
+    Returns:
+        False if the backup is older than the RPO: whoever waits for the call would take it for a new one.
+
+    Raises:
+        DestinationError: if a destination does not have all of the set.
+        ConnectionUnusable: if the address does not answer with success.
+    """
+    if lacking := not_stored(plan, set_id, plan.source_ids, connect):
+        raise DestinationError(" ".join(lacking.values()), "Nobody was told that the backup succeeded. Clear the upload there.")
+    if now() - began > plan.objectives.rpo:
+        log.warning("set %s is older than the RPO of %s: nobody is told", set_id, human_duration(plan.objectives.rpo))
+        return False
+    ping(connect(address))
+    return True
+
+
 def ping(endpoint: Endpoint) -> None:
     """Call a dead-man address once.
 
     Raises:
-        ConnectionUnusable: if it does not answer with success.
+        ConnectionUnusable: if it does not answer with success; it may a moment later.
     """
     import httpx
 
@@ -49,10 +78,12 @@ def ping(endpoint: Endpoint) -> None:
     try:
         httpx.get(f"{url}{path}", timeout=_PING_SECONDS).raise_for_status()
     except httpx.HTTPError as error:
-        raise ConnectionUnusable(
+        unheard = ConnectionUnusable(
             f"The dead-man address of {endpoint.id} did not take the ping: {type(error).__name__}.",
             "Check the Connection and the service behind it.",
-        ) from None
+        )
+        unheard.retryable = True
+        raise unheard from None
     log.info("told %s that the backup succeeded", endpoint.id)
 
 

@@ -35,6 +35,8 @@ class Question(BaseModel):
     """SHA-256 of the text that the gate showed."""
     targets: dict[str, str]
     """Identity of each source's target, as preflight found it."""
+    checks: int
+    """How often checks of the restored system had begun, which the last gate is about; 0 at the others."""
 
     def changed(self, now: Question) -> list[str]:
         """The names of the fields that are others now."""

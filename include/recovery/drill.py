@@ -141,7 +141,7 @@ def _lacking(run: RestoreRun, catalog: Catalog, choice: Choice, asked: Sequence[
 
     It may be for as long as what is there, or of the first sets what is elsewhere, is no older than the RPO.
     """
-    rpo, good = run.plan.objectives.rpo, [each for each in catalog.sets if each.manifest.good(run.plan.good)]
+    rpo, good = run.plan.objectives.rpo, catalog.good(run.plan.good, now())
     for name in asked:
         if name in catalog.unreachable:
             yield f"The destination {name} can't be read, so nothing is known of what a restore from there would bring.", True
@@ -250,7 +250,10 @@ def finish(run: RestoreRun) -> bool:
     Raises:
         RestoreError: with the reason.
     """
-    if not run.began and run.journal.closed:
-        return False
+    ended = run.journal.last("closed")
+    if ended and not run.began:
+        if ended.facts["reason"] == NOTHING_DUE:
+            return False
+        raise RestoreError(f"This drill has ended before: {ended.facts['reason']}.", "Trigger a new drill.")
     report.finish(run)
     return True

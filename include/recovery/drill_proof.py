@@ -6,7 +6,7 @@ from typing import Any
 
 from recovery.journal import Entry
 from recovery.restore_run import RestoreRun
-from recovery.restore_state import is_over, since_staging, unasked
+from recovery.restore_state import all_checked, is_over, last_checks, services_started, since_staging, unasked
 from recovery.units import human_duration
 
 BESIDE = "faults beside the drill"
@@ -30,14 +30,13 @@ def _faults(run: RestoreRun) -> list[str]:
 
 
 def _unfinished(run: RestoreRun) -> str:
-    journal = run.journal
     unproven = [source_id for source_id in run.request().sources if not since_staging(run, "proven", source_id)]
     if unproven:
         return f"It was not proven that the set can be restored: {', '.join(unproven)}. Look at the first task that failed."
-    if not journal.said("services started"):
+    if not services_started(run):
         return "Everything was proven equal to the set, but the switch did not succeed. Look at the first task that failed."
-    if not journal.said("all checked"):
-        failed = [entry.facts["check"] for entry in journal.said("checked") if not entry.facts["ok"]]
+    if not all_checked(run):
+        failed = [entry.facts["check"] for entry in last_checks(run) if not entry.facts["ok"]]
         return f"Everything was proven equal to the set and switched, but not every check succeeded: {', '.join(failed) or 'none ran'}."
     return ""
 
@@ -59,13 +58,13 @@ def _left_over(run: RestoreRun) -> str:
 
 def total(run: RestoreRun) -> float | None:
     """Seconds from the choice of the set to the end of the checks: what the RTO is about. None if it did not come so far."""
-    begin, end = run.journal.last("chosen"), run.journal.last("all checked")
+    begin, end = run.journal.last("chosen"), all_checked(run)
     return (end.time - begin.time).total_seconds() if begin and end else None
 
 
 def steps(run: RestoreRun) -> list[Entry]:
     """The steps that count for the RTO, as the journal timed them."""
-    end = run.journal.last("all checked")
+    end = all_checked(run)
     return [entry for entry in run.journal.said("took") if end is None or entry.time <= end.time or entry.facts["what"] == "check system"]
 
 
@@ -90,7 +89,7 @@ def facts(run: RestoreRun) -> dict[str, Any]:
 
 
 def _succeeded(run: RestoreRun) -> int:
-    return sum(1 for entry in run.journal.said("checked") if entry.facts["ok"])
+    return sum(1 for entry in last_checks(run) if entry.facts["ok"])
 
 
 def summary(run: RestoreRun) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recovery.plan_types import Gate
 from recovery.restore_run import RestoreRun
+from recovery.restore_state import all_checked, last_checks, services_started
 from recovery.units import human_duration, iso, plain_markdown
 
 
@@ -56,16 +57,16 @@ def _ready_in_place(run: RestoreRun) -> list[str]:
 
 def _accept(run: RestoreRun) -> str:
     lines = ["The restored system is **in use**.", ""]
-    checks = run.journal.said("checked")
+    checks = last_checks(run)
     lines += [
         f"- {'✔' if entry.facts['ok'] else '✘ FAILED'} {plain_markdown(entry.facts['check'] + ': ' + entry.facts['words'])}"
         for entry in checks
     ]
     if not run.place.checks:
         lines.append("- The plan names no checks: look at the system yourself.")
-    elif not checks:
-        lines.append("- ✘ FAILED: the checks did not run.")
-    if not run.journal.said("services started"):
+    elif all(entry.facts["ok"] for entry in checks) and not all_checked(run):
+        lines.append("- ✘ FAILED: the checks did not run to their end.")
+    if not services_started(run):
         lines.append("- ✘ FAILED: the services did not start; see the task's log.")
     started = run.journal.said("starting services")[0].time
     aside = f"The safety set {run.safety.manifest().set_id} stays held" if run.in_place else "The data of before stays aside"

@@ -11,7 +11,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from recovery import alerts, answers, restore_state
-from recovery.errors import RecoveryError
+from recovery.errors import ApprovalError
 from recovery.gate_texts import gate_text
 from recovery.plan import Plan
 from recovery.plan_types import Gate as GateName
@@ -37,7 +37,7 @@ class Gate(ApprovalOperator):
             body="",
             response_timeout=plan.approvals.timeout,
             assigned_users=[{"id": approver.id, "name": approver.name} for approver in plan.approvals.approvers],
-            retries=3,  # Airflow sometimes loses an answer that comes at once, and fails the task: then it asks again
+            retries=3,  # Airflow sometimes loses an answer that comes at once, and fails the task; checks may begin again meanwhile
             retry_delay=timedelta(seconds=5),
             **kwargs,
         )
@@ -58,6 +58,11 @@ class Gate(ApprovalOperator):
             raise AirflowSkipException(f"A restore to {run.place.name} has no gate {self.gate!r}, or this is a dry run.")
         requester = run.request().requester
         self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
+        if not self.assigned_users:  # Airflow would then let anybody answer
+            raise ApprovalError(
+                f"{requester} asked for this restore and is the only approver of the plan, so nobody may answer the gate {self.gate!r}.",
+                "Add an approver to the plan, then trigger a new restore.",
+            )
         self.subject = f"{self.subject} {self.plan_name}, set {run.manifest().set_id}"
         self.body = gate_text(run, self.gate)
         answers.show(run, self.gate, self.body)
@@ -70,15 +75,10 @@ class Gate(ApprovalOperator):
             return in_words(self._unanswered)(run, context)
         answer = super(ApprovalOperator, self).execute_complete(context, event)
         person = (answer["responded_by_user"] or {}).get("name", "")  # the user name; an id may be a row number
-        try:
-            if answer["chosen_options"] == [self.APPROVE]:
-                answers.approve(run, self.gate, person)
-            else:
-                answers.reject(run, self.gate, person)
-        except RecoveryError as error:
-            raise AirflowFailException(str(error)) from None
         if answer["chosen_options"] != [self.APPROVE]:
+            in_words(answers.reject)(run, self.gate, person)
             raise AirflowFailException(f"{person} rejected the gate {self.gate!r}.")
+        in_words(answers.approve)(run, self.gate, person)
         log.info("%s approved", person)
         return answer
 

@@ -23,7 +23,7 @@ def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> Non
 
     Raises:
         PlanError: if this is no set id, or no destination has the set.
-        RestoreUnderWay: if a restore of the set has not ended.
+        RestoreUnderWay: if a restore has not ended that was given the set, or made it as its way back.
         DestinationError: if a destination can't be read or written.
     """
     if not is_set_id(set_id):
@@ -48,5 +48,6 @@ def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> Non
 
 def _refuse_during_restore(plan: Plan, set_id: str) -> None:
     for each in known(plan):
-        if not each.journal.closed and any(entry.facts["set"] == set_id for entry in each.journal.said("chosen")):
-            raise RestoreUnderWay(f"The restore {each.folder.name} of set {set_id} has not ended.", "Its hold is released when it ends.")
+        needed = [entry.facts["set"] for step in ("chosen", "making safe") for entry in each.journal.said(step)]
+        if set_id in needed and not each.journal.closed:
+            raise RestoreUnderWay(f"The restore {each.folder.name} needs set {set_id}, and has not ended.", "Wait until it has ended.")

@@ -152,6 +152,7 @@ def preflight(run: RestoreRun) -> None:
     with run.changing("preflight"), timed(run, "preflight"):
         if run.journal.said("staging"):
             raise RestoreError("Sources are staged already by what preflight found.", "Go on, or trigger a new restore.")
+        under_way.refuse_second(run, run.request())  # again: no lock keeps two plans from choosing at one time
         fetch(run)
         reports: dict[str, Preflight] = {}
         refusals: list[str] = []

@@ -49,7 +49,7 @@ def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
                 {"step": entry.facts["what"], "source": entry.source, "seconds": entry.facts["seconds"]}
                 for entry in run.journal.said("took")
             ],
-            "checks": [{"check": entry.facts["check"], "ok": entry.facts["ok"]} for entry in run.journal.said("checked")],
+            "checks": [{"check": entry.facts["check"], "ok": entry.facts["ok"]} for entry in restore_state.last_checks(run)],
             "unasked": restore_state.unasked(run),
             "differences": [
                 {"source": entry.source, "count": entry.facts["count"], "names": list(map(_clean, entry.facts["names"]))}

@@ -161,6 +161,7 @@ def check_system(run: RestoreRun) -> None:
     """
     with run.changing("services"), timed(run, "check system"):
         _all_said(run, "switched")
+        run.journal.say("checking")
         sources = run.request().sources
         if unasked := run.place.unasked(sources):
             run.journal.say("not asked", checks=unasked)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from recovery.answers import answered
+from recovery.journal import Entry
 from recovery.plan_types import SCRATCH
 from recovery.restore_run import RestoreRun
 from recovery.units import human_duration
@@ -55,6 +56,31 @@ def is_over(run: RestoreRun) -> bool:
     A scratch place never has to be switched back: it goes with all that is in it.
     """
     return kept(run) or run.request().target == SCRATCH or not (begun_to_switch(run) or services_down(run))
+
+
+def services_started(run: RestoreRun) -> bool:
+    """Whether the services of the restored system started, the last time that this was tried."""
+    said = [entry.step for entry in run.journal.entries() if entry.step in {"starting services", "services started"}]
+    return bool(said) and said[-1] == "services started"
+
+
+def last_checks(run: RestoreRun) -> list[Entry]:
+    """What the checks said when they were asked last; none if the services were started again since."""
+    return [entry for entry in _last_round(run) if entry.step == "checked"]
+
+
+def all_checked(run: RestoreRun) -> Entry | None:
+    """The end of the last round of checks, if all of them succeeded: what an earlier round said counts no more."""
+    return next((entry for entry in _last_round(run) if entry.step == "all checked"), None)
+
+
+def _last_round(run: RestoreRun) -> list[Entry]:
+    found: list[Entry] = []
+    for entry in run.journal.entries():
+        if entry.step in {"starting services", "checking"}:
+            found = []
+        found.append(entry)
+    return found
 
 
 def unasked(run: RestoreRun) -> list[str]:

@@ -62,7 +62,7 @@ class SourceRestore:
 
     @property
     def others(self) -> set[str]:
-        """The ids of other restores of this plan that have not ended."""
+        """The ids of other restores that have not ended, of any plan."""
         from recovery import under_way
 
         return {other.id for other in under_way.others(self._run)}

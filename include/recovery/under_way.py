@@ -1,7 +1,8 @@
-"""The restores and drills of a plan, as staging knows them: which have not ended, and are in whose way."""
+"""Restores and drills, as the staging of their plans knows them: which have not ended, and are in whose way."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ from recovery.journal import Journal
 from recovery.plan import Plan
 from recovery.plan_fit import share_a_place
 from recovery.plan_types import LIVE, SCRATCH
+from recovery.plans import load_plans
 from recovery.restore_run import Request, RestoreRun
 from recovery.staging import read_record
 from recovery.units import human_duration, now
+
+log = logging.getLogger(__name__)
 
 _END_RESTORE = (
     "Answer its gates, or mark its run as failed and wait for its report; if Airflow has no such run any more, trigger a restore"
@@ -26,10 +30,14 @@ _END_DRILL = "Wait until it has ended; one that was cut off is ended by the next
 class Known:
     """A restore or drill whose folder is in staging."""
 
+    plan: Plan
     folder: Path
     journal: Journal
     request: Request | None
     """None if it never asked for anything, or if maintenance has cleared it away."""
+
+    def __str__(self) -> str:
+        return f"restore {self.folder.name} of {self.plan.plan}"
 
     @property
     def changing(self) -> bool:
@@ -46,7 +54,22 @@ def known(plan: Plan) -> Iterator[Known]:
     """Every restore and drill of a plan that has a journal."""
     for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
         asked = path.with_name("request.json")
-        yield Known(path.parent, Journal(path), read_record(asked, Request) if asked.exists() else None)
+        yield Known(plan, path.parent, Journal(path), read_record(asked, Request) if asked.exists() else None)
+
+
+def into_live(plan: Plan) -> Iterator[Known]:
+    """Every restore into what a plan protects, be it of this plan or of another that protects some of the same."""
+    for each in _plans(plan):
+        if share_a_place(plan, LIVE, each, LIVE):
+            yield from (found for found in known(each) if found.into_live)
+
+
+def _plans(own: Plan) -> Iterator[Plan]:
+    yield own
+    plans = load_plans()
+    yield from (plan for plan in plans.good if plan.plan != own.plan)
+    for broken in plans.broken:
+        log.warning("Whether a restore of the plan file %s is under way can't be told, since it is broken.", broken.path.name)
 
 
 @dataclass(frozen=True)
@@ -54,21 +77,23 @@ class Other:
     """A restore or drill beside another one."""
 
     id: str
+    plan: Plan
     asked: Request
 
     def __str__(self) -> str:
-        return f"{'drill' if self.asked.drill else 'restore'} {self.id} to {self.asked.target}"
+        return f"{'drill' if self.asked.drill else 'restore'} {self.id} of {self.plan.plan} to {self.asked.target}"
 
 
 def others(run: RestoreRun) -> Iterator[Other]:
-    """The other restores and drills that are to change something and have not ended."""
-    for other in known(run.plan):
-        if other.changing and other.request and other.folder != run.folder:
-            yield Other(other.folder.name, other.request)
+    """The other restores and drills, of any plan, that are to change something and have not ended."""
+    for plan in _plans(run.plan):
+        for other in known(plan):
+            if other.changing and other.request and other.folder != run.folder:
+                yield Other(other.folder.name, plan, other.request)
 
 
 def refuse_second(run: RestoreRun, request: Request) -> None:
-    """Two restores to one place would each take what the other put there for what was there before.
+    """Two restores to one place, be they of two plans, would each take what the other put there for what was there before.
 
     A dry run changes nothing, and each drill has scratch servers of its own.
 
@@ -79,7 +104,7 @@ def refuse_second(run: RestoreRun, request: Request) -> None:
         return
     for other in others(run):
         asked = other.asked
-        if share_a_place(run.plan, request.target, asked.target):
+        if share_a_place(run.plan, request.target, other.plan, asked.target):
             raise RestoreError(
                 f"The {other} has not ended: {asked.requester or 'somebody'} asked for it {human_duration(now() - asked.started)} ago,"
                 f" run {asked.run_id.removeprefix('drill ')!r}.",

@@ -59,9 +59,9 @@ def _in_use(run: RestoreRun) -> str:
         return f"The restored system is in use, but nobody accepted it. {aside} still there."
     if not all(journal.said("settled", source_id) for source_id in run.request().sources):
         return "The restored system was accepted, but not everything that waited for it was done."
-    if not journal.said("services started"):
+    if not restore_state.services_started(run):
         return "The restored system was accepted, but its services did not start cleanly."
-    if not journal.said("all checked"):
+    if not restore_state.all_checked(run):
         return "The restored system was accepted, but its checks did not all succeed."
     if undone := hooks.undone_after_restore(run):
         return f"The restored system is in use, but these hooks after it failed or did not run: {', '.join(undone)}."

@@ -1,0 +1,89 @@
+"""Two plans that protect some of the same: a restore of one is in the way of the other."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from recovery import backup, closing, preflight, under_way
+from recovery.errors import RestoreError, RestoreUnderWay
+from recovery.manifest import new_set_id
+from recovery.staging import RunRecord, StagedSet
+from tests.small import Small, end, forward
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    made = Small(tmp_path / "small", "small")
+    made.set_id = made.back_up()
+    monkeypatch.setenv("RECOVERY_PLANS", str(made.plans))
+    return made
+
+
+@pytest.fixture
+def twin(small, tmp_path):
+    """Another plan of the folder, with the uploads of the first among its sources."""
+    made = Small(tmp_path / "twin", "twin", plans=small.plans)
+    path = made.plans / "twin.yaml"
+    path.write_text(path.read_text().replace(f"{made.storage}", f"{small.storage}"))
+    made.set_id = made.back_up()
+    return made
+
+
+@pytest.fixture
+def stranger(small, tmp_path):
+    """Another plan of the folder, with a system of its own."""
+    made = Small(tmp_path / "stranger", "stranger", plans=small.plans)
+    made.set_id = made.back_up()
+    return made
+
+
+def test_a_backup_waits_for_the_restore_of_a_plan_that_shares_something(small, twin, stranger):
+    run = small.restore()
+    forward(small, run, "stop services")
+    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small is between"):
+        twin.back_up("meanwhile")
+    stranger.back_up("meanwhile")
+    end(run)
+    twin.back_up("afterwards")
+
+
+def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(small, twin):
+    plan, began = twin.plan(), datetime.now(UTC)
+    staged = StagedSet(plan, new_set_id(began, "around"))
+    record = RunRecord(plan="twin", set_id=staged.id, run_id="around", started=began, sources=("files.uploads",))
+    closing.prepare(staged, record, twin.connect)
+    for step in (backup.dump, backup.compress, backup.verify):
+        step(backup.Work(plan, staged, "files.uploads", twin.connect))
+    run = small.restore()
+    forward(small, run)
+    assert end(run) == ""
+    with pytest.raises(RestoreError, match=f"restore {run.id} of small switched this system"):
+        closing.upload(plan, staged, "near", twin.connect)
+
+
+def test_a_restore_is_refused_while_one_of_a_plan_that_shares_something_has_not_ended(small, twin, stranger):
+    first, second, beside = small.restore(), twin.restore(), stranger.restore()
+    forward(small, first, "choose")
+    with pytest.raises(RestoreError, match=f"The restore {first.id} of small to live has not ended"):
+        preflight.choose(second, twin.ask(second))
+    forward(stranger, beside, "preflight")
+    assert f"need: restore {first.id} of small to live." in beside.findings().text
+    end(first)
+    forward(twin, second, "preflight")
+
+
+def test_of_two_plans_that_choose_at_one_time_none_goes_on(small, twin, monkeypatch):
+    runs = [(small, small.restore()), (twin, twin.restore())]
+    with monkeypatch.context() as patched:
+        patched.setattr(under_way, "others", lambda run: [])
+        for made, run in runs:
+            forward(made, run, "choose")
+    for _, run in runs:
+        with pytest.raises(RestoreError, match="to live has not ended"):
+            preflight.preflight(run)
+
+
+def test_a_plan_file_that_is_broken_is_named_and_stops_nobody(small, caplog):
+    (small.plans / "broken.yaml").write_text("plan: [")
+    small.back_up("beside a broken plan")
+    assert "the plan file broken.yaml is under way can't be told" in caplog.text
