@@ -9,36 +9,13 @@ user mappings there is only a digest: they hold passwords, which belong in no re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import LiteralString
 
 from psycopg.sql import SQL, Composed
-from psycopg.types.json import Jsonb
 
-from recovery.components.postgres import system_rights
+from recovery.components.postgres import catalog_columns, system_rights
 from recovery.components.postgres.client import Connection, in_words
+from recovery.components.postgres.fragments import acl, in_order, own
 from recovery.contents import Row
-
-
-def _acl(column: LiteralString, kind: LiteralString, owner: LiteralString) -> Composed:
-    """Rights as ``[grantee or null for everybody, privilege, may grant]``, with the defaults written out."""
-    return SQL(
-        "(SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type,"
-        " a.is_grantable)) FROM aclexplode(coalesce({column}, acldefault({kind}, {owner}))) a)"
-    ).format(column=SQL(column), kind=SQL(kind), owner=SQL(owner))
-
-
-def _sorted(options: LiteralString) -> Composed:
-    """Options of foreign things: pg_dump gives them in the order of their names."""
-    return SQL("(SELECT jsonb_agg(one ORDER BY one) FROM unnest({}) one)").format(SQL(options))
-
-
-def _own(catalog: LiteralString, alias: LiteralString, also: LiteralString = "") -> Composed:
-    """A condition: made by a user, and neither an extension's nor, with ``also`` 'i', part of another object."""
-    return SQL(
-        "({alias}.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend dep WHERE dep.classid = {catalog}::regclass"
-        " AND dep.objid = {alias}.oid AND dep.objsubid = 0 AND dep.deptype = ANY ('{{e{also}}}'::\"char\"[])))"
-    ).format(alias=SQL(alias), catalog=SQL(f"'{catalog}'"), also=SQL(also))
-
 
 _LASTING = SQL("n.nspname !~ '^pg_(temp|toast)' AND n.nspname !~ '__(stage|before|replaced)_[0-9a-f]{8}$'")
 """A condition: neither temporary, nor in a schema that a restore of tables made (:data:`SET_ASIDE`)."""
@@ -59,7 +36,7 @@ _COLUMNS = SQL(
         'collation', (SELECT l.oid::regcollation::text FROM pg_collation l WHERE l.oid = a.attcollation),
         'options', a.attoptions, 'foreign options', {foreign_options}, 'acl', {acl})))
         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
-).format(acl=_acl("a.attacl", "'c'", "c.relowner"), foreign_options=_sorted("a.attfdwoptions"))
+).format(acl=acl("a.attacl", "'c'", "c.relowner"), foreign_options=in_order("a.attfdwoptions"))
 _HASHED_BY_ENUM = SQL(
     """(SELECT a.relid::regclass::text FROM pg_partition_ancestors(c.oid) WITH ORDINALITY a (relid, place)
         JOIN pg_partitioned_table p ON p.partrelid = a.relid AND p.partstrat = 'h'
@@ -90,13 +67,13 @@ _TABLES = SQL(
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
     WHERE c.relkind IN ('r', 'p', 'f') AND {lasting} AND (x.extname IS NOT NULL AND c.relkind = 'r' OR {own})"""
 ).format(
-    acl=_acl("c.relacl", "'r'", "c.relowner"),
+    acl=acl("c.relacl", "'r'", "c.relowner"),
     columns=_COLUMNS,
     configuration=_CONFIGURATION,
-    server_options=_sorted("f.ftoptions"),
+    server_options=in_order("f.ftoptions"),
     hashed=_HASHED_BY_ENUM,
     lasting=_LASTING,
-    own=_own("pg_class", "c"),
+    own=own("pg_class", "c"),
 )
 
 _SEQUENCES = SQL(
@@ -107,7 +84,7 @@ _SEQUENCES = SQL(
             JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass))
     FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {lasting} AND {own}"""
-).format(acl=_acl("c.relacl", "'s'", "c.relowner"), lasting=_LASTING, own=_own("pg_class", "c"))
+).format(acl=acl("c.relacl", "'s'", "c.relowner"), lasting=_LASTING, own=own("pg_class", "c"))
 
 _VIEWS = SQL(
     """SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END, c.oid::regclass::text, 'pg_class'::regclass::oid, c.oid,
@@ -115,7 +92,7 @@ _VIEWS = SQL(
         'options', c.reloptions, 'populated', c.relispopulated,
         'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {lasting} AND {own}"""
-).format(acl=_acl("c.relacl", "'r'", "c.relowner"), columns=_COLUMNS, lasting=_LASTING, own=_own("pg_class", "c"))
+).format(acl=acl("c.relacl", "'r'", "c.relowner"), columns=_COLUMNS, lasting=_LASTING, own=own("pg_class", "c"))
 
 _INDEXES = SQL(
     """SELECT 'index', c.oid::regclass::text, 'pg_class'::regclass::oid, c.oid, jsonb_build_object(
@@ -128,7 +105,7 @@ _INDEXES = SQL(
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
       JOIN pg_namespace n ON n.oid = t.relnamespace
     WHERE t.relkind IN ('r', 'p', 'm') AND (i.indisvalid OR t.relkind = 'p') AND {lasting} AND {own}"""
-).format(lasting=_LASTING, own=_own("pg_class", "t"))
+).format(lasting=_LASTING, own=own("pg_class", "t"))
 
 _CONSTRAINTS = SQL(
     """SELECT 'constraint', coalesce(nullif(k.conrelid, 0)::regclass::text, format_type(k.contypid, NULL)) || ' ' || quote_ident(k.conname),
@@ -138,7 +115,7 @@ _CONSTRAINTS = SQL(
     WHERE k.conparentid = 0 AND k.contype NOT IN ('n', 't') AND {lasting} AND {own}
       AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.objid IN (k.conrelid, k.contypid)
         AND e.classid IN ('pg_class'::regclass, 'pg_type'::regclass))"""
-).format(lasting=_LASTING, own=_own("pg_constraint", "k"))
+).format(lasting=_LASTING, own=own("pg_constraint", "k"))
 
 _FUNCTIONS = SQL(
     """SELECT CASE p.prokind WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END,
@@ -148,7 +125,7 @@ _FUNCTIONS = SQL(
             'combine', g.aggcombinefn::text, 'state', format_type(g.aggtranstype, NULL), 'initial', g.agginitval, 'kind', g.aggkind)
           FROM pg_aggregate g WHERE g.aggfnoid = p.oid))
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {lasting} AND {own}"""
-).format(acl=_acl("p.proacl", "'f'", "p.proowner"), lasting=_LASTING, own=_own("pg_proc", "p", ",i"))
+).format(acl=acl("p.proacl", "'f'", "p.proowner"), lasting=_LASTING, own=own("pg_proc", "p", ",i"))
 
 _TRIGGERS = SQL(
     """SELECT 'trigger', t.tgrelid::regclass::text || ' ' || quote_ident(t.tgname), 'pg_trigger'::regclass::oid, t.oid,
@@ -163,7 +140,7 @@ _TRIGGERS = SQL(
         'check', pg_get_expr(p.polwithcheck, p.polrelid), 'roles', (SELECT jsonb_agg(CASE WHEN r <> 0 THEN pg_get_userbyid(r) END
           ORDER BY pg_get_userbyid(r)) FROM unnest(p.polroles) r))
     FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE {own_table}"""
-).format(own=_own("pg_trigger", "t"), own_table=_OWN_TABLE.format(own=_own("pg_class", "c"), lasting=_LASTING))
+).format(own=own("pg_trigger", "t"), own_table=_OWN_TABLE.format(own=own("pg_class", "c"), lasting=_LASTING))
 
 _TYPES = SQL(
     """SELECT CASE t.typtype WHEN 'd' THEN 'domain' WHEN 'e' THEN 'enum' ELSE 'type' END, format_type(t.oid, NULL),
@@ -179,7 +156,7 @@ _TYPES = SQL(
     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
     WHERE t.typtype IN ('b', 'c', 'd', 'e', 'r') AND (t.typrelid = 0 OR c.relkind = 'c') AND t.typisdefined AND {lasting} AND {own}
       AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)"""
-).format(acl=_acl("t.typacl", "'T'", "t.typowner"), lasting=_LASTING, own=_own("pg_type", "t", ",i"))
+).format(acl=acl("t.typacl", "'T'", "t.typowner"), lasting=_LASTING, own=own("pg_type", "t", ",i"))
 
 _SCHEMAS = SQL(
     """SELECT 'schema', quote_ident(n.nspname), 'pg_namespace'::regclass::oid, n.oid,
@@ -201,11 +178,11 @@ _SCHEMAS = SQL(
         ELSE '{{}}' END
     FROM pg_user_mappings m"""
 ).format(
-    acl=_acl("n.nspacl", "'n'", "n.nspowner"),
+    acl=acl("n.nspacl", "'n'", "n.nspowner"),
     lasting=_LASTING,
-    options=_sorted("m.umoptions"),
-    own=_own("pg_namespace", "n"),
-    own_statistics=_own("pg_statistic_ext", "s"),
+    options=in_order("m.umoptions"),
+    own=own("pg_namespace", "n"),
+    own_statistics=own("pg_statistic_ext", "s"),
 )
 
 _COMMENTS = SQL(
@@ -221,70 +198,6 @@ _COMMENTS = SQL(
     UNION ALL SELECT 'security label', l.provider || ' ' || l.objtype || ' ' || l.objname, 0, 0, jsonb_build_object('label', l.label)
     FROM pg_seclabels l WHERE l.objtype NOT IN ('database', 'role', 'tablespace')"""
 )
-
-_OTHERS: dict[LiteralString, LiteralString] = {
-    "pg_collation": "collation",
-    "pg_conversion": "conversion",
-    "pg_operator": "operator",
-    "pg_opclass": "operator class",
-    "pg_opfamily": "operator family",
-    "pg_ts_config": "text search configuration",
-    "pg_ts_dict": "text search dictionary",
-    "pg_ts_parser": "text search parser",
-    "pg_ts_template": "text search template",
-    "pg_language": "language",
-    "pg_cast": "cast",
-    "pg_transform": "transform",
-    "pg_am": "access method",
-    "pg_foreign_data_wrapper": "foreign-data wrapper",
-    "pg_foreign_server": "foreign server",
-    "pg_publication": "publication",
-    "pg_publication_rel": "published table",
-    "pg_publication_namespace": "published schema",
-    "pg_event_trigger": "event trigger",
-}
-"""Catalogs whose objects are compared by identity and by those columns that hold no object's number."""
-_NOT_COMPARED = {"collversion"}
-"""A collation's version is the machine's."""
-_RENAMED = {"colliculocale": "colllocale"}
-"""Columns that newer versions call by another name (PostgreSQL 17)."""
-_MORE: dict[str, tuple[tuple[LiteralString, str, SQL | Composed], ...]] = {
-    "pg_language": (("acl", "lanacl", _acl("o.lanacl", "'l'", "o.lanowner")),),
-    "pg_foreign_data_wrapper": (
-        ("acl", "fdwacl", _acl("o.fdwacl", "'F'", "o.fdwowner")),
-        ("fdwoptions", "fdwoptions", _sorted("o.fdwoptions")),
-    ),
-    "pg_foreign_server": (
-        ("acl", "srvacl", _acl("o.srvacl", "'S'", "o.srvowner")),
-        ("srvoptions", "srvoptions", _sorted("o.srvoptions")),
-    ),
-    "pg_publication_rel": (
-        ("row filter", "prqual", SQL("pg_get_expr(o.prqual, o.prrelid)")),
-        (
-            "columns",
-            "prattrs",
-            SQL(
-                """(SELECT jsonb_agg(a.attname ORDER BY a.attname) FROM pg_attribute a
-                  WHERE a.attrelid = o.prrelid AND a.attnum = ANY (o.prattrs))"""
-            ),
-        ),
-    ),
-    "pg_ts_config": (
-        (
-            "mappings",
-            "cfgparser",
-            SQL(
-                """(SELECT jsonb_object_agg(k.alias, k.dictionaries) FROM (
-                  SELECT t.alias, jsonb_agg(m.mapdict::regdictionary::text ORDER BY m.mapseqno) AS dictionaries
-                  FROM pg_ts_config_map m JOIN ts_token_type(o.cfgparser) t ON t.tokid = m.maptokentype
-                  WHERE m.mapcfg = o.oid GROUP BY 1) k)"""
-            ),
-        ),
-    ),
-}
-"""What else is compared of objects of a catalog: fact, the column that the catalog has to have for it, and how it is read."""
-BY_COLUMNS = frozenset(_OTHERS.values())
-"""Kinds of objects whose facts are columns of a catalog, and the owner."""
 
 QUERIES: tuple[SQL | Composed, ...] = (
     _SCHEMAS,
@@ -316,42 +229,9 @@ def object_rows(connection: Connection) -> Iterator[Row]:
         SourceError: if the server refuses.
     """
     with in_words(f"Reading the catalogs of {connection.info.dbname}"):
-        for query in (*QUERIES, *_others(connection)):
+        for query in (*QUERIES, *catalog_columns.queries(connection)):
             for kind, name, class_oid, oid, facts in connection.execute(query).fetchall():
                 yield kind, name, facts | ({"at": [class_oid, oid]} if oid else {})
-
-
-def _others(connection: Connection) -> Iterator[Composed]:
-    columns = """SELECT c.relname, array_agg(a.attname::text), array_agg(a.attname::text) FILTER (WHERE a.atttypid::regtype = ANY (
-            ARRAY['name', 'text', 'bool', '"char"', 'text[]', '"char"[]']::regtype[])),
-          min(a.attname::text) FILTER (WHERE a.attname LIKE '%%owner')
-        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-        WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname = ANY (%s) GROUP BY 1"""
-    found = {name: (known, kept, owner) for name, known, kept, owner in connection.execute(columns, [list(_OTHERS)]).fetchall()}
-    for catalog, kind in _OTHERS.items():
-        if catalog in found:
-            known, kept, owner = found[catalog]
-            more = {fact: read for fact, column, read in _MORE.get(catalog, ()) if column in known}
-            more["owner"] = SQL("pg_get_userbyid(o.{})").format(SQL(owner)) if owner else SQL("NULL::text")
-            yield _other(catalog, kind, sorted(set(kept or ()) - _NOT_COMPARED), more)
-
-
-def _other(catalog: LiteralString, kind: LiteralString, columns: list[str], more: dict[LiteralString, SQL | Composed]) -> Composed:
-    return SQL(
-        """SELECT {kind}, i.identity, {catalog}::regclass::oid, o.oid,
-          (SELECT coalesce(jsonb_object_agg(coalesce({renamed} ->> f.key, f.key), f.value), '{{}}')
-           FROM jsonb_each(to_jsonb(o)) f WHERE f.key = ANY ({columns}))
-          || jsonb_build_object({more})
-        FROM {table} o, LATERAL pg_identify_object({catalog}::regclass, o.oid, 0) i WHERE {own}"""
-    ).format(
-        kind=kind,
-        catalog=catalog,
-        columns=columns,
-        renamed=Jsonb(_RENAMED),
-        more=SQL(", ").join(SQL("{}, {}").format(fact, read) for fact, read in more.items()),
-        table=SQL(catalog),
-        own=_own(catalog, "o", ",i"),
-    )
 
 
 def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]:
@@ -377,7 +257,7 @@ def dropped_by_invalidity(connection: Connection) -> list[str]:
         "SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid"
         " JOIN pg_namespace n ON n.oid = t.relnamespace WHERE NOT i.indisvalid AND t.relkind IN ('r', 'm') AND {lasting} AND {own}"
         " ORDER BY 1"
-    ).format(lasting=_LASTING, own=_own("pg_class", "t"))
+    ).format(lasting=_LASTING, own=own("pg_class", "t"))
     with in_words(f"Listing the indexes of {connection.info.dbname}"):
         return [name for (name,) in connection.execute(query).fetchall()]
 
@@ -385,7 +265,7 @@ def dropped_by_invalidity(connection: Connection) -> list[str]:
 _DUMPED = SQL(
     """SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
     WHERE c.relkind IN ('r', 'p') AND {lasting} AND (x.extname IS NOT NULL OR {own})"""
-).format(configuration=_CONFIGURATION, lasting=_LASTING, own=_own("pg_class", "c"))
+).format(configuration=_CONFIGURATION, lasting=_LASTING, own=own("pg_class", "c"))
 
 
 def tables(connection: Connection) -> list[str]:
@@ -409,8 +289,8 @@ _UNREADABLE = SQL(
 ).format(
     configuration=_CONFIGURATION,
     lasting=_LASTING,
-    own=_own("pg_class", "c"),
-    own_table=_OWN_TABLE.format(own=_own("pg_class", "c"), lasting=_LASTING),
+    own=own("pg_class", "c"),
+    own_table=_OWN_TABLE.format(own=own("pg_class", "c"), lasting=_LASTING),
 )
 
 

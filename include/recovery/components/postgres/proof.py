@@ -10,6 +10,7 @@ from recovery.components.base import Restore
 from recovery.components.postgres import catalog, versions
 from recovery.components.postgres import globals as server_globals
 from recovery.components.postgres.archive import TableText
+from recovery.components.postgres.catalog_columns import BY_COLUMNS
 from recovery.components.postgres.client import Connection, Server, in_words
 from recovery.components.postgres.dump import large_object_inventory
 from recovery.components.postgres.expressions import canonical
@@ -218,7 +219,7 @@ def _at_their_table(objects: Objects, together: Collection[str]) -> Objects:
 def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) -> tuple[Facts, Facts]:
     expected, found = dict(expected), dict(found)
     if major:
-        expected, found = versions.as_known(major, expected, found, catalog_columns=kind in catalog.BY_COLUMNS)
+        expected, found = versions.as_known(major, expected, found, catalog_columns=kind in BY_COLUMNS)
     if kind == "extension":  # a restore creates the version that the server has; preflight shows the difference
         expected.pop("version", None)
         found.pop("version", None)
