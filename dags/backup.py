@@ -29,7 +29,7 @@ def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     loaded = load_plan(plan)
     staged = tasks.staged_set(loaded, dag_run)
     given = {**params, "note": params["note"] or ""}
-    asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=dag_run.start_date, **given)
+    asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=datetime.now(UTC), **given)
     with tasks.waiting_for_restores(loaded, dag_run):
         closing.prepare(staged, asked, from_airflow)
 
@@ -60,7 +60,7 @@ def after_backup(plan: str, params: dict[str, Any], dag_run: Any, ti: Any) -> No
 def ping(plan: str, connection: str, dag_run: Any) -> None:
     loaded = load_plan(plan)
     staged = tasks.staged_set(loaded, dag_run)
-    tasks.skip_if_false(alerts.tell_success(loaded, connection, staged.id, dag_run.run_after, from_airflow))
+    tasks.skip_if_false(alerts.tell_success(loaded, connection, staged.id, from_airflow))
 
 
 def build(plan: Plan) -> DAG:

@@ -84,7 +84,7 @@ def test_nobody_there_is_an_error():
     assert error.value.retryable
 
 
-def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path):
+def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path, monkeypatch):
     small = Small(tmp_path / "small", "small")
     with web() as server:
 
@@ -92,13 +92,15 @@ def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path):
             return dead_man(server) if name == "dead_man" else small.connect(name)
 
         set_id = small.back_up("told")
-        plan, began = small.plan(), datetime.now(UTC)
-        assert alerts.tell_success(plan, "dead_man", set_id, began, connect)
+        plan = small.plan()
+        assert alerts.tell_success(plan, "dead_man", set_id, connect)
         assert server.asked == ["/ping/1"]
-        assert not alerts.tell_success(plan, "dead_man", set_id, began - plan.objectives.rpo, connect)
+        with monkeypatch.context() as later:
+            later.setattr(alerts, "now", lambda: datetime.now(UTC) + plan.objectives.rpo)
+            assert not alerts.tell_success(plan, "dead_man", set_id, connect)
         shutil.rmtree(small.set_folders(set_id)[1])
         with pytest.raises(DestinationError, match=r"far has no .* Nobody was told that the backup succeeded"):
-            alerts.tell_success(plan, "dead_man", set_id, began, connect)
+            alerts.tell_success(plan, "dead_man", set_id, connect)
         assert server.asked == ["/ping/1"]
 
 

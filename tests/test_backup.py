@@ -276,7 +276,12 @@ def test_a_database_that_was_lost_fails_unless_that_is_accepted_or_it_is_not_ask
         assert work.staged.run().previous[source_id]["whole_eu"] == count
         dump(work)
         compress(work)
-        with pytest.raises(SourceError, match=rf"whole_eu had {count} records in the last good set, and {words}\."):
+        said = f"whole_eu had {count} records in the last good set, and {words}"
+        if source_id == "mongo.documents" and words == "has none now":  # as a queue has in the morning
+            verify(work)
+            assert work.verified_record().changed == (said,)
+            continue
+        with pytest.raises(SourceError, match=said):
             verify(work)
     for run_id, allow_empty in (("accepted", True), ("not asked for", False)):
         staged = begin(whole, run_id, allow_empty=allow_empty)

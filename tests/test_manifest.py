@@ -189,6 +189,13 @@ def test_many_warnings_never_make_a_manifest_too_large(tmp_path):
             assert entry.warnings[-1].startswith(f"{1000 - kept} more warnings")
 
 
+def test_counts_of_many_databases_never_make_a_manifest_too_large(tmp_path):
+    counts = {f"a database with a name {number}": number for number in range(4000)}
+    entry = source().model_copy(update={"totals": source().totals.model_copy(update={"counts": counts})})
+    written = write_manifest(tmp_path, manifest(sources={"mongo.many": entry, "files.few": source()}), KEY)
+    assert written.sources["mongo.many"].totals.counts == {}
+
+
 def test_a_manifest_of_too_many_sources_is_refused(tmp_path):
     with pytest.raises(ManifestError, match="more than 64000"):
         write_manifest(tmp_path, manifest(sources={f"files.f{number}": source() for number in range(300)}), KEY)

@@ -240,6 +240,16 @@ def test_clocks_that_differ_refuse(destination, tmp_path):
     assert folders_at(destination) == ids(newest)
 
 
+def test_a_destination_that_takes_minutes_not_to_answer_is_no_wrong_clock(local, tmp_path, monkeypatch):
+    newest = ship(tmp_path, local, timedelta())
+    passed = iter([0, 0, 400])
+    monkeypatch.setattr(retention.time, "monotonic", lambda: next(passed))
+    moment = datetime.now(UTC)
+    slow, asked_after_it = Folder("slow", tmp_path / "unmounted"), Folder("third", tmp_path)
+    monkeypatch.setattr(asked_after_it, "now", lambda: moment + timedelta(seconds=400))
+    assert run(local, newest, now=moment, others=(slow, asked_after_it)).deleted == ()
+
+
 def test_nothing_is_deleted_without_the_set_of_the_run(local, tmp_path):
     sets = [ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())]
     with pytest.raises(RetentionError, match="is not at"):
@@ -335,7 +345,7 @@ KILLED = """
         unlink(self, missing_ok)
     Path.unlink = unlink_and_die
     key = VerifyKey.from_pem(Path(public).read_text())
-    prune(Folder("local", Path(root)), "openmanus", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=after)
+    prune(Folder("local", Path(root)), "openmanus", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=after, others=())
 """
 
 

@@ -83,6 +83,30 @@ def test_of_two_plans_that_choose_at_one_time_none_goes_on(small, twin, monkeypa
             preflight.preflight(run)
 
 
+def test_what_a_restore_of_another_plan_is_for_may_not_be_told(small, twin, stranger, caplog):
+    """A damaged record of it stands in the way of what shares something with its plan, and of nothing else."""
+    run = small.restore()
+    forward(small, run, "stop services")
+    (run.folder / "request.json").write_text("{")
+    stranger.back_up("meanwhile")
+    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small is between"):
+        twin.back_up("meanwhile")
+    assert "What a restore of another plan is for can't be told" in caplog.text
+
+
+def test_a_backup_waits_for_a_restore_to_a_target_that_is_its_system(small, tmp_path):
+    other = Small(tmp_path / "other", "other", plans=small.plans, gates=())
+    path = other.plans / "other.yaml"
+    path.write_text(path.read_text().replace(f"{other.elsewhere}/storage", f"{small.storage}"))
+    other.back_up()
+    run = other.restore()
+    forward(other, run, "choose", other.ask(run, target="elsewhere", sources=("files.uploads",)))
+    small.back_up("before the switch")
+    run.journal.say("stopping services")
+    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of other is between"):
+        small.back_up("meanwhile")
+
+
 def test_a_plan_file_that_is_broken_is_named_and_stops_nobody(small, caplog):
     (small.plans / "broken.yaml").write_text("plan: [")
     small.back_up("beside a broken plan")

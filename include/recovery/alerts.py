@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
-from recovery.closing import not_stored
+from recovery.closing import manifest_at, not_stored
 from recovery.connections import Connect, Endpoint
 from recovery.errors import ConnectionUnusable, DestinationError
+from recovery.manifest import Manifest
 from recovery.plan import Mail, Plan
 from recovery.plans import load_plan
 from recovery.units import human_duration, now
@@ -37,14 +37,13 @@ def on_failure(plan: Plan, what: str) -> list[Callable[[Any], None]] | None:
     return [tell]
 
 
-def tell_success(plan: Plan, address: str, set_id: str, began: datetime, connect: Connect) -> bool:
+def tell_success(plan: Plan, address: str, set_id: str, connect: Connect) -> bool:
     """Call a dead-man address for a backup of now that every destination has, whatever became of tasks.
 
     Args:
         plan: whose backup it is.
         address: the Connection to call.
         set_id: the backup's set.
-        began: when its run was due.
         connect: finds Connections.
 
     Returns:
@@ -56,7 +55,8 @@ def tell_success(plan: Plan, address: str, set_id: str, began: datetime, connect
     """
     if lacking := not_stored(plan, set_id, plan.source_ids, connect):
         raise DestinationError(" ".join(lacking.values()), "Nobody was told that the backup succeeded. Clear the upload there.")
-    if now() - began > plan.objectives.rpo:
+    manifest = manifest_at(plan, next(iter(plan.destinations)), set_id, connect)
+    if not isinstance(manifest, Manifest) or now() - manifest.begins > plan.objectives.rpo:
         log.warning("set %s is older than the RPO of %s: nobody is told", set_id, human_duration(plan.objectives.rpo))
         return False
     ping(connect(address))

@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict
 from recovery import components
 from recovery.artifact import Identity, Member, Pack, members_below, open_pack, read_listing, read_members, seal
 from recovery.components.base import Artifact, Component, Dump
-from recovery.components.trees.inventory import note_told, refuse_moved, shortened
-from recovery.components.trees.tree import readable
+from recovery.components.trees.inventory import note_told, refuse_moved
 from recovery.connections import Connect
-from recovery.contents import Facts, Row, read_rows, row_file, write_rows
+from recovery.contents import Row, read_rows, row_file, write_rows
+from recovery.counts import noting, refuse_lost
 from recovery.errors import SourceError, StagingError
 from recovery.keys import parse_identity
 from recovery.plan import Plan
@@ -311,10 +311,13 @@ def verify(work: Work) -> None:
     component = work.component()
     for artifact in made.artifacts:
         counted_as = partial(component.counted_as, artifact.name)
-        rows = _noting(counted_as, counts, changed, _contents(work, component, artifact.name, sealed.packs[artifact.name], identity))
+        rows = noting(counted_as, counts, changed, _contents(work, component, artifact.name, sealed.packs[artifact.name], identity))
         with written_in(work.folder):
             write_rows(work.contents(artifact.name), rows)
-    _refuse_lost(work, counts)
+    if not work.staged.run().allow_empty:
+        before = work.staged.run().previous.get(work.source_id, {})
+        everything = work.plan.source(work.source_id).every_database
+        changed += refuse_lost(work.source_id, before, counts, {artifact.name for artifact in made.artifacts}, everything=everything)
     level: Level = "decoded" if identity else "stored"
     write_record(work.folder / "verified.json", Verified(level=level, counts=counts, changed=tuple(changed[:1000])))
     raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
@@ -364,37 +367,3 @@ def read_packs(component: Component, artifact: str, folder: Path, packs: Iterabl
         with _packed(folder / pack.file) as source, open_pack(source, pack, [identity]) as reader:
             yield from component.read_pack(artifact, read_members(reader))
         log.info("%s: read and found whole", pack.file)
-
-
-def _noting(counted_as: Callable[[str], str], counts: dict[str, int], changed: list[str], rows: Iterable[Row]) -> Iterator[Row]:
-    for kind, name, facts in rows:
-        if (records := _records(kind, facts)) is not None:
-            counts[counted_as(name)] = counts.get(counted_as(name), 0) + records
-        if kind == "changed":
-            changed.append(f"{readable(name)}: {facts['what']}")
-        yield kind, name, facts
-
-
-def _records(kind: str, facts: Facts) -> int | None:
-    """How many records a row speaks of; None if it says nothing of any. Lines of texts are none: there always are some."""
-    if kind == "tree":
-        return sum(int(facts[what]) for what in ("files", "links", "hardlinks", "fifos"))
-    if kind != "text" and isinstance(facts.get("count"), int):
-        return int(facts["count"])
-    return {"database": 0, "table": 1}.get(kind)  # a table's rows are only counted by who opens the packs
-
-
-def _refuse_lost(work: Work, counts: dict[str, int]) -> None:
-    run = work.staged.run()
-    previous = {} if run.allow_empty else run.previous.get(work.source_id, {})
-    everything = work.plan.source(work.source_id).every_database
-    lost = [
-        f"{name} had {before} records in the last good set, and {'has none' if name in counts else 'is gone'} now"
-        for name, before in previous.items()
-        if (before and not counts[name] if name in counts else everything)
-    ]
-    if lost:
-        raise SourceError(
-            f"{work.source_id}: {shortened(lost)}.",
-            "If that is right, trigger the backup with allow_empty; if not, restore it.",
-        )

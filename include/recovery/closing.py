@@ -85,7 +85,7 @@ def refuse_during_restore(plan: Plan) -> None:
         if not each.journal.closed and each.journal.said("stopping services"):
             raise RestoreUnderWay(
                 f"The {each} is between its switch and its acceptance.",
-                "Answer its last gate; this run goes on then.",
+                "Answer its last gate, or look at its report; a backup that still waits goes on then, one that failed can be cleared.",
             )
 
 
@@ -271,10 +271,11 @@ def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
 
     Raises:
         RetentionError: if it would not be safe.
+        DestinationError: if this destination can't be read or refuses to delete, or another can't say what it holds.
     """
     destination = make_destination(name, plan.destinations[name], s3_client)
     key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
-    made = read_manifest(destination, f"{plan.plan}/{staged.id}", key)
+    made = manifest_at(plan, name, staged.id, connect)
     if isinstance(made, Manifest) and not made.complete:
         log.warning("set %s lacks %s, so nothing is pruned after it", staged.id, ", ".join(made.missing))
         return False
@@ -292,13 +293,18 @@ def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
     return True
 
 
+def manifest_at(plan: Plan, name: str, set_id: str, connect: Connect) -> Manifest | ManifestError | None:
+    """What a destination has as a set's manifest, as :func:`recovery.catalog.read_manifest`."""
+    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    return read_manifest(make_destination(name, plan.destinations[name], s3_client), f"{plan.plan}/{set_id}", key)
+
+
 def not_stored(plan: Plan, set_id: str, sources: Collection[str], connect: Connect) -> dict[str, str]:
     """What destinations lack of a set, a sentence by name; empty if each has all of it. Asked there, whatever became of tasks."""
     lacking = {}
-    for name, place in plan.destinations.items():
+    for name in plan.destinations:
         try:
-            key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
-            found = read_manifest(make_destination(name, place, s3_client), f"{plan.plan}/{set_id}", key)
+            found = manifest_at(plan, name, set_id, connect)
         except RecoveryError as error:
             lacking[name] = f"Whether {name} has the set {set_id} can't be told: {error.what}"
             continue

@@ -86,7 +86,7 @@ class RestoreError(RecoveryError):
 
 
 class RestoreUnderWay(RestoreError):
-    """A restore is under way, and what was asked for waits until it has ended."""
+    """A restore is under way, and what was asked for has to wait until it has ended."""
 
 
 class ProofError(RestoreError):

@@ -60,7 +60,7 @@ class Gate(ApprovalOperator):
         self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
         if not self.assigned_users:  # Airflow would then let anybody answer
             raise ApprovalError(
-                f"{requester} asked for this restore and is the only approver of the plan, so nobody may answer the gate {self.gate!r}.",
+                f"The plan has no approver but {requester}, who asked for this restore, so nobody may answer the gate {self.gate!r}.",
                 "Add an approver to the plan, then trigger a new restore.",
             )
         self.subject = f"{self.subject} {self.plan_name}, set {run.manifest().set_id}"

@@ -270,7 +270,8 @@ def encode(part: BaseModel) -> bytes:
 def write_manifest(folder: Path, manifest: Manifest, key: SigningKey) -> Manifest:
     """Write ``manifest.json.sig`` and then ``manifest.json`` into a set's folder in staging.
 
-    Where many warnings would make it too large, only the first of each source are kept, and how many there were.
+    Where many warnings would make it too large, only the first of each source are kept, and how many there were; where there are too
+    many databases, their counts go, too.
 
     Returns:
         The manifest as it was written.
@@ -278,7 +279,7 @@ def write_manifest(folder: Path, manifest: Manifest, key: SigningKey) -> Manifes
     Raises:
         ManifestError: if it is too large even so.
     """
-    for limit in (20, 5, 1):
+    for limit in (20, 5, 1, 0):
         written = manifest.model_copy(update={"sources": {name: _thinned(entry, limit) for name, entry in manifest.sources.items()}})
         data = encode(written)
         if len(data) <= MAX_BYTES:
@@ -294,6 +295,9 @@ def write_manifest(folder: Path, manifest: Manifest, key: SigningKey) -> Manifes
 
 
 def _thinned(entry: SourceEntry, limit: int) -> SourceEntry:
+    if limit == 0:
+        entry = entry.model_copy(update={"totals": entry.totals.model_copy(update={"counts": {}})})
+        limit = 1
     if len(entry.warnings) <= limit:
         return entry
     kept = entry.warnings[: limit - 1]
@@ -331,7 +335,7 @@ def signed_manifest(data: bytes, signature: bytes, key: VerifyKey, where: str) -
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """A manifest of our own staging, without looking at its signature.
+    """A manifest, without looking at its signature.
 
     Raises:
         ManifestError: if it is no manifest of format 1.

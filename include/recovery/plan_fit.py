@@ -57,7 +57,7 @@ def _own_folders(plan: Plan) -> Iterator[tuple[str, Path]]:
 
 
 def _one_place_twice(plan: Plan) -> Iterator[str]:
-    """Two copies in one place are one, and the stricter rule would prune for both."""
+    """Two copies in one place are one, and the stricter rule would prune for both. As written: to read a plan asks no file system."""
     for (one_id, one), (other_id, other) in combinations(plan.destinations.items(), 2):
         here, there = _storage(one), _storage(other)
         if here == there:
@@ -69,7 +69,7 @@ def _one_place_twice(plan: Plan) -> Iterator[str]:
 def _storage(destination: Destination) -> tuple[str, ...]:
     """Where a destination is: each part lies in those before it."""
     if destination.folder:
-        return ("folder", *destination.folder.resolve().parts)
+        return ("folder", *destination.folder.parts)
     assert destination.s3
     return ("s3", destination.s3.connection, destination.s3.bucket, *filter(None, destination.s3.prefix.split("/")))
 

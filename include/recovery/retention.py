@@ -7,6 +7,7 @@ long as the good ones around it, and never counts as one of them.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -123,7 +124,7 @@ def prune(
     key: VerifyKey,
     now: datetime,
     after: str,
-    others: Sequence[Destination] = (),
+    others: Sequence[Destination],
 ) -> Pruned:
     """Remove the sets that no rule keeps, oldest first: each manifest first, so that what a kill leaves is no set.
 
@@ -148,8 +149,7 @@ def prune(
         RetentionError: if it would not be safe.
         DestinationError: if the destination can't be read, or refuses to delete.
     """
-    _check_clock(destination, destination.now(), now)
-    silent = _check_clocks(others, now)
+    silent = _check_clocks(destination, others, now)
     listing = list_destination(destination, plan, key)
     if after not in {manifest.set_id for manifest in listing.manifests}:
         raise RetentionError(
@@ -176,8 +176,14 @@ def prune(
     return Pruned(deleted, kept, swept, listing.findings)
 
 
-def _check_clocks(others: Iterable[Destination], now: datetime) -> list[str]:
-    """The names of those that did not answer."""
+def _check_clocks(destination: Destination, others: Iterable[Destination], now: datetime) -> list[str]:
+    """The names of those others that did not answer; it may take one minutes not to."""
+    began = time.monotonic()
+
+    def passed() -> timedelta:
+        return timedelta(seconds=time.monotonic() - began)
+
+    _check_clock(destination, destination.now(), now + passed())
     silent = []
     for other in others:
         try:
@@ -185,8 +191,8 @@ def _check_clocks(others: Iterable[Destination], now: datetime) -> list[str]:
         except DestinationError as error:
             log.warning("the clock of %s can't be compared with this worker's: %s", other.name, error)
             silent.append(other.name)
-            continue
-        _check_clock(other, there, now)
+        else:
+            _check_clock(other, there, now + passed())
     return silent
 
 

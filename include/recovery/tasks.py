@@ -28,8 +28,9 @@ from recovery.units import human_duration
 
 log = logging.getLogger(__name__)
 
-RUN_TYPES: Any = ("manual", "scheduled", "asset_triggered")
-"""Runs that Airflow may make. A backfill would back up or drill what is there today, under days of the past and side by side."""
+RUN_TYPES: Any = ("manual", "scheduled", "asset_triggered", "operator_triggered")
+"""Runs that Airflow may make. A backfill would back up or drill what is there today, under days of the past and side by side; that an
+asset be materialized would do so without its parameters."""
 
 _LOOK_AGAIN = timedelta(minutes=2)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recovery.errors import RestoreError
+from recovery.errors import RestoreError, StagingError
 from recovery.journal import Journal
 from recovery.plan import Plan
 from recovery.plan_fit import share_a_place
@@ -45,23 +45,41 @@ class Known:
         return bool(self.request and not self.request.dry_run and self.journal.said("chosen") and not self.journal.closed)
 
     @property
-    def into_live(self) -> bool:
-        """Whether it is about the live system, as far as known."""
-        return self.request is None or self.request.target == LIVE
+    def target(self) -> str:
+        """Where it goes; the live system unless it is known that it is another."""
+        return self.request.target if self.request else LIVE
 
 
-def known(plan: Plan) -> Iterator[Known]:
-    """Every restore and drill of a plan that has a journal."""
+def known(plan: Plan, *, whole: bool = True) -> Iterator[Known]:
+    """Every restore and drill of a plan that has a journal.
+
+    Args:
+        plan: whose.
+        whole: whether it is an error if one can't say what was asked for; else that is not known.
+
+    Raises:
+        StagingError: if so.
+    """
     for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
-        asked = path.with_name("request.json")
-        yield Known(plan, path.parent, Journal(path), read_record(asked, Request) if asked.exists() else None)
+        yield Known(plan, path.parent, Journal(path), _asked(path.with_name("request.json"), whole=whole))
+
+
+def _asked(path: Path, *, whole: bool) -> Request | None:
+    try:
+        return read_record(path, Request) if path.exists() else None
+    except StagingError as error:
+        if whole:
+            raise
+        log.warning("What a restore of another plan is for can't be told: %s", error)
+        return None
 
 
 def into_live(plan: Plan) -> Iterator[Known]:
     """Every restore into what a plan protects, be it of this plan or of another that protects some of the same."""
     for each in _plans(plan):
-        if share_a_place(plan, LIVE, each, LIVE):
-            yield from (found for found in known(each) if found.into_live)
+        for found in known(each, whole=each is plan):
+            if share_a_place(plan, LIVE, each, found.target):
+                yield found
 
 
 def _plans(own: Plan) -> Iterator[Plan]:
@@ -87,7 +105,7 @@ class Other:
 def others(run: RestoreRun) -> Iterator[Other]:
     """The other restores and drills, of any plan, that are to change something and have not ended."""
     for plan in _plans(run.plan):
-        for other in known(plan):
+        for other in known(plan, whole=plan is run.plan):
             if other.changing and other.request and other.folder != run.folder:
                 yield Other(other.folder.name, plan, other.request)
 

@@ -450,7 +450,8 @@ def test_a_landmark_is_the_same_folder_and_a_mount_point_still(tmp_path, live, f
         refuse_moved("files.uploads", live, inventory)
 
 
-def test_programs_that_are_file_systems_make_up_inodes(tmp_path, live, monkeypatch):
+@pytest.mark.parametrize("mount", ["fuse.sshfs storage:/ /", "cifs //nas/share /"])
+def test_some_file_systems_make_up_inodes(tmp_path, live, monkeypatch, mount):
     """Their numbers are others on another worker, or after a while."""
     (tmp_path / "dump").mkdir()
     files(live).dump(tmp_path / "dump", lambda: None)
@@ -459,7 +460,7 @@ def test_programs_that_are_file_systems_make_up_inodes(tmp_path, live, monkeypat
     inventory = tmp_path / "dump/uploads.inventory.jsonl"
     with pytest.raises(SourceError, match="was another folder or file system"):
         refuse_moved("files.uploads", live, inventory)
-    monkeypatch.setattr(filesystem, "mount_of", lambda folder: "fuse.sshfs storage:/ /")
+    monkeypatch.setattr(filesystem, "mount_of", lambda folder: mount)
     refuse_moved("files.uploads", live, inventory)
 
 

@@ -58,5 +58,10 @@ def test_what_means_something_else(one, other):
     assert canonical(one) != canonical(other)
 
 
+@pytest.mark.parametrize("text", ["((((", "[", "a::numeric(10", ""])
+def test_what_no_server_wrote_stays_as_it_is(text):
+    assert canonical(text) == text
+
+
 def test_deep_nests_are_no_matter():
     assert canonical("(" * 5000 + "a" + ")" * 5000) == "a"

@@ -21,7 +21,7 @@ def test_every_dag(parsed, dag_id):
     dag = parsed.dags[dag_id]["dag"]
     assert set(dag["tags"]) == {"recovery", dag_id.removeprefix("shop_"), "shop"}
     assert dag["catchup"] is False
-    assert sorted(dag["allowed_run_types"]) == ["asset_triggered", "manual", "scheduled"]  # no backfill
+    assert sorted(dag["allowed_run_types"]) == ["asset_triggered", "manual", "operator_triggered", "scheduled"]  # no backfill
     assert dag["max_active_runs"] == (8 if dag_id == "shop_restore" else 1)
     assert dag["start_date"] == 1767225600.0  # 2026-01-01 in UTC: static
     assert dag["timezone"] == "UTC"

@@ -135,6 +135,9 @@ def _member(row: Row) -> Member:
     return Member(raw(path), facts.get("stored", 0), facts.get("group"))
 
 
+_MAKE_UP_INODES = frozenset("cifs smb3 smbfs vboxsf 9p vfat exfat".split())
+
+
 def refuse_moved(source_id: str, root: Path, inventory: Path) -> None:
     """Refuse to take what lies below a root now for what was listed there.
 
@@ -162,8 +165,9 @@ def _moved(place: bytes, was: Landmark) -> str | None:
 
 
 def _makes_up_inodes(folder: bytes) -> bool:
-    """Programs that are file systems number their entries as they come across them, each worker's in its own order."""
-    return filesystem.mount_of(Path(os.fsdecode(folder))).startswith("fuse")
+    """Some file systems number their entries as they come across them, each worker's in its own order."""
+    kind = filesystem.mount_of(Path(os.fsdecode(folder))).partition(" ")[0]
+    return kind.startswith("fuse") or kind in _MAKE_UP_INODES
 
 
 def note_told(source_id: str, inventory: Path, said: Sequence[str]) -> None:

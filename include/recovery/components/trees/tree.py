@@ -128,13 +128,14 @@ gives its device another number. Nothing of what is no folder: programs replace 
 
 
 def landmark(place: bytes, status: os.stat_result) -> Landmark:
-    """What to know a folder by.
+    """What to know a folder by; an automount is looked into, so that it is what it is while it is read.
 
     Raises:
-        OSError: if the folder that it lies in can't be looked at.
+        OSError: if it, or the folder that it lies in, can't be looked at.
     """
     if not stat.S_ISDIR(status.st_mode):
         return {}
+    status = os.stat(os.path.join(place, b"."))
     return {"inode": status.st_ino, "mounted": status.st_dev != os.stat(os.path.dirname(os.path.normpath(place))).st_dev}
 
 
