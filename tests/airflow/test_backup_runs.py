@@ -210,6 +210,10 @@ def wrong_questions(play):
         with pytest.raises(Refused) as refused:
             play.trigger(**params)
         assert refused.value.status == 400
+    past = {"dag_id": f"{play.name}_maintenance", "from_date": "2026-11-10T00:00:00Z", "to_date": "2026-11-13T00:00:00Z"}
+    with pytest.raises(Refused, match="backfill") as refused:
+        play.operator.call("POST", "/backfills", past)
+    assert refused.value.status == 400
     play.trigger(source=["files.uploads"]).ended("failed")
     assert "This DAG has no parameter source; it has allow_empty, hold, note, sources." in play.words("prepare")
     assert play.states["upload.near"] == "failed"

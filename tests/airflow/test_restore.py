@@ -450,7 +450,7 @@ def parameters_that_are_not_known(play):
 # Kills ----------------------------------------------------------------------------------------------------------------
 
 
-@scenario()
+@scenario(pytest.mark.long)
 def killed_while_stopping_services(play):
     play.small.hold("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
@@ -558,6 +558,21 @@ def run_marked_success_at_the_last_gate(play):
     assert play.small.fingerprint() == play.set_state
     assert all(play.small.services.values())
     play.let_go_of()
+
+
+@scenario(pytest.mark.long)
+def checks_begin_to_fail_at_the_last_gate(play):
+    play.trigger().approve("approve_plan", "approve_switch")
+    gate = play.gate("accept")
+    assert "✘" not in gate.body
+    play.small.fail("check", "web")
+    play.operator.clear(play.dag, play.run_id, "check_system")
+    wait_for("the checks to fail", lambda: play.alice.states(play.dag, play.run_id)["check_system"] == "failed")
+    play.alice.answer(gate)  # to what the checks said before
+    wait_for("the gate to ask again", lambda: any("✘ FAILED" in again.body for again in play.alice.gates(play.dag, play.run_id)))
+    play.reject("accept")
+    assert "the data of before is back" in play.ended()
+    assert play.small.fingerprint() == play.before
 
 
 @scenario()
