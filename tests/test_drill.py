@@ -650,7 +650,8 @@ def test_a_set_that_is_drilled_is_not_pruned(small):
     newest = drill.read_catalog("small", run.destinations(), run.verify_key()).sets[0].manifest.set_id
 
     def pruned():
-        prune(run.destination("near"), "small", Keep(last=1), good="decoded", key=run.verify_key(), now=datetime.now(UTC), after=newest)
+        rules = {"good": "decoded", "key": run.verify_key(), "now": datetime.now(UTC), "after": newest, "others": ()}
+        prune(run.destination("near"), "small", Keep(last=1), **rules)
         return not Path(small.folder, "near", "small", small.set_id, PACKS_FILE).exists()
 
     assert not pruned()

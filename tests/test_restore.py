@@ -250,7 +250,7 @@ def test_no_prune_takes_the_set_that_is_restored(small):
 
     def prune_all():
         for destination in run.destinations():
-            prune(destination, "small", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=newer[-1])
+            prune(destination, "small", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=newer[-1], others=())
         return [folder.exists() for folder in small.set_folders(small.set_id)]
 
     assert prune_all() == [True, True]
