@@ -68,6 +68,7 @@ def _accept(run: RestoreRun) -> str:
         lines.append("- ✘ FAILED: the checks did not run to their end.")
     if not services_started(run):
         lines.append("- ✘ FAILED: the services did not start; see the task's log.")
+    lines.append("- Airflow never changes this text: if `check_system` ran again after it was written, its log has what counts.")
     started = run.journal.said("starting services")[0].time
     aside = f"The safety set {run.safety.manifest().set_id} stays held" if run.in_place else "The data of before stays aside"
     lines += ["", f"**Approve** keeps it. {aside} for {human_duration(run.plan.keep_before)}.", ""]
