@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from recovery.closing import manifest_at, not_stored
+from recovery.closing import manifests, not_stored
 from recovery.connections import Connect, Endpoint
 from recovery.errors import ConnectionUnusable, DestinationError
 from recovery.manifest import Manifest
@@ -53,10 +53,10 @@ def tell_success(plan: Plan, address: str, set_id: str, connect: Connect) -> boo
         DestinationError: if a destination does not have all of the set.
         ConnectionUnusable: if the address does not answer with success.
     """
-    if lacking := not_stored(plan, set_id, plan.source_ids, connect):
+    found = manifests(plan, set_id, connect)
+    if lacking := not_stored(found, set_id, plan.source_ids):
         raise DestinationError(" ".join(lacking.values()), "Nobody was told that the backup succeeded. Clear the upload there.")
-    manifest = manifest_at(plan, next(iter(plan.destinations)), set_id, connect)
-    if not isinstance(manifest, Manifest) or now() - manifest.begins > plan.objectives.rpo:
+    if any(now() - manifest.begins > plan.objectives.rpo for manifest in found.values() if isinstance(manifest, Manifest)):
         log.warning("set %s is older than the RPO of %s: nobody is told", set_id, human_duration(plan.objectives.rpo))
         return False
     ping(connect(address))
@@ -78,12 +78,11 @@ def ping(endpoint: Endpoint) -> None:
     try:
         httpx.get(f"{url}{path}", timeout=_PING_SECONDS).raise_for_status()
     except httpx.HTTPError as error:
-        unheard = ConnectionUnusable(
+        raise ConnectionUnusable(
             f"The dead-man address of {endpoint.id} did not take the ping: {type(error).__name__}.",
             "Check the Connection and the service behind it.",
-        )
-        unheard.retryable = True
-        raise unheard from None
+            retryable=True,
+        ) from None
     log.info("told %s that the backup succeeded", endpoint.id)
 
 

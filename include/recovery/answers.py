@@ -47,12 +47,11 @@ def approve(run: RestoreRun, gate: Gate, person: str) -> None:
 
 def _approved_something_else(gate: Gate, person: str, changed: list[str]) -> ApprovalError:
     again = changed == ["checks"]
-    error = ApprovalError(
+    return ApprovalError(
         f"Since the gate {gate} was shown, this changed: {', '.join(changed)}; {person} approved something else.",
-        "Read what the gate shows now, and answer again." if again else "Trigger a new restore, and have it approved as it is now.",
+        "Read the log of check_system, then answer again." if again else "Trigger a new restore, and have it approved as it is now.",
+        retryable=again,
     )
-    error.retryable = again
-    return error
 
 
 def reject(run: RestoreRun, gate: Gate, person: str | None) -> None:

@@ -65,7 +65,7 @@ class Verified(BaseModel):
     counts: dict[str, int]
     """Records (rows, documents, entries) of each database or tree."""
     changed: tuple[str, ...] = ()
-    """Files that changed or vanished while they were read."""
+    """Files that changed or vanished while they were read, and databases that became empty without that being refused."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -275,7 +275,7 @@ def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
     """
     destination = make_destination(name, plan.destinations[name], s3_client)
     key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
-    made = manifest_at(plan, name, staged.id, connect)
+    made = read_manifest(destination, f"{plan.plan}/{staged.id}", key)
     if isinstance(made, Manifest) and not made.complete:
         log.warning("set %s lacks %s, so nothing is pruned after it", staged.id, ", ".join(made.missing))
         return False
@@ -293,25 +293,26 @@ def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
     return True
 
 
-def manifest_at(plan: Plan, name: str, set_id: str, connect: Connect) -> Manifest | ManifestError | None:
-    """What a destination has as a set's manifest, as :func:`recovery.catalog.read_manifest`."""
-    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
-    return read_manifest(make_destination(name, plan.destinations[name], s3_client), f"{plan.plan}/{set_id}", key)
-
-
-def not_stored(plan: Plan, set_id: str, sources: Collection[str], connect: Connect) -> dict[str, str]:
-    """What destinations lack of a set, a sentence by name; empty if each has all of it. Asked there, whatever became of tasks."""
-    lacking = {}
-    for name in plan.destinations:
+def manifests(plan: Plan, set_id: str, connect: Connect) -> dict[str, Manifest | RecoveryError | None]:
+    """What each destination has as a set's manifest, by its name, or why that can't be told. Asked there, whatever became of tasks."""
+    found: dict[str, Manifest | RecoveryError | None] = {}
+    for destination in make_destinations(plan.destinations, s3_client):
         try:
-            found = manifest_at(plan, name, set_id, connect)
+            key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+            found[destination.name] = read_manifest(destination, f"{plan.plan}/{set_id}", key)
         except RecoveryError as error:
-            lacking[name] = f"Whether {name} has the set {set_id} can't be told: {error.what}"
-            continue
-        there = found.sources if isinstance(found, Manifest) else {}
+            found[destination.name] = error
+    return found
+
+
+def not_stored(found: Mapping[str, Manifest | RecoveryError | None], set_id: str, sources: Collection[str]) -> dict[str, str]:
+    """What destinations lack of a set by what :func:`manifests` found, a sentence by name; empty if each has all of it."""
+    lacking = {}
+    for name, manifest in found.items():
+        there = manifest.sources if isinstance(manifest, Manifest) else {}
         if missing := [source_id for source_id in sources if source_id not in there]:
-            why = f": {found.what}" if isinstance(found, ManifestError) else "."
-            lacking[name] = f"{name} has no {', '.join(missing)} of set {set_id}{why}"
+            why = f": {manifest.what}" if isinstance(manifest, RecoveryError) else "."
+            lacking[name] = f"{name} has no {', '.join(missing)} of set {set_id}, as far as can be told{why}"
     return lacking
 
 
@@ -334,7 +335,7 @@ def finish(plan: Plan, staged: StagedSet, connect: Connect) -> bool:
         raise StagingError(
             f"The set {staged.id} was closed without {', '.join(left_out)}.", "Trigger a new backup run, which makes a new set."
         )
-    if lacking := not_stored(plan, staged.id, asked, connect):
+    if lacking := not_stored(manifests(plan, staged.id, connect), staged.id, asked):
         for name in lacking:
             staged.forget_upload(name)
         raise DestinationError(" ".join(lacking.values()), "Clear the upload there; its packs wait in staging.")

@@ -39,9 +39,8 @@ def drop_old(plan: Plan, connect: Connect) -> None:
     faults = {what: fault for what, step in steps if (fault := _fault(what, step))}
     if faults:
         words = "\n".join(f"{what}: {fault}" for what, fault in faults.items())
-        error = RestoreError(f"Not all copies could be removed:\n{words}", "Mend these; tomorrow it is tried again.")
-        error.retryable = any(fault.retryable for fault in faults.values())
-        raise error
+        again = any(fault.retryable for fault in faults.values())
+        raise RestoreError(f"Not all copies could be removed:\n{words}", "Mend these; tomorrow it is tried again.", retryable=again)
 
 
 def _fault(what: str, step: Callable[[], None]) -> RecoveryError | None:

@@ -9,14 +9,17 @@ class RecoveryError(Exception):
     Args:
         what: what happened and to what, one sentence, without secrets.
         next_step: what the operator does now.
+        retryable: where this one is not as its kind is.
     """
 
     retryable = False
     """True where the same task may succeed a minute later without anyone doing anything."""
 
-    def __init__(self, what: str, next_step: str) -> None:
+    def __init__(self, what: str, next_step: str, *, retryable: bool | None = None) -> None:
         self.what = what
         self.next_step = next_step
+        if retryable is not None:
+            self.retryable = retryable
         super().__init__(what, next_step)
 
     def __str__(self) -> str:

@@ -132,6 +132,10 @@ class FetchedSet:
         shutil.rmtree(self.folder / "rows", ignore_errors=True)
         with plain.open("rb") as source, zstandard.ZstdDecompressor().stream_reader(source) as stream, ExitStack() as files:
             self._split(stream, files)
+        for source_id, artifact in self._packs:
+            rows = self.rows_file(source_id, artifact)
+            rows.parent.mkdir(parents=True, exist_ok=True)
+            rows.touch()  # of a source that had nothing there are none
         plain.unlink()
         sealed.unlink()
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from recovery import components
-from recovery.closing import not_stored
+from recovery.closing import manifests, not_stored
 from recovery.connections import Connect
 from recovery.deadline import within
 from recovery.errors import HookError, RecoveryError, RestoreError, StagingError
@@ -128,7 +128,7 @@ def after_backup(plan: Plan, set_id: str, sources: Collection[str], failed: Coll
         StagingError: if the backup did not succeed: in Airflow the task that runs the last hooks decides for the run.
         HookError: if only hooks failed.
     """
-    lacking = list(not_stored(plan, set_id, sources, connect).values())
+    lacking = list(not_stored(manifests(plan, set_id, connect), set_id, sources).values())
     hooks = plan.hooks.of("after_backup") + (plan.hooks.of("after_failed_backup") if lacking else [])
     faults = _faults(hooks, plan, connect)
     if lacking or failed:

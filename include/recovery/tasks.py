@@ -162,12 +162,11 @@ def refuse_lost(restore: RestoreRun, ti: Any) -> None:
         return
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=["choose_set"])[ti.run_id]
     if states.get("choose_set") == "success":
-        error = RestoreError(
+        raise RestoreError(
             f"{restore.folder} is not there, though this restore has chosen a set: what it has changed is not known here.",
             "Let the plan's staging folder be the one that it was, and this worker see it. Then clear this task and those after it.",
+            retryable=True,
         )
-        error.retryable = True
-        raise error
 
 
 @contextmanager

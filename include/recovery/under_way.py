@@ -37,7 +37,13 @@ class Known:
     """None if it never asked for anything, or if maintenance has cleared it away."""
 
     def __str__(self) -> str:
-        return f"restore {self.folder.name} of {self.plan.plan}"
+        kind = "drill" if self.request and self.request.drill else "restore"
+        return f"{kind} {self.id} of {self.plan.plan} to {self.target}"
+
+    @property
+    def id(self) -> str:
+        """See :attr:`recovery.restore_run.RestoreRun.id`."""
+        return self.folder.name
 
     @property
     def changing(self) -> bool:
@@ -90,24 +96,10 @@ def _plans(own: Plan) -> Iterator[Plan]:
         log.warning("Whether a restore of the plan file %s is under way can't be told, since it is broken.", broken.path.name)
 
 
-@dataclass(frozen=True)
-class Other:
-    """A restore or drill beside another one."""
-
-    id: str
-    plan: Plan
-    asked: Request
-
-    def __str__(self) -> str:
-        return f"{'drill' if self.asked.drill else 'restore'} {self.id} of {self.plan.plan} to {self.asked.target}"
-
-
-def others(run: RestoreRun) -> Iterator[Other]:
+def others(run: RestoreRun) -> Iterator[Known]:
     """The other restores and drills, of any plan, that are to change something and have not ended."""
     for plan in _plans(run.plan):
-        for other in known(plan, whole=plan is run.plan):
-            if other.changing and other.request and other.folder != run.folder:
-                yield Other(other.folder.name, plan, other.request)
+        yield from (other for other in known(plan, whole=plan is run.plan) if other.changing and other.folder != run.folder)
 
 
 def refuse_second(run: RestoreRun, request: Request) -> None:
@@ -121,8 +113,8 @@ def refuse_second(run: RestoreRun, request: Request) -> None:
     if request.dry_run or request.target == SCRATCH:
         return
     for other in others(run):
-        asked = other.asked
-        if share_a_place(run.plan, request.target, other.plan, asked.target):
+        asked = other.request
+        if asked and share_a_place(run.plan, request.target, other.plan, asked.target):
             raise RestoreError(
                 f"The {other} has not ended: {asked.requester or 'somebody'} asked for it {human_duration(now() - asked.started)} ago,"
                 f" run {asked.run_id.removeprefix('drill ')!r}.",

@@ -90,9 +90,7 @@ def _started_again(run: RestoreRun) -> list[str]:
 
 def _tried_again(what: str, faults: list[str], next_step: str) -> RestoreError:
     """An error of a teardown: each may be done again, and a moment later may succeed."""
-    error = RestoreError(what + "\n" + "\n".join(faults), next_step)
-    error.retryable = True
-    return error
+    return RestoreError(what + "\n" + "\n".join(faults), next_step, retryable=True)
 
 
 def _take_back(run: RestoreRun, source_id: str) -> None:

@@ -135,11 +135,7 @@ class Opened:
             packs: of the set.
         """
         for source in filter(self._unopened, self._manifest.sources):
-            artifacts = self._fetched.artifacts(source)
-            for artifact in artifacts:
-                self._fetched.rows_file(source, artifact).parent.mkdir(parents=True, exist_ok=True)
-                self._fetched.rows_file(source, artifact).touch()
-            names = {self._fetched.rows_file(source, artifact): artifact for artifact in artifacts}
+            names = {self._fetched.rows_file(source, artifact): artifact for artifact in self._fetched.artifacts(source)}
             for inventory in sorted(self._fetched.rows_file(source, "any").parent.glob("*.jsonl")):
                 artifact = names.get(inventory, inventory.stem)
                 own = sorted((pack for pack in packs if (pack.source, pack.artifact) == (source, artifact)), key=lambda pack: pack.number)

@@ -151,13 +151,12 @@ def find_bin(major: int, folders: Sequence[Path]) -> Path:
             return folder
         seen[str(folder)] = f"version {found or 'unknown'}" if found != major else f"version {major}, but no {', '.join(missing)}"
     where = "; ".join(f"{folder} ({what})" for folder, what in seen.items())
-    error = ToolError(
+    raise ToolError(
         f"The PostgreSQL {major} client tools ({', '.join(TOOLS)}) are not all here. Looked in {where}.",
         f"Install them on every worker (Debian: postgresql-client-{major}), or name their folder in the plan under tools.postgres"
         f" or in {BIN_VARIABLE}.",
+        retryable=False,
     )
-    error.retryable = False
-    raise error
 
 
 def tool_places(folders: Sequence[Path]) -> list[Path]:

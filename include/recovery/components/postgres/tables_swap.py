@@ -78,12 +78,11 @@ def at_once(server: Server, connection: Connection, doing: str) -> Iterator[list
         for user, application, pid, state, name in rows:
             found.setdefault(f"{user} ({application or 'no name'}, process {pid}, {state or 'waiting'})", []).append(name)
         holders = "; ".join(f"{who} holds {', '.join(dict.fromkeys(names))}" for who, names in found.items())
-        refused = RestoreError(
+        raise RestoreError(
             f"{doing}: sessions hold locks for longer than {LOCK_TIMEOUT}: {holders or 'they are gone by now'}. Nothing was changed.",
             "End what they do (pg_terminate_backend), then clear this task.",
-        )
-        refused.retryable = True
-        raise refused from error
+            retryable=True,
+        ) from error
 
 
 def limit_waiting(connection: Connection) -> None:
@@ -130,9 +129,7 @@ def locked(
     if tables:
         connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(tables)))
     if [each.oid for each in find()] != [each.oid for each in out] or found_uses(connection, out, returning) != linked:
-        changed = RestoreError("Others changed the tables, or what uses them, while these were locked.", "Clear this task.")
-        changed.retryable = True
-        raise changed
+        raise RestoreError("Others changed the tables, or what uses them, while these were locked.", "Clear this task.", retryable=True)
     return out, linked
 
 
