@@ -1,7 +1,7 @@
 """``<plan>_backup``: dump (parallel) > compress > verify > upload > prune, for every plan of the plan folder.
 
-The work is in ``include/recovery``: ``backup.py`` has the steps of one source, ``closing.py`` those of the set as a whole,
-``hooks.py`` what the plan wants done before and after.
+The work is in ``include/recovery/backup``: ``steps.py`` has the steps of one source, ``finalize.py`` and ``upload.py`` those of the
+set as a whole, ``hooks.py`` what the plan wants done before and after.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
 
-from recovery import alerts, backup, closing, hooks, tasks
-from recovery.connections import from_airflow
-from recovery.plan import Plan
-from recovery.plans import load_plan
-from recovery.staging import RunRecord
+from recovery.airflow import tasks
+from recovery.airflow.connections import from_airflow
+from recovery.backup import finalize, hooks, steps
+from recovery.backup import upload as backup_upload
+from recovery.monitoring import alerts
+from recovery.plan.loader import load_plan
+from recovery.plan.model import Plan
+from recovery.runs.staged_set import RunRecord
 
-dump, compress, verify = map(tasks.of_source, (backup.dump, backup.compress, backup.verify))
-upload = tasks.of_destination(closing.upload, TriggerRule.ALL_DONE)  # what is verified is kept, whatever became of the rest
-prune = tasks.of_destination(closing.prune, TriggerRule.NONE_FAILED)
+dump, compress, verify = map(tasks.of_source, (steps.dump, steps.compress, steps.verify))
+upload = tasks.of_destination(backup_upload.upload, TriggerRule.ALL_DONE)  # what is verified is kept, whatever became of the rest
+prune = tasks.of_destination(backup_upload.prune, TriggerRule.NONE_FAILED)
 
 
 @task
@@ -31,14 +34,14 @@ def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     given = {**params, "note": params["note"] or ""}
     asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=datetime.now(UTC), **given)
     with tasks.waiting_for_restores(loaded, dag_run):
-        closing.prepare(staged, asked, from_airflow)
+        finalize.prepare(staged, asked, from_airflow)
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
 @tasks.in_words
 def finish(plan: str, dag_run: Any) -> None:
     loaded = load_plan(plan)
-    tasks.skip_if_false(closing.finish(loaded, tasks.staged_set(loaded, dag_run), from_airflow))
+    tasks.skip_if_false(backup_upload.finish(loaded, tasks.staged_set(loaded, dag_run), from_airflow))
 
 
 @task

@@ -3,8 +3,8 @@
 The DAGs of the other plans are in other files, so they load all the same.
 """
 
-from recovery.errors import PlanError
-from recovery.plans import load_plans
+from recovery.common.errors import PlanError
+from recovery.plan.loader import load_plans
 
 broken = load_plans().broken
 if broken:

@@ -11,8 +11,12 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, TaskGroup, TriggerRule, chain, task
 
-from recovery import alerts, drill, preflight, restore, tasks, way_back
-from recovery.plan import Plan
+from recovery.airflow import tasks
+from recovery.drill import steps as drill_steps
+from recovery.monitoring import alerts
+from recovery.plan.model import Plan
+from recovery.restore import preflight, rollback
+from recovery.restore import steps as restore_steps
 
 IN_TURN = "in turn"
 
@@ -22,25 +26,25 @@ IN_TURN = "in turn"
 def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> bool:
     tasks.check_parameters(dag, dag_run)
     person = dag_run.triggering_user_name
-    asked = drill.Wish(
+    asked = drill_steps.Wish(
         person=person or "the schedule",
         by_hand=dag_run.run_type == "manual",
         set=params["set"],
         destination="" if params["destination"] == IN_TURN else params["destination"],
         sources=tuple(params["sources"]),
     )
-    return drill.choose_drill(tasks.restore_run(plan, dag_run), asked)
+    return drill_steps.choose_drill(tasks.restore_run(plan, dag_run), asked)
 
 
-start_scratch = tasks.of_restore(drill.start_scratch)
+start_scratch = tasks.of_restore(drill_steps.start_scratch)
 look_before = tasks.of_restore(preflight.preflight)
-stop_services, start_services = map(tasks.of_restore, (restore.stop_services, restore.start_services))
-check_system = tasks.of_restore(restore.check_system)
+stop_services, start_services = map(tasks.of_restore, (restore_steps.stop_services, restore_steps.start_services))
+check_system = tasks.of_restore(restore_steps.check_system)
 switch_back, discard = (
     tasks.of_restore(step, changes=False).override(retries=3, retry_delay=timedelta(seconds=10))
-    for step in (way_back.switch_back, way_back.discard)
+    for step in (rollback.switch_back, rollback.discard)
 )
-write_report = tasks.of_restore(drill.finish, "report", changes=False)
+write_report = tasks.of_restore(drill_steps.finish, "report", changes=False)
 
 
 def schedule(plan: Plan) -> Any:
@@ -54,7 +58,7 @@ def schedule(plan: Plan) -> Any:
 
 def build(plan: Plan) -> DAG:
     """The drill DAG of a plan."""
-    sources = drill.sources(plan)
+    sources = drill_steps.sources(plan)
     queue = {"queue": plan.drill.queue} if plan.drill.queue else {}
     with DAG(
         dag_id=f"{plan.plan}_drill",
@@ -91,11 +95,11 @@ def build(plan: Plan) -> DAG:
         chain(choose_set.override(retries=plan.retries)(plan.plan), start_scratch(plan.plan), looked)
         with TaskGroup("stage_and_prove"):
             for source in sources:
-                staged = tasks.of_restored_source(restore.stage, f"stage.{source}", plan, source)
-                proven = tasks.of_restored_source(restore.prove, f"prove.{source}", plan, source)
+                staged = tasks.of_restored_source(restore_steps.stage, f"stage.{source}", plan, source)
+                proven = tasks.of_restored_source(restore_steps.prove, f"prove.{source}", plan, source)
                 looked >> staged >> proven >> stopped
         with TaskGroup("switch"):
-            switches = [tasks.of_restored_source(restore.switch, source, plan, source) for source in sources]
+            switches = [tasks.of_restored_source(restore_steps.switch, source, plan, source) for source in sources]
         chain(
             stopped,
             *switches,

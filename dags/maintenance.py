@@ -10,16 +10,18 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from recovery import alerts, copies, holds, tasks
-from recovery.connections import from_airflow
-from recovery.plan import Plan
-from recovery.plans import load_plan
+from recovery.airflow import tasks
+from recovery.airflow.connections import from_airflow
+from recovery.maintenance import holds, replaced_copies
+from recovery.monitoring import alerts
+from recovery.plan.loader import load_plan
+from recovery.plan.model import Plan
 
 
 @task
 @tasks.in_words
 def drop_old_copies(plan: str) -> None:
-    copies.drop_old(load_plan(plan), from_airflow)
+    replaced_copies.drop_old(load_plan(plan), from_airflow)
 
 
 @task

@@ -1,6 +1,7 @@
 """``<plan>_restore``: choose a set, stage it beside the live data, prove it, switch; three gates, and a way back.
 
-The work is in ``include/recovery``: ``preflight.py``, ``restore.py``, ``report.py``, and the gates in ``gates.py``.
+The work is in ``include/recovery/restore``: ``choose_set.py``, ``preflight.py``, ``steps.py``, ``rollback.py`` and ``report/``; the
+gates are in ``include/recovery/airflow/gates.py``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from typing import Any
 
 from airflow.sdk import DAG, TaskGroup, TriggerRule, chain, task
 
-from recovery import alerts, hooks, preflight, report, restore, restore_form, safety, tasks, way_back
-from recovery.gates import Gate
-from recovery.plan import Plan
+from recovery.airflow import restore_form, tasks
+from recovery.airflow.gates import Gate
+from recovery.monitoring import alerts
+from recovery.plan.model import Plan
+from recovery.restore import choose_set as restore_choose_set
+from recovery.restore import hooks, preflight, rollback, steps
+from recovery.restore import safety_backup as restore_safety_backup
+from recovery.restore.report import write
 
 
 @task
@@ -22,19 +28,19 @@ def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> Non
     tasks.refuse_cleared(dag_run)
     who = dag_run.triggering_user_name or ""
     asked = restore_form.request(params, run_id=dag_run.run_id, requester=who, started=dag_run.start_date)
-    preflight.choose(tasks.restore_run(plan, dag_run), asked)
+    restore_choose_set.choose(tasks.restore_run(plan, dag_run), asked)
 
 
 look_before = tasks.of_restore(preflight.preflight, changes=False)
-safety_backup = tasks.of_restore(safety.make_safe, "safety_backup")
-stop_services, start_services = map(tasks.of_restore, (restore.stop_services, restore.start_services))
-check_system, keep = map(tasks.of_restore, (restore.check_system, way_back.keep))
+safety_backup = tasks.of_restore(restore_safety_backup.make_safe, "safety_backup")
+stop_services, start_services = map(tasks.of_restore, (steps.stop_services, steps.start_services))
+check_system, keep = map(tasks.of_restore, (steps.check_system, rollback.keep))
 before = tasks.of_restore(hooks.before_restore)
 switch_back, after, discard = (
     tasks.of_restore(step, changes=False).override(retries=3, retry_delay=timedelta(seconds=10))  # a worker may die on the way back, too
-    for step in (way_back.switch_back, hooks.after_restore, way_back.discard)
+    for step in (rollback.switch_back, hooks.after_restore, rollback.discard)
 )
-write_report = tasks.of_restore(report.finish, "report", changes=False)
+write_report = tasks.of_restore(write.finish, "report", changes=False)
 
 
 def build(plan: Plan) -> DAG:
@@ -63,11 +69,11 @@ def build(plan: Plan) -> DAG:
         chain(choose_set(plan.plan), look_before(plan.plan), approve_plan)
         with TaskGroup("stage_and_prove"):
             for source in plan.source_ids:
-                staged = tasks.of_restored_source(restore.stage, f"stage.{source}", plan, source)
-                proven = tasks.of_restored_source(restore.prove, f"prove.{source}", plan, source)
+                staged = tasks.of_restored_source(steps.stage, f"stage.{source}", plan, source)
+                proven = tasks.of_restored_source(steps.prove, f"prove.{source}", plan, source)
                 approve_plan >> staged >> proven >> approve_switch
         with TaskGroup("switch"):
-            switches = [tasks.of_restored_source(restore.switch, source, plan, source) for source in plan.source_ids]
+            switches = [tasks.of_restored_source(steps.switch, source, plan, source) for source in plan.source_ids]
         chain(
             approve_switch,
             *([before(plan.plan)] if plan.hooks.before_restore else []),

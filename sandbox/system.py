@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from recovery.keys import CreatedKeys, create_keys
+from recovery.crypto.key_kit import CreatedKeys, create_keys
 from sandbox import fingerprints, sample, toolchain
 from sandbox.airflow import Airflow
 from sandbox.fingerprints import Fingerprints

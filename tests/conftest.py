@@ -46,4 +46,4 @@ def smtp():
 
 def pytest_collection_modifyitems(items):
     """Fast ones first: those that start a whole Airflow come last."""
-    items.sort(key=lambda item: ("airflow" in item.path.parts, "components" in item.path.parts))
+    items.sort(key=lambda item: ("end_to_end" in item.path.parts, "sources" in item.path.parts))

@@ -11,14 +11,19 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from recovery.__main__ import _parser
-from recovery.plan import Plan
-from recovery.plans import plan_schema
-from recovery.units import parse_duration, parse_size
+from recovery.cli.main import _parser
+from recovery.common.units import parse_duration, parse_size
+from recovery.plan.loader import plan_schema
+from recovery.plan.model import Plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("plugins/*.md"), *(ROOT / "include/recovery/dag_docs").glob("*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *ROOT.glob("plugins/*.md"),
+        *(ROOT / "include/recovery/airflow/dag_docs").glob("*.md"),
+    ]
 )
 PLAN_PAGE = ROOT / "docs/plan.md"
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

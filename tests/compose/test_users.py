@@ -33,7 +33,7 @@ def test_a_gate_is_assigned_by_user_name():
             dags=PROJECT / "tests" / "sandbox" / "dags",
             connections={"somewhere": {"conn_type": "http", "host": "somewhere.example", "password": "not-for-the-log"}},
             environment={"GREETING": "good morning"},
-            settings={"core.auth_manager": "recovery.auth_manager.FabAuthManagerByName"},
+            settings={"core.auth_manager": "recovery.airflow.auth_manager.FabAuthManagerByName"},
         )
         with airflow:
             roles = {"admin": "Admin", "operator": "User", "alice": "User", "bob": "User"}

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from recovery.common.errors import DestinationError
 from recovery.destinations.base import Missing, Refused
 from recovery.destinations.folder import Folder
-from recovery.errors import DestinationError
-from tests.sets import keys_of, s3_destination
+from tests.support.sets import keys_of, s3_destination
 
 KINDS = ["folder", "s3"]
 MIB = 1 << 20

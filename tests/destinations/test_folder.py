@@ -5,12 +5,12 @@ import subprocess
 
 import pytest
 
+from recovery.common.errors import DestinationError
 from recovery.destinations import make_destination
 from recovery.destinations.base import Missing, Refused
 from recovery.destinations.folder import Folder
-from recovery.errors import DestinationError
-from recovery.plan import Destination as Settings
-from tests.sets import keys_of, run_python
+from recovery.plan.model import Destination as Settings
+from tests.support.sets import keys_of, run_python
 
 MIB = 1 << 20
 

@@ -7,11 +7,11 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from recovery.common.errors import DestinationError
 from recovery.destinations.base import Missing, Refused
 from recovery.destinations.s3 import S3
-from recovery.errors import DestinationError
 from sandbox.servers import free_port
-from tests.sets import keys_of, run_python, s3_destination
+from tests.support.sets import keys_of, run_python, s3_destination
 
 MIB = 1 << 20
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recovery.errors import ToolError
+from recovery.common.errors import ToolError
 from recovery.runners.local import find_tool, run, tool
 from sandbox.servers import wait_for
-from tests.sets import run_python
+from tests.support.sets import run_python
 
 
 def alive(pid: int) -> bool:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from sandbox import bench
-from sandbox.bench_table import table
+from sandbox.bench import __main__
+from sandbox.bench.table import table
 
 WAYS = {"script", "verified", "not verified", "floor"}
 STEPS = {f"{step} {source}" for source in ("postgres.main", "mongo.documents") for step in ("dump", "compress", "verify")}
@@ -11,7 +11,7 @@ STEPS = {f"{step} {source}" for source in ("postgres.main", "mongo.documents") f
 
 @pytest.fixture(scope="module")
 def results(server_folder):
-    return bench.measure(server_folder / "bench", scale=0.002, rounds=1)
+    return __main__.measure(server_folder / "bench", scale=0.002, rounds=1)
 
 
 def test_the_data_has_the_size_that_was_asked_for(results):

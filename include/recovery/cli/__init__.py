@@ -1,1 +1,1 @@
-"""Sets looked at without Airflow and without a plan: all that is needed is where they lie and the recovery kit."""
+"""The command line: `recovery sets | show | verify | keys | plans`, without Airflow."""

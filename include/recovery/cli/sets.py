@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from recovery.cli.kit import Answer, Kit
-from recovery.cli.place import Found, find_sets, remarks
-from recovery.errors import DestinationError
-from recovery.manifest import Manifest
-from recovery.records import Record, Records, read_records
-from recovery.units import human_duration, human_size, iso, now
+from recovery.cli.kit import Answer
+from recovery.common.errors import DestinationError
+from recovery.common.units import human_duration, human_size, iso, now
+from recovery.sets.find_sets import Found, find_sets, remarks
+from recovery.sets.key_ring import Kit
+from recovery.sets.manifest import Manifest
+from recovery.sets.records import Record, Records, read_records
 
 _COLUMNS = ("set", "plan", "age", "complete", "level", "size", "held", "last proof", "sources")
 _THREADS = 8

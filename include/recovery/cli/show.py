@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recovery.catalog import LATEST
-from recovery.cli.contents import opened, packs_of
-from recovery.cli.kit import Answer, Kit
-from recovery.cli.place import find_sets, pick
-from recovery.errors import DestinationError, ManifestError
-from recovery.manifest import Manifest, SourceEntry, StoredPack
-from recovery.records import Records, read_records
-from recovery.units import human_duration, human_size, iso, now
+from recovery.cli.kit import Answer
+from recovery.common.errors import DestinationError, ManifestError
+from recovery.common.units import human_duration, human_size, iso, now
+from recovery.sets.catalog import LATEST
+from recovery.sets.find_sets import find_sets, pick
+from recovery.sets.key_ring import Kit
+from recovery.sets.manifest import Manifest, SourceEntry, StoredPack
+from recovery.sets.open_set import opened, packs_of
+from recovery.sets.records import Records, read_records
 
 Contents = dict[str, dict[str, dict[str, int]]]
 

@@ -7,72 +7,26 @@ import logging
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict
 
-from recovery.catalog import LATEST
-from recovery.cli.contents import Opened, opened, packs_of
-from recovery.cli.kit import NOT_READ, Answer, Kit
-from recovery.cli.place import Found, find_sets, latest, pick, remarks
-from recovery.destinations.base import Destination, Missing, Progress, TooLarge
-from recovery.errors import ArtifactError, PlanError, RecoveryError
-from recovery.manifest import MANIFEST_FILE, RECORDS_FOLDER, SIGNATURE_FILE, File, Manifest, StoredPack, set_files
-from recovery.records import read_records
-from recovery.units import human_duration, human_size, now
+from recovery.cli.kit import Answer
+from recovery.common.errors import ArtifactError, PlanError
+from recovery.common.units import human_duration, human_size, now
+from recovery.destinations.base import Destination, Progress
+from recovery.sets.catalog import LATEST
+from recovery.sets.find_sets import Found, find_sets, latest, pick, remarks
+from recovery.sets.key_ring import NOT_READ, Kit
+from recovery.sets.layout import MANIFEST_FILE, RECORDS_FOLDER, SIGNATURE_FILE
+from recovery.sets.manifest import File, Manifest, StoredPack, set_files
+from recovery.sets.open_set import Opened, opened, packs_of
+from recovery.sets.records import read_records
+from recovery.sets.verify import Verdict
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _SHOWN = 50
-
-
-@dataclass
-class Verdict:
-    """What came out for one set."""
-
-    set: str
-    plan: str = ""
-    age_seconds: float | None = None
-    """What a restore of it loses."""
-    missing: list[str] = field(default_factory=list)
-    """Sources that it lacks."""
-    unread: bool = False
-    """Nobody ever opened it: not when it was made, and not now."""
-    faults: list[str] = field(default_factory=list)
-    """What is wrong with it."""
-    unable: list[str] = field(default_factory=list)
-    """What could not be found out."""
-    notes: list[str] = field(default_factory=list)
-    files: int = 0
-    """That were found right, without the manifest and its signature."""
-    bytes: int = 0
-    """Of these."""
-    things: int | None = None
-    """Rows, documents, entries and definitions that were read in the packs; null where these were not opened."""
-
-    @property
-    def status(self) -> int:
-        """The exit status that it amounts to."""
-        return 1 if self.faults else 2 if self.unable or self.missing or self.unread else 0
-
-    @property
-    def ending(self) -> str:
-        """The same in words."""
-        if self.faults:
-            return "BAD"
-        if self.unable:
-            return "NOT FULLY VERIFIED"
-        return "WHOLE, BUT NOT COMPLETE" if self.missing else "WHOLE, CONTENTS NOT READ" if self.unread else "GOOD"
-
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Go on after an error; what is wrong with the set is told apart from what could not be found out."""
-        try:
-            yield
-        except (ArtifactError, Missing, TooLarge) as error:
-            self.faults.append(error.what)
-        except RecoveryError as error:
-            self.unable.append(str(error))
 
 
 def verify(kit: Kit, wanted: str | None, everything: bool) -> Answer:

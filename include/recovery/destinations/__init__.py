@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from recovery.common.errors import PlanError, RecoveryError
 from recovery.destinations.base import Destination, Unusable
-from recovery.errors import PlanError, RecoveryError
-from recovery.plan import Destination as Settings
+from recovery.plan.model import Destination as Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -18,8 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
-from recovery.errors import DestinationError, RecoveryError
-from recovery.units import human_duration, human_size
+from recovery.common.errors import DestinationError, RecoveryError
+from recovery.common.units import human_duration, human_size
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from recovery.common.errors import DestinationError
 from recovery.destinations.base import NO_ROOM, Destination, Entry, Missing, Reading, Refused
-from recovery.errors import DestinationError
 
 log = logging.getLogger(__name__)
 

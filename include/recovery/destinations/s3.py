@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, cast
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
 
+from recovery.common.errors import DestinationError
 from recovery.destinations.base import Destination, Entry, Missing, Reading, Refused, Source
-from recovery.errors import DestinationError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

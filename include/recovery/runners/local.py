@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from recovery.errors import ToolError
+from recovery.common.errors import ToolError
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,51 @@
+"""Connections and S3 clients, as Airflow has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recovery.common.errors import ConnectionUnusable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+from recovery.common.connections import Endpoint
+
+
+def from_airflow(connection_id: str) -> Endpoint:
+    """Read an Airflow Connection; only inside a running task or callback.
+
+    Raises:
+        ConnectionUnusable: if there is none of that id.
+    """
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = BaseHook.get_connection(connection_id)
+    except AirflowNotFoundException:
+        raise ConnectionUnusable(
+            f"There is no Airflow Connection {connection_id!r}, which the plan names.",
+            "Add it under Admin, Connections, or correct the id in the plan.",
+        ) from None
+    return Endpoint(
+        id=connection_id,
+        host=connection.host or "",
+        port=connection.port,
+        login=connection.login or "",
+        password=connection.password or "",
+        schema=connection.schema or "",
+        extra=dict(connection.extra_dejson),
+    )
+
+
+def s3_client(connection_id: str) -> S3Client:
+    """The boto3 S3 client that an AWS Connection describes: keys, roles, region and endpoint are S3Hook's business.
+
+    Raises:
+        ConnectionUnusable: if there is no such Connection.
+    """
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    from_airflow(connection_id)  # the hook itself would go on with whatever credentials lie around
+    client: S3Client = S3Hook(aws_conn_id=connection_id).get_conn()
+    return client

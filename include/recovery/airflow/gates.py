@@ -1,0 +1,91 @@
+"""The gate: a task that waits for a named person, and turns their answer into a signed approval."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from recovery.airflow.tasks import in_words, restore_run
+from recovery.common.errors import ApprovalError
+from recovery.monitoring import alerts
+from recovery.plan.field_types import Gate as GateName
+from recovery.plan.model import Plan
+from recovery.restore import answers, state
+from recovery.restore.gate_texts import gate_text
+
+log = logging.getLogger(__name__)
+
+
+class Gate(ApprovalOperator):
+    """Shows what is about to happen, and waits for an approver who is not who asked for it.
+
+    Args:
+        plan: whose restore it is.
+        gate: ``plan``, ``switch`` or ``accept``.
+        subject: its headline.
+    """
+
+    template_fields: Sequence[str] = ("subject",)
+
+    def __init__(self, *, plan: Plan, gate: GateName, subject: str, **kwargs: Any) -> None:
+        super().__init__(
+            subject=subject,
+            body="",
+            response_timeout=plan.approvals.timeout,
+            assigned_users=[{"id": approver.id, "name": approver.name} for approver in plan.approvals.approvers],
+            retries=3,  # Airflow sometimes loses an answer that comes at once, and fails the task; checks may begin again meanwhile
+            retry_delay=timedelta(seconds=5),
+            **kwargs,
+        )
+        self.plan_name = plan.plan
+        self.gate = gate
+
+    def execute(self, context: Any) -> Any:
+        """Ask."""
+        in_words(self._prepare)(context)
+        alerts.gate_waits(self.plan_name, self.gate, self.body or "", context)
+        return super().execute(context)
+
+    def _prepare(self, context: Any) -> None:
+        run = restore_run(self.plan_name, context["dag_run"])
+        if self.gate == "accept" and not state.in_use(run):
+            raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
+        if self.gate not in run.gates:
+            raise AirflowSkipException(f"A restore to {run.place.name} has no gate {self.gate!r}, or this is a dry run.")
+        requester = run.request().requester
+        self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
+        if not self.assigned_users:  # Airflow would then let anybody answer
+            raise ApprovalError(
+                f"The plan has no approver but {requester}, who asked for this restore, so nobody may answer the gate {self.gate!r}.",
+                "Add an approver to the plan, then trigger a new restore.",
+            )
+        self.subject = f"{self.subject} {self.plan_name}, set {run.manifest().set_id}"
+        self.body = gate_text(run, self.gate)
+        answers.show(run, self.gate, self.body)
+        log.info("%s\n\n%s", self.subject, self.body)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Make an approval of a yes; end with a failure after a no, or after no answer, which at the last gate keeps the system."""
+        run = in_words(restore_run)(self.plan_name, context["dag_run"])
+        if event.get("error_type") == "timeout":
+            return in_words(self._unanswered)(run, context)
+        answer = super(ApprovalOperator, self).execute_complete(context, event)
+        person = (answer["responded_by_user"] or {}).get("name", "")  # the user name; an id may be a row number
+        if answer["chosen_options"] != [self.APPROVE]:
+            in_words(answers.reject)(run, self.gate, person)
+            raise AirflowFailException(f"{person} rejected the gate {self.gate!r}.")
+        in_words(answers.approve)(run, self.gate, person)
+        log.info("%s approved", person)
+        return answer
+
+    def _unanswered(self, run: Any, context: Any) -> None:
+        answers.reject(run, self.gate, None)
+        if self.gate != "accept":
+            raise AirflowFailException(f"Nobody answered the gate {self.gate!r} in time; that is a rejection.")
+        log.error("Nobody accepted the restored system in time. It stays in use, and the old copies stay too.")
+        alerts.nobody_accepted(self.plan_name, context)

@@ -1,0 +1,271 @@
+"""Where Airflow's tasks meet this package: the context of a run becomes plain objects, errors become Airflow's.
+
+The DAG files in ``dags/`` wire these functions; what they call knows nothing of Airflow.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException, AirflowSkipException
+
+from recovery.airflow.connections import from_airflow
+from recovery.backup.steps import Work
+from recovery.common.connections import Connect
+from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay
+from recovery.common.units import human_duration
+from recovery.plan.loader import load_plan, load_plans
+from recovery.plan.model import Plan
+from recovery.restore.session import RestoreRun
+from recovery.runs.staged_set import StagedSet
+from recovery.sets.layout import new_set_id
+
+log = logging.getLogger(__name__)
+
+RUN_TYPES: Any = ("manual", "scheduled", "asset_triggered", "operator_triggered")
+"""Runs that Airflow may make. A backfill would back up or drill what is there today, under days of the past and side by side; that an
+asset be materialized would do so without its parameters."""
+
+_LOOK_AGAIN = timedelta(minutes=2)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def plans_to_build(family: str) -> Iterator[Plan]:
+    """The plans whose DAG of a family is to be built: all of them, or in a task's process only the one that it runs."""
+    wanted = get_parsing_context().dag_id
+    for plan in load_plans().good:
+        if wanted in {None, f"{plan.plan}_{family}"}:
+            yield plan
+
+
+def in_words(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a task's error reach the operator as its message alone, and be retried only where that may help."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except RecoveryError as error:
+            log.error("%s", error)
+            log.debug("where it came from", exc_info=True)
+            kind = AirflowException if error.retryable else AirflowFailException
+            raise kind(str(error)) from None
+
+    return wrapped
+
+
+@contextmanager
+def waiting_for_restores(plan: Plan, dag_run: Any) -> Iterator[None]:
+    """Look again later while a restore is under way, for half of the plan's RPO: a backup that only waits must not do so unnoticed.
+
+    Raises:
+        RestoreUnderWay: if it has waited longer.
+    """
+    try:
+        yield
+    except RestoreUnderWay as error:
+        if datetime.now(UTC) - dag_run.start_date > plan.objectives.rpo / 2:
+            raise
+        log.warning("%s Looking again in %s.", error, human_duration(_LOOK_AGAIN))
+        raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN) from None  # type: ignore[no-untyped-call]
+
+
+def staged_set(plan: Plan, dag_run: Any) -> StagedSet:
+    """The set of a backup run; the same run always has the same."""
+    return StagedSet(plan, new_set_id(dag_run.run_after, dag_run.run_id))
+
+
+def restore_run(plan_name: str, dag_run: Any) -> RestoreRun:
+    """The restore of a run, or the drill: ids of both never meet."""
+    run_id = f"drill {dag_run.run_id}" if dag_run.dag_id == f"{plan_name}_drill" else dag_run.run_id
+    return RestoreRun(load_plan(plan_name), run_id, from_airflow)
+
+
+def of_source(step: Callable[[Work], object]) -> Any:
+    """A task that does a step of a backup for one source: call it with the plan's name and the source's id."""
+
+    @task(task_id=step.__name__)
+    @in_words
+    def run(plan: str, source: str, dag_run: Any, ti: Any) -> None:
+        loaded = load_plan(plan)
+        staged = staged_set(loaded, dag_run)
+        if source not in staged.run().sources:
+            raise AirflowSkipException(f"{source} was left out by who started this run.")
+        skip_if_false(step(Work(loaded, staged, source, from_airflow, last_try=ti.try_number > ti.max_tries)))
+
+    return run
+
+
+def of_destination(step: Callable[[Plan, StagedSet, str, Connect], object], trigger_rule: TriggerRule) -> Any:
+    """A task that does a step of a backup for one destination: call it with the plan's name and the destination's."""
+
+    @task(trigger_rule=trigger_rule)
+    @in_words
+    def run(plan: str, destination: str, dag_run: Any) -> None:
+        loaded = load_plan(plan)
+        skip_if_false(step(loaded, staged_set(loaded, dag_run), destination, from_airflow))
+
+    return run
+
+
+def of_restore(step: Callable[[RestoreRun], object], task_id: str = "", *, changes: bool = True) -> Any:
+    """A task that does a step of a restore: call it with the plan's name. What changes anything is not done in a dry run."""
+
+    name = task_id or step.__name__
+
+    @task(task_id=name)
+    @in_words
+    def run(plan: str, dag_run: Any, ti: Any) -> None:
+        restore = restore_run(plan, dag_run)
+        refuse_lost(restore, ti)
+        if changes:
+            skip_dry_run(restore)
+        with failure_noted(restore, name):
+            done = step(restore)
+        skip_if_false(done)
+
+    return run
+
+
+def of_restored_source(step: Callable[[RestoreRun, str], object], task_id: str, plan: Plan, source: str) -> Any:
+    """A task that does a step of a restore for one source, placed in the graph."""
+
+    @task(task_id=task_id)
+    @in_words
+    def run(plan: str, source: str, dag_run: Any = None) -> None:
+        restore = restore_run(plan, dag_run)
+        if source not in restore.request().sources:
+            raise AirflowSkipException(f"{source} is not among the sources to restore.")
+        skip_dry_run(restore)
+        with failure_noted(restore, task_id):
+            done = step(restore, source)
+        skip_if_false(done)
+
+    return run(plan.plan, source)
+
+
+def refuse_lost(restore: RestoreRun, ti: Any) -> None:
+    """Refuse to take a restore whose folder can't be found for one that never began.
+
+    Raises:
+        RestoreError: if there is no journal although a set was chosen.
+    """
+    if restore.began or restore.journal.closed:
+        return
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=["choose_set"])[ti.run_id]
+    if states.get("choose_set") == "success":
+        raise RestoreError(
+            f"{restore.folder} is not there, though this restore has chosen a set: what it has changed is not known here.",
+            "Let the plan's staging folder be the one that it was, and this worker see it. Then clear this task and those after it.",
+            retryable=True,
+        )
+
+
+@contextmanager
+def failure_noted(restore: RestoreRun, step: str) -> Iterator[None]:
+    """Say in the journal which step failed, for the report. What it said is in its log alone: it may have values of the data in it."""
+    try:
+        yield
+    except Exception:
+        with suppress(OSError, RecoveryError):  # what the step said is what the operator has to read
+            if restore.began and not restore.journal.closed:
+                restore.journal.say("failed", what=step)
+        raise
+
+
+def skip_dry_run(restore: RestoreRun) -> None:
+    """Skip the task in a dry run."""
+    if restore.request().dry_run:
+        raise AirflowSkipException("This is a dry run: nothing is changed.")
+
+
+def skip_if_false(done: object) -> None:
+    """A step returns False where there was nothing to do for it."""
+    if done is False:
+        raise AirflowSkipException("There was nothing to do; see the log above.")
+
+
+def failed_before(ti: Any) -> list[str]:
+    """The tasks of a task's run that failed by themselves, and not because of another."""
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
+    return [task_id for task_id, state in states.items() if state == "failed" and task_id != ti.task_id]
+
+
+def check_parameters(dag: Any, dag_run: Any) -> None:
+    """Refuse parameters that the DAG doesn't know: Airflow itself hands them to the tasks as if they were.
+
+    Raises:
+        PlanError: with the unknown names and the known ones.
+    """
+    unknown = set(dag_run.conf or {}) - set(dag.params)
+    if unknown:
+        raise PlanError(
+            f"This DAG has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(dag.params))}.",
+            "Trigger it again without, or with the right name.",
+        )
+
+
+def refuse_cleared(dag_run: Any) -> None:
+    """Refuse to begin again in the name of who triggered the run: whoever cleared it could then approve their own restore.
+
+    Raises:
+        ApprovalError: if the run was cleared.
+    """
+    if dag_run.clear_number:
+        raise ApprovalError("This run was cleared, so who asked for it is not known.", "Trigger a new restore.")
+
+
+def schedule(plan: Plan) -> CronTriggerTimetable | None:
+    """The plan's cron expression in the plan's timezone; None for runs by hand only."""
+    return CronTriggerTimetable(plan.schedule, timezone=plan.timezone) if plan.schedule else None
+
+
+def defaults(plan: Plan, retries: int) -> dict[str, Any]:
+    """What all tasks of a plan's DAG have in common."""
+    return {
+        "owner": plan.owner,
+        "retries": retries,
+        "retry_delay": plan.retry_delay,
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=30),
+        "execution_timeout": plan.timeout,
+    }
+
+
+def sources_parameter(plan: Plan, description: str) -> Param:
+    """A form field to choose sources from; all of them are chosen to begin with."""
+    ids = list(plan.source_ids)
+    return Param(
+        ids, type="array", examples=ids, items={"type": "string", "enum": ids}, uniqueItems=True, minItems=1, description=description
+    )
+
+
+def text_parameter(description: str, **schema: Any) -> Param:
+    """A form field for a text that may be left empty, which the UI sends as null: of an empty text it says that the field is required."""
+    return Param(None, type=["null", "string"], description=description, **schema)
+
+
+def dump_priority(plan: Plan, source_id: str) -> int:
+    """Weight of a dump when there are fewer slots than tasks: snapshots go first, since scans hold a slot and wait for them."""
+    return 10 if plan.source(source_id).snapshot else 1
+
+
+def group_id(source_id: str) -> str:
+    """A source's name for a task group, which takes no dots."""
+    return source_id.replace(".", "_")
+
+
+def documentation(family: str, plan: Plan) -> str:
+    """The text on a DAG's page: what it does, and what to do when it is red."""
+    text = (Path(__file__).parent / "dag_docs" / f"{family}.md").read_text(encoding="utf-8")
+    sources = ", ".join(f"`{source_id}`" for source_id in plan.source_ids)
+    return text.format(plan=plan.plan, sources=sources, destinations=", ".join(f"`{name}`" for name in plan.destinations))

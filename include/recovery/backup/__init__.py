@@ -1,0 +1,1 @@
+"""Back up: dump, compress, verify, upload, prune."""

@@ -1,0 +1,232 @@
+"""The steps of a backup that work on the set as a whole: prepare, close, upload, prune, finish."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyrage
+import zstandard
+
+from recovery.airflow.connections import s3_client
+from recovery.backup import restore_guide
+from recovery.backup.steps import Work
+from recovery.common.connections import Connect
+from recovery.common.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
+from recovery.common.files import locked, make_private, write_record, written_in
+from recovery.common.units import human_duration
+from recovery.crypto.recipients import recipient_fingerprint
+from recovery.crypto.signing import SigningKey
+from recovery.destinations import make_destinations
+from recovery.packs.content_index import read_rows
+from recovery.plan.model import Plan
+from recovery.runs import active
+from recovery.runs.staged_set import RunRecord, StagedSet, sweep
+from recovery.sets.catalog import read_catalog
+from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, pack_path
+from recovery.sets.manifest import (
+    Files,
+    Manifest,
+    SourceEntry,
+    StoredPack,
+    Totals,
+    describe_file,
+    skew,
+    write_manifest,
+    write_packs,
+)
+
+log = logging.getLogger(__name__)
+
+
+def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
+    """Begin a run: sweep what others left, and write down what was asked.
+
+    Raises:
+        PlanError: if a source was asked for that the plan doesn't have.
+        RestoreUnderWay: if a restore into what the plan protects is between its switch and its acceptance.
+        StagingError: if the staging folder can't be written.
+    """
+    plan = staged.plan
+    unknown = set(record.sources) - set(plan.source_ids)
+    if unknown or not record.sources:
+        raise PlanError(
+            f"The plan has no source {', '.join(sorted(unknown)) or 'in an empty list'}.", f"It has {', '.join(plan.source_ids)}."
+        )
+    refuse_during_restore(plan)
+    try:
+        make_private(staged.set_folder)
+    except OSError as error:
+        raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    sweep(plan, staged.id)
+    if staged.run_file.exists():
+        log.info("this run has begun already; its set is %s", staged.id)
+        return
+    update = {"previous": _previous(plan, connect), "recipients": plan.encryption.recipients}
+    write_record(staged.run_file, record.model_copy(update=update))
+    log.info("set %s, of %s", staged.id, ", ".join(record.sources))
+
+
+def refuse_during_restore(plan: Plan) -> None:
+    """A backup must not read a system that a restore has half switched, or that nobody has accepted yet.
+
+    Raises:
+        RestoreUnderWay: if there is such a restore.
+    """
+    for each in active.into_live(plan):
+        if not each.journal.closed and each.journal.said("stopping services"):
+            raise RestoreUnderWay(
+                f"The {each} is between its switch and its acceptance.",
+                "Answer its last gate, or look at its report; a backup that still waits goes on then, one that failed can be cleared.",
+            )
+
+
+def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
+    """Records of every database and tree in the newest good set; nothing if no destination can be read, which the uploads will say."""
+    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    try:
+        catalog = read_catalog(plan.plan, make_destinations(plan.destinations, s3_client), key)
+    except DestinationError as error:
+        log.warning("whether a source became empty can't be told, since no earlier set can be read: %s", error)
+        return {}
+    good = catalog.good(plan.good, datetime.now(UTC))
+    return {source_id: dict(entry.totals.counts) for source_id, entry in good[0].manifest.sources.items()} if good else {}
+
+
+def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
+    """Write the manifest over all that was verified, once; with it the set is closed.
+
+    Raises:
+        StagingError: if nothing was verified.
+        RestoreError: if a restore switched the system meanwhile.
+        KeyMaterialError: if the signing key is not one.
+    """
+    if not staged.run_file.exists():
+        raise StagingError(
+            f"The run of set {staged.id} did not begin, or has ended.", "Look at its task prepare; trigger a new backup run."
+        )
+    with locked(staged.lock), written_in(staged.folder):
+        if staged.closed:
+            return
+        run = staged.run()
+        _refuse_switched_since(plan, run)
+        works = [Work(plan, staged, source_id, connect) for source_id in run.sources]
+        verified = [work for work in works if work.verified]
+        if not verified:
+            raise StagingError(
+                f"Nothing of set {staged.id} was verified, so there is nothing to upload.", "Look at the failed sources; clear them."
+            )
+        write_packs(staged.set_folder / PACKS_FILE, (pack for work in verified for pack in _stored_packs(work)))
+        _write_contents(staged.set_folder / CONTENTS_FILE, verified, run.recipients)
+        sources = _late_scans_named({work.source_id: _entry(work) for work in verified})
+        (staged.set_folder / INSTRUCTIONS_FILE).write_text(restore_guide.render(plan, staged.id, verified), encoding="utf-8")
+        missing = {source_id: _why_missing(source_id, run) for source_id in plan.source_ids if source_id not in sources}
+        manifest = Manifest(
+            plan=plan.plan,
+            set_id=staged.id,
+            run_id=run.run_id,
+            note=run.note,
+            created=datetime.now(UTC),
+            sources=sources,
+            missing=missing,
+            complete=not missing,
+            skew_seconds=skew(sources),
+            files=Files(
+                contents=describe_file(staged.set_folder / CONTENTS_FILE),
+                instructions=describe_file(staged.set_folder / INSTRUCTIONS_FILE),
+                packs=describe_file(staged.set_folder / PACKS_FILE),
+            ),
+            recipients=tuple(map(recipient_fingerprint, run.recipients)),
+            hold=run.hold,
+            safety=run.safety,
+        )
+        write_manifest(staged.set_folder, manifest, SigningKey.from_endpoint(connect(plan.signing)))
+        log.info(
+            "set %s is closed: %s, skew %s",
+            staged.id,
+            "complete" if not missing else f"INCOMPLETE, without {', '.join(missing)}",
+            human_duration(manifest.skew_seconds),
+        )
+
+
+def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
+    """What was read before a switch and what was read after it are not of one system."""
+    for each in active.into_live(plan):
+        if any(entry.time >= run.started for entry in each.journal.said("stopping services")):
+            raise RestoreError(
+                f"The {each} switched this system while set {run.set_id} was made; the set may be half of before.",
+                "Trigger a new backup run once the restore has ended.",
+            )
+
+
+def _why_missing(source_id: str, run: RunRecord) -> str:
+    if source_id not in run.sources:
+        return "left out by who started the run"
+    return "its dump, packing or verification failed; see the log of the run"
+
+
+def _stored_packs(work: Work) -> Iterator[StoredPack]:
+    for artifact, packs in work.sealed_record().packs.items():
+        for number, pack in enumerate(packs):
+            yield StoredPack(
+                source=work.source_id,
+                artifact=artifact,
+                number=number,
+                file=pack_path(work.source_id, pack.file),
+                raw_bytes=pack.raw_bytes,
+                stored_bytes=pack.stored_bytes,
+                sha256=pack.sha256,
+            )
+
+
+def _write_contents(path: Path, verified: list[Work], recipients: Collection[str]) -> None:
+    """All rows of all artifacts, one JSON array ``[source, artifact, kind, name, facts]`` a line, compressed and encrypted."""
+    plain = path.with_name("contents.jsonl.zst")
+    with plain.open("wb") as out, zstandard.ZstdCompressor(level=3).stream_writer(out) as compressed:
+        for work in verified:
+            for artifact, packs in work.sealed_record().packs.items():
+                rows = [("pack", pack.file, {"raw_sha256": pack.raw_sha256}) for pack in packs]
+                for file in (work.contents(artifact), work.members(artifact)):
+                    for kind, name, facts in read_rows(file):
+                        compressed.write(_line(work.source_id, artifact, kind, name, facts))
+                for row in rows:
+                    compressed.write(_line(work.source_id, artifact, *row))
+    pyrage.encrypt_file(str(plain), str(path), [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients])
+    plain.unlink()
+
+
+def _line(source_id: str, artifact: str, kind: str, name: str, facts: object) -> bytes:
+    return json.dumps([source_id, artifact, kind, name, facts], separators=(",", ":"), sort_keys=True).encode() + b"\n"
+
+
+def _entry(work: Work) -> SourceEntry:
+    made, sealed, verified = work.dump_record(), work.sealed_record(), work.verified_record()
+    packs = [pack for packs in sealed.packs.values() for pack in packs]
+    return SourceEntry(
+        level=verified.level,
+        point=made.point.model_copy(update={"closed": sealed.closed}) if made.consistency == "scan" else made.point,
+        consistency=made.consistency,
+        versions=made.versions,
+        warnings=(*made.warnings, *sealed.changed, *verified.changed),
+        totals=Totals(
+            artifacts=len(sealed.packs),
+            packs=len(packs),
+            raw_bytes=sum(pack.raw_bytes for pack in packs),
+            stored_bytes=sum(pack.stored_bytes for pack in packs),
+            counts=verified.counts,
+        ),
+    )
+
+
+def _late_scans_named(sources: dict[str, SourceEntry]) -> dict[str, SourceEntry]:
+    """A scan that began before a snapshot may lack files that the database names: happens when a dump was tried again."""
+    snapshots = {name: entry.point.opened for name, entry in sources.items() if entry.consistency != "scan"}
+    named = {}
+    for name, entry in sources.items():
+        late = [other for other, opened in snapshots.items() if entry.consistency == "scan" and entry.point.opened < opened]
+        warning = (f"scanned before the snapshot of {', '.join(late)}: files that were added in between are missing",) if late else ()
+        named[name] = entry.model_copy(update={"warnings": (*warning, *entry.warnings)})
+    return named

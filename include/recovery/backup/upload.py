@@ -1,0 +1,117 @@
+"""The last steps of a backup: upload, prune, finish."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from datetime import UTC, datetime
+
+from recovery.airflow.connections import s3_client
+from recovery.backup.finalize import close
+from recovery.backup.stored import manifests, not_stored
+from recovery.common.connections import Connect
+from recovery.common.errors import DestinationError, ManifestError, StagingError
+from recovery.common.units import human_duration
+from recovery.crypto.signing import SigningKey
+from recovery.destinations import make_destination, make_destinations
+from recovery.plan.model import Plan
+from recovery.runs.staged_set import StagedSet
+from recovery.sets.catalog import read_manifest
+from recovery.sets.layout import SIGNATURE_FILE
+from recovery.sets.manifest import (
+    Manifest,
+    decode_manifest,
+    parse_manifest,
+)
+from recovery.sets.prune import prune as prune_destination
+from recovery.sets.transfer import upload_set
+
+log = logging.getLogger(__name__)
+
+
+def upload(plan: Plan, staged: StagedSet, destination: str, connect: Connect) -> None:
+    """Close the set, if no other upload did, and bring it to a destination.
+
+    Raises:
+        ManifestError: if the signing key is another one than that which closed the set, so that nobody would believe it.
+        RecoveryError: as :func:`close` and :func:`recovery.sets.transfer.upload_set`.
+    """
+    close(plan, staged, connect)
+    _refuse_disbelieved(plan, staged, connect)
+    upload_set(staged.set_folder, make_destination(destination, plan.destinations[destination], s3_client))
+    staged.mark_uploaded(destination)
+
+
+def _refuse_disbelieved(plan: Plan, staged: StagedSet, connect: Connect) -> None:
+    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    signature = staged.set_folder / SIGNATURE_FILE
+    try:
+        parse_manifest(staged.manifest.read_bytes(), signature.read_bytes() if signature.exists() else b"", key, f"{plan.plan}/{staged.id}")
+    except ManifestError as error:
+        raise ManifestError(
+            f"The set waits in staging, and would not be believed anywhere: {error.what}",
+            f"If {plan.signing} has another key since the set was made, put the one of then back and clear the upload, or trigger a new"
+            " backup run.",
+        ) from error
+
+
+def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
+    """Apply a destination's retention, if the clocks of all destinations that answer agree with this worker's.
+
+    Returns:
+        False if this run's set is not complete: nothing is deleted after half a backup.
+
+    Raises:
+        RetentionError: if it would not be safe.
+        DestinationError: if this destination can't be read or refuses to delete, or another can't say what it holds.
+    """
+    destination = make_destination(name, plan.destinations[name], s3_client)
+    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    made = read_manifest(destination, f"{plan.plan}/{staged.id}", key)
+    if isinstance(made, Manifest) and not made.complete:
+        log.warning("set %s lacks %s, so nothing is pruned after it", staged.id, ", ".join(made.missing))
+        return False
+    others = {other: place for other, place in plan.destinations.items() if other != name}
+    prune_destination(
+        destination,
+        plan.plan,
+        plan.destinations[name].keep,
+        good=plan.good,
+        key=key,
+        now=datetime.now(UTC),
+        after=staged.id,
+        others=make_destinations(others, s3_client),
+    )
+    return True
+
+
+def finish(plan: Plan, staged: StagedSet, connect: Connect) -> bool:
+    """End a run whose set is at every destination, as each says itself: staging is removed.
+
+    Returns:
+        Whether the set is complete.
+
+    Raises:
+        StagingError: if the set lacks a source that this run was to back up.
+        DestinationError: if a destination does not have the set with all of it, or can't tell, whatever became of tasks.
+    """
+    if staged.finished.exists():
+        shutil.rmtree(staged.finished)
+        return True
+    asked = staged.run().sources
+    there = decode_manifest(staged.manifest.read_bytes(), str(staged.set_folder)).sources if staged.closed else asked
+    if left_out := [source_id for source_id in asked if source_id not in there]:
+        raise StagingError(
+            f"The set {staged.id} was closed without {', '.join(left_out)}.", "Trigger a new backup run, which makes a new set."
+        )
+    if lacking := not_stored(manifests(plan, staged.id, connect), staged.id, asked):
+        for name in lacking:
+            staged.forget_upload(name)
+        raise DestinationError(" ".join(lacking.values()), "Clear the upload there; its packs wait in staging.")
+    log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(datetime.now(UTC) - staged.run().started))
+    if set(asked) != set(plan.source_ids):
+        staged.remove()
+        return False
+    staged.folder.rename(staged.finished)  # so that a retry after a kill knows what was done
+    shutil.rmtree(staged.finished)
+    return True

@@ -1,0 +1,1 @@
+"""Errors, units, files, deadlines, wording: what every room may use."""

@@ -1,0 +1,119 @@
+"""Files and folders that tasks share: written atomically, read as records, locked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from recovery.common.errors import StagingError
+from recovery.common.units import human_size
+
+log = logging.getLogger(__name__)
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    partial.rename(path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make sure that a folder's entries survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON, atomically."""
+    write_atomically(path, record.model_dump_json(indent=1).encode())
+
+
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """Read a record.
+
+    Raises:
+        StagingError: if it is not there or is not one, with what the staging folder must be.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise StagingError(
+            f"{path} is not there, which an earlier task wrote.",
+            "Let all workers of this plan share one staging folder; if somebody emptied it, start a new run.",
+        ) from None
+    except ValidationError as error:
+        raise StagingError(f"{path} is damaged: {error.error_count()} fields are not as written.", "Start a new run.") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock among all workers that share the folder, and wait for it.
+
+    The lock belongs to the process: a killed one lets go of it.
+    """
+    make_private(path.parent)
+    with path.open("ab") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user alone: dumps hold everything."""
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse to begin what can't end.
+
+    Raises:
+        StagingError: if a folder has less free space than ``needed`` bytes.
+    """
+    free = shutil.disk_usage(folder).free
+    log.info("%s needs about %s in %s, %s are free", what, human_size(needed), folder, human_size(free))
+    if free < needed:
+        raise StagingError(
+            f"{folder} has {human_size(free)} free, but {what} needs about {human_size(needed)}.",
+            "Free some space there, or give the plan a larger staging folder.",
+        )
+
+
+@contextmanager
+def written_in(folder: Path) -> Iterator[None]:
+    """Say in words that a folder of staging is full, or lets nothing be written.
+
+    Raises:
+        StagingError: in place of such an operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise
+        raise StagingError(
+            f"{folder} can't be written: {error.strerror}.",
+            "Free some space there, or give the plan a larger staging folder; then clear this task.",
+        ) from error
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())

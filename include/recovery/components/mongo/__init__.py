@@ -1,1 +1,0 @@
-"""MongoDB servers: read at one cluster time, restored beside the live collections, switched by renaming them."""

@@ -1,1 +1,0 @@
-"""PostgreSQL servers: dumped by pg_dump, restored beside the live databases, switched by renaming them."""

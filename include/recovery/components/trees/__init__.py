@@ -1,1 +1,0 @@
-"""What files and settings share: walking, packing, staging and exchanging trees."""

@@ -1,0 +1,1 @@
+"""Age recipients and identities, signatures, key creation."""

@@ -1,0 +1,1 @@
+"""Choose, start and finish a drill."""

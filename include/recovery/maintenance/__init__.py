@@ -1,0 +1,1 @@
+"""What comes later: replaced data is dropped, holds are released."""

@@ -1,0 +1,54 @@
+"""Releasing the holds that keep a set from being pruned."""
+
+from __future__ import annotations
+
+import logging
+
+from recovery.airflow.connections import s3_client
+from recovery.common.connections import Connect
+from recovery.common.errors import ManifestError, PlanError, RestoreUnderWay
+from recovery.common.units import now
+from recovery.crypto.signing import SigningKey
+from recovery.destinations import make_destination
+from recovery.plan.model import Plan
+from recovery.runs.active import known
+from recovery.sets.catalog import read_manifest
+from recovery.sets.layout import is_set_id
+from recovery.sets.records import add_record, read_records, release
+
+log = logging.getLogger(__name__)
+
+
+def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> None:
+    """End every hold of a set, at every destination that has it. The next prune may then remove it.
+
+    Raises:
+        PlanError: if this is no set id, or no destination has the set.
+        RestoreUnderWay: if a restore has not ended that was given the set, or made it as its way back.
+        DestinationError: if a destination can't be read or written.
+    """
+    if not is_set_id(set_id):
+        raise PlanError(f"{set_id!r} is not a set id, which looks like 20261123T010000Z-4f2a.", "Copy the id of a set.")
+    _refuse_during_restore(plan, set_id)
+    key = SigningKey.from_endpoint(connect(plan.signing))
+    found = 0
+    for name, settings in plan.destinations.items():
+        destination = make_destination(name, settings, s3_client)
+        manifest = read_manifest(destination, f"{plan.plan}/{set_id}", key.verify_key)
+        if isinstance(manifest, ManifestError):
+            raise manifest
+        if manifest is None:
+            continue
+        found += 1
+        for hold in read_records(destination, manifest.path, key.verify_key, manifest).holds:
+            add_record(destination, release(manifest, hold.name, now(), person, "released by hand"), key)
+            log.info("%s: no longer %s", name, hold.why)
+    if not found:
+        raise PlanError(f"No destination of {plan.plan} has a set {set_id}.", "Copy the id of a set.")
+
+
+def _refuse_during_restore(plan: Plan, set_id: str) -> None:
+    for each in known(plan):
+        needed = [entry.facts["set"] for step in ("chosen", "making safe") for entry in each.journal.said(step)]
+        if set_id in needed and not each.journal.closed:
+            raise RestoreUnderWay(f"The restore {each.folder.name} needs set {set_id}, and has not ended.", "Wait until it has ended.")

@@ -1,0 +1,139 @@
+"""The copies that restores set aside: which there are, and their end after the plan's days."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+
+from recovery.common.connections import Connect
+from recovery.common.errors import RecoveryError, RestoreError
+from recovery.common.files import locked, read_record
+from recovery.common.units import human_duration, now
+from recovery.plan.field_types import LIVE, SCRATCH
+from recovery.plan.model import Plan
+from recovery.restore.session import RestoreRun
+from recovery.runs.journal import Journal
+from recovery.runs.restore_request import NOTHING_DUE, Request
+from recovery.sets import records
+from recovery.sets.catalog import read_manifest
+from recovery.sets.manifest import Manifest
+from recovery.sources.registry import make
+from recovery.targets import scratch
+
+log = logging.getLogger(__name__)
+
+
+def drop_old(plan: Plan, connect: Connect) -> None:
+    """Remove what restores set aside longer ago than ``keep_before``; say what is left.
+
+    Raises:
+        RestoreError: if something can't be removed, or looked at; the rest is.
+    """
+    restores = plan.staging.folder / plan.plan / "restores"
+    steps = [(f"restore {path.parent.name}", partial(_drop_idle, plan, path)) for path in sorted(restores.glob("*/journal.jsonl"))]
+    steps += [
+        (f"restore {path.parent.name}", partial(_drop_if_old, plan, path, connect)) for path in sorted(restores.glob("*/request.json"))
+    ]
+    steps += [(source_id, partial(name_strangers, plan, source_id, connect)) for source_id in plan.source_ids]
+    faults = {what: fault for what, step in steps if (fault := _fault(what, step))}
+    if faults:
+        words = "\n".join(f"{what}: {fault}" for what, fault in faults.items())
+        again = any(fault.retryable for fault in faults.values())
+        raise RestoreError(f"Not all copies could be removed:\n{words}", "Mend these; tomorrow it is tried again.", retryable=again)
+
+
+def _fault(what: str, step: Callable[[], None]) -> RecoveryError | None:
+    """Why a step failed. Also what nobody has foreseen: the others still have to be looked at."""
+    try:
+        step()
+    except RecoveryError as error:
+        log.error("%s: %s", what, error)
+        return error
+    except Exception as error:
+        log.exception("%s", what)
+        return RestoreError(f"It failed with {type(error).__name__}.", "Look for it in this log.")
+    return None
+
+
+def _drop_if_old(plan: Plan, request: Path, connect: Connect) -> None:
+    run = RestoreRun(plan, read_record(request, Request).run_id, connect)
+    if not run.journal.closed:
+        return
+    age = now() - run.journal.said("closed")[-1].time
+    if age < plan.keep_before:
+        log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(plan.keep_before - age))
+        return
+    drop(run)
+
+
+def _drop_idle(plan: Plan, journal: Path) -> None:
+    """Remove what is left of a drill for which nothing was due; of all others the journal stays, so that they are never begun anew."""
+    closed = Journal(journal).last("closed")
+    if closed and closed.facts["reason"] == NOTHING_DUE and now() - closed.time >= plan.keep_before:
+        shutil.rmtree(journal.parent)
+
+
+def drop(run: RestoreRun) -> None:
+    """Remove the copies that a restore set aside, live ones of before and refused ones, once the plan's days are over.
+
+    Raises:
+        RecoveryError: if something can't be removed; the restore's folder stays then.
+    """
+    scratch.remove(run.folder)
+    if run.in_place:
+        release_safety_set(run)
+    nothing_aside = run.in_place or run.request().target == SCRATCH
+    staged = [source_id for source_id in run.request().sources if run.journal.said("staging", source_id) and not nothing_aside]
+    _refuse_gone(run, staged)
+    for source_id in staged:
+        component = run.component(source_id)
+        with locked(run.folder / "locks" / source_id):
+            run.same_target(source_id)
+            component.discard(run.source(source_id))
+            component.drop_before(run.source(source_id))
+            run.source(source_id).clean()
+            log.info("%s: the copies of restore %s are removed", source_id, run.id)
+    for path in run.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    for path in sorted(run.folder.iterdir(), key=lambda path: path.name == "request.json"):
+        if path.name != "journal.jsonl":  # it says that this restore has ended, if anybody clears it
+            path.unlink()
+
+
+def _refuse_gone(run: RestoreRun, sources: Collection[str]) -> None:
+    target = run.request().target
+    known: Collection[str] = run.plan.source_ids
+    if target != LIVE:
+        known = set(known) & dict(run.plan.targets[target].sources).keys() if target in run.plan.targets else ()
+    if gone := [source_id for source_id in sources if source_id not in known]:
+        where = "" if target == LIVE else f" at the target {target}"
+        raise RestoreError(
+            f"The plan no longer has {', '.join(gone)}{where}, where restore {run.id} left copies.",
+            f"Remove what has {run.id} in its name there, then {run.folder}.",
+        )
+
+
+def release_safety_set(run: RestoreRun) -> None:
+    """Let the set of before a restore in place go the way of all sets.
+
+    Raises:
+        DestinationError: if a destination can't take the record.
+    """
+    why = f"restore {run.id} ended {human_duration(run.plan.keep_before)} ago"
+    for entry in run.journal.said("making safe"):
+        for destination in run.destinations():
+            manifest = read_manifest(destination, f"{run.plan.plan}/{entry.facts['set']}", run.verify_key())
+            if isinstance(manifest, Manifest):  # otherwise it never got there
+                released = records.release(manifest, records.BIRTH, now(), f"maintenance of {run.plan.plan}", why)
+                records.add_record(destination, released, run.set_key())
+
+
+def name_strangers(plan: Plan, source_id: str, connect: Connect) -> None:
+    """Say which copies lie at a source that no restore in staging accounts for: nobody will remove them."""
+    known = {path.name for path in (plan.staging.folder / plan.plan / "restores").glob("*")}
+    if strangers := sorted(set(make(plan, source_id, connect).before_copies()) - known):
+        log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))

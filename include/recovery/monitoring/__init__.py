@@ -1,0 +1,1 @@
+"""Alerts, and the heartbeat of successful backups."""

@@ -1,0 +1,1 @@
+"""Packs: tar > zstd > age, and back; the index of contents."""

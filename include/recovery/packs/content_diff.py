@@ -1,0 +1,87 @@
+"""Compare the contents of two sides: what differs, and what a restore would change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from recovery.packs.content_index import Facts, Row
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not equal on two sides."""
+
+    kind: str
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.what}"
+
+
+def compare(expected: Iterable[Row], found: Iterable[Row]) -> list[Difference]:
+    """Every difference between two sides; empty when they are equal.
+
+    A fact that only one side has is a difference too, so both sides must be made by the same code.
+    """
+    wanted = {(kind, name): facts for kind, name, facts in expected}
+    differences = []
+    for kind, name, facts in found:
+        facts_wanted = wanted.pop((kind, name), None)
+        if facts_wanted is None:
+            differences.append(Difference(kind, name, "is there, but not in the set"))
+            continue
+        for fact in sorted(facts.keys() | facts_wanted.keys()):
+            if facts.get(fact) != facts_wanted.get(fact):
+                what = f"{fact} is {_short(facts.get(fact))}, the set has {_short(facts_wanted.get(fact))}"
+                differences.append(Difference(kind, name, what))
+    differences += [Difference(kind, name, "is missing") for kind, name in wanted]
+    return sorted(differences, key=lambda difference: (difference.kind, difference.name, difference.what))
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a restore would do to things of one kind."""
+
+    kind: str
+    """``table``, ``collection``, ``file`` and so on."""
+    what: str
+    """``added``, ``changed``, ``removed`` or ``equal``."""
+    count: int
+    bytes: int
+    """Of the set's side; of the live one for what is removed."""
+    names: tuple[str, ...] = ()
+    """Some of them, in order."""
+
+
+def changes(wanted: Iterable[Row], live: Iterable[Row], shown: int = 10) -> list[Change]:
+    """What it would take to make the live side what is wanted, by kind; sizes are the facts ``bytes`` or ``size``.
+
+    Args:
+        wanted: rows of the set.
+        live: rows of now, made by the same code.
+        shown: how many names each change has at most.
+    """
+    expected = {(kind, name): facts for kind, name, facts in wanted}
+    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for kind, name, facts in live:
+        other = expected.pop((kind, name), None)
+        what = "removed" if other is None else "equal" if other == facts else "changed"
+        found.setdefault((kind, what), []).append((name, _size(facts if other is None else other)))
+    for (kind, name), facts in expected.items():
+        found.setdefault((kind, "added"), []).append((name, _size(facts)))
+    return [
+        Change(kind, what, len(things), sum(size for _, size in things), tuple(sorted(name for name, _ in things)[:shown]))
+        for (kind, what), things in sorted(found.items())
+    ]
+
+
+def _size(facts: Facts) -> int:
+    return int(facts.get("bytes") or facts.get("size") or 0)

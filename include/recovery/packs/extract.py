@@ -1,0 +1,94 @@
+"""Members of a pack become files, none of them outside their folder: a guard stands between the stream and tar."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tarfile import TarInfo
+
+from recovery.common.errors import ArtifactError
+from recovery.packs import tar_reader
+from recovery.runners.local import find_tool, tool
+
+log = logging.getLogger(__name__)
+
+
+def extract(reader: tar_reader.Source, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
+    """Extract a pack's stream into a folder that exists, all members or some.
+
+    No byte of a member reaches the tar that extracts before its name and target were found to stay inside.
+
+    Raises:
+        ArtifactError: if a member would be written outside, or is a device.
+        ToolError: if tar fails, for example of a full disk.
+    """
+    argv = [find_tool("tar"), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
+    argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", f"--directory={folder}", "--file=-"]
+    way = _Way(folder)
+    with tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
+        try:
+            for member in tar_reader.members(reader):
+                refuse_escape(member.info)
+                if only is not None and not only(member.info):
+                    continue
+                way.refuse_detour(member.info)
+                for chunk in member.raw():
+                    tar.stdin.write(chunk)
+            tar.stdin.write(bytes(2 * tar_reader.BLOCK))
+            tar.stdin.close()
+        except BrokenPipeError:
+            log.error("tar stopped reading")
+
+
+class _Way:
+    """What lies between a folder and the members that are extracted to it: nothing but folders.
+
+    An earlier pack may have left a link where this one has a folder, which the disk tells. What this pack itself has is told
+    by its names: tar may not have read it from the pipe yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._real = {folder, *folder.parents}  # whatever leads to it is the operator's own
+        self._ends: set[Path] = set()
+
+    def refuse_detour(self, info: TarInfo) -> None:
+        """Refuse a member, or a hard link's target, that has anything but folders above it.
+
+        Raises:
+            ArtifactError: if there is a link, or what this pack itself has as a link or file.
+        """
+        path = self._folder / info.name
+        for name in [path, self._folder / info.linkname] if info.islnk() else [path]:
+            self._look_above(name)
+        if not info.isdir():
+            self._ends.add(path)
+
+    def _look_above(self, path: Path) -> None:
+        for parent in path.parents:
+            if parent in self._ends or (parent not in self._real and parent.is_symlink()):
+                raise ArtifactError(
+                    f"A pack's member would be written through the link {parent}, or below what is no folder.",
+                    "Don't restore this set; find out who made it.",
+                )
+            if parent == self._folder:
+                return
+            self._real.add(parent)
+
+
+def refuse_escape(info: TarInfo) -> None:
+    """Refuse a member that would be written outside the folder it is extracted to.
+
+    Raises:
+        ArtifactError: for absolute names, ``..``, devices, and hard links that point outside.
+    """
+    names = [info.name, info.linkname] if info.islnk() else [info.name]
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ArtifactError(
+                f"A pack's member would be written outside its target: {name!r}.", "Don't restore this set; find out who made it."
+            )
+    if info.ischr() or info.isblk():
+        raise ArtifactError(f"A pack's member is a device: {info.name!r}.", "Don't restore this set; find out who made it.")

@@ -1,0 +1,255 @@
+"""Reading the tar streams that packs hold: GNU tar's ``posix`` format, member by member, without seeking.
+
+The standard library's ``tarfile`` could read them too; this reader hands out each member's raw bytes as well, so that a
+guard can look at a member before a single byte of it reaches the tar that extracts, and copies less.
+Format: POSIX.1-2001 pax, and "PAX Format, Version 1.0" of sparse files in the GNU tar manual. What GNU tar does not write
+when a pack is made (long names of its older format, global headers, foreign keywords) is refused: two readers that
+understand a header differently would see different members.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from tarfile import TarInfo
+from typing import IO, Protocol
+
+from recovery.common.errors import ArtifactError
+
+BLOCK = 512
+_ZEROS = bytes(BLOCK)
+_WITHOUT_DATA = frozenset({tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE})
+_SIZE = re.compile(rb"[0-7]{11}\0")
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_TIME = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,9})?")
+_KEYWORDS = re.compile(r"path|linkpath|size|uid|gid|mtime|GNU\.sparse\.(major|minor|name|realsize)|SCHILY\.xattr\..+", re.DOTALL)
+_SPARSE = frozenset({"GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.name", "GNU.sparse.realsize"})
+_LARGEST_HEADER = 64 << 20
+
+
+class Source(Protocol):
+    """What a tar stream is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Exactly ``size`` bytes, fewer only at the end."""
+
+
+def damaged(what: str) -> ArtifactError:
+    """The error of a pack whose bytes are not what they should be."""
+    return ArtifactError(
+        f"A pack is damaged: {what}.", "Use the copy at another destination, or another set; keep this one for inspection."
+    )
+
+
+class Member:
+    """One member of a stream: its header, and its data as long as the next one is not asked for."""
+
+    def __init__(self, info: TarInfo, header: bytes, stored: int, source: Source) -> None:
+        self.info = info
+        self.header = header
+        """The raw header blocks, extended headers included."""
+        self._left = stored
+        self._padding = -stored % BLOCK
+        self._source = source
+        self._segments: Iterator[tuple[int, int]] | None = None
+
+    def read_stored(self, size: int) -> bytes:
+        """The next bytes of the data as they are stored; empty at its end."""
+        want = min(size, self._left)
+        data = self._source.read(want) if want else b""
+        if len(data) < want:
+            raise damaged(f"it ends in the middle of {self.info.name!r}")
+        self._left -= want
+        return data
+
+    def skip(self) -> None:
+        """Read past what is left of this member."""
+        while self._left:
+            self.read_stored(1 << 20)
+        if len(self._source.read(self._padding)) < self._padding:
+            raise damaged(f"it ends after {self.info.name!r}")
+        self._padding = 0
+
+    def raw(self) -> Iterator[bytes]:
+        """All its bytes as they are stored, header first, padding last."""
+        yield self.header
+        while chunk := self.read_stored(1 << 20):
+            yield chunk
+        yield bytes(self._padding)
+        self.skip()
+
+    def open(self) -> IO[bytes] | None:
+        """Its data as the file had it, holes filled with zeros; None for a member that has none."""
+        if self.info.type in _WITHOUT_DATA:
+            return None
+        if "GNU.sparse.major" in self.info.pax_headers:
+            return io.BufferedReader(_Sparse(self), 1 << 20)
+        return _Plain(self)  # type: ignore[return-value]
+
+
+class _Plain(io.RawIOBase):
+    """Gives exactly what it is asked for, fewer bytes only at the end; so it needs no buffer around it."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        return self._member.read_stored(size)
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self._member.read_stored(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Sparse(io.RawIOBase):
+    """Data of a sparse file: a map of where the data lies, then the data."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._size = member.info.size
+        self._position = 0
+        self._map = self._read_map()
+        self._segment = next(self._map, (self._size, 0))
+
+    def _read_map(self) -> Iterator[tuple[int, int]]:
+        buffer = b""
+        numbers: list[int] = []
+        while not numbers or len(numbers) < 1 + 2 * numbers[0]:
+            line, newline, rest = buffer.partition(b"\n")
+            if newline and line.isdigit():
+                numbers.append(int(line))
+                buffer = rest
+            elif newline or len(buffer) >= BLOCK or not (block := self._member.read_stored(BLOCK)):
+                raise self._damaged("the map")
+            else:
+                buffer += block
+        segments = list(zip(numbers[1::2], numbers[2::2], strict=True))
+        ends = [0, *(start + length for start, length in segments)]
+        if any(start < end for end, (start, _) in zip(ends, segments, strict=False)) or ends[-1] > self._size:
+            raise self._damaged("the map")
+        return iter(segments)
+
+    def _damaged(self, what: str) -> ArtifactError:
+        return damaged(f"{what} of the sparse file {self._member.info.name!r} is not as it must be")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        start, length = self._segment
+        if self._position < start:
+            count = min(len(buffer), start - self._position)
+            buffer[:count] = bytes(count)
+        else:
+            while length == self._position - start and self._position < self._size:
+                start, length = self._segment = next(self._map, (self._size, 0))
+                if self._position < start:
+                    return self.readinto(buffer)
+            data = self._member.read_stored(min(len(buffer), start + length - self._position))
+            if not data and self._position < self._size:
+                raise self._damaged("the data")
+            buffer[: len(data)] = data
+            count = len(data)
+        self._position += count
+        return count
+
+
+def members(source: Source) -> Iterator[Member]:
+    """The members of a stream, in order; what the caller leaves of one is skipped. Reads the stream to its very end.
+
+    Raises:
+        ArtifactError: if the stream is damaged or ends early.
+    """
+    while True:
+        block = source.read(BLOCK)
+        if block == _ZEROS:
+            break
+        member = _read_member(source, block)
+        yield member
+        member.skip()
+    while chunk := source.read(1 << 20):
+        if chunk.count(0) != len(chunk):
+            raise damaged("there is something behind its end")
+
+
+def _read_member(source: Source, block: bytes) -> Member:
+    header = block
+    extended: dict[str, str] = {}
+    info = _parse(block)
+    if info.type == tarfile.XHDTYPE:
+        if info.size > _LARGEST_HEADER:
+            raise damaged(f"an extended header has {info.size} bytes")
+        data = source.read(info.size + -info.size % BLOCK)
+        extended = _parse_extended(data[: info.size])
+        block = source.read(BLOCK)
+        header += data + block
+        info = _parse(block)
+    stored = _number(extended, "size", info.size)
+    if info.type not in _WITHOUT_DATA | {tarfile.REGTYPE} or (stored and info.type in _WITHOUT_DATA):
+        raise damaged(f"{info.name!r} is of a kind that packs don't have")
+    if _SPARSE & extended.keys() and not (
+        extended.keys() >= _SPARSE and extended["GNU.sparse.major"] + extended["GNU.sparse.minor"] == "10"
+    ):
+        raise damaged(f"{info.name!r} is a sparse file of another format")
+    _apply(info, extended)
+    return Member(info, header, stored, source)
+
+
+def _parse(block: bytes) -> TarInfo:
+    if len(block) < BLOCK:
+        raise damaged("it ends before its end mark")
+    if not _SIZE.fullmatch(block, 124, 136):
+        raise damaged("a member's header has no size")
+    try:
+        return TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise damaged(f"a member's header is not one ({error})") from error
+
+
+def _parse_extended(data: bytes) -> dict[str, str]:
+    records: dict[str, str] = {}
+    position = 0
+    while position < len(data):
+        space = data.find(b" ", position, position + 20)
+        digits = data[position:space] if space > 0 else b""
+        record = data[space + 1 : position + int(digits)] if digits.isdigit() else b""
+        key, equals, value = record.partition(b"=")
+        name = key.decode("utf-8", "surrogateescape")
+        if not equals or not value.endswith(b"\n") or not _KEYWORDS.fullmatch(name) or name in records:
+            raise damaged(f"an extended header is not one of ours ({name[:100]!r})")
+        records[name] = value[:-1].decode("utf-8", "surrogateescape")
+        position += int(digits)
+    return records
+
+
+def _number(extended: dict[str, str], key: str, otherwise: int) -> int:
+    text = extended.get(key)
+    if text is not None and not _NUMBER.fullmatch(text):
+        raise damaged(f"{key} of an extended header is {text[:100]!r}")
+    return otherwise if text is None else int(text)
+
+
+def _apply(info: TarInfo, extended: dict[str, str]) -> None:
+    info.pax_headers = extended
+    info.name = extended.get("GNU.sparse.name", extended.get("path", info.name))
+    if info.name.endswith("/") and not info.isdir():
+        raise damaged(f"{info.name!r} is no folder")
+    info.name = info.name.rstrip("/")
+    info.linkname = extended.get("linkpath", info.linkname)
+    info.size = _number(extended, "GNU.sparse.realsize", _number(extended, "size", info.size))
+    info.uid = _number(extended, "uid", info.uid)
+    info.gid = _number(extended, "gid", info.gid)
+    mtime = extended.get("mtime", str(info.mtime))
+    if not _TIME.fullmatch(mtime):
+        raise damaged(f"the time of {info.name!r} is {mtime[:100]!r}")
+    info.mtime = float(mtime)
+    if "\0" in info.name + info.linkname:
+        raise damaged(f"the name {info.name!r} has a zero byte")

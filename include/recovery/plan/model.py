@@ -1,0 +1,195 @@
+"""Plan files: one YAML file says which system is protected, how often, where to, kept how long. Validated and frozen.
+
+Reading a plan opens no connection and needs no secret: credentials are Airflow Connections, named by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from recovery.plan import validation
+from recovery.plan.checks import Check
+from recovery.plan.field_types import AbsolutePath, ConnectionId, Duration, Name, Part, Size, cron, plain_prefix, recipient, timezone_name
+from recovery.plan.hooks import Hooks
+from recovery.plan.restore_targets import Drill, Target
+from recovery.plan.services import Services
+from recovery.plan.sources import Settings, Sources
+
+
+class Objectives(Part):
+    """What the business agreed to."""
+
+    rpo: Duration = timedelta(hours=24)
+    """How much data may be lost, as time: a set older than this is not restored unless somebody confirms it."""
+    rto: Duration = timedelta(hours=2)
+    """How long a restore may take."""
+
+
+class Encryption(Part):
+    """Who can read the backups."""
+
+    recipients: Annotated[tuple[Annotated[str, AfterValidator(recipient)], ...], Field(min_length=1)]
+    """age public keys; any one of their identities opens the sets."""
+    identity: ConnectionId | None = None
+    """Connection with the age identity as its password, to verify and restore. Without it verify reaches only ``stored``."""
+
+
+class Keep(Part):
+    """Which sets a destination keeps: all that any rule wants."""
+
+    within: Duration | None = None
+    """Every set younger than this."""
+    last: Annotated[int, Field(ge=1)] | None = None
+    """This many newest sets."""
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> Keep:
+        if self.within is None and self.last is None:
+            raise ValueError("write at least one rule, such as {within: 30d} or {last: 14}")
+        return self
+
+
+class S3Place(Part):
+    """A bucket and where in it."""
+
+    connection: ConnectionId
+    bucket: Annotated[str, Field(min_length=3, max_length=63)]
+    prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$"), AfterValidator(plain_prefix)] = ""
+
+
+class Destination(Part):
+    """A place where sets are kept: a folder or an S3 bucket."""
+
+    folder: AbsolutePath | None = None
+    mount: AbsolutePath | None = None
+    """Of a folder: what must be mounted whenever it is used, the folder itself or one above it."""
+    s3: S3Place | None = None
+    keep: Keep
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Destination:
+        if (self.folder is None) == (self.s3 is None):
+            raise ValueError("write either folder or s3")
+        if self.mount and (self.folder is None or not self.folder.is_relative_to(self.mount)):
+            raise ValueError(f"mount: {self.mount} must be the destination's folder or one above it")
+        return self
+
+
+class Approver(Part):
+    """A person who may answer gates."""
+
+    id: Annotated[str, Field(min_length=1)]
+    """User name, as they log in."""
+    name: Annotated[str, Field(min_length=1)]
+
+
+class Approvals(Part):
+    """Who opens the gates of a restore."""
+
+    approvers: Annotated[tuple[Approver, ...], Field(min_length=1)]
+    timeout: Duration = timedelta(hours=12)
+    """How long a gate waits for an answer. None in time is a rejection, except at the last gate."""
+    signing: ConnectionId | None = None
+    """Connection with the key that signs approvals; default: the plan's signing key."""
+
+
+class Mail(Part):
+    """Mail to people when a backup or restore fails, or a gate waits."""
+
+    connection: ConnectionId
+    """An SMTP connection."""
+    to: Annotated[tuple[str, ...], Field(min_length=1)]
+    sender: str
+
+
+class Alerts(Part):
+    """Who is told."""
+
+    mail: Mail | None = None
+    ping: ConnectionId | None = None
+    """An HTTP Connection whose address is called after every complete backup, so that somebody outside notices when none comes."""
+
+
+class Staging(Part):
+    """Where dumps and packs lie until every destination has them; a folder that all workers share."""
+
+    folder: AbsolutePath = Path("/var/lib/recovery/staging")
+    keep: Duration = timedelta(days=3)
+    """Packs that a destination still lacks stay this long, so that a failed upload can be cleared without a new dump."""
+    cap: Size | None = None
+    """Packs of older runs are removed, oldest first, when all of them together are larger than this."""
+
+
+class Tools(Part):
+    """Folders with client tools, looked at before PATH."""
+
+    postgres: tuple[AbsolutePath, ...] = ()
+    mongo: tuple[AbsolutePath, ...] = ()
+
+
+class Plan(Part):
+    """One system and how it is protected."""
+
+    plan: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    """The plan's name: a lower-case letter, then letters, digits and _. DAGs and folders are named after it."""
+    schedule: Annotated[str, AfterValidator(cron)] | None = "0 1 * * *"
+    """Cron expression in ``timezone``; null for backups by hand only."""
+    timezone: Annotated[str, AfterValidator(timezone_name)] = "UTC"
+    """Name of the timezone in which ``schedule`` is meant, such as ``Europe/Berlin``."""
+    owner: str = "operations"
+    """Shown as the DAGs' owner."""
+    objectives: Objectives = Objectives()
+    sources: Sources
+    encryption: Encryption
+    signing: ConnectionId
+    """Connection with the Ed25519 key that signs sets, as its password."""
+    destinations: Annotated[dict[Name, Destination], Field(min_length=1)]
+    good: Literal["stored", "decoded"] = "decoded"
+    """What verify must reach before a set counts as good: ``stored`` or ``decoded``."""
+    approvals: Approvals
+    services: Services = Services()
+    hooks: Hooks = Hooks()
+    checks: tuple[Check, ...] = ()
+    """What the restored system must answer: the runbook's "verify that the system works" as data."""
+    targets: dict[Name, Target] = {}
+    """Where else a set may be restored to, by a name of your choice."""
+    drill: Drill = Drill()
+    alerts: Alerts = Alerts()
+    staging: Staging = Staging()
+    tools: Tools = Tools()
+    pack: Size = 1 << 30
+    """Packs are filled to about this size, before compression."""
+    compression: Annotated[int, Field(ge=1, le=19)] = 1
+    """zstd level."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a backup's task is tried again after a failure that may pass."""
+    retry_delay: Duration = timedelta(minutes=1)
+    """Pause before the first retry; it doubles from one to the next."""
+    timeout: Duration = timedelta(hours=6)
+    """How long any one task may take."""
+    keep_before: Duration = timedelta(days=7)
+    """How long the copies that a restore set aside are kept."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Plan:
+        if faults := list(validation.faults(self)):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def source(self, source_id: str) -> Settings:
+        """The settings of ``<component>.<name>``.
+
+        Raises:
+            KeyError: if the plan has no such source.
+        """
+        return dict(self.sources)[source_id]
+
+    @property
+    def source_ids(self) -> Sequence[str]:
+        """Every source's ``<component>.<name>``, in the order of restoring."""
+        return [source_id for source_id, _ in self.sources]

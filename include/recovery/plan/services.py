@@ -1,0 +1,16 @@
+"""What a restore and a drill need beside the sources: services, hooks, checks, targets."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from recovery.plan.field_types import Argv, Duration, Part
+
+
+class Services(Part):
+    """What uses the data: stopped before the switch, started after it."""
+
+    stop: tuple[Argv, ...] = ()
+    start: tuple[Argv, ...] = ()
+    timeout: Duration = timedelta(minutes=5)
+    """How long each command may take."""

@@ -1,0 +1,164 @@
+"""Whether the parts of a plan fit together: names that must exist, folders that must not lie in each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations, permutations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recovery.plan.field_types import LIVE, SCRATCH
+from recovery.plan.kinds.files import FilesTarget
+from recovery.plan.kinds.mongo import MongoSource, MongoTarget
+from recovery.plan.kinds.postgres import PostgresSource, PostgresTarget
+from recovery.plan.location import Landing
+from recovery.plan.overlap import nested_paths, own_roots, roots_there, roots_within, server_locations, shared_locations
+from recovery.plan.restore_targets import Target, TargetSettings
+from recovery.plan.sources import Settings
+
+if TYPE_CHECKING:
+    from recovery.plan.model import Destination, Plan
+
+
+def faults(plan: Plan) -> Iterator[str]:
+    """One sentence for everything that does not fit, with the key's path and what to write instead."""
+    if plan.good == "decoded" and plan.encryption.identity is None:
+        yield "good: 'decoded' needs encryption.identity; name the Connection, or write good: stored"
+    for source_id, root in _roots(plan):
+        for key, folder in _own_folders(plan):
+            if folder.is_relative_to(root):
+                yield f"{key}: {folder} lies in the source {source_id}, which would back up its own backups"
+    yield from _one_place_twice(plan)
+    yield from _overlaps(plan)
+    yield from _shared_databases(plan)
+    yield from _unknown_sources(plan)
+    for name, target in plan.targets.items():
+        yield from (f"targets.{name}{fault}" for fault in _target_faults(plan, name, target))
+    yield from _drill_faults(plan)
+
+
+def _roots(plan: Plan) -> Iterator[tuple[str, Path]]:
+    for source_id, source in plan.sources:
+        for root in own_roots(source):
+            yield source_id, root
+
+
+def _own_folders(plan: Plan) -> Iterator[tuple[str, Path]]:
+    yield "staging.folder", plan.staging.folder
+    if plan.drill.folder:
+        yield "drill.folder", plan.drill.folder
+    for name, destination in plan.destinations.items():
+        if destination.folder:
+            yield f"destinations.{name}.folder", destination.folder
+
+
+def _one_place_twice(plan: Plan) -> Iterator[str]:
+    """Two copies in one place are one, and the stricter rule would prune for both. As written: to read a plan asks no file system."""
+    for (one_id, one), (other_id, other) in combinations(plan.destinations.items(), 2):
+        here, there = _storage(one), _storage(other)
+        if here == there:
+            yield f"destinations.{other_id}: this is the place of {one_id}, too; name another one, or leave it out"
+        elif here == there[: len(here)] or there == here[: len(there)]:
+            yield f"destinations.{other_id}: its place and that of {one_id} lie in one another; name one apart from it"
+
+
+def _storage(destination: Destination) -> tuple[str, ...]:
+    """Where a destination is: each part lies in those before it."""
+    if destination.folder:
+        return ("folder", *destination.folder.parts)
+    assert destination.s3
+    return ("s3", destination.s3.connection, destination.s3.bucket, *filter(None, destination.s3.prefix.split("/")))
+
+
+def _overlaps(plan: Plan) -> Iterator[str]:
+    for (inner_id, inner), (outer_id, outer) in permutations(plan.sources, 2):
+        for path, root in roots_within(inner, outer):
+            yield (
+                f"sources.{inner_id}: {path} lies in {root} of {outer_id}; what is in two sources is replaced twice, so leave it"
+                f" out of one of them, or exclude its topmost entry from {outer_id}"
+            )
+
+
+def _shared_databases(plan: Plan) -> Iterator[str]:
+    for (one_id, one), (other_id, other) in combinations(plan.sources, 2):
+        if shared := shared_locations(server_locations(one), server_locations(other)):
+            yield f"sources.{other_id}: {shared} is in {one_id}, too; leave it out of one of them"
+
+
+def _unknown_sources(plan: Plan) -> Iterator[str]:
+    named = [(f"hooks.{key}", hook.source) for key, hook in plan.hooks.all()]
+    named += [(f"checks.{number}", check.source) for number, check in enumerate(plan.checks)]
+    named += [
+        (f"targets.{name}.checks.{number}", check.source)
+        for name, target in plan.targets.items()
+        for number, check in enumerate(target.checks)
+    ]
+    named += [(f"drill.sources.{number}", source) for number, source in enumerate(plan.drill.sources)]
+    for key, source_id in named:
+        if source_id is not None and source_id not in plan.source_ids:
+            yield f"{key}: the plan has no source {source_id}; it has {', '.join(plan.source_ids)}"
+
+
+def _target_faults(plan: Plan, name: str, target: Target) -> Iterator[str]:
+    if name in {LIVE, SCRATCH}:
+        yield f": {name!r} is taken; choose another name"
+    sources = dict(plan.sources)
+    for source_id, there in target.sources:
+        if source_id not in sources:
+            yield f".sources.{source_id}: the plan has no such source; it has {', '.join(sources)}"
+        elif isinstance(there, PostgresTarget | MongoTarget):
+            yield from (f".sources.{source_id}: {fault}" for fault in _live_server(sources, source_id, there))
+        else:
+            folder = there.path if isinstance(there, FilesTarget) else there.folder
+            yield from (f".sources.{source_id}: {fault}" for fault in _live_folder(plan, folder))
+    yield from _meeting_there(sources, target)
+
+
+def _meeting_there(sources: Mapping[str, Settings], target: Target) -> Iterator[str]:
+    """Of two sources that go to one place, one would set aside what the other has just brought."""
+    known = [(source_id, there) for source_id, there in target.sources if source_id in sources]
+    for (one_id, one), (other_id, other) in combinations(known, 2):
+        if shared := shared_locations(_named_places(sources[one_id], one), _named_places(sources[other_id], other)):
+            yield f".sources.{other_id}: {shared} is where {one_id} goes, too; give one of them another name there"
+        for path, root in nested_paths(roots_there(sources[one_id], one), roots_there(sources[other_id], other)):
+            yield f".sources.{other_id}: {root} and {path} of {one_id} are, or lie in, one another; name a folder apart from it"
+
+
+def _named_places(source: Settings, there: TargetSettings) -> set[Landing]:
+    """Without names in the plan only the set knows."""
+    return {place for place in server_locations(source, there) if len(place) > 2}
+
+
+def _live_server(sources: Mapping[str, Settings], source_id: str, there: PostgresTarget | MongoTarget) -> Iterator[str]:
+    """A target on a live server, be it another source's, is one only if every database has a name there that is not live."""
+    own = sources[source_id]
+    assert isinstance(own, PostgresSource | MongoSource)
+    for other_id, other in sources.items():
+        if not isinstance(other, type(own)) or other.connection != there.connection:
+            continue
+        if not own.databases or not other.databases:
+            yield f"this is the live server of {other_id}; name the databases of both in the plan, or another connection here"
+        elif taken := [name for name in own.databases if there.databases.get(name, name) in other.databases]:
+            yield f"this is the live server of {other_id}; give {', '.join(taken)} another name under databases, or name another connection"
+
+
+def _live_folder(plan: Plan, folder: Path) -> Iterator[str]:
+    for other_id, root in _roots(plan):
+        if folder.is_relative_to(root) or root.is_relative_to(folder):
+            yield f"{folder} is, lies in, or has in it {root} of the live source {other_id}; name a folder apart from it"
+    for own, place in _own_folders(plan):
+        if folder.is_relative_to(place) or place.is_relative_to(folder):
+            yield f"{folder} and {own}, {place}, lie in each other; name a folder apart from it"
+
+
+def _drill_faults(plan: Plan) -> Iterator[str]:
+    if plan.drill.target != SCRATCH and plan.drill.target not in plan.targets:
+        yield f"drill.target: there is no target {plan.drill.target!r}; write {' or '.join(['scratch', *plan.targets])}"
+    elif plan.drill.target != SCRATCH:
+        there = dict(plan.targets[plan.drill.target].sources)
+        for source_id in plan.drill.sources:
+            if source_id not in there:
+                yield f"drill.sources: the target {plan.drill.target} has no {source_id}; it has {', '.join(there)}"
+    for name in plan.drill.destinations:
+        if name not in plan.destinations:
+            yield f"drill.destinations: there is no destination {name!r}; the plan has {', '.join(plan.destinations)}"

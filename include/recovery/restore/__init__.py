@@ -1,0 +1,1 @@
+"""Restore a set: choose, preflight, stage, verify, cut over, roll back; approvals."""

@@ -1,0 +1,139 @@
+"""Choose the set of a restore, and hold it."""
+
+from __future__ import annotations
+
+import logging
+
+from recovery.common.errors import ApprovalError, DestinationError, PlanError, RestoreError, StagingError
+from recovery.common.files import locked, write_record
+from recovery.common.units import now
+from recovery.restore.session import RestoreRun
+from recovery.runs import active
+from recovery.runs.restore_request import Request
+from recovery.sets import records
+from recovery.sets.catalog import Choice, read_catalog
+from recovery.sets.catalog import choose as choose_set
+from recovery.targets.target import Place
+
+log = logging.getLogger(__name__)
+
+
+def choose(run: RestoreRun, request: Request) -> None:
+    """Choose the set, and hold it so that no prune takes it away.
+
+    Raises:
+        RestoreError: if this restore has ended, or no set fits.
+        ApprovalError: if nobody is known to have asked for it, or nobody else could approve it.
+        PlanError: if a parameter is not usable.
+    """
+    if run.journal.closed:
+        raise RestoreError("This restore has ended; it can't be run again.", "Trigger a new restore.")
+    if run.began:
+        raise RestoreError("This restore has its set; it can't choose again.", "Trigger a new restore.")
+    _check_request(run, request, run.place_of(request))
+    request = request.model_copy(update={"sources": tuple(name for name in run.plan.source_ids if name in request.sources)})
+    key = run.verify_key()
+    catalog = read_catalog(run.plan.plan, run.destinations(), key)
+    choice = choose_set(
+        catalog,
+        request.set,
+        now=now(),
+        good=run.plan.good,
+        rpo=run.plan.objectives.rpo,
+        newest_before=request.newest_before,
+        confirm_old=request.allow_stale,
+    )
+    take(run, request, choice)
+
+
+def take(run: RestoreRun, request: Request, choice: Choice) -> None:
+    """Begin a restore of a set that was chosen: write down what was asked, and hold the set unless this is a dry run.
+
+    Raises:
+        RestoreError: if the set lacks a source, or another restore to the same place has not ended.
+        StagingError: if staging can't be written.
+        DestinationError: if the set can't be held anywhere.
+    """
+    manifest = choice.chosen.manifest
+    lacking = [source_id for source_id in request.sources if source_id not in manifest.sources]
+    if lacking:
+        raise RestoreError(f"Set {manifest.set_id} does not have {', '.join(lacking)}.", "Choose another set, or fewer sources.")
+    try:
+        with locked(run.folder.with_name("choosing.lock")):
+            active.refuse_second(run, request)
+            _write_down(run, request, choice)
+    except OSError as error:
+        raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    if not request.dry_run:
+        _hold(run, choice)
+    for fact in (*choice.facts, *choice.warnings):
+        log.info("%s", fact)
+
+
+def _write_down(run: RestoreRun, request: Request, choice: Choice) -> None:
+    manifest = choice.chosen.manifest
+    run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    run.set.choose(manifest)
+    write_record(run.folder / "request.json", request)
+    run.journal.say(
+        "chosen",
+        set=manifest.set_id,
+        destinations=list(choice.chosen.destinations),
+        facts=list(choice.facts),
+        warnings=list(choice.warnings),
+    )
+
+
+def _check_request(run: RestoreRun, request: Request, place: Place) -> None:
+    if place.gates and not request.dry_run and not request.drill:
+        _check_people(run, request)
+    if not request.sources:
+        raise PlanError("No source was chosen.", f"Choose of {', '.join(place.sources)}.")
+    for source_id in (*request.sources, *request.only):
+        if source_id not in run.plan.source_ids:
+            raise PlanError(f"The plan has no source {source_id}.", f"It has {', '.join(run.plan.source_ids)}.")
+        if source_id not in place.sources:
+            raise PlanError(f"The target {place.name} has no place for {source_id}.", f"Choose of {', '.join(place.sources)}.")
+    if idle := sorted(request.only.keys() - set(request.sources)):
+        raise PlanError(f"Parts of {', '.join(idle)} were named, which is not among the sources.", "Choose it as a source too.")
+    if request.drill and place.live:
+        raise PlanError("A drill never goes into the live system.", "Let drill.target be scratch, or a target of the plan.")
+    if request.overwrite and (place.live or request.overwrite != place.name):
+        raise PlanError(
+            f"overwrite names {request.overwrite!r}, the target is {place.name}.",
+            "Leave it empty, or write the name of the target whose data may be replaced.",
+        )
+    if request.method == "in place" and not place.live:
+        raise PlanError("Method in place is for the live system only.", "Choose method switch for a target.")
+
+
+def _check_people(run: RestoreRun, request: Request) -> None:
+    if not request.requester:
+        raise ApprovalError(
+            "Nobody is known to have asked for this restore, so nobody could be told apart from who approves it.",
+            "Trigger it in the UI or API, logged in.",
+        )
+    if all(approver.id == request.requester for approver in run.plan.approvals.approvers):
+        raise ApprovalError(
+            f"{request.requester} asked for this restore and is the only approver of the plan.",
+            "Add an approver to the plan, or let somebody else trigger it.",
+        )
+
+
+def _hold(run: RestoreRun, choice: Choice) -> None:
+    """Wherever the set is: one destination that can be written is enough to go on, as long as that one is read too."""
+    manifest = choice.chosen.manifest
+    record = records.hold(manifest, now(), run.request().requester, f"restore {run.id}, run {run.run_id}")
+    key = run.set_key()
+    faults = []
+    for name in choice.chosen.destinations:
+        run.journal.say("holding", destination=name, record=record.model_dump(mode="json"))
+        try:
+            records.add_record(run.destination(name), record, key)
+        except DestinationError as error:
+            log.warning("%s", error)
+            faults.append(str(error))
+    if len(faults) == len(choice.chosen.destinations):
+        raise DestinationError(
+            "The set can't be held at any destination: " + " ".join(faults), "Let one be writable for the restore's worker."
+        )

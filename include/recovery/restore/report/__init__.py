@@ -1,0 +1,1 @@
+"""What a restore or drill reports at its end."""

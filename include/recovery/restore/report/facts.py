@@ -1,0 +1,175 @@
+"""What a report says, as plain data; ``docs/format.md`` has the keys.
+
+It is the record that the disaster plan asks for, as far as the machine knows it. A record is signed, but not encrypted:
+so it has names, counts and times, and never values of data, arguments of commands, or what they said.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from recovery.common.errors import RecoveryError
+from recovery.common.units import iso, now
+from recovery.restore import state
+from recovery.restore.report import drill_proof
+from recovery.restore.report.outcome import safe
+from recovery.restore.session import RestoreRun
+
+log = logging.getLogger(__name__)
+
+BY_PEOPLE = {
+    "cause": "What happened, and how it was noticed",
+    "impact": "Who could not work, from when to when; what was lost for good",
+    "told": "Who was told what, and when",
+    "learned": "What was slow, unclear or missing; who changes it, until when",
+}
+"""What no machine knows, and people fill in."""
+
+_ANSWERS = {"approved", "rejected", "unanswered"}
+
+
+def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
+    """The report of a restore, a drill or a dry run.
+
+    Args:
+        run: which.
+        reason: why it did not succeed; empty if it did.
+    """
+    ended = now()
+    return (
+        _asked(run)
+        | {"result": reason or ("dry run" if run.request().dry_run else "success"), "ended": iso(ended)}
+        | _lost(run)
+        | _times(run, ended)
+        | {
+            "gates": list(run.gates),
+            "answers": _answers(run),
+            "steps": [
+                {"step": entry.facts["what"], "source": entry.source, "seconds": entry.facts["seconds"]}
+                for entry in run.journal.said("took")
+            ],
+            "checks": [{"check": entry.facts["check"], "ok": entry.facts["ok"]} for entry in state.last_checks(run)],
+            "unasked": state.unasked(run),
+            "differences": [
+                {"source": entry.source, "count": entry.facts["count"], "names": list(map(_clean, entry.facts["names"]))}
+                for entry in run.journal.said("unequal")
+            ],
+            "set_aside": _set_aside(run, ended),
+            "safety_set": run.safety.manifest().set_id if safe(run) else None,
+            "by_people": dict.fromkeys(BY_PEOPLE, ""),
+        }
+    )
+
+
+def _clean(name: str) -> str:
+    """Names of files may be no Unicode; records are."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _asked(run: RestoreRun) -> dict[str, Any]:
+    request = run.request()
+    return {
+        "kind": "dry run" if request.dry_run else "drill" if request.drill else "restore",
+        "restore": run.id,
+        "run_id": run.run_id,
+        "plan": run.plan.plan,
+        "requester": request.requester,
+        "started": iso(request.started),
+        "set": run.manifest().set_id,
+        "destinations": [destination.name for destination in run.holders()],
+        "sources": list(request.sources),
+        "only": {source_id: list(map(_clean, parts)) for source_id, parts in request.only.items() if parts},
+        "target": request.target,
+        "method": request.method,
+        "config": request.config,
+        "warnings": list(run.journal.said("chosen")[-1].facts["warnings"]),
+    }
+
+
+def _lost(run: RestoreRun) -> dict[str, Any]:
+    """What was written after the set began and before somebody asked for the restore may be lost."""
+    manifest, started = run.manifest(), run.request().started
+    return {
+        "set_begins": iso(manifest.begins),
+        "set_ends": iso(manifest.ends),
+        "data_loss_seconds": (started - manifest.begins).total_seconds(),
+        "rpo_seconds": run.plan.objectives.rpo.total_seconds(),
+    }
+
+
+def _times(run: RestoreRun, ended: datetime) -> dict[str, Any]:
+    whole = (ended - run.request().started).total_seconds()
+    waiting = sum(each["waited_seconds"] for each in _answers(run))
+    return {
+        "back_seconds": _back(run),
+        "rto_seconds": run.plan.objectives.rto.total_seconds(),
+        "downtime_seconds": _downtime(run),
+        "restore_seconds": whole,
+        "waiting_seconds": waiting,
+        "working_seconds": whole - waiting,
+    }
+
+
+def _back(run: RestoreRun) -> float | None:
+    """Seconds until the restored system could be used, which is what the RTO is about."""
+    if run.request().drill:
+        return drill_proof.total(run)
+    back = run.journal.last("services started")
+    return (back.time - run.request().started).total_seconds() if back and state.kept(run) else None
+
+
+def _downtime(run: RestoreRun) -> float | None:
+    """From the stop of the services until they last were started, by whichever way; None if they were not."""
+    stopped = run.journal.said("stopping services")
+    started = [*run.journal.said("services started"), *run.journal.said("services started again")]
+    if not stopped or not started or state.services_down(run):
+        return None
+    return (max(entry.time for entry in started) - stopped[0].time).total_seconds()
+
+
+def _answers(run: RestoreRun) -> list[dict[str, Any]]:
+    asked: dict[str, datetime] = {}
+    found = []
+    for entry in run.journal.entries():
+        gate = entry.facts.get("gate")
+        if entry.step == "asked" and gate:
+            asked[gate] = entry.time
+        if entry.step in _ANSWERS and gate:
+            waited = (entry.time - asked.get(gate, entry.time)).total_seconds()
+            found.append(
+                {"gate": gate, "answer": entry.step, "person": entry.facts.get("person"), "time": iso(entry.time), "waited_seconds": waited}
+            )
+    return found
+
+
+def _set_aside(run: RestoreRun, ended: datetime) -> list[dict[str, Any]]:
+    """Copies that are beside the data now, by source: what they are, the mark in their names, and until when they stay."""
+    request = run.request()
+    if request.drill or request.dry_run or run.in_place:
+        return []
+    found = []
+    for source_id in request.sources:
+        until: str | None = iso(ended + run.plan.keep_before)
+        if state.kept(run):
+            what, prefix = "the data of before", "__before_" if _copy_there(run, source_id) else ""
+        elif source_id in state.begun_to_switch(run):
+            what, prefix, until = "both copies, until the way back is complete", "__before_", None
+        elif state.may_have_writes(run, source_id):
+            what, prefix = "the refused copy, with what was written to it", "__stage_"
+        else:
+            continue
+        if prefix:
+            mark = f"{prefix}{run.id}" if source_id.startswith(("postgres.", "mongo.")) else f".recovery-{run.id}"
+            found.append({"source": source_id, "what": what, "mark": mark, "until": until})
+    return found
+
+
+def _copy_there(run: RestoreRun, source_id: str) -> bool:
+    """Whether something was there before, and so was set aside; where that can't be told, it is taken to be so."""
+    try:
+        return run.id in run.component(source_id).before_copies()
+    except RecoveryError as error:
+        log.warning("%s: whether a copy was set aside can't be told: %s", source_id, error)
+        return True

@@ -1,0 +1,128 @@
+"""The safety set: before a restore in place drops anything, what is there is backed up by the backup's own code."""
+
+from __future__ import annotations
+
+import logging
+
+from recovery.backup import finalize, steps, upload
+from recovery.common.errors import DestinationError, RecoveryError, RestoreError
+from recovery.common.units import now
+from recovery.plan.location import lies_in
+from recovery.plan.model import Plan
+from recovery.restore.session import RestoreRun
+from recovery.restore.state import timed
+from recovery.runs.staged_set import RunRecord, StagedSet
+from recovery.sets.catalog import read_manifest
+from recovery.sets.layout import new_set_id
+from recovery.sets.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+
+def make_safe(run: RestoreRun) -> bool:
+    """Make a set of all that is about to be replaced, decoded, and held from pruning for the plan's ``keep_before``.
+
+    Services are stopped by now; whether somebody writes all the same is looked at before anything is dropped. It is staged in the
+    restore's own folder, so that no backup's sweep takes it away. One destination that holds it is enough; the others are named.
+
+    Returns:
+        False if nothing is replaced in place, so that none is needed.
+
+    Raises:
+        RecoveryError: if it can't be made, or not be read back; nothing was replaced then.
+    """
+    if not run.in_place:
+        return False
+    with run.changing("safety"), timed(run, "safety backup"):
+        run.authorise("switch")
+        if not run.journal.said("services stopped"):
+            raise RestoreError("The services were not stopped; marking a task as success does not do its work.", "Trigger a new restore.")
+        if run.journal.said("safe"):
+            log.info("the safety set is made already")
+            return True
+        sources = run.request().sources
+        for source_id in sources:
+            run.authorise("switch", source_id)
+        plan = run.plan.model_copy(update={"staging": run.plan.staging.model_copy(update={"folder": run.folder / "safety" / "staging"})})
+        staged = StagedSet(plan, _set_id(run))
+        _back_up(run, plan, staged)
+        places = _upload(run, plan, staged)
+        run.safety.choose(_read_back(run, staged.id, places[0]))
+        run.safety.fetch([run.destination(name) for name in places], run.identity(), sources)
+        staged.remove()
+        for source_id in sources:
+            run.authorise("switch", source_id)
+        run.journal.say("safe", set=staged.id, destinations=places)
+        log.info("what is there is safe in set %s, which is held from pruning", staged.id)
+        return True
+
+
+def refuse_unsaved(run: RestoreRun, source_id: str) -> None:
+    """Nothing is dropped that the safety set does not have as it is at this moment.
+
+    Raises:
+        RestoreError: if there is such a thing; nothing of this source was replaced then.
+    """
+    component, safe = run.component(source_id), run.safe_source(source_id)
+    log.info("%s: comparing what is live with the safety set", source_id)
+    saved = component.lands(safe)
+    unsaved = [words for landing, words in component.occupied(run.source(source_id)).items() if not lies_in(landing, saved)]
+    unsaved += [f"{change.count} of kind {change.kind}, such as {', '.join(change.names[:3])}" for change in component.unsaved(safe)]
+    if unsaved:
+        raise RestoreError(
+            f"{source_id} is not, or not any more, as the safety set has it: {'; '.join(unsaved)}. Dropping it now would lose that.",
+            "Find out who still writes, and let services.stop in the plan stop it; then trigger a new restore.",
+        )
+
+
+def _set_id(run: RestoreRun) -> str:
+    """Said before anything of it is made: whatever becomes of this restore, maintenance ends its hold."""
+    if not run.journal.said("making safe"):
+        run.journal.say("making safe", set=new_set_id(now(), f"{run.run_id} safety"))
+    return str(run.journal.said("making safe")[-1].facts["set"])
+
+
+def _back_up(run: RestoreRun, plan: Plan, staged: StagedSet) -> None:
+    asked = RunRecord(
+        plan=plan.plan,
+        set_id=staged.id,
+        run_id=run.run_id,
+        started=now(),
+        sources=run.request().sources,
+        note=f"made by restore {run.id} before it replaced the live data in place",
+        hold=True,
+        safety=True,
+        allow_empty=True,
+    )
+    finalize.prepare(staged, asked, run.connect)
+    for source_id in sorted(asked.sources, key=lambda each: not plan.source(each).snapshot):  # scans wait for snapshots
+        work = steps.Work(plan, staged, source_id, run.connect, last_try=True, damaged=True)
+        for step in (steps.dump, steps.compress, steps.verify):
+            log.info("safety backup: %s of %s", step.__name__, source_id)
+            step(work)
+
+
+def _upload(run: RestoreRun, plan: Plan, staged: StagedSet) -> list[str]:
+    """The destinations that hold it now."""
+    places, faults = [], []
+    for name in plan.destinations:
+        try:
+            upload.upload(plan, staged, name, run.connect)
+        except DestinationError as error:
+            log.error("%s", error)
+            faults.append(str(error))
+        else:
+            places.append(name)
+    if not places:
+        raise RestoreError("No destination takes the safety set: " + " ".join(faults), "Mend one; nothing was replaced.")
+    return places
+
+
+def _read_back(run: RestoreRun, set_id: str, destination: str) -> Manifest:
+    try:
+        manifest = read_manifest(run.destination(destination), f"{run.plan.plan}/{set_id}", run.verify_key())
+    except RecoveryError as error:
+        raise RestoreError(f"The safety set can't be read back: {error.what}", "Mend the destination; nothing was replaced.") from None
+    if not isinstance(manifest, Manifest):
+        raise RestoreError(f"The safety set can't be believed: {manifest}.", "Look at the destination; nothing was replaced.")
+    return manifest

@@ -1,0 +1,144 @@
+"""What a component sees of the restore that it takes part in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tarfile import TarInfo
+from typing import TYPE_CHECKING
+
+from recovery.destinations.base import Destination
+from recovery.packs.content_index import Row, read_rows
+from recovery.packs.extract import extract
+from recovery.packs.pack import Pack, open_pack
+from recovery.sets.local_copy import FetchedSet
+from recovery.sources.read_packs import read_packs
+
+if TYPE_CHECKING:
+    from recovery.restore.session import RestoreRun
+
+
+class SourceRestore:
+    """:class:`recovery.sources.base.Restore` for one source of one restore.
+
+    Args:
+        run: the restore.
+        source_id: whose part this is.
+        fetched: the set that is restored: the chosen one, or on the way back of a restore in place the safety set.
+        holders: gives the destinations that have it.
+        whole: whatever parts were asked for.
+        way_back: see :attr:`recovery.sources.base.Restore.way_back`.
+    """
+
+    def __init__(
+        self,
+        run: RestoreRun,
+        source_id: str,
+        fetched: FetchedSet,
+        holders: Callable[[], Sequence[Destination]],
+        *,
+        whole: bool = False,
+        way_back: bool = False,
+    ) -> None:
+        self._run = run
+        self._source_id = source_id
+        self._set = fetched
+        self._holders = holders
+        self._whole = whole
+        self.way_back = way_back
+
+    @property
+    def id(self) -> str:
+        """The restore's id."""
+        return self._run.id
+
+    @property
+    def folder(self) -> Path:
+        """Scratch folder of this source, made when it is asked for."""
+        folder = self._run.folder / "work" / self._source_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def others(self) -> set[str]:
+        """The ids of other restores that have not ended, of any plan."""
+        from recovery.runs import active
+
+        return {other.id for other in active.others(self._run)}
+
+    @property
+    def only(self) -> Sequence[str]:
+        """The parts that were asked for."""
+        return () if self._whole else self._run.request().only.get(self._source_id, ())
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the live data is dropped and the set loaded in its place."""
+        return self._run.in_place
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The request's choices."""
+        return {"config": self._run.request().config}
+
+    def artifacts(self) -> Sequence[str]:
+        """The set's artifacts of this source."""
+        return self._set.artifacts(self._source_id)
+
+    def rows(self, artifact: str, *kinds: str) -> Iterator[Row]:
+        """The set's rows of an artifact."""
+        return read_rows(self._set.rows_file(self._source_id, artifact), *kinds)
+
+    def unpack(self, artifact: str, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
+        """Fetch, check, decrypt and extract; one pack at a time, so staging needs room for one."""
+        identity = self._run.identity()
+        for pack, path in self.packs(artifact):
+            with path.open("rb") as source, open_pack(source, pack, [identity]) as reader:
+                extract(reader, folder, only)
+
+    def packs(self, artifact: str) -> Iterator[tuple[Pack, Path]]:
+        """An artifact's packs, each as a file that is there until the next one is asked for."""
+        return self._set.packs(self._holders(), self._source_id, artifact, self._run.folder / "fetch" / self._source_id)
+
+    def read(self, artifact: str) -> Iterator[Row]:
+        """Decode an artifact's packs whole: each must open, be what the set says it is, and have every member end where it should.
+
+        Raises:
+            ArtifactError: if one is damaged.
+        """
+        component, identity = self._run.component(self._source_id), self._run.identity()
+        for pack, path in self.packs(artifact):
+            yield from read_packs(component, artifact, path.parent, [pack], identity)
+
+    def decode(self, artifact: str) -> int:
+        """Read an artifact's packs whole; how many things they hold.
+
+        Raises:
+            ArtifactError: if one is damaged.
+        """
+        return sum(1 for _ in self.read(artifact))
+
+    def refuse_unsaved(self) -> None:
+        """In place: see :func:`recovery.restore.safety_backup.refuse_unsaved`."""
+        from recovery.restore import safety_backup
+
+        safety_backup.refuse_unsaved(self._run, self._source_id)
+
+    def journal(self, step: str, **facts: object) -> None:
+        """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""
+        self._run.journal.say(f"{self._source_id}: {step}", **facts)
+
+    def journalled(self, step: str) -> list[dict[str, object]]:
+        """What was said of a step of this source."""
+        return [entry.facts for entry in self._run.journal.said(f"{self._source_id}: {step}")]
+
+    def created(self) -> list[str]:
+        """What is said with the step ``staged`` of every source."""
+        said = [entry for source_id in self._run.request().sources for entry in self._run.journal.said(f"{source_id}: staged")]
+        return [folder for entry in said for folder in entry.facts.get("created", [])]
+
+    def clean(self) -> None:
+        """Remove the scratch folders."""
+        for name in ("work", "fetch"):
+            shutil.rmtree(self._run.folder / name / self._source_id, ignore_errors=True)

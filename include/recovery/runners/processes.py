@@ -1,0 +1,120 @@
+"""Servers that outlive the task that started them: started apart from it, found and ended by the folder that they work in.
+
+A server is known by its command line and working folder, not by a number in a file: that number may be another
+process's by now, and a task that is killed between a start and its note leaves none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.common.errors import StagingError
+
+log = logging.getLogger(__name__)
+
+_ENDINGS = {
+    "postgres": signal.SIGQUIT,  # at once, without a checkpoint, and without leaving shared memory behind
+    "initdb": signal.SIGKILL,
+    "mongod": signal.SIGKILL,
+}
+"""The programs that are ended here, and how. Others that look into the folder, such as a person's shell, are not."""
+_PATIENCE = 10.0
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
+"""All that a server gets of the worker's environment, which may have secrets in it."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody to run a server as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def environment() -> dict[str, str]:
+    """A server's environment."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"LC_ALL": "C"}
+
+
+def start(argv: Sequence[str | Path], words: Path, user: User | None = None) -> subprocess.Popen[bytes]:
+    """Start a server in a session of its own, so that it stays when the task ends.
+
+    Args:
+        argv: its command; never a secret.
+        words: file that gets what it prints.
+        user: whom it runs as; None for this process's own.
+    """
+    with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
+        return subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment(),
+            cwd="/",
+            start_new_session=True,
+            user=user.uid if user else None,
+            group=user.gid if user else None,
+            extra_groups=[] if user else None,
+        )
+
+
+def runs(folder: Path) -> bool:
+    """Whether a server works in a folder."""
+    return any(_below(folder))
+
+
+def end_all(folder: Path) -> None:
+    """End every server that works in a folder or below it, and wait for its end. Done again, it does no harm.
+
+    Raises:
+        StagingError: if one does not end.
+    """
+    started = time.monotonic()
+    while found := list(_below(folder)):
+        waited = time.monotonic() - started
+        if waited > 3 * _PATIENCE:
+            raise StagingError(f"Processes {found} in {folder} do not end.", "End them by hand, then clear this task.")
+        for pid in found:
+            _end(pid, folder, at_once=waited > _PATIENCE)
+        time.sleep(0.05)
+
+
+def _end(pid: int, folder: Path, *, at_once: bool) -> None:
+    """Send a signal through a handle, so that a number that became another process's meanwhile is not hit."""
+    with suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            if program := _program(pid, folder):
+                signal.pidfd_send_signal(handle, signal.SIGKILL if at_once else _ENDINGS[program])
+        finally:
+            os.close(handle)
+
+
+def _below(folder: Path) -> Iterator[int]:
+    """Process ids of the servers that work in a folder or below it."""
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _program(int(entry.name), folder))
+
+
+def _program(pid: int, folder: Path) -> str | None:
+    """The program of a process that works in a folder; None if it is no server or works elsewhere, or has ended."""
+    process = Path("/proc", str(pid))
+    try:
+        program = (process / "comm").read_text().strip()
+        if program not in _ENDINGS:
+            return None
+        named = [Path(os.fsdecode(part)) for part in (process / "cmdline").read_bytes().split(b"\0") if part.startswith(b"/")]
+        with suppress(OSError):  # somebody else's process doesn't show it
+            named.append((process / "cwd").readlink())
+    except OSError:
+        return None  # it ended meanwhile
+    return program if any(path.is_relative_to(folder) for path in named) else None

@@ -1,0 +1,1 @@
+"""What a run writes down: the staged set, the request, the journal; which restores are active."""

@@ -1,0 +1,97 @@
+"""What the plan's owner wants done before and after backups and restores: commands, SQL, MongoDB commands.
+
+One that fails before stops the run. Those after are all done, whatever became of the run, and then fail it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from recovery.common.connections import Connect
+from recovery.common.deadline import within
+from recovery.common.errors import HookError, RecoveryError
+from recovery.plan.hooks import Hook
+from recovery.plan.model import Plan
+from recovery.runners.commands import run_one
+from recovery.sources import registry
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 2000
+
+
+NEXT_STEP = "Read what it said in this task's log; mend the cause, or the hook in the plan."
+
+
+def run_all(hooks: Iterable[tuple[str, Hook]], plan: Plan, connect: Connect) -> None:
+    """Run hooks in order, each to its end.
+
+    Args:
+        hooks: as :meth:`recovery.plan.hooks.Hooks.of` gives them.
+        plan: whose hooks they are; they work on its live system.
+        connect: looks Connections up.
+
+    Raises:
+        HookError: at the first that fails or takes longer than it may.
+    """
+    for key, hook in hooks:
+        run_hook(key, hook, plan, connect)
+
+
+def run_hook(key: str, hook: Hook, plan: Plan, connect: Connect) -> None:
+    """Run one hook, its words in the log.
+
+    Raises:
+        HookError: if it fails or takes longer than it may.
+    """
+    log.info("hook %s: %s", key, hook.title)
+    try:
+        if hook.argv:
+            _command(hook)
+        elif hook.sql:
+            _sql(hook, registry.make(plan, hook.sql.source, connect))
+        else:
+            _mongo(hook, registry.make(plan, str(hook.source), connect))
+    except RecoveryError as error:
+        raise HookError(f"The hook {key} ({hook.title}) failed: {error.what}", NEXT_STEP) from error
+
+
+def _command(hook: Hook) -> None:
+    assert hook.argv
+    outcome = run_one(hook.argv, hook.timeout, hook.title)
+    if not outcome.ok:
+        raise HookError(outcome.words, NEXT_STEP)
+
+
+def _sql(hook: Hook, component: Any) -> None:
+    assert hook.sql
+    sql = hook.sql
+    for answer in within(hook.timeout, lambda: component.ask(sql.database, sql.statement, hook.timeout)):
+        log.info("%s", answer.status)
+        for row in answer.rows or ():
+            log.info("  %s", " | ".join(map(str, row)))
+
+
+def _mongo(hook: Hook, component: Any) -> None:
+    from bson import json_util
+
+    assert hook.mongo
+    mongo = hook.mongo
+    answer = within(hook.timeout, lambda: component.ask(mongo.database, mongo.command, hook.timeout))
+    log.info("%s", json.dumps(answer, default=json_util.default)[:_SHOWN])
+
+
+def hook_fault(key: str, hook: Hook, work: Callable[[], None]) -> str:
+    """What made it fail, in a sentence; empty if nothing did. Also what nobody has foreseen: the other hooks still have to run."""
+    try:
+        work()
+    except HookError as error:
+        log.error("%s", error.what)
+        return error.what
+    except Exception as error:
+        log.exception("hook %s", key)
+        return f"The hook {key} ({hook.title}) failed: {type(error).__name__}, see the log."
+    return ""

@@ -1,0 +1,87 @@
+"""What a restore says, on disk, before it does it: so that a kill, a retry or a failure half way resumes or takes back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recovery.common.errors import RestoreError
+from recovery.common.files import locked
+from recovery.common.units import iso, parse_moment
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that was said."""
+
+    time: datetime
+    step: str
+    source: str
+    """Source id; empty for what concerns the whole restore."""
+    facts: dict[str, Any]
+
+
+class Journal:
+    """An append-only file of one JSON object a line; whatever is returned from is on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def say(self, step: str, source: str = "", /, **facts: object) -> None:
+        """Write that a step begins or is done; returns once it can't be lost.
+
+        Raises:
+            RestoreError: if the journal is closed.
+        """
+        with locked(self._path.with_suffix(".lock")):
+            if self.closed:
+                raise RestoreError("This restore has ended; its journal is closed.", "Trigger a new restore.")
+            line = json.dumps({"time": iso(datetime.now(UTC)), "step": step, "source": source, "facts": facts}) + "\n"
+            self._append(line.encode())
+
+    def _append(self, line: bytes) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            data = self._mend() + line
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _mend(self) -> bytes:
+        """A line that a kill cut off is ended, and then passed over when reading."""
+        if not self._path.exists() or not self._path.stat().st_size:
+            return b""
+        with self._path.open("rb") as journal:
+            journal.seek(-1, os.SEEK_END)
+            return b"" if journal.read(1) == b"\n" else b"\n"
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything that was said, oldest first."""
+        if not self._path.exists():
+            return
+        for line in self._path.read_text().splitlines():
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue  # a kill cut this line off before the step that it announces began
+            yield Entry(parse_moment(said["time"]), said["step"], said["source"], said["facts"])
+
+    def said(self, step: str, source: str | None = None) -> list[Entry]:
+        """Every time a step was said, for one source or for any."""
+        return [entry for entry in self.entries() if entry.step == step and source in {None, entry.source}]
+
+    def last(self, step: str, source: str | None = None) -> Entry | None:
+        """The last time a step was said."""
+        return next(reversed(self.said(step, source)), None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the restore has ended; nothing may be changed in its name any more."""
+        return bool(self.said("closed"))

@@ -1,0 +1,149 @@
+"""The staging folder: where a run's dumps, packs and journals lie, shared by all workers of a plan.
+
+::
+
+    <staging>/<plan>/sets/<set id>/
+      run.json                        what was asked of this run
+      sources/<source>/dump/          the raw dump, its listings and inventories; ``dump.json`` in it is written last
+      sources/<source>/*.json         records of the steps that are done, and ``<artifact>.contents.jsonl``
+      set/                            the set as destinations will hold it; ``manifest.json`` closes it
+      uploaded/<destination>          an empty file: this destination holds the set
+    <staging>/<plan>/restores/<id>/   journal, findings and work folders of a restore
+
+A record is written last and at once (temporary name, fsync, rename), so whoever finds one finds all that it tells of.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from recovery.common.errors import StagingError
+from recovery.common.files import folder_size, read_record, write_atomically
+from recovery.common.units import human_duration, human_size
+from recovery.plan.model import Plan
+
+log = logging.getLogger(__name__)
+
+
+class RunRecord(BaseModel):
+    """What was asked of a backup run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan: str
+    set_id: str
+    run_id: str
+    started: datetime
+    sources: tuple[str, ...]
+    """Source ids that this run backs up."""
+    note: str = ""
+    hold: bool = False
+    safety: bool = False
+    """See :attr:`recovery.sets.manifest.Manifest.safety`."""
+    allow_empty: bool = False
+    previous: dict[str, dict[str, int]] = {}
+    """Records of each source in the newest good set, as its manifest counts them, to notice what became empty or is gone."""
+    recipients: tuple[str, ...] = ()
+    """Age recipients that every file of the set is encrypted to, whatever the plan says by then. Written when the run begins."""
+
+
+class StagedSet:
+    """Paths of one set in staging."""
+
+    def __init__(self, plan: Plan, set_id: str) -> None:
+        self.plan = plan
+        self.id = set_id
+        self.folder = plan.staging.folder / plan.plan / "sets" / set_id
+        self.run_file = self.folder / "run.json"
+        self.set_folder = self.folder / "set"
+        self.manifest = self.set_folder / "manifest.json"
+        self.lock = self.folder / "lock"
+        self.finished = self.folder.with_name(f"{set_id}.finished")
+
+    def source(self, source_id: str) -> Path:
+        """The folder of one source."""
+        return self.folder / "sources" / source_id
+
+    def run(self) -> RunRecord:
+        """What was asked of the run.
+
+        Raises:
+            StagingError: if its first task's record is not there.
+        """
+        return read_record(self.run_file, RunRecord)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the manifest is written: nothing is added to the set after that."""
+        return self.manifest.exists()
+
+    def refuse_closed(self, source_id: str) -> None:
+        """Refuse to dump into a closed set.
+
+        Raises:
+            StagingError: if the manifest is written.
+        """
+        if self.closed:
+            raise StagingError(
+                f"The set {self.id} is closed: its manifest is written, {source_id} can't be added or replaced.",
+                "Trigger a new backup run, which makes a new set.",
+            )
+
+    def mark_uploaded(self, destination: str) -> None:
+        """Remember that a destination holds the set."""
+        (self.folder / "uploaded").mkdir(exist_ok=True)
+        write_atomically(self.folder / "uploaded" / destination, b"")
+
+    def forget_upload(self, destination: str) -> None:
+        """A destination does not hold the set after all, so that its packs have to wait."""
+        (self.folder / "uploaded" / destination).unlink(missing_ok=True)
+
+    def is_uploaded(self, destination: str) -> bool:
+        """Whether a destination holds the set, as far as this run knows."""
+        return (self.folder / "uploaded" / destination).exists()
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=False)
+
+
+def staged_sets(plan: Plan) -> list[StagedSet]:
+    """Every set in staging, oldest first."""
+    root = plan.staging.folder / plan.plan / "sets"
+    if not root.is_dir():
+        return []
+    return [StagedSet(plan, folder.name) for folder in sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime) if folder.is_dir()]
+
+
+def sweep(plan: Plan, keep_id: str) -> None:
+    """Remove what other runs left: dumps that a kill cut off, sets that every destination holds, packs beyond the caps.
+
+    Closed sets that a destination still lacks stay for ``staging.keep``, so that a failed upload can be cleared.
+    """
+    waiting = []
+    for staged in staged_sets(plan):
+        if staged.id == keep_id:
+            continue
+        age = time.time() - staged.folder.stat().st_mtime
+        if not staged.closed or all(map(staged.is_uploaded, plan.destinations)) or age > plan.staging.keep.total_seconds():
+            log.info("removing what run %s left in staging, %s old", staged.id, human_duration(age))
+            staged.remove()
+        else:
+            waiting.append((staged, folder_size(staged.folder)))
+    total = sum(size for _, size in waiting)
+    for staged, size in waiting:
+        if plan.staging.cap is None or total <= plan.staging.cap:
+            missing = [name for name in plan.destinations if not staged.is_uploaded(name)]
+            log.warning("set %s still waits in staging for %s: clear its failed upload", staged.id, ", ".join(missing))
+            continue
+        log.warning(
+            "removing the packs of %s from staging, %s: over the cap of %s", staged.id, human_size(size), human_size(plan.staging.cap)
+        )
+        staged.remove()
+        total -= size

@@ -1,0 +1,1 @@
+"""Backup sets: manifest, catalog, records, retention, transfer, verification."""

@@ -1,0 +1,212 @@
+"""What is in a set's packs, read without the plan that made it."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+from pydantic import ValidationError
+
+from recovery.common.connections import Endpoint
+from recovery.common.errors import ArtifactError
+from recovery.packs.content_index import Row, read_rows, row_file
+from recovery.packs.pack import Identity, Pack, open_pack, read_members
+from recovery.plan.kinds.config import ConfigSource
+from recovery.plan.kinds.files import FilesSource
+from recovery.plan.kinds.mongo import MongoSource
+from recovery.plan.kinds.postgres import PostgresSource
+from recovery.sets.find_sets import Found
+from recovery.sets.layout import CONTENTS_FILE, PACKS_FILE
+from recovery.sets.local_copy import FetchedSet
+from recovery.sets.manifest import File, Manifest, StoredPack, parse_packs
+from recovery.sets.transfer import download, fetch_packs
+from recovery.sources.base import Component
+
+_NEXT = "Take the set from another destination."
+_NOWHERE = Path("/nowhere")
+
+
+@dataclass(frozen=True)
+class Unproven:
+    """An artifact that was stored without being opened: nobody knows whether its packs hold what the source had."""
+
+    source: str
+    artifact: str
+    inventory: Path
+    """Rows of what the source had."""
+    read: Sequence[Path]
+    """Rows of what each pack holds, in order."""
+
+    def prove(self) -> None:
+        """Find all of the inventory in the packs, as a backup does that may open them.
+
+        Raises:
+            ArtifactError: if something is missing.
+            ToolError: if the tools that it takes are not here.
+        """
+        name = f"{self.source}, {self.artifact}"
+        try:
+            with _understood(f"The inventory of {name}"):
+                for _ in component_of(self.source).contents(self.artifact, self.inventory, self._rows()):
+                    pass
+        except ArtifactError as error:
+            raise ArtifactError(f"{name}: {error.what}", "Take another set.") from error
+
+    def _rows(self) -> Iterator[Row]:
+        for path in self.read:
+            yield from read_rows(path)
+
+
+class Opened:
+    """A set whose contents were decrypted into a folder. Its packs may be read in several threads.
+
+    Args:
+        found: where it lies.
+        identity: what opens it.
+        fetched: its contents.
+    """
+
+    def __init__(self, found: Found, identity: Identity, fetched: FetchedSet) -> None:
+        self._found = found
+        self._identity = identity
+        self._fetched = fetched
+        self._manifest = fetched.manifest()
+        self._sums = dict(self._read_sums())
+        self._read: set[str] = set()
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """How many things of each kind there are: ``{"postgres.main": {"shop": {"table": 12}}}``."""
+        return {source: {name: self._kinds(source, name) for name in self._fetched.artifacts(source)} for source in self._manifest.sources}
+
+    def _kinds(self, source: str, artifact: str) -> dict[str, int]:
+        path = self._fetched.rows_file(source, artifact)
+        return dict(sorted(Counter(kind for kind, _, _ in read_rows(path)).items())) if path.exists() else {}
+
+    def _read_sums(self) -> Iterator[tuple[tuple[str, str, str], str]]:
+        """SHA-256 of each pack's tar stream, by source, artifact and file name."""
+        for source in self._manifest.sources:
+            for artifact in self._fetched.artifacts(source):
+                path = self._fetched.places_file(source, artifact)
+                for _, pack, facts in read_rows(path, "pack") if path.exists() else ():
+                    yield (source, artifact, pack), facts["raw_sha256"]
+
+    def read(self, stored: StoredPack, progress: Callable[[int], None]) -> int:
+        """Fetch a pack, open it, and read everything in it; how many things that is.
+
+        Raises:
+            ArtifactError: if it is damaged, or not the one that the contents name.
+            DestinationError: if it can't be fetched.
+        """
+        with tempfile.TemporaryDirectory(prefix="pack-", dir=self._fetched.folder) as folder:
+            path = Path(folder, Path(stored.file).name)
+            file = File(bytes=stored.stored_bytes, sha256=stored.sha256)
+            download(self._found.destination, f"{self._manifest.path}/{stored.file}", path, file, progress)
+            raw = self._sums.get((stored.source, stored.artifact, path.name), "none: the contents do not name it")
+            sizes = {"raw_bytes": stored.raw_bytes, "stored_bytes": stored.stored_bytes}
+            pack = Pack(file=path.name, raw_sha256=raw, sha256=stored.sha256, **sizes)
+            component = component_of(stored.source)
+            with path.open("rb") as source, open_pack(source, pack, [self._identity]) as reader:
+                count = self._note(stored, component.read_pack(stored.artifact, read_members(reader)))
+        self._read.add(stored.file)
+        return count
+
+    def _note(self, stored: StoredPack, rows: Iterator[Row]) -> int:
+        """Count rows, and keep them where somebody has to compare them."""
+        if not self._unopened(stored.source):
+            return sum(1 for _ in rows)
+        path = self._rows_of(stored)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with row_file(path) as write:
+            return sum(1 for row in rows if write(row) is None)
+
+    def _rows_of(self, stored: StoredPack) -> Path:
+        return self._fetched.folder / "read" / stored.file
+
+    def _unopened(self, source: str) -> bool:
+        """Whether nobody read a source's packs when the set was made."""
+        return source in self._manifest.sources and self._manifest.sources[source].level == "stored"
+
+    def unproven(self, packs: Sequence[StoredPack]) -> Iterator[Unproven]:
+        """What is still to be compared once all packs were read; without artifacts that have a pack that could not be.
+
+        Args:
+            packs: of the set.
+        """
+        for source in filter(self._unopened, self._manifest.sources):
+            names = {self._fetched.rows_file(source, artifact): artifact for artifact in self._fetched.artifacts(source)}
+            for inventory in sorted(self._fetched.rows_file(source, "any").parent.glob("*.jsonl")):
+                artifact = names.get(inventory, inventory.stem)
+                own = sorted((pack for pack in packs if (pack.source, pack.artifact) == (source, artifact)), key=lambda pack: pack.number)
+                if all(pack.file in self._read for pack in own):
+                    yield Unproven(source, artifact, inventory, [self._rows_of(pack) for pack in own])
+
+
+@contextmanager
+def opened(found: Found, manifest: Manifest, identity: Identity) -> Iterator[Opened]:
+    """Decrypt what a set says of its packs into a temporary folder, for the length of a block.
+
+    Raises:
+        RestoreError: if it can't be fetched or decrypted.
+        ArtifactError: if what was decrypted makes no sense.
+    """
+    with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
+        fetched = FetchedSet(Path(folder))
+        fetched.choose(manifest)
+        with _understood(CONTENTS_FILE):
+            fetched.fetch([found.destination], identity, ())
+            inside = Opened(found, identity, fetched)
+        yield inside
+
+
+@contextmanager
+def _understood(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (zstandard.ZstdError, zlib.error, ValueError, LookupError) as error:
+        raise ArtifactError(f"{what} can't be read: {type(error).__name__}: {error}", _NEXT) from None
+
+
+def packs_of(found: Found, manifest: Manifest) -> tuple[StoredPack, ...]:
+    """The packs of a set.
+
+    Raises:
+        ArtifactError: if their list is not the one that the manifest names.
+        DestinationError: if it can't be read.
+    """
+    try:
+        return parse_packs(fetch_packs(found.destination, manifest), manifest)
+    except ValidationError as error:
+        raise ArtifactError(f"{PACKS_FILE} can't be read: {error.errors()[0]['msg']}.", _NEXT) from None
+
+
+def component_of(source_id: str) -> Component:
+    """The component that reads a source's packs. It belongs to no plan and is nowhere, so it can do nothing else.
+
+    Raises:
+        ArtifactError: if there is none.
+    """
+    kind, _, name = source_id.partition(".")
+    match kind:
+        case "postgres":
+            from recovery.sources.postgres.component import Postgres
+
+            return Postgres(name, PostgresSource(connection="none"), Endpoint("none"), ())
+        case "mongo":
+            from recovery.sources.mongo.component import Mongo
+
+            return Mongo(name, MongoSource(connection="none"), Endpoint("none"), ())
+        case "files":
+            from recovery.sources.files.local import Files
+
+            return Files(name, FilesSource(path=_NOWHERE))
+        case "config":
+            from recovery.sources.config.component import Config
+
+            return Config(name, ConfigSource(paths=(_NOWHERE,)))
+    raise ArtifactError(f"Nothing here reads packs of {source_id}.", "Use the version that wrote the set.")

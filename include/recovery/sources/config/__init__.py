@@ -1,0 +1,1 @@
+"""Named files and folders that hold settings or code."""

@@ -1,0 +1,372 @@
+"""Settings and custom code: named files and folders anywhere, such as ``.env``, the Compose file and ``custom/``.
+
+They hold secrets: what is staged lies in folders that only this worker can enter, and nothing here logs a value.
+"""
+
+# pathlib has no paths of bytes.
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tarfile import TarInfo
+from typing import IO
+
+from recovery.common.errors import RestoreError, SourceError
+from recovery.common.paths import at, raw, readable, shown, text
+from recovery.common.wording import shortened
+from recovery.packs.content_diff import Change, Difference
+from recovery.packs.content_index import Facts, Row
+from recovery.plan.excludes import Excludes
+from recovery.plan.kinds.config import ConfigSource
+from recovery.plan.location import Landing
+from recovery.sources.base import Restore, say_dropping
+from recovery.sources.model import Finding, Preflight
+from recovery.sources.trees import entries, filesystem
+from recovery.sources.trees.component import ByRename, Place, in_words
+from recovery.sources.trees.diff import Compared, amount, changes, one_beside
+from recovery.sources.trees.in_place import InPlace
+from recovery.sources.trees.selection import Only, Part, at_or_below
+from recovery.sources.trees.settings_file import LARGEST, is_settings_file, key_digests
+from recovery.sources.trees.walk import Walk, mark
+
+log = logging.getLogger(__name__)
+
+_TOP = Path("/")
+
+
+class Config(ByRename):
+    """Named files and folders. A named link is kept with what it points to.
+
+    A restore brings what is missing; with the option ``config: all`` it also replaces what differs in content, mode or
+    owner (a time alone is no difference). What is equal stays, and so does what the set does not have. Folders that
+    entries went into or out of keep the time of that, also after the way back. Staged in
+    ``.recovery-<id>-<source>/new`` beside each named path, below which the set's paths are the same as below ``/``.
+
+    A part that was asked for by its path is replaced if it differs, whatever the option says. In place is the same with
+    nothing set aside: settings are small, so they are staged all the same, and what differs is then removed and not kept.
+    """
+
+    kind = "config"
+    before_paths = "/"
+    a_part = "the path of a named file or folder, or of something in it, from / on"
+
+    def __init__(self, name: str, settings: ConfigSource, there: Path | None = None) -> None:
+        super().__init__(name)
+        self.suffix = name
+        self.root = there or _TOP
+        self.made_mode = 0o700 if there else self.made_mode
+        self._paths = settings.paths
+        self._excluded = Excludes(settings.exclude)
+
+    # Backup ---------------------------------------------------------------------------------------------------------
+
+    def walk(self) -> Walk:
+        """A look at every named path.
+
+        Raises:
+            SourceError: if one is not there, is ``/``, or is named and excluded at once.
+        """
+        named = self._named()
+        missing = [str(path) for path in named if not os.path.lexists(path)]
+        if missing and not self.damaged:
+            raise SourceError(f"{self.id}: not there: {shortened(missing)}.", "Bring them back, or correct the paths in the plan.")
+        named = [path for path in named if str(path) not in missing]
+        starts = [path for path in named if not any(self._inside(path, other) for other in named)]
+        return Walk(_TOP, [os.fsencode(path.relative_to(_TOP)) for path in starts], self._excluded, gone=missing)
+
+    def _named(self) -> list[Path]:
+        """What the plan names in the live system, and what named links point to."""
+        named = dict.fromkeys(self._paths)
+        named |= dict.fromkeys(Path(os.path.realpath(path)) for path in self._paths if path.is_symlink())
+        if _TOP in named:
+            raise SourceError(f"{self.id} names / itself.", "Name the files and folders that hold settings.")
+        return list(named)
+
+    def _named_here(self) -> list[Path]:
+        """The same where this source lies."""
+        return [self.root / path.relative_to(_TOP) for path in self._named()]
+
+    def _inside(self, path: Path, other: Path) -> bool:
+        if other not in path.parents:
+            return False
+        below = path.relative_to(other)
+        if any(self._excluded(os.fsencode(part)) for part in (below, *below.parents) if part.name):
+            raise SourceError(f"{self.id} names {path}, but excludes it from {other}.", "Correct the plan's paths or exclude.")
+        return True
+
+    @staticmethod
+    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
+        """As for files, and a row ``("keys", path, {key: digest})`` for every file of settings."""
+        keys: list[Row] = []
+
+        def noted() -> Iterator[tuple[TarInfo, IO[bytes] | None]]:
+            for info, data in members:
+                if data is not None and info.size <= LARGEST and is_settings_file(info.name):
+                    content = data.read()
+                    keys.append(("keys", info.name, key_digests(info.name, content)))
+                    data = io.BytesIO(content)
+                yield info, data
+
+        yield from entries.of_members(noted())
+        yield from keys
+
+    # Restore --------------------------------------------------------------------------------------------------------
+
+    def homes(self) -> Sequence[Path]:
+        """The folders of the named paths."""
+        return list(dict.fromkeys(path.parent for path in self._named_here()))
+
+    def places(self, restore: Restore) -> Sequence[Place]:
+        """The folders of the paths that the set names, which may be others than the plan names now; of a part, those with some of it."""
+        only = self._only(restore)
+        homes: dict[Path, list[str]] = {}
+        for start in self._starts(restore):
+            if not restore.only or only.top(start) or any(path.startswith(start + "/") for path in only.patterns.values()):
+                homes.setdefault((self.root / start).parent, []).append(start)
+        return [Place(home, home / mark(restore.id, self.suffix), self.root, tuple(starts)) for home, starts in sorted(homes.items())]
+
+    def _only(self, restore: Restore) -> Only:
+        return Only(restore.only, wild=False)
+
+    def _starts(self, restore: Restore) -> list[str]:
+        """The paths that the set names."""
+        return [path for artifact in restore.artifacts() for _, path, _ in restore.rows(artifact, "tree")]
+
+    def part(self, restore: Restore, place: Place) -> Part:
+        """What belongs to a place, and was asked for."""
+        only = self._only(restore)
+        return Part(
+            lambda: self.entries_of(restore),
+            lambda path: place.start_of(path) is not None and (not restore.only or only.top(path) is not None),
+        )
+
+    def changes(self, restore: Restore, place: Place) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+        """What is missing, and with ``config: all`` or asked for by its path what differs."""
+        replaces, part = self._replaces(restore), self.part(restore, place)
+        topmost = list(self._topmost(restore, place))
+        for one in topmost:
+            if one.state == "differs" and not part.wanted(one.path):
+                raise RestoreError(
+                    f"{shown(self.root, one.path)} is {one.how}, and what was asked for lies in it.",
+                    "Ask for all of it, or move what is there away.",
+                )
+        made = set(self.created(restore))
+        changing = [
+            one for one in topmost if one.state == "missing" or (part.wanted(one.path) and (replaces or self.root / one.path in made))
+        ]
+        folders = [(one.path, one.facts) for one in changing if one.state == "folder differs"]
+        return [raw(one.path) for one in changing if one.state in {"missing", "differs"}], folders
+
+    def _replaces(self, restore: Restore) -> bool:
+        choice = restore.options.get("config", "missing")
+        if choice not in {"missing", "all"}:
+            raise RestoreError(f"config: {choice!r} is not a choice.", "Choose config: missing or config: all.")
+        return choice == "all" or bool(restore.only)
+
+    def _topmost(self, restore: Restore, place: Place) -> Iterator[Compared]:
+        """The set's entries beside the live ones, but for what lies below one that is missing or differs."""
+        covered: str | None = None
+        for one in self._compare(restore, place):
+            if covered is not None and one.path.startswith(covered + "/"):
+                continue
+            if one.state in {"missing", "differs"}:
+                covered = one.path
+            yield one
+
+    def _compare(self, restore: Restore, place: Place) -> Iterator[Compared]:
+        """Each of the set's entries beside the live one, folders before what is in them."""
+        able = filesystem.abilities(filesystem.nearest(place.home))
+        wanted = dict(self.part(restore, place).entries())
+        keys = {path: digests for artifact in restore.artifacts() for _, path, digests in restore.rows(artifact, "keys")}
+        for path in sorted(wanted, key=lambda path: path.split("/")):
+            facts = wanted[wanted[path]["target"]] if wanted[path]["type"] == "hardlink" else wanted[path]
+            yield one_beside(self.root, path, facts, able, keys.get(path))
+
+    # Preflight ------------------------------------------------------------------------------------------------------
+
+    def preflight(self, restore: Restore) -> Preflight:
+        """What is missing, equal or differs, by path, with the names of changed keys; and what would be in the way."""
+        findings = list(self.unmatched(restore, self._only(restore)))
+        if findings:
+            return Preflight(self.identity(restore), tuple(findings))
+        for place in self.places(restore):
+            findings += self.common_findings(restore, place, self.part(restore, place))
+            try:
+                compared = list(self._topmost(restore, place))
+            except OSError as error:
+                findings.append(Finding("refusal", f"{readable(error.filename)} can't be compared: {error.strerror}."))
+                continue
+            findings += self._compared_findings(restore, place, compared)
+            findings += self._obstacles(restore, place)
+        return Preflight(self.identity(restore), tuple(findings), self._bytes_needed(restore))
+
+    def _bytes_needed(self, restore: Restore) -> dict[str, int]:
+        """Room for what is staged: in place too, so it is no matter of a second copy."""
+        needed: dict[str, int] = {}
+        for room in (self.room(place, self.part(restore, place)) for place in self.places(restore)):
+            needed[str(room.folder)] = needed.get(str(room.folder), 0) + room.needed
+        return needed
+
+    def _compared_findings(self, restore: Restore, place: Place, compared: Sequence[Compared]) -> Iterator[Finding]:
+        by_state: dict[str, list[str]] = {}
+        for one in compared:
+            how = f" ({one.how})" if one.how else ""
+            by_state.setdefault(one.state, []).append(shown(self.root, one.path) + how)
+        replaces = self._replaces(restore)
+        if missing := by_state.get("missing"):
+            yield Finding("fact", f"Missing, and brought back: {shortened(missing)}.")
+        for differs in (by_state.get("differs", []), by_state.get("folder differs", [])):
+            if differs and replaces:
+                yield Finding("warning", f"Differs, and replaced by what the set has, old passwords included: {shortened(differs)}.")
+            elif differs:
+                yield Finding("fact", f"Differs, and stays as it is (config: all replaces it): {shortened(differs)}.")
+        if equal := by_state.get("equal"):
+            yield Finding("fact", f"Equal, and left alone: {shortened(equal)}.")
+        if extra := self._extra(restore, place):
+            yield Finding("fact", f"Not in the set, and left alone: {shortened(extra)}.")
+        unnamed = [shown(self.root, start) for start in place.starts if self.root / start not in self._named_here()]
+        if unnamed:
+            yield Finding("warning", f"In the set, but no longer named in the plan: {shortened(unnamed)}.")
+
+    def _asked(self, restore: Restore, place: Place) -> list[str]:
+        """The named paths of a place, or the topmost of what was asked for."""
+        if not restore.only:
+            return list(place.starts)
+        only, part = self._only(restore), self.part(restore, place)
+        return list(dict.fromkeys(top for path, _ in part.entries() if (top := only.top(path)) is not None))
+
+    def _extra(self, restore: Restore, place: Place) -> list[str]:
+        starts = [raw(start) for start in self._asked(restore, place) if (self.root / start).is_dir()]
+        known = {path for path, _ in self.part(restore, place).entries()}
+        live = (os.fsdecode(found.path) for found in Walk(self.root, starts, self._excluded))
+        return sorted(shown(self.root, path) for path in live if path not in known)
+
+    def _obstacles(self, restore: Restore, place: Place) -> Iterator[Finding]:
+        try:
+            paths = list(self.changes(restore, place)[0])
+        except RestoreError as error:
+            yield Finding("refusal", str(error))
+            return
+        reasons = list(filesystem.obstacles(place.home, ())) if place.home.is_dir() else []
+        for path in (Path(os.fsdecode(at(self.root, path))) for path in paths):
+            if path.parent.is_dir():
+                exists = os.path.lexists(path)
+                reasons += filesystem.obstacles(path.parent, [os.fsencode(path.name)] if exists else [])
+            reasons += filesystem.mounts_in_the_way(path, place.home)
+        if reasons:
+            yield Finding("refusal", f"Not everything can be replaced: {shortened(list(dict.fromkeys(reasons)))}.")
+        if restore.in_place and (unsaved := self._unsaved(paths)):
+            yield Finding(
+                "refusal",
+                f"In place would remove what today's plan does not back up, so that no safety set has it: {shortened(unsaved)}."
+                " Add it to the plan's paths, or choose method: switch.",
+            )
+
+    def _unsaved(self, units: Iterable[bytes]) -> list[str]:
+        """What goes with live entries and is not in a backup made now."""
+        named = [path for path in self._named_here() if os.path.lexists(path)]
+        saved = {found.path for found in Walk(self.root, [os.fsencode(path.relative_to(self.root)) for path in named], self._excluded)}
+        return [shown(self.root, found.path) for found in self._going(units) if found.path not in saved]
+
+    def _going(self, units: Iterable[bytes]) -> Walk:
+        """A look at what goes with live entries."""
+        return Walk(self.root, [unit for unit in units if os.path.lexists(at(self.root, unit))])
+
+    # Looking at what is live ----------------------------------------------------------------------------------------
+
+    def lands(self, restore: Restore) -> set[Landing]:
+        """Every named path, or what was asked for."""
+        return _landings(self.root / path for place in self.places(restore) for path in self._asked(restore, place))
+
+    def owns(self) -> set[Landing]:
+        """Every path that the plan names."""
+        return _landings(self._named_here())
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
+        """The named paths, or those that were asked for, that are there."""
+        paths = [path for place in self.places(restore) for path in self._asked(restore, place)]
+        there = [(path, amount(Walk(self.root, [raw(path)], self._excluded))) for path in paths if os.path.lexists(self.root / path)]
+        return {
+            (*filesystem.landing((self.root / path).parent), Path(path).name): f"{shown(self.root, path)}: {words or 'a socket or device'}"
+            for path, words in there
+        }
+
+    def compare(self, restore: Restore) -> list[Change]:
+        """Only what would be changed: what differs and stays, and what the set does not have, is left out."""
+        wanted: list[Row] = []
+        live: list[Row] = []
+        with in_words(self.id, "compared"):
+            for place in self.places(restore):
+                part = self.part(restore, place)
+                for one in self._compare(restore, place):
+                    kept = one.state not in {"missing", "equal"} and not self._replaces(restore)
+                    if not kept and (one.live is None or part.wanted(one.path)):
+                        wanted.append(("entry", one.path, one.facts))
+                        live += [("entry", one.path, one.facts if one.state == "equal" else one.live)] if one.live else []
+        return changes(lambda: wanted, live)
+
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`Component.unsaved`; and what came since where something was missing, which goes only if that may be replaced."""
+        parts = [self.part(restore, place) for place in self.places(restore) if self._replaces(restore)]
+        saved = {path for part in parts for path, _ in part.entries() if part.wanted(path)}
+        going = ((text(found.path), found.kind) for found in self._going(map(raw, self.replaced(restore).units)))
+        came = [("entry", path, {"type": kind}) for path, kind in going if path not in saved]
+        return super().unsaved(restore) + changes(lambda: (), came)
+
+    # In place -------------------------------------------------------------------------------------------------------
+
+    def replace(self, restore: Restore) -> None:
+        """Stage, remove what differs, and put what was staged there."""
+        replaced, places = self.replaced(restore), self.places(restore)
+        with in_words(self.id, "replaced in place"):
+            try:
+                self._make_ready(restore, replaced, places)
+            except Exception:
+                if not restore.journalled("dropping"):  # so there will be no way back
+                    self.discard(restore)
+                raise
+            say_dropping(restore)
+            replaced.clear(lambda path: False)
+            for place in places:
+                for unit in filter(place.start_of, replaced.units):
+                    if os.path.lexists(staged := at(place.exchange.new, raw(unit))):
+                        filesystem.rename(staged, at(self.root, raw(unit)))
+            replaced.finish(
+                (path, facts) for place in places for path, facts in self.part(restore, place).entries() if path in replaced.folders
+            )
+            for home in {*self.homes(), *(place.home for place in places)}:
+                filesystem.remove(home / mark(restore.id, self.suffix))
+            self.remove_created(restore)
+
+    def _make_ready(self, restore: Restore, replaced: InPlace, places: Sequence[Place]) -> None:
+        for place in places:
+            self.stage_at(restore, place)
+        if not replaced.begun:
+            planned = [self.changes(restore, place) for place in places]
+            replaced.plan((path for paths, _ in planned for path in paths), [path for _, folders in planned for path, _ in folders])
+
+    def prove(self, restore: Restore) -> list[Difference]:
+        """See :meth:`ByRename.prove`. In place: whether what was replaced is as the set has it."""
+        if not restore.in_place:
+            return super().prove(restore)
+        replaced = self.replaced(restore)
+        covers, brought = at_or_below(replaced.units), set()
+        differences = []
+        with in_words(self.id, "proven"):
+            for place in self.places(restore):
+                for one in self._compare(restore, place):
+                    if covers(one.path) or one.path in replaced.folders:
+                        brought.add(one.path)
+                        differences += [Difference("entry", one.path, one.how or "is missing")] if one.state != "equal" else []
+            others = {unit: os.path.lexists(at(self.root, raw(unit))) for unit in replaced.units if unit not in brought}
+        differences += [Difference("entry", unit, "is there, but not in the set") for unit, there in others.items() if there]
+        lost = [unit for unit, there in others.items() if restore.way_back and replaced.units[unit] and not there]
+        return differences + [Difference("entry", unit, "was there before, and no safety set has it") for unit in lost]
+
+
+def _landings(paths: Iterable[Path]) -> set[Landing]:
+    return {(*folder, path.name) for path in paths for folder in filesystem.landings(path.parent)}

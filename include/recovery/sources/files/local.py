@@ -1,0 +1,400 @@
+"""A folder with everything in it: uploads, documents.
+
+The tree is scanned now and packed where it is, so files may change or vanish meanwhile: they are named, and tolerated.
+Folders on other file systems that are mounted below are included in the backup; a restore refuses them, since it
+exchanges entries by rename, unless it is in place.
+"""
+
+# pathlib has no paths of bytes.
+# ruff: noqa: PTH112, PTH114, PTH208
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from recovery.common.errors import RestoreError, SourceError
+from recovery.common.paths import at, raw, readable, text
+from recovery.common.units import human_size
+from recovery.common.wording import shortened
+from recovery.packs.content_diff import Change, Difference
+from recovery.packs.content_index import Facts
+from recovery.plan.excludes import Excludes
+from recovery.plan.kinds.files import FilesSource
+from recovery.plan.location import Landing, meet
+from recovery.sources.base import Restore, say_dropping
+from recovery.sources.model import Finding, Preflight, Space
+from recovery.sources.trees import entries, filesystem
+from recovery.sources.trees.component import ByRename, Place, in_words
+from recovery.sources.trees.diff import amount, beside
+from recovery.sources.trees.in_place import InPlace
+from recovery.sources.trees.selection import Only, Part, at_or_below, ways
+from recovery.sources.trees.walk import Found, Walk, is_mark, mark
+
+log = logging.getLogger(__name__)
+
+
+class Files(ByRename):
+    """One folder. Staged in ``<folder>/.recovery-<id>/new``, exchanged top-level entry by top-level entry.
+
+    Excluded entries are neither saved nor replaced: at the top level they stay; deeper ones go with the folder that
+    they are in when it is set aside. Of a part, the topmost entries that were asked for are exchanged: a folder as it
+    was, with all that is in it; a folder that the live system lacks comes with what lies in it. In place, excluded
+    entries stay wherever they are.
+    """
+
+    kind = "files"
+    suffix = ""
+    a_part = "a path or pattern of entries below the folder"
+
+    def __init__(self, name: str, settings: FilesSource, there: Path | None = None) -> None:
+        super().__init__(name)
+        self.root = there or settings.path
+        self._live = settings.path
+        self._excluded = Excludes(settings.exclude)
+
+    # Backup ---------------------------------------------------------------------------------------------------------
+
+    def walk(self) -> Walk:
+        """A look at the folder.
+
+        Raises:
+            SourceError: if it is not there, or is not a folder.
+        """
+        if self.damaged and not os.path.lexists(self.root):
+            return Walk(self.root, (), gone=[str(self.root)])
+        if not self.root.is_dir():
+            what = "is not a folder" if self.root.exists() else "is not there, or the worker may not look into its parents"
+            raise SourceError(f"{self.root} {what}.", f"Correct the path of {self.id} in the plan, or mount the folder.")
+        return Walk(self.root, excluded=self._excluded)
+
+    # Restore --------------------------------------------------------------------------------------------------------
+
+    def homes(self) -> Sequence[Path]:
+        """The folder itself."""
+        return [self.root]
+
+    def places(self, restore: Restore) -> Sequence[Place]:
+        """The folder itself: it is often a mount point, so a folder beside it would be on another file system."""
+        return [Place(home=self.root, work=self.root / mark(restore.id), live=self.root, starts=(".",))]
+
+    def part(self, restore: Restore, place: Place) -> Part:
+        """What was asked for: everything, or what is at or below the topmost entries that a pattern matches."""
+        asked = at_or_below(self._tops(restore)) if restore.only else None
+        if next(self._left_out(restore), None) is None:
+            return Part(lambda: self.entries_of(restore), asked)
+        return Part(lambda: self.entries_of(restore), lambda path: (asked is None or asked(path)) and not self._excludes(path))
+
+    def _tops(self, restore: Restore) -> dict[str, None]:
+        only = Only(restore.only)
+        tops = dict.fromkeys(top for path, _ in self.entries_of(restore) if (top := only.top(path)) is not None)
+        return {top: None for top in tops if not (restore.in_place and self._excludes(top))}
+
+    def _excludes(self, path: str) -> bool:
+        """Whether the plan excludes an entry of the set, or a folder that it lies in."""
+        return self._excluded.any and path != "." and any(self._excluded(raw(start)) for start in ways(path))
+
+    def _left_out(self, restore: Restore) -> Iterator[str]:
+        """In place, the entries of the set that today's plan excludes: no safety set has the live ones, so these stay."""
+        only = Only(restore.only)
+        for path, _ in self.entries_of(restore) if restore.in_place and self._excluded.any else ():
+            if self._excludes(path) and (not restore.only or only.top(path) is not None):
+                yield path
+
+    def starts(self, restore: Restore, place: Place) -> Sequence[bytes]:
+        """The staged folder as a whole, or what is in it."""
+        return os.listdir(os.fsencode(place.exchange.new)) if restore.only else [b"."]
+
+    def changes(self, restore: Restore, place: Place) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+        """Every top-level entry, live or staged, and the folder's own metadata; of a part, see :meth:`_units`."""
+        if restore.only:
+            units = self._units(self._tops(restore))
+            folders = dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units)
+            return map(raw, units), [(path, self._folder(restore, path)) for path in folders]
+        staged = set(os.listdir(os.fsencode(place.exchange.new)))
+        return sorted(staged | set(self._leaving(staged))), [(".", self._folder(restore, "."))]
+
+    def _folder(self, restore: Restore, path: str) -> Facts:
+        """What a live folder is like after the switch: as the set has it if it was asked for or had to be made, else as it is now."""
+        brought = path == "." and (not restore.only or self.root in self.created(restore))
+        for each, facts in self.entries_of(restore) if brought else ():
+            if each == path:
+                return facts
+        return entries.of_found(self.root, Found(raw(path), os.lstat(at(self.root, raw(path)))))
+
+    def _units(self, tops: Iterable[str]) -> list[str]:
+        """The entries that change places: the topmost ones that were asked for, or the folders above that the live system lacks.
+
+        Raises:
+            RestoreError: if a live entry is something else where the set has a folder.
+        """
+        known: dict[str, bool] = {}
+        return list(dict.fromkeys(self._unit(top, known) for top in tops))
+
+    def _unit(self, top: str, known: dict[str, bool]) -> str:
+        for start in ways(top):
+            if start == top:
+                break
+            if start not in known:
+                known[start] = self._is_folder(start)
+            if not known[start]:
+                return start
+        return top
+
+    def _is_folder(self, path: str) -> bool:
+        place = at(self.root, raw(path))
+        if os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place)):
+            raise RestoreError(
+                f"{readable(place)} is not a folder, but what was asked for lies in a folder of that name.",
+                f"Ask for {readable(path)} as a whole, or move it away.",
+            )
+        return os.path.lexists(place)
+
+    def newcomers(self, restore: Restore, place: Place) -> Iterable[bytes]:
+        """Top-level entries that were written after the switch; of a part, none: what was not asked for stays."""
+        if restore.only:
+            return []
+        planned = {unit.path for unit in place.exchange.units()}
+        return [name for name in self._leaving(planned) if name not in planned]
+
+    def _leaving(self, named: Collection[bytes]) -> Iterator[bytes]:
+        """Live top-level entries that are replaced: excluded ones stay, unless the set has them."""
+        for name in os.listdir(os.fsencode(self.root)) if self.root.exists() else ():
+            if not is_mark(name) and (name in named or not self._excluded(name)):
+                yield name
+
+    # In place -------------------------------------------------------------------------------------------------------
+
+    def replace(self, restore: Restore) -> None:
+        """Remove the live entries that were asked for, excluded ones apart, and unpack the set's there."""
+        with in_words(self.id, "replaced in place"):
+            self._replace(restore)
+
+    def _replace(self, restore: Restore) -> None:
+        (place,) = self.places(restore)
+        part, replaced = self.part(restore, place), self.replaced(restore)
+        if not self.root.exists():
+            say_dropping(restore)
+        self.create(restore, place)
+        covers = self._plan(restore, replaced)
+        say_dropping(restore)
+        filesystem.remove(place.work)
+        kept = replaced.clear(self._stays(part))
+        self.unpack(restore, place, self.root, part, covers)
+        filesystem.remove(place.work)
+        root = self.root in self.created(restore)
+        everything = root or not restore.only
+        brought = {path: facts for path, facts in self.entries_of(restore) if path in kept or (everything and path == ".")}
+        replaced.finish(brought.items(), kept - brought.keys())
+        if root and "." not in brought:
+            self.remove_created(restore)
+
+    def _plan(self, restore: Restore, replaced: InPlace) -> Callable[[str], bool]:
+        """What is replaced is decided once, and holds for the way back; of everything, whatever is there is added each time."""
+        if not restore.only:
+            ours = {raw(path) for path, _ in self.entries_of(restore) if "/" not in path and path != "." and not self._excludes(path)}
+            replaced.plan(sorted(ours | set(self._leaving(ours))), ["."])
+            return lambda path: True
+        if not replaced.begun:
+            units = self._units(self._tops(restore))
+            replaced.plan(map(raw, units), dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units) | {".": None})
+        return replaced.covers()
+
+    def _stays(self, part: Part) -> Callable[[bytes], bool]:
+        """Which live entries are left alone: excluded ones, unless the set has them."""
+        if not self._excluded.any:
+            return lambda path: False
+        ours = {raw(path) for path, _ in part.entries() if self._excluded(raw(path))}
+        return lambda path: path not in ours and self._excluded(path)
+
+    def prove(self, restore: Restore) -> list[Difference]:
+        """See :meth:`ByRename.prove`. In place: the same of the live entries; what came at the top level since is left out."""
+        if not restore.in_place:
+            return super().prove(restore)
+        with in_words(self.id, "proven"):
+            (place,) = self.places(restore)
+            part, units = self.part(restore, place), self.replaced(restore).units
+            came = not restore.only and any(text(name) not in units for name in self._leaving(set()))
+            asked, stayed = at_or_below(units if restore.only or came else [*units, "."]), self.replaced(restore).stayed
+
+            def covers(path: str) -> bool:
+                return asked(path) and path not in stayed
+
+            return self.beside(part, self._look(units, covers, part), filesystem.abilities(filesystem.nearest(self.root)), covers)
+
+    # Looking at what is live ----------------------------------------------------------------------------------------
+
+    def _look(self, units: Collection[str], covers: Callable[[str], bool], part: Part) -> Walk:
+        """A look at live entries, at or below some, excluded ones apart."""
+        above = {start for unit in units for start in ways(unit)} - set(units)
+        stays = self._stays(part)
+        return Walk(
+            self.root,
+            [b"."] if self.root.is_dir() else [],
+            lambda path: (text(path) not in above and not covers(text(path))) or stays(path),
+            passed=lambda path: not covers(text(path)),
+        )
+
+    def _look_at_asked(self, restore: Restore, part: Part) -> Walk:
+        """A look at what is live of what was asked for."""
+        return self._look(self._tops(restore) if restore.only else (), part.wanted, part)
+
+    def lands(self, restore: Restore) -> set[Landing]:
+        """The folder."""
+        return self.owns()
+
+    def owns(self) -> set[Landing]:
+        """The folder."""
+        return filesystem.landings(self.root)
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
+        """What is in the folder, or is there already of what was asked for."""
+        (place,) = self.places(restore)
+        walk = self._look_at_asked(restore, self.part(restore, place))
+        there = amount(found for found in walk if found.path != b".")
+        return {filesystem.landing(self.root): f"{self.root} has {there}"} if there else {}
+
+    def compare(self, restore: Restore) -> list[Change]:
+        """By reading everything that is live of what was asked for; folders above it count only if they have to be made."""
+        (place,) = self.places(restore)
+        part = self.part(restore, place)
+        walk = self._look_at_asked(restore, part)
+        return self._beside_live(part, walk, lambda path: part.wanted(path) or not os.path.lexists(at(self.root, raw(path))))
+
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`Component.unsaved`: of all that would be removed, also what came since that was planned.
+
+        A folder's time alone is no loss: settings and other excluded entries that come and go in it change it, too.
+        """
+        units = self.replaced(restore).units
+        covers = at_or_below(units if restore.only else [*units, "."])
+        part = Part(lambda: self.entries_of(restore), covers)
+        found = self._beside_live(part, self._look(units, covers, part), covers, timeless={"folder"})
+        return [change for change in found if change.what != "equal"]
+
+    def _beside_live(self, part: Part, walk: Walk, counts: Callable[[str], bool], timeless: Collection[str] = ()) -> list[Change]:
+        with in_words(self.id, "compared"):
+            return beside(part, walk, filesystem.abilities(filesystem.nearest(self.root)), counts, timeless)
+
+    # Preflight ------------------------------------------------------------------------------------------------------
+
+    def preflight(self, restore: Restore) -> Preflight:
+        """What is there now and goes, what comes, and what would be in the way."""
+        only = Only(restore.only)
+        if refusals := list(self.unmatched(restore, only)):
+            return Preflight(self.identity(restore), tuple(refusals))
+        (place,) = self.places(restore)
+        part = self.part(restore, place)
+        room = dataclasses.replace(self.room(place, part), freed=self._freed(restore, part))
+        return Preflight(self.identity(restore), tuple(self._findings(restore, place, part, room)), second_copy=(room,))
+
+    def _freed(self, restore: Restore, part: Part) -> int:
+        files = [found.status for found in self._look_at_asked(restore, part) if found.kind == "file"] if restore.in_place else []
+        return sum(status.st_blocks * 512 // status.st_nlink for status in files)
+
+    def _findings(self, restore: Restore, place: Place, part: Part, room: Space) -> Iterator[Finding]:
+        total, newest = entries.Totals(), 0
+        for path, facts in part.entries():
+            total.add(path, facts)
+            newest = max(newest, facts["mtime"]) if facts["type"] == "file" else newest
+        tree = total.facts()
+        asked = f" of {shortened(list(restore.only))}" if restore.only else ""
+        brings = f"{tree['files'] + tree['hardlinks']} files in {tree['folders']} folders, {human_size(tree['bytes'])}"
+        yield Finding("fact", f"{self.root} gets what the set has{asked}: {brings}.")
+        yield from self.common_findings(restore, place, part)
+        yield from self._excluded_findings(restore)
+        if self.root != self._live and _inside(self.root, self._live):
+            yield Finding(
+                "refusal", f"{self.root} and {self._live}, which is live, lie in one another: the restore would change what is live."
+            )
+        if self.root.is_dir():
+            yield from self._live_findings(restore, place, part, newest, room)
+        elif self.root.exists():
+            yield Finding("refusal", f"{self.root} is not a folder.")
+
+    def _live_findings(self, restore: Restore, place: Place, part: Part, newest: int, room: Space) -> Iterator[Finding]:
+        walk = self._look_at_asked(restore, part)
+        files = size = newer = 0
+        fixed = []
+        for found in walk:
+            if found.kind == "file":
+                files += 1
+                size += found.status.st_size
+                newer += found.status.st_mtime_ns > newest
+            if restore.in_place and filesystem.is_fixed(path := at(self.root, found.path), found.status):
+                fixed.append(readable(path))
+        has = f"{self.root} has {files} files{' of these' if restore.only else ''} now, {human_size(size)}"
+        goes = "removed" if restore.in_place else f"set aside in {place.exchange.before}"
+        yield Finding("fact", f"{has}; all of them are {goes}.")
+        if newer:
+            yield Finding("warning", f"{newer} of them were written after the newest file of the set: they are not live after the switch.")
+        if walk.problems:
+            yield Finding("refusal" if restore.in_place else "warning", f"Not all of {self.root} can be read: {shortened(walk.problems)}.")
+        if fixed:
+            yield Finding("refusal", f"Marked immutable or append-only (lsattr shows it), so they can't be removed: {shortened(fixed)}.")
+        if restore.in_place and room.free is not None and room.needed > room.free + room.freed:
+            yield Finding(
+                "refusal",
+                f"{self.root} has {human_size(room.free)} free, and {human_size(room.freed)} more once the live files are removed; "
+                f"the set needs {human_size(room.needed)}.",
+            )
+        if not restore.only:
+            yield from self._staying(restore)
+        yield from self._in_the_way(restore, place)
+
+    def _excluded_findings(self, restore: Restore) -> Iterator[Finding]:
+        left = dict.fromkeys(next(start for start in ways(path) if self._excluded(raw(start))) for path in self._left_out(restore))
+        if left:
+            names = shortened([readable(path) for path in sorted(left)])
+            yield Finding("warning", f"The plan excludes now what the set has, so it is left out, and what is there stays: {names}.")
+        if left and restore.only and not self._tops(restore):
+            yield Finding("refusal", "That is all that was asked for. Choose method: switch, or correct the plan's exclude.")
+
+    def _staying(self, restore: Restore) -> Iterator[Finding]:
+        staying = sorted(readable(name) for name in os.listdir(os.fsencode(self.root)) if not is_mark(name) and self._excluded(name))
+        if staying:
+            unless = "" if restore.in_place else ", unless the set has them"
+            yield Finding("fact", f"Excluded entries stay where they are{unless}: {shortened(staying)}.")
+        if self._excluded.any and not restore.in_place:
+            yield Finding("fact", f"Excluded entries in folders below {self.root} are set aside with their folder.")
+
+    def _in_the_way(self, restore: Restore, place: Place) -> Iterator[Finding]:
+        """What can't be renamed, or removed."""
+        by_folder: dict[Path, list[bytes]] = {}
+        try:
+            units = list(map(raw, self._units(self._tops(restore)))) if restore.only else list(self._leaving(set()))
+        except RestoreError as error:
+            yield Finding("refusal", str(error))
+            return
+        for unit in units:
+            folder, _, name = unit.rpartition(b"/")
+            names = by_folder.setdefault(self.root / os.fsdecode(folder), [])
+            names += [name] if os.path.lexists(at(self.root, unit)) else []
+        by_folder.setdefault(self.root, [])
+        reasons = [
+            reason for folder, names in by_folder.items() for reason in filesystem.obstacles(folder, names, renamed=not restore.in_place)
+        ]
+        if reasons:
+            yield Finding("refusal", f"Not everything in {self.root} can be replaced: {shortened(reasons)}.")
+        below = filesystem.mounts_below(self.root)
+        if restore.in_place:
+            if files := [point for point in below if not os.path.isdir(point)]:
+                yield Finding("refusal", f"In {self.root} single files are mounted, which can't be removed: {shortened(files)}.")
+            elif below:
+                yield Finding("fact", f"What is mounted in {self.root} is emptied and filled where it is: {shortened(below)}.")
+        elif below and not restore.only:
+            yield Finding("refusal", f"In {self.root} something is mounted, which can't be renamed: {shortened(below)}.")
+        elif below:
+            paths = [self.root / os.fsdecode(unit) for unit in units]
+            mounted = [reason for path in paths for reason in filesystem.mounts_in_the_way(path, self.root)]
+            if mounted:
+                yield Finding("refusal", f"Not everything can be replaced: {shortened(mounted)}.")
+
+
+def _inside(one: Path, other: Path) -> bool:
+    """Whether one of two folders lies in the other, however it is reached."""
+    first, second = filesystem.landings(one), filesystem.landings(other)
+    return not first & second and any(meet(mine, theirs) for mine in first for theirs in second)

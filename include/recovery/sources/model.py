@@ -1,0 +1,78 @@
+"""What sources say of a dump and of a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from recovery.packs.artifact import Artifact
+
+Consistency = Literal["snapshot", "fuzzy", "scan"]
+
+
+class RecoveryPoint(BaseModel):
+    """The instant that a source's artifacts represent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    opened: datetime
+    """When the snapshot or the scan began, in UTC."""
+    closed: datetime
+    """When the last byte was read, in UTC. A snapshot represents ``opened``; a fuzzy dump or a scan, the interval."""
+    position: str | None = None
+    """The source's own name for it: a PostgreSQL LSN, a MongoDB cluster time ``seconds:ordinal``; none for a scan."""
+
+
+class Dump(BaseModel):
+    """What a dump made, kept as ``dump.json`` beside it. Rows of the inventory are in ``<artifact>.inventory.jsonl``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    artifacts: tuple[Artifact, ...]
+    point: RecoveryPoint
+    consistency: Consistency
+    versions: dict[str, str] = {}
+    """Versions of the server and the tools, by name."""
+    warnings: tuple[str, ...] = ()
+    """What was tolerated or can't be saved, in sentences for the operator and the manifest."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that preflight found out; the findings are the text of the first gate."""
+
+    level: Literal["fact", "warning", "refusal"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """Room that something needs on one file system."""
+
+    where: str
+    """In words: ``/srv/uploads``, ``the server of openmanus_postgres``."""
+    needed: int
+    """Bytes."""
+    free: int | None
+    """Bytes; None where it can't be found out from here."""
+    folder: str | None = None
+    """A folder of this machine on that file system; needs of the same file system are added up. None if it is elsewhere."""
+    freed: int = 0
+    """Bytes that dropping the live data gives back."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a component says before a restore touches anything."""
+
+    identity: str
+    """The target itself and where it was found: PostgreSQL system identifier or MongoDB UUID with the address, mount and inode."""
+    findings: tuple[Finding, ...] = ()
+    bytes_needed: Mapping[str, int] = field(default_factory=dict)
+    """Free space that the work needs whatever the method, by a folder of this machine."""
+    second_copy: tuple[Space, ...] = ()
+    """What a copy beside the live data needs at the target; in place needs none of it."""

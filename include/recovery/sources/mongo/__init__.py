@@ -1,0 +1,1 @@
+"""MongoDB replica sets and standalone servers."""

@@ -1,0 +1,351 @@
+"""MongoDB: replica sets are read at one cluster time, standalone servers by mongodump; restored beside the live data.
+
+One artifact a source, in mongodump's own layout (``<db>/<collection>.bson`` and ``.metadata.json``), so that stock
+``mongorestore --dir`` takes it. Users and roles come along: see :mod:`recovery.sources.mongo.restore.users`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tarfile import TarInfo
+from typing import IO, Any
+
+import pymongo
+from pymongo.errors import OperationFailure
+
+from recovery.common.connections import Endpoint
+from recovery.common.errors import RestoreError
+from recovery.common.files import check_space
+from recovery.common.units import human_size
+from recovery.packs.artifact import Artifact
+from recovery.packs.content_diff import Change, Difference, compare
+from recovery.packs.content_index import Row, write_rows
+from recovery.plan.kinds.mongo import MongoSource, MongoTarget
+from recovery.plan.location import Landing
+from recovery.runners.local import find_tool, run
+from recovery.sources.base import Component, Restore
+from recovery.sources.model import Dump, Preflight
+from recovery.sources.mongo import pack_contents, query
+from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
+from recovery.sources.mongo.catalog import mark, marked_id, missing_of, named_databases, split_name, user_databases
+from recovery.sources.mongo.client import Client, connect, deployment, identity, server, unauthorized
+from recovery.sources.mongo.dump import Taken, take_fuzzy, take_snapshot
+from recovery.sources.mongo.renames import Names
+from recovery.sources.mongo.restore import timeseries
+from recovery.sources.mongo.restore.in_place import drop_and_load, planned_replacement, put_accounts, recorded, replaced_parts
+from recovery.sources.mongo.restore.inspect import differences_now, live_within, occupied, rows_with_documents
+from recovery.sources.mongo.restore.load import (
+    Target,
+    afresh,
+    create_views,
+    definitions,
+    drop_marked,
+    keep_series,
+    lay_out,
+    load_stacks,
+    stacks,
+    staged,
+    staged_data,
+)
+from recovery.sources.mongo.restore.preflight import preflight
+from recovery.sources.mongo.restore.selection import Planned, landing, planned, unpack
+from recovery.sources.mongo.restore.swap import backward, drop_before, forward, put_ttls, record, recorded_plan
+from recovery.sources.mongo.restore.swap_plan import make_plan
+from recovery.sources.mongo.restore.users import existing, load_accounts
+from recovery.sources.mongo.snapshot import SnapshotLost
+
+log = logging.getLogger(__name__)
+
+_SNAPSHOTS = 2
+_UNPACKED = "unpacked"
+_STAGED = "staged"
+
+
+class Mongo(Component):
+    """A MongoDB replica set or standalone server."""
+
+    kind = "mongo"
+
+    def __init__(
+        self, name: str, settings: MongoSource, endpoint: Endpoint, tools: Sequence[Path], there: MongoTarget | None = None
+    ) -> None:
+        super().__init__(name)
+        self._settings = settings
+        self._endpoint = endpoint
+        self._tools = tools
+        self._names = Names.of(there)
+
+    # Backup -----------------------------------------------------------------------------------------------------------
+
+    def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
+        """See :meth:`Component.dump`. Without the right to read users, the dump has none, and a warning says so."""
+        root = folder / self.name
+        tell = _Once(opened)
+        with connect(self._endpoint) as client:
+            who = server(client)
+            _check_room(client, self._settings, folder)
+            versions = {"mongodb": who.version_text, "pymongo": pymongo.version}
+            taken, lost = self._snapshot(client, root, tell) if who.replica_set else (None, "it is a standalone server")
+            if taken is None:
+                log.warning("no snapshot: %s; mongodump reads instead", lost)
+                afresh(root)
+                versions["mongodump"] = tool_version("mongodump", self._tools)
+                taken = take_fuzzy(client, self._endpoint, self._settings, self._tools, root, tell, damaged=self.damaged)
+            accounts = read_accounts(client, named_databases(self._settings))
+        warnings = [*taken.warnings, *self._left_out(taken, root)]
+        if lost:
+            warnings.append(f"The server gave no snapshot: {lost}.")
+        if tell.when and tell.when < taken.point.opened:
+            warnings.append("It had to start anew, so scans of files that waited for it may be older than it.")
+        if accounts is None:
+            warnings.append("Users and roles are not in the dump: the backup user may not read them; grant it the role backup.")
+        for warning in warnings:
+            log.warning("%s", warning)
+        accounts = accounts or Accounts()
+        write_accounts(accounts, root, whole_server=not named_databases(self._settings))
+        write_rows(folder / f"{self.name}.inventory.jsonl", [*self._databases(taken), *taken.inventory, *accounts.rows()])
+        size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+        log.info("%s: %s and %r, %s", self.id, human_size(size), accounts, taken.consistency)
+        return Dump(
+            artifacts=(Artifact(name=self.name, root=str(root), bytes=size),),
+            point=taken.point,
+            consistency=taken.consistency,
+            versions=versions,
+            warnings=tuple(warnings),
+        )
+
+    def _left_out(self, taken: Taken, root: Path) -> Iterator[str]:
+        """Say what is gone; its database's folder stays empty, so that there is something to pack."""
+        for name in missing_of(self._settings, {name for kind, name, _ in taken.inventory if kind in {"collection", "view"}}):
+            (root / name.partition(".")[0]).mkdir(exist_ok=True)
+            yield f"{name} is not there, and not in this set."
+
+    def _snapshot(self, client: Client, root: Path, opened: Callable[[], None]) -> tuple[Taken | None, str]:
+        lost = ""
+        for attempt in range(_SNAPSHOTS):
+            afresh(root)
+            try:
+                return take_snapshot(client, self._settings, root, opened, damaged=self.damaged), ""
+            except SnapshotLost as error:
+                lost = str(error)
+                log.warning("snapshot %d of %d was lost: %s", attempt + 1, _SNAPSHOTS, lost)
+                if not error.again:
+                    break
+        return None, lost
+
+    def _databases(self, taken: Taken) -> Iterator[Row]:
+        names = {name.partition(".")[0] for kind, name, _ in taken.inventory if kind in {"collection", "view"}}
+        yield from (("database", name, {"whole": not self._settings.collections}) for name in sorted(names))
+
+    @staticmethod
+    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
+        """See :meth:`Component.read_pack`."""
+        return pack_contents.read_members(members)
+
+    @staticmethod
+    def counted_as(artifact: str, name: str) -> str:
+        """See :meth:`Component.counted_as`. One artifact has all databases."""
+        return split_name(name)[0]
+
+    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+        """See :meth:`Component.contents`."""
+        return pack_contents.contents(inventory, read)
+
+    # Restore ----------------------------------------------------------------------------------------------------------
+
+    def identity(self, restore: Restore) -> str:
+        """See :meth:`Component.identity` and :func:`recovery.sources.mongo.client.identity`."""
+        with self._target() as target:
+            return identity(target.client, target.endpoint)
+
+    def preflight(self, restore: Restore) -> Preflight:
+        """See :meth:`Component.preflight`; :data:`mongo_preflight.OLDEST` is the oldest server that is restored to."""
+        with self._target() as target:
+            return preflight(target, restore, self._names, self._settings)
+
+    def stage(self, restore: Restore) -> None:
+        """See :meth:`Component.stage`. Collections, time series and views are made as ``__stage_<id>_<name>``."""
+        unpacked, laid_out = afresh(restore.folder / _UNPACKED), afresh(restore.folder / _STAGED)
+        unpack(restore, unpacked)
+        namespaces = [(now, self._names.namespace(now)) for now in definitions(unpacked)]
+        prefix = mark("stage", restore.id)
+        dumps = stacks(laid_out, [(old, replace(new, name=prefix + new.name)) for old, new in namespaces])
+        for folder, stack in dumps:
+            lay_out(unpacked, stack, folder)
+        with self._target() as target:
+            drop_marked(target.client, self._planned(restore).databases, prefix)
+            load_stacks(target, dumps)
+            names = {(new.database, new.name) for _, new in namespaces}
+            views = [new for _, new in namespaces if new.type == "view"]
+            create_views(target.client, views, lambda database, name: prefix + name if (database, name) in names else name)
+        keep_series(dumps)
+
+    def prove(self, restore: Restore) -> list[Difference]:
+        """See :meth:`Component.prove`. Nothing that is staged may have a TTL; users and roles are not staged."""
+        wanted = self._planned(restore)
+        with self._target() as target:
+            if restore.in_place:
+                parts = recorded(restore).parts
+                wanted = wanted.within(parts)
+                found = [(now, now.data) for now in live_within(target.client, parts)]
+            else:
+                found = [(now, staged_data(restore.id, now)) for now in staged(target.client, wanted.databases, restore.id)]
+            there = list(rows_with_documents(target.client, found, self._settings.jobs))
+        expected = [(kind, name, facts | {"ttl": None}) for kind, rows in wanted.definitions() for name, facts in rows.items()]
+        return compare(expected, there)
+
+    def switch(self, restore: Restore) -> None:
+        """See :meth:`Component.switch`."""
+        wanted = self._planned(restore)
+        unpacked = restore.folder / _UNPACKED
+        accounts = load_accounts(unpacked)
+        with self._target() as target:
+            plan = recorded_plan(restore)
+            if plan is None:
+                live = live_within(target.client, wanted.scope)
+                missing = wanted.accounts.keys() - existing(target.client) if wanted.accounts else set()
+                there = staged(target.client, wanted.databases, restore.id)
+                plan = make_plan(restore.id, live, landing(unpacked, self._names), there, missing)
+                record(restore, plan)
+            forward(target, restore, plan, restore.folder / _STAGED / "plain", wanted.collections, accounts)
+
+    def switch_back(self, restore: Restore) -> None:
+        """See :meth:`Component.switch_back`. The restored collections get their staged names again."""
+        plan = recorded_plan(restore)
+        if plan is None:
+            log.info("%s: nothing was switched", self.id)
+            return
+        with self._target() as target:
+            backward(target, restore, plan)
+
+    def replace(self, restore: Restore) -> None:
+        """See :meth:`Component.replace`. Whatever is loaded has no TTL before it is settled."""
+        wanted = self._planned(restore)
+        unpacked = afresh(restore.folder / _UNPACKED)
+        with self._target() as target:
+            parts = replaced_parts(restore, wanted)
+            unpack(restore, unpacked, lambda full: parts.has(self._names.full(full)))
+            accounts = load_accounts(unpacked)
+            plan = planned_replacement(target.client, restore, wanted)
+            drop_and_load(target, restore, unpacked, plan, [(now, self._names.namespace(now)) for now in definitions(unpacked)])
+            put_accounts(target, restore.folder / "accounts", plan, wanted, accounts)
+
+    def settle(self, restore: Restore) -> None:
+        """See :meth:`Component.settle`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
+        plan = None if restore.in_place else recorded_plan(restore)
+        if plan is None and not restore.in_place:
+            raise RestoreError(f"{self.id} was not switched, so there is nothing to accept.", "Start the restore again.")
+        with self._target() as target:
+            put_ttls(target.client, landing(restore.folder / _UNPACKED, self._names))
+            if plan:
+                timeseries.keep(target, restore, plan.series_before)
+
+    def lands(self, restore: Restore) -> set[Landing]:
+        """See :meth:`Component.lands`: whole databases and single collections, below what the server is recognized by."""
+        parts = self._planned(restore).scope
+        single = (split_name(full) for full in parts.single)
+        with self._target() as target:
+            where = deployment(target.client)
+        inside: set[Landing] = {*((database,) for database in parts.whole), *(name for name in single if name[0] not in parts.whole)}
+        return {("mongo", where, *names) for names in inside}
+
+    def owns(self) -> set[Landing]:
+        """See :meth:`Component.owns`: the databases or collections that the plan names, or all databases of the server."""
+        single = self._settings.collections
+        with self._target() as target:
+            where = deployment(target.client)
+            if not single:
+                return {("mongo", where, database) for database in self._searched(target.client)}
+        return {("mongo", where, *split_name(self._names.full(full))) for full in single}
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
+        """See :meth:`Component.occupied`."""
+        with self._target() as target:
+            where, there = deployment(target.client), occupied(target.client, self._planned(restore).scope)
+        return {("mongo", where, now.database, now.name): words for now, words in there}
+
+    def compare(self, restore: Restore) -> list[Change]:
+        """See :meth:`Component.compare`."""
+        with self._target() as target:
+            return differences_now(target.client, self._planned(restore), self._settings.jobs)
+
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`Component.unsaved`. Collections whose documents expire are left out: the server deletes them while one looks."""
+        with self._target() as target:
+            found = differences_now(target.client, self._planned(restore), self._settings.jobs, expiring=False)
+        return [change for change in found if change.what != "equal"]
+
+    def discard(self, restore: Restore) -> None:
+        """See :meth:`Component.discard`."""
+        with self._target() as target:
+            drop_marked(target.client, self._worked_in(restore), mark("stage", restore.id))
+
+    def before_copies(self) -> list[str]:
+        """See :meth:`Component.before_copies`."""
+        with self._target() as target:
+            names = [name for database in self._searched(target.client) for name in target.client[database].list_collection_names()]
+        found = {marked for name in names if (marked := marked_id(name))}
+        return sorted({restore_id for kind, restore_id in found if kind != "stage"})
+
+    def drop_before(self, restore: Restore) -> None:
+        """See :meth:`Component.drop_before`."""
+        with self._target() as target:
+            drop_before(target.client, self._worked_in(restore), restore.id)
+
+    def _worked_in(self, restore: Restore) -> set[str]:
+        """The databases that a restore may have left something in, also under the names that the plan had for them then."""
+        plan = recorded_plan(restore)
+        return {*self._planned(restore).databases, *(plan.databases if plan else ())}
+
+    def _planned(self, restore: Restore) -> Planned:
+        return planned(restore, self._names)
+
+    def _searched(self, client: Client) -> Sequence[str]:
+        named = named_databases(self._settings)
+        return sorted(map(self._names.database, named)) if named else user_databases(client)
+
+    @contextmanager
+    def _target(self) -> Iterator[Target]:
+        with connect(self._endpoint) as client:
+            server(client)
+            yield Target(client, self._endpoint, self._tools, self._settings.jobs)
+
+    def ask(self, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
+        """Run a command of the plan's owner in a database, by its name in the set; see :func:`recovery.sources.mongo.query.ask`."""
+        return query.ask(self._endpoint, self._names.database(database), command, timeout)
+
+
+def _check_room(client: Client, settings: MongoSource, folder: Path) -> None:
+    """Before anything is written: a dump is about as large as the documents are uncompressed."""
+    try:
+        size = sum(int(client[name].command("dbStats")["dataSize"]) for name in named_databases(settings) or user_databases(client))
+    except OperationFailure as error:
+        if not unauthorized(error):
+            raise
+        log.warning("whether staging has room for the dump can't be told: the user has no right to dbStats")
+    else:
+        check_space(folder, 0 if settings.collections else size, "the dump")
+
+
+class _Once:
+    """Passes on the first call only: a dump that starts anew does not open twice."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.when: datetime | None = None
+
+    def __call__(self) -> None:
+        if self.when is None:
+            self._call()
+            self.when = datetime.now(UTC)
+
+
+def tool_version(name: str, tools: Sequence[Path]) -> str:
+    """What a tool says its version is."""
+    first = run([find_tool(name, tools), "--version"]).decode().splitlines()[0]
+    return first.rpartition(" ")[2]

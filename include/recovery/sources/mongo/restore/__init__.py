@@ -1,0 +1,1 @@
+"""Restore MongoDB: load, verify, swap, in place."""

@@ -1,0 +1,72 @@
+"""Users and roles: which of them a source's databases need, how they lie in a dump, and bringing back missing ones.
+
+They lie where mongodump puts them, so that stock mongorestore takes them:
+
+- all databases are the source: ``admin/system.users.bson``, ``admin/system.roles.bson``, for ``mongorestore --dir``;
+- databases are named: ``<db>/$admin.system.users.bson``, ``<db>/$admin.system.roles.bson``, for
+  ``mongorestore --restoreDbUsersAndRoles --db <db>``. Then those of these databases, those who were granted anything
+  in them, and what these build on. An account of another database (mostly ``admin``) lies in that one's folder; who
+  only holds a role over every database, such as ``root``, is not one of theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from recovery.common.errors import RestoreError
+from recovery.sources.mongo.accounts import Accounts, Document, account_kind, decode, write_accounts
+from recovery.sources.mongo.client import Client
+from recovery.sources.mongo.raw_bson import blocks, documents
+from recovery.sources.mongo.restore.load import Target, afresh
+
+log = logging.getLogger(__name__)
+
+
+def load_accounts(root: Path) -> Accounts:
+    """Read them back from below a dump's root."""
+    read: dict[str, list[Document]] = {"user": [], "role": [], "version": []}
+    for path in sorted(root.glob("*/*.bson")):
+        kind = account_kind(path.relative_to(root).as_posix())
+        if kind:
+            with path.open("rb") as stream:
+                read[kind] += [document for found in documents(blocks(stream)) for document in decode(found)]
+    version = {document["_id"]: document for document in read["version"]}
+    return Accounts(tuple(read["user"]), tuple(read["role"]), tuple(version.values()))
+
+
+# At a server ----------------------------------------------------------------------------------------------------------
+
+
+def existing(client: Client) -> set[tuple[str, str]]:
+    """``(kind, id)`` of every user and role of the server."""
+    users = {("user", str(user["_id"])) for user in client.admin["system.users"].find({}, {"_id": 1})}
+    return users | {("role", str(role["_id"])) for role in client.admin["system.roles"].find({}, {"_id": 1})}
+
+
+def create_accounts(target: Target, folder: Path, wanted: Collection[tuple[str, str]], accounts: Accounts) -> None:
+    """Make those of the wanted users and roles that are not there, by stock mongorestore; ``folder`` is for its files.
+
+    Raises:
+        RestoreError: if one was not made.
+    """
+    missing = accounts.only(set(wanted) - existing(target.client)) if wanted else Accounts()
+    if not missing:
+        return
+    write_accounts(missing, afresh(folder), whole_server=True)
+    target.load(folder)
+    if absent := set(wanted) - existing(target.client):
+        raise RestoreError(
+            f"mongorestore did not bring {', '.join(sorted(name for _, name in absent))}.", "Read what it said in the log above."
+        )
+    log.info("created %r", missing)
+
+
+def drop_accounts(client: Client, names: Collection[tuple[str, str]]) -> None:
+    """Drop those of the users and roles that are there."""
+    there = existing(client) if names else set()
+    for kind, command in (("user", "dropUser"), ("role", "dropRole")):
+        for name in sorted(name for found, name in there & set(names) if found == kind):
+            database, _, own = name.partition(".")
+            client[database].command(command, own)

@@ -1,0 +1,195 @@
+"""Reading many collections at one cluster time, each by its own thread, as raw batches of BSON.
+
+The driver's snapshot sessions are not meant to be shared by threads, so every read says the time itself: read concern
+``snapshot`` with ``atClusterTime``, which needs a replica set and MongoDB 5.0
+(https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any, cast
+
+from bson import Timestamp
+from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
+
+from recovery.common.units import human_duration, human_size
+from recovery.sources.mongo.catalog import Namespace, data_path
+from recovery.sources.mongo.client import Client, words
+
+log = logging.getLogger(__name__)
+
+_BATCH_BYTES = 1 << 20
+"""Measured with 440 MB: the client's CPU time is lowest, and near mongodump's, at about 1 MiB; at the server's
+default of 16 MiB it is twice that, spent on fresh pages."""
+_SAMPLE = 64
+_LOG_EVERY = 10.0
+_WORTH_A_LINE = 1 << 20
+
+MAJORITY = ReadConcern("majority")
+
+# CursorNotFound, QueryPlanKilled, SnapshotTooOld, SnapshotUnavailable, and servers that have no snapshots:
+# NotAReplicaSet, ReadConcernMajorityNotEnabled.
+_TOO_OLD = 239
+_NO_SNAPSHOT = {43, 175, _TOO_OLD, 246, 123, 148}
+
+
+class SnapshotLost(Exception):
+    """The snapshot can't be had, or not to its end; a turn of events that its caller handles.
+
+    Args:
+        why: what happened, in words.
+        again: whether another snapshot may do better.
+    """
+
+    def __init__(self, why: str, *, again: bool = True) -> None:
+        self.again = again
+        super().__init__(why)
+
+
+class AtClusterTime(ReadConcern):
+    """Read everything as it was at one cluster time."""
+
+    def __init__(self, at: Timestamp) -> None:
+        super().__init__("snapshot")
+        self._at = at
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the server is told."""
+        return {"level": "snapshot", "atClusterTime": self._at}
+
+
+def cluster_time(client: Client) -> Timestamp:
+    """The newest cluster time that the server has written; a read at it waits until a majority has it."""
+    moment: Timestamp = client.admin.command("hello")["lastWrite"]["opTime"]["ts"]
+    return moment
+
+
+def raw_batches(client: Client, database: str, name: str, concern: ReadConcern) -> Iterator[bytes]:
+    """A collection's documents, end to end, in batches of about 1 MiB or one document."""
+    collection = client[database].get_collection(name, read_concern=concern)
+    with collection.find_raw_batches(batch_size=_SAMPLE) as sample:
+        first = cast(bytes, next(sample, b""))
+        if not sample.alive:
+            yield first
+            return
+    size = max(len(first) // _SAMPLE, 64)
+    with collection.find_raw_batches(batch_size=max(_BATCH_BYTES // size, 1)) as batches:
+        yield from cast(Iterator[bytes], batches)
+
+
+def exact_count(client: Client, namespace: Namespace, concern: ReadConcern) -> int:
+    """How many documents the server counts, by the index of their ids; buckets of a time series."""
+    collection = client[namespace.database].get_collection(namespace.data, read_concern=concern)
+    keys = [dict(index["key"]) for index in namespace.indexes]
+    by_id = namespace.type == "timeseries" or "clusteredIndex" in namespace.options or {"_id": 1} in keys
+    counted = list(collection.aggregate([{"$count": "n"}], hint={"_id": 1} if by_id else None))
+    return int(counted[0]["n"]) if counted else 0
+
+
+class Progress:
+    """Says now and then how far many threads have come together."""
+
+    def __init__(self, what: str, collections: int) -> None:
+        self._what = what
+        self._collections = collections
+        self._lock = Lock()
+        self._bytes = 0
+        self._done = 0
+        self._started = self._said = time.monotonic()
+
+    def add(self, size: int) -> None:
+        """Count bytes."""
+        with self._lock:
+            self._bytes += size
+            now = time.monotonic()
+            if now - self._said >= _LOG_EVERY:
+                self._said = now
+                log.info("%s", self._state(now))
+
+    def collection_done(self, name: str, size: int) -> None:
+        """Count a collection."""
+        with self._lock:
+            self._done += 1
+        log.log(logging.INFO if size >= _WORTH_A_LINE else logging.DEBUG, "%s: %s, %s", self._what, name, human_size(size))
+
+    def finish(self) -> None:
+        """Say how it ended."""
+        log.info("%s", self._state(time.monotonic()))
+
+    def _state(self, now: float) -> str:
+        seconds = max(now - self._started, 0.001)
+        rate = human_size(self._bytes / seconds)
+        done = f"{self._done} of {self._collections} collections"
+        return f"{self._what}: {done}, {human_size(self._bytes)} in {human_duration(seconds)}, {rate}/s"
+
+
+def in_threads(jobs: int, tasks: Sequence[Callable[[Event], None]]) -> None:
+    """Run tasks side by side; when one fails the others are told by their event, and its error is raised."""
+    stop = Event()
+
+    def guarded(task: Callable[[Event], None]) -> None:
+        if stop.is_set():
+            return
+        try:
+            task(stop)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(jobs, thread_name_prefix="mongo") as pool:
+        try:
+            deque(pool.map(guarded, tasks), maxlen=0)
+        finally:
+            stop.set()
+
+
+def write_documents(client: Client, namespaces: Sequence[Namespace], root: Path, concern: ReadConcern, jobs: int) -> dict[str, int]:
+    """Write the documents of collections and time series to their files below ``root``; bytes read of each, by full name.
+
+    Raises:
+        SnapshotLost: if the server can't read them at that time, or no longer.
+    """
+    progress = Progress("reading", len(namespaces))
+    sizes: dict[str, int] = {}
+
+    def write(namespace: Namespace) -> Callable[[Event], None]:
+        def task(stop: Event) -> None:
+            size = 0
+            with (root / data_path(namespace.database, namespace.name, namespace.type)).open("wb") as out:
+                for batch in raw_batches(client, namespace.database, namespace.data, concern):
+                    out.write(batch)
+                    size += len(batch)
+                    progress.add(len(batch))
+                    if stop.is_set():
+                        return
+            sizes[namespace.full] = size
+            progress.collection_done(namespace.full, size)
+
+        return task
+
+    with_snapshot(lambda: in_threads(jobs, [write(namespace) for namespace in namespaces]))
+    progress.finish()
+    return sizes
+
+
+def with_snapshot(read: Callable[[], None]) -> None:
+    """Do what reads at a cluster time.
+
+    Raises:
+        SnapshotLost: if the server has no snapshot of that time.
+    """
+    try:
+        read()
+    except OperationFailure as error:
+        if error.code in _NO_SNAPSHOT:
+            raise SnapshotLost(words(error), again=error.code != _TOO_OLD) from error
+        raise

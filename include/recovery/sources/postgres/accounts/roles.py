@@ -1,0 +1,188 @@
+"""The roles that a restore brings: created without LOGIN, awakened once they are in use, dropped if they never are."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from psycopg import errors
+from psycopg.sql import SQL, Composed, Identifier
+
+from recovery.common.errors import ProofError, RestoreError
+from recovery.packs.content_index import Facts
+from recovery.sources.base import Restore
+from recovery.sources.postgres.accounts import server_globals
+from recovery.sources.postgres.accounts.versions import membership
+from recovery.sources.postgres.client import Connection
+from recovery.sources.postgres.targets import Target
+
+log = logging.getLogger(__name__)
+
+CREATED_ROLE = "create role"
+"""Journal step: a role that the server lacks, or that a restore left asleep, is about to be made the set's; fact ``role``."""
+_AWAKEN = "awaken"
+"""Journal step; fact ``roles``: those that this restore created and that it gives to the live system."""
+
+
+def globals_artifact(restore: Restore) -> str | None:
+    """The artifact with the roles; None if the set or the choice of the run has none."""
+    for artifact in restore.artifacts():
+        if next(restore.rows(artifact, "server"), None):
+            return artifact
+    return None
+
+
+def roles(restore: Restore) -> dict[str, Facts]:
+    """The set's roles."""
+    artifact = globals_artifact(restore)
+    return {name: facts for _, name, facts in restore.rows(artifact, "role")} if artifact else {}
+
+
+def needed_roles(restore: Restore, chosen: Sequence[Target]) -> dict[str, Facts]:
+    """The set's roles that a restore brings: all of them, or where parts were asked for, those that the databases among these need.
+
+    These are owners, who has rights, and the roles that they are members of.
+    """
+    known = roles(restore)
+    if not restore.only:
+        return known
+    needed: set[str] = set()
+    found = {name for target in chosen for name in target.snapshot["roles"] if name in known}
+    while found:
+        needed |= found
+        found = {group for name in found for group, *_ in known[name]["member of"] or () if group in known} - needed
+    return {name: facts for name, facts in known.items() if name in needed}
+
+
+def created_roles(restore: Restore) -> list[str]:
+    """The roles that this restore created or took over, by its journal, without repetition."""
+    return list(dict.fromkeys(str(facts["role"]) for facts in restore.journalled(CREATED_ROLE)))
+
+
+def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -> None:
+    """Create the roles that the restore brings and the server lacks, without LOGIN until they are in use.
+
+    Raises:
+        RestoreError: if the server refuses, or a role waits for another restore that has not ended.
+    """
+    artifact, needed = globals_artifact(restore), needed_roles(restore, chosen)
+    if artifact is None or not needed:
+        return
+    roles = {name: role for name, role in set_roles(restore, artifact).items() if name in needed}
+    existing = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+    others = restore.others
+    for name, role in roles.items():
+        if name not in existing:
+            restore.journal(CREATED_ROLE, role=name)
+            server_globals.create_role(connection, role, restore.id)
+            log.info("role %s created, without LOGIN until the switch", name)
+        elif owner := server_globals.waits_for(existing[name]):
+            if owner in others:
+                raise RestoreError(f"The role {name} waits for the switch of the restore {owner}.", "Wait until that one has ended.")
+            restore.journal(CREATED_ROLE, role=name)
+            server_globals.adopt_role(connection, role, existing[name], restore.id)
+            log.info("role %s, which a restore left without LOGIN, taken over", name)
+    for name in created_roles(restore):
+        if name in roles:
+            server_globals.finish_role(connection, roles[name])
+
+
+def set_roles(restore: Restore, artifact: str) -> dict[str, dict[str, Any]]:
+    """The set's roles with their password hashes, by name; the file that held them is gone afterwards."""
+    folder = restore.folder / "globals"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(0o700)
+    try:
+        restore.unpack(artifact, folder)
+        return server_globals.read_roles(folder / "roles.jsonl")
+    finally:
+        shutil.rmtree(folder)
+
+
+def awaken(connection: Connection, restore: Restore) -> None:
+    """Let the created roles log in, take their mark off, and give them back to their members, whoever those are.
+
+    Only roles that are still asleep: another restore that took one over may have given it to the live system already.
+
+    Raises:
+        RestoreError: if one is gone.
+        ProofError: if a member has not what the set has.
+    """
+    known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+    created = known.keys() & set(created_roles(restore))
+    wanted = roles(restore)
+    if gone := sorted(wanted.keys() & set(created_roles(restore)) - known.keys()):
+        raise RestoreError(f"Roles that this restore created are gone: {', '.join(gone)}.", "Somebody dropped them. Trigger a new restore.")
+    sleeping = {
+        name
+        for name in created & wanted.keys()
+        if server_globals.is_asleep(known[name]) or (wanted[name]["login"] and not known[name]["login"])
+    }
+    restore.journal(_AWAKEN, roles=sorted(sleeping))
+    members: dict[str, list[list[Any]]] = {}
+    for name, facts in wanted.items():
+        if name in sleeping:
+            if facts["login"]:
+                connection.execute(SQL("ALTER ROLE {} LOGIN").format(Identifier(name)))
+            connection.execute(server_globals.comment(name, facts["comment"]))
+        groups = [group for group in facts["member of"] or () if group[0] in sleeping]
+        if groups and name in known.keys() - created:
+            members[name] = groups
+            for statement in server_globals.grants(name, groups):
+                connection.execute(statement)
+    _check_members(connection, members)
+
+
+def _check_members(connection: Connection, members: Mapping[str, list[list[Any]]]) -> None:
+    """Roles that were there before must have of their groups what the set has; whoever creates a group has more.
+
+    Raises:
+        ProofError: if they have not.
+    """
+    now = {name: facts for _, name, facts in server_globals.role_rows(connection) if name in members}
+    lacking = []
+    for name, groups in members.items():
+        has = {group: flags for group, *flags in membership(now[name])["member of"] or ()}
+        for group, *flags in membership({**now[name], "member of": groups})["member of"]:
+            if group not in has or any(wanted and not found for wanted, found in zip(flags, has[group], strict=True)):
+                lacking.append(f"{name} of {group}")
+    if lacking:
+        raise ProofError(
+            f"Members of the restored roles have less of them than the set has: {', '.join(lacking)}.",
+            "This is taken back; report it.",
+        )
+
+
+def asleep(connection: Connection, restore: Restore) -> list[Composed]:
+    """Statements that put the roles to sleep again that were awakened."""
+    known = {name for _, name, _ in server_globals.role_rows(connection)}
+    created = set(created_roles(restore))
+    awake = known & {name for facts in restore.journalled(_AWAKEN) for name in cast("list[str]", facts["roles"])}
+    statements = []
+    for name in sorted(awake):
+        statements.append(SQL("ALTER ROLE {} NOLOGIN").format(Identifier(name)))
+        statements.append(server_globals.comment(name, server_globals.asleep_mark(restore.id)))
+    for name, facts in roles(restore).items():
+        if name in known - created:
+            groups = [group[0] for group in facts["member of"] or () if group[0] in awake]
+            statements += [SQL("REVOKE {} FROM {}").format(Identifier(group), Identifier(name)) for group in groups]
+    return statements
+
+
+def drop_role(connection: Connection, restore: Restore, role: str) -> None:
+    """Drop a role that carries the mark of this very restore: any other of the name is somebody's by now."""
+    facts = next((facts for _, name, facts in server_globals.role_rows(connection) if name == role), None)
+    if facts is None:
+        return
+    if not server_globals.is_asleep(facts) or facts["comment"] != server_globals.asleep_mark(restore.id):
+        log.info("role %s, which this restore created, is in use or another restore's by now, and stays", role)
+        return
+    try:
+        with connection.transaction():
+            server_globals.revoke_parameters(connection, role, facts)
+            connection.execute(SQL("DROP ROLE IF EXISTS {}").format(Identifier(role)))
+        log.info("role %s, which this restore created, is dropped", role)
+    except errors.DependentObjectsStillExist as error:
+        log.warning("role %s, which this restore created, is in use and stays: %s", role, error.diag.message_detail)

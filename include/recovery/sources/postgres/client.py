@@ -1,0 +1,337 @@
+"""Reaching a PostgreSQL server: connections, its own client tools, and the settings that make two sides read alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Literal
+from psycopg.types.json import set_json_loads
+
+from recovery.common.connections import Endpoint
+from recovery.common.errors import ConnectionUnusable, RecoveryError, SourceError, SourceUnreachable, ToolError
+from recovery.runners.local import run
+
+log = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[TupleRow]
+
+BIN_VARIABLE = "RECOVERY_POSTGRES_BIN"
+"""Environment variable with folders of client tools, separated as in PATH."""
+TOOLS = ("pg_dump", "pg_dumpall", "pg_restore", "psql")
+OLDEST_MAJOR = 13
+
+_PINS = {
+    "search_path": "",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO,YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "row_security": "off",
+    "default_table_access_method": "heap",
+    "default_tablespace": "",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+"""Settings of every session, ours and the tools': what is read and written must not depend on the database or the role."""
+_PINS_SINCE = {"idle_session_timeout": 14, "transaction_timeout": 17}
+_PINS_OF_SUPERUSERS = {"ignore_checksum_failure": 0, "zero_damaged_pages": 0, "event_triggers": 17}
+"""Settings to turn off that only a superuser may change, by the version that brought them.
+
+The first two hide damage. A ``login`` trigger writes to a database whenever we come in, even to one that is being proven.
+"""
+_OURS = {"host", "port", "user", "password", "dbname", "options", "client_encoding", "service"}
+
+
+@contextmanager
+def in_words(doing: str, kind: type[RecoveryError] = SourceError) -> Iterator[None]:
+    """Turn what the server refuses during a block into an error for the operator.
+
+    Raises:
+        SourceUnreachable: if the connection is lost, or a lock is not to be had.
+        RecoveryError: of ``kind``, for anything else the server says.
+    """
+    try:
+        yield
+    except (errors.LockNotAvailable, errors.DeadlockDetected, errors.AdminShutdown, errors.CannotConnectNow) as error:
+        raise SourceUnreachable(f"{doing}: {_said(error)}.", "Try again in a few minutes.") from error
+    except psycopg.OperationalError as error:
+        if error.sqlstate is None:
+            raise SourceUnreachable(f"{doing}: the connection was lost ({_said(error)}).", "Check the server, then try again.") from error
+        raise kind(f"{doing}: the server says: {_said(error)}.", "Remove the cause at the server, then try again.") from error
+    except psycopg.Error as error:
+        raise kind(f"{doing}: the server says: {_said(error)}.", "Remove the cause at the server, then try again.") from error
+
+
+def _said(error: psycopg.Error) -> str:
+    parts = [error.diag.message_primary or str(error).strip(), error.diag.message_detail or ""]
+    return " ".join(part.strip() for part in parts if part).rstrip(".")
+
+
+@contextmanager
+def telling(say: Callable[[], str], every: float = 10.0) -> Iterator[None]:
+    """Log a line about long work every few seconds, as long as a block runs."""
+    done = Event()
+
+    def tell() -> None:
+        while not done.wait(every):
+            log.info("%s", say())
+
+    thread = Thread(target=tell, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def codec(connection: Connection) -> str:
+    """Python's name of the encoding that a database's dump is in; of SQL_ASCII, which is none, one that keeps every byte."""
+    name = connection.info.parameter_status("server_encoding") or "UTF8"
+    if name == "SQL_ASCII":
+        return "latin1"
+    with in_words(f"Asking for the encoding of {connection.info.dbname}"):
+        connection.execute(SQL("SET client_encoding TO {}").format(Literal(name)))
+        found = connection.info.encoding
+        connection.execute("SET client_encoding TO utf8")
+    return found
+
+
+@lru_cache(maxsize=64)
+def tool_major(path: str, changed: float) -> int | None:
+    """Major version of a PostgreSQL program; None if it doesn't say. ``changed`` is its mtime, so that an upgrade is noticed."""
+    try:
+        words = run([path, "--version"]).decode("utf-8", "replace")
+    except ToolError:
+        log.warning("%s does not say its version and is left out", path)
+        return None
+    match = re.search(r"\) (\d+)", words)
+    return int(match[1]) if match else None
+
+
+def find_bin(major: int, folders: Sequence[Path]) -> Path:
+    """The folder with the client tools of a server's major version.
+
+    Looks in ``folders`` (the plan's), those of RECOVERY_POSTGRES_BIN, where distributions install them, and PATH.
+
+    Raises:
+        ToolError: if no folder has all of them, with what was found where.
+    """
+    seen: dict[str, str] = {}
+    for folder in tool_places(folders):
+        missing = [name for name in TOOLS if not os.access(folder / name, os.X_OK)]
+        if "pg_dump" in missing:
+            seen[str(folder)] = "no pg_dump"
+            continue
+        found = tool_major(str(folder / "pg_dump"), (folder / "pg_dump").stat().st_mtime)
+        if found == major and not missing:
+            return folder
+        seen[str(folder)] = f"version {found or 'unknown'}" if found != major else f"version {major}, but no {', '.join(missing)}"
+    where = "; ".join(f"{folder} ({what})" for folder, what in seen.items())
+    raise ToolError(
+        f"The PostgreSQL {major} client tools ({', '.join(TOOLS)}) are not all here. Looked in {where}.",
+        f"Install them on every worker (Debian: postgresql-client-{major}), or name their folder in the plan under tools.postgres"
+        f" or in {BIN_VARIABLE}.",
+        retryable=False,
+    )
+
+
+def tool_places(folders: Sequence[Path]) -> list[Path]:
+    """Where PostgreSQL's programs are looked for, in order; see :func:`find_bin`."""
+    from_environment = [Path(part) for part in os.environ.get(BIN_VARIABLE, "").split(os.pathsep) if part]
+    installed = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/usr").glob("pgsql-*/bin")]
+    on_path = [Path(part) for part in os.get_exec_path()]
+    return list(dict.fromkeys([*folders, *from_environment, *sorted(installed, reverse=True), *on_path]))
+
+
+@dataclass(frozen=True)
+class About:
+    """What a server says of itself."""
+
+    major: int
+    version: str
+    system: str
+    """System identifier: of this cluster and its physical copies, of no other."""
+    user: str
+    superuser: bool
+    standby: bool
+
+
+class Server:
+    """A PostgreSQL server as one user reaches it."""
+
+    def __init__(self, endpoint: Endpoint, folders: Sequence[Path]) -> None:
+        self.endpoint = endpoint
+        self._folders = list(folders)
+        known = {option.keyword.decode(): option.envvar for option in pq.Conninfo.get_defaults()}
+        self._variables = {keyword: variable.decode() for keyword, variable in known.items() if variable}
+        self._parameters: dict[str, Any] = {
+            keyword: str(value) for keyword, value in endpoint.extra.items() if keyword in known and keyword not in _OURS
+        }
+        if "sslpassword" in self._parameters:
+            raise ConnectionUnusable(
+                f"The Connection {endpoint.id!r} has an sslpassword, which the client tools take from their command line only.",
+                "Use a key file without a passphrase, readable for the worker alone.",
+            )
+        self._parameters = {"keepalives_idle": "30", "connect_timeout": "10", "application_name": "recovery"} | self._parameters
+
+    def _pins(self) -> dict[str, str | None]:
+        """:data:`_PINS`, and those that the server's version and our rights add."""
+        since = {name: "0" for name, major in _PINS_SINCE.items() if self.about.major >= major}
+        off = {name: "off" for name, major in _PINS_OF_SUPERUSERS.items() if self.about.superuser and self.about.major >= major}
+        return {**_PINS, **since, **off}
+
+    def _options(self, pins: Mapping[str, str | None]) -> str:
+        own = str(self.endpoint.extra.get("options", ""))
+        settings = {name: re.sub(r"([\\\s])", r"\\\1", value) for name, value in pins.items() if value is not None}
+        return " ".join([*([own] if own else []), *(f"-c {name}={value}" for name, value in settings.items())])
+
+    def connect(self, database: str, *, autocommit: bool = True, **changes: str | None) -> Connection:
+        """A session in a database, with nothing in its search path and all names qualified.
+
+        Args:
+            database: its name.
+            autocommit: each statement is a transaction of its own.
+            changes: other settings than :data:`_PINS`; None leaves one as the server has it.
+
+        Raises:
+            SourceUnreachable: if the server does not let us in, with its reason.
+        """
+        return self._connect(database, {**self._pins(), **changes}, autocommit=autocommit)
+
+    def _connect(self, database: str, pins: Mapping[str, str | None], *, autocommit: bool = True) -> Connection:
+        try:
+            connection: Connection = psycopg.connect(
+                host=self.endpoint.host or None,
+                port=self.endpoint.port,
+                user=self.endpoint.login or None,
+                password=self.endpoint.password or None,
+                dbname=database,
+                options=self._options(pins),
+                autocommit=autocommit,
+                prepare_threshold=None,
+                **self._parameters,
+            )
+        except psycopg.OperationalError as error:
+            raise SourceUnreachable(
+                f"PostgreSQL at {self.endpoint.host}:{self.endpoint.port or 5432} (Connection {self.endpoint.id!r}) does not let us into"
+                f" database {database!r}: {str(error).strip()}.",
+                "Check the address, the password and pg_hba.conf.",
+            ) from error
+        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            connection.execute("SET client_encoding TO latin1")
+            set_json_loads(lambda data: json.loads(data if isinstance(data, str) else str(data, "latin1")), connection)
+        else:
+            connection.execute("SET client_encoding TO utf8")
+        if not autocommit:
+            connection.commit()
+        return connection
+
+    def maintenance(self, besides: Sequence[str] = ()) -> Connection:
+        """A session in any database but some, for what concerns the whole server.
+
+        Raises:
+            SourceUnreachable: if no candidate lets us in.
+        """
+        return self._maintenance(self._pins(), besides)
+
+    def _maintenance(self, pins: Mapping[str, str | None], besides: Sequence[str] = ()) -> Connection:
+        candidates = dict.fromkeys(filter(None, (self.endpoint.schema, "postgres", "template1")))
+        failures: list[SourceUnreachable] = []
+        for database in candidates:
+            if database in besides:
+                continue
+            try:
+                return self._connect(database, pins)
+            except SourceUnreachable as error:
+                failures.append(error)
+        raise (failures or [SourceUnreachable("There is no other database to work from.", "Create the database postgres.")])[0]
+
+    @cached_property
+    def about(self) -> About:
+        """Version, identity and who we are there.
+
+        Raises:
+            SourceError: if the server is older than this project reads.
+        """
+        query = """SELECT current_setting('server_version_num')::int / 10000, current_setting('server_version'),
+            (SELECT system_identifier::text FROM pg_control_system()), current_user,
+            (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery()"""
+        with self._maintenance(_PINS) as connection, in_words("Asking the server for its version"):
+            row = connection.execute(query).fetchone()
+        assert row is not None
+        about = About(*row)
+        if about.major < OLDEST_MAJOR:
+            raise SourceError(
+                f"The server is PostgreSQL {about.version}.", f"Upgrade it to {OLDEST_MAJOR} or newer; older ones are not read."
+            )
+        return about
+
+    @property
+    def identity(self) -> str:
+        """System identifier and address: a clone has the same identifier, so the address belongs to it."""
+        return f"{self.about.system} at {self.endpoint.host}:{self.endpoint.port or 5432}"
+
+    def databases(self) -> dict[str, bool]:
+        """Every database by name, and whether it can be backed up.
+
+        That is one which lets connections in, is not the server's own template, and was not left by a DROP DATABASE that was
+        cut short.
+        """
+        query = """SELECT datname, datallowconn AND datconnlimit <> -2 AND datname NOT IN ('template0', 'template1')
+            FROM pg_database ORDER BY datname"""
+        with self.maintenance() as connection, in_words("Listing the databases"):
+            return dict(connection.execute(query).fetchall())
+
+    @cached_property
+    def bin(self) -> Path:
+        """Folder of the client tools of the server's major version; see :func:`find_bin`."""
+        return find_bin(self.about.major, self._folders)
+
+    def bin_of(self, major: int) -> Path:
+        """Folder of the client tools of a major version; see :func:`find_bin`."""
+        return find_bin(major, self._folders)
+
+    def environment(self, encoding: str) -> dict[str, str]:
+        """Environment of a client tool: address, password, settings. Texts go in and out in ``encoding``."""
+        env = {
+            "PGHOST": self.endpoint.host,
+            "PGPORT": str(self.endpoint.port or ""),
+            "PGUSER": self.endpoint.login,
+            "PGPASSWORD": self.endpoint.password,
+            "PGOPTIONS": self._options(self._pins()),
+            "PGCLIENTENCODING": encoding,
+            "LC_ALL": "C",
+        }
+        for keyword, value in self._parameters.items():
+            if keyword in self._variables:
+                env[self._variables[keyword]] = value
+        return {name: value for name, value in env.items() if value}
+
+    def target(self, database: str) -> str:
+        """The ``--dbname`` of a client tool: quoted, so that no name is taken for anything else; without secrets."""
+        rest = {keyword: value for keyword, value in self._parameters.items() if keyword not in self._variables}
+        return make_conninfo("", dbname=database, **rest)

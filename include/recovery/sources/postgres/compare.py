@@ -1,0 +1,246 @@
+"""Comparing databases with what a set holds of them: the proof of a restore, and what a restore would change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from recovery.common.errors import ProofError, RestoreError
+from recovery.packs.content_diff import Change, Difference, changes
+from recovery.packs.content_diff import compare as compare_rows
+from recovery.packs.content_index import Facts, Row
+from recovery.sources.base import Restore
+from recovery.sources.postgres.accounts import server_globals, versions
+from recovery.sources.postgres.accounts.roles import created_roles, needed_roles
+from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions.columns import BY_COLUMNS
+from recovery.sources.postgres.definitions.expressions import canonical
+from recovery.sources.postgres.dump.archive import TableText
+from recovery.sources.postgres.dump.pg_dump import large_object_inventory
+from recovery.sources.postgres.dump.table_reader import large_object_digest, table_texts
+from recovery.sources.postgres.targets import Target
+
+log = logging.getLogger(__name__)
+
+Objects = dict[tuple[str, str], Facts]
+"""Rows by kind and name."""
+
+_NAMES_SHOWN = 10
+_DEPARSED = {"definition", "default", "bound", "partition key", "using", "check", "row filter"}
+"""Facts that the server writes anew, at whatever depth, from what it has stored."""
+
+
+def prove(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> list[Difference]:
+    """Compare what was loaded, and the roles, with the set; see :meth:`recovery.sources.base.Component.prove`."""
+    differences = _prove_roles(server, restore, chosen)
+    for target in chosen:
+        differences += _prove_database(server, jobs, restore, target)
+    return differences
+
+
+def _prove_roles(server: Server, restore: Restore, chosen: Sequence[Target]) -> list[Difference]:
+    """Roles that this restore created or took over must be the set's, but for what the switch gives them; others must be there."""
+    created = set(created_roles(restore))
+
+    def looked_at(rows: Iterable[tuple[str, Facts]]) -> list[Row]:
+        return [("role", name, _staged(facts) if name in created else {}) for name, facts in rows]
+
+    expected = needed_roles(restore, chosen)
+    with server.maintenance() as connection:
+        found = {name: facts for _, name, facts in server_globals.role_rows(connection) if name in expected}
+    return compare_rows(looked_at(expected.items()), looked_at(found.items()))
+
+
+def _staged(role: Facts) -> Facts:
+    """What a role has before the switch; that it is valid for ever can be said in two ways."""
+    kept = {key: value for key, value in versions.membership(role).items() if key not in {"login", "comment"}}
+    return kept | {"valid until": None if kept["valid until"] == "infinity" else kept["valid until"]}
+
+
+def _prove_database(server: Server, jobs: int, restore: Restore, target: Target) -> list[Difference]:
+    expected = expected_objects(restore, target)
+    found = found_objects(server, jobs, target.loaded, target.facts["encoding"], expected)
+    found["database", target.saved] = _outside(server, target)
+    expected, found = alike(expected, found, target.major)
+    differences = compare_rows(rows_of(expected), rows_of(found))
+    log.info("database %s: %d things compared, %d differ", target.name, len(expected), len(differences))
+    return differences
+
+
+def compare(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target], *, exactly: bool = False) -> list[Change]:
+    """What a restore would change in databases, object by object; a name begins with that of its database in the set.
+
+    Args:
+        server: where they are.
+        jobs: tables that are read at the same time.
+        restore: whose set it is.
+        chosen: the databases.
+        exactly: as a set has them that was made of these very databases, not of ones that were restored from another.
+    """
+    there = server.databases()
+    wanted: list[Row] = []
+    live: list[Row] = []
+    for target in chosen:
+        expected = expected_objects(restore, target)
+        found: Objects = {}
+        if target.name in there:
+            found = found_objects(server, jobs, target.name, target.facts["encoding"], expected)
+            with server.maintenance() as connection:
+                found["database", target.saved] = server_globals.database_facts(connection, target.name) or {}
+            if not exactly:
+                expected, found = alike(expected, found, target.major)
+        wanted += _within(target, expected)
+        live += _within(target, found)
+    return changes(wanted, live)
+
+
+def together(found: Iterable[Change]) -> list[Change]:
+    """Changes of the same kind as one."""
+    sums: dict[tuple[str, str], Change] = {}
+    for change in found:
+        key = change.kind, change.what
+        if other := sums.get(key):
+            names = sorted({*other.names, *change.names})[:_NAMES_SHOWN]
+            change = Change(*key, other.count + change.count, other.bytes + change.bytes, tuple(names))
+        sums[key] = change
+    return [sums[key] for key in sorted(sums)]
+
+
+def _within(target: Target, objects: Objects) -> Iterator[Row]:
+    for kind, name, facts in rows_of(objects):
+        yield kind, name if kind == "database" else f"{target.saved}.{name}", facts
+
+
+def expected_objects(restore: Restore, target: Target) -> Objects:
+    """What a set holds of a database."""
+    return {(kind, name): facts for kind, name, facts in restore.rows(target.artifact) if kind not in {"snapshot", "text"}}
+
+
+def rows_of(objects: Objects) -> Iterator[Row]:
+    """Objects as rows."""
+    return ((kind, name, facts) for (kind, name), facts in objects.items())
+
+
+def found_objects(server: Server, jobs: int, database: str, encoding: str, expected: Objects) -> Objects:
+    """What a database holds inside, with the contents of its tables, as a set has it.
+
+    Args:
+        server: where it is.
+        jobs: tables that are read at the same time.
+        database: its name there.
+        encoding: that its texts are read in, the set's.
+        expected: what the set holds, for the order of columns.
+    """
+    with server.connect(database) as connection:
+        found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
+        sequences = [name for kind, name in found if kind == "sequence"]
+        for name, value, called in catalog.sequence_values(connection, sequences):
+            found["sequence", name] |= {"value": value, "called": called}
+    for facts in found.values():
+        facts.pop("at", None)
+    for name, facts in table_texts(server, database, encoding, dict(to_be_read(found, expected)), jobs).items():
+        found["table", name] |= facts
+    with server.connect(database, autocommit=False) as connection:
+        found["large objects", "all"] = _large_objects(connection)
+    return found
+
+
+def to_be_read(found: Objects, expected: Objects) -> Iterator[tuple[str, Facts]]:
+    """Tables with rows, in the set's order of columns where they have the same."""
+    for (kind, name), facts in found.items():
+        other = expected.get((kind, name), facts)
+        if kind == "table" and facts["data"] and other["data"]:
+            same = sorted(facts["copy"] or ()) == sorted(other["copy"] or ())
+            yield name, facts | {"copy": (other if same else facts)["copy"], "bytes": other.get("bytes", 0)}
+
+
+def _large_objects(connection: Connection) -> Facts:
+    facts = large_object_inventory(connection)
+    del facts["numbers"], facts["sizes"]
+    return facts | {"digest": large_object_digest(connection)}
+
+
+def _outside(server: Server, target: Target) -> Facts:
+    """What a database is on the outside; of a staged one what it will be: owner, rights and settings are tried, read, and taken back."""
+    with server.maintenance() as connection, in_words(f"Trying the settings of database {target.loaded}", RestoreError):
+        if target.in_place:
+            facts = server_globals.database_facts(connection, target.name)
+        else:
+            with connection.transaction(force_rollback=True):
+                for statement in server_globals.database_statements(target.stage, target.facts):
+                    connection.execute(statement)
+                facts = server_globals.database_facts(connection, target.stage)
+    if facts is None:
+        raise ProofError(f"Database {target.loaded} is not there.", "Start the restore again.")
+    return facts
+
+
+def alike(expected: Objects, found: Objects, major: int | None = None) -> tuple[Objects, Objects]:
+    """Both sides, without what a restore by pg_dump's own script changes without changing the database.
+
+    Args:
+        expected: what should be there.
+        found: what is there.
+        major: version of PostgreSQL that the expected are from; None if they are from the same server.
+    """
+    expected, found = _gathered(expected, found)
+    for key, facts in found.items():
+        if key in expected:
+            expected[key], found[key] = _alike_facts(key[0], expected[key], facts, major)
+    return expected, found
+
+
+def _gathered(expected: Objects, found: Objects) -> tuple[Objects, Objects]:
+    """Both sides, with the rows of hashed tables that a restore spreads over other partitions counted at their table."""
+    orders: dict[str, list[list[str] | None]] = {}
+    for facts in (*expected.values(), *found.values()):
+        if table := facts.get("hashed by enum"):
+            orders.setdefault(table, []).append(facts["copy"])
+    together = {table for table, copies in orders.items() if all(copy == copies[0] for copy in copies)}  # so rows are the same text
+    return _at_their_table(expected, together), _at_their_table(found, together)
+
+
+def _at_their_table(objects: Objects, together: Collection[str]) -> Objects:
+    gathered = dict(objects)
+    sums: dict[str, TableText] = {}
+    for key, facts in objects.items():
+        if "digest" in facts and facts.get("hashed by enum") in together:
+            text = sums.setdefault(facts["hashed by enum"], TableText())
+            text.digest.merge(facts["count"], facts["digest"])
+            text.size += facts["bytes"]
+            gathered[key] = {name: value for name, value in facts.items() if name not in text.facts()}
+    for table, text in sums.items():
+        if ("table", table) in gathered:
+            gathered["table", table] = gathered["table", table] | text.facts()
+    return gathered
+
+
+def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) -> tuple[Facts, Facts]:
+    expected, found = dict(expected), dict(found)
+    if major:
+        expected, found = versions.as_known(major, expected, found, catalog_columns=kind in BY_COLUMNS)
+    if kind == "extension":  # a restore creates the version that the server has; preflight shows the difference
+        expected.pop("version", None)
+        found.pop("version", None)
+    if kind == "user mapping" and not ("options" in expected and "options" in found):  # only a superuser reads them
+        expected.pop("options", None)
+        found.pop("options", None)
+    if kind == "table" and sorted(expected["copy"] or ()) == sorted(found["copy"] or ()):  # children of INHERITS get another order
+        found["copy"] = expected["copy"]
+    qualified = major is None or versions.qualified(major, kind)
+    for name, value in expected.items():
+        other = found.get(name)
+        if other != value and _canonical({name: other}, qualified=qualified) == _canonical({name: value}, qualified=qualified):
+            found[name] = value
+    return expected, found
+
+
+def _canonical(value: Any, *, qualified: bool, deparsed: bool = False) -> Any:
+    """A fact in which texts that the server writes from what it has stored are as they stay when it reads them."""
+    if isinstance(value, str):
+        return canonical(value, qualified=qualified) if deparsed else value
+    if isinstance(value, dict):
+        return {key: _canonical(part, qualified=qualified, deparsed=key in _DEPARSED) for key, part in value.items()}
+    return value

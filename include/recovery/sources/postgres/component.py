@@ -1,0 +1,174 @@
+"""The ``postgres`` component: one PostgreSQL server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from tarfile import TarInfo
+from typing import IO
+
+from recovery.common.connections import Endpoint
+from recovery.common.errors import ArtifactError, RestoreError
+from recovery.packs.content_diff import Change, Difference
+from recovery.packs.content_index import Row, read_rows
+from recovery.plan.kinds.postgres import PostgresSource
+from recovery.plan.location import Landing
+from recovery.sources.base import Component, Restore
+from recovery.sources.model import Dump, Preflight
+from recovery.sources.postgres import compare as postgres_compare
+from recovery.sources.postgres import locations, query
+from recovery.sources.postgres import preflight as postgres_preflight
+from recovery.sources.postgres.client import Server
+from recovery.sources.postgres.databases import in_place, swap
+from recovery.sources.postgres.databases import stage as databases_stage
+from recovery.sources.postgres.dump import archive, pg_dump
+from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
+from recovery.sources.postgres.query import Answer
+from recovery.sources.postgres.tables import contents as tables_contents
+from recovery.sources.postgres.tables import restore as tables_restore
+from recovery.sources.postgres.tables.contents import Chosen
+from recovery.sources.postgres.targets import Target, targets
+
+
+class Postgres(Component):
+    """Databases and globals of a PostgreSQL server, dumped by its own pg_dump and restored beside the live ones.
+
+    Args:
+        name: the source's name in the plan.
+        settings: what the plan says of it.
+        endpoint: where the server answers, and as whom.
+        tools: the plan's folders of client tools.
+        renamed: names of databases at this place, by their names in the set, where they are others.
+    """
+
+    kind = "postgres"
+
+    def __init__(
+        self, name: str, settings: PostgresSource, endpoint: Endpoint, tools: Sequence[Path], renamed: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(name)
+        self._settings = settings
+        self._renamed = renamed or {}
+        self._server = Server(endpoint, tools)
+
+    def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
+        """See :meth:`recovery.sources.base.Component.dump`."""
+        return pg_dump.dump(self._server, self._settings, folder, opened, damaged=self.damaged)
+
+    @staticmethod
+    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
+        """See :meth:`recovery.sources.base.Component.read_pack`."""
+        return archive.read_pack(artifact, members)
+
+    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+        """See :meth:`recovery.sources.base.Component.contents`."""
+        kind, _, facts = next(read_rows(inventory, "snapshot", "server", "schema of"), ("", "", {}))
+        if kind == "snapshot":
+            return archive.contents(self._server.bin_of(facts["major"]), facts["codec"], inventory, read)
+        if kind == "server":
+            return archive.text_contents(inventory, read, ("globals.sql", "roles.jsonl"))
+        if kind == "schema of":
+            return archive.text_contents(inventory, read, ("schema.sql",))
+        raise ArtifactError(f"The inventory of {artifact} is empty.", "Run the backup again; the dump was not finished.")
+
+    def identity(self, restore: Restore) -> str:
+        """See :meth:`recovery.sources.base.Component.identity` and :attr:`postgres_client.Server.identity`."""
+        return self._server.identity
+
+    def preflight(self, restore: Restore) -> Preflight:
+        """See :meth:`recovery.sources.base.Component.preflight`."""
+        return postgres_preflight.preflight(self._server, restore, self._renamed, self._settings.databases)
+
+    def stage(self, restore: Restore) -> None:
+        """See :meth:`recovery.sources.base.Component.stage`."""
+        if whole := self._whole(restore):
+            databases_stage.stage(self._server, self._settings.jobs, restore, whole)
+        if parts := self._parts(restore):
+            tables_restore.stage(self._server, self._settings.jobs, restore, parts)
+
+    def prove(self, restore: Restore) -> list[Difference]:
+        """See :meth:`recovery.sources.base.Component.prove`."""
+        whole, parts = self._whole(restore), self._parts(restore)
+        if restore.in_place:
+            whole = in_place.touched(self._server, restore, whole)
+        differences = postgres_compare.prove(self._server, self._settings.jobs, restore, whole) if whole else []
+        return differences + (tables_restore.prove(self._server, self._settings.jobs, restore, parts) if parts else [])
+
+    def switch(self, restore: Restore) -> None:
+        """See :meth:`recovery.sources.base.Component.switch`."""
+        if whole := self._whole(restore):
+            swap.switch(self._server, restore, whole)
+        if parts := self._parts(restore):
+            tables_restore.switch(self._server, restore, parts)
+
+    def switch_back(self, restore: Restore) -> None:
+        """See :meth:`recovery.sources.base.Component.switch_back`."""
+        if parts := self._parts(restore):
+            tables_restore.switch_back(self._server, restore, parts)
+        if whole := self._whole(restore):
+            swap.switch_back(self._server, restore, whole)
+
+    def settle(self, restore: Restore) -> None:
+        """See :meth:`recovery.sources.base.Component.settle`."""
+        swap.settle(self._server, self._whole(restore))
+        tables_restore.settle(self._server, restore, self._parts(restore))
+
+    def discard(self, restore: Restore) -> None:
+        """See :meth:`recovery.sources.base.Component.discard`."""
+        if whole := self._whole(restore):
+            swap.discard(self._server, restore, whole)
+        if parts := self._parts(restore):
+            tables_restore.discard(self._server, restore, parts)
+
+    def lands(self, restore: Restore) -> set[Landing]:
+        """See :meth:`recovery.sources.base.Component.lands`."""
+        return locations.lands(self._server, self._whole(restore)) | tables_restore.lands(self._server, self._parts(restore))
+
+    def owns(self) -> set[Landing]:
+        """See :meth:`recovery.sources.base.Component.owns`: the databases that the plan names, or all of the server."""
+        named = self._settings.databases or [name for name in self._server.databases() if not SET_ASIDE.search(name)]
+        return {locations.landing(self._server, self._renamed.get(name, name)) for name in named}
+
+    def occupied(self, restore: Restore) -> dict[Landing, str]:
+        """See :meth:`recovery.sources.base.Component.occupied`."""
+        return locations.occupied(self._server, self._whole(restore)) | tables_restore.occupied(self._server, self._parts(restore))
+
+    def compare(self, restore: Restore) -> list[Change]:
+        """See :meth:`recovery.sources.base.Component.compare`."""
+        jobs = self._settings.jobs
+        whole = postgres_compare.compare(self._server, jobs, restore, self._whole(restore))
+        return postgres_compare.together([*whole, *tables_restore.compare(self._server, jobs, self._parts(restore))])
+
+    def unsaved(self, restore: Restore) -> list[Change]:
+        """See :meth:`recovery.sources.base.Component.unsaved`: the safety set was read from the same objects, by the same code."""
+        live = postgres_compare.compare(self._server, self._settings.jobs, restore, self._whole(restore), exactly=True)
+        return [change for change in live if change.what != "equal"]
+
+    def replace(self, restore: Restore) -> None:
+        """See :meth:`recovery.sources.base.Component.replace`."""
+        if self._parts(restore):
+            raise RestoreError("Single tables are not restored in place.", "Choose method: switch.")
+        in_place.replace(self._server, self._settings.jobs, restore, self._whole(restore))
+
+    def before_copies(self) -> list[str]:
+        """See :meth:`recovery.sources.base.Component.before_copies`."""
+        names = [self._renamed.get(name, name) for name in self._settings.databases]
+        return sorted({*swap.before_copies(self._server, names), *tables_restore.before_copies(self._server, names)})
+
+    def drop_before(self, restore: Restore) -> None:
+        """See :meth:`recovery.sources.base.Component.drop_before`."""
+        swap.drop_before(self._server, restore, self._whole(restore))
+        tables_restore.drop_before(self._server, restore, self._parts(restore))
+
+    def _whole(self, restore: Restore) -> list[Target]:
+        """The databases that are restored as a whole."""
+        return targets(restore, self._renamed)
+
+    def _parts(self, restore: Restore) -> list[Chosen]:
+        """The databases of which schemas or tables are restored."""
+        return tables_contents.chosen(restore, self._renamed)
+
+    def ask(self, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
+        """Run SQL of the plan's owner in a database, by its name in the set; see :func:`recovery.sources.postgres.query.ask`."""
+        return query.ask(self._server, self._renamed.get(database, database), statement, timeout, read_only=read_only)

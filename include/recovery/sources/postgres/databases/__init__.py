@@ -1,0 +1,1 @@
+"""Whole databases: staged, swapped, restored in place."""

@@ -1,0 +1,265 @@
+"""The switch of PostgreSQL databases and the way back: renames, settings and roles in one transaction each."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from psycopg.sql import SQL, Identifier, Literal
+
+from recovery.common.errors import ProofError, RestoreError
+from recovery.packs.content_diff import compare
+from recovery.sources.base import Restore
+from recovery.sources.postgres.accounts import server_globals
+from recovery.sources.postgres.accounts.roles import asleep, awaken, created_roles, drop_role
+from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.databases.stage import drop
+from recovery.sources.postgres.targets import Target
+
+log = logging.getLogger(__name__)
+
+_SWITCH = "switch"
+"""Journal step; facts ``live``: of each live database whether it let connections in, null for one that is not there; ``ours``: of
+the one that takes its place the number (oid), which a rename does not change."""
+_BACK = "switch back"
+_END_SESSIONS_WITHIN = 30.0
+
+
+def switch(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
+    """Put the staged databases in the place of the live ones; see :meth:`recovery.sources.base.Component.switch`."""
+    with server.maintenance(_involved(chosen)) as connection:
+        if _is_switched(connection, chosen, restore):
+            log.info("the databases are switched already")
+            return
+        _refuse_unstaged(connection, chosen)
+        _refuse_prepared(connection, chosen)
+        restore.journal(
+            _SWITCH,
+            live={target.name: _lets_in(connection, target.name) for target in chosen},
+            ours={target.name: number(connection, target.stage) for target in chosen},
+        )
+        live = [target.name for target in chosen if _lets_in(connection, target.name) is not None]
+        _close(connection, [*live, *(target.stage for target in chosen)])
+        with in_words("Switching the databases", RestoreError), connection.transaction():
+            for target in chosen:
+                _switch_one(connection, target, target.name in live)
+            awaken(connection, restore)
+    log.info("switched: %s", ", ".join(target.name for target in chosen))
+
+
+def _involved(chosen: Sequence[Target]) -> list[str]:
+    return [name for target in chosen for name in (target.name, target.stage, target.before)]
+
+
+def _lets_in(connection: Connection, database: str) -> bool | None:
+    """Whether a database lets connections in; None if there is none of that name."""
+    row = connection.execute("SELECT datallowconn FROM pg_database WHERE datname = %s", [database]).fetchone()
+    return None if row is None else bool(row[0])
+
+
+def number(connection: Connection, database: str) -> int | None:
+    """The oid of a database, which a rename does not change; None if there is none of that name."""
+    row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _is_switched(connection: Connection, chosen: Sequence[Target], restore: Restore) -> bool:
+    """Said by the names and by which database has them: the transaction renames all or none, and only one that was begun can have.
+
+    Of those that were begun only the last one can have ended: after it, no other is.
+    """
+    begun = restore.journalled(_SWITCH)
+    if not begun or not chosen:
+        return False
+    was_open = _was_open(begun)
+
+    def renamed(target: Target) -> bool:
+        before = _lets_in(connection, target.before) is not None
+        return _is_ours(connection, target, begun) and before == (was_open[target.name] is not None)
+
+    return all(map(renamed, chosen))
+
+
+def _is_ours(connection: Connection, target: Target, begun: list[dict[str, object]]) -> bool:
+    """Whether what has the live name is what this restore has put there, and not what somebody else did."""
+    ours = begun[-1]["ours"]
+    assert isinstance(ours, dict)
+    return bool(number(connection, target.name) == ours[target.name])
+
+
+def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
+    """Of each live database, whether it let connections in before the first switch; None for one that was not there."""
+    live = begun[0]["live"]
+    assert isinstance(live, dict)
+    return live
+
+
+def _as_begun(restore: Restore, chosen: Sequence[Target]) -> Sequence[Target]:
+    """The databases by the names that they had when the switch was begun, whatever the plan calls them now."""
+    begun = restore.journalled(_SWITCH)
+    return [replace(target, name=name) for target, name in zip(chosen, _was_open(begun), strict=True)] if begun else chosen
+
+
+def _refuse_unstaged(connection: Connection, chosen: Sequence[Target]) -> None:
+    if missing := [target.stage for target in chosen if _lets_in(connection, target.stage) is None]:
+        raise RestoreError(f"There is no staged database {', '.join(missing)} to switch to.", "Start the restore again.")
+
+
+def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
+    """A prepared transaction blocks the rename for as long as it lives."""
+    names = [target.name for target in chosen]
+    if found := connection.execute("SELECT database, gid FROM pg_prepared_xacts WHERE database = ANY (%s)", [names]).fetchall():
+        raise RestoreError(
+            f"Prepared transactions block the switch: {', '.join(f'{gid!r} in {database}' for database, gid in found)}.",
+            "COMMIT PREPARED or ROLLBACK PREPARED them, then start the restore again.",
+        )
+
+
+def _allow(connection: Connection, database: str, allow: bool) -> None:
+    connection.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(Identifier(database), Literal(allow)))
+
+
+def _close(connection: Connection, databases: Sequence[str]) -> None:
+    """Let nobody into databases any more, and end every session in them."""
+    with in_words(f"Closing {', '.join(databases)}", RestoreError):
+        for database in databases:
+            _allow(connection, database, False)
+        deadline = time.monotonic() + _END_SESSIONS_WITHIN
+        while left := _end_sessions(connection, databases):
+            if time.monotonic() > deadline:
+                raise RestoreError(f"Sessions do not end: {', '.join(left)}.", "End them at the server, then run the task again.")
+            time.sleep(0.1)
+
+
+def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]:
+    """End every session but autovacuum's, which only a superuser may; a rename itself makes that go away, and waits for it."""
+    query = """SELECT pid, coalesce(usename, backend_type), application_name, datname, pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"""
+    rows = connection.execute(query, [list(databases)]).fetchall()
+    if rows:
+        log.info("ending %d sessions of %s", len(rows), ", ".join(sorted({row[1] for row in rows})))
+    return [f"{user} ({application}) in {database}, process {pid}" for pid, user, application, database, _ in rows]
+
+
+def _rename(connection: Connection, old: str, new: str) -> None:
+    connection.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(old), Identifier(new)))
+
+
+def _switch_one(connection: Connection, target: Target, has_live: bool) -> None:
+    if has_live:
+        _rename(connection, target.name, target.before)
+    _rename(connection, target.stage, target.name)
+    dress(connection, target)
+    _allow(connection, target.name, True)
+
+
+def dress(connection: Connection, target: Target) -> None:
+    """Make a database that has the live name what the set has on the outside: owner, rights, settings, comment.
+
+    Raises:
+        ProofError: if it is not that afterwards.
+    """
+    for statement in server_globals.database_statements(target.name, target.facts):
+        connection.execute(statement)
+    found = server_globals.database_facts(connection, target.name)
+    if differences := compare([("database", target.name, target.facts)], [("database", target.name, found or {})]):
+        raise ProofError(
+            f"The settings of the restored database are not the set's: {'; '.join(map(str, differences))}.",
+            "This is taken back; report it.",
+        )
+
+
+def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
+    """Put the databases back as they were; see :meth:`recovery.sources.base.Component.switch_back`."""
+    begun = restore.journalled(_SWITCH)
+    if not begun:
+        log.info("no switch was begun, so nothing is taken back")
+        return
+    was_open, chosen = _was_open(begun), _as_begun(restore, chosen)
+    with server.maintenance(_involved(chosen)) as connection:
+        restore.journal(_BACK)
+        if _is_switched(connection, chosen, restore):
+            _close(connection, [target.name for target in chosen])
+            with in_words("Switching the databases back", RestoreError), connection.transaction():
+                for target in reversed(chosen):
+                    _rename(connection, target.name, target.stage)
+                    if (allow := was_open[target.name]) is not None:
+                        _rename(connection, target.before, target.name)
+                        _allow(connection, target.name, allow)
+                for statement in asleep(connection, restore):
+                    connection.execute(statement)
+            log.info("switched back: %s", ", ".join(target.name for target in chosen))
+            return
+        _refuse_other_names(connection, chosen, begun)
+        with in_words("Opening the databases again", RestoreError):
+            for target in chosen:
+                if (allow := was_open[target.name]) is not None:
+                    _allow(connection, target.name, allow)
+        log.info("the live databases have their names, and are open again: %s", ", ".join(target.name for target in chosen))
+
+
+def _refuse_other_names(connection: Connection, chosen: Sequence[Target], begun: list[dict[str, object]]) -> None:
+    """Neither switched nor as before the switch: somebody renamed or dropped a database, so nothing here is known to be back."""
+    was_open = _was_open(begun)
+    for target in chosen:
+        there = [name for name in (target.stage, target.name, target.before) if _lets_in(connection, name) is not None]
+        if there != [target.stage, target.name][: 1 if was_open[target.name] is None else 2]:
+            stranger = target.name in there and not _is_ours(connection, target, begun)
+            whose = f", and {target.name} is not the one that was restored" if stranger else ""
+            raise RestoreError(
+                f"Of {target.stage}, {target.name} and {target.before} there is now: {', '.join(there) or 'none'}{whose};"
+                " somebody changed names.",
+                f"Give the database of before the name {target.before}, and the restored one {target.name}; then clear this task.",
+            )
+
+
+def settle(server: Server, chosen: Sequence[Target]) -> None:
+    """Make sure that the set-aside copies stay as they are; see :meth:`recovery.sources.base.Component.settle`."""
+    with server.maintenance(_involved(chosen)) as connection, in_words("Closing the set-aside databases", RestoreError):
+        for target in chosen:
+            if _lets_in(connection, target.before) is not None:
+                _allow(connection, target.before, False)
+                log.info("the replaced database %s is kept as %s", target.name, target.before)
+
+
+def discard(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
+    """Drop what was staged and not switched; see :meth:`recovery.sources.base.Component.discard`."""
+    chosen = _as_begun(restore, chosen)
+    with server.maintenance(_involved(chosen)) as connection:
+        if (restore.journalled(_SWITCH) and not restore.journalled(_BACK)) or _is_switched(connection, chosen, restore):
+            log.info("the restored databases are in use; nothing is discarded")
+            return
+        for target in chosen:
+            drop(connection, target.stage)
+        for role in created_roles(restore):
+            drop_role(connection, restore, role)
+
+
+def _copies(connection: Connection, named: Sequence[str]) -> list[tuple[str, str]]:
+    """``(database, restore id)`` of every set-aside copy of this source's databases."""
+    found = []
+    with in_words("Listing the databases"):
+        for (name,) in connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall():
+            match = re.fullmatch(r"(.+)__before_([0-9a-f]{8})", name, re.DOTALL)
+            if match and (not named or match[1] in named):
+                found.append((name, match[2]))
+    return found
+
+
+def before_copies(server: Server, named: Sequence[str]) -> list[str]:
+    """Ids of restores whose set-aside databases are still there."""
+    with server.maintenance() as connection:
+        return sorted({restore_id for _, restore_id in _copies(connection, named)})
+
+
+def drop_before(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
+    """Drop the databases that a restore set aside, by the names that they had then."""
+    chosen = _as_begun(restore, chosen)
+    with server.maintenance(_involved(chosen)) as connection:
+        for target in chosen:
+            if _lets_in(connection, target.before) is not None:
+                drop(connection, target.before)
+                log.info("database %s, replaced by restore %s, is dropped", target.before, restore.id)

@@ -1,0 +1,1 @@
+"""Definitions of a database's objects, from the catalogs."""

@@ -1,0 +1,1 @@
+"""Dump databases, and read the archives back."""

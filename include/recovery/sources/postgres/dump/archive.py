@@ -1,0 +1,371 @@
+"""Reading what pg_dump wrote: the table of contents, the COPY texts, the large objects; and what a set keeps of them.
+
+pg_dump's directory format: ``toc.dat``; for every table ``<dump id>.dat``, which is COPY text ended by ``\\.`` and two
+empty lines; for every large object ``blob_<oid>.dat``, and ``blobs*.toc`` that lists them. ``toc.dat`` is only ever read
+by ``pg_restore``, so that a set which was verified is one that the stock tool reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tarfile import TarInfo
+from typing import IO, Any
+
+import xxhash
+
+from recovery.common.errors import ArtifactError
+from recovery.packs.content_index import Facts, RecordDigest, Row, read_rows
+from recovery.runners.local import run
+
+BLOCK = 512 << 10
+"""Bytes read at once: more, and the lines of a block no longer fit the processor's cache, which was a third slower."""
+_END = [b"\\.", b"", b""]
+_ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)")
+"""``<dump id>; <catalog> <number> <what> <schema> <name> <owner>``"""
+_ENDINGS = {"globals.sql": b"PostgreSQL database cluster dump complete", "schema.sql": b"PostgreSQL database dump complete"}
+_IN_TOC = {
+    "table",
+    "sequence",
+    "view",
+    "materialized view",
+    "function",
+    "procedure",
+    "aggregate",
+    "trigger",
+    "policy",
+    "rule",
+    "type",
+    "enum",
+    "domain",
+}
+"""Kinds of objects that have an entry of their own in the table of contents, under their catalog numbers."""
+
+
+def damaged(what: str) -> ArtifactError:
+    """The error of an artifact that does not hold what pg_dump wrote."""
+    return ArtifactError(
+        f"A PostgreSQL dump is damaged: {what}.", "Run the backup again; for a stored set, use another copy or another set."
+    )
+
+
+def lines(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Lines of a text, block by block, without their line feeds; what follows the last line feed comes last, if anything."""
+    parts: list[bytes] = []
+    for block in blocks:
+        if b"\n" not in block:
+            parts.append(block)
+            continue
+        found = block.split(b"\n")
+        if parts:
+            found[0] = b"".join([*parts, found[0]])
+        rest = found.pop()
+        parts = [rest] if rest else []
+        yield found
+    if parts:
+        yield [b"".join(parts)]
+
+
+def blocks_of(stream: IO[bytes]) -> Iterator[bytes]:
+    """A stream in blocks."""
+    while block := stream.read(BLOCK):
+        yield block
+
+
+@dataclass
+class TableText:
+    """Count, digest and size of a table's COPY text: a record is a line without its line feed."""
+
+    digest: RecordDigest = field(default_factory=RecordDigest)
+    size: int = 0
+
+    def add(self, found: list[bytes]) -> None:
+        """Add lines."""
+        self.digest.add(found)
+        self.size += sum(map(len, found)) + len(found)
+
+    def facts(self) -> Facts:
+        """As a row keeps them."""
+        return {"count": self.digest.count, "digest": self.digest.hexdigest(), "bytes": self.size}
+
+
+def _read_table(name: str, stream: IO[bytes]) -> Row:
+    text = TableText(size=-len(b"\\.\n\n\n"))
+    held: list[bytes] = []
+    for block in lines(_counted(name, text, blocks_of(stream))):
+        held += block
+        last = held[-3:]
+        del held[-3:]
+        text.digest.add(held)
+        held = last
+    if held != _END:
+        raise damaged(f"{name} does not end where a table's rows end; it is cut off")
+    return "member", name, text.facts()
+
+
+def _counted(name: str, text: TableText, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """COPY text has no NUL; a file that lost its blocks in a power cut is full of them."""
+    for block in blocks:
+        if b"\0" in block:
+            raise damaged(f"{name} holds a NUL byte, which a table's rows never do")
+        text.size += len(block)
+        yield block
+
+
+def large_object_record(oid: int, size: int, digest: str) -> bytes:
+    """The record of a large object: its number, its size in bytes, the XXH3-128 of its bytes."""
+    return f"{oid} {size} {digest}".encode()
+
+
+def size_record(oid: int, size: int) -> bytes:
+    """The record of a large object as a source knows it before it is read: its number and its size in bytes."""
+    return b"%d %d" % (oid, size)
+
+
+@dataclass
+class LargeObjects:
+    """Digests over large objects: of their content, of their numbers and sizes, and of the numbers that a list has."""
+
+    content: RecordDigest = field(default_factory=RecordDigest)
+    present: RecordDigest = field(default_factory=RecordDigest)
+    listed: RecordDigest = field(default_factory=RecordDigest)
+
+    def read(self, oid: int, blocks: Iterable[bytes]) -> None:
+        """Add one large object's content."""
+        size = 0
+        content = xxhash.xxh3_128()
+        for block in blocks:
+            content.update(block)
+            size += len(block)
+        self.content.add([large_object_record(oid, size, content.hexdigest())])
+        self.present.add([size_record(oid, size)])
+
+    def read_list(self, name: str, blocks: Iterable[bytes]) -> None:
+        """Add a ``blobs*.toc``: ``<oid> blob_<oid>.dat`` a line."""
+        for block in lines(blocks):
+            for line in block:
+                oid, space, file = line.partition(b" ")
+                if not space or file != b"blob_%s.dat" % oid:
+                    raise damaged(f"{name} has a line that names no large object")
+                self.listed.add([oid])
+
+    def rows(self) -> Iterator[Row]:
+        """What a pack held of them; nothing if it held none."""
+        if self.present.count or self.listed.count:
+            parts = {"content": self.content, "present": self.present, "listed": self.listed}
+            yield "large objects", "", {name: [part.count, part.hexdigest()] for name, part in parts.items()}
+
+    def merge(self, facts: Facts) -> None:
+        """Add what another pack held."""
+        for name, part in (("content", self.content), ("present", self.present), ("listed", self.listed)):
+            part.merge(*facts[name])
+
+
+def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
+    """Read a pack of any PostgreSQL artifact; see :meth:`recovery.sources.base.Component.read_pack`."""
+    large_objects = LargeObjects()
+    for info, stream in members:
+        name = info.name.removeprefix("./")
+        if stream is None:
+            raise damaged(f"{artifact} has a member that is no file, {name!r}")
+        if re.fullmatch(r"\d+\.dat", name):
+            yield _read_table(name, stream)
+        elif match := re.fullmatch(r"blob_(\d+)\.dat", name):
+            large_objects.read(int(match[1]), blocks_of(stream))
+        elif re.fullmatch(r"blobs(_\d+)?\.toc", name):
+            large_objects.read_list(name, blocks_of(stream))
+        elif name == "toc.dat":
+            yield "toc", name, {"zlib": base64.b64encode(zlib.compress(stream.read())).decode()}
+        elif name in _ENDINGS or name == "roles.jsonl":
+            yield _read_text(name, stream)
+        else:
+            raise damaged(f"{artifact} has a member that pg_dump does not write, {name!r}")
+    yield from large_objects.rows()
+
+
+def _read_text(name: str, stream: IO[bytes]) -> Row:
+    text = TableText()
+    last = b""
+    for block in lines(blocks_of(stream)):
+        text.add(block)
+        last = (last + b"\n".join(block[-20:]))[-4096:]
+    if _ENDINGS.get(name, b"") not in last:
+        raise damaged(f"{name} does not end where it should; it is cut off")
+    return "member", name, text.facts()
+
+
+@dataclass(frozen=True)
+class Toc:
+    """A dump's table of contents."""
+
+    tables: dict[int, str]
+    """Data file by the table's number."""
+    objects: frozenset[tuple[int, int]]
+    """Catalog and number of every object that has an entry."""
+    sequences: dict[str, tuple[int, bool]]
+    """Last value and whether it was handed out, by name as the catalogs quote it."""
+
+
+def entries(bin_folder: Path, folder: Path) -> list[str]:
+    """Lines of a dump's table of contents, in the order of a restore, as ``pg_restore --use-list`` takes them.
+
+    Raises:
+        ToolError: if pg_restore does not take it for a dump.
+    """
+    listed = run([bin_folder / "pg_restore", "--list", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
+    return [line for line in listed.splitlines() if _ENTRY.match(line)]
+
+
+@contextmanager
+def use_list(chosen: Iterable[str]) -> Iterator[str]:
+    """The option that makes pg_restore take only some entries, as long as a block runs."""
+    with tempfile.NamedTemporaryFile("w", suffix=".list", encoding="utf-8", errors="surrogateescape") as file:
+        file.write("\n".join(chosen) + "\n")
+        file.flush()
+        yield f"--use-list={file.name}"
+
+
+def read_toc(bin_folder: Path, folder: Path, codec: str) -> Toc:
+    """Read ``toc.dat`` in a folder with pg_restore; names in it are in the database's encoding, ``codec``.
+
+    Raises:
+        ToolError: if pg_restore does not take it for a dump.
+    """
+    tables: dict[int, str] = {}
+    objects = set()
+    values = []
+    for line in entries(bin_folder, folder):
+        match = _ENTRY.match(line)
+        assert match is not None
+        class_oid, oid = int(match[2]), int(match[3])
+        if class_oid:
+            objects.add((class_oid, oid))
+        elif oid and match[4].startswith("TABLE DATA "):
+            tables[oid] = f"{match[1]}.dat"
+        elif not oid and match[4].startswith("SEQUENCE SET "):
+            values.append(line)
+    return Toc(tables, frozenset(objects), _sequence_values(bin_folder, folder, values, codec))
+
+
+def _sequence_values(bin_folder: Path, folder: Path, chosen: list[str], codec: str) -> dict[str, tuple[int, bool]]:
+    if not chosen:
+        return {}
+    with use_list(chosen) as option:
+        script = run([bin_folder / "pg_restore", option, "--file=-", folder], env={"LC_ALL": "C"})
+    pattern = r"^SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);$"
+    found = re.findall(pattern, script.decode(codec, "surrogateescape"), re.MULTILINE)
+    if len(found) != len(chosen):
+        raise damaged(f"its table of contents names {len(chosen)} sequences, {len(found)} have a value")
+    return {name.replace("''", "'"): (int(value), called == "true") for name, value, called in found}
+
+
+def uncovered(inventory: Iterable[Row], toc: Toc) -> list[str]:
+    """What the source has, by its inventory, and a dump's table of contents has not."""
+    missing = []
+    for kind, name, facts in inventory:
+        at = tuple(facts.get("at", ()))
+        configuration = facts.get("extension") is not None
+        if kind == "table" and facts["data"] and at[1] not in toc.tables:
+            missing.append(f"the rows of table {name}")
+        if kind in _IN_TOC and not configuration and at not in toc.objects:
+            missing.append(f"{kind} {name}")
+        if kind == "sequence" and name not in toc.sequences:
+            missing.append(f"the value of sequence {name}")
+    return missing
+
+
+def contents(bin_folder: Path, codec: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+    """Rows of a database's artifact; see :meth:`recovery.sources.base.Component.contents`.
+
+    Raises:
+        ArtifactError: if the inventory has what the artifact has not, or the artifact does not agree with itself.
+    """
+    found = _Found()
+    found.add(read)
+    toc = found.toc(bin_folder, codec)
+    missing = uncovered(read_rows(inventory), toc)
+    missing += [f"the file {file}" for file in toc.tables.values() if file not in found.members]
+    if missing:
+        raise ArtifactError(
+            f"The dump lacks what the source has: {some(missing)}.",
+            "Look for pg_dump's messages in the log of the dump, then run the backup again.",
+        )
+    if extra := sorted(found.members.keys() - set(toc.tables.values())):
+        raise damaged(f"{some(extra)} is in no table of contents")
+    for kind, name, facts in read_rows(inventory):
+        yield kind, name, _kept(kind, name, facts, toc, found)
+
+
+@dataclass
+class _Found:
+    """What all packs of an artifact held."""
+
+    members: dict[str, Facts] = field(default_factory=dict)
+    tocs: list[str] = field(default_factory=list)
+    large_objects: LargeObjects = field(default_factory=LargeObjects)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for kind, name, facts in rows:
+            if kind == "toc":
+                self.tocs.append(facts["zlib"])
+            elif kind == "large objects":
+                self.large_objects.merge(facts)
+            elif name in self.members:
+                raise damaged(f"{name} is there twice")
+            else:
+                self.members[name] = facts
+
+    def toc(self, bin_folder: Path, codec: str) -> Toc:
+        if len(self.tocs) != 1:
+            raise damaged(f"it has {len(self.tocs)} tables of contents")
+        with tempfile.TemporaryDirectory(prefix="recovery-toc-") as folder:
+            (Path(folder) / "toc.dat").write_bytes(zlib.decompress(base64.b64decode(self.tocs[0])))
+            return read_toc(bin_folder, Path(folder), codec)
+
+
+def _kept(kind: str, name: str, facts: Facts, toc: Toc, found: _Found) -> Facts:
+    at: list[int] = facts.pop("at", [0, 0])
+    if kind == "table" and facts["data"]:
+        return facts | found.members[toc.tables[at[1]]]
+    if kind == "sequence":
+        value, called = toc.sequences[name]
+        return facts | {"value": value, "called": called}
+    if kind == "large objects":
+        return facts | _large_object_facts(facts, found.large_objects)
+    return facts
+
+
+def _large_object_facts(facts: Facts, found: LargeObjects) -> Facts:
+    for what, part, digest in (("lists", found.listed, facts.pop("numbers")), ("holds", found.present, facts.pop("sizes"))):
+        if (part.count, part.hexdigest()) != (facts["count"], digest):
+            raise ArtifactError(
+                f"The dump {what} {part.count} large objects, the source has {facts['count']}, or others, or of other sizes.",
+                "Look for pg_dump's messages in the log of the dump, then run the backup again.",
+            )
+    return {"digest": found.content.hexdigest()}
+
+
+def text_contents(inventory: Path, read: Iterable[Row], needed: Iterable[str]) -> Iterator[Row]:
+    """Rows of an artifact of SQL texts: the inventory's, and each text's.
+
+    Raises:
+        ArtifactError: if a needed text is not there.
+    """
+    texts = {name: facts for _, name, facts in read}
+    for name in needed:
+        if name not in texts:
+            raise damaged(f"{name} is not in it")
+        yield "text", name, texts[name]
+    yield from read_rows(inventory)
+
+
+def some(names: list[Any], at_most: int = 20) -> str:
+    """The first of many names, and how many there are besides."""
+    shown = ", ".join(map(str, names[:at_most]))
+    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown

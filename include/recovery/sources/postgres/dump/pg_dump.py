@@ -1,0 +1,344 @@
+"""Dumping a PostgreSQL server: one snapshot a database, all of them open before the first is read."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from psycopg import errors
+from psycopg.sql import SQL
+
+from recovery.common.errors import SourceError, SourceUnreachable
+from recovery.common.files import check_space, folder_size
+from recovery.common.units import human_size
+from recovery.packs.artifact import Artifact
+from recovery.packs.content_index import RecordDigest, Row, read_rows, write_rows
+from recovery.plan.kinds.postgres import PostgresSource
+from recovery.runners.local import run, tool
+from recovery.sources.model import Dump, RecoveryPoint
+from recovery.sources.postgres.accounts import server_globals
+from recovery.sources.postgres.client import Connection, Server, codec, in_words, telling
+from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.dump import archive
+
+log = logging.getLogger(__name__)
+
+SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}(_rehearsal)?\Z")
+"""The end of the name of a database that a restore made; such a one is never a source."""
+_NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM pg_database d, LATERAL (
+      SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
+        AND (dbid = d.oid OR classid = 'pg_database'::regclass AND objid = d.oid)
+      UNION SELECT setrole FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole <> 0
+      UNION SELECT 10) needed (role)
+    WHERE d.datname = current_database()"""
+"""Who owns something in a database, has rights there or settings; 10 is the server's first superuser, whom pg_shdepend leaves out."""
+_LOCK_TIMEOUT = "60s"
+_LOCKS_AT_ONCE = 500
+
+
+@dataclass
+class _Snapshot:
+    """A database, read as it was at one instant."""
+
+    database: str
+    connection: Connection
+    name: str
+    lsn: str
+    opened: datetime
+    encoding: str
+    codec: str
+
+
+def dump(server: Server, settings: PostgresSource, folder: Path, opened: Callable[[], None], *, damaged: bool = False) -> Dump:
+    """Dump databases and globals; see :meth:`recovery.sources.base.Component.dump`.
+
+    Args:
+        server: where they are.
+        settings: what the plan says of them.
+        folder: where the dump goes.
+        opened: to be called once, when all snapshots are open.
+        damaged: databases that the plan names and that are not there are left out, and said, where it would be an error.
+    """
+    bin_folder = server.bin
+    databases, warnings = _chosen(server, settings.databases, damaged)
+    names = _Names()
+    artifacts = []
+    with ExitStack() as stack:
+        began = datetime.now(UTC)
+        snapshots = [_open(server, database, stack) for database in databases]
+        check_space(folder, sum(map(_table_bytes, snapshots)), f"the dump of {', '.join(databases)}")
+        opened()
+        position = snapshots[0].lsn if snapshots else None
+        log.info("snapshots of %s open at %s", ", ".join(databases) or "nothing", position)
+        for number, snapshot in enumerate(snapshots):
+            name = names.unique(snapshot.database)
+            root = folder / f"database-{number}"
+            artifacts.append(_dump_database(server, settings, snapshot, root, folder / f"{name}.inventory.jsonl", name, warnings))
+            if settings.schema_sql:
+                name = names.unique(f"{snapshot.database}.schema")
+                root = folder / f"schema-{number}"
+                artifacts.append(_dump_schema(server, snapshot, root, folder / f"{name}.inventory.jsonl", name))
+            snapshot.connection.close()
+    name = names.unique("globals")
+    artifacts.insert(0, _dump_globals(server, folder / "globals", folder / f"{name}.inventory.jsonl", name, warnings))
+    versions = {"postgres": server.about.version, "pg_dump": run([bin_folder / "pg_dump", "--version"]).decode().strip()}
+    point = RecoveryPoint(opened=began, closed=datetime.now(UTC), position=position)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return Dump(artifacts=tuple(artifacts), point=point, consistency="snapshot", versions=versions, warnings=tuple(warnings))
+
+
+class _Names:
+    """Artifact names that are unique, and usable in file names of staging."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def unique(self, wanted: str) -> str:
+        name = wanted.replace("/", "%2F")
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+
+def _chosen(server: Server, named: Sequence[str], damaged: bool) -> tuple[list[str], list[str]]:
+    """The databases to dump, and what is left out that somebody might miss."""
+    known = server.databases()
+    warnings: list[str] = []
+    half_dropped = _half_dropped(server)
+    if named:
+        if set_aside := [name for name in named if SET_ASIDE.search(name)]:
+            raise SourceError(
+                f"The plan names the database {', '.join(set_aside)}, which a restore made.",
+                "Name databases that are in use; drop its copies.",
+            )
+        there = known.keys() - half_dropped
+        missing = [name for name in dict.fromkeys(named) if name not in there]
+        if missing and not damaged:
+            raise SourceError(
+                f"The server has no database {', '.join(missing)}, which the plan names.",
+                "Correct the plan's databases, or restore the database.",
+            )
+        warnings += [f"Database {name} is not there, and not in this set." for name in missing]
+        return [name for name in dict.fromkeys(named) if name in there], warnings
+    chosen = [name for name, usable in known.items() if usable and not SET_ASIDE.search(name)]
+    for name in sorted(known.keys() - chosen - {"template0", "template1"}):
+        if name in half_dropped:
+            warnings.append(f"Database {name} was left by a DROP DATABASE that did not end, and is not backed up. Drop it again.")
+        elif SET_ASIDE.search(name):
+            warnings.append(f"Database {name} has the name of a copy that a restore made, and is not backed up. Rename it if it is none.")
+        else:
+            warnings.append(f"Database {name} lets no connections in and is not backed up.")
+    if not chosen and not damaged:
+        raise SourceError("The server has no database to back up.", "Check the Connection; a server has at least the database postgres.")
+    return chosen, warnings
+
+
+def _half_dropped(server: Server) -> set[str]:
+    """Databases whose DROP DATABASE was cut short: they can only be dropped again."""
+    with server.maintenance() as connection, in_words("Listing the databases"):
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datconnlimit = -2").fetchall()}
+
+
+def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
+    """Open a snapshot and lock what it sees, so that no DDL gets between it and pg_dump."""
+    connection = stack.enter_context(server.connect(database, autocommit=False))
+    with in_words(f"Opening a snapshot of {database}"):
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        row = connection.execute(
+            """SELECT pg_export_snapshot(), CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
+            current_setting('server_encoding')"""
+        ).fetchone()
+        assert row is not None
+    opened = datetime.now(UTC)
+    if unreadable := catalog.unreadable(connection):
+        raise SourceError(
+            f"User {server.about.user} may not read all of database {database}: {archive.some(unreadable, 30)}.",
+            "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
+        )
+    _lock(connection, database)
+    return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection))
+
+
+def _table_bytes(snapshot: _Snapshot) -> int:
+    """Tables and large objects as they lie on the server's disk; about what their uncompressed dump takes."""
+    row = snapshot.connection.execute(
+        "SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace"
+        " WHERE relkind = 'r' AND (nspname !~ '^pg_' AND nspname <> 'information_schema' OR relname = 'pg_largeobject')"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _lock(connection: Connection, database: str) -> None:
+    tables = catalog.tables(connection)
+    with in_words(f"Locking the tables of {database} against changes of their definition"):
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
+        try:
+            for start in range(0, len(tables), _LOCKS_AT_ONCE):
+                some = SQL(", ").join(SQL("ONLY {}").format(SQL(name)) for name in tables[start : start + _LOCKS_AT_ONCE])
+                connection.execute(SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(some))
+        except errors.UndefinedTable as error:
+            raise SourceUnreachable(f"A table of {database} went away while its snapshot was opened.", "Try again.") from error
+
+
+def _dump_database(
+    server: Server, settings: PostgresSource, snapshot: _Snapshot, root: Path, inventory: Path, name: str, warnings: list[str]
+) -> Artifact:
+    write_rows(inventory, _inventory(server, snapshot))
+    warnings += _left_out(snapshot)
+    argv: list[str | Path] = [server.bin / "pg_dump", "--format=directory", f"--jobs={settings.jobs}", "--compress=0", f"--file={root}"]
+    argv += [
+        f"--exclude-schema={catalog.SET_ASIDE}",
+        f"--snapshot={snapshot.name}",
+        f"--encoding={snapshot.encoding}",
+        "--no-password",
+        f"--dbname={server.target(snapshot.database)}",
+    ]
+    # The dump is scratch: it is read whole and checked before it counts, so its blocks need not reach the disk.
+    argv += ["--no-sync"] + (["--no-unlogged-table-data"] if server.about.standby else [])
+
+    def heard(line: str) -> None:
+        log.info("pg_dump: %s", line)
+        if "warning:" in line:
+            warnings.append(f"{snapshot.database}: {line}")
+
+    def written() -> str:
+        return (
+            f"{snapshot.database}: {human_size(folder_size(root))} dumped" if root.exists() else f"{snapshot.database}: pg_dump is starting"
+        )
+
+    log.info("dumping database %s with %d jobs", snapshot.database, settings.jobs)
+    with telling(written), tool(argv, env=server.environment(snapshot.encoding), on_line=heard):
+        pass
+    size = folder_size(root)
+    _check(server, root, inventory, snapshot)
+    log.info("database %s dumped, %s", snapshot.database, human_size(size))
+    return Artifact(name=name, root=str(root), bytes=size)
+
+
+def _check(server: Server, root: Path, inventory: Path, snapshot: _Snapshot) -> None:
+    toc = archive.read_toc(server.bin, root, snapshot.codec)
+    missing = archive.uncovered(read_rows(inventory), toc)
+    missing += [f"the file {file}" for file in toc.tables.values() if not (root / file).is_file()]
+    if missing:
+        raise SourceError(
+            f"The dump of {snapshot.database} lacks what the source has: {archive.some(missing)}.",
+            "Look at pg_dump's messages above; give the backup user the rights, then run the backup again.",
+        )
+
+
+def _inventory(server: Server, snapshot: _Snapshot) -> Iterator[Row]:
+    connection = snapshot.connection
+    facts = server_globals.database_facts(connection, snapshot.database)
+    assert facts is not None
+    yield "database", snapshot.database, facts
+    with in_words(f"Asking for the size of {snapshot.database}"):
+        row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+    assert row is not None
+    with in_words(f"Listing the roles that {snapshot.database} needs"):
+        roles = connection.execute(_NEEDED_ROLES).fetchone()
+    assert roles is not None
+    about = {"version": server.about.version, "major": server.about.major, "system": server.about.system}
+    yield (
+        "snapshot",
+        snapshot.database,
+        {"lsn": snapshot.lsn, "opened": snapshot.opened.isoformat(), "codec": snapshot.codec, "bytes": row[0], "roles": roles[0]} | about,
+    )
+    yield from catalog.object_rows(connection)
+    yield "large objects", "all", large_object_inventory(connection)
+
+
+def large_object_inventory(connection: Connection) -> dict[str, int | str]:
+    """Count and bytes of large objects, and digests of their numbers, of their sizes, and of their owners and rights."""
+    numbers, sizes, rights = RecordDigest(), RecordDigest(), RecordDigest()
+    total = 0
+    for oid, size, owner, acl in catalog.large_objects(connection):
+        numbers.add([b"%d" % oid])
+        sizes.add([archive.size_record(oid, size)])
+        rights.add([f"{oid} {owner} {acl}".encode()])
+        total += size
+    return {
+        "count": numbers.count,
+        "bytes": total,
+        "numbers": numbers.hexdigest(),
+        "sizes": sizes.hexdigest(),
+        "rights": rights.hexdigest(),
+    }
+
+
+def _left_out(snapshot: _Snapshot) -> Iterator[str]:
+    """What pg_dump does not save, and what coming in changes, in sentences."""
+    for index in catalog.dropped_by_invalidity(snapshot.connection):
+        yield f"{snapshot.database}: index {index} is not valid at the source; it is not dumped."
+    with in_words(f"Listing what is left out of {snapshot.database}"):
+        query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1"
+        for (schema,) in snapshot.connection.execute(query, [catalog.SET_ASIDE_SCHEMA]).fetchall():
+            yield f"{snapshot.database}: schema {schema} has the name of a copy that a restore made, and is not backed up."
+        query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()"
+        for (subscription,) in snapshot.connection.execute(query).fetchall():
+            yield f"{snapshot.database}: subscription {subscription} is not restored; create it again at the restored database."
+        row = snapshot.connection.execute(
+            "SELECT count(*), (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery() FROM pg_user_mappings"
+        ).fetchone()
+        query = "SELECT evtname FROM pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D' ORDER BY 1"
+        login = snapshot.connection.execute(query).fetchall()
+    assert row is not None
+    mappings, superuser, standby = row
+    if login and not superuser:
+        names = ", ".join(name for (name,) in login)
+        yield f"{snapshot.database}: the login trigger {names} runs whenever a backup comes in; only a superuser can keep it from that."
+    if mappings and not superuser:
+        yield f"{snapshot.database}: the options of its {mappings} user mappings are not saved; only a superuser can read them."
+    if standby:
+        yield f"{snapshot.database}: rows of unlogged tables are not on a standby; they are not saved."
+
+
+def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Path, name: str) -> Artifact:
+    root.mkdir()
+    argv: list[str | Path] = [
+        server.bin / "pg_dump",
+        "--schema-only",
+        f"--exclude-schema={catalog.SET_ASIDE}",
+        f"--file={root / 'schema.sql'}",
+        f"--snapshot={snapshot.name}",
+        "--no-password",
+    ]
+    argv += [f"--encoding={snapshot.encoding}", f"--dbname={server.target(snapshot.database)}"]
+    run(argv, env=server.environment(snapshot.encoding))
+    write_rows(inventory, [("schema of", snapshot.database, {})])
+    return Artifact(name=name, root=str(root), bytes=folder_size(root))
+
+
+def _in_use(roles: Iterable[Row], warnings: list[str]) -> Iterator[Row]:
+    """Roles without the mark of a restore that left them asleep: in a set it would mean something else."""
+    for kind, name, facts in roles:
+        if server_globals.is_asleep(facts):
+            warnings.append(f"Role {name} was left without LOGIN by a restore ({facts['comment']}); so it is in this set.")
+            facts = facts | {"comment": None}
+        yield kind, name, facts
+
+
+def _dump_globals(server: Server, root: Path, inventory: Path, name: str, warnings: list[str]) -> Artifact:
+    root.mkdir(0o700)
+    (root / "globals.sql").touch(0o600)
+    with server.maintenance() as connection:
+        roles = list(_in_use(server_globals.role_rows(connection), warnings))
+        hashes = server_globals.passwords(connection)
+        about = {"version": server.about.version, "passwords": hashes is not None} | server_globals.server_facts(connection)
+        rows: Iterable[Row] = [("server", "server", about), *roles]
+        write_rows(inventory, [*rows, *server_globals.tablespace_rows(connection)])
+        server_globals.write_roles(root / "roles.jsonl", roles, hashes)
+        database, encoding = connection.info.dbname, connection.info.parameter_status("server_encoding") or "UTF8"
+    if hashes is None:
+        warnings.append(f"Role passwords are not saved: user {server.about.user} may not read them. Set them again after a restore.")
+    argv: list[str | Path] = [server.bin / "pg_dumpall", "--globals-only", f"--file={root / 'globals.sql'}", "--no-password"]
+    argv += [f"--dbname={server.target(database)}", *(["--no-role-passwords"] if hashes is None else [])]
+    run(argv, env=server.environment(encoding))
+    return Artifact(name=name, root=str(root), bytes=folder_size(root))

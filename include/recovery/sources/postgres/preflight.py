@@ -1,0 +1,265 @@
+"""What a restore of PostgreSQL databases would replace, and what would fail later; nothing is changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from recovery.common.errors import PlanError, RestoreError, ToolError
+from recovery.common.units import human_size
+from recovery.packs.content_diff import compare
+from recovery.packs.content_index import Facts
+from recovery.sources.base import Restore
+from recovery.sources.model import Finding, Preflight
+from recovery.sources.postgres.accounts import server_globals
+from recovery.sources.postgres.accounts.roles import globals_artifact, needed_roles, roles
+from recovery.sources.postgres.blockers import blockers
+from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.dump.archive import some
+from recovery.sources.postgres.locations import second_copy
+from recovery.sources.postgres.selection import parse
+from recovery.sources.postgres.tables import contents, swap
+from recovery.sources.postgres.tables import preflight as tables_preflight
+from recovery.sources.postgres.tables.preflight import needed_bytes, unpacked_bytes
+from recovery.sources.postgres.targets import Target, databases, targets
+
+_NEEDS_SUPERUSER = ("event trigger", "foreign-data wrapper", "language", "access method", "transform")
+
+
+def preflight(server: Server, restore: Restore, renamed: Mapping[str, str], backed_up: Sequence[str]) -> Preflight:
+    """See :meth:`recovery.sources.base.Component.preflight`.
+
+    Args:
+        server: the target.
+        restore: what is to be restored.
+        renamed: names of databases there, by their names in the set.
+        backed_up: the databases that the plan names; empty for all.
+    """
+    findings = [fact(f"PostgreSQL {server.about.version} at {server.endpoint.host}, system {server.about.system}, as {server.about.user}.")]
+    if server.about.standby:
+        findings.append(refusal("The server is a standby in recovery: nothing can be restored there. Name the primary in the Connection."))
+    try:
+        findings.append(fact(f"Client tools in {server.bin}."))
+    except ToolError as error:
+        findings.append(refusal(str(error)))
+    parts = list(_parts(restore, renamed))
+    findings += parts
+    if any(finding.level == "refusal" for finding in parts):
+        return Preflight(server.identity, tuple(findings))
+    chosen, tables = targets(restore, renamed), contents.chosen(restore, renamed)
+    with server.maintenance() as connection, in_words("Looking at the target", RestoreError):
+        for target in chosen:
+            findings += _version(server, target)
+            findings += _live(connection, target)
+            findings += blockers(connection, target)
+            findings += _extensions(connection, restore, target, server.about.superuser)
+            findings += _tablespaces(connection, restore, target)
+            findings += _way_back(server, connection, target, backed_up)
+        if chosen or not restore.only:
+            findings += _roles(connection, restore, chosen)
+            findings += _rights(connection, restore, chosen) if not server.about.superuser else []
+        needs = [(target, int(target.snapshot["bytes"])) for target in chosen]
+        room = tuple(second_copy(server, connection, [*needs, *((part.target, needed_bytes(part)) for part in tables)]))
+    findings += tables_preflight.findings(server, restore, tables)
+    scratch = [*(_unpacked(restore, target) for target in chosen), *map(unpacked_bytes, tables)]
+    return Preflight(server.identity, tuple(findings), {str(restore.folder): max(scratch, default=0)}, room)
+
+
+def _parts(restore: Restore, renamed: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether the set has the databases that were asked for, and each has a name of its own where it lands."""
+    try:
+        asked = parse(restore.only)
+    except PlanError as error:
+        yield refusal(str(error))
+        return
+    known = databases(restore, renamed)
+    had = sorted(target.saved for target in known)
+    for name in sorted(asked.named - set(had)):
+        yield refusal(f"The set has no database {name}. It has {some(had) or 'none'}.")
+    landing = [target for target in known if not restore.only or target.saved in asked.named]
+    for name, count in Counter(target.name for target in landing).items():
+        if count > 1:
+            both = " and ".join(target.saved for target in landing if target.name == name)
+            yield refusal(f"The databases {both} of the set would both become {name}. Give one of them another name in the plan's targets.")
+    for target in landing:
+        if target.name != target.saved:
+            yield fact(f"Database {target.saved} of the set is restored as {target.name}.")
+
+
+def fact(text: str) -> Finding:
+    """Something to know."""
+    return Finding("fact", text)
+
+
+def warning(text: str) -> Finding:
+    """Something to think about before saying yes."""
+    return Finding("warning", text)
+
+
+def refusal(text: str) -> Finding:
+    """Something that has to change before a restore begins."""
+    return Finding("refusal", text)
+
+
+def _rows(connection: Connection, query: str, *values: Any) -> list[Any]:
+    return connection.execute(query, values).fetchall()
+
+
+def _unpacked(restore: Restore, target: Target) -> int:
+    """Bytes of a database's dump while it is restored."""
+    data = sum(facts.get("bytes", 0) for _, _, facts in restore.rows(target.artifact, "table", "large objects"))
+    return int(data * 1.05) + (64 << 20)
+
+
+def _version(server: Server, target: Target) -> Iterator[Finding]:
+    if target.major > server.about.major:
+        yield refusal(
+            f"Database {target.saved} was dumped from PostgreSQL {target.major}; the server is {server.about.version}."
+            f" Restore to {target.major} or newer."
+        )
+    elif target.major < server.about.major:
+        yield warning(
+            f"Database {target.saved} was dumped from PostgreSQL {target.major}; the server is {server.about.version}."
+            " What only the newer one knows, such as the right MAINTAIN, is not compared."
+        )
+
+
+def _live(connection: Connection, target: Target) -> Iterator[Finding]:
+    room = human_size(target.snapshot["bytes"])
+    found = _rows(connection, "SELECT oid FROM pg_database WHERE datname = %s", target.name)
+    if not found:
+        yield fact(f"Database {target.name} is not there; it is created. The server needs about {room} for it.")
+        return
+    size = _rows(connection, "SELECT pg_database_size(%s)", target.name)[0][0]
+    fate = (
+        f"is dropped, and then loaded from the set; the server needs about {room} for it."
+        if target.in_place
+        else f"is replaced and kept as {target.before}. The server needs about {room} more until that is dropped."
+    )
+    yield fact(f"Database {target.name}, {human_size(size)}, {fate}")
+    sessions = _rows(
+        connection,
+        "SELECT coalesce(usename, backend_type), application_name, count(*) FROM pg_stat_activity"
+        " WHERE datname = %s AND pid <> pg_backend_pid() GROUP BY 1, 2 ORDER BY 1, 2",
+        target.name,
+    )
+    if sessions:
+        who = ", ".join(f"{count} of {user}{f' ({application})' if application else ''}" for user, application, count in sessions)
+        yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the switch'} would end now: {who}.")
+
+
+def _way_back(server: Server, connection: Connection, target: Target, backed_up: Sequence[str]) -> Iterator[Finding]:
+    """In place, a live database has to be one that the safety backup has, with all that is in it."""
+    if not target.in_place:
+        return
+    open_to_all = _rows(connection, "SELECT datallowconn AND datconnlimit <> -2 FROM pg_database WHERE datname = %s", target.name)
+    if open_to_all and backed_up and target.name not in backed_up:
+        yield refusal(
+            f"The plan does not name database {target.name}, so no safety backup would have it, and there would be no way back."
+            " Add it to the plan's databases, or choose method: switch."
+        )
+    elif open_to_all == [(False,)]:
+        yield refusal(f"Database {target.name} lets no connections in, so no safety backup would have it. Choose method: switch.")
+    elif open_to_all:
+        with server.connect(target.name) as inside:
+            earlier = sorted(swap.all_aside(inside))
+        if earlier:
+            yield refusal(
+                f"Database {target.name} has tables that earlier restores set aside ({', '.join(earlier)}); no backup has them, and they"
+                " would be dropped with it. Wait until their days are over, drop their schemas by hand, or choose method: switch."
+            )
+
+
+def _extensions(connection: Connection, restore: Restore, target: Target, superuser: bool) -> Iterator[Finding]:
+    query = """SELECT a.name, a.default_version, coalesce(bool_or(v.trusted OR NOT v.superuser), false) FROM pg_available_extensions a
+        LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version GROUP BY 1, 2"""
+    available = {name: (version, trusted) for name, version, trusted in _rows(connection, query)}
+    for _, quoted, facts in restore.rows(target.artifact, "extension"):
+        name = quoted.strip('"').replace('""', '"')
+        if name not in available:
+            yield refusal(
+                f"Database {target.saved} needs the extension {name} {facts['version']}, which is not installed on the server. Install it."
+            )
+            continue
+        version, trusted = available[name]
+        if version != facts["version"]:
+            yield warning(f"Extension {name} of database {target.saved} had version {facts['version']}; the server installs {version}.")
+        if not trusted and not superuser:
+            yield refusal(f"Only a superuser can create the extension {name} of database {target.saved}.")
+
+
+def _tablespaces(connection: Connection, restore: Restore, target: Target) -> Iterator[Finding]:
+    used = {target.facts["tablespace"]}
+    used |= {facts.get("tablespace") for _, _, facts in restore.rows(target.artifact, "table", "index", "materialized view")}
+    known = {name for (name,) in _rows(connection, "SELECT spcname FROM pg_tablespace")}
+    for name in sorted(filter(None, used - known)):
+        yield refusal(f"Database {target.saved} uses the tablespace {name}, which the server lacks. CREATE TABLESPACE {name} first.")
+
+
+def _roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -> Iterator[Finding]:
+    """Roles that the restore brings: those that would be created or taken over, and those that are there."""
+    artifact = globals_artifact(restore)
+    if artifact is None:
+        yield fact("The roles are not restored: they are not part of this restore.")
+        return
+    server = next(restore.rows(artifact, "server"))[2]
+    wanted = needed_roles(restore, chosen)
+    found = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+    if missing := sorted(wanted.keys() - found.keys()):
+        yield fact(f"Roles that the server lacks and that are created: {', '.join(missing)}.")
+        if not server["passwords"]:
+            yield warning("The set has no passwords of roles: those that are created can't log in with one until you set it.")
+    users = {name for name, facts in roles(restore).items() if any(group in wanted for group, *_ in facts["member of"] or ())}
+    if left := sorted(users - wanted.keys() - found.keys()):
+        yield fact(f"Members of these roles that the server lacks and that are not created: {some(left)}.")
+    asleep = sorted(name for name in wanted.keys() & found.keys() if server_globals.is_asleep(found[name]))
+    others = restore.others
+    if waiting := [name for name in asleep if server_globals.waits_for(found[name]) in others]:
+        yield refusal(f"Roles wait for the switch of another restore that has not ended: {', '.join(waiting)}. Wait until it has.")
+    elif asleep:
+        yield fact(f"Roles that an earlier restore created and left without LOGIN, and that this one takes over: {', '.join(asleep)}.")
+    yield from _staying(wanted, {name: facts for name, facts in found.items() if name not in asleep})
+    now = server_globals.server_facts(connection)
+    for difference in compare([("", "", {what: server[what] for what in now})], [("", "", now)]):
+        yield warning(f"What all roles have (ALTER ROLE ALL, rights of PUBLIC on parameters) stays as it is: {difference.what}.")
+
+
+def _staying(wanted: dict[str, Facts], staying: dict[str, Facts]) -> Iterator[Finding]:
+    """How the roles of the set differ from those of the server, which stay as they are."""
+    for difference in compare(_shared(wanted, staying), _shared(staying, wanted)):
+        yield warning(f"Role {difference.name} exists and stays as it is: {difference.what}.")
+    for name in sorted(wanted.keys() & staying.keys()):
+        if wanted[name]["login"] and not staying[name]["login"]:
+            yield warning(f"Nobody can log in as {name}, before or after the restore, until you ALTER ROLE {name} LOGIN: it has NOLOGIN.")
+
+
+def _shared(some: dict[str, Facts], others: dict[str, Facts]) -> Iterable[tuple[str, str, Facts]]:
+    return [("role", name, facts) for name, facts in some.items() if name in others]
+
+
+def _rights(connection: Connection, restore: Restore, chosen: Sequence[Target]) -> Iterator[Finding]:
+    """What a user that is no superuser needs."""
+    me, may_create, may_signal = _rows(
+        connection, "SELECT rolname, rolcreatedb, pg_has_role('pg_signal_backend', 'USAGE') FROM pg_roles WHERE rolname = current_user"
+    )[0]
+    if not may_create:
+        yield refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
+    if not may_signal:
+        yield refusal(f"User {me} may not end other users' sessions. GRANT pg_signal_backend TO {me}, or restore as a superuser.")
+    known = {name for _, name, facts in server_globals.role_rows(connection) if not server_globals.is_asleep(facts)}
+    if missing := sorted(needed_roles(restore, chosen).keys() - known):
+        yield refusal(
+            f"User {me} is no superuser, and roles are missing or asleep: {', '.join(missing)}. Create them, or restore as a superuser."
+        )
+    owners = {target.facts["owner"] for target in chosen}
+    for target in chosen:
+        owners |= {facts["owner"] for _, _, facts in restore.rows(target.artifact) if facts.get("owner")}
+        owners |= {
+            owner for (owner,) in _rows(connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", target.name)
+        }
+        for kind, name, _ in restore.rows(target.artifact, *_NEEDS_SUPERUSER):
+            yield refusal(f"Only a superuser can restore the {kind} {name} of database {target.saved}.")
+    for owner in sorted(owners & known - {"pg_database_owner"}):
+        if not _rows(connection, "SELECT pg_has_role(%s, 'MEMBER')", owner)[0][0]:
+            yield refusal(f"User {me} is not a member of {owner}, who owns a part of what is restored. GRANT {owner} TO {me}.")

@@ -1,0 +1,75 @@
+"""SQL of the plan's owner: queries of checks, statements of hooks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Timer
+from typing import Any
+
+from recovery.sources.postgres.client import Connection, Server, in_words
+
+log = logging.getLogger(__name__)
+
+_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server says to one statement."""
+
+    status: str
+    """As ``psql`` shows it: ``UPDATE 5``."""
+    rows: list[tuple[Any, ...]] | None = None
+    """The first rows, of a statement that gives any."""
+
+
+def ask(server: Server, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
+    """Run statements in a database with the search path that it has for its users; what the server notices goes into the log.
+
+    One statement is a transaction of its own, or none at all (``VACUUM``); several are one transaction, unless they
+    say otherwise.
+
+    Args:
+        server: whose database it is.
+        database: its name at this server.
+        statement: one or more.
+        timeout: of all of it; the server ends what takes longer, also when this process is gone.
+        read_only: refuse what writes.
+
+    Raises:
+        SourceUnreachable: if the server does not let us in.
+        SourceError: if it refuses, or takes too long, with its own words.
+    """
+    with (
+        server.connect(
+            database,
+            statement_timeout=str(round(timeout.total_seconds() * 1000)),
+            default_transaction_read_only="on" if read_only else "off",
+            search_path=None,
+            row_security=None,
+        ) as connection,
+        in_words(f"Asking database {database}"),
+    ):
+        connection.add_notice_handler(lambda notice: log.info("%s: %s", notice.severity, notice.message_primary))
+        with _cancelled_after(connection, timeout):
+            cursor = connection.execute(statement.encode())
+        answers = []
+        for result in cursor.results():
+            answers.append(Answer(result.statusmessage or "", result.fetchmany(_ROWS) if result.description else None))
+        return answers
+
+
+@contextmanager
+def _cancelled_after(connection: Connection, timeout: timedelta) -> Iterator[None]:
+    """The server's own timeout is of each statement, not of several together."""
+    timer = Timer(timeout.total_seconds(), connection.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

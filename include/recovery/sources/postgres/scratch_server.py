@@ -1,0 +1,145 @@
+"""Start a PostgreSQL server for a drill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import re
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from recovery.common.errors import RestoreError
+from recovery.runners import processes
+from recovery.runners.local import die_with_parent
+from recovery.runners.local_server import INSTEAD, LAST_WORDS, endpoint, secret, start_server, superuser
+from recovery.runners.processes import User
+
+log = logging.getLogger(__name__)
+_POSTGRES_SETTINGS = (
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "max_wal_size=1GB",
+    "shared_buffers=64MB",
+    "dynamic_shared_memory_type=mmap",  # containers have little of the other kind, and a kill would leave it behind
+    "autovacuum=off",
+)
+
+
+def server_user() -> User | None:
+    """Whom PostgreSQL runs as, since it refuses root; None for this process's own user."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            found = pwd.getpwnam(name)
+            return User(name, found.pw_uid, found.pw_gid)
+    raise RestoreError("PostgreSQL does not run as root, and there is no user postgres or nobody.", f"Add one, {INSTEAD}.")
+
+
+def reachable(folder: Path, user: User) -> bool:
+    """Whether a user may enter a folder and those above it."""
+    return all(_enters(each, user) for each in (folder, *folder.parents))
+
+
+def _enters(folder: Path, user: User) -> bool:
+    status = folder.stat()
+    shift = 6 if status.st_uid == user.uid else 3 if status.st_gid == user.gid else 0
+    return bool(status.st_mode >> shift & 1)
+
+
+def start_postgres(folder: Path, version: str, folders: Sequence[Path]) -> int:
+    """Make and start a PostgreSQL server whose data folder this is; beside it ``<folder>.password`` and ``<folder>.log``.
+
+    Args:
+        folder: its data folder, which is not there yet.
+        version: of the server that the set comes from. The same major version is taken, or the next one that is installed.
+        folders: the plan's folders of PostgreSQL's programs.
+
+    Returns:
+        Its port.
+
+    Raises:
+        RestoreError: if no such server is installed, or it does not start.
+    """
+    user = server_user()
+    programs = postgres_programs(_major(version), folders, user)
+    password = folder.with_name(f"{folder.name}.password")
+    secret(password, user)
+    folder.mkdir(mode=0o700)
+    if user:
+        os.chown(folder, user.uid, user.gid)
+    _initdb(programs, folder, password, user)
+    settings = [part for setting in _POSTGRES_SETTINGS for part in ("-c", setting)]
+
+    def answers(port: int) -> None:
+        from recovery.sources.postgres.client import Server
+
+        Server(endpoint("postgres", folder, port), folders).connect("postgres").close()
+
+    return start_server(folder, lambda port: [programs / "postgres", "-D", folder, "-p", str(port), *settings], answers, user)
+
+
+def _major(version: str) -> int:
+    found = re.match(r"\d+", version)
+    return int(found[0]) if found else 0
+
+
+def postgres_programs(needed: int, folders: Sequence[Path], user: User | None) -> Path:
+    """The folder with the server of a major version, or of the next newer one: an older one may not take the dump.
+
+    Raises:
+        RestoreError: if there is none that this user may run, with what was found where.
+    """
+    from recovery.sources.postgres.client import tool_major, tool_places
+
+    places = tool_places(folders)
+    found: dict[Path, int] = {}
+    seen: list[str] = []
+    for place in places:
+        if not all(os.access(place / name, os.X_OK) for name in ("initdb", "postgres")):
+            continue
+        major = tool_major(str(place / "postgres"), (place / "postgres").stat().st_mtime) or 0
+        if user and not (reachable(place, user) and reachable((place / "postgres").resolve().parent, user)):
+            seen.append(f"{place} has version {major}, but is closed to {user.name}, as whom it would run")
+        elif major < needed:
+            seen.append(f"{place} has version {major}")
+        else:
+            found[place] = major
+    if not found:
+        raise RestoreError(
+            f"The programs initdb and postgres of PostgreSQL {needed} or newer are not on this worker."
+            f" Looked in {', '.join(map(str, places))}: {'; '.join(seen) or 'nothing there'}.",
+            f"Install them (Debian: postgresql-{needed}), name their folder under tools.postgres, {INSTEAD}.",
+        )
+    chosen = min(found, key=lambda place: found[place])
+    log.info("scratch server: PostgreSQL %d of %s; the set needs %d", found[chosen], chosen, needed)
+    return chosen
+
+
+def _initdb(programs: Path, folder: Path, password: Path, user: User | None) -> None:
+    argv = [programs / "initdb", "-D", folder, "-U", superuser("postgres"), "-A", "scram-sha-256", f"--pwfile={password}"]
+    argv += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+    done = subprocess.run(
+        [str(part) for part in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env=processes.environment(),
+        cwd="/",
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[] if user else None,
+        preexec_fn=die_with_parent,
+    )
+    if done.returncode:
+        words = done.stdout.decode("utf-8", "replace")[-LAST_WORDS:].strip()
+        raise RestoreError(f"The scratch server {folder.name} could not be made:\n{words}\n", f"Mend the cause, {INSTEAD}.")

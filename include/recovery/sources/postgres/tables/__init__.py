@@ -1,0 +1,1 @@
+"""Single tables, exchanged in one transaction."""

@@ -1,0 +1,169 @@
+"""What a restore of single schemas and tables would replace, and what would fail later; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from recovery.common.errors import RestoreError
+from recovery.common.units import human_size
+from recovery.sources.base import Restore
+from recovery.sources.model import Finding
+from recovery.sources.postgres.blockers import CREATE_AGAIN
+from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.dump.archive import some
+from recovery.sources.postgres.selection import Part, quoted
+from recovery.sources.postgres.tables.contents import Chosen, raw, split
+from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
+from recovery.sources.postgres.tables.swap import aside
+from recovery.sources.postgres.targets import NAME_BYTES
+
+_STAYING = {"function", "procedure", "aggregate", "type", "enum", "domain", "operator", "collation"}
+"""Kinds of things in a schema that are left as they are."""
+
+
+def needed_bytes(part: Chosen) -> int:
+    """Room at the server: the rows are staged, and then copied; with their indexes, about twice each time."""
+    return 4 * part.bytes
+
+
+def unpacked_bytes(part: Chosen) -> int:
+    """Room in the scratch folder for the rows while they are staged."""
+    return int(part.bytes * 1.05) + (64 << 20)
+
+
+def findings(server: Server, restore: Restore, parts: Sequence[Chosen]) -> list[Finding]:
+    """What speaks for and against restoring the parts.
+
+    Args:
+        server: the target.
+        restore: what is to be restored.
+        parts: of databases that the set has.
+    """
+    found: list[Finding] = []
+    there = server.databases()
+    for part in parts:
+        if restore.in_place:
+            found.append(_refusal("Single tables are not restored in place: beside the live ones they need no copy of the database."))
+        refusals = [*_of_set(part), *_names(part), *_roles(server, part)]
+        found += refusals
+        if part.target.name not in there:
+            found.append(_refusal(f"Database {part.target.name} is not there. Restore it as a whole, or create it first."))
+        elif not refusals:
+            with server.connect(part.target.name) as live, in_words(f"Looking into {part.target.name}", RestoreError):
+                found += _live(live, part)
+                found += _rights(live, part) if not server.about.superuser else ()
+    return found
+
+
+def _refusal(text: str) -> Finding:
+    return Finding("refusal", text)
+
+
+def _of_set(part: Chosen) -> Iterator[Finding]:
+    """Whether the set has what was asked for, and it can be restored without something else."""
+    database = part.target.saved
+    for missing in part.missing():
+        if missing.table is None:
+            schemas = sorted(quoted(raw(name)) for kind, name in part.all if kind == "schema")
+            yield _refusal(f"Database {database} of the set has no schema {missing}. It has {some(schemas)}.")
+        else:
+            near = [str(one) for one in sorted(Part(*split(name)) for name in _all_tables(part)) if one.schema == missing.schema]
+            has = f"Its schema has {some(near)}." if near else "It has no such schema, or nothing in it."
+            yield _refusal(f"Database {database} of the set has no table {missing}. {has}")
+    for name, parent in part.orphans():
+        yield _refusal(f"{name} is a part of {parent} and can't be restored alone. Choose {parent}.")
+
+
+def _all_tables(part: Chosen) -> list[str]:
+    return [name for (kind, name) in part.all if kind in {"table", "view", "materialized view", "sequence"}]
+
+
+def _names(part: Chosen) -> Iterator[Finding]:
+    names = [part.target.stage, *(aside(schema, "replaced", part.target.restore_id) for schema in part.schemas)]
+    for name in names:
+        if len(name.encode()) > NAME_BYTES:
+            yield _refusal(f"A name is too long: {name} would have {len(name.encode())} bytes, PostgreSQL keeps {NAME_BYTES}.")
+
+
+def _roles(server: Server, part: Chosen) -> Iterator[Finding]:
+    """The roles that the parts name must be there; none is created for single tables."""
+    named: set[str] = set()
+    for (kind, _), facts in part.objects.items():
+        named |= {facts["owner"]} if facts.get("owner") else set()
+        columns = facts["columns"].values() if isinstance(facts.get("columns"), dict) else ()
+        for one in (facts, *columns):
+            named |= {grantee for grantee, *_ in one.get("acl") or () if grantee}
+        if kind == "policy":
+            named |= set(filter(None, facts["roles"] or ()))
+    with server.maintenance() as connection, in_words("Reading the roles", RestoreError):
+        known = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
+    for name in sorted(named - known):
+        yield _refusal(f"Role {name} owns tables of {part.target.saved} or has rights on them, and the server lacks it. Create it first.")
+
+
+def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
+    database = part.target.name
+    out = leaving(live, part)
+    yield from _schemas(live, part)
+    yield from _replaced(part, out)
+    linked = uses(live, out, part.names)
+    for what in linked.refused:
+        yield _refusal(
+            f"In {database}: {what}, and can't be pointed to the restored one. Drop it before and create it again afterwards,"
+            " restore it too, or restore the whole database."
+        )
+    for name in published(live, part.schemas):
+        yield _refusal(
+            f"The publication {name} of {database} would send all restored rows to its subscribers, who have them already."
+            " Drop it, and create it and its subscriptions again afterwards."
+        )
+    for subscription, fed in subscribed(live, out):
+        yield _refusal(f"The {subscription} of {database} would stay with the replaced {fed}. {CREATE_AGAIN}")
+    wanted = {*part.names, *(name for kind, name in part.objects if kind == "index")}
+    for name, what in taken(live, out, wanted):
+        yield _refusal(f"In {database} the name {name}, which the restored tables need, is that of {what}, which stays. Rename it first.")
+    query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+    for (gid,) in live.execute(query).fetchall():
+        yield _refusal(f"The prepared transaction {gid!r} in {database} may block the switch. COMMIT PREPARED or ROLLBACK PREPARED it.")
+    if linked.related:
+        yield Finding("fact", f"Foreign keys link these with {some(list(linked.related))} in {database}; the proof checks that they hold.")
+    if linked.views:
+        yield Finding("fact", f"{len(linked.views)} views of {database} will show the restored tables.")
+
+
+def _replaced(part: Chosen, out: Sequence[Relation]) -> Iterator[Finding]:
+    database, restore_id = part.target.name, part.target.restore_id
+    live = {relation.qualified: relation for relation in out}
+    if both := [f"{name} ({human_size(live[name].bytes)})" for name in sorted(live.keys() & part.names)]:
+        yield Finding("fact", f"In {database} these are replaced and kept in schemas {aside('...', 'before', restore_id)}: {some(both)}.")
+    if new := sorted(part.names - live.keys()):
+        yield Finding("fact", f"{database} lacks {some(new)}; created.")
+    if extra := sorted(live.keys() - part.names):
+        yield Finding("warning", f"The set does not have {some(extra)} of {database}; set aside with the others.")
+
+
+def _schemas(live: Connection, part: Chosen) -> Iterator[Finding]:
+    """Schemas that are created, and what they held besides tables."""
+    there = {name for (name,) in live.execute("SELECT nspname FROM pg_namespace").fetchall()}
+    for schema in [name for kind, name in part.all if kind == "schema"]:
+        if raw(schema) in part.schemas - there:
+            others = [f"{kind} {other}" for kind, other in part.all if kind in _STAYING and other.startswith(f"{schema}.")]
+            lost = f" What else it had is not restored: {some(others)}. What needs these can't be restored without." if others else ""
+            yield Finding("warning" if others else "fact", f"{part.target.name} lacks schema {schema}; created.{lost}")
+
+
+def _rights(live: Connection, part: Chosen) -> Iterator[Finding]:
+    """What a user that is no superuser needs."""
+    row = live.execute(
+        "SELECT rolname, rolcreatedb, has_database_privilege(current_database(), 'CREATE') FROM pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    assert row is not None
+    me, may_create, may_make_schemas = row
+    if not may_create:
+        yield _refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
+    if not may_make_schemas:
+        yield _refusal(f"User {me} may not create schemas in {part.target.name}. GRANT CREATE ON DATABASE, or restore as a superuser.")
+    owners = {facts["owner"] for facts in part.objects.values() if facts.get("owner")}
+    rows = live.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND NOT pg_has_role(oid, 'USAGE')", [sorted(owners)])
+    for (owner,) in rows.fetchall():
+        yield _refusal(f"User {me} is not a member of {owner}, who owns what is restored. GRANT {owner} TO {me}.")

@@ -1,0 +1,328 @@
+"""Restoring single schemas and tables into a live database, while everything else in it stays as it is.
+
+They are staged in a database of their own. The switch is one transaction in the live database: the live tables go to
+schemas ``<schema>__before_<id>``, the set's are made under their names, and what uses them is pointed to these. Whether
+a database is switched is said by these schemas. The way back is the same exchange, and leaves the restored tables in
+``<schema>__replaced_<id>``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, cast
+
+from psycopg import errors
+from psycopg.sql import SQL, Identifier, Literal
+
+from recovery.common.errors import ProofError, RestoreError
+from recovery.common.units import human_size
+from recovery.packs.content_diff import Change, Difference, changes
+from recovery.packs.content_index import Row
+from recovery.plan.location import Landing
+from recovery.sources.base import Restore
+from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.compare import Objects, alike, rows_of, to_be_read
+from recovery.sources.postgres.databases.stage import drop
+from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
+from recovery.sources.postgres.dump.table_reader import table_texts
+from recovery.sources.postgres.locations import landing
+from recovery.sources.postgres.tables import create, rehearsal, swap
+from recovery.sources.postgres.tables import stage as tables_stage
+from recovery.sources.postgres.tables.contents import Chosen
+from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leaving, relations_in
+
+log = logging.getLogger(__name__)
+
+_SWITCH = "switch tables"
+"""Journal step; facts ``database``, its ``name`` there, ``foreign_keys`` that the way back makes again, ``schemas`` that were created."""
+_BACK = "switch back tables"
+
+
+def stage(server: Server, jobs: int, restore: Restore, parts: Sequence[Chosen]) -> None:
+    """Restore the parts beside the live databases."""
+    for part in parts:
+        tables_stage.stage(server, jobs, restore, part)
+
+
+def prove(server: Server, jobs: int, restore: Restore, parts: Sequence[Chosen]) -> list[Difference]:
+    """Compare what was staged with the set, rehearse the switch, and check the foreign keys to and from what stays.
+
+    Raises:
+        RestoreError: if the switch would fail.
+    """
+    differences = []
+    for part in parts:
+        if found := tables_stage.prove(server, jobs, part):
+            differences += found
+            continue
+        crossing = rehearsal.rehearse(server, restore, part, partial(_rehearsed, restore, part, _scripts(server, part)))
+        differences += rehearsal.not_holding(server, part, crossing)
+        log.info("%s: %d relations are proven and can be switched", part.target.name, len(part.names))
+    return differences
+
+
+def _as_begun(restore: Restore, parts: Sequence[Chosen]) -> list[Chosen]:
+    """The parts by the names that their databases had when these were switched, whatever the plan calls them now."""
+    names = {facts["database"]: str(facts["name"]) for facts in restore.journalled(_SWITCH)}
+    return [replace(part, target=replace(part.target, name=names.get(part.target.saved, part.target.name))) for part in parts]
+
+
+def _rehearsed(restore: Restore, part: Chosen, scripts: tuple[bytes, bytes], copy: Connection) -> None:
+    _put_in_place(copy, restore, part, scripts, [])
+
+
+def _scripts(server: Server, part: Chosen) -> tuple[bytes, bytes]:
+    return create.definitions(server, part, "pre-data"), create.definitions(server, part, "post-data")
+
+
+def switch(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+    """Put the staged tables in the place of the live ones, each database in one transaction. Done again, it resumes."""
+    for part in parts:
+        _switch_database(server, restore, part)
+        with server.maintenance([part.target.stage]) as connection:
+            drop(connection, part.target.stage)
+
+
+def _switch_database(server: Server, restore: Restore, part: Chosen) -> None:
+    with server.connect(part.target.name) as live:
+        if _is_switched(live, restore):
+            log.info("the tables of %s are switched already", part.target.name)
+            return
+        _refuse_unstaged(server, part)
+        scripts = _scripts(server, part)
+        with (
+            server.connect(part.target.stage, autocommit=False) as staged,
+            swap.at_once(server, live, f"Switching the tables of {part.target.name}") as waiting,
+        ):
+            linked, schemas = _put_in_place(live, restore, part, scripts, waiting, staged)
+            keys = [asdict(key) for key in linked.outgoing]
+            restore.journal(_SWITCH, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
+        log.info("switched: %d relations of %s", len(part.names), part.target.name)
+
+
+def _refuse_unstaged(server: Server, part: Chosen) -> None:
+    if part.target.stage not in server.databases():
+        raise RestoreError(f"There is no staged database {part.target.stage} to switch to.", "Start the restore again.")
+
+
+def _is_switched(live: Connection, restore: Restore) -> bool:
+    return bool(swap.aside_schemas(live, "before", restore.id))
+
+
+def _put_in_place(
+    live: Connection,
+    restore: Restore,
+    part: Chosen,
+    scripts: tuple[bytes, bytes],
+    waiting_for: list[str],
+    staged: Connection | None = None,
+) -> tuple[Uses, list[str]]:
+    """Exchange the live relations for the set's, in the transaction that is open; what was linked, and the schemas created.
+
+    Args:
+        live: to the database, or to its copy in a rehearsal.
+        restore: the restore.
+        part: what was asked for.
+        scripts: the definitions.
+        waiting_for: see :func:`recovery.sources.postgres.tables.swap.locked`.
+        staged: where the rows are; None for a rehearsal.
+
+    Raises:
+        ProofError: if what is there then is not equal to the set, or something else has changed.
+    """
+    out, linked = swap.locked(live, partial(leaving, live, part), part.names, waiting_for)
+    unchanged = swap.rest(live, {relation.qualified for relation in out})
+    schemas = create.create_schemas(live, part)
+    swap.set_aside(live, out, linked, "before", restore.id, part.schemas)
+    create.create(live, part, scripts[0])
+    encoding = part.target.facts["encoding"]
+    if staged is not None:
+        _read_as(staged, encoding)
+        _read_as(live, encoding)
+        create.copy_rows(staged, live, part)
+        _read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
+    live.execute(scripts[1])
+    swap.limit_waiting(live)
+    create.make_statistics(live, part)
+    create.make_foreign_keys(live, part)
+    swap.put_back(live, linked)
+    texts = None
+    if staged is not None:
+        create.set_values(live, part)
+        create.fill_views(live, part)
+        create.analyze(live, part)
+        _read_as(live, encoding)
+        texts = create.contents(live, part)
+        _read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
+    now = swap.rest(live, part.names)
+    differences = create.proven(live, part, texts)
+    differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
+    if differences:
+        words = "; ".join(map(str, differences[:20]))
+        raise ProofError(
+            f"The tables of {part.target.name} would not be the set's, or something else would change: {words}.",
+            "Nothing was changed. Try again if others changed it meanwhile; else restore what is named, too, or the whole database.",
+        )
+    return linked, schemas
+
+
+def _read_as(connection: Connection, encoding: str) -> None:
+    """Let texts come as they lie in the database, as they did for the set."""
+    if encoding != "SQL_ASCII":
+        connection.execute(SQL("SET client_encoding TO {}").format(Literal(encoding)))
+
+
+def _is_of_schemas(key: tuple[str, str], schemas: Sequence[str]) -> bool:
+    quoted = {Identifier(name).as_string() for name in schemas} | set(schemas)
+    return (key[0] == "schema" and key[1] in quoted) or (key[0] == "comment" and key[1].removeprefix("schema ") in quoted)
+
+
+# The way back -----------------------------------------------------------------------------------------------------------
+
+
+def switch_back(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+    """Put the tables back as they were, each database in one transaction; the restored ones are set aside."""
+    for part in reversed(_as_begun(restore, parts)):
+        with server.connect(part.target.name) as live:
+            if not _is_switched(live, restore):
+                log.info("the tables of %s are those of before", part.target.name)
+                continue
+            restore.journal(_BACK, database=part.target.saved)
+            with swap.at_once(server, live, f"Switching the tables of {part.target.name} back") as waiting:
+                _take_back(live, restore, part, waiting)
+            log.info("switched back: the tables of %s", part.target.name)
+
+
+def _take_back(live: Connection, restore: Restore, part: Chosen, waiting_for: list[str]) -> None:
+    facts = next(facts for facts in reversed(restore.journalled(_SWITCH)) if facts["database"] == part.target.saved)
+    came_from = swap.aside_schemas(live, "before", restore.id)
+    coming = relations_in(live, list(came_from))
+    returning = _quoted(live, [(came_from[each.schema], each.name) for each in coming])
+    out, linked = swap.locked(live, partial(leaving, live, part), returning, waiting_for)
+    unchanged = swap.rest(live, {relation.qualified for relation in out})
+    swap.set_aside(live, out, linked, "replaced", restore.id, part.schemas)
+    swap.move(live, coming, came_from.__getitem__)
+    for key in cast("list[dict[str, Any]]", facts["foreign_keys"]):
+        swap.make(live, ForeignKey(**key), forgiving=True)
+    swap.put_back(live, linked, forgiving=True)
+    live.execute(SQL("DROP SCHEMA {}").format(SQL(", ").join(map(Identifier, came_from))))
+    created = cast("list[str]", facts["schemas"])
+    _drop_created(live, created)
+    unchanged = {key: facts for key, facts in unchanged.items() if not _is_of_schemas(key, created)}
+    for difference in swap.changed(unchanged, swap.rest(live, returning)):
+        log.warning("the way back changed %s", difference)
+
+
+def _quoted(connection: Connection, names: Sequence[tuple[str, str]]) -> set[str]:
+    """Names as the catalogs quote them."""
+    query = "SELECT format('%%I.%%I', s, n) FROM unnest(%s::text[], %s::text[]) t (s, n)"
+    rows = connection.execute(query, [[schema for schema, _ in names], [name for _, name in names]]).fetchall()
+    return {name for (name,) in rows}
+
+
+def _drop_created(live: Connection, schemas: Iterable[str]) -> None:
+    for schema in schemas:
+        try:
+            with live.transaction():
+                live.execute(SQL("DROP SCHEMA {}").format(Identifier(schema)))
+        except errors.DependentObjectsStillExist:
+            log.warning("schema %s, which this restore created, is in use by now and stays", schema)
+
+
+# The end ----------------------------------------------------------------------------------------------------------------
+
+
+def settle(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+    """The set-aside tables stay; nothing had to wait."""
+    for part in parts:
+        log.info("the replaced tables of %s are kept in schemas ...%s", part.target.name, swap.aside("", "before", restore.id))
+
+
+def discard(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+    """Drop what was staged, and restored tables that were switched back; never what is live or was before."""
+    there = server.databases()
+    for part in _as_begun(restore, parts):
+        with server.maintenance([part.target.stage]) as connection:
+            drop(connection, part.target.stage)
+            drop(connection, rehearsal.database_of(restore))
+        if part.target.name in there:
+            with server.connect(part.target.name) as live:
+                if not _is_switched(live, restore):
+                    swap.drop_schemas(live, swap.aside_schemas(live, "replaced", restore.id))
+
+
+def before_copies(server: Server, named: Collection[str]) -> list[str]:
+    """Ids of restores whose set-aside tables are still there.
+
+    Args:
+        server: where to look.
+        named: databases, by their names there; none for all.
+    """
+    found = set()
+    for database, usable in server.databases().items():
+        if usable and not SET_ASIDE.search(database) and (not named or database in named):
+            with server.connect(database) as connection, in_words(f"Listing the schemas of {database}"):
+                found |= swap.all_aside(connection)
+    return sorted(found)
+
+
+def drop_before(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+    """Drop the tables that a restore set aside."""
+    there = server.databases()
+    for part in _as_begun(restore, parts):
+        if part.target.name in there:
+            with server.connect(part.target.name) as live:
+                for kind in ("before", "replaced"):
+                    swap.drop_schemas(live, swap.aside_schemas(live, kind, restore.id))
+
+
+# What is there ----------------------------------------------------------------------------------------------------------
+
+
+def lands(server: Server, parts: Sequence[Chosen]) -> set[Landing]:
+    """The databases that the parts land in."""
+    return {landing(server, part.target.name) for part in parts}
+
+
+def occupied(server: Server, parts: Sequence[Chosen]) -> dict[Landing, str]:
+    """The live relations that would be replaced, in words with sizes."""
+    there = server.databases()
+    found = {}
+    for part in parts:
+        if part.target.name in there:
+            with server.connect(part.target.name) as live, in_words(f"Looking at {part.target.name}", RestoreError):
+                for each in leaving(live, part):
+                    words = f"{part.target.name}.{each.qualified}, {human_size(each.bytes)}"
+                    found[(*landing(server, part.target.name), each.qualified)] = words
+    return found
+
+
+def compare(server: Server, jobs: int, parts: Sequence[Chosen]) -> list[Change]:
+    """What a restore would change, object by object; a name begins with that of its database in the set."""
+    there = server.databases()
+    wanted: list[Row] = []
+    live: list[Row] = []
+    for part in parts:
+        expected: Objects = dict(part.objects)
+        found: Objects = {}
+        if part.target.name in there:
+            expected, found = alike(expected, _live_objects(server, jobs, part), part.target.major)
+        wanted += _within(part, expected)
+        live += _within(part, found)
+    return changes(wanted, live)
+
+
+def _live_objects(server: Server, jobs: int, part: Chosen) -> Objects:
+    with server.connect(part.target.name) as connection:
+        found = tables_stage.relations(connection, {relation.qualified for relation in leaving(connection, part)})
+    to_read = dict(to_be_read(found, part.objects))
+    for name, facts in table_texts(server, part.target.name, part.target.facts["encoding"], to_read, jobs).items():
+        found["table", name] |= facts
+    return found
+
+
+def _within(part: Chosen, objects: Objects) -> list[Row]:
+    return [(kind, f"{part.target.saved}.{name}", facts) for kind, name, facts in rows_of(objects)]

@@ -1,0 +1,220 @@
+"""Exchanging live relations for others of the same names, in one transaction, with all that uses them pointing to the new ones."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from psycopg import errors
+from psycopg.sql import SQL, Identifier
+
+from recovery.common.errors import RestoreError, SourceUnreachable
+from recovery.packs.content_diff import Difference, compare
+from recovery.sources.postgres.blockers import CREATE_AGAIN
+from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.compare import Objects, alike, rows_of
+from recovery.sources.postgres.definitions.catalog import SET_ASIDE_SCHEMA
+from recovery.sources.postgres.tables.contents import belonging
+from recovery.sources.postgres.tables.dependents import ForeignKey, Relation, Uses, subscribed, uses
+from recovery.sources.postgres.tables.stage import objects
+
+log = logging.getLogger(__name__)
+
+LOCK_TIMEOUT = "20s"
+"""How long a switch waits for a lock that others hold."""
+_HOLDERS = """SELECT coalesce(a.usename, 'a prepared transaction'), coalesce(a.application_name, ''), l.pid, coalesce(a.state, ''),
+      l.relation::regclass::text
+    FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.granted AND l.relation::regclass::text = ANY (%s)
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid IS DISTINCT FROM pg_backend_pid()
+    ORDER BY l.pid, 5"""
+
+
+def aside(schema: str, kind: str, restore_id: str) -> str:
+    """The schema that relations are set aside in: of ``kind`` before, or replaced."""
+    return f"{schema}__{kind}_{restore_id}"
+
+
+def aside_schemas(connection: Connection, kind: str, restore_id: str) -> dict[str, str]:
+    """The schemas that a restore set relations aside in, and where these came from."""
+    ending = f"__{kind}_{restore_id}"
+    rows = connection.execute("SELECT nspname FROM pg_namespace WHERE right(nspname, %s) = %s ORDER BY 1", [len(ending), ending])
+    return {name: name.removesuffix(ending) for (name,) in rows.fetchall()}
+
+
+def all_aside(connection: Connection) -> set[str]:
+    """Ids of all restores that set relations of this database aside."""
+    rows = connection.execute("SELECT nspname FROM pg_namespace").fetchall()
+    return {match[1] for (name,) in rows if (match := re.search(SET_ASIDE_SCHEMA, name))}
+
+
+@contextmanager
+def at_once(server: Server, connection: Connection, doing: str) -> Iterator[list[str]]:
+    """One transaction that waits for locks no longer than :data:`LOCK_TIMEOUT`.
+
+    Args:
+        server: to ask who holds a lock.
+        connection: to the database.
+        doing: in words.
+
+    Yields:
+        A list for the names of relations that are locked.
+
+    Raises:
+        RestoreError: if the server refuses; nothing was changed then.
+    """
+    waiting_for: list[str] = []
+    try:
+        with in_words(doing, RestoreError), connection.transaction():
+            limit_waiting(connection)
+            yield waiting_for
+    except SourceUnreachable as error:
+        if not isinstance(error.__cause__, (errors.LockNotAvailable, errors.DeadlockDetected)):
+            raise
+        with server.connect(connection.info.dbname) as other:
+            rows = other.execute(_HOLDERS, [waiting_for]).fetchall()
+        found: dict[str, list[str]] = {}
+        for user, application, pid, state, name in rows:
+            found.setdefault(f"{user} ({application or 'no name'}, process {pid}, {state or 'waiting'})", []).append(name)
+        holders = "; ".join(f"{who} holds {', '.join(dict.fromkeys(names))}" for who, names in found.items())
+        raise RestoreError(
+            f"{doing}: sessions hold locks for longer than {LOCK_TIMEOUT}: {holders or 'they are gone by now'}. Nothing was changed.",
+            "End what they do (pg_terminate_backend), then clear this task.",
+            retryable=True,
+        ) from error
+
+
+def limit_waiting(connection: Connection) -> None:
+    """Wait for locks for some time only, in this transaction."""
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+
+
+def found_uses(connection: Connection, out: Sequence[Relation], returning: Collection[str]) -> Uses:
+    """As :func:`recovery.sources.postgres.tables.dependents.uses`.
+
+    Raises:
+        RestoreError: if something uses or feeds them that can't be pointed to others.
+    """
+    if feeding := [f"the {subscription} would stay with the replaced {fed}" for subscription, fed in subscribed(connection, out)]:
+        raise RestoreError(f"Not restored: {'; '.join(feeding)}.", CREATE_AGAIN)
+    found = uses(connection, out, returning)
+    if found.refused:
+        raise RestoreError(
+            f"Not restored, since it would be left with the old tables: {'; '.join(found.refused)}.",
+            "Drop it before and create it again afterwards, restore it too, or restore the whole database.",
+        )
+    return found
+
+
+def locked(
+    connection: Connection, find: Callable[[], list[Relation]], returning: Collection[str], waiting_for: list[str]
+) -> tuple[list[Relation], Uses]:
+    """Keep everybody from relations that leave, and from tables that foreign keys link with them.
+
+    Args:
+        connection: in a transaction of :func:`at_once`.
+        find: finds the relations.
+        returning: names that there are again afterwards.
+        waiting_for: gets the names of what is locked, before it is.
+
+    Raises:
+        RestoreError: if something uses or feeds them that can't be pointed to others, or others changed it meanwhile.
+    """
+    out = find()
+    linked = found_uses(connection, out, returning)
+    waiting_for += [*(relation.qualified for relation in out), *linked.related, *linked.views]
+    tables = [SQL("ONLY {}").format(relation.identifier) for relation in out if relation.kind in "rp"]
+    tables += [SQL("ONLY {}").format(SQL(name)) for name in linked.related]
+    if tables:
+        connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(tables)))
+    if [each.oid for each in find()] != [each.oid for each in out] or found_uses(connection, out, returning) != linked:
+        raise RestoreError("Others changed the tables, or what uses them, while these were locked.", "Clear this task.", retryable=True)
+    return out, linked
+
+
+def set_aside(connection: Connection, out: Sequence[Relation], linked: Uses, kind: str, restore_id: str, schemas: Collection[str]) -> None:
+    """Move relations to schemas of their own, without foreign keys to or from what stays."""
+    for key in (*linked.incoming, *linked.outgoing):
+        connection.execute(key.dropped())
+    for schema in sorted({*schemas, *(relation.schema for relation in out)}):
+        name = Identifier(aside(schema, kind, restore_id))
+        connection.execute(SQL("CREATE SCHEMA {}").format(name))
+        connection.execute(SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(name))
+    move(connection, out, lambda schema: aside(schema, kind, restore_id))
+
+
+def move(connection: Connection, relations: Sequence[Relation], to: Callable[[str], str]) -> None:
+    """Give relations other schemas, with their indexes, constraints, sequences and statistics."""
+    own = {relation.qualified for relation in relations}
+    statistics = """SELECT s.stxname, n.nspname, t.nspname FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+        JOIN pg_class c ON c.oid = s.stxrelid JOIN pg_namespace t ON t.oid = c.relnamespace WHERE s.stxrelid = ANY (%s)"""
+    for name, schema, of in connection.execute(statistics, [[relation.oid for relation in relations]]).fetchall():
+        connection.execute(SQL("ALTER STATISTICS {} SET SCHEMA {}").format(Identifier(schema, name), Identifier(to(of))))
+    for relation in relations:
+        if relation.owner not in own:  # a sequence of a column goes with its table
+            connection.execute(SQL("ALTER TABLE {} SET SCHEMA {}").format(relation.identifier, Identifier(to(relation.schema))))
+
+
+def put_back(connection: Connection, linked: Uses, *, forgiving: bool = False) -> None:
+    """Point what stays to what has the names now.
+
+    Args:
+        connection: to their database.
+        linked: what stays.
+        forgiving: make a foreign key that does not hold NOT VALID, and say so: the way back must go on.
+    """
+    for view in linked.views.values():
+        connection.execute(view)
+    for key in linked.incoming:
+        make(connection, key, forgiving=forgiving)
+
+
+def make(connection: Connection, key: ForeignKey, *, forgiving: bool = False) -> None:
+    """Make a foreign key, as :func:`put_back` does."""
+    try:
+        with connection.transaction():
+            connection.execute(key.made())
+    except errors.ForeignKeyViolation as error:
+        if not forgiving:
+            raise
+        log.warning("%s Foreign key %s is there, NOT VALID: mend the rows, then validate it.", error.diag.message_detail, key.name)
+        connection.execute(key.made(checked=False))
+    if (comment := key.commented()) is not None:
+        connection.execute(comment)
+
+
+def drop_schemas(connection: Connection, schemas: Mapping[str, str]) -> None:
+    """Drop schemas that hold what was set aside, if nothing else is lost with them.
+
+    Raises:
+        RestoreError: if something else uses what they hold; nothing was dropped then.
+    """
+    if not schemas:
+        return
+    names = SQL(", ").join(map(Identifier, schemas))
+    with in_words(f"Dropping {', '.join(schemas)}", RestoreError), connection.transaction():
+        before = objects(connection)
+        connection.execute(SQL("DROP SCHEMA {} CASCADE").format(names))
+        if lost := compare(rows_of(before), rows_of(objects(connection))):
+            raise RestoreError(
+                f"Dropping {', '.join(schemas)} would take more with it: {'; '.join(map(str, lost))}.",
+                "Drop or change these first, then try again.",
+            )
+    log.info("dropped: %s", ", ".join(schemas))
+
+
+def rest(connection: Connection, names: Collection[str]) -> Objects:
+    """All that a database has, but for some relations."""
+    found = objects(connection)
+    own = belonging(found, names)
+    return {key: facts for key, facts in found.items() if key not in own}
+
+
+def changed(before: Objects, after: Objects) -> list[Difference]:
+    """What became of everything that was not to change."""
+    expected, found = alike(before, after)
+    differences = compare(rows_of(expected), rows_of(found))
+    return [
+        Difference(each.kind, each.name, each.what.replace("the set has", "it had").replace("in the set", "before")) for each in differences
+    ]

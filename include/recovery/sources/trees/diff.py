@@ -1,0 +1,156 @@
+"""What a restore would change in a tree: a single entry, or entries added, changed, removed and equal, by count and size."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recovery.common.errors import RestoreError
+from recovery.common.paths import at, raw, readable
+from recovery.common.units import human_size
+from recovery.common.wording import shortened
+from recovery.packs.content_diff import Change
+from recovery.packs.content_index import Facts, Row
+from recovery.sources.trees.entries import Abilities, fingerprint, of_found, of_walk
+from recovery.sources.trees.selection import Part
+from recovery.sources.trees.settings_file import LARGEST, changed_keys, key_digests
+from recovery.sources.trees.walk import Found, Walk
+
+_SHOWN = 10
+_NOT_COMPARED = frozenset({"mtime", "size"})
+
+
+@dataclass
+class _Sum:
+    count: int = 0
+    bytes: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, path: str, size: int) -> None:
+        self.count += 1
+        self.bytes += size
+        if len(self.names) < _SHOWN or path < self.names[-1]:
+            bisect.insort(self.names, path)
+            del self.names[_SHOWN:]
+
+
+def changes(expected: Callable[[], Iterable[Row]], found: Iterable[Row]) -> list[Change]:
+    """What it would take to make one side like the other, by streaming: only what differs is held in memory.
+
+    Args:
+        expected: gives the set's rows, as often as it is called; like those of the other side, only with what can be compared.
+        found: the live rows.
+    """
+    sums: dict[tuple[str, str], _Sum] = {}
+
+    def count(what: str, path: str, facts: Facts) -> None:
+        kind = "file" if facts["type"] == "hardlink" else str(facts["type"])
+        sums.setdefault((kind, what), _Sum()).add(path, facts.get("size", 0))
+
+    wanted = {fingerprint(path, facts) for _, path, facts in expected()}
+    odd: dict[str, Facts] = {}
+    for _, path, facts in found:
+        if (seen := fingerprint(path, facts)) in wanted:
+            wanted.discard(seen)
+            count("equal", path, facts)
+        else:
+            odd[path] = facts
+    for _, path, facts in expected() if wanted else ():
+        if fingerprint(path, facts) in wanted:
+            count("changed" if odd.pop(path, None) else "added", path, facts)
+    for path, facts in odd.items():
+        count("removed", path, facts)
+    return [Change(kind, what, total.count, total.bytes, tuple(map(readable, total.names))) for (kind, what), total in sorted(sums.items())]
+
+
+def beside(part: Part, walk: Walk, able: Abilities, counts: Callable[[str], bool], timeless: Collection[str] = ()) -> list[Change]:
+    """What it would take to make what is live like a part of a set, by reading all of it.
+
+    Args:
+        part: of the set.
+        walk: the look at what is live.
+        able: what can be set there; the rest is not compared.
+        counts: which entries of the part have to be there.
+        timeless: the types of entries whose time is not compared.
+
+    Raises:
+        RestoreError: if something can't be read.
+    """
+    leaders = {raw(facts["target"]) for _, facts in part.entries() if facts["type"] == "hardlink"}
+
+    def comparable(row: Row) -> Row:
+        kind, path, facts = able.comparable(row)
+        return kind, path, {name: value for name, value in facts.items() if name != "mtime" or facts["type"] not in timeless}
+
+    def expected() -> Iterator[Row]:
+        return (comparable(("entry", path, facts)) for path, facts in part.entries() if counts(path))
+
+    found = changes(expected, map(comparable, of_walk(walk, leaders, in_use=True)))
+    if walk.problems:
+        raise RestoreError(f"Not all of {walk.root} can be read: {shortened(walk.problems)}.", "Give the worker the right to read it.")
+    return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An entry of a set beside the live one, whose time alone is no difference."""
+
+    path: str
+    facts: Facts
+    state: str
+    """``missing``, ``equal``, ``differs``; ``folder differs`` if only a folder's own mode or owner does."""
+    live: Facts | None = None
+    """Of the live entry; None if it is missing."""
+    how: str = ""
+    """What differs, in words."""
+
+
+def one_beside(root: Path, path: str, facts: Facts, able: Abilities, keys: dict[str, str] | None) -> Compared:
+    """Put an entry of a set beside the live one.
+
+    Args:
+        root: what the path is relative to.
+        path: of the entry.
+        facts: of the entry in the set; of a hard link, what it is a link to.
+        able: what can be set there; the rest is not compared.
+        keys: the digests of its settings if it is a file of settings.
+    """
+    live = _live(root, path)
+    if live is None:
+        return Compared(path, facts, "missing")
+    _, _, expected = able.comparable(("entry", path, facts))
+    _, _, found = able.comparable(("entry", path, live))
+    names = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+    differing = sorted(set(names) - _NOT_COMPARED)
+    if not differing:
+        return Compared(path, facts, "equal", live)
+    if facts["type"] != live["type"]:
+        return Compared(path, facts, "differs", live, f"a {live['type']} where the set has a {facts['type']}")
+    if facts["type"] == "folder":
+        return Compared(path, facts, "folder differs", live, ", ".join(differing))
+    how = ", ".join("content" if name == "sha256" else name for name in differing)
+    if keys is not None and live["size"] <= LARGEST:
+        changed = changed_keys(keys, key_digests(path, Path(os.fsdecode(at(root, raw(path)))).read_bytes()))
+        how += f"; {changed}" if changed else ""
+    return Compared(path, facts, "differs", live, how)
+
+
+def _live(root: Path, path: str) -> Facts | None:
+    try:
+        return of_found(root, Found(raw(path), os.lstat(at(root, raw(path)))))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def amount(walk: Iterable[Found]) -> str:
+    """What a walk comes across, in words; empty if it is nothing."""
+    counts = {"file": 0, "folder": 0, "link": 0, "fifo": 0}
+    size = 0
+    for found in walk:
+        counts[found.kind] += 1
+        size += found.status.st_size if found.kind == "file" else 0
+    words = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    return f"{', '.join(words)} ({human_size(size)})" if words else ""

@@ -1,0 +1,334 @@
+"""What Linux knows about files that Python's standard library has no call for, and what a rename would refuse."""
+
+# pathlib has no paths of bytes.
+# ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH116, PTH118
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.common.errors import RestoreError
+from recovery.common.paths import at, readable, text
+from recovery.packs.content_index import Facts
+from recovery.plan.location import Landing
+from recovery.runners.local import find_tool, run
+from recovery.sources.trees.entries import Abilities, read_xattrs
+from recovery.sources.trees.walk import Walk
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_FSGETXATTR = 0x801C581F
+_IMMUTABLE_OR_APPEND = 0x10 | 0x20
+_PROJECT_INHERITED = 0x200
+_MINIMAL_ACL = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, 6, 0xFFFFFFFF) for tag in (0x01, 0x04, 0x20))
+_PROBES = {"user.recovery": b"1", "trusted.recovery": b"1", "security.recovery": b"1", "system.posix_acl_access": _MINIMAL_ACL}
+
+
+def rename(source: bytes, target: bytes) -> None:
+    """Rename, and replace nothing: ``renameat2(2)`` with RENAME_NOREPLACE, where the file system has it.
+
+    Raises:
+        OSError: as the system says; ``FileExistsError`` if the target exists.
+    """
+    if _libc.renameat2(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in {errno.EINVAL, errno.ENOSYS}:
+        raise OSError(number, os.strerror(number), source, None, target)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
+    os.rename(source, target)
+
+
+def sync(folder: Path) -> None:
+    """Write everything of a folder's file system to disk (``syncfs(2)``).
+
+    Raises:
+        OSError: if writing failed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), folder)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """What is mounted somewhere, as this process sees it: a line of ``proc_pid_mountinfo(5)``."""
+
+    number: str
+    device: str
+    root: str
+    """The folder of the file system that is mounted."""
+    point: str
+    """Where."""
+    kind: str
+    source: str
+    options: str
+
+
+def mounts() -> Iterator[Mount]:
+    """Everything that is mounted."""
+    return read_mounts(Path("/proc/self/mountinfo").read_bytes())
+
+
+def read_mounts(lines: bytes) -> Iterator[Mount]:
+    """Lines of ``proc_pid_mountinfo(5)``."""
+    for line in lines.splitlines():
+        number, _, device, root, point, *rest = (text(re.sub(rb"\\([0-7]{3})", _byte, word)) for word in line.split(b" "))
+        yield Mount(number, device, root, point, *rest[rest.index("-") + 1 :][:3])
+
+
+def _byte(octal: re.Match[bytes]) -> bytes:
+    return bytes([int(octal[1], 8)])
+
+
+def _mount(folder: Path) -> Mount:
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        words = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
+    finally:
+        os.close(descriptor)
+    number = words[words.index("mnt_id:") + 1]
+    if found := next((mount for mount in mounts() if mount.number == number), None):
+        return found
+    raise RestoreError(f"The mount of {folder} is not in /proc/self/mountinfo.", "Run the worker with /proc mounted.")
+
+
+def mount_of(folder: Path) -> str:
+    """The mount that a folder lies in, as ``<type> <source> <root>``.
+
+    Unlike a device number it is the same after a reboot and on every worker that mounts the same export. Where the source
+    is only a word, what makes one such file system another is added: an overlay's upper folder, the device of a tmpfs.
+    """
+    mount = _mount(folder)
+    upper = [option for option in mount.options.split(",") if option.startswith("upperdir=")]
+    return " ".join([mount.kind, mount.source, mount.root, *upper, *([mount.device] if mount.kind in {"tmpfs", "ramfs"} else [])])
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mount points below a folder, the folder itself not among them."""
+    prefix = os.path.realpath(folder).rstrip("/") + "/"
+    return sorted(mount.point for mount in mounts() if mount.point.startswith(prefix))
+
+
+def mounts_in_the_way(path: Path, home: Path) -> Iterator[str]:
+    """Mounts at, in, or above an entry, but below the folder that it is set aside in."""
+    inside = os.path.realpath(home).rstrip("/") + "/"
+    place = os.path.join(os.path.realpath(path.parent), path.name)
+    for point in (mount.point for mount in mounts()):
+        if point == place:
+            yield f"{path} is a mount point of its own, which can't be renamed: mount its folder instead, or restore it where it lies"
+        elif point.startswith(place + "/") or (place.startswith(point + "/") and point.startswith(inside)):
+            yield f"{point} is a mount point, so {path} can't be exchanged by rename"
+
+
+def landing(path: Path) -> Landing:
+    """A path without links in it; see :data:`recovery.plan.location.Landing`."""
+    return ("files", *Path(os.path.realpath(path)).parts)
+
+
+def landings(path: Path) -> set[Landing]:
+    """A path without links in it, and the same in its file system, which may be mounted at several places."""
+    real = Path(os.path.realpath(path))
+    mount = _mount(nearest(real))
+    return {landing(real), ("files", f"device {mount.device}", *Path(_root(mount), real.relative_to(mount.point)).parts)}
+
+
+def _root(mount: Mount) -> str:
+    """The folder of a mount's device that is mounted. Of NFS, Linux says ``/`` whatever it is; ``<host>:<path>`` has it."""
+    return mount.source[mount.source.find(":/") + 1 :] if mount.kind in {"nfs", "nfs4"} else mount.root
+
+
+def nearest(folder: Path) -> Path:
+    """A folder, or if it is gone the nearest parent that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+@contextmanager
+def keeping_mtime(folder: Path) -> Iterator[None]:
+    """Give a folder its modification time back after our own work folder came or went in it."""
+    before = folder.stat()
+    yield
+    if os.geteuid() in {0, before.st_uid}:
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only this worker can enter, and whose entries inherit nothing from the folder that it lies in."""
+    folder.mkdir(mode=0o700)
+    for name in read_xattrs(os.fsencode(folder)).keys() & {"system.posix_acl_access", "system.posix_acl_default"}:
+        os.removexattr(folder, name)
+    folder.chmod(0o700)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with everything in it, and nothing that is mounted there. One that is gone is no error.
+
+    Raises:
+        RestoreError: if something is mounted below it.
+        OSError: if it can't be looked at.
+        ToolError: if an entry can't be removed.
+    """
+    if not os.path.lexists(folder):
+        return
+    if below := mounts_below(folder):
+        raise RestoreError(f"{folder} has mount points in it: {', '.join(below)}.", "Unmount them, then clear this task.")
+    for found in Walk(folder) if os.geteuid() else ():
+        if found.kind == "folder":
+            os.chmod(at(folder, found.path), stat.S_IRWXU)
+    run([find_tool("rm"), "--recursive", "--force", "--one-file-system", "--", folder])  # whatever the depth, unlike shutil.rmtree
+
+
+def clear(walk: Walk) -> list[bytes]:
+    """Remove all that a walk comes across; the folders that stay, since something is mounted there or lies in them that it leaves out.
+
+    Raises:
+        RestoreError: if something can't be looked at.
+        OSError: if an entry can't be removed.
+    """
+    folders = []
+    for found in walk:
+        path = at(walk.root, found.path)
+        if found.kind != "folder":
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            continue
+        folders.append(found.path)
+        if os.geteuid():
+            os.chmod(path, stat.S_IRWXU)
+    if walk.problems:
+        raise RestoreError(f"Not all of {walk.root} can be removed: {', '.join(walk.problems[:20])}.", "Give this worker the right to.")
+    return [folder for folder in reversed(folders) if not _removed(at(walk.root, folder))]
+
+
+def _removed(folder: bytes) -> bool:
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EBUSY}:
+            raise
+        return False
+    return True
+
+
+# Metadata -----------------------------------------------------------------------------------------------------------
+
+
+def abilities(folder: Path) -> Abilities:
+    """What this worker can set on entries of a folder, tried on a nameless file that leaves no trace (``O_TMPFILE``)."""
+    owners = os.geteuid() == 0
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError:
+        return Abilities(owners, frozenset({"user", "trusted", "security", "system"} if owners else {"user"}))
+    try:
+        return Abilities(owners, frozenset(name.partition(".")[0] for name, value in _PROBES.items() if _settable(descriptor, name, value)))
+    finally:
+        os.close(descriptor)
+
+
+def _settable(descriptor: int, name: str, value: bytes) -> bool:
+    try:
+        os.setxattr(descriptor, name, value)
+    except OSError:
+        return False
+    return True
+
+
+def set_metadata(folder: bytes, facts: Facts) -> None:
+    """Give a live folder the owner, mode, extended attributes and time of a row, as far as this worker can.
+
+    Raises:
+        OSError: if the system refuses what it allowed when it was tried.
+    """
+    able = abilities(Path(os.fsdecode(folder)))
+    if able.owners:
+        os.chown(folder, facts["uid"], facts["gid"])
+    elif os.stat(folder).st_uid != os.geteuid():
+        return
+    wanted, have = able.settable(facts.get("xattrs", {})), able.settable(read_xattrs(folder))
+    for name in have.keys() - wanted.keys():
+        os.removexattr(folder, name)
+    for name, value in wanted.items():
+        os.setxattr(folder, name, bytes.fromhex(value))
+    os.chmod(folder, int(facts["mode"], 8))
+    os.utime(folder, ns=(os.stat(folder).st_atime_ns, facts["mtime"]))
+
+
+# What a rename would refuse -----------------------------------------------------------------------------------------
+
+
+def obstacles(folder: Path, names: Iterable[bytes], *, renamed: bool = True) -> Iterator[str]:
+    """Why entries of a folder can't be moved to another folder inside it, or removed, in words; nothing if all can.
+
+    Rights, the sticky bit, immutable and append-only marks (``FS_IOC_GETFLAGS``), and project quotas, across which a
+    rename is refused as if it were another file system (``FS_IOC_FSGETXATTR``).
+    """
+    root = os.geteuid() == 0
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        yield f"{folder} is not writable for this worker"
+        return
+    status = folder.stat()
+    flags, project, inherited = _marks(os.fsencode(folder), status)
+    if flags:
+        yield f"{folder} is marked immutable or append-only (lsattr shows it)"
+    sticky = not root and status.st_mode & stat.S_ISVTX and status.st_uid != os.geteuid()
+    for name in names:
+        path = at(folder, name)
+        entry = os.lstat(path)
+        is_folder = stat.S_ISDIR(entry.st_mode)
+        if sticky and entry.st_uid != os.geteuid():
+            yield f"{readable(path)} belongs to another user, and {folder} is sticky"
+        if is_folder and not root and not os.access(path, os.W_OK, effective_ids=True):
+            yield f"{readable(path)} is not writable for this worker, so it can't be moved"
+        flags, its_project, _ = _marks(path, entry)
+        if flags:
+            yield f"{readable(path)} is marked immutable or append-only (lsattr shows it)"
+        if renamed and inherited and its_project != project:
+            yield f"{readable(path)} belongs to another project quota than {folder}, so it can't be renamed"
+
+
+def is_fixed(path: bytes, status: os.stat_result) -> bool:
+    """Whether an entry is marked immutable or append-only."""
+    return bool(_marks(path, status)[0])
+
+
+def _marks(path: bytes, status: os.stat_result) -> tuple[int, int, bool]:
+    """Immutable and append-only flags, the project, and whether new entries inherit it; zeros where there is no such thing."""
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        return 0, 0, False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return 0, 0, False
+    try:
+        flags = _ask(descriptor, _FS_IOC_GETFLAGS, 8)[0]
+        extended = _ask(descriptor, _FS_IOC_FSGETXATTR, 28)
+        return flags & _IMMUTABLE_OR_APPEND, extended[3], bool(extended[0] & _PROJECT_INHERITED)
+    finally:
+        os.close(descriptor)
+
+
+def _ask(descriptor: int, request: int, size: int) -> array.array[int]:
+    answer = array.array("I", bytes(size))
+    try:
+        fcntl.ioctl(descriptor, request, answer, True)
+    except OSError:
+        return array.array("I", bytes(size))
+    return answer

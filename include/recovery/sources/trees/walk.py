@@ -1,0 +1,208 @@
+"""Walking a folder: which entries it has, which are left out, and in what order they are packed.
+
+Paths are bytes relative to a root, ``.`` for the root itself, because a file system has bytes; rows have the same as
+text, UTF-8 with ``surrogateescape``.
+"""
+
+# ruff: noqa: PTH116, PTH118, PTH120
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recovery.common.paths import at, readable, shown
+from recovery.common.units import human_size
+from recovery.plan.excludes import Excludes
+
+log = logging.getLogger(__name__)
+
+_MARK = re.compile(rb"\.recovery-[0-9a-f]{8}(-.*)?", re.DOTALL)
+_EVERY = 10.0
+"""Seconds between two lines about progress."""
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo"}
+
+
+def is_mark(name: bytes) -> bool:
+    """Whether a name is a restore's work folder, ``.recovery-<id>`` or ``.recovery-<id>-<source>``: never part of a source."""
+    return _MARK.fullmatch(name) is not None
+
+
+def mark(restore_id: str, source: str = "") -> str:
+    """The name of a restore's work folder."""
+    return f".recovery-{restore_id}-{source}" if source else f".recovery-{restore_id}"
+
+
+def marked_id(name: bytes, source: str = "") -> str | None:
+    """The restore id of a work folder's name; None for any other name, and for the folder of another source."""
+    restore_id = name[len(b".recovery-") :][:8].decode("ascii", "replace")
+    return restore_id if is_mark(name) and name == mark(restore_id, source).encode() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry that a walk came across."""
+
+    path: bytes
+    status: os.stat_result
+    """Of the entry itself: links are not followed."""
+
+    @property
+    def kind(self) -> str:
+        """``file``, ``folder``, ``link`` or ``fifo``; ``other`` for sockets and devices."""
+        return _KINDS.get(stat.S_IFMT(self.status.st_mode), "other")
+
+
+Landmark = dict[str, int]
+"""What tells a folder from another one that lies at its place later: ``inode``, and ``mounted``, whether it is on another file
+system than the folder that it lies in. Both stay what they are when a file system is mounted again, or by another worker, which
+gives its device another number. Nothing of what is no folder: programs replace files."""
+
+
+def landmark(place: bytes, status: os.stat_result) -> Landmark:
+    """What to know a folder by; an automount is looked into, so that it is what it is while it is read.
+
+    Raises:
+        OSError: if it, or the folder that it lies in, can't be looked at.
+    """
+    if not stat.S_ISDIR(status.st_mode):
+        return {}
+    status = os.stat(os.path.join(place, b"."))
+    return {"inode": status.st_ino, "mounted": status.st_dev != os.stat(os.path.dirname(os.path.normpath(place))).st_dev}
+
+
+@dataclass
+class Walk:
+    """One look at everything below some start points: iterate over it once, then ask what it could not see.
+
+    Folders on other file systems that are mounted below are walked too: uploads often are mounts. An entry that
+    vanishes while the walk looks is not there.
+    """
+
+    root: Path
+    starts: Sequence[bytes] = (b".",)
+    excluded: Callable[[bytes], bool] = field(default_factory=lambda: Excludes(()))
+    """Asked with paths below the start point."""
+    passed: Callable[[bytes], bool] | None = None
+    """Asked with whole paths: what is only walked through, and not told of."""
+    problems: list[str] = field(default_factory=list)
+    """What could not be read, each with the reason."""
+    left_out: list[str] = field(default_factory=list)
+    """Sockets and devices, which no archive holds: the program that made them makes them again."""
+    gone: list[str] = field(default_factory=list)
+    """What the source names and is not there, where that is to be said and is no error."""
+    landmarks: dict[bytes, Landmark] = field(default_factory=dict)
+    """The start points, and the folders below at which the file system changes."""
+
+    def __iter__(self) -> Iterator[Found]:
+        for start in self.starts:
+            try:
+                status = os.lstat(at(self.root, start))
+                self.landmarks[start] = landmark(at(self.root, start), status)
+            except OSError as error:
+                self._problem(start, error)
+                continue
+            yield from self._judged(Found(start, status))
+            if stat.S_ISDIR(status.st_mode):
+                yield from self._below(start, status.st_dev)
+
+    def _below(self, start: bytes, device: int) -> Iterator[Found]:
+        pending = [(b"", device)]
+        while pending:
+            folder, device = pending.pop()
+            for entry in self._entries(start, folder):
+                below = folder + entry.name
+                if is_mark(entry.name) or self.excluded(below):
+                    continue
+                path = _join(start, below)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                    is_folder = stat.S_ISDIR(status.st_mode)
+                    if is_folder and status.st_dev != device:
+                        self.landmarks[path] = landmark(at(self.root, path), status)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    self._problem(path, error)
+                    continue
+                yield from self._judged(Found(path, status))
+                if is_folder:
+                    pending.append((below + b"/", status.st_dev))
+
+    def _entries(self, start: bytes, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+        path = _join(start, folder).rstrip(b"/")
+        try:
+            with os.scandir(at(self.root, path)) as entries:
+                yield from entries
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not folder:
+                self._problem(path, error)
+        except OSError as error:
+            self._problem(path, error)
+
+    def _judged(self, found: Found) -> Iterator[Found]:
+        if self.passed is not None and self.passed(found.path):
+            return
+        if found.kind != "other":
+            yield found
+        else:
+            self.left_out.append(shown(self.root, found.path))
+
+    def _problem(self, path: bytes, error: OSError) -> None:
+        self.problems.append(f"{shown(self.root, path)} ({error.strerror})")
+
+
+class Progress:
+    """Says every now and then how far something is that takes long."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._started = self._said = time.monotonic()
+        self.entries = self.bytes = 0
+
+    def add(self, path: str, size: int) -> None:
+        """Count an entry and its bytes."""
+        self.entries += 1
+        self.bytes += size
+        now = time.monotonic()
+        if now - self._said > _EVERY:
+            self._said = now
+            rate = human_size(self.bytes / (now - self._started))
+            log.info("%s: %d entries, %s so far, %s/s, now at %s", self._doing, self.entries, human_size(self.bytes), rate, readable(path))
+
+
+def _join(start: bytes, below: bytes) -> bytes:
+    if start == b".":
+        return below or start
+    return start + b"/" + below if below else start
+
+
+def in_order(entries: Iterable[Found], representatives: Collection[bytes] = ()) -> Iterator[tuple[Found, Found | None, int | None]]:
+    """Entries in the order of packing, each with the entry that it is a hard link to, and its group's number.
+
+    Hard links of one file come one after another, led by their representative: the first by name, or the one that the
+    other side has as such. Folders come last, the inner ones first, so that unpacking in this order, even in several
+    goes, leaves them the times and modes that they had. Only folders and entries with several links are remembered.
+    Fifos are not linked again: GNU tar writes each as its own.
+    """
+    folders: list[Found] = []
+    groups: dict[tuple[int, int], list[Found]] = {}
+    for found in entries:
+        if found.kind == "folder":
+            folders.append(found)
+        elif found.status.st_nlink > 1 and found.kind != "fifo":
+            groups.setdefault((found.status.st_dev, found.status.st_ino), []).append(found)
+        else:
+            yield found, None, None
+    for number, group in enumerate(groups.values()):
+        group.sort(key=lambda found: (found.path not in representatives, found.path))
+        for found in group:
+            yield found, None if found is group[0] else group[0], number
+    for found in reversed(folders):
+        yield found, None, None

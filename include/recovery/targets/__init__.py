@@ -1,0 +1,1 @@
+"""Where a restore goes: the live system, a named target, scratch servers."""

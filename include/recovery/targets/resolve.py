@@ -1,0 +1,35 @@
+"""Where a restore goes: the live system, a target of the plan, or the scratch servers of a drill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from recovery.common.connections import Connect
+from recovery.common.errors import PlanError
+from recovery.plan.field_types import LIVE, SCRATCH
+from recovery.plan.model import Plan
+from recovery.targets.target import Place, portable
+
+
+def place_named(plan: Plan, name: str, connect: Connect, scratch: Callable[[], Place] | None = None) -> Place:
+    """The live system, a target by its name, or the scratch place.
+
+    Raises:
+        PlanError: if the plan has no such target.
+    """
+    if name == LIVE:
+        return Place(LIVE, plan, connect, gates=("plan", "switch", "accept"), services=plan.services, checks=plan.checks)
+    if name == SCRATCH and scratch is not None:
+        return scratch()
+    if name not in plan.targets:
+        raise PlanError(f"The plan has no target {name!r}.", f"It has {', '.join([LIVE, *plan.targets])}.")
+    target = plan.targets[name]
+    return Place(
+        name,
+        plan,
+        connect,
+        settings=dict(target.sources),
+        gates=target.gates,
+        services=target.services,
+        checks=(*portable(plan, dict(target.sources)), *target.checks),
+    )

@@ -1,0 +1,1 @@
+"""`make bench`: measure against the usual script."""

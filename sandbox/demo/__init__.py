@@ -1,0 +1,1 @@
+"""`make demo`: back up, destroy and restore a sample system."""

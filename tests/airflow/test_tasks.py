@@ -1,0 +1,54 @@
+"""Where Airflow's tasks meet this package, without Airflow's processes: stand-ins have what a task's context has."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
+
+from recovery.airflow import tasks
+from recovery.common.errors import RestoreError, RestoreUnderWay
+from tests.support.small import Small, forward
+
+
+@pytest.fixture
+def small(tmp_path):
+    return Small(tmp_path / "small", "small").damaged()
+
+
+def waits(plan, since):
+    dag_run = SimpleNamespace(start_date=datetime.now(UTC) - since)
+
+    @tasks.in_words
+    def prepare():
+        with tasks.waiting_for_restores(plan, dag_run):
+            raise RestoreUnderWay("A restore is under way.", "Wait.")
+
+    return prepare
+
+
+def test_a_backup_waits_for_a_restore_for_half_of_the_rpo(small):
+    plan = small.plan()
+    with pytest.raises(AirflowRescheduleException):
+        waits(plan, plan.objectives.rpo / 2 - timedelta(minutes=1))()
+    with pytest.raises(AirflowFailException, match="A restore is under way"):
+        waits(plan, plan.objectives.rpo / 2 + timedelta(minutes=1))()
+
+
+def instance(choose_set):
+    return SimpleNamespace(dag_id="small_restore", run_id="r", get_task_states=lambda **_: {"r": {"choose_set": choose_set}})
+
+
+def test_a_restore_whose_folder_is_gone_is_not_taken_for_one_that_never_began(small, tmp_path):
+    run = small.restore()
+    forward(small, run, "switch config.settings")
+    tasks.refuse_lost(run, instance("success"))
+    staging = run.plan.staging.folder
+    staging.rename(tmp_path / "moved")
+    lost = small.restore()
+    with pytest.raises(RestoreError, match="what it has changed is not known") as refused:
+        tasks.refuse_lost(lost, instance("success"))
+    assert refused.value.retryable
+    tasks.refuse_lost(lost, instance("failed"))
+    (tmp_path / "moved").rename(staging)
+    tasks.refuse_lost(lost, instance("success"))

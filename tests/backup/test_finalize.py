@@ -1,0 +1,492 @@
+"""The steps of a backup that work on the set as a whole, called as Airflow's tasks call them."""
+
+import json
+import shutil
+import signal
+import subprocess
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+
+import pytest
+
+from recovery.backup import finalize, steps
+from recovery.backup import upload as backup_upload
+from recovery.common.errors import (
+    ConnectionUnusable,
+    DestinationError,
+    KeyMaterialError,
+    ManifestError,
+    PlanError,
+    RecoveryError,
+    RetentionError,
+    StagingError,
+)
+from recovery.crypto.key_kit import create_keys
+from recovery.crypto.recipients import recipient_fingerprint
+from recovery.crypto.signing import SigningKey
+from recovery.destinations import make_destination
+from recovery.destinations.folder import Folder
+from recovery.runs.staged_set import RunRecord, StagedSet
+from recovery.sets.catalog import read_catalog
+from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, new_set_id
+from recovery.sets.manifest import decode_manifest, parse_packs
+from tests.support.sets import run_python
+from tests.support.small import Small
+
+SOURCES = ("config.settings", "files.uploads")
+
+
+@pytest.fixture
+def small(tmp_path):
+    return Small(tmp_path / "small", "small")
+
+
+def begin(small, run_id="run", when=None, **asked):
+    plan = small.plan()
+    when = when or datetime.now(UTC)
+    staged = StagedSet(plan, new_set_id(when, run_id))
+    record = {"sources": SOURCES} | asked
+    finalize.prepare(staged, RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=when, **record), small.connect)
+    return staged
+
+
+def verified(small, staged, *sources):
+    for source_id in sources or SOURCES:
+        for step in (steps.dump, steps.compress, steps.verify):
+            step(steps.Work(small.plan(), staged, source_id, small.connect))
+    return staged
+
+
+def manifest_of(staged):
+    return decode_manifest(staged.manifest.read_bytes(), "here")
+
+
+def catalog(small):
+    plan = small.plan()
+    key = SigningKey.from_endpoint(small.connect(plan.signing)).verify_key
+    places = [make_destination(name, place, None) for name, place in plan.destinations.items()]
+    return {each.manifest.set_id: each.manifest for each in read_catalog(plan.plan, places, key).sets}
+
+
+def sets_at(small, name):
+    folder = small.folder / name / "small"
+    return sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+
+
+# Beginning ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sources", [(), ("files.nothing",), ("files.uploads", "postgres.main")])
+def test_only_sources_of_the_plan_can_be_asked_for(small, sources):
+    with pytest.raises(PlanError, match=r"It has config\.settings, files\.uploads"):
+        begin(small, sources=sources)
+    assert not (small.folder / "staging").exists()
+
+
+def test_begun_again_a_run_keeps_what_was_asked_first(small):
+    staged = begin(small, note="first")
+    there = staged.run_file.read_bytes()
+    finalize.prepare(staged, staged.run().model_copy(update={"note": "second"}), small.connect)
+    assert staged.run_file.read_bytes() == there
+
+
+def test_staging_that_cannot_be_made_is_said(small):
+    (small.folder / "staging").write_text("a file")
+    with pytest.raises(StagingError, match="Staging can't be used"):
+        begin(small)
+
+
+def test_staging_is_for_its_owner_alone(small):
+    assert begin(small).folder.stat().st_mode & 0o077 == 0
+
+
+def test_earlier_counts_come_from_the_newest_complete_set(small):
+    small.back_up("old", when=datetime.now(UTC) - timedelta(hours=3))
+    (small.storage / "one more").touch()
+    small.back_up("new", when=datetime.now(UTC) - timedelta(hours=2))
+    small.back_up("part", when=datetime.now(UTC) - timedelta(hours=1), sources=("config.settings",))
+    found = begin(small).run().previous
+    assert set(found) == set(SOURCES)
+    assert found["files.uploads"]["uploads"] == 6 + 1 + 1 + 1  # uploads, top.txt, the link, one more
+
+
+def test_destinations_that_cannot_be_read_do_not_hinder_a_backup(small, caplog):
+    small.back_up()
+    shutil.rmtree(small.folder / "near")
+    shutil.rmtree(small.folder / "far")
+    assert begin(small, "second").run().previous == {}
+    assert "can't be told" in caplog.text
+
+
+def without_connection(name):
+    raise ConnectionUnusable(f"There is no Airflow Connection {name!r}.", "Add it.")
+
+
+def with_bucket(small):
+    path = small.plans / "small.yaml"
+    bucket = "  offsite: {s3: {connection: nobody, bucket: sets}, keep: {last: 3}}"
+    path.write_text(path.read_text().replace("approvals:", f"{bucket}\napprovals:"))
+    return small
+
+
+def test_a_destination_without_its_connection_hinders_neither_a_backup_nor_what_it_knows_of_the_last_set(small, monkeypatch, caplog):
+    small.back_up()
+    monkeypatch.setattr(finalize, "s3_client", without_connection)
+    staged = verified(with_bucket(small), begin(small, "second"))
+    assert set(staged.run().previous) == set(SOURCES)
+    assert "offsite: There is no Airflow Connection 'nobody'" in caplog.text
+    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    with pytest.raises(DestinationError, match="no Airflow Connection 'nobody'") as caught:
+        backup_upload.upload(small.plan(), staged, "offsite", small.connect)
+    assert not caught.value.retryable
+
+
+class NextYear(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(days=365)
+
+
+def test_earlier_counts_never_come_from_a_set_of_the_future(small, monkeypatch):
+    small.back_up("past")
+    (small.storage / "one more").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(finalize, "datetime", NextYear)
+        small.back_up("future")
+    assert begin(small).run().previous["files.uploads"]["uploads"] == 6 + 1 + 1
+
+
+def test_what_a_killed_run_left_is_swept_by_the_next(small):
+    killed = begin(small, "killed")
+    work = steps.Work(small.plan(), killed, "files.uploads", small.connect)
+    steps.dump(work)
+    (killed.set_folder / "half.age.partial").touch()
+    small.back_up("next")
+    assert not killed.folder.exists()
+    assert len(sets_at(small, "near")) == 1
+
+
+# Closing ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_holds_all_that_its_manifest_says(small):
+    staged = verified(small, begin(small, note="before the move", hold=True))
+    finalize.close(small.plan(), staged, small.connect)
+    manifest = manifest_of(staged)
+    assert (manifest.complete, manifest.missing, manifest.note, manifest.hold) == (True, {}, "before the move", True)
+    packs = parse_packs((staged.set_folder / PACKS_FILE).read_bytes(), manifest)
+    assert {pack.file for pack in packs} == {str(path.relative_to(staged.set_folder)) for path in staged.set_folder.rglob("*.tar.zst.age")}
+    assert sum(pack.stored_bytes for pack in packs) == sum(entry.totals.stored_bytes for entry in manifest.sources.values())
+    assert "age --decrypt" in (staged.set_folder / INSTRUCTIONS_FILE).read_text()
+
+
+def contents_of(small, staged):
+    (small.folder / "identity").write_text(small.connect("small_backup_identity").password)
+    command = f"age -d -i {small.folder}/identity {staged.set_folder}/{CONTENTS_FILE} | zstd -dc"
+    return [json.loads(line) for line in subprocess.run(["sh", "-c", command], check=True, capture_output=True).stdout.splitlines()]
+
+
+def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(small):
+    staged = verified(small, begin(small))
+    finalize.close(small.plan(), staged, small.connect)
+    rows = contents_of(small, staged)
+    members = {name: facts["pack"] for source, _, kind, name, facts in rows if (source, kind) == ("files.uploads", "member")}
+    entries = {name for source, _, kind, name, _ in rows if (source, kind) == ("files.uploads", "entry")}
+    assert {"top.txt", "latest", "year2/upload 5.bin"} <= set(members) & entries
+    packs = [name for source, _, kind, name, _ in rows if (source, kind) == ("files.uploads", "pack")]
+    assert len(packs) >= 3
+    for name, number in members.items():
+        pack = staged.set_folder / "files" / "uploads" / f"uploads.{number:03}.tar.zst.age"
+        command = f"age -d -i {small.folder}/identity {pack} | zstd -dc | tar -t"
+        listed = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout.splitlines()
+        assert name in {line.rstrip("/") for line in listed} | {line.removeprefix("./") for line in listed}
+    assert not [path.name for path in staged.set_folder.iterdir() if path.suffix == ".zst"]
+
+
+@pytest.mark.parametrize("when", ["before the packs", "after the packs"])
+def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan_says_since(small, tmp_path, when):
+    def change_recipient():
+        path = small.plans / "small.yaml"
+        path.write_text(path.read_text().replace(small.keys.recipient, create_keys(tmp_path / "other", "other").recipient))
+
+    staged = begin(small)
+    if when == "before the packs":
+        change_recipient()
+    verified(small, staged)
+    if when == "after the packs":
+        change_recipient()
+    assert small.plan().encryption.recipients != (small.keys.recipient,)
+    finalize.close(small.plan(), staged, small.connect)
+    assert contents_of(small, staged)
+    assert manifest_of(staged).recipients == (recipient_fingerprint(small.keys.recipient),)
+    assert manifest_of(staged).level == "decoded"
+
+
+def test_without_anything_verified_nothing_is_closed(small):
+    staged = begin(small)
+    with pytest.raises(StagingError, match=r"Nothing of set .* was verified"):
+        backup_upload.upload(small.plan(), staged, "near", small.connect)
+    assert not staged.closed
+    assert sets_at(small, "near") == []
+
+
+def test_a_run_whose_first_task_failed_has_nothing_to_upload(small):
+    staged = StagedSet(small.plan(), new_set_id(datetime.now(UTC), "never begun"))
+    with pytest.raises(StagingError, match="did not begin"):
+        backup_upload.upload(small.plan(), staged, "near", small.connect)
+    begin(small)
+    assert not staged.folder.exists()
+
+
+def test_a_set_without_a_failed_source_is_kept_and_says_so(small):
+    small.back_up("good")
+    (good,) = sets_at(small, "near")
+    staged = verified(small, begin(small), "files.uploads")
+    for name in ("near", "far"):
+        backup_upload.upload(small.plan(), staged, name, small.connect)
+    manifest = catalog(small)[staged.id]
+    assert not manifest.complete
+    assert list(manifest.missing) == ["config.settings"]
+    assert "failed" in manifest.missing["config.settings"]
+    assert catalog(small)[good].good("decoded")
+    assert not manifest.good("decoded")
+
+
+def test_a_source_that_was_left_out_is_told_from_one_that_failed(small):
+    staged = verified(small, begin(small, sources=("files.uploads",)), "files.uploads")
+    finalize.close(small.plan(), staged, small.connect)
+    assert manifest_of(staged).missing == {"config.settings": "left out by who started the run"}
+
+
+def _upload(small, staged, name):
+    backup_upload.upload(small.plan(), staged, name, small.connect)
+
+
+def test_two_uploads_at_once_close_the_set_once(small):
+    staged = verified(small, begin(small))
+    context = get_context("fork")
+    uploads = [context.Process(target=_upload, args=(small, staged, name)) for name in ("near", "far")]
+    for upload in uploads:
+        upload.start()
+    for upload in uploads:
+        upload.join()
+    assert [upload.exitcode for upload in uploads] == [0, 0]
+    near, far = ((small.folder / name / "small" / staged.id / "manifest.json").read_bytes() for name in ("near", "far"))
+    assert near == far == staged.manifest.read_bytes()
+
+
+def test_a_wrong_signing_key_closes_nothing_and_the_next_try_does(small):
+    staged = verified(small, begin(small))
+
+    def without_key(name):
+        endpoint = small.connect(name)
+        return endpoint if "signing" not in name else type(endpoint)(id=name, password="no key")
+
+    with pytest.raises(KeyMaterialError):
+        backup_upload.upload(small.plan(), staged, "near", without_key)
+    assert not staged.closed
+    backup_upload.upload(small.plan(), staged, "near", small.connect)
+
+
+# Uploading, finishing -----------------------------------------------------------------------------------------------
+
+
+def test_a_destination_that_was_down_gets_the_set_later_without_another_dump(small):
+    staged = verified(small, begin(small))
+    (small.folder / "far").rename(small.folder / "away")
+    (small.folder / "far").write_text("in the way")
+    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    with pytest.raises(RecoveryError):
+        backup_upload.upload(small.plan(), staged, "far", small.connect)
+    assert (staged.is_uploaded("near"), staged.is_uploaded("far")) == (True, False)
+    (small.folder / "far").unlink()
+    (small.folder / "away").rename(small.folder / "far")
+    next_run = verified(small, begin(small, "next morning", when=datetime.now(UTC) + timedelta(seconds=1)))
+    shutil.rmtree(small.storage)
+    backup_upload.upload(small.plan(), staged, "far", small.connect)
+    assert sets_at(small, "far") == [staged.id]
+    backup_upload.upload(small.plan(), next_run, "far", small.connect)
+    assert sorted(catalog(small)) == sorted([staged.id, next_run.id])
+
+
+_KILLED = """
+    import json, os, signal, sys
+    from pathlib import Path
+    from recovery import closing, manifest
+    from recovery.common.connections import Endpoint
+    from recovery.destinations.folder import Folder
+    from recovery.plan.loader import load_plan
+    from recovery.runs.staged_set import StagedSet
+    plans, set_id, connections, at = sys.argv[1:]
+    known = json.loads(connections)
+    plan = load_plan("small", Path(plans))
+    left = int(at)
+    def counted(real):
+        def step(*args, **kwargs):
+            global left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+        return step
+    Folder.put = counted(Folder.put)
+    for name in ("write_packs", "describe_file", "write_manifest"):
+        setattr(closing, name, counted(getattr(closing, name)))
+    closing.upload(plan, StagedSet(plan, set_id), "near", lambda name: Endpoint(id=name, password=known[name].get("password", "")))
+"""
+
+
+def test_an_upload_that_is_killed_anywhere_leaves_no_set_and_the_next_try_makes_it(small):
+    staged = verified(small, begin(small))
+    at, kills = 0, 0
+    while True:
+        done = run_python(_KILLED, small.plans, staged.id, json.dumps(small.connections()), at)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        there = sets_at(small, "near")
+        assert there == [] or (there == [staged.id] and at > 8)
+        if not there:
+            assert catalog(small) == {}
+        kills += 1
+        at += 1 if at < 7 else 4
+    assert kills > 7
+    assert list(catalog(small)) == [staged.id]
+    backup_upload.upload(small.plan(), staged, "far", small.connect)
+    backup_upload.finish(small.plan(), staged, small.connect)
+
+
+def test_finish_removes_staging_and_tells_a_complete_set_from_a_part(small):
+    whole = verified(small, begin(small))
+    for name in ("near", "far"):
+        backup_upload.upload(small.plan(), whole, name, small.connect)
+    assert backup_upload.finish(small.plan(), whole, small.connect) is True
+    assert not whole.folder.exists()
+    part = verified(small, begin(small, "part", sources=("files.uploads",)), "files.uploads")
+    for name in ("near", "far"):
+        backup_upload.upload(small.plan(), part, name, small.connect)
+    assert backup_upload.finish(small.plan(), part, small.connect) is False
+
+
+def uploaded(small, run_id="run", **asked):
+    staged = verified(small, begin(small, run_id, **asked))
+    for name in small.plan().destinations:
+        backup_upload.upload(small.plan(), staged, name, small.connect)
+    return staged
+
+
+def another_folder(small, staged):
+    (small.folder / "moved").mkdir()
+    path = small.plans / "small.yaml"
+    path.write_text(path.read_text().replace(f"{small.folder}/far", f"{small.folder}/moved"))
+
+
+def emptied(small, staged):
+    shutil.rmtree(small.folder / "far" / "small")
+
+
+def gone(small, staged):
+    shutil.rmtree(small.folder / "far")
+
+
+def tampered(small, staged):
+    (small.folder / "far" / "small" / staged.id / "manifest.json.sig").write_bytes(bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(another_folder, "far has no"), (emptied, "far has no"), (gone, "is not there"), (tampered, "was not signed by the key")],
+)
+def test_finish_asks_the_destinations_and_what_they_lack_waits_in_staging(small, change, words):
+    staged = uploaded(small)
+    change(small, staged)
+    with pytest.raises(DestinationError, match=words) as caught:
+        backup_upload.finish(small.plan(), staged, small.connect)
+    assert "near" not in caught.value.what
+    begin(small, "next morning", when=datetime.now(UTC) + timedelta(seconds=1))
+    assert staged.closed
+    if change in {another_folder, emptied}:
+        backup_upload.upload(small.plan(), staged, "far", small.connect)
+        assert backup_upload.finish(small.plan(), staged, small.connect) is True
+
+
+def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(small):
+    staged = verified(small, begin(small))
+    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    other = create_keys(small.folder / "other keys", "small")
+
+    def with_another_key(name):
+        endpoint = small.connect(name)
+        password = json.loads((other.folder / "connections.json").read_text())[name]["password"]
+        return type(endpoint)(id=name, password=password) if "signing" in name else endpoint
+
+    with pytest.raises(ManifestError, match="put the one of then back and clear the upload, or trigger a new"):
+        backup_upload.upload(small.plan(), staged, "far", with_another_key)
+    assert sets_at(small, "far") == []
+    backup_upload.upload(small.plan(), staged, "far", small.connect)
+    with pytest.raises(DestinationError, match=r"near has no .* was not signed by .* far has no .* was not signed by"):
+        backup_upload.finish(small.plan(), staged, with_another_key)
+    assert backup_upload.finish(small.plan(), staged, small.connect) is True
+
+
+def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(small, monkeypatch):
+    """As the runbook says: a whole set goes, its manifest first."""
+    now = datetime.now(UTC)
+    oldest, middle = (small.back_up(f"run {age}", when=now - timedelta(hours=age)) for age in (9, 8))
+    free = {"far": 0}
+    monkeypatch.setattr(Folder, "free_space", lambda self: free.get(self.name))
+    staged = verified(small, begin(small))
+    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    with pytest.raises(DestinationError, match='"A full destination" in docs/restore-runbook'):
+        backup_upload.upload(small.plan(), staged, "far", small.connect)
+    folder = small.folder / "far" / "small" / oldest
+    (folder / "manifest.json").unlink()
+    assert sets_at(small, "far") == [middle]
+    shutil.rmtree(folder)
+    free["far"] = 10**9
+    backup_upload.upload(small.plan(), staged, "far", small.connect)
+    assert backup_upload.prune(small.plan(), staged, "far", small.connect)
+    assert sets_at(small, "far") == sorted([middle, staged.id])
+
+
+def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(small):
+    """The source's tasks are cleared and marked by hand afterwards; the set at the destinations stays what it is."""
+    staged = verified(small, begin(small), "files.uploads")
+    for name in ("near", "far"):
+        backup_upload.upload(small.plan(), staged, name, small.connect)
+    staged.source("config.settings").mkdir(parents=True, exist_ok=True)
+    (staged.source("config.settings") / "verified.json").write_text("{}")
+    with pytest.raises(StagingError, match=r"closed without config\.settings"):
+        backup_upload.finish(small.plan(), staged, small.connect)
+    assert staged.folder.exists()
+
+
+def test_prune_keeps_what_the_plan_wants(small):
+    now = datetime.now(UTC)
+    made = [small.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
+    backup_upload.prune(small.plan(), StagedSet(small.plan(), made[-1]), "far", small.connect)
+    assert sets_at(small, "far") == made[1:]
+    backup_upload.prune(small.plan(), StagedSet(small.plan(), made[-1]), "near", small.connect)
+    assert sets_at(small, "near") == made
+
+
+def test_prune_refuses_before_its_own_set_is_there(small):
+    small.back_up()
+    with pytest.raises((RecoveryError, DestinationError)):
+        backup_upload.prune(small.plan(), StagedSet(small.plan(), "20261123T010000Z-0000"), "far", small.connect)
+
+
+def test_a_clock_that_is_wrong_beside_any_destination_prunes_nowhere(small, monkeypatch, caplog):
+    now = datetime.now(UTC)
+    made = [small.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
+    staged = StagedSet(small.plan(), made[-1])
+    real = Folder.now
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "now", lambda self: real(self) - timedelta(days=60) * (self.name == "near"))
+        with pytest.raises(RetentionError, match=rf"clock says .*, that of {small.folder}/near "):
+            backup_upload.prune(small.plan(), staged, "far", small.connect)
+    assert sets_at(small, "far") == made
+    shutil.rmtree(small.folder / "near")
+    backup_upload.prune(small.plan(), staged, "far", small.connect)
+    assert sets_at(small, "far") == made[1:]
+    assert "the clock of near can't be compared" in caplog.text

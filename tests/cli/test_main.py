@@ -1,0 +1,126 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import recovery
+from recovery.cli.main import main
+from recovery.common.connections import Endpoint
+from recovery.crypto.recipients import parse_identity
+from recovery.crypto.signing import SigningKey
+
+ROOT = Path(recovery.__file__).parents[2]
+
+
+def plan(name="shop", **changes):
+    return {
+        "plan": name,
+        "sources": {"config": {"settings": {"paths": ["/srv/shop/.env"]}}},
+        "encryption": {
+            "recipients": ["age1nnjcqrj0sl39dhm43fzasn7eg5zv4a50xqjum0jv2hyhstqt59gs9nnx8y"],
+            "identity": "shop_backup_identity",
+        },
+        "signing": "shop_backup_signing",
+        "destinations": {"local": {"folder": "/var/backups/shop", "keep": {"last": 7}}},
+        "approvals": {"approvers": [{"id": "alice", "name": "Alice"}]},
+    } | changes
+
+
+@pytest.fixture
+def plans(tmp_path):
+    folder = tmp_path / "plans"
+    folder.mkdir()
+
+    def write(name, content):
+        (folder / name).write_text(yaml.safe_dump(content))
+        return folder
+
+    return write
+
+
+def test_keys_create_prints_what_to_do_and_no_secret(tmp_path, capsys):
+    assert main(["keys", "create", "--out", str(tmp_path / "kit"), "--id-prefix", "shop"]) == 0
+    printed = capsys.readouterr()
+    identity = parse_identity(Endpoint("x", password=(tmp_path / "kit/identity.txt").read_text()))
+    signing = SigningKey.from_endpoint(Endpoint("x", password=(tmp_path / "kit/signing.pem").read_text()))
+    assert f"recipients: [{identity.to_public()}]" in printed.out
+    assert f"airflow connections import {tmp_path / 'kit/connections.json'}" in printed.out
+    assert signing.verify_key.fingerprint in printed.out
+    for secret in (str(identity), signing.line):
+        assert secret not in printed.out + printed.err
+
+
+def test_the_lines_for_the_plan_make_a_plan(tmp_path, capsys, plans):
+    main(["keys", "create", "--out", str(tmp_path / "kit"), "--id-prefix", "shop"])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.strip() == "encryption:")
+    assert main(["plans", "check", str(plans("shop.yaml", plan() | yaml.safe_load("\n".join(lines[start : start + 4]))))]) == 0
+
+
+def test_keys_create_overwrites_nothing(tmp_path, capsys):
+    arguments = ["keys", "create", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    before = (tmp_path / "identity.txt").read_bytes()
+    assert main(arguments) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    assert (tmp_path / "identity.txt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["keys", "create", "--out", "/dev/null/kit"],
+        ["keys", "create"],
+        ["keys", "create", "--out", "x", "--id-prefix", "a b"],
+        ["keys"],
+        [],
+        ["plans", "check", "/nowhere"],
+        ["sets"],
+    ],
+)
+def test_a_mistake_is_a_message_and_exit_status_2(arguments, tmp_path):
+    environ = os.environ | {"PYTHONPATH": str(ROOT / "include")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "recovery", *arguments], check=False, capture_output=True, text=True, env=environ, cwd=tmp_path
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.strip()
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plans_check_says_every_error_of_every_file(plans, capsys):
+    plans("good.yaml", plan())
+    plans("bad.yaml", plan("bad", signing=None, destinations={}))
+    folder = plans("worse.yaml", ["not a plan"])
+    assert main(["plans", "check", str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert "plan shop: good as written" in printed.out
+    for words in ("bad.yaml: signing", "bad.yaml: destinations", "worse.yaml:"):
+        assert words in printed.err
+
+
+def test_plans_check_of_an_empty_folder_is_not_a_success(tmp_path, capsys):
+    assert main(["plans", "check", str(tmp_path)]) == 1
+    assert "no plan file" in capsys.readouterr().err
+
+
+def test_plans_schema_is_the_schema_of_a_plan(capsys):
+    jsonschema = pytest.importorskip("jsonschema")
+    assert main(["plans", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.validate(plan(), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(plan(surprise=1), schema)
+
+
+def test_the_version_is_that_of_the_project(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    version = capsys.readouterr().out.strip()
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()

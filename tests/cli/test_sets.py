@@ -1,0 +1,668 @@
+"""``python -m recovery sets|show|verify``: sets read where they lie, with the recovery kit and nothing else."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyrage
+import pytest
+import zstandard
+
+import recovery
+from recovery.backup import steps
+from recovery.cli.main import main
+from recovery.common.units import iso
+from recovery.crypto.key_kit import create_keys
+from recovery.crypto.signing import SigningKey
+from recovery.destinations.folder import Folder
+from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE
+from recovery.sets.manifest import decode_manifest, describe_file, encode, parse_packs, write_manifest, write_packs
+from recovery.sets.records import Record, add_record, hold
+from recovery.sets.transfer import upload_set
+from sandbox.servers import postgres_bin
+from tests.support.sets import s3_destination
+from tests.support.small import Small
+
+FULL, NO_MONGO = "full", "no mongo"
+ALL = ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
+
+
+@pytest.fixture(scope="module")
+def kept(postgres_server, mongo_server, tmp_path_factory):
+    """A system of all four kinds and two sets of it: one whole, held and proven, and a newer one that lacks a source."""
+    made = Small(tmp_path_factory.mktemp("kept") / "small", "bare", postgres=postgres_server, mongo=mongo_server)
+    made.sets = {
+        FULL: made.back_up("first"),
+        NO_MONGO: made.back_up("second", sources=("postgres.main", "files.uploads", "config.settings")),
+    }
+    made.drop()
+    run = made.restore()
+    near, key = run.destination("near"), run.set_key()
+    manifest = decode_manifest((made.set_folders(made.sets[FULL])[0] / MANIFEST_FILE).read_bytes(), "near")
+    made.proven = datetime.now(UTC)
+    add_record(near, hold(manifest, made.proven, "alice", "kept for the auditors"), key)
+    for time, facts in (
+        (made.proven, {"sources": list(manifest.sources)}),
+        (made.proven + timedelta(hours=1), {"sources": ["config.settings"]}),
+    ):
+        proof = Record(kind="proof", plan="bare", set_id=manifest.set_id, time=time, by="run drill", text="proven equal", facts=facts)
+        add_record(near, proof, key)
+    return made
+
+
+@pytest.fixture
+def place(kept, tmp_path):
+    """A copy of a destination, to be damaged."""
+    return shutil.copytree(kept.folder / "near", tmp_path / "place")
+
+
+@pytest.fixture
+def ask(kept, capsys):
+    """Run a command with the kit; exit status, standard output (JSON as an object), standard error."""
+
+    def run(command, place, *more, kit=("--public-key", "public.pem"), as_json=True):
+        arguments = [command, place, *more, *(kept.keys.folder / part if part.endswith((".pem", ".txt")) else part for part in kit)]
+        status = main([str(part) for part in arguments] + (["--json"] if as_json else []))
+        printed = capsys.readouterr()
+        return status, json.loads(printed.out) if as_json and printed.out else printed.out, printed.err
+
+    return run
+
+
+WHOLE_KIT = ("--public-key", "public.pem", "--identity", "identity.txt")
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_sets_are_listed_newest_first_with_what_one_needs_to_choose(kept, ask):
+    status, found, _ = ask("sets", kept.folder / "near")
+    assert status == 0
+    assert [each["set"] for each in found["sets"]] == [kept.sets[NO_MONGO], kept.sets[FULL]]
+    newest, full = found["sets"]
+    assert (newest["complete"], full["complete"]) == (False, True)
+    assert list(newest["missing"]) == ["mongo.documents"]
+    assert full["sources"] == ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
+    assert (full["plan"], full["level"], full["last_proof"]) == ("bare", "decoded", iso(kept.proven))
+    assert full["held"] == ["held by alice: kept for the auditors"]
+    assert (newest["held"], newest["last_proof"]) == ([], None)
+    assert full["bytes"] > newest["bytes"] > 0
+    _, text, _ = ask("sets", kept.folder / "near", as_json=False)
+    head, first, second = text.strip().splitlines()
+    assert head.split()[:3] == ["set", "plan", "age"]
+    assert f"{kept.sets[NO_MONGO]}  bare" in first
+    assert "NO, lacks mongo.documents" in first
+    assert "never" in first
+    assert second.split()[-6] == "yes"
+    assert "NOT CHECKED" not in text
+
+
+def test_show_says_what_is_in_a_set(kept, ask):
+    status, found, _ = ask("show", kept.folder / "near", kept.sets[FULL], kit=WHOLE_KIT)
+    assert status == 0
+    assert found["contents"]["postgres.main"]["bare"]["table"] == 1
+    assert found["contents"]["mongo.documents"]["documents"]["collection"] == 2
+    assert found["contents"]["files.uploads"]["uploads"]["entry"] == 12
+    assert [each["kind"] for each in found["records"]] == ["hold", "proof", "proof"]
+    assert {each["source"] for each in found["packs"]} == set(found["contents"])
+    _, text, _ = ask("show", kept.folder / "near", kept.sets[FULL], as_json=False)
+    for words in (
+        "everything before 20",
+        "held by alice: kept for the auditors",
+        "proof by run drill",
+        "500 records",
+        "bare: 320 records",
+        "nothing after",
+    ):
+        assert words in text
+    _, text, _ = ask("show", kept.folder / "near", "latest", kit=WHOLE_KIT, as_json=False)
+    assert f"Set {kept.sets[FULL]} of bare" in text, "latest is the newest complete one"
+    assert "1 table" in text
+
+
+@pytest.mark.parametrize("part", ["", "bare", "bare/<set>"])
+def test_a_place_is_a_destination_a_plan_or_a_set_whatever_it_is_called(kept, place, ask, tmp_path, part):
+    moved = (place / part.replace("<set>", kept.sets[FULL])).rename(tmp_path / "moved here")
+    before, changed = tree(moved), moved.stat().st_mtime_ns
+    status, found, told = ask("verify", moved, *([] if part.endswith(">") else ["latest"]), kit=WHOLE_KIT)
+    assert status == 0, found
+    (verified,) = found["sets"]
+    assert (verified["set"], verified["good"], verified["faults"], verified["unable"]) == (kept.sets[FULL], True, [], [])
+    assert verified["files"] == sum(
+        name.endswith((".age", "packs.jsonl", "RESTORE.md")) and kept.sets[NO_MONGO] not in name for name in before
+    )
+    assert verified["things"] >= 20
+    assert "config/settings/settings.000.tar.zst.age is right" in told
+    assert (tree(moved), moved.stat().st_mtime_ns) == (before, changed), "nothing is written there"
+
+
+def test_a_bucket_is_read_with_no_airflow_at_all(kept, s3_server, tmp_path):
+    """As on a machine that only has Python: importing Airflow fails, and the keys are in the environment."""
+    bucket = s3_destination(s3_server)
+    upload_set(kept.set_folders(kept.sets[FULL])[0], bucket)
+    (tmp_path / "airflow").mkdir()
+    (tmp_path / "airflow" / "__init__.py").write_text("raise ImportError('there is no Airflow here')")
+    environ = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(recovery.__file__).parents[1])]),
+        "AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key, "AWS_DEFAULT_REGION": "us-east-1",
+        "HOME": str(tmp_path),
+    }  # fmt: skip
+
+    def run(*arguments):
+        kit = ["--public-key", kept.keys.folder / "public.pem", "--endpoint-url", s3_server.url]
+        argv = [sys.executable, "-m", "recovery", *arguments, *kit]
+        return subprocess.run([str(part) for part in argv], capture_output=True, text=True, env=environ, check=False)
+
+    listed = run("sets", f"{bucket.describe()}/")
+    assert listed.returncode == 0, listed.stderr
+    assert kept.sets[FULL] in listed.stdout
+    for place in (bucket.describe(), f"{bucket.describe()}/bare/{kept.sets[FULL]}"):
+        verified = run("verify", place, "latest", "--identity", kept.keys.folder / "identity.txt")
+        assert verified.returncode == 0, verified.stderr
+        assert verified.stdout.startswith(f"GOOD: set {kept.sets[FULL]} of bare")
+    name = f"bare/{kept.sets[FULL]}/files/uploads/uploads.001.tar.zst.age"
+    s3_server.client().put_object(Bucket=bucket._bucket, Key=f"{bucket._prefix}{name}", Body=b"something else")
+    damaged = run("verify", bucket.describe(), "latest")
+    assert damaged.returncode == 1
+    assert "bad: files/uploads/uploads.001.tar.zst.age is not what the manifest says: 14 bytes" in damaged.stdout
+    for place, words in (("s3://no-such-bucket-here", "NoSuchBucket"), ("s3://", "names no bucket")):
+        refused = run("sets", place)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        assert words in refused.stderr
+    environ["AWS_SECRET_ACCESS_KEY"] = "not the key"
+    refused = run("verify", bucket.describe(), "latest")
+    assert refused.returncode == 2
+    assert "AWS_ variables" in refused.stderr
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+DAMAGES = {
+    "a pack": (lambda folder: flip(folder / "files/uploads/uploads.001.tar.zst.age"), "uploads.001.tar.zst.age at "),
+    "a pack cut off": (
+        lambda folder: os.truncate(folder / "postgres/main/bare.000.tar.zst.age", 99),
+        "is not what the manifest says: 99 bytes",
+    ),
+    "a pack gone": (lambda folder: (folder / "mongo/documents/documents.000.tar.zst.age").unlink(), "There is no bare/"),
+    "contents": (lambda folder: flip(folder / "contents.jsonl.zst.age"), "contents.jsonl.zst.age is not what the manifest says"),
+    "list of packs": (lambda folder: flip(folder / "packs.jsonl"), "packs.jsonl of set"),
+    "list of packs, longer": (lambda folder: lengthen(folder / "packs.jsonl"), "packs.jsonl at "),
+    "instructions": (lambda folder: flip(folder / "RESTORE.md"), "RESTORE.md is not what the manifest says"),
+    "manifest": (lambda folder: flip(folder / "manifest.json"), "manifest at"),
+    "signature": (lambda folder: (folder / "manifest.json.sig").unlink(), "was not signed by the key"),
+    "record": (lambda folder: flip(next((folder / "records").glob("*-proof.json"))), "is not believed"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_wherever_it_is(kept, place, ask, damage):
+    action, words = DAMAGES[damage]
+    action(place / "bare" / kept.sets[FULL])
+    status, found, _ = ask("verify", place, kept.sets[FULL], kit=WHOLE_KIT)
+    assert status == 1
+    (verified,) = found["sets"]
+    assert verified["good"] is False
+    assert any(words in fault for fault in verified["faults"]), verified
+    status, text, _ = ask("verify", place, "--all", as_json=False)
+    assert status == 1
+    assert "bad: " in text
+    assert f"WHOLE, BUT NOT COMPLETE: set {kept.sets[NO_MONGO]} of bare" in text, "the others are verified all the same"
+    status, text, _ = ask("verify", place, "latest", as_json=False)
+    assert (status, "BAD: " in text) == (1, True), "it may have been the newest"
+
+
+def test_everything_that_is_bad_is_named_at_once(kept, place, ask):
+    folder = place / "bare" / kept.sets[FULL]
+    for path in (folder / "files/uploads").iterdir():
+        flip(path)
+    (folder / "identity.txt").write_text("somebody put it here")
+    _, found, _ = ask("verify", place, kept.sets[FULL])
+    (verified,) = found["sets"]
+    assert len(verified["faults"]) == len(list((folder / "files/uploads").iterdir())) > 2
+    assert verified["notes"] == ["beside it lies what is no part of it: identity.txt"]
+
+
+def test_a_pack_that_was_stored_as_signed_but_does_not_open_is_found_with_an_identity_only(kept, place, ask):
+    folder = place / "bare" / kept.sets[FULL]
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
+    packs = parse_packs((folder / PACKS_FILE).read_bytes(), manifest)
+    for exchanged in ("mongo/documents/documents.000.tar.zst.age", "files/uploads/uploads.000.tar.zst.age"):
+        flip(folder / exchanged)
+        there = describe_file(folder / exchanged)
+        packs = [pack.model_copy(update={"sha256": there.sha256}) if pack.file == exchanged else pack for pack in packs]
+    write_packs(folder / PACKS_FILE, packs)
+    files = manifest.files.model_copy(update={"packs": describe_file(folder / PACKS_FILE)})
+    key = SigningKey.from_endpoint(kept.connect("bare_backup_signing"))
+    write_manifest(folder, manifest.model_copy(update={"files": files}), key)
+    status, found, _ = ask("verify", place, kept.sets[FULL])
+    assert (status, found["contents"]) == (0, "NOT READ")
+    status, found, _ = ask("verify", place, kept.sets[FULL], kit=WHOLE_KIT)
+    assert (status, found["contents"]) == (1, "read")
+    assert len(found["sets"][0]["faults"]) == 2, found
+
+
+def test_without_a_public_key_nothing_is_called_good(kept, ask):
+    for command, more in (("sets", ()), ("show", ("latest",)), ("verify", ("latest",))):
+        status, text, _ = ask(command, kept.folder / "near", *more, kit=(), as_json=False)
+        assert "SIGNATURES NOT CHECKED" in text
+        assert "GOOD" not in text
+        assert status == (1 if command == "verify" else 0)
+    status, found, _ = ask("verify", kept.folder / "near", "latest", kit=())
+    assert (status, found["signatures"], found["sets"][0]["good"], found["sets"][0]["faults"]) == (1, "NOT CHECKED", False, [])
+    assert "CONTENTS NOT READ" in ask("verify", kept.folder / "near", "latest", as_json=False)[1]
+
+
+def test_a_set_that_lies_where_another_one_belongs_is_not_believed(kept, place, ask):
+    older, newer = (place / "bare" / kept.sets[name] for name in (FULL, NO_MONGO))
+    shutil.rmtree(newer)
+    shutil.copytree(older, newer)
+    status, found, _ = ask("sets", place)
+    assert status == 1
+    assert [each["set"] for each in found["sets"]] == [kept.sets[FULL]]
+    assert "somebody moved or copied it" in found["findings"][0]
+
+
+def test_what_is_being_written_is_no_set_and_hides_none(kept, place, ask):
+    (place / "bare" / kept.sets[NO_MONGO] / MANIFEST_FILE).unlink()
+    (place / "lost+found").mkdir()
+    status, found, _ = ask("sets", place)
+    assert (status, len(found["sets"])) == (0, 1)
+    assert kept.sets[NO_MONGO] in found["unfinished"][0]
+    assert ask("verify", place, "--all")[0] == 0
+    assert ask("verify", place, kept.sets[NO_MONGO])[0] == 1
+    assert ask("verify", place, "latest")[0] == 0
+
+
+def test_latest_is_not_good_while_a_newer_one_is_damaged(kept, place, ask):
+    flip(place / "bare" / kept.sets[NO_MONGO] / MANIFEST_FILE)
+    for where, more in ((place, ()), (place / "bare", ("--plan", "bare")), (place, ("--plan", "bare"))):
+        status, text, _ = ask("verify", where, "latest", *more, as_json=False)
+        assert status == 1
+        assert f"GOOD: set {kept.sets[FULL]} of bare, " in text
+        assert " old: " in text
+        assert f"BAD: set {kept.sets[NO_MONGO]}" in text
+    status, found, _ = ask("show", place, "latest")
+    assert (status, found["set"]["set_id"], len(found["doubtful"])) == (1, kept.sets[FULL], 1)
+    assert ask("verify", place, kept.sets[FULL])[0] == 0, "who names a set asks about that one"
+
+
+def test_where_all_sets_are_damaged_latest_is_bad(kept, place, ask):
+    for set_id in kept.sets.values():
+        flip(place / "bare" / set_id / MANIFEST_FILE)
+    status, found, _ = ask("verify", place, "latest")
+    assert (status, {each["set"] for each in found["sets"]}) == (1, set(kept.sets.values()))
+
+
+@pytest.mark.parametrize("days", [2, 4])
+def test_a_set_that_lost_its_manifest_is_told_from_one_that_is_on_its_way(kept, place, ask, days):
+    folder = place / "bare" / kept.sets[NO_MONGO]
+    (folder / MANIFEST_FILE).unlink()
+    long_ago = (datetime.now(UTC) - timedelta(days=days)).timestamp()
+    for path in folder.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    lost = days == 4
+    changed = place.stat().st_mtime_ns
+    for arguments in (["verify", place, "latest"], ["verify", place, "--all"], ["sets", place]):
+        status, found, _ = ask(*arguments)
+        assert (status, len(found["unfinished"])) == ((1, 0) if lost else (0, 1)), arguments
+    _, text, _ = ask("sets", place, as_json=False)
+    assert ("NOT BELIEVED" in text, "but no manifest: it was removed, or never came" in text) == (lost, lost)
+    assert place.stat().st_mtime_ns == changed, "not even a probe of its clock is written there"
+
+
+def test_what_can_not_be_read_is_neither_good_nor_bad(kept, place, ask):
+    """A folder where the file should be: reading fails there as it does on a bad disk, for root too."""
+    path = place / "bare" / kept.sets[NO_MONGO] / MANIFEST_FILE
+    path.unlink()
+    path.mkdir()
+    (path / "x").touch()
+    for arguments in (["verify", place, "latest"], ["verify", place, "--all"], ["verify", place, kept.sets[NO_MONGO]]):
+        status, found, _ = ask(*arguments)
+        assert (status, [each["faults"] for each in found["sets"] if each["faults"]]) == (2, [])
+        assert "Is a directory" in found["sets"][-1]["unable"][0]
+    status, text, _ = ask("sets", place, as_json=False)
+    assert (status, "NOT BELIEVED" in text, "COULD NOT BE READ: bare/" in text) == (2, False, True)
+    assert kept.sets[FULL] in text
+    status, _, words = ask("show", place, kept.sets[NO_MONGO])
+    assert (status, "Is a directory" in words) == (2, True)
+
+
+def sign(kept, folder, **changes):
+    """Change a manifest as whoever has the key can."""
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
+    write_manifest(folder, manifest.model_copy(update=changes), SigningKey.from_endpoint(kept.connect("bare_backup_signing")))
+
+
+def test_latest_passes_over_a_set_that_is_dated_in_the_future(kept, place, ask):
+    sign(kept, place / "bare" / kept.sets[NO_MONGO], complete=True, missing={}, created=datetime.now(UTC) + timedelta(days=365))
+    assert ask("show", place, "latest")[1]["set"]["set_id"] == kept.sets[FULL]
+    assert ask("show", place, kept.sets[NO_MONGO])[0] == 0
+
+
+def test_latest_passes_over_the_safety_set_of_a_restore(kept, place, ask):
+    safety = place / "bare" / kept.sets[NO_MONGO]
+    sign(kept, safety, safety=True, complete=True, missing={})
+    assert ask("show", place, "latest")[1]["set"]["set_id"] == kept.sets[FULL]
+    assert ask("verify", place, "latest")[1]["sets"][0]["set"] == kept.sets[FULL]
+    assert "yes, safety" in ask("sets", place, as_json=False)[1]
+
+
+@pytest.fixture(scope="module")
+def unopened(postgres_server, mongo_server, tmp_path_factory):
+    """A system whose plan has no identity: its sets are stored without being opened."""
+    made = Small(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
+    path = made.plans / "unopened.yaml"
+    path.write_text(path.read_text().replace(", identity: unopened_backup_identity", "") + "good: stored\n")
+    made.set_id = made.back_up("whole")
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def ask_unopened(unopened, ask, monkeypatch):
+    """Verify one of its sets; the tools of its PostgreSQL are known."""
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", str(postgres_bin(18)))
+
+    def run(set_id):
+        kit = ("--public-key", unopened.keys.folder / "public.pem", "--identity", unopened.keys.folder / "identity.txt")
+        return ask("verify", unopened.folder / "near", set_id, *kit, kit=())
+
+    return run
+
+
+def test_what_nobody_ever_opened_is_not_called_good_until_it_was_compared(unopened, ask, ask_unopened, monkeypatch):
+    key = ("--public-key", unopened.keys.folder / "public.pem")
+    status, text, _ = ask("verify", unopened.folder / "near", unopened.set_id, *key, kit=(), as_json=False)
+    assert (status, text.startswith("WHOLE, CONTENTS NOT READ: set ")) == (2, True)
+    status, found, _ = ask_unopened(unopened.set_id)
+    assert (status, found["sets"][0]["good"]) == (0, True), found
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", "")
+    monkeypatch.setattr("recovery.sources.postgres.client.tool_places", lambda folders: [])
+    status, found, _ = ask_unopened(unopened.set_id)
+    (verified,) = found["sets"]
+    assert (status, verified["faults"]) == (2, []), "whether it holds everything can't be told without pg_restore"
+    assert "PostgreSQL 18 client tools" in verified["unable"][0]
+
+
+MONGO_LACKS = "mongo.documents, documents: The dump lacks what its source has: "
+
+
+@pytest.mark.parametrize(
+    ("source", "lost", "words"),
+    [
+        ("mongo.documents", rb"unopened/states\..*", f"{MONGO_LACKS}collection unopened.states"),
+        ("mongo.documents", rb"unopened/states\.bson", f"{MONGO_LACKS}the documents of unopened.states"),
+        ("mongo.documents", rb".*", MONGO_LACKS),
+        ("postgres.main", rb"\d+\.dat", "postgres.main, unopened: The dump lacks what the source has: the file"),
+        ("files.uploads", rb"top\.txt", "files.uploads, uploads: The archive of uploads lacks top.txt"),
+        ("config.settings", rb".*flow\.py", "config.settings, settings: The archive of settings lacks "),
+    ],
+)
+def test_a_set_that_was_stored_without_something_is_bad_once_it_is_opened(unopened, ask_unopened, monkeypatch, source, lost, words):
+    members = steps._members
+
+    def fewer(work, artifact):
+        return (member for member in members(work, artifact) if not re.fullmatch(lost, member.path))
+
+    monkeypatch.setattr(steps, "_members", fewer)
+    set_id = unopened.back_up(f"without {lost}", sources=(source,))
+    status, found, _ = ask_unopened(set_id)
+    (verified,) = found["sets"]
+    assert (status, verified["good"], len(verified["faults"])) == (1, False, 1), verified
+    assert words in verified["faults"][0]
+
+
+def test_a_set_that_lacks_a_source_is_not_called_good(kept, ask):
+    status, found, _ = ask("verify", kept.folder / "near", kept.sets[NO_MONGO], kit=WHOLE_KIT)
+    (verified,) = found["sets"]
+    assert (status, verified["good"], verified["faults"], verified["missing"]) == (2, False, [], ["mongo.documents"])
+    _, text, _ = ask("verify", kept.folder / "near", kept.sets[NO_MONGO], as_json=False)
+    assert text.startswith("WHOLE, BUT NOT COMPLETE: set ")
+
+
+@pytest.mark.parametrize("facts", [{"sources": ["config.settings"]}, {"sources": ALL, "only": {"files.uploads": ["top.txt"]}}, {}])
+def test_the_proof_of_a_part_is_not_shown_as_one_of_the_set(kept, place, ask, facts):
+    folder = place / "bare" / kept.sets[FULL]
+    shutil.rmtree(folder / "records")
+    proof = Record(kind="proof", plan="bare", set_id=folder.name, time=kept.proven, by="run", text="proven equal", facts=facts)
+    add_record(Folder("place", place), proof, SigningKey.from_endpoint(kept.connect("bare_backup_signing")))
+    full = ask("sets", place)[1]["sets"][1]
+    assert (full["last_proof"], full["last_proof_of_any_part"]) == (None, iso(kept.proven))
+    _, text, _ = ask("sets", place, as_json=False)
+    assert text.strip().splitlines()[2].split()[-5] == "part"
+
+
+def test_plans_beside_each_other_are_told_apart(kept, place, ask, tmp_path, capsys):
+    other = Small(tmp_path / "other", "other")
+    set_id = other.back_up()
+    shutil.copytree(other.folder / "near" / "other", place / "other")
+    status, found, _ = ask("sets", place, kit=())
+    assert {each["plan"] for each in found["sets"]} == {"bare", "other"}
+    assert [each["set"] for each in ask("sets", place, "--plan", "other", kit=())[1]["sets"]] == [set_id]
+    status, _, words = ask("show", place, "latest", kit=())
+    assert (status, "--plan" in words) == (2, True)
+    assert ask("verify", place, "latest", "--plan", "bare")[0] == 0
+    assert ask("verify", place, "--all")[0] == 1, "the other plan's key is another one"
+
+
+def test_an_identity_of_another_time_is_said_and_the_rest_is_verified(kept, ask, tmp_path):
+    other = create_keys(tmp_path / "other", "other").folder / "identity.txt"
+    status, found, _ = ask("verify", kept.folder / "near", kept.sets[FULL], "--identity", other)
+    (verified,) = found["sets"]
+    assert (status, verified["good"], verified["faults"], verified["things"]) == (2, False, [], None)
+    assert "was not encrypted to this identity" in verified["unable"][0]
+    assert verified["files"] > 5
+    both = tmp_path / "both.txt"
+    both.write_text(other.read_text() + (kept.keys.folder / "identity.txt").read_text())
+    assert ask("verify", kept.folder / "near", kept.sets[FULL], "--identity", both)[0] == 0
+    status, _, words = ask("show", kept.folder / "near", kept.sets[FULL], "--identity", other)
+    assert (status, "was not encrypted to this identity" in words) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sets", "{near}/nowhere"], "There is no folder"),
+        (["sets", "{near}/bare/manifest.json"], "There is no folder"),
+        (["verify", "{near}", "20260101T000000Z-0000"], "There is no set 20260101T000000Z-0000"),
+        (["verify", "{near}", "20260101T000000Z-0000", "--all"], "both given"),
+        (["verify", "{near}"], "more than one set"),
+        (["verify", "{kit}", "--all"], "There is no set"),
+        (["verify", "{near}", "latest", "--identity", "{kit}/public.pem"], "has no age identity"),
+        (["verify", "{near}", "latest", "--identity", "{kit}/none"], "can't be read"),
+        (["sets", "{near}", "--public-key", "{kit}/identity.txt"], "not an Ed25519 public key"),
+        (["sets", "s3://bucket", "--endpoint-url", "nonsense"], "can't be reached"),
+    ],
+)
+def test_a_mistake_is_a_message_and_exit_status_2(kept, capsys, arguments, words):
+    places = {"near": kept.folder / "near", "kit": kept.keys.folder}
+    assert main([part.format(**places) for part in arguments]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.out == ""
+    assert (kept.keys.folder / "identity.txt").read_text().split()[-1] not in printed.err
+
+
+def test_a_place_without_sets_is_not_a_success(tmp_path, ask):
+    status, text, _ = ask("sets", tmp_path, as_json=False)
+    assert (status, "There is no set at" in text) == (1, True)
+
+
+def test_nothing_decrypted_is_left_behind(kept, ask, tmp_path, monkeypatch):
+    scratch = tmp_path / secrets.token_hex(4)
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert ask("verify", kept.folder / "near", kept.sets[FULL], kit=WHOLE_KIT)[0] == 0
+    assert list(scratch.iterdir()) == []
+
+
+def planted(place):
+    """A folder of a set that somebody else made."""
+    folder = place / "bare" / "99990101T000000Z-0000"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ((), None),
+        (("skew_seconds",), float("inf")),
+        (("skew_seconds",), float("nan")),
+        (("created",), "0001-01-01T00:00:00+14:00"),
+        (("created",), "9999-12-31T23:59:59-14:00"),
+        (("sources", "postgres.main", "point", "opened"), "0001-01-01T00:00:00+14:00"),
+        (("sources", "postgres.main", "totals", "stored_bytes"), 10**400),
+        (("sources", "postgres.main", "totals", "counts", "bare"), 10**400),
+        (("files", "packs", "bytes"), 10**15),
+        (("files", "packs", "bytes"), 1 << 63),
+    ],
+    ids=str,
+)
+def test_a_planted_manifest_is_bad_and_stops_nothing(kept, place, ask, where, what):
+    folder = planted(place)
+    values = json.loads((place / "bare" / kept.sets[FULL] / MANIFEST_FILE).read_text()) | {"set_id": folder.name}
+    part = values
+    for key in where[:-1]:
+        part = part[key]
+    part |= dict.fromkeys(where[-1:], what)
+    (folder / MANIFEST_FILE).write_text(json.dumps(values) if where else "[" * 60_000)
+    (folder / SIGNATURE_FILE).write_bytes(bytes(64))
+    for kit, words in ((("--public-key", "public.pem"), "was not signed by the key"), ((), " is not ")):
+        status, found, _ = ask("sets", place, kit=kit)
+        assert (status, len(found["sets"]), len(found["findings"])) == (1, 2, 1)
+        assert words in found["findings"][0]
+        status, _, said = ask("show", place, folder.name, kit=kit)
+        assert (status, words in said) == (2, True)
+        status, found, _ = ask("verify", place, "--all", kit=kit)
+        assert (status, sum(bool(each["faults"]) for each in found["sets"])) == (1, 1)
+
+
+def test_a_record_of_an_impossible_moment_is_not_believed(kept, place, ask):
+    records = place / "bare" / kept.sets[FULL] / "records"
+    record = next(records.glob("*-hold.json"))
+    values = json.loads(record.read_text()) | {"time": "0001-01-01T00:00:00+14:00"}
+    record.write_text(json.dumps(values))
+    proof = next(records.glob("*-proof.json"))
+    proof.write_text(json.dumps(json.loads(proof.read_text()) | {"facts": {"sources": 5}}))
+    status, found, _ = ask("sets", place, kit=())
+    assert (status, len(found["findings"])) == (1, 1)
+    assert "is no record of format 1" in found["findings"][0]
+
+
+def test_the_signature_is_looked_at_before_anything_is_decoded(kept, place, ask, monkeypatch):
+    folder = planted(place)
+    (folder / MANIFEST_FILE).write_bytes(b"whatever")
+    decoded = []
+
+    def decode(data, where):
+        decoded.append(data)
+        return decode_manifest(data, where)
+
+    monkeypatch.setattr("recovery.sets.manifest.decode_manifest", decode)
+    assert ask("sets", place)[0] == 1
+    assert len(decoded) == 2
+    assert b"whatever" not in decoded
+
+
+def test_sets_that_lie_at_the_root_hide_none(kept, place, ask):
+    """An old set beside the folders of plans: what is newer lies deeper."""
+    older, newer = kept.sets[FULL], kept.sets[NO_MONGO]
+    (place / "bare" / older).rename(place / older)
+    status, found, _ = ask("sets", place)
+    assert (status, [each["set"] for each in found["sets"]]) == (0, [newer, older])
+    assert found["remarks"] == [
+        f"{older} does not lie where others do; a restore looks at <plan>/<set id> of a destination, and nowhere else."
+    ]
+    assert found["remarks"][0] in ask("sets", place, as_json=False)[1]
+    status, text, _ = ask("verify", place, older, as_json=False)
+    assert (status, f"note: {older} does not lie where others do" in text) == (0, True)
+
+
+def test_a_manifest_at_the_root_hides_no_newer_set(kept, place, ask):
+    newest = place / "bare" / kept.sets[NO_MONGO]
+    older = place / "bare" / kept.sets[FULL]
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        shutil.copy(older / name, place)
+    sign(kept, newest, complete=True, missing={})
+    status, found, _ = ask("verify", place, "latest")
+    assert (status, [each["set"] for each in found["sets"]]) == (0, [newest.name])
+    assert "this place itself does not lie where others do" in found["remarks"][0]
+    (place / SIGNATURE_FILE).unlink()
+    status, found, _ = ask("verify", place, "latest")
+    assert (status, [each["set"] for each in found["sets"]]) == (1, [newest.name, str(place)]), "a stray one is named"
+
+
+def test_what_somebody_else_encrypted_is_written_nowhere_outside(kept, place, ask, tmp_path, monkeypatch):
+    """Anybody can encrypt to a recipient; without the public key it is opened."""
+    folder = place / "bare" / kept.sets[FULL]
+    (identity,) = [line for line in (kept.keys.folder / "identity.txt").read_text().splitlines() if line.startswith("AGE-")]
+    recipient = pyrage.x25519.Identity.from_str(identity).to_public()
+    rows = json.dumps(["../../../evil", "x", "table", "t", {}]).encode() + b"\n"
+    (folder / CONTENTS_FILE).write_bytes(pyrage.encrypt(zstandard.compress(rows), [recipient]))
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
+    files = manifest.files.model_copy(update={"contents": describe_file(folder / CONTENTS_FILE)})
+    (folder / MANIFEST_FILE).write_bytes(encode(manifest.model_copy(update={"files": files})))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    status, found, _ = ask("verify", place, folder.name, kit=("--identity", "identity.txt"))
+    assert (status, len(found["sets"][0]["faults"]) > 3) == (1, True), "no pack is one that the contents name"
+    assert not (tmp_path / "evil").exists()
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(kept, place, ask):
+    os.mkfifo(planted(place) / MANIFEST_FILE)
+    status, found, _ = ask("sets", place)
+    assert (status, len(found["sets"]), len(found["unread"])) == (2, 2, 1)
+    assert "It is not a file" in found["unread"][0]
+
+
+FORGED = "x\nGOOD: set 20990101T000000Z-0000 of bare\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize("kit", [("--public-key", "public.pem"), ()])
+def test_names_at_a_place_never_begin_a_line_or_move_the_cursor(kept, place, ask, capsys, kit):
+    folder = place / "bare" / kept.sets[FULL]
+    (folder / FORGED).write_text("")
+    (place / FORGED / kept.sets[FULL]).mkdir(parents=True)
+    (place / FORGED / kept.sets[FULL] / MANIFEST_FILE).write_text(FORGED)
+    (folder / "records" / f"{FORGED}-hold.json").write_text("")
+    for command, more in (("sets", ()), ("show", ()), ("verify", ("--all",)), ("verify", ("latest",))):
+        where = folder if command == "show" else place
+        _, text, words = ask(command, where, *more, kit=kit, as_json=False)
+        assert r"x\nGOOD: set 20990101T000000Z-0000 of bare\x1b[2J\u202e" in text
+        main([command, str(where), *map(str, more), "--json"])
+        for line in (text + words + capsys.readouterr().out).split("\n"):
+            assert line.isprintable()
+            assert not line.startswith("GOOD: set 2099")
+
+
+def test_a_defect_is_said_to_be_one_in_one_line(kept, monkeypatch, capsys):
+    def broken(*arguments):
+        raise ZeroDivisionError("in the middle of it")
+
+    monkeypatch.setattr("recovery.cli.sets.find_sets", broken)
+    assert main(["sets", str(kept.folder / "near")]) == 3
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "Traceback" in said) == (1, False)
+    assert "a defect of this program (ZeroDivisionError)" in said
+    monkeypatch.setenv("RECOVERY_DEBUG", "1")
+    assert main(["sets", str(kept.folder / "near")]) == 3
+    assert "in the middle of it" in capsys.readouterr().err

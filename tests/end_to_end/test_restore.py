@@ -1,0 +1,645 @@
+"""Restores through a real Airflow: every gate refused, missed, forged and answered too fast; tasks killed; runs marked by hand.
+
+Each scenario has a plan and a system of its own, so several run at the same time; one test reports on each.
+"""
+
+import contextlib
+import email
+import fcntl
+import os
+import pathlib
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.header import decode_header, make_header
+
+import pytest
+
+from recovery.crypto.signing import SigningKey
+from recovery.restore.approvals import Approval, write_signed
+from recovery.restore.session import RestoreRun
+from recovery.sets.records import read_records
+from sandbox.person import Refused
+from sandbox.servers import wait_for
+from tests.support.small import said
+
+SCENARIOS = {}
+PARAMETERS = []
+SMALL_PLANS = {}
+
+
+def scenario(*marks, **settings):
+    """Register a scenario, with the settings of its system."""
+
+    def register(function):
+        name = function.__name__[:40]  # the longest that a plan's name may be
+        SCENARIOS[name] = function
+        SMALL_PLANS[name] = settings
+        PARAMETERS.append(pytest.param(name, marks=marks))
+        return function
+
+    return register
+
+
+class Play:
+    """One scenario's system, plan and people."""
+
+    def __init__(self, name, airflow, small, mails):
+        self.airflow = airflow
+        self.small = small
+        self.dag = f"{name}_restore"
+        self.operator, self.alice, self.bob, self.carol = map(airflow.user, ("operator", "alice", "bob", "carol"))
+        self._mails = mails
+        self.run_id = ""
+        self._answers = {}
+        self.set_state = small.fingerprint()
+        small.disaster()
+        self.before = small.fingerprint()
+
+    def trigger(self, person=None, **params):
+        self.run_id = (person or self.operator).trigger(self.dag, params)
+        return self
+
+    @property
+    def run(self):
+        return RestoreRun(self.small.plan(), self.run_id, self.small.connect)
+
+    def gate(self, name):
+        """Wait until a gate waits. One that was answered may ask again, where Airflow lost the answer: it gets the same."""
+        while gate := self.alice.next_gate(self.dag, self.run_id, timeout=300):
+            if gate.task_id == name:
+                return gate
+            self._again(gate)
+        raise AssertionError(f"the run ended before the gate {name}: {self.words()}")
+
+    def _again(self, gate):
+        assert gate.task_id in self._answers, f"nobody answers the gate {gate.task_id}: {self.words()}"
+        person, option = self._answers[gate.task_id]
+        person.answer(gate, option)
+
+    def approve(self, *names, person=None):
+        """Answer these gates, one after the other."""
+        for name in names:
+            self.answer(self.gate(name), person=person or self.alice)
+
+    def reject(self, name, person=None):
+        self.answer(self.gate(name), "Reject", person or self.bob)
+
+    def answer(self, gate, option="Approve", person=None):
+        self._answers[gate.task_id] = (person or self.alice, option)
+        self._again(gate)
+
+    def until(self, what, condition):
+        """Wait for something that comes after gates that were answered; one whose answer Airflow lost asks again, and gets the same."""
+
+        def come():
+            for gate in self.alice.gates(self.dag, self.run_id):
+                if gate.task_id in self._answers and not condition():
+                    self._again(gate)
+            return condition()
+
+        wait_for(what, come)
+
+    def ended(self, state="failed"):
+        """Wait for the end; what the tasks and the report said."""
+        while gate := self.alice.next_gate(self.dag, self.run_id, timeout=300):
+            if gate.task_id in self._answers:
+                self._again(gate)
+            else:
+                time.sleep(1)  # one that is to stay without an answer
+        self.teardowns_ended()
+        found = self.alice.run_state(self.dag, self.run_id)
+        assert found == state, f"{found}: {self.words()}"
+        return self.words()
+
+    def teardowns_ended(self):
+        """A run that was marked by hand has ended while its teardowns still run."""
+        over = {"success", "failed", "skipped", "upstream_failed"}
+        wait_for(f"the report of {self.dag}", lambda: self.alice.states(self.dag, self.run_id)["report"] in over)
+
+    def words(self):
+        """What the failed tasks, and the report, said."""
+        states = self.alice.states(self.dag, self.run_id)
+        logs = {name: self.alice.log_text(self.dag, self.run_id, name)[-20000:] for name, state in states.items() if state == "failed"}
+        report = (self.run.folder / "report.md").read_text() if (self.run.folder / "report.md").exists() else "no report"
+        return "\n".join([f"{states}", report, *(f"--- {name}\n{text}" for name, text in logs.items())])
+
+    def nothing_changed(self):
+        """Live is as it was before the restore, nothing is left over, the services run, nothing is held."""
+        assert self.small.fingerprint() == self.before, said(self.run)
+        assert self.small.leftovers() == []
+        assert all(self.small.services.values()), self.small.told
+        self.let_go_of()
+
+    def let_go_of(self):
+        assert self.run.journal.closed, said(self.run)
+        for destination in self.run.destinations():
+            found = read_records(destination, self.run.manifest().path, self.run.verify_key(), self.run.manifest())
+            assert found.holds == (), found
+            assert len(found.of("report")) == 1
+
+    def log(self, task):
+        return self.alice.log_text(self.dag, self.run_id, task)
+
+    def mails(self, *words):
+        """Mails about this plan whose subject has all of the words."""
+        found = []
+        for message in self._mails.messages:
+            parsed = email.message_from_string(message.text)
+            subject = str(make_header(decode_header(parsed["Subject"])))
+            if all(word in subject for word in (f"[{self.small.name}]", *words)):
+                found.append("".join(part.get_payload(decode=True).decode() for part in parsed.walk() if not part.is_multipart()))
+        return found
+
+    @contextmanager
+    def busy(self, source_id):
+        """Hold a source's lock: whatever changes it waits."""
+        path = self.run.folder / "locks" / source_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield path
+
+    def says(self, step, source=""):
+        self.until(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)))
+
+
+def waiting_for(path):
+    """The process that waits for a lock, from the kernel's list; None if none does."""
+    inode = f":{path.stat().st_ino} "
+    with pathlib.Path("/proc/locks").open() as lines:
+        return next((int(line.split()[5]) for line in lines if inode in line and " -> " in line), None)
+
+
+@pytest.fixture(scope="module")
+def plays(request, airflow, smalls, mails):
+    """The scenarios that were selected, as futures; several run at once."""
+    chosen = [item.callspec.params["name"] for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
+    with ThreadPoolExecutor(6) as pool:
+        yield {name: pool.submit(lambda name=name: SCENARIOS[name](Play(name, airflow, smalls[name], mails))) for name in chosen}
+        pool.shutdown(cancel_futures=True)
+
+
+# Answers --------------------------------------------------------------------------------------------------------------
+
+
+@scenario()
+def plan_rejected(play):
+    play.trigger().reject("approve_plan")
+    words = play.ended()
+    assert "bob rejected the gate 'plan'; nothing live was replaced" in words
+    play.nothing_changed()
+    assert not play.run.journal.said("staging")
+    play.until("the mail about the failure", lambda: bool(play.mails("Restore FAILED")))
+    waited, *_asked_again = play.mails("waits for approval: plan")
+    assert play.run.manifest().set_id in waited
+    assert play.run_id in play.mails("Restore FAILED")[0]
+
+
+@scenario()
+def switch_rejected_and_nobody_opens_their_own_gate(play):
+    play.trigger(play.alice)
+    gate = play.gate("approve_plan")
+    assert gate.assigned == ("bob",)
+    for person in (play.alice, play.operator, play.carol):
+        with pytest.raises(Refused) as refused:
+            person.answer(gate, at_once=True)
+        assert refused.value.status == 403, person.name
+    with pytest.raises(Refused):
+        play.carol.trigger(play.dag)
+    play.approve("approve_plan", person=play.bob)
+    gate = play.gate("approve_switch")
+    assert "proven equal to the set" in gate.body
+    assert play.small.fingerprint() == play.before, "something live was touched before the switch was approved"
+    play.answer(gate, "Reject", play.bob)
+    assert "bob rejected the gate 'switch'; nothing live was replaced" in play.ended()
+    play.nothing_changed()
+    assert play.small.told == []
+
+
+@scenario(servers=("postgres", "mongo"))
+def accept_rejected_and_later_writes_kept_aside(play):
+    play.trigger().approve("approve_plan", "approve_switch")
+    gate = play.gate("accept")
+    assert "web: check is done" in gate.body
+    restored = play.small.fingerprint()
+    for state in (restored, play.set_state):
+        state["mongo.documents"].pop("sessions (indexes, options)")  # its TTL is put on after acceptance
+    assert restored == play.set_state
+    (play.small.storage / "year0" / "written after the switch").write_text("hours of work\n")
+    (play.small.storage / "also after").write_text("more\n")
+    play.small.sql("INSERT INTO requests (what) VALUES ('after the switch')")
+    with play.small.mongo.client() as client:
+        client[play.small.name].states.insert_one({"_id": "after"})
+    play.answer(gate, "Reject", play.bob)
+    assert "bob rejected the gate 'accept'; the data of before is back" in play.ended()
+    assert play.small.fingerprint() == play.before
+    assert all(play.small.services.values())
+    play.let_go_of()
+    aside = play.small.storage / f".recovery-{play.run.id}" / "new"
+    assert (aside / "year0" / "written after the switch").read_text() == "hours of work\n"
+    assert (aside / "also after").read_text() == "more\n"
+    assert f"{play.small.name}__stage_{play.run.id}" in play.small.leftovers()
+    with play.small.mongo.client() as client:
+        assert client[play.small.name][f"__stage_{play.run.id}_states"].find_one({"_id": "after"})
+
+
+@scenario(pytest.mark.long, timeout="4s")
+def plan_unanswered(play):
+    play.trigger()
+    assert "nobody answered the gate 'plan' in time" in play.ended()
+    play.nothing_changed()
+
+
+@scenario()
+def accept_unanswered(play):
+    play.small.hold("check", "web")
+    play.trigger().approve("approve_plan", "approve_switch")
+    play.until("the checks", lambda: play.small.held("check", "web") is not None)
+    play.small.write_plan(timeout="3s")
+    play.small.let_go("check", "web")
+    words = play.ended()
+    assert "in use, but nobody accepted it" in words
+    assert play.small.fingerprint() == play.set_state
+    play.let_go_of()
+    assert len(play.mails("NOT accepted in time")) == 1
+    assert (play.small.storage / f".recovery-{play.run.id}" / "before" / "new.txt").exists()
+
+
+@scenario(pytest.mark.long, timeout="60s")
+def switch_unanswered(play):
+    play.trigger().approve("approve_plan")
+    play.gate("approve_switch")
+    assert "nobody answered the gate 'switch' in time" in play.ended()
+    play.nothing_changed()
+
+
+@scenario()
+def answers_in_the_first_second_and_a_backup_that_waits(play):
+    play.trigger()
+    answered = set()
+
+    def answer(gate):
+        """At once; again as a person would, where Airflow lost it."""
+        play.alice.answer(gate, at_once=gate.task_id not in answered)
+        answered.add(gate.task_id)
+
+    while (gate := play.alice.next_gate(play.dag, play.run_id)) and gate.task_id != "accept":
+        answer(gate)
+    assert gate, play.words()
+    backup = play.operator.trigger(f"{play.small.name}_backup")
+    play.operator.wait_task(f"{play.small.name}_backup", backup, "prepare", {"up_for_reschedule"})
+    assert "between its switch and its acceptance" in play.operator.log_text(f"{play.small.name}_backup", backup, "prepare", 1)
+    while gate:
+        answer(gate)
+        gate = play.alice.next_gate(play.dag, play.run_id)
+    play.ended("success")
+    assert play.small.fingerprint() == play.set_state
+    play.operator.clear(f"{play.small.name}_backup", backup, "prepare")
+    assert play.operator.wait_run(f"{play.small.name}_backup", backup) == "success"
+
+
+# Parts, targets, methods ------------------------------------------------------------------------------------------------
+
+
+@scenario(servers=("postgres", "mongo"))
+def a_dry_run_asks_nobody(play):
+    play.trigger(dry_run=True)
+    play.ended("success")
+    for words in ("| table | removed | 1 |", "| file | changed | 1 |", "This was a dry run"):
+        assert words in play.log("preflight")
+    assert play.small.fingerprint() == play.before
+    assert play.small.leftovers() == []
+    for destination in play.run.destinations():
+        assert not read_records(destination, play.run.manifest().path, play.run.verify_key(), play.run.manifest()).verified
+    states = play.alice.states(play.dag, play.run_id)
+    done = {"choose_set", "preflight", "discard", "report"}
+    assert {task for task, state in states.items() if state == "success"} == done
+    assert set(states.values()) == {"success", "skipped"}
+
+
+@scenario(servers=("postgres",))
+def one_table_and_one_folder(play):
+    table = f"{play.small.name}.public.requests"
+    play.trigger(sources=["postgres.main", "files.uploads"], **{"only.postgres.main": [table], "only.files.uploads": ["year1"]})
+    gate = play.gate("approve_plan")
+    assert f"Only: {table}" in gate.body.replace("\\", "")
+    play.approve("approve_plan", "approve_switch", "accept")
+    play.ended("success")
+    found = play.small.fingerprint()
+    for source, names in (("postgres.main", {"requests", "requests_id_seq"}), ("files.uploads", {"year1"})):
+        wanted = play.before[source] | {name: play.set_state[source][name] for name in names}
+        assert found[source] == wanted
+    assert found["config.settings"] == play.before["config.settings"]
+
+
+@scenario(pytest.mark.long, servers=("postgres", "mongo"), gates=("switch",))
+def into_a_target_with_one_gate(play):
+    with pytest.raises(Refused) as refused:
+        play.trigger(target="elsewere")
+    assert refused.value.status == 400
+    play.trigger(target="elsewhere").approve("approve_switch")
+    play.ended("success")
+    assert play.small.elsewhere_fingerprint() == play.set_state
+    assert play.small.fingerprint() == play.before
+    states = play.alice.states(play.dag, play.run_id)
+    assert states["approve_plan"] == states["accept"] == "skipped"
+    assert play.small.told == []
+
+
+@scenario(servers=("postgres", "mongo"))
+def in_place_rejected_at_the_last_gate(play):
+    play.trigger(method="in place", config="all").approve("approve_plan", "approve_switch")
+    gate = play.gate("accept")
+    assert "those writes are lost" in gate.body
+    restored = play.small.fingerprint()
+    assert restored["files.uploads"] == play.set_state["files.uploads"]
+    assert restored["postgres.main"] == play.set_state["postgres.main"]
+    play.answer(gate, "Reject", play.bob)
+    assert "bob rejected the gate 'accept'; the data of before was loaded again from the safety set" in play.ended()
+    play.nothing_changed()
+
+
+# What must not open a gate --------------------------------------------------------------------------------------------
+
+
+@scenario()
+def plan_gate_marked_and_forged(play):
+    play.trigger()
+    play.gate("approve_plan")
+    run = play.run
+    answer = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "alice", "name": "alice"}}
+    play.operator.write_xcom(play.dag, play.run_id, "approve_plan", "return_value", answer)
+    forged = Approval(question=run.question("plan"), approver="alice", answered=datetime.now(UTC))
+    write_signed(run.gate_file("plan", ".json"), forged, SigningKey.generate())
+    play.operator.mark_task(play.dag, play.run_id, "approve_plan", "success")
+    words = play.ended()
+    assert "The approval of the gate plan is not one" in words
+    play.nothing_changed()
+    assert not run.journal.said("staging")
+
+
+@scenario(pytest.mark.long)
+def switch_gate_marked_as_skipped(play):
+    play.trigger().approve("approve_plan")
+    play.gate("approve_switch")
+    play.operator.mark_task(play.dag, play.run_id, "approve_switch", "skipped")
+    assert "The gate switch was not approved by anyone" in play.ended()
+    play.nothing_changed()
+    assert play.small.told == []
+
+
+@scenario(pytest.mark.long)
+def last_gate_marked_as_success(play):
+    play.trigger().approve("approve_plan", "approve_switch")
+    play.gate("accept")
+    play.operator.mark_task(play.dag, play.run_id, "accept", "success")
+    words = play.ended()
+    assert "The gate accept was not approved by anyone" in words
+    assert "nobody accepted it" in words
+    assert play.small.fingerprint() == play.set_state
+    play.let_go_of()
+
+
+@scenario()
+def plan_file_changed_while_the_gate_waits(play):
+    play.trigger()
+    gate = play.gate("approve_plan")
+    play.small.write_plan(rpo="25h")
+    play.answer(gate)
+    assert "alice approved something else" in play.ended()
+    play.nothing_changed()
+
+
+@scenario(servers=("postgres",))
+def connection_changed_after_the_gate(play):
+    play.trigger().approve("approve_plan")
+    play.small.hold("stop", "web")
+    play.approve("approve_switch")
+    play.until("services to be stopped", lambda: play.small.held("stop", "web") is not None)
+    name = f"{play.small.name}_postgres"
+    good = play.small.connections()[name]
+    other = play.airflow.metadata
+    play.airflow.admin.put_connection(name, good | {"port": other.port, "password": other.password})
+    try:
+        play.small.let_go("stop", "web")
+        play.until("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
+    finally:
+        play.airflow.admin.put_connection(name, good)
+    words = play.ended()
+    assert "The target of postgres.main is not the one that was approved" in words
+    assert "switched back" in words
+    assert play.run.journal.said("switched", "config.settings"), "nothing had been switched before, so nothing was taken back"
+    play.nothing_changed()
+
+
+@scenario()
+def parameters_that_are_not_known(play):
+    play.trigger(sett="latest")
+    words = play.ended()
+    assert "This DAG has no parameter sett" in words
+    with pytest.raises(Refused) as refused:
+        play.operator.trigger(play.dag, {"sources": ["files.other"]})
+    assert refused.value.status == 400
+    assert not play.run.began
+    assert play.small.fingerprint() == play.before
+
+
+# Kills ----------------------------------------------------------------------------------------------------------------
+
+
+@scenario(pytest.mark.long)
+def killed_while_stopping_services(play):
+    play.small.hold("stop", "workers")
+    play.trigger().approve("approve_plan", "approve_switch")
+    play.until("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
+    assert not play.small.services["web"]
+    os.kill(play.small.held("stop", "workers"), signal.SIGKILL)
+    play.ended()
+    play.small.let_go("stop", "workers")
+    play.nothing_changed()
+    assert play.small.told[-2:] == ["start workers", "start web"]
+
+
+@scenario()
+def killed_between_two_switches(play):
+    play.trigger().approve("approve_plan")
+    play.gate("approve_switch")
+    with play.busy("files.uploads") as lock:
+        play.approve("approve_switch")
+        play.says("switched", "config.settings")
+        play.until("the next switch", lambda: waiting_for(lock) is not None)
+        os.kill(waiting_for(lock), signal.SIGKILL)
+        play.until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
+    assert "everything was switched back" in play.ended()
+    play.nothing_changed()
+
+
+@scenario(pytest.mark.long)
+def killed_while_starting_services_then_rejected(play):
+    play.small.hold("start", "web")
+    play.trigger().approve("approve_plan", "approve_switch")
+    play.until("services to be started", lambda: play.small.held("start", "web") is not None)
+    os.kill(play.small.held("start", "web"), signal.SIGKILL)
+    gate = play.gate("accept")
+    assert "✘ FAILED: the services did not start" in gate.body
+    assert "✘ FAILED: the checks did not run" in gate.body
+    play.small.let_go("start", "web")
+    play.answer(gate, "Reject", play.bob)
+    assert "the data of before is back" in play.ended()
+    assert play.small.fingerprint() == play.before
+    assert all(play.small.services.values())
+
+
+@scenario()
+def killed_on_the_way_back(play):
+    play.trigger().approve("approve_plan", "approve_switch")
+    gate = play.gate("accept")
+    play.small.hold("stop", "web")
+    play.answer(gate, "Reject", play.bob)
+    play.until("the way back", lambda: play.small.held("stop", "web") is not None)
+    os.kill(play.small.held("stop", "web"), signal.SIGKILL)
+    play.small.let_go("stop", "web")
+    assert "the data of before is back" in play.ended()
+    assert play.small.fingerprint() == play.before
+    assert all(play.small.services.values())
+    assert play.alice.tasks(play.dag, play.run_id)["switch_back"].try_number > 1
+
+
+# By hand --------------------------------------------------------------------------------------------------------------
+
+
+@scenario(pytest.mark.long)
+def run_marked_failed_while_staging(play):
+    play.trigger()
+    play.gate("approve_plan")
+    with play.busy("files.uploads") as lock:
+        play.approve("approve_plan")
+        play.until("staging", lambda: waiting_for(lock) is not None)
+        play.operator.mark_run(play.dag, play.run_id, "failed")
+    play.ended()
+    play.nothing_changed()
+
+
+@scenario()
+def run_marked_success_at_the_switch_gate(play):
+    play.trigger().approve("approve_plan")
+    gate = play.gate("approve_switch")
+    play.operator.mark_run(play.dag, play.run_id, "success")
+    play.teardowns_ended()
+    play.nothing_changed()
+    assert play.alice.states(play.dag, play.run_id)["report"] == "failed"
+    with contextlib.suppress(Refused):
+        play.alice.answer(gate)
+    play.nothing_changed()
+
+
+@scenario(pytest.mark.long)
+def run_marked_failed_during_the_switch(play):
+    play.small.hold("stop", "workers")
+    play.trigger().approve("approve_plan", "approve_switch")
+    play.until("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
+    play.operator.mark_run(play.dag, play.run_id, "failed")
+    play.ended()
+    play.small.let_go("stop", "workers")
+    play.nothing_changed()
+    assert not play.run.journal.said("services stopped")
+
+
+@scenario(pytest.mark.long)
+def run_marked_success_at_the_last_gate(play):
+    play.trigger().approve("approve_plan", "approve_switch")
+    play.gate("accept")
+    play.operator.mark_run(play.dag, play.run_id, "success")
+    play.teardowns_ended()
+    assert "in use, but nobody accepted it" in play.words()
+    assert play.small.fingerprint() == play.set_state
+    assert all(play.small.services.values())
+    play.let_go_of()
+
+
+@scenario(pytest.mark.long)
+def checks_begin_to_fail_at_the_last_gate(play):
+    play.trigger().approve("approve_plan", "approve_switch")
+    gate = play.gate("accept")
+    assert "✘" not in gate.body
+    play.small.fail("check", "web")
+    play.operator.clear(play.dag, play.run_id, "check_system")
+    wait_for("the checks to fail", lambda: play.alice.states(play.dag, play.run_id)["check_system"] == "failed")
+    play.alice.answer(gate)  # to what the checks said before
+    wait_for("the gate to ask again", lambda: play.alice.tasks(play.dag, play.run_id)["accept"].try_number > 1)
+    assert "its log has what counts" in play.gate("accept").body  # it is the text of before
+    assert "✘ FAILED" in play.log("accept")
+    play.reject("accept")
+    assert "the data of before is back" in play.ended()
+    assert play.small.fingerprint() == play.before
+
+
+@scenario()
+def checks_fail_and_tasks_are_cleared_after_the_end(play):
+    play.small.fail("check", "web")
+    play.trigger().approve("approve_plan", "approve_switch")
+    gate = play.gate("accept")
+    assert "✘ FAILED" in gate.body
+    assert "web does not check, on purpose" in gate.body
+    play.answer(gate)
+    assert "its checks did not all succeed" in play.ended()
+    assert play.small.fingerprint() == play.set_state
+    play.let_go_of()
+
+    (play.small.storage / "written later").write_text("the life after\n")
+    later = play.small.fingerprint()
+    told = play.small.told
+    play.operator.clear(play.dag, play.run_id)
+    words = play.ended()
+    assert "This run was cleared" in words
+    assert play.small.fingerprint() == later
+    assert play.small.told == told
+    for task in ("stage_and_prove.stage.files.uploads", "switch.files.uploads", "stop_services"):
+        play.operator.clear(play.dag, play.run_id, task)
+        found = play.alice.wait_task(play.dag, play.run_id, task, {"success", "failed", "upstream_failed"})
+        assert found.state != "success", task
+        play.ended()
+    assert play.small.fingerprint() == later
+    assert play.small.told == told
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_restore(plays, name):
+    plays[name].result()
+
+
+# The whole ------------------------------------------------------------------------------------------------------------
+
+
+def test_backup_disaster_restore_of_the_whole_sample(system, operator, alice, mails):
+    backup, restores = "openmanus_backup", "openmanus_restore"
+    run = operator.trigger(backup)
+    assert operator.wait_run(backup, run) == "success", operator.states(backup, run)
+    before = system.fingerprint()
+    system.disaster()
+    run = operator.trigger(restores)
+    asked = []
+    while gate := alice.next_gate(restores, run):
+        asked.append(gate)
+        alice.answer(gate)
+    assert operator.run_state(restores, run) == "success", operator.states(restores, run)
+    after = system.fingerprint()
+    for source, things in before.items():
+        assert after[source] == things, f"{source} is not what it was"
+    assert list(dict.fromkeys(gate.task_id for gate in asked)) == ["approve_plan", "approve_switch", "accept"]
+    plan = next(gate.body for gate in asked if gate.task_id == "approve_plan")
+    for words in ("**operator** asks", "What was written in the last", *before.keys() - {"config"}):
+        assert words in plan
+    states = operator.tasks(restores, run)
+    order = [
+        "stop_services", "switch.config.settings", "switch.config.code", "switch.postgres.main", "switch.mongo.documents",
+        "switch.files.uploads", "start_services", "check_system",
+    ]  # fmt: skip
+    assert sorted(order, key=lambda task: states[task].started) == order
+    assert states["switch_back"].state == "skipped"
+    report = operator.log_text(restores, run, "report")
+    for words in ("SUCCESS", "| accept | approved | alice |", "within the RPO", "within the RTO"):
+        assert words in report

@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import PlanError
+from recovery.plan.loader import DEFAULT_FOLDER, BrokenPlan, load_plan, load_plans, plan_schema, read_plan
+
+RECIPIENT = "age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg"
+PLAN = f"""
+plan: shop
+sources:
+  postgres: {{main: {{connection: pg}}}}
+  files: {{uploads: {{path: "${{UPLOADS:-/srv/uploads}}"}}}}
+encryption: {{recipients: [{RECIPIENT}], identity: id}}
+signing: signer
+destinations: {{local: {{folder: /backups, keep: {{within: 30d}}}}}}
+approvals: {{approvers: [{{id: alice, name: Alice}}]}}
+"""
+BUCKET = "s3: {connection: c, bucket: bucket, prefix: sets}"
+WHERE = "source: mongo.documents, database: shop"
+CHECK = f'{{{WHERE}, collection: orders, filter: {{at: {{$lt: {{$date: "yesterday"}}}}}}, at_least: 1}}'
+HOOK = f"{{{WHERE}, command: {{delete: orders, deletes: [{{q: {{_id: {{$oid: zz}}}}, limit: 1}}]}}}}"
+
+
+def read(tmp_path: Path, text: str, environ=None):
+    path = tmp_path / "shop.yaml"
+    path.write_text(text)
+    return read_plan(path, environ or {})
+
+
+def errors(tmp_path: Path, text: str, environ=None) -> str:
+    result = read(tmp_path, text, environ)
+    assert isinstance(result, BrokenPlan), result
+    return str(result)
+
+
+def test_a_short_plan_has_sane_defaults(tmp_path):
+    plan = read(tmp_path, PLAN)
+    assert plan.schedule == "0 1 * * *"
+    assert plan.objectives.rpo.total_seconds() == 86400
+    assert plan.source_ids == ["postgres.main", "files.uploads"]
+    assert plan.good == "decoded"
+
+
+def test_every_error_is_told_at_once_with_path_and_remedy(tmp_path):
+    text = PLAN.replace("path:", "pth:").replace("30d", "thirty").replace("signing: signer\n", "").replace("plan: shop", "plan: Shop")
+    said = errors(tmp_path, text + "objectivs: {rpo: 1h}\nschedule: hourly\n")
+    for expected in (
+        "shop.yaml: sources.files.uploads.pth: is not a key of a plan here; did you mean path?",
+        "shop.yaml: destinations.local.keep.within: 'thirty' is not a duration; write for example 90s, 30m, 24h, 7d or 1d12h",
+        "shop.yaml: signing: is missing; write it",
+        "shop.yaml: plan: ",
+        "shop.yaml: objectivs: is not a key of a plan here; did you mean objectives?",
+        "shop.yaml: schedule: 'hourly' is not a cron expression of five fields",
+    ):
+        assert expected in said
+
+
+def test_variables_are_filled_as_in_compose(tmp_path):
+    assert read(tmp_path, PLAN, {"UPLOADS": "/data"}).sources.files["uploads"].path == Path("/data")
+    assert read(tmp_path, PLAN, {"UPLOADS": ""}).sources.files["uploads"].path == Path("/srv/uploads")
+    dollars = PLAN.replace("${UPLOADS:-/srv/uploads}", "/srv/$$HOME")
+    assert read(tmp_path, dollars).sources.files["uploads"].path == Path("/srv/$HOME")
+    plain = PLAN.replace("${UPLOADS:-/srv/uploads}", "$UPLOADS/x")
+    assert read(tmp_path, plain, {"UPLOADS": "/data"}).sources.files["uploads"].path == Path("/data/x")
+    asked = PLAN.replace("${UPLOADS:-/srv/uploads}", "${UPLOADS:?say where}")
+    assert "sources.files.uploads.path: the environment variable UPLOADS is not set (say where)" in errors(tmp_path, asked)
+    assert "write $$ for a $ itself" in errors(tmp_path, PLAN.replace("${UPLOADS:-/srv/uploads}", "/a/$/b"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("plan: shop", "plan: shop\nplan: other", "the key 'plan' is written twice"),
+        ("plan: shop", "plan: [shop", "is not readable YAML"),
+        ("plan: shop", "plan: 2026-02-30", "is not readable YAML: day is out of range"),
+        ("plan: shop", f"plan: {'9' * 5000}", "is not readable YAML"),
+        ("plan: shop", f"plan: {'[' * 5000}", "is not readable YAML"),
+        ("plan: shop", "plan: &plan [*plan]", "is not readable YAML"),
+        ("/backups", "backups", "'backups' must be an absolute path"),
+        ("/backups", "/backups/../etc", "must not contain '..'"),
+        ("/backups", '"/backups\\0"', "destinations.local.folder: has a NUL character"),
+        ("signing: signer", 'signing: signer\nservices: {stop: [[stop, "\\0"]]}', "services.stop.0.1: has a NUL character"),
+        (RECIPIENT, "age1nonsense", "is not an age recipient"),
+        ("identity: id", "", "'decoded' needs encryption.identity"),
+        ("keep: {within: 30d}", "keep: {}", "write at least one rule"),
+        ("folder: /backups, ", "", "write either folder or s3"),
+        ("folder: /backups, ", "folder: /backups, mount: /backups/disk, ", "/backups/disk must be the destination's folder or one above"),
+        ("folder: /backups, ", f"{BUCKET}, mount: /backups, ", "mount: /backups must be the destination's folder"),
+        ("folder: /backups, ", f"{BUCKET.replace('sets', 'a/../b')}, ", "must not contain '.' or '..' as a part"),
+        ("folder: /backups, ", f"{BUCKET.replace('sets', '.')}, ", "must not contain '.' or '..' as a part"),
+        ("signing: signer", 'signing: signer\nschedule: "0 0 31 2 *"', "'0 0 31 2 *' never comes"),
+        ("signing: signer", 'signing: signer\ndrill: {schedule: "0 0 31 4,6 *"}', "drill.schedule: '0 0 31 4,6 *' never comes"),
+        ("folder: /backups", "folder: /srv/uploads/backups", "lies in the source files.uploads"),
+        ("postgres: {main: {connection: pg}}", "postgres: {main: {}}", "sources.postgres.main.connection: is missing"),
+        ("sources:", "sources: {}\nsourcs:", "name at least one source"),
+        ("approvers: [{id: alice, name: Alice}]", "approvers: []", "approvals.approvers"),
+        ("signing: signer", "signing: signer\nstaging: {folder: /srv/uploads}", "staging.folder"),
+        ("signing: signer", "signing: signer\ntimezone: Mars/Olympus", "timezone"),
+        (
+            "signing: signer",
+            f"signing: signer\nchecks: [{{mongo: {CHECK}}}]",
+            "checks.0.mongo.filter: this is not MongoDB's extended JSON at at.$lt",
+        ),
+        (
+            "signing: signer",
+            f"signing: signer\nhooks: {{after_backup: [{{mongo: {HOOK}}}]}}",
+            "hooks.after_backup.0.mongo.command: this is not",
+        ),
+    ],
+)
+def test_what_can_not_work_is_refused(tmp_path, old, new, said):
+    assert old in PLAN
+    assert said in errors(tmp_path, PLAN.replace(old, new))
+
+
+def test_a_broken_plan_does_not_hide_the_others(tmp_path):
+    (tmp_path / "good.yaml").write_text(PLAN)
+    (tmp_path / "bad.yaml").write_text("plan: 5")
+    (tmp_path / "twin.yml").write_text(PLAN)
+    plans = load_plans(tmp_path)
+    assert [plan.plan for plan in plans.good] == ["shop"]
+    assert [broken.path.name for broken in plans.broken] == ["bad.yaml", "twin.yml"]
+    assert "another file of the folder is named 'shop' too" in str(plans.broken[1])
+    assert load_plan("shop", tmp_path).plan == "shop"
+    with pytest.raises(PlanError, match=r"bad\.yaml: plan:"):
+        load_plan("other", tmp_path)
+
+
+def test_a_missing_plan_folder_is_said(tmp_path):
+    with pytest.raises(PlanError, match="RECOVERY_PLANS"):
+        load_plans(tmp_path / "nowhere")
+
+
+def test_plans_are_frozen(tmp_path):
+    plan = read(tmp_path, PLAN)
+    with pytest.raises(ValueError, match="frozen"):
+        plan.plan = "other"
+
+
+def test_the_schema_file_is_current():
+    kept = json.loads((DEFAULT_FOLDER / "plan.schema.json").read_text())
+    assert kept == plan_schema(), "run: python -m recovery plans schema > include/plans/plan.schema.json"
+
+
+def test_the_plan_that_ships_says_what_it_still_needs(monkeypatch):
+    monkeypatch.delenv("OPENMANUS_RECIPIENT", raising=False)
+    assert "OPENMANUS_RECIPIENT is not set (make keys with: python -m recovery keys create" in str(load_plans(DEFAULT_FOLDER).broken[0])
+
+
+def test_the_plan_that_ships_is_good(monkeypatch):
+    monkeypatch.setenv("OPENMANUS_RECIPIENT", RECIPIENT)
+    plans = load_plans(DEFAULT_FOLDER)
+    assert not plans.broken
+    assert [plan.plan for plan in plans.good] == ["openmanus"]
+    assert plans.good[0].schedule == "0 1 * * *"

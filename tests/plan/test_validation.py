@@ -1,0 +1,190 @@
+"""Plans whose parts do not fit together are refused, with the key and what to write."""
+
+import pytest
+import yaml
+
+from recovery.plan.loader import load_plans
+from recovery.plan.overlap import share_a_place
+from tests.support.small import Small
+
+
+@pytest.fixture
+def told(tmp_path):
+    """What is said of a small plan with more keys."""
+    small = Small(tmp_path / "small", "small")
+    written = yaml.safe_load((small.plans / "small.yaml").read_text())
+
+    def say(**keys):
+        sources = {
+            "postgres": {name: {"connection": where, "databases": ["shop"]} for name, where in (("main", "live"), ("other", "crm"))},
+            "mongo": {"documents": {"connection": "mongo"}},
+        }
+        plan = written | {"sources": written["sources"] | sources} | keys
+        (small.plans / "small.yaml").write_text(yaml.safe_dump(plan).replace("HOME", str(small.home)).replace("FOLDER", str(small.folder)))
+        found = load_plans(small.plans)
+        return "\n".join(map(str, found.broken)), found.good
+
+    say.home = small.home
+    return say
+
+
+def target(**sources):
+    return {"targets": {"staging": {"sources": sources}}}
+
+
+def destinations(**places):
+    return {"destinations": {name: place | {"keep": {"last": 3}} for name, place in places.items()}}
+
+
+def bucket(prefix="", connection="c", name="sets"):
+    return {"s3": {"connection": connection, "bucket": name, "prefix": prefix}}
+
+
+def sources(**more):
+    return {"sources": {"files": {"uploads": {"path": "HOME/storage"}}} | more}
+
+
+FOLDER = target(files={"uploads": {"path": "/srv/x"}})
+ASK = {"source": "postgres.y", "database": "shop"}
+PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (target(postgres={"main": {"connection": "live"}}), "this is the live server of postgres.main; give shop another name"),
+        (target(postgres={"main": {"connection": "live", "databases": {"shop": "shop"}}}), "give shop another name"),
+        (target(mongo={"documents": {"connection": "mongo", "databases": {"a": "b"}}}), "name the databases of both in the plan"),
+        (target(postgres={"main": {"connection": "crm"}}), "this is the live server of postgres.other; give shop another name"),
+        (target(files={"uploads": {"path": "HOME/storage/below"}}), "lies in"),
+        (target(files={"uploads": {"path": "HOME"}}), "lies in, or has in it"),
+        (target(config={"settings": {"folder": "FOLDER/near/x"}}), "destinations.near.folder"),
+        (target(files={"other": {"path": "/srv/x"}}), "no such source"),
+        (
+            target(postgres={"main": {"connection": "spare"}, "other": {"connection": "spare"}}),
+            "targets.staging.sources.postgres.other: shop of spare is where postgres.main goes, too",
+        ),
+        (
+            target(postgres={name: {"connection": "spare", "databases": {"shop": "x"}} for name in ("main", "other")}),
+            "x of spare is where postgres.main goes, too",
+        ),
+        (
+            target(files={"uploads": {"path": "/srv/x"}}, config={"settings": {"folder": "/srv/x"}}),
+            "/srv/x and /srv/xHOME/.env of config.settings are, or lie in, one another",
+        ),
+        (
+            sources(files={name: {"path": f"HOME/{name}"} for name in ("a", "b")})
+            | target(files={"a": {"path": "/srv/x/a"}, "b": {"path": "/srv/x"}}),
+            "targets.staging.sources.files.b: /srv/x and /srv/x/a of files.a are",
+        ),
+        (
+            sources(mongo={"a": {"connection": "m1", "collections": ["s.a"]}, "b": {"connection": "m2", "databases": ["t"]}})
+            | target(mongo={"a": {"connection": "spare"}, "b": {"connection": "spare", "databases": {"t": "s"}}}),
+            "sources.mongo.b: s.a of spare is where mongo.a goes",
+        ),
+        (
+            sources(files={"all": {"path": "HOME"}, "uploads": {"path": "HOME/storage"}}),
+            "sources.files.uploads: HOME/storage lies in HOME of files.all",
+        ),
+        (sources(config={"env": {"paths": ["HOME/storage/.env"]}}), "sources.config.env: HOME/storage/.env lies in HOME/storage of files"),
+        (
+            sources(files={"uploads": {"path": "HOME/storage", "exclude": ["a/.env"]}}, config={"env": {"paths": ["HOME/storage/a/.env"]}}),
+            "exclude its topmost entry from files.uploads",
+        ),
+        (
+            sources(config={name: {"paths": [path]} for name, path in (("a", "HOME/custom"), ("b", "HOME/custom/x"))}),
+            "sources.config.b: HOME/custom/x lies in HOME/custom of config.a",
+        ),
+        (
+            sources(postgres={name: {"connection": "live", "databases": ["a", name]} for name in "bc"}),
+            "sources.postgres.c: a of live is in postgres.b, too",
+        ),
+        (
+            sources(mongo={"b": {"connection": "m", "databases": ["a"]}, "c": {"connection": "m", "collections": ["a.one"]}}),
+            "sources.mongo.c: a.one of m is in mongo.b, too",
+        ),
+        (sources(postgres={"b": {"connection": "x"}, "c": {"connection": "x", "databases": ["a"]}}), "postgres.c: a of x is in postgres.b"),
+        (destinations(a={"folder": "/srv/x"}, b={"folder": "/srv/x/"}), "destinations.b: this is the place of a, too"),
+        (destinations(a={"folder": "/srv/x/y"}, b={"folder": "/srv/x"}), "destinations.b: its place and that of a lie in one another"),
+        (destinations(a=bucket("prod"), b=bucket("prod")), "destinations.b: this is the place of a, too"),
+        (destinations(a=bucket(), b=bucket("prod/sets")), "destinations.b: its place and that of a lie in one another"),
+        ({"targets": {"live": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'live' is taken"),
+        ({"targets": {"scratch": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'scratch' is taken"),
+        ({"drill": {"target": "nowhere"}}, "no target 'nowhere'; write scratch"),
+        ({"drill": {"sources": ["mongo.other"]}}, "no source mongo.other"),
+        ({"drill": {"destinations": ["moon"]}}, "no destination 'moon'; the plan has far, near"),
+        (FOLDER | {"drill": {"target": "staging", "sources": ["postgres.main"]}}, "has no postgres.main"),
+        ({"hooks": {"before_backup": [{"sql": ASK | {"statement": "SELECT 1"}}]}}, "hooks.before_backup.0: the plan has no source"),
+        ({"hooks": {"before_backup": [{"argv": ["true"], "mongo": PING}]}}, "exactly one of argv, sql, mongo"),
+        ({"checks": [{"sql": {"source": "postgres.main", "database": "shop", "query": "SELECT 1"}}]}, "exactly one of equals, at_least"),
+        ({"checks": [{"sql": ASK | {"query": "SELECT 1", "equals": 1}}]}, "checks.0: the plan has no source"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said(told, keys, words):
+    broken, good = told(**keys)
+    assert words in broken.replace(str(told.home), "HOME")
+    assert not good
+
+
+def test_a_target_on_the_live_server_under_another_name_fits(told):
+    broken, good = told(
+        **target(postgres={"main": {"connection": "live", "databases": {"shop": "shop_copy"}}}, files={"uploads": {"path": "/srv/copy"}}),
+        drill={"target": "staging", "schedule": "0 4 * * 0", "on_new_set": True},
+    )
+    assert not broken
+    assert good[0].targets["staging"].gates == ("plan", "switch", "accept")
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [({"connection": "spare", "databases": {"shop": "y"}}, False), ({"connection": "spare"}, False), ({"connection": "moon"}, False),
+     ({"connection": "spare", "databases": {"shop": "x"}}, True)],
+)  # fmt: skip
+def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same):
+    there = {"one": {"connection": "spare", "databases": {"shop": "x"}}, "two": other}
+    _, (plan,) = told(targets={name: {"sources": {"postgres": {"main": where}}} for name, where in there.items()})
+    assert share_a_place(plan, "one", plan, "two") is same
+    assert share_a_place(plan, "one", plan, "one")
+    assert not share_a_place(plan, "one", plan, "live")
+    assert not share_a_place(plan, "scratch", plan, "live")
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [({"files": {"all": {"path": "HOME/storage"}}}, True), ({"files": {"some": {"path": "HOME/storage/below"}}}, True),
+     ({"config": {"all": {"paths": ["HOME"]}}}, True), ({"config": {"code": {"paths": ["HOME"], "exclude": ["storage"]}}}, False),
+     ({"files": {"all": {"path": "HOME/store"}}}, False), ({"postgres": {"all": {"connection": "live"}}}, True),
+     ({"postgres": {"one": {"connection": "live", "databases": ["x"]}}}, False), ({"mongo": {"all": {"connection": "live"}}}, False)],
+)  # fmt: skip
+def test_plans_that_protect_some_of_the_same_share_the_live_place(told, other, same):
+    _, (plan,) = told(**sources(postgres={"main": {"connection": "live", "databases": ["shop"]}}))
+    _, (beside,) = told(plan="beside", sources=other)
+    assert share_a_place(plan, "live", beside, "live") is share_a_place(beside, "live", plan, "live") is same
+
+
+def test_a_target_of_one_plan_may_be_live_in_another(told):
+    _, (plan,) = told(targets={"spare": {"sources": {"files": {"uploads": {"path": "/srv/copy/below"}}}}})
+    _, (beside,) = told(plan="beside", sources={"files": {"all": {"path": "/srv/copy"}}})
+    assert share_a_place(plan, "spare", beside, "live")
+    assert not share_a_place(plan, "live", beside, "live")
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        sources(files={"uploads": {"path": "HOME/storage", "exclude": ["a"]}}, config={"env": {"paths": ["HOME/storage/a/.env"]}}),
+        sources(files={"uploads": {"path": "HOME/a/b"}}, config={"code": {"paths": ["HOME/a"], "exclude": ["b"]}}),
+        sources(files={"all": {"path": "HOME/a", "exclude": ["years"]}, "years": {"path": "HOME/a/years/old"}}),
+        sources(config={"all": {"paths": ["HOME/a"], "exclude": ["lib/own"]}, "own": {"paths": ["HOME/a/lib/own/x"]}}),
+        sources(mongo={name: {"connection": "m", "collections": [f"a.{name}"]} for name in ("b", "c")}),
+        sources(config={"env": {"paths": ["HOME/.env"]}})
+        | target(files={"uploads": {"path": "/srv/x/storage"}}, config={"env": {"folder": "/srv/x"}}),
+        target(postgres={"main": {"connection": "spare"}, "other": {"connection": "spare", "databases": {"shop": "x"}}}),
+        destinations(a={"folder": "/srv/x"}, b={"folder": "/srv/xy"}),
+        destinations(a=bucket("prod"), b=bucket("prod2"), c=bucket("prod", "d"), d=bucket("prod", name="more")),
+    ],
+)
+def test_what_lies_side_by_side_fits(told, apart):
+    broken, good = told(**apart)
+    assert not broken
+    assert good

@@ -1,0 +1,276 @@
+import json
+import re
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import ProofError, RestoreError
+from recovery.common.units import parse_moment
+from recovery.restore import answers, steps
+from recovery.restore.gate_texts import gate_text
+from recovery.restore.report import write
+from recovery.restore.report.facts import BY_PEOPLE
+from recovery.sets.records import read_records
+from tests.support.small import Small, end, forward, to_gate
+
+FORMAT = Path(__file__).parents[3] / "docs/format.md"
+
+
+@pytest.fixture
+def small(tmp_path):
+    made = Small(tmp_path / "small", "small")
+    made.set_id = made.back_up()
+    made.disaster()
+    return made
+
+
+def records(run):
+    return [read_records(each, run.manifest().path, run.verify_key(), run.manifest()) for each in run.destinations()]
+
+
+def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(small):
+    run = small.restore()
+    forward(small, run)
+    assert end(run) == ""
+    for found in records(run):
+        (kept,) = found.of("report")
+        assert kept.text == "restored"
+        assert [kept.facts[name] for name in ("restore", "set", "requester", "result")] == [run.id, small.set_id, "operator", "success"]
+        assert [(each["gate"], each["answer"], each["person"]) for each in kept.facts["answers"]] == [
+            ("plan", "approved", "alice"), ("switch", "approved", "alice"), ("accept", "approved", "alice"),
+        ]  # fmt: skip
+        assert {each["step"] for each in kept.facts["steps"]} >= {
+            "stage", "prove", "stop services", "switch", "start services", "check system",
+        }  # fmt: skip
+        assert 0 < kept.facts["downtime_seconds"] < kept.facts["back_seconds"] < kept.facts["restore_seconds"]
+        assert 0 < kept.facts["working_seconds"] <= kept.facts["restore_seconds"]
+        (proof,) = found.of("proof")
+        assert "config.settings, files.uploads" in proof.text
+        assert proof.facts == {"restore": run.id, "sources": ["config.settings", "files.uploads"], "only": {}}
+        assert found.findings == ()
+        assert found.holds == ()
+
+
+def test_a_failure_is_kept_too_and_is_no_proof(small):
+    run = small.restore()
+    forward(small, run, "prove files.uploads")
+    answers.show(run, "switch", gate_text(run, "switch"))
+    answers.reject(run, "switch", "bob")
+    words = end(run)
+    assert "bob rejected the gate 'switch'; nothing live was replaced." in words
+    for found in records(run):
+        (kept,) = found.of("report")
+        assert kept.text == "bob rejected the gate 'switch'; nothing live was replaced."
+        assert found.of("proof") == ()
+    text = (run.folder / "report.md").read_text()
+    assert "**FAILED: bob rejected" in text
+    assert "| switch | rejected | bob |" in text
+
+
+def test_what_checks_were_given_and_said_stays_out_of_the_record(small):
+    """A record is signed, but not encrypted; the words are in the task's log and at the gate."""
+    run = small.restore()
+    path = small.plans / "small.yaml"
+    path.write_text(path.read_text().replace("check, web]", 'check, web, "--password=hush-hush"]'))
+    run = small.restore("restore 2")
+    forward(small, run)
+    assert end(run) == ""
+    for place in small.set_folders(small.set_id):
+        for file in (place / "records").iterdir():
+            assert b"hush-hush" not in file.read_bytes()
+            assert b"check is done" not in file.read_bytes()
+    assert "✔ service" in (run.folder / "report.md").read_text()
+
+
+def test_a_destination_that_is_gone_is_named_and_the_restore_is_over(small):
+    run = small.restore()
+    forward(small, run)
+    shutil.rmtree(small.folder / "far")
+    words = end(run)
+    assert "The restore succeeded, but its report could not be kept." in words
+    assert "far" in words
+    assert run.journal.closed
+    assert (run.folder / "report.md").read_text().count("SUCCESS") == 1
+
+
+def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(small):
+    """What is lost, who decided what, minutes of each step, what is set aside until when; as JSON, and the same in words."""
+    run = small.restore()
+    forward(small, run, request=small.ask(run, sources=("files.uploads",), only={"files.uploads": ("year1/**", "top.txt")}))
+    assert end(run) == ""
+    facts = json.loads((run.folder / "report.json").read_text())
+    assert facts == records(run)[0].of("report")[0].facts
+    manifest = run.manifest()
+    assert [parse_moment(facts[name]) for name in ("set_begins", "set_ends", "started")] == [
+        manifest.begins, manifest.ends, run.request().started,
+    ]  # fmt: skip
+    assert facts["data_loss_seconds"] == (run.request().started - manifest.begins).total_seconds()
+    assert facts["only"] == {"files.uploads": ["year1/**", "top.txt"]}
+    assert [facts[name] for name in ("kind", "target", "method", "destinations")] == ["restore", "live", "switch", ["near", "far"]]
+    assert all(each["waited_seconds"] >= 0 for each in facts["answers"])
+    (aside,) = facts["set_aside"]
+    assert (aside["source"], aside["what"]) == ("files.uploads", "the data of before")
+    assert (small.storage / aside["mark"]).is_dir()
+    assert parse_moment(aside["until"]) - parse_moment(facts["ended"]) == timedelta(days=7)
+    assert facts["by_people"] == dict.fromkeys(BY_PEOPLE, "")
+    text = (run.folder / "report.md").read_text()
+    for words in (
+        "**SUCCESS**",
+        "- Of files.uploads only: year1/\\*\\*, top.txt",
+        f"since {facts['set_begins']}",
+        "within the RTO of 2 h",
+        "| prove | files.uploads |",
+        f"| accept | approved | alice | {facts['answers'][-1]['time']} |",
+        f"| files.uploads | the data of before | `{aside['mark']}` | {aside['until']} |",
+        "| Who was told what, and when |  |",
+    ):
+        assert words in text, text
+    (proof,) = records(run)[0].of("proof")
+    assert proof.text == "restored and proven equal: files.uploads (year1/**, top.txt)", "a part is not said to be the whole"
+    assert proof.facts == {"restore": run.id, "sources": ["files.uploads"], "only": {"files.uploads": ["year1/**", "top.txt"]}}
+
+
+def test_every_key_of_the_record_is_documented_and_no_other(small):
+    run = small.restore()
+    forward(small, run)
+    section = FORMAT.read_text().split("### Facts of a report")[1].split("\n## ")[0]
+    documented = [name for row in re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE) for name in re.findall(r"`([a-z_]+)`", row)]
+    assert sorted(documented) == sorted(write.describe(run, ""))
+    end(run)
+
+
+def test_what_was_not_equal_is_named_without_its_values(small):
+    run = small.restore()
+    forward(small, run, "stage files.uploads")
+    (small.storage / f".recovery-{run.id}" / "new" / "top.txt").write_text("damaged on the way\n")
+    with pytest.raises(ProofError):
+        steps.prove(run, "files.uploads")
+    assert "Nothing live was replaced: the run was ended by hand, or a worker died" in end(run)
+    facts = json.loads((run.folder / "report.json").read_text())
+    (difference,) = facts["differences"]
+    assert (difference["source"], difference["count"]) == ("files.uploads", len(difference["names"]))
+    assert "entry top.txt" in difference["names"]
+    assert facts["set_aside"] == []
+    assert facts["back_seconds"] is None
+    assert "## Differences found" in (run.folder / "report.md").read_text()
+
+
+def test_a_refused_copy_is_named_with_the_day_of_its_end(small):
+    run = small.restore()
+    forward(small, run, "check")
+    answers.show(run, "accept", gate_text(run, "accept"))
+    answers.reject(run, "accept", "alice")
+    assert "alice rejected the gate 'accept'; the data of before is back." in end(run)
+    facts = json.loads((run.folder / "report.json").read_text())
+    assert {(each["source"], each["what"]) for each in facts["set_aside"]} == {
+        (source, "the refused copy, with what was written to it") for source in ("config.settings", "files.uploads")
+    }
+    assert facts["downtime_seconds"] > 0
+    assert facts["back_seconds"] is None
+
+
+def test_beyond_the_objectives_is_said(small):
+    run = small.restore()
+    forward(small, run)
+    facts = write.describe(run, "")
+    late = facts | {"data_loss_seconds": timedelta(hours=25).total_seconds(), "back_seconds": timedelta(hours=3).total_seconds()}
+    assert write.render(facts).count("within") == 2
+    assert write.render(late).count("BEYOND") == 2
+    ahead = write.render(facts | {"data_loss_seconds": -3600.0})
+    assert "Data loss unknown, since the set is dated 1 h in the future" in ahead
+    end(run)
+
+
+def test_waiting_for_people_is_told_apart_from_work(small):
+    run = small.restore()
+    forward(small, run, "preflight")
+    to_gate(run, "plan")
+    facts = write.describe(run, "")
+    (asked,) = run.journal.said("asked")
+    (approved,) = run.journal.said("approved")
+    assert facts["waiting_seconds"] == pytest.approx((approved.time - asked.time).total_seconds())
+    assert facts["working_seconds"] == pytest.approx(facts["restore_seconds"] - facts["waiting_seconds"])
+    end(run)
+
+
+def test_gates_that_the_place_does_not_have_are_not_missed(tmp_path):
+    small = Small(tmp_path / "small", "small", gates=())
+    (small.elsewhere / "storage").mkdir(parents=True)
+    small.back_up()
+    run = small.restore()
+    forward(small, run, request=small.ask(run, target="elsewhere", requester=""))
+    assert end(run) == ""
+    facts = json.loads((run.folder / "report.json").read_text())
+    assert [facts[name] for name in ("result", "target", "gates", "answers", "set_aside")] == ["success", "elsewhere", [], [], []]
+    text = (run.folder / "report.md").read_text()
+    assert "into the target elsewhere" in text
+    assert "Nobody was asked: this target has no gates." in text
+
+
+def test_a_gate_that_the_place_has_is_missed(tmp_path):
+    small = Small(tmp_path / "small", "small", gates=("accept",))
+    (small.elsewhere / "storage").mkdir(parents=True)
+    small.back_up()
+    run = small.restore()
+    forward(small, run, "check", small.ask(run, target="elsewhere"))
+    assert "in use, but nobody accepted it" in end(run)
+
+
+def in_place(small, run):
+    return small.ask(run, sources=("files.uploads",), method="in place")
+
+
+def test_in_place_the_safety_set_is_named_as_the_way_back(small):
+    (small.home / ".env").write_text("the safety set wants all sources\n")
+    run = small.restore()
+    forward(small, run, request=in_place(small, run))
+    assert end(run) == ""
+    safety = run.safety.manifest().set_id
+    facts = json.loads((run.folder / "report.json").read_text())
+    assert [facts[name] for name in ("method", "safety_set", "set_aside")] == ["in place", safety, []]
+    assert "safety backup" in {each["step"] for each in facts["steps"]}
+    assert f"**safety set {safety}**, held until maintenance releases it" in (run.folder / "report.md").read_text()
+
+
+def test_in_place_a_refusal_says_from_where_the_data_came_back(small):
+    (small.home / ".env").write_text("the safety set wants all sources\n")
+    before = small.fingerprint()
+    run = small.restore()
+    forward(small, run, "check", in_place(small, run))
+    answers.show(run, "accept", gate_text(run, "accept"))
+    answers.reject(run, "accept", "bob")
+    words = f"bob rejected the gate 'accept'; the data of before was loaded again from the safety set {run.safety.manifest().set_id}"
+    assert words in end(run)
+    assert small.fingerprint() == before
+
+
+def test_a_dry_run_is_a_report_that_stays_here(small):
+    before = [sorted(path.rglob("*")) for path in small.set_folders(small.set_id)]
+    run = small.restore()
+    forward(small, run, "preflight", small.ask(run, dry_run=True))
+    assert end(run) == ""
+    facts = json.loads((run.folder / "report.json").read_text())
+    assert (facts["kind"], facts["result"]) == ("dry run", "dry run")
+    text = (run.folder / "report.md").read_text()
+    assert text.startswith(f"# Dry run {run.id} of small")
+    assert "**DRY RUN: nothing was changed**" in text
+    assert run.findings().text in text
+    assert "To be filled in" not in text
+    assert run.journal.closed
+    assert [sorted(path.rglob("*")) for path in small.set_folders(small.set_id)] == before
+
+
+def test_a_dry_run_that_was_refused_has_failed(small):
+    run = small.restore()
+    forward(small, run, "choose", small.ask(run, dry_run=True))
+    assert "The dry run found that the restore would fail" in end(run)
+    assert json.loads((run.folder / "report.json").read_text())["result"].startswith("The dry run found")
+
+
+def test_without_a_set_there_is_no_report(small):
+    run = small.restore()
+    with pytest.raises(RestoreError, match="No set was chosen"):
+        write.finish(run)
+    assert run.journal.closed

@@ -1,0 +1,92 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from recovery.common.errors import ApprovalError
+from recovery.crypto.signing import SigningKey
+from recovery.plan.model import Approvals
+from recovery.restore.approvals import Approval, Question, check_person, digest, read_approval, read_question, write_signed
+
+KEY = SigningKey.generate()
+QUESTION = Question(
+    run_id="run 1", gate="plan", set_id="20261123T010000Z-4f2a", plan="a", request="b", text="c", targets={"files.uploads": "1:2"}, checks=0
+)
+APPROVAL = Approval(question=QUESTION, approver="alice", answered=datetime(2026, 11, 23, tzinfo=UTC))
+APPROVERS = Approvals(approvers=({"id": "alice", "name": "Alice"}, {"id": "bob", "name": "Bob"}))
+
+
+def test_there_and_back(tmp_path):
+    path = tmp_path / "plan.json"
+    write_signed(path, APPROVAL, KEY)
+    assert read_approval(path, KEY.verify_key) == APPROVAL
+    asked = tmp_path / "plan.asked.json"
+    write_signed(asked, QUESTION, KEY)
+    assert read_question(asked, KEY.verify_key) == QUESTION
+
+
+def test_nobody_answered(tmp_path):
+    with pytest.raises(ApprovalError, match="The gate switch was not approved by anyone"):
+        read_approval(tmp_path / "switch.json", KEY.verify_key)
+    with pytest.raises(ApprovalError, match="What the gate switch asked can't be believed"):
+        read_question(tmp_path / "switch.asked.json", KEY.verify_key)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"statement": 1, "signature": ""}', b'{"statement": "{}"}'])
+def test_what_is_no_approval(tmp_path, content):
+    path = tmp_path / "plan.json"
+    path.write_bytes(content)
+    with pytest.raises(ApprovalError):
+        read_approval(path, KEY.verify_key)
+    with pytest.raises(ApprovalError):
+        read_question(path, KEY.verify_key)
+
+
+def test_every_byte_is_signed(tmp_path):
+    path = tmp_path / "plan.json"
+    write_signed(path, APPROVAL, KEY)
+    signed = json.loads(path.read_text())
+    for old, new in (("alice", "bobby"), ("run 1", "run 2"), ('"plan"', '"swit"'), ("1:2", "1:3")):
+        assert old in signed["statement"]
+        path.write_text(json.dumps(signed | {"statement": signed["statement"].replace(old, new)}))
+        with pytest.raises(ApprovalError):
+            read_approval(path, KEY.verify_key)
+
+
+def test_another_key_and_another_kind(tmp_path):
+    path = tmp_path / "plan.json"
+    write_signed(path, APPROVAL, SigningKey.generate())
+    with pytest.raises(ApprovalError):
+        read_approval(path, KEY.verify_key)
+    write_signed(path, QUESTION, KEY)
+    with pytest.raises(ApprovalError):
+        read_approval(path, KEY.verify_key)
+    write_signed(path, APPROVAL, KEY)
+    with pytest.raises(ApprovalError):
+        read_question(path, KEY.verify_key)
+
+
+def test_what_changed_is_named():
+    assert QUESTION.changed(QUESTION) == []
+    now = QUESTION.model_copy(update={"plan": "x", "targets": {}})
+    assert QUESTION.changed(now) == ["plan", "targets"]
+    for name in ("run_id", "gate", "set_id", "plan", "request", "text", "targets", "checks"):
+        assert QUESTION.changed(QUESTION.model_copy(update={name: "other"})) == [name]
+
+
+def test_people():
+    check_person("alice", "operator", APPROVERS)
+    check_person("bob", "alice", APPROVERS)
+    for person, requester, words in (
+        ("alice", "alice", "asked for this restore"),
+        ("operator", "operator", "no approver"),
+        ("carol", "operator", "no approver"),
+        ("", "", "no approver"),
+        ("Alice", "operator", "no approver"),
+    ):
+        with pytest.raises(ApprovalError, match=words):
+            check_person(person, requester, APPROVERS)
+
+
+def test_a_text_with_any_file_name_has_a_digest():
+    assert digest("naïve \udcff") != digest("naïve \udcfe")

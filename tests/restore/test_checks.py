@@ -1,0 +1,442 @@
+"""Checks asked of real servers: what counts as right, what is said of the rest, and that nothing is waited for longer than allowed."""
+
+import base64
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import closing
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from bson import encode
+from bson.raw_bson import RawBSONDocument
+from pydantic import ValidationError
+
+from recovery.common.connections import Endpoint
+from recovery.plan.checks import Check
+from recovery.plan.field_types import LIVE
+from recovery.plan.kinds.mongo import MongoTarget
+from recovery.plan.kinds.postgres import PostgresTarget
+from recovery.restore import checks
+from recovery.restore.checks import ask, at_path, same
+from recovery.targets.resolve import place_named
+from recovery.targets.target import Place
+from sandbox.servers import wait_for
+from tests.support.small import Small
+
+SQL = {"source": "postgres.main", "database": "checked"}
+MONGO = {"source": "mongo.documents", "database": "checked"}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, postgres_server, mongo_server):
+    made = Small(tmp_path_factory.mktemp("checks") / "small", "checked", postgres=postgres_server, mongo=mongo_server)
+    yield made
+    made.drop()
+
+
+@pytest.fixture(scope="module")
+def live(small):
+    return place_named(small.plan(), LIVE, small.connect)
+
+
+def check(**what):
+    return Check(**{"retries": 0, "pause": timedelta(milliseconds=1), "timeout": timedelta(seconds=20)} | what)
+
+
+def sql(query, **expected):
+    return check(sql=SQL | {"query": query} | expected)
+
+
+def mongo(collection="states", **rest):
+    return check(mongo=MONGO | {"collection": collection} | rest)
+
+
+# Addresses ----------------------------------------------------------------------------------------------------------
+
+
+class Web(BaseHTTPRequestHandler):
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        self.server.asked.append((path, query, self.headers.get("Authorization")))
+        getattr(self, f"get_{path.strip('/')}")()
+
+    def send(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def get_health(self):
+        self.send(200, b'{"database": {"state": "ok", "lag": 0.5}, "nodes": [{"up": true}, {"up": false}], "version": "2.4", "a.b": 1}')
+
+    def get_words(self):
+        self.send(200, b"all is well")
+
+    def get_away(self):
+        self.send(302, Location="https://login.example.org/?token=hush-hush")
+
+    def get_astray(self):
+        self.send(302, Location="http://xn--/")
+
+    def get_nested(self):
+        self.send(200, b"[" * 100_000 + b"]" * 100_000)
+
+    def get_down(self):
+        self.send(503, b'{"database": {"state": "ok"}}')
+
+    def get_soon(self):
+        asked = [path for path, _, _ in self.server.asked].count("/soon")
+        self.send(200 if asked == 3 else 503)
+
+    def get_drips(self):
+        """Each byte comes before any timeout of a read."""
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.over.wait(0.1):
+            self.wfile.write(b" ")
+            self.wfile.flush()
+
+    def get_endless(self):
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.over.is_set():
+            self.wfile.write(b" " * (1 << 20))
+
+    def log_message(self, *args):
+        """Keep quiet."""
+
+    def handle(self):
+        try:
+            super().handle()
+        except ConnectionError:
+            """Whoever asked has gone."""
+
+
+@pytest.fixture
+def web():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+        server.daemon_threads = True
+        server.asked = []
+        server.over = threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.over.set()
+        server.shutdown()
+
+
+def at(web, path, user=""):
+    return f"http://{user}127.0.0.1:{web.server_port}/{path}"
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "ok", "words"),
+    [
+        ("health", {}, True, "status 200"),
+        (
+            "health",
+            {"fields": {"database.state": "ok", "nodes.0.up": True}},
+            True,
+            'status 200, database.state is "ok", nodes.0.up is true',
+        ),
+        ("health", {"fields": {"database.lag": 0.5, "a.b": 1}}, False, "expected a.b to be 1, but the answer has no such field"),
+        ("health", {"fields": {"database.state": "down"}}, False, 'expected database.state to be "down", found "ok"'),
+        ("health", {"fields": {"nodes.1.up": True}}, False, "expected nodes.1.up to be true, found false"),
+        ("health", {"fields": {"nodes.0.up": 1}}, False, "expected nodes.0.up to be 1, found true"),
+        ("health", {"fields": {"nodes.2.up": True}}, False, "no such field"),
+        ("health", {"fields": {"version": 2.4}}, False, 'expected version to be 2.4, found "2.4"'),
+        ("words", {"fields": {"state": "ok"}}, False, "status 200, but the answer is not JSON"),
+        ("down", {"fields": {"database.state": "ok"}}, False, "expected status 200, found 503"),
+        ("down", {"status": 503}, True, "status 503"),
+        ("away", {}, False, "expected status 200, found 302 to https://login.example.org/; redirects are not followed"),
+        ("away", {"status": 302}, True, "status 302"),
+        ("astray", {}, False, "not an address: "),
+        ("nested", {"fields": {"0": 1}}, False, "the answer is nested too deeply to be looked at"),
+    ],
+)
+def test_an_address(web, live, path, settings, ok, words):
+    outcome = ask(check(http={"url": at(web, path)} | settings), live)
+    assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
+
+
+def test_an_address_where_nobody_answers(live):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    outcome = ask(check(http={"url": f"http://127.0.0.1:{port}/"}), live)
+    assert not outcome.ok
+    assert "Connection refused" in outcome.words
+
+
+@pytest.mark.parametrize("url", ["http://xn--/", "http://127.0.0.1/\0"])
+def test_what_only_looks_like_an_address_is_a_failed_check(live, url):
+    outcome = ask(check(http={"url": url}), live)
+    assert (outcome.ok, "not an address: " in outcome.words) == (False, True), outcome.words
+
+
+@pytest.mark.parametrize("path", ["health", "nowhere", "away"])
+def test_login_and_query_of_an_address_are_used_and_never_said(web, live, path, caplog):
+    caplog.set_level(logging.INFO)
+    Web.get_nowhere = lambda self: self.send(404)
+    outcome = ask(check(http={"url": at(web, f"{path}?key=hush-query", user="watch:hush-hush@")}), live)
+    assert web.asked == [(f"/{path}", "key=hush-query", f"Basic {base64.b64encode(b'watch:hush-hush').decode()}")]
+    said = f"{outcome} {caplog.text}"
+    assert "hush" not in said
+    assert f"127.0.0.1:{web.server_port}/{path}" in outcome.title
+    assert outcome.ok == (path == "health")
+
+
+def test_an_answer_a_byte_at_a_time_is_not_waited_for(web, live):
+    outcome = ask(check(http={"url": at(web, "drips"), "fields": {"state": "ok"}}, timeout=timedelta(seconds=1)), live)
+    assert (outcome.ok, outcome.words) == (False, "There was no answer within 1.0 s.")
+
+
+def test_an_answer_without_end_is_not_kept(web, live):
+    outcome = ask(check(http={"url": at(web, "endless"), "fields": {"state": "ok"}}), live)
+    assert (outcome.ok, outcome.words) == (False, "the answer is too long to be looked at")
+
+
+def test_it_is_asked_again_until_it_is_right(web, live, caplog):
+    caplog.set_level(logging.INFO)
+    outcome = ask(check(name="the web", http={"url": at(web, "soon")}, retries=5), live)
+    assert (outcome.ok, outcome.words, outcome.title) == (True, "status 200", "the web")
+    assert len(web.asked) == 3
+    assert "the web, try 2 of 6: expected status 200, found 503" in caplog.text
+
+
+def test_there_is_a_pause_between_two_tries_and_an_end(web, live):
+    began = time.monotonic()
+    outcome = ask(check(http={"url": at(web, "down")}, retries=2, pause=timedelta(milliseconds=300)), live)
+    assert (outcome.ok, outcome.words) == (False, "expected status 200, found 503 (3 tries)")
+    assert len(web.asked) == 3
+    assert time.monotonic() - began >= 0.6
+
+
+def test_paths_into_json():
+    document = {"a": [{"b": None}], "0": "zero"}
+    assert at_path(document, "a.0.b") is None
+    assert at_path(document, "0") == "zero"
+    assert at_path(document, "a.b") is at_path(document, "a.-1") is at_path(document, "a.0.b.c")
+
+
+# PostgreSQL ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "expected", "ok", "words"),
+    [
+        ("SELECT count(*) FROM requests", {"at_least": 500}, True, "found 500"),
+        ("SELECT count(*) FROM requests", {"equals": 500}, True, "found 500"),
+        ("SELECT count(*) FROM requests", {"at_least": 500.5}, False, "expected at least 500.5, found 500"),
+        ("SELECT count(*) FROM requests", {"equals": "500"}, False, 'expected "500", found 500'),
+        ("SELECT true", {"equals": 1}, False, "expected 1, found true"),
+        ("SELECT true", {"equals": True}, True, "found true"),
+        ("SELECT 0", {"equals": False}, False, "expected false, found 0"),
+        ("SELECT 1.10::numeric", {"equals": 1.1}, True, "found 1.1"),
+        ("SELECT '2026-11-23'::date", {"equals": "2026-11-23"}, True, 'found "2026-11-23"'),
+        ("SELECT '{\"a\": [1, null]}'::jsonb", {"equals": {"a": [1, None]}}, True, "found"),
+        ("SELECT 'NaN'::float8", {"at_least": 0}, False, 'found "nan", which is no number'),
+        ("SELECT 'many'", {"at_least": 1}, False, 'found "many", which is no number'),
+        ("SELECT true", {"at_least": 1}, False, "found true, which is no number"),
+        ("SELECT NULL", {"equals": "x"}, False, 'expected "x", found null'),
+        ("SELECT id FROM requests", {"equals": 1}, False, "expected one value, found several rows"),
+        ("SELECT 1, 2", {"equals": 1}, False, "expected one value, found 2 columns"),
+        ("SELECT 1 WHERE false", {"equals": 1}, False, "expected one value, found no row"),
+        ("SELECT 1; SET work_mem = '5MB'", {"equals": 1}, False, "expected one value, but the statement gives none"),
+        ("SELECT count(*) FROM nowhere", {"equals": 1}, False, 'relation "nowhere" does not exist'),
+        ("DELETE FROM requests RETURNING 1", {"equals": 1}, False, "cannot execute DELETE in a read-only transaction"),
+        ("SELECT repeat('x', 5000)", {"equals": "y"}, False, "xxx…"),
+        ("SELECT '50%'", {"equals": "50%"}, True, "found"),
+    ],
+)
+def test_a_query(live, query, expected, ok, words):
+    outcome = ask(sql(query, **expected), live)
+    assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
+    assert outcome.title == "a query in checked of postgres.main"
+    assert len(outcome.words) < 300
+
+
+def test_names_are_looked_for_where_the_database_says(small, live):
+    small.sql("CREATE SCHEMA app; CREATE TABLE app.orders (n int); ALTER DATABASE checked SET search_path TO app, public")
+    assert ask(sql("SELECT count(*) FROM orders", equals=0), live).ok
+    assert ask(sql("SELECT count(*) FROM requests", equals=500), live).ok
+
+
+def test_a_query_that_takes_too_long_ends_at_the_server_too(small, live):
+    outcome = ask(check(sql=SQL | {"query": "SELECT pg_sleep(999)", "equals": 1}, timeout=timedelta(seconds=1)), live)
+    assert not outcome.ok
+    with closing(small.postgres.connect()) as watcher:
+        running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(999)%' AND state = 'active'"
+        wait_for("the query to end", lambda: watcher.execute(running).fetchone() == (0,))
+
+
+def test_a_query_whose_task_was_killed_ends_at_the_server_too(small, live):
+    pid = os.fork()
+    if pid == 0:
+        ask(check(sql=SQL | {"query": "SELECT pg_sleep(998)", "equals": 1}, timeout=timedelta(seconds=2)), live)
+        os._exit(0)
+    with closing(small.postgres.connect()) as watcher:
+        running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(998)%' AND state = 'active'"
+        wait_for("the query to begin", lambda: watcher.execute(running).fetchone() == (1,))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        wait_for("the query to end", lambda: watcher.execute(running).fetchone() == (0,))
+
+
+def hung(kind):
+    """A server that takes connections and says nothing."""
+    server = socket.create_server(("127.0.0.1", 0))
+    extra = {} if kind == "postgres" else {"directConnection": True}
+    return server, Endpoint(id="hung", host="127.0.0.1", port=server.getsockname()[1], login="a", password="hush-hush", extra=extra)
+
+
+@pytest.mark.parametrize("question", [sql("SELECT 1", equals=1), mongo(at_least=1)], ids=["postgres", "mongo"])
+def test_a_server_that_hangs_is_not_waited_for(small, question):
+    server, endpoint = hung("postgres" if question.sql else "mongo")
+    with closing(server):
+        place = place_named(small.plan(), LIVE, lambda name: endpoint)
+        outcome = ask(question.model_copy(update={"timeout": timedelta(seconds=1)}), place)
+    assert not outcome.ok
+    assert "no answer within 1.0 s" in outcome.words or "does not answer" in outcome.words
+    assert "hush" not in outcome.words
+
+
+def test_a_wrong_password_is_said_without_it(small):
+    def connect(name):
+        right = small.connect(name)
+        return Endpoint(id=name, host=right.host, port=right.port, login=right.login, password="hush-hush", extra=right.extra)
+
+    for question in (sql("SELECT 1", equals=1), mongo(at_least=1)):
+        outcome = ask(question, place_named(small.plan(), LIVE, connect))
+        assert not outcome.ok
+        assert "hush" not in outcome.words
+        assert f"checked_{'postgres' if question.sql else 'mongo'}" in outcome.words
+
+
+# MongoDB ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rest", "ok", "words"),
+    [
+        ({"equals": 300}, True, "found 300"),
+        ({"filter": {"_id": {"$lt": 9}}, "equals": 9}, True, "found 9"),
+        ({"filter": {"_id": {"$lt": 9}}, "at_least": 10}, False, "expected at least 10, found 9"),
+        ({"filter": {"_id": "none"}, "equals": 0}, True, "found 0"),
+        ({"collection": "not there", "at_least": 1}, False, "expected at least 1, found 0"),
+        ({"collection": "running", "equals": 9}, True, "found 9"),
+        ({"collection": "sessions", "filter": {"ends": {"$lt": {"$date": "2002-01-01T00:00:00Z"}}}, "equals": 20}, True, "found 20"),
+        ({"pipeline": [{"$group": {"_id": None, "top": {"$max": "$_id"}}}], "equals": 299}, True, "found 299"),
+        ({"pipeline": [{"$sort": {"_id": 1}}, {"$limit": 1}, {"$project": {"_id": 0, "state": 1}}], "equals": "state 0"}, True, "found"),
+        ({"pipeline": [{"$match": {"_id": -1}}], "equals": 1}, False, "expected one document, found none"),
+        ({"pipeline": [{"$limit": 2}], "equals": 1}, False, "expected one document, found several"),
+        ({"pipeline": [{"$limit": 1}, {"$set": {"more": 1}}], "equals": 1}, False, "expected one field beside _id, found 2"),
+        ({"pipeline": [{"$nonsense": 1}], "equals": 1}, False, "Unrecognized pipeline stage"),
+    ],
+)
+def test_a_count_or_an_aggregation(live, rest, ok, words):
+    outcome = ask(mongo(**rest), live)
+    assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
+
+
+def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(small, live):
+    slow = mongo(filter={"$where": "sleep(50) || true"}, at_least=1).model_copy(update={"timeout": timedelta(seconds=1)})
+    assert not ask(slow, live).ok
+    with small.mongo.client() as client:
+        ops = {"$match": {"command.aggregate": "states", "active": True}}
+        wait_for("the aggregation to end", lambda: not list(client.admin.aggregate([{"$currentOp": {}}, ops])))
+
+
+# Elsewhere, and what is refused -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [{"$oid": "zz"}, {"$date": "yesterday"}, {"$numberDecimal": "x"}, {"$binary": "x"}, 2**63])
+def test_what_can_not_be_said_to_the_server_is_a_failed_check(live, value):
+    right = mongo(equals=1)
+    wrong = right.model_copy(update={"mongo": right.mongo.model_copy(update={"filter": {"a": value}})})
+    outcome = ask(wrong, live)
+    assert (outcome.ok, "not one that MongoDB's extended JSON can say" in outcome.words) == (False, True), outcome.words
+
+
+def test_an_answer_that_is_no_bson_is_a_failed_check(small, live):
+    with small.mongo.client() as client:
+        text = RawBSONDocument(encode({"_id": 1, "text": "é"}).replace("é".encode(), b"\xff\xff"))
+        client.checked.damaged.insert_one(text)
+    outcome = ask(mongo("damaged", pipeline=[{"$limit": 1}], equals="é"), live)
+    assert (outcome.ok, "can't be read" in outcome.words) == (False, True), outcome.words
+
+
+def test_one_that_fails_as_nobody_foresaw_is_a_failed_check(live, monkeypatch, caplog):
+    monkeypatch.setattr(checks, "run_one", lambda *_: {}["nobody thought of this"])
+    outcome = ask(check(argv=("true",)), live)
+    assert (outcome.ok, outcome.words) == (False, "it could not be asked: KeyError, see the log")
+    assert "nobody thought of this" in caplog.text
+
+
+def test_names_of_the_set_are_those_of_the_place(small, live):
+    small.sql("CREATE TABLE IF NOT EXISTS here (n int)")
+    with small.mongo.client() as client:
+        client["checked_copy"]["states_copy"].insert_many([{"n": n} for n in range(7)])
+    elsewhere = Place(
+        "elsewhere",
+        small.plan(),
+        small.connect,
+        settings={
+            "postgres.main": PostgresTarget(connection="checked_postgres", databases={"checked": "postgres"}),
+            "mongo.documents": MongoTarget(
+                connection="checked_mongo", databases={"checked": "checked_copy"}, collections={"checked.states": "states_copy"}
+            ),
+        },
+    )
+    assert ask(sql("SELECT current_database()::text", equals="checked"), live).ok
+    assert ask(sql("SELECT current_database()::text", equals="postgres"), elsewhere).ok
+    assert ask(mongo(equals=7), elsewhere).ok
+    assert ask(mongo(equals=300), live).ok
+
+
+def test_a_command_and_what_it_is_called(live, caplog):
+    caplog.set_level(logging.INFO)
+    outcome = ask(check(argv=("sh", "-c", "echo fine # hush-hush")), live)
+    assert "hush-hush" not in caplog.text
+    assert (outcome.ok, outcome.words, outcome.title) == (True, "fine", "sh")
+    outcome = ask(check(argv=("sh", "-c", "echo why; false"), name="what's in the way", retries=1), live)
+    assert (outcome.ok, outcome.words, outcome.title) == (False, "why (2 tries)", "what's in the way")
+
+
+def test_a_source_that_the_place_lacks_is_a_failed_check(small):
+    nowhere = Place("nowhere", small.plan(), small.connect, settings={})
+    outcome = ask(sql("SELECT 1", equals=1), nowhere)
+    assert (outcome.ok, outcome.words) == (False, "The target nowhere has no place for postgres.main.")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({}, "write exactly one of argv, http, sql, mongo"),
+        ({"argv": ["true"], "http": {"url": "http://a/"}}, "not argv and http"),
+        ({"http": {"url": "http:///health"}}, "write an address with a host"),
+        ({"http": {"url": "http://[1/health"}}, "write an address with a host"),
+        ({"sql": SQL | {"query": "SELECT 1"}}, "write exactly one of equals, at_least"),
+        ({"mongo": MONGO | {"collection": "a", "filter": {"a": 1}, "pipeline": [{"$limit": 1}], "equals": 1}}, "filter or pipeline"),
+        ({"mongo": MONGO | {"collection": "a", "pipeline": [{"$out": "b"}], "equals": 1}}, "leave $out out of the pipeline"),
+        ({"mongo": MONGO | {"collection": "a", "filter": {"a": {"$in": [{"$oid": "zz"}]}}, "equals": 1}}, "extended JSON at a.$in.0:"),
+        ({"mongo": MONGO | {"collection": "a", "filter": {"$date": "yesterday"}, "equals": 1}}, "mongo.filter\n"),
+        ({"mongo": MONGO | {"collection": "a", "filter": {"b": {"$numberDecimal": "x"}}, "equals": 1}}, "extended JSON at b:"),
+        ({"mongo": MONGO | {"collection": "a", "pipeline": [{"$limit": 1}, {"$skip": 2**63}], "equals": 1}}, "mongo.pipeline.1\n"),
+    ],
+)
+def test_what_is_no_check_is_refused(wrong, said):
+    with pytest.raises(ValidationError) as refused:
+        Check(**wrong)
+    assert said in str(refused.value)
+
+
+def test_when_values_are_the_same():
+    assert same({"a": [1, 2.0]}, {"a": [1.0, 2]})
+    assert not same({"a": 1}, {"a": 1, "b": 2})
+    assert not same([1], [1, 1])
+    assert not same([True], [1])

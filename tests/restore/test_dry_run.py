@@ -1,0 +1,68 @@
+"""Dry runs: everything is found out and compared, nothing is written to a target or a destination."""
+
+import pytest
+
+from recovery.common.errors import ApprovalError
+from recovery.restore import safety_backup, steps
+from tests.support.small import Small, end, forward, said
+
+
+@pytest.fixture
+def whole(tmp_path, postgres_server, mongo_server):
+    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).damaged()
+    yield made
+    made.drop()
+
+
+def at_destinations(whole):
+    return {path: path.stat().st_mtime_ns for place in ("near", "far") for path in sorted((whole.folder / place).rglob("*"))}
+
+
+def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
+    stored = at_destinations(whole)
+    run = whole.restore()
+    forward(whole, run, request=whole.ask(run, dry_run=True, requester=""))
+    text = run.findings().text
+    for words in (
+        "tries out, changing nothing",
+        "| table | changed | 1 |",
+        "| table | removed | 1 |",
+        "by_mistake",
+        "| collection | changed | 1 |",
+        "| collection | removed | 1 |",
+        "| file | added |",
+        "| file | changed | 1 |",
+        "| file | removed | 1 |",
+        "This was a dry run",
+    ):
+        assert words in text, text
+    for step in (safety_backup.make_safe, steps.stop_services):
+        if step is safety_backup.make_safe:
+            assert step(run) is False
+        else:
+            with pytest.raises(ApprovalError, match="dry run"):
+                step(run)
+    with pytest.raises(ApprovalError, match="dry run"):
+        steps.stage(run, "files.uploads")
+    assert end(run) == "", said(run)
+    assert at_destinations(whole) == stored
+    assert whole.fingerprint() == whole.before
+    assert whole.leftovers() == []
+    assert run.journal.closed
+
+
+def test_the_first_gate_shows_the_comparison_if_it_was_asked_for(whole):
+    run = whole.restore()
+    forward(whole, run, "preflight", whole.ask(run, compare=True, sources=("files.uploads",), only={"files.uploads": ("top.txt",)}))
+    text = run.findings().text
+    assert "| file | changed | 1 |" in text
+    assert "Only: top.txt" in text
+    assert "removed" not in text
+
+
+def test_what_is_equal_is_said_to_be(whole):
+    (whole.home / ".env").write_text("DB_PASSWORD=new\n")
+    whole.back_up("later")
+    run = whole.restore()
+    forward(whole, run, request=whole.ask(run, dry_run=True, sources=("files.uploads", "postgres.main")))
+    assert run.findings().text.count("is **equal** to the set") == 2

@@ -1,0 +1,78 @@
+import pytest
+
+from recovery.restore import answers, steps
+from recovery.restore.gate_texts import gate_text
+from tests.support.small import Small, end, forward
+
+
+@pytest.fixture
+def small(tmp_path):
+    made = Small(tmp_path / "small", "small")
+    made.set_id = made.back_up(note="before the **big** migration")
+    made.disaster()
+    return made
+
+
+def test_the_first_gate_says_what_is_replaced_by_what(small):
+    run = small.restore()
+    forward(small, run, "preflight")
+    text = gate_text(run, "plan")
+    for words in (
+        "**operator** asks to restore **small** from set",
+        small.set_id,
+        r"Note of the backup: before the \*\*big\*\* migration",
+        "What was written in the last",
+        "### config.settings",
+        "### files.uploads",
+        f"Missing, and brought back: {small.home}/.env",
+        f"{small.storage} has ",
+        "Nothing live is replaced before the next gate",
+    ):
+        assert words in text, text
+    for target in run.findings().targets.values():
+        assert f"Target: `{target}`" in text
+
+
+def test_the_second_gate_says_what_was_proven_and_what_stops(small):
+    run = small.restore()
+    forward(small, run, "prove files.uploads")
+    text = gate_text(run, "switch")
+    for words in (
+        "proven equal to the set",
+        "- config.settings: staged in",
+        "- files.uploads: staged in",
+        "service stop web",
+        "config.settings, files.uploads",
+        "set aside for 7 d;",
+        "Nothing live was touched so far",
+    ):
+        assert words in text, text
+    assert "unknown time" not in text
+
+
+def test_without_services_somebody_is_told_to_stop_what_writes(small):
+    path = small.plans / "small.yaml"
+    lines = [line for line in path.read_text().splitlines() if "/service" not in line and not line.startswith(("services:", "checks:"))]
+    path.write_text("\n".join(lines))
+    run = small.restore()
+    forward(small, run, "prove files.uploads")
+    assert "stop what writes to the data yourself" in gate_text(run, "switch")
+    for name in ("switch",):
+        answers.show(run, name, gate_text(run, name))
+        answers.approve(run, name, "alice")
+    steps.stop_services(run)
+    for source_id in run.plan.source_ids:
+        steps.switch(run, source_id)
+    steps.start_services(run)
+    steps.check_system(run)
+    assert "The plan names no checks: look at the system yourself" in gate_text(run, "accept")
+
+
+def test_the_last_gate_says_what_each_answer_does(small):
+    run = small.restore()
+    forward(small, run, "check")
+    text = gate_text(run, "accept")
+    for words in ("**in use**", "✔", "service: web: check is done", "What was written since", "keeps it too, but the run ends as failed"):
+        assert words in text, text
+    assert "FAILED" not in text
+    end(run)

@@ -1,0 +1,344 @@
+"""Restores in place: a safety backup, then dropped and loaded; and back from the safety backup."""
+
+import pytest
+
+from recovery.common.errors import ApprovalError, ProofError, RecoveryError, RestoreError, ToolError
+from recovery.maintenance import replaced_copies
+from recovery.packs.content_diff import Difference
+from recovery.restore import answers, choose_set, safety_backup
+from recovery.restore import steps as restore_steps
+from recovery.sets.records import read_records
+from sandbox.servers import Postgres
+from tests.sources.files.test_local import Killed
+from tests.support.file_zoo import snapshot
+from tests.support.small import Small, end, forward, said, steps, to_gate
+
+
+@pytest.fixture
+def whole(tmp_path, postgres_server, mongo_server):
+    """A damaged system with a set of before."""
+    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).damaged()
+    yield made
+    made.drop()
+
+
+def ask(whole, run, **asked):
+    return whole.ask(run, method="in place", config="all", **asked)
+
+
+def holds(whole, run, manifest):
+    return [read_records(each, manifest.path, run.verify_key(), manifest).holds for each in run.destinations()]
+
+
+def test_the_set_takes_the_place_of_the_live_data_and_a_safety_set_is_kept(whole):
+    run = whole.restore()
+    forward(whole, run, request=ask(whole, run))
+    assert end(run) == "", said(run)
+    assert whole.fingerprint() == whole.set_state
+    assert whole.leftovers() == []
+    made = run.safety.manifest()
+    assert made.complete
+    assert made.hold
+    assert made.level == "decoded"
+    assert run.id in made.note
+    later = whole.restore("later")
+    choose_set.choose(later, whole.ask(later))
+    assert later.manifest().set_id == whole.set_id  # not the safety set, which is newer
+    assert all(holds(whole, run, made))
+    replaced_copies.drop(run)
+    assert not any(holds(whole, run, made))
+
+
+def test_refused_at_the_last_gate_what_was_there_comes_back(whole):
+    run = whole.restore()
+    forward(whole, run, "gate accept", ask(whole, run))
+    answers.reject(run, "accept", "alice")
+    assert "alice rejected" in end(run)
+    assert whole.fingerprint() == whole.before, said(run)
+    assert all(whole.services.values())
+
+
+def not_equal(monkeypatch, run, source_id):
+    """Let the proof of what was loaded in place of a source find a difference; the way back's finds none that is not there."""
+    kind = type(run.component(source_id))
+    prove = kind.prove
+
+    def found(component, what):
+        return [Difference("thing", "this one", "on purpose")] if not what.way_back else prove(component, what)
+
+    monkeypatch.setattr(kind, "prove", found)
+
+
+@pytest.mark.parametrize("broken", ["postgres.main", "mongo.documents", "files.uploads", "config.settings"])
+def test_what_fails_half_way_is_taken_back(whole, broken, monkeypatch):
+    run = whole.restore()
+    forward(whole, run, "safety", ask(whole, run))
+    not_equal(monkeypatch, run, broken)
+    with pytest.raises(ProofError, match="on purpose"):
+        for name, step in steps(whole, run, run.request()):
+            if name.startswith("switch "):
+                step()
+    assert whole.fingerprint() != whole.before
+    assert f"loaded again from the safety set {run.safety.manifest().set_id}, and proven equal" in end(run)
+    assert whole.fingerprint() == whole.before, said(run)
+    assert all(whole.services.values())
+
+
+def test_services_that_do_not_start_on_what_was_restored_let_the_gate_decide(whole):
+    run = whole.restore()
+    whole.fail("start", "web")
+    with pytest.raises(ToolError):
+        forward(whole, run, "start services", ask(whole, run))
+    to_gate(run, "accept", person=None)
+    answers.reject(run, "accept", "alice")
+    whole.mend("start", "web")
+    assert "alice rejected" in end(run)
+    assert whole.fingerprint() == whole.before, said(run)
+    assert all(whole.services.values())
+
+
+def collection(whole, name):
+    return whole.mongo.client()[whole.name][name]
+
+
+WRITES = {
+    "postgres.main": (lambda whole: whole.sql("INSERT INTO requests (what) VALUES ('late')"), "requests"),
+    "mongo.documents": (lambda whole: collection(whole, "states").insert_one({"_id": 4711}), "states"),
+    "files.uploads": (lambda whole: (whole.storage / "late.txt").write_text("late"), "late.txt"),
+    "config.settings": (lambda whole: (whole.home / "custom/lib/flow.py").write_text("late"), "flow.py"),
+    "config.settings too": (lambda whole: (whole.home / ".env").write_text("late"), ".env"),
+}
+
+
+@pytest.mark.parametrize("written", WRITES)
+def test_what_somebody_writes_after_the_safety_backup_is_not_dropped(whole, written):
+    write, named = WRITES[written]
+    source_id = written.split()[0]
+    run = whole.restore()
+    forward(whole, run, "safety", ask(whole, run, sources=(source_id,)))
+    write(whole)
+    as_written = whole.fingerprint()
+    with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
+        restore_steps.switch(run, source_id)
+    assert "The switch failed; nothing live was replaced" in end(run)
+    assert whole.fingerprint() == as_written
+    assert all(whole.services.values())
+
+
+@pytest.fixture
+def trees(tmp_path):
+    """The same without databases."""
+    return Small(tmp_path / "trees", "trees")
+
+
+def ready(small, run, source_id, **asked):
+    """Take the steps up to the safety backup of one source."""
+    forward(small, run, "safety", small.ask(run, method="in place", sources=(source_id,), **asked))
+
+
+def dies_before_it_drops(monkeypatch, run, source_id):
+    """What is replaced is decided by then."""
+
+    def dies(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safety_backup, "refuse_unsaved", dies)
+        with pytest.raises(Killed):
+            restore_steps.switch(run, source_id)
+
+
+def refused(small, run, source_id, named):
+    as_written = small.fingerprint()
+    with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
+        restore_steps.switch(run, source_id)
+    assert "nothing live was replaced" in end(run)
+    assert small.fingerprint() == as_written
+
+
+@pytest.mark.parametrize(
+    ("only", "late", "killed"),
+    [("year1", "year1/late.txt", False), ("top*", "top.txt", False), ("year1/upload 1.bin", "year1/late.txt", True)],
+)
+def test_what_comes_where_a_part_is_missing_is_not_dropped(trees, monkeypatch, only, late, killed):
+    trees.damaged()
+    (trees.storage / "top.txt").unlink()
+    run = trees.restore()
+    ready(trees, run, "files.uploads", only={"files.uploads": (only,)})
+    if killed:
+        dies_before_it_drops(monkeypatch, run, "files.uploads")
+    (trees.storage / late).parent.mkdir(exist_ok=True)
+    (trees.storage / late).write_text("late")
+    refused(trees, run, "files.uploads", late)
+
+
+@pytest.mark.parametrize(("config", "killed", "before"), [("all", False, None), ("missing", True, None), ("missing", True, "late")])
+def test_settings_that_come_where_some_are_missing_are_not_dropped(trees, monkeypatch, config, killed, before):
+    """Without ``config: all``, nor if the safety set has the same: they were gone when it was decided what is replaced."""
+    trees.damaged()
+    flow = trees.home / "custom/lib/flow.py"
+    flow.unlink()
+    if before:
+        flow.write_text(before)
+    run = trees.restore()
+    ready(trees, run, "config.settings", config=config)
+    flow.unlink(missing_ok=True)
+    if killed:
+        dies_before_it_drops(monkeypatch, run, "config.settings")
+    flow.write_text("late")
+    refused(trees, run, "config.settings", "flow.py")
+
+
+def test_settings_that_come_before_it_is_decided_what_is_missing_stay(trees):
+    trees.damaged()
+    flow = trees.home / "custom/lib/flow.py"
+    flow.unlink()
+    run = trees.restore()
+    ready(trees, run, "config.settings", config="missing")
+    flow.write_text("late")
+    restore_steps.switch(run, "config.settings")
+    assert flow.read_text() == "late"
+    assert "as-in-the-set" in (trees.home / ".env").read_text()
+    assert end(run)
+    assert flow.read_text() == "late"
+    assert not (trees.home / ".env").exists()
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_settings_in_a_folder_that_leaves_them_out(trees, accepted):
+    """Replacing them gives the folder another time, which is no loss."""
+    path = trees.plans / "trees.yaml"
+    path.write_text(path.read_text().replace(f'{trees.storage}", exclude: ["*.tmp"]', f'{trees.home}", exclude: [.env, custom]'))
+    trees.damaged()
+    (trees.home / ".env").write_text("changed")
+    before = snapshot(trees.home, times=False)
+    run = trees.restore()
+    forward(trees, run, "keep" if accepted else "gate accept", ask(trees, run))
+    assert trees.fingerprint() == trees.set_state
+    if not accepted:
+        answers.reject(run, "accept", "alice")
+    assert (end(run) == "") == accepted, said(run)
+    assert trees.fingerprint() == trees.set_state if accepted else snapshot(trees.home, times=False) == before
+    assert trees.leftovers() == []
+
+
+def test_documents_that_expire_meanwhile_are_no_loss(whole):
+    for name in ("odd[2024]", "odd"):
+        collection(whole, name).insert_one({"_id": 1})
+    collection(whole, "odd[2024]").create_index("at", expireAfterSeconds=1_000_000_000)
+    before = whole.fingerprint()
+    run = whole.restore()
+    forward(whole, run, "safety", ask(whole, run, sources=("mongo.documents",)))
+    collection(whole, "sessions").delete_one({"_id": 3})
+    restore_steps.switch(run, "mongo.documents")
+    assert end(run)
+    assert whole.fingerprint() == before, said(run)
+
+
+def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
+    """The plan names no databases; somebody keeps writers out of one while the second gate waits."""
+    path = whole.plans / "whole.yaml"
+    path.write_text(path.read_text().replace("whole_postgres, databases: [whole]", "whole_postgres"))
+    run = whole.restore()
+    forward(whole, run, "gate switch", ask(whole, run, sources=("postgres.main",)))
+    with whole.postgres.connect() as connection:
+        connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS false")
+    for name, step in steps(whole, run, run.request()):
+        if name in {"stop services", "safety"}:
+            step()
+    with pytest.raises(RestoreError, match=r"as the safety set has it: .*whole"):
+        restore_steps.switch(run, "postgres.main")
+    assert "nothing live was replaced" in end(run)
+    with whole.postgres.connect() as connection:
+        connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS true")
+    assert whole.fingerprint() == whole.before
+
+
+def test_a_server_that_is_another_one_during_the_safety_backup_is_noticed(whole, server_folder):
+    run = whole.restore()
+    forward(whole, run, "stop services", ask(whole, run, sources=("postgres.main",)))
+    with Postgres(server_folder / "another", 18) as other:
+        own, whole.postgres = whole.postgres, other
+        with pytest.raises(ApprovalError, match="not the one that was approved"):
+            safety_backup.make_safe(run)
+        whole.postgres = own
+    assert not run.journal.said("safe")
+    assert end(run)
+    assert whole.fingerprint() == whole.before
+
+
+def test_without_a_safety_set_nothing_is_dropped(whole):
+    for place in ("near", "far"):
+        (whole.folder / place).rename(whole.folder / f"gone {place}")
+    run = whole.restore()
+    for name, step in steps(whole, run, ask(whole, run)):
+        if name == "choose":
+            for place in ("near", "far"):
+                (whole.folder / f"gone {place}").rename(whole.folder / place)
+        if name == "safety":
+            for place in ("near", "far"):
+                (whole.folder / place).rename(whole.folder / f"gone {place}")
+            with pytest.raises(RestoreError, match="No destination takes the safety set"):
+                step()
+            break
+        step()
+    with pytest.raises(RestoreError, match="no safety set"):
+        restore_steps.switch(run, "files.uploads")
+    for place in ("near", "far"):
+        (whole.folder / f"gone {place}").rename(whole.folder / place)
+    assert end(run)
+    assert whole.fingerprint() == whole.before
+    assert all(whole.services.values())
+
+
+def test_one_destination_for_the_safety_set_is_enough(whole):
+    run = whole.restore()
+    forward(whole, run, "stop services", ask(whole, run))
+    (whole.folder / "near").rename(whole.folder / "gone")
+    safety_backup.make_safe(run)
+    assert run.journal.said("safe")[-1].facts["destinations"] == ["far"]
+    (whole.folder / "gone").rename(whole.folder / "near")
+    end(run)
+    made = run.safety.manifest()
+    assert holds(whole, run, made)[1]
+    replaced_copies.drop(run)
+    assert not holds(whole, run, made)[1]
+    assert whole.fingerprint() == whole.before
+
+
+def test_what_was_written_until_the_services_stopped_comes_back(whole):
+    run = whole.restore()
+    forward(whole, run, "gate switch", ask(whole, run))
+    (whole.storage / "while the gate waited").write_text("work\n")
+    for name, step in steps(whole, run, run.request()):
+        if name in {"stop services", "safety", "start services", "check", "gate accept"} or name.startswith("switch"):
+            step()
+    answers.reject(run, "accept", "alice")
+    end(run)
+    assert (whole.storage / "while the gate waited").read_text() == "work\n"
+
+
+def test_a_set_that_can_not_be_read_whole_drops_nothing(whole):
+    run = whole.restore()
+    forward(whole, run, "gate plan", ask(whole, run))
+    for folder in whole.set_folders(whole.set_id):
+        pack = next((folder / "files" / "uploads").glob("*.age"))
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(bytes(data))
+    restore_steps.stage(run, "files.uploads")
+    with pytest.raises(RecoveryError, match="could not be fetched"):
+        restore_steps.prove(run, "files.uploads")
+    assert end(run)
+    assert whole.fingerprint() == whole.before
+
+
+def test_one_part_in_place_leaves_the_rest(whole):
+    run = whole.restore()
+    forward(whole, run, request=ask(whole, run, sources=("files.uploads",), only={"files.uploads": ("year1",)}))
+    assert end(run) == "", said(run)
+    found = whole.fingerprint()
+    assert found["files.uploads"] == whole.before["files.uploads"] | {"year1": whole.set_state["files.uploads"]["year1"]}
+    assert {name: value for name, value in found.items() if name != "files.uploads"} == {
+        name: value for name, value in whole.before.items() if name != "files.uploads"
+    }

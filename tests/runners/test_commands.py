@@ -1,0 +1,109 @@
+import logging
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import ToolError
+from recovery.plan.services import Services
+from recovery.runners.commands import run_all, run_one
+from sandbox.servers import wait_for
+
+PYTHON = sys.executable
+
+
+def long(seconds=60):
+    return timedelta(seconds=seconds)
+
+
+def services():
+    return Services(timeout=long())
+
+
+def python(code):
+    return (PYTHON, "-c", code)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_its_words_and_its_status():
+    outcome = run_one(python("import sys; print('to out', flush=True); print('to err', file=sys.stderr)"), long())
+    assert (outcome.ok, outcome.words) == (True, "to out\nto err")
+    outcome = run_one(python("print('why'); raise SystemExit(3)"), long())
+    assert (outcome.ok, outcome.words) == (False, "why")
+    assert run_one(("true",), long()).words == "exit status 0, no words"
+    assert "exit status 3" in run_one(python("raise SystemExit(3)"), long()).words
+
+
+def test_its_arguments_are_not_in_the_log(caplog):
+    caplog.set_level(logging.INFO)
+    outcome = run_one(("/bin/sh", "-c", "echo said # --password=hush-hush"), long())
+    assert (outcome.title, "sh: said" in caplog.text) == ("sh", True)
+    assert "hush-hush" not in f"{caplog.text} {outcome}"
+    assert run_one(("false",), long(), "what people call it").title == "what people call it"
+
+
+def test_no_shell_reads_the_command():
+    assert run_one(("echo", "$HOME; `id` && false"), long()).words == "$HOME; `id` && false"
+
+
+def test_a_command_that_is_not_there():
+    outcome = run_one(("/nowhere/stop-it",), long())
+    assert not outcome.ok
+    assert "could not be started" in outcome.words
+
+
+def test_only_the_end_of_many_words_is_kept():
+    outcome = run_one(python("print('x' * 10_000_000); print('the end')"), long())
+    assert outcome.words.endswith("the end")
+    assert len(outcome.words) <= 2000
+
+
+def test_what_takes_too_long_is_ended_with_its_children(tmp_path):
+    script = f"sleep 1000 & echo $! > {tmp_path}/child; echo working; wait"
+    outcome = run_one(("sh", "-c", script), long(1))
+    assert not outcome.ok
+    assert outcome.words.startswith("it did not end within")
+    assert outcome.words.endswith("working")
+    child = int((tmp_path / "child").read_text())
+    wait_for("the child to end", lambda: not alive(child))
+
+
+def test_a_daemon_that_keeps_the_output_open_is_not_waited_for_and_lives_on(tmp_path):
+    """Such as a start script that puts a server into the background."""
+    outcome = run_one(("sh", "-c", f"sleep 1000 & echo $! > {tmp_path}/daemon; echo started"), long(900))
+    assert (outcome.ok, outcome.words) == (True, "started")
+    daemon = int((tmp_path / "daemon").read_text())
+    try:
+        assert alive(daemon), "the service that was started must not end with its start command"
+    finally:
+        os.kill(daemon, 9)
+
+
+def test_a_command_ends_with_a_task_that_is_killed(tmp_path):
+    """A stop that runs on after its task was killed would meet the start of the way back."""
+    pid = os.fork()
+    if pid == 0:
+        run_one(("sh", "-c", f"cd {tmp_path}; echo $$ > new; mv new command; exec sleep 1000"), long(900))
+        os._exit(0)
+    wait_for("the command to run", lambda: (tmp_path / "command").exists())
+    command = int((tmp_path / "command").read_text())
+    assert alive(command)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    wait_for("the command to end with its task", lambda: not alive(command))
+
+
+def test_all_stop_at_the_first_that_fails(tmp_path):
+    commands = [("touch", str(tmp_path / "one")), ("false",), ("touch", str(tmp_path / "three"))]
+    with pytest.raises(ToolError, match="false, command 2 of 3, failed"):
+        run_all(commands, services())
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    run_all([], services())

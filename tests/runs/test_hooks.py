@@ -1,0 +1,371 @@
+"""Hooks on real servers: what they do, what their failure does, and when which of them is run."""
+
+import json
+import logging
+import shutil
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from recovery.backup import hooks as backup_hooks
+from recovery.common.errors import ApprovalError, HookError, RestoreError, StagingError
+from recovery.common.files import make_private, write_record
+from recovery.plan.hooks import Hook
+from recovery.restore import hooks as restore_hooks
+from recovery.restore import rollback
+from recovery.runners import commands
+from recovery.runs import hooks as runs_hooks
+from sandbox.servers import wait_for
+from tests.support.small import Small, end, said, steps
+
+SQL = {"source": "postgres.main", "database": "hooked"}
+MONGO = {"source": "mongo.documents", "database": "hooked"}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, postgres_server, mongo_server):
+    made = Small(tmp_path_factory.mktemp("hooks") / "small", "hooked", postgres=postgres_server, mongo=mongo_server)
+    yield made
+    made.drop()
+
+
+def numbered(*found):
+    return [(f"before_backup.{number}", hook) for number, hook in enumerate(found)]
+
+
+def run(small, *found):
+    runs_hooks.run_all(numbered(*found), small.plan(), small.connect)
+
+
+def sql(statement, seconds=20):
+    return Hook(sql=SQL | {"statement": statement}, timeout=timedelta(seconds=seconds))
+
+
+def mongo(command, seconds=20):
+    return Hook(mongo=MONGO | {"command": command}, timeout=timedelta(seconds=seconds))
+
+
+def value(small, query):
+    with closing(small.postgres.connect(small.name)) as connection:
+        return connection.execute(query).fetchone()[0]
+
+
+def test_each_kind_does_its_work_and_says_so_in_the_log(small, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    statement = """CREATE TABLE noted (what text); INSERT INTO noted VALUES ('50% done'), ('all done');
+        DO $$BEGIN RAISE NOTICE 'heard by the log'; END$$; SELECT what, 1 FROM noted"""
+    run(
+        small,
+        Hook(argv=("sh", "-c", f"seq 2000; touch {tmp_path}/made # hush-hush")),
+        sql(statement),
+        mongo({"insert": "noted", "documents": [{"_id": 1, "when": {"$date": "2026-11-23T00:00:00Z"}}]}),
+    )
+    assert (tmp_path / "made").exists()
+    assert value(small, "SELECT count(*) FROM noted") == 2
+    with small.mongo.client() as client:
+        assert client["hooked"]["noted"].find_one()["when"].year == 2026
+    for words in (
+        "1\n2\n3\n",
+        "\n2000",
+        "INSERT 0 2",
+        "heard by the log",
+        "all done | 1",
+        '"n": 1',
+        "hook before_backup.2: insert in hooked",
+    ):
+        assert words in caplog.text
+    assert "hush-hush" not in caplog.text, "arguments may be secret"
+
+
+def test_a_statement_is_no_part_of_a_transaction(small):
+    run(small, sql("VACUUM requests"))
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        (Hook(argv=("sh", "-c", "echo why; exit 3")), r"The hook before_backup.1 \(sh\) failed: why"),
+        (Hook(argv=("sleep", "99"), timeout=timedelta(seconds=1)), "did not end within 1.0 s"),
+        (sql("SELECT count(*) FROM nowhere"), r"SQL in hooked of postgres.main\) failed: .* relation \"nowhere\" does not exist"),
+        (mongo({"nonsense": 1}), "nonsense in hooked of mongo.documents.* no such command"),
+        (mongo({"insert": "twice", "documents": [{"_id": 1}, {"_id": 1}]}), "1 parts of the command failed: E11000 duplicate key"),
+    ],
+    ids=["command", "slow command", "sql", "mongo", "part of a mongo command"],
+)
+def test_the_first_that_fails_is_the_last_to_run(small, tmp_path, failing, words):
+    first, third = (Hook(argv=("touch", str(tmp_path / name))) for name in ("first", "third"))
+    with pytest.raises(HookError, match=words) as failed:
+        run(small, first, failing, third)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    assert not failed.value.retryable
+
+
+def test_statements_that_take_too_long_together_end_at_the_server_too(small):
+    small.sql("CREATE TABLE late (n int)")
+    with pytest.raises(HookError):
+        run(small, sql("SELECT pg_sleep(0.7); SELECT pg_sleep(0.7); INSERT INTO late VALUES (1); SELECT pg_sleep(0.7)", 1))
+    running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(0.7)%' AND state = 'active'"
+    wait_for("the statements to end", lambda: value(small, running) == 0)
+    assert value(small, "SELECT count(*) FROM late") == 0
+
+
+def test_a_command_that_takes_too_long_ends_at_the_server_too(small):
+    slow = {"update": "states", "updates": [{"q": {"$where": "sleep(50) || true"}, "u": {"$set": {"n": 1}}, "multi": True}]}
+    with pytest.raises(HookError):
+        run(small, mongo(slow, 1))
+    with small.mongo.client() as client:
+        ops = {"$match": {"ns": "hooked.states", "active": True}}
+        wait_for("the update to end", lambda: not list(client.admin.aggregate([{"$currentOp": {}}, ops])))
+
+
+# Around backups -----------------------------------------------------------------------------------------------------
+
+HOOKS = """\
+hooks:
+  before_backup: [{{argv: ["{service}", hook, before]}}]
+  after_backup: [{{argv: ["{service}", hook, after]}}, {{argv: ["{service}", hook, last]}}]
+  after_failed_backup: [{{argv: ["{service}", hook, alarm]}}]
+  before_restore: [{{argv: ["{service}", hook, freeze]}}, {{argv: ["{service}", hook, announce]}}]
+  after_restore: [{{argv: ["{service}", hook, thaw]}}, {{argv: ["{service}", hook, tell]}}]
+targets:
+  elsewhere: {{sources: {{files: {{uploads: {{path: "{folder}/elsewhere"}}}}}}}}
+"""
+
+
+@pytest.fixture
+def hooked(tmp_path):
+    folder = tmp_path / "small"
+    return Small(folder, more=HOOKS.format(folder=folder, service=folder / "service"))
+
+
+def told(small):
+    """The hooks that ran, in order."""
+    return [line.removeprefix("hook ") for line in small.told if line.startswith("hook ")]
+
+
+def after(small, set_id, failed=(), sources=None):
+    plan = small.plan()
+    backup_hooks.after_backup(plan, set_id, sources or plan.source_ids, failed, small.connect)
+
+
+def test_before_a_backup(hooked):
+    backup_hooks.before_backup(hooked.plan(), hooked.connect)
+    assert told(hooked) == ["before"]
+    hooked.fail("hook", "before")
+    with pytest.raises(HookError, match="before does not hook, on purpose"):
+        backup_hooks.before_backup(hooked.plan(), hooked.connect)
+
+
+def test_after_a_whole_backup_nothing_is_said(hooked):
+    after(hooked, hooked.back_up())
+    assert told(hooked) == ["after", "last"]
+
+
+def test_after_a_part_that_was_asked_for_nothing_is_said(hooked):
+    after(hooked, hooked.back_up(sources=("config.settings",)), sources=("config.settings",))
+    assert told(hooked) == ["after", "last"]
+
+
+def test_after_a_backup_without_a_source(hooked):
+    set_id = hooked.back_up(sources=("config.settings",))
+    with pytest.raises(StagingError, match=r"near has no files.uploads of set .* far has no .* These tasks failed: files_uploads.dump"):
+        after(hooked, set_id, failed=["files_uploads.dump"])
+    assert told(hooked) == ["after", "last", "alarm"]
+
+
+def test_after_a_backup_that_one_destination_lacks(hooked):
+    set_id = hooked.back_up()
+    shutil.rmtree(hooked.folder / "far" / "small")
+    with pytest.raises(StagingError, match=r"The backup did not succeed\. far has no config.settings, files.uploads of set"):
+        after(hooked, set_id)
+    assert told(hooked) == ["after", "last", "alarm"]
+
+
+def test_after_a_backup_whose_set_is_not_the_signed_one(hooked):
+    set_id = hooked.back_up()
+    path = hooked.folder / "far" / "small" / set_id / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"hold"', b'"hOld"'))
+    with pytest.raises(StagingError, match="far has no"):
+        after(hooked, set_id)
+
+
+def test_after_a_backup_whose_destination_can_not_be_asked(hooked):
+    set_id = hooked.back_up()
+    (hooked.folder / "far").rename(hooked.folder / "away")
+    with pytest.raises(StagingError, match=r"Whether far has the set|far has no"):
+        after(hooked, set_id)
+    assert told(hooked) == ["after", "last", "alarm"]
+
+
+def test_a_task_that_failed_beside_a_whole_set_is_not_hidden(hooked):
+    with pytest.raises(StagingError, match=r"These tasks failed: prune\.far"):
+        after(hooked, hooked.back_up(), failed=["prune.far"])
+    assert told(hooked) == ["after", "last"]
+
+
+def test_a_hook_that_fails_after_a_backup_does_not_keep_the_others_from_running(hooked):
+    set_id = hooked.back_up()
+    hooked.fail("hook", "after")
+    with pytest.raises(HookError, match=r"after_backup.0 .* after does not hook, on purpose"):
+        after(hooked, set_id)
+    assert told(hooked) == ["last"]
+
+
+@pytest.fixture
+def unforeseen(monkeypatch):
+    """Let the hooks with a word in their command fail as no hook should."""
+
+    def fail(word):
+        def run_one(command, *rest):
+            if word in command:
+                raise LookupError("nobody thought of this")
+            return commands.run_one(command, *rest)
+
+        monkeypatch.setattr(runs_hooks, "run_one", run_one)
+
+    return fail
+
+
+def test_not_even_one_that_fails_as_nobody_foresaw_keeps_the_others_from_running(hooked, unforeseen, caplog):
+    set_id = hooked.back_up()
+    unforeseen("after")
+    with pytest.raises(HookError, match=r"The hook after_backup.0 \(service\) failed: LookupError, see the log"):
+        after(hooked, set_id)
+    assert told(hooked) == ["last"]
+    assert "nobody thought of this" in caplog.text
+
+
+# Around restores ----------------------------------------------------------------------------------------------------
+
+
+def until(small, run, last):
+    """Take a restore's steps up to one, with the hooks before the switch in their place."""
+    for name, step in steps(small, run):
+        if name == "stop services":
+            restore_hooks.before_restore(run)
+        step()
+        if name == last:
+            return
+
+
+def ended(run):
+    """The teardowns, with the hooks after the restore in their place; what failed."""
+    faults = []
+    for step in (rollback.switch_back, restore_hooks.after_restore):
+        try:
+            step(run)
+        except Exception as error:  # noqa: BLE001
+            faults.append(str(error))
+    return "\n".join([*faults, end(run)]).strip()
+
+
+def test_around_a_restore(hooked):
+    hooked.back_up()
+    run = hooked.restore()
+    until(hooked, run, "keep")
+    assert hooked.told.index("hook announce") < hooked.told.index("stop web")
+    assert ended(run) == ""
+    assert hooked.told.index("hook thaw") > hooked.told.index("check web")
+    assert told(hooked) == ["freeze", "announce", "thaw", "tell"]
+    assert "is done" not in " ".join(json.dumps(entry.facts) for entry in run.journal.said("hook") + run.journal.said("hook done"))
+    assert restore_hooks.after_restore(run) is False, "the restore has ended"
+
+
+def test_none_before_the_second_gate_and_none_after_a_restore_that_did_not_come_that_far(hooked):
+    hooked.back_up()
+    run = hooked.restore()
+    until(hooked, run, "prove files.uploads")
+    with pytest.raises(ApprovalError):
+        restore_hooks.before_restore(run)
+    assert restore_hooks.after_restore(run) is False
+    ended(run)
+    assert told(hooked) == []
+
+
+def test_one_that_fails_before_leaves_the_live_system_alone_and_those_after_run(hooked):
+    hooked.back_up()
+    before = hooked.fingerprint()
+    hooked.fail("hook", "announce")
+    run = hooked.restore()
+    with pytest.raises(HookError, match=r"before_restore.1 \(service\) failed: announce does not hook, on purpose"):
+        until(hooked, run, "keep")
+    assert "Nothing live was replaced" in ended(run)
+    assert told(hooked) == ["freeze", "thaw", "tell"]
+    assert not any(line.startswith("stop") for line in hooked.told)
+    assert hooked.fingerprint() == before
+    assert hooked.leftovers() == []
+
+
+def test_those_after_run_once_a_switch_began_without_any_before(hooked):
+    hooked.back_up()
+    run = hooked.restore()
+    for name, step in steps(hooked, run):
+        step()
+        if name == "stop services":
+            break
+    ended(run)
+    assert told(hooked) == ["thaw", "tell"]
+
+
+def test_done_again_only_what_failed_is(hooked):
+    hooked.back_up()
+    run = hooked.restore()
+    until(hooked, run, "keep")
+    hooked.fail("hook", "thaw")
+    with pytest.raises(HookError, match="thaw does not hook, on purpose"):
+        restore_hooks.after_restore(run)
+    assert told(hooked) == ["freeze", "announce", "tell"]
+    assert restore_hooks.undone_after_restore(run) == ["after_restore.0"]
+    hooked.mend("hook", "thaw")
+    assert restore_hooks.after_restore(run) is True
+    assert told(hooked) == ["freeze", "announce", "tell", "thaw"]
+    assert restore_hooks.undone_after_restore(run) == []
+
+
+def test_after_a_restore_one_that_fails_as_nobody_foresaw_keeps_no_other_from_running(hooked, unforeseen):
+    hooked.back_up()
+    unforeseen("thaw")
+    run = hooked.restore()
+    until(hooked, run, "keep")
+    with pytest.raises(HookError, match=r"after_restore.0 .* LookupError"):
+        restore_hooks.after_restore(run)
+    assert told(hooked) == ["freeze", "announce", "tell"]
+    assert restore_hooks.undone_after_restore(run) == ["after_restore.0"]
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["fails", "is never run"])
+def test_one_after_that_is_not_done_fails_the_run_of_a_restore_that_stays(hooked, marked):
+    hooked.back_up()
+    run = hooked.restore()
+    until(hooked, run, "keep")
+    hooked.fail("hook", "tell")
+    words = end(run) if marked else ended(run)
+    undone = "after_restore.0, after_restore.1" if marked else "after_restore.1"
+    assert f"these hooks after it failed or did not run: {undone}." in words
+    assert run.journal.closed
+
+
+def test_none_before_once_the_switch_or_the_way_back_began(hooked):
+    hooked.back_up()
+    run = hooked.restore()
+    until(hooked, run, "stop services")
+    with pytest.raises(RestoreError, match="too late"):
+        restore_hooks.before_restore(run)
+    rollback.switch_back(run)
+    with pytest.raises(RestoreError, match="taken back"):
+        restore_hooks.before_restore(run)
+    assert told(hooked) == ["freeze", "announce"]
+
+
+@pytest.mark.parametrize("asked", [{"drill": True}, {"dry_run": True}, {"target": "elsewhere"}], ids=lambda asked: next(iter(asked)))
+def test_none_for_practice_for_a_dry_run_or_elsewhere(hooked, asked):
+    run = hooked.restore()
+    make_private(run.folder)
+    write_record(run.folder / "request.json", hooked.ask(run, **asked))
+    run.journal.say("chosen")
+    run.journal.say("stopping services")
+    assert restore_hooks.before_restore(run) is False
+    assert restore_hooks.after_restore(run) is False
+    assert told(hooked) == []
+    assert said(run) == ["chosen", "stopping services"]

@@ -1,0 +1,162 @@
+import json
+import subprocess
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from recovery.crypto.signing import SigningKey
+from recovery.destinations.folder import Folder
+from recovery.sets.manifest import encode
+from recovery.sets.records import Record, add_record, hold, read_records, release
+from tests.support.sets import KEY, NOW, manifest, put
+
+
+@pytest.fixture
+def destination(tmp_path):
+    (tmp_path / "there").mkdir()
+    return Folder("local", tmp_path / "there")
+
+
+@pytest.fixture
+def made():
+    return manifest()
+
+
+def read(destination, made):
+    return read_records(destination, made.path, KEY.verify_key, made)
+
+
+def path_of(made, record):
+    return f"{made.path}/records/{record.name}.json"
+
+
+def test_a_set_has_no_records_at_first(destination, made):
+    found = read(destination, made)
+    assert (found.verified, found.holds, found.findings) == ((), (), ())
+
+
+def test_a_hold_holds_until_it_is_released(destination, made):
+    held = hold(made, NOW, "alice", "an audit")
+    add_record(destination, held, KEY)
+    add_record(destination, held, KEY)
+    [in_force] = read(destination, made).holds
+    assert in_force.name == held.name
+    assert in_force.why == "held by alice: an audit"
+    ended = release(made, held.name, NOW + timedelta(seconds=1), "bob", "audit is over")
+    add_record(destination, ended, KEY)
+    found = read(destination, made)
+    assert found.holds == ()
+    assert found.verified == (held, ended)
+    assert found.of("release") == (ended,)
+    assert found.findings == ()
+
+
+def test_a_release_ends_only_the_hold_that_it_names(destination, made):
+    holds = [hold(made, NOW + timedelta(microseconds=number), "alice", f"reason {number}") for number in range(3)]
+    for each in holds:
+        add_record(destination, each, KEY)
+    add_record(destination, release(made, holds[1].name, NOW + timedelta(seconds=1), "bob", "done"), KEY)
+    assert [each.name for each in read(destination, made).holds] == [holds[0].name, holds[2].name]
+
+
+def test_a_set_born_with_a_hold_is_held_until_that_is_released(destination):
+    made = manifest(hold=True)
+    assert [each.name for each in read(destination, made).holds] == ["manifest"]
+    add_record(destination, release(made, "manifest", NOW, "bob", "no longer needed"), KEY)
+    assert read(destination, made).holds == ()
+
+
+def test_stock_openssl_checks_a_record(destination, made, tmp_path):
+    held = hold(made, NOW, "alice", "an audit")
+    add_record(destination, held, KEY)
+    (tmp_path / "public.pem").write_bytes(KEY.verify_key.pem)
+    path = destination.root / path_of(made, held)
+    argv = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", tmp_path / "public.pem", "-rawin", "-in", path, "-sigfile", f"{path}.sig"]
+    subprocess.run(argv, check=True, capture_output=True)
+
+
+def forge(destination, made, tmp_path, record, key=None, name=None, signature=None):
+    data = encode(record)
+    path = f"{made.path}/records/{name or record.name}.json"
+    put(destination, path, data, tmp_path)
+    if signature != b"":
+        put(destination, f"{path}.sig", signature or (key or SigningKey.generate()).sign(data), tmp_path)
+
+
+def test_a_forged_release_releases_nothing(destination, made, tmp_path):
+    held = hold(made, NOW, "alice", "an audit")
+    add_record(destination, held, KEY)
+    ended = release(made, held.name, NOW + timedelta(seconds=1), "mallory", "delete it")
+    for forgery in ({"key": None}, {"signature": b""}, {"signature": KEY.sign(b"something else")}, {"signature": b"short"}):
+        forge(destination, made, tmp_path, ended, **forgery)
+        found = read(destination, made)
+        assert [each.name for each in found.holds] == [held.name]
+        assert found.verified == (held,)
+        [finding] = found.findings
+        assert ended.name in finding
+        destination.delete([path_of(made, ended), path_of(made, ended) + ".sig"])
+
+
+def test_a_release_of_another_set_releases_nothing(destination, made, tmp_path):
+    other = manifest(NOW - timedelta(days=1))
+    held = hold(made, NOW, "alice", "an audit")
+    add_record(destination, held, KEY)
+    stolen = release(other, held.name, NOW, "bob", "done")
+    forge(destination, made, tmp_path, stolen, KEY)
+    found = read(destination, made)
+    assert [each.name for each in found.holds] == [held.name]
+    assert "somebody moved or copied it" in found.findings[0]
+
+
+def test_a_record_under_another_name_is_not_believed(destination, made, tmp_path):
+    ended = release(made, "manifest", NOW, "bob", "done")
+    forge(destination, made, tmp_path, ended, KEY, name="20270101T000000.000000Z-release")
+    assert read(destination, made).verified == ()
+
+
+def test_a_signed_manifest_is_no_record(destination, tmp_path):
+    made = manifest(hold=True)
+    data = encode(made)
+    for name, content in (("", data), (".sig", KEY.sign(data))):
+        put(destination, f"{made.path}/records/20261123T120000.000000Z-release.json{name}", content, tmp_path)
+    found = read(destination, made)
+    assert [each.name for each in found.holds] == ["manifest"]
+    assert "no record" in found.findings[0]
+
+
+def test_a_hold_that_cannot_be_verified_still_protects_and_a_true_release_ends_it(destination, made, tmp_path):
+    held = hold(made, NOW, "mallory", "fill the disk")
+    forge(destination, made, tmp_path, held)
+    found = read(destination, made)
+    assert [each.name for each in found.holds] == [held.name]
+    assert "can't be verified" in found.holds[0].why
+    assert found.verified == ()
+    assert len(found.findings) == 1
+    add_record(destination, release(made, held.name, NOW + timedelta(days=1), "bob", "looked at it"), KEY)
+    assert read(destination, made).holds == ()
+
+
+def test_a_damaged_hold_still_protects(destination, made):
+    held = hold(made, NOW, "alice", "an audit")
+    add_record(destination, held, KEY)
+    path = destination.root / path_of(made, held)
+    for damage in (b"", b"not json", path.read_bytes()[:-5], b"x" * 5_000_000):
+        path.write_bytes(damage)
+        assert [each.name for each in read(destination, made).holds] == [held.name]
+
+
+def test_other_kinds_carry_their_facts(destination, made):
+    report = Record(
+        kind="report", plan=made.plan, set_id=made.set_id, time=NOW, by="run r", text="restored", facts={"seconds": 12.5, "steps": [1]}
+    )
+    add_record(destination, report, KEY)
+    assert read(destination, made).of("report") == (report,)
+    assert json.loads((destination.root / path_of(made, report)).read_text())["kind"] == "report"
+
+
+def test_only_a_release_names_a_hold(made):
+    values = {"plan": made.plan, "set_id": made.set_id, "time": NOW, "by": "a", "text": "b"}
+    for wrong in ({"kind": "release"}, {"kind": "hold", "releases": "x"}, {"kind": "manifest"}, {"kind": "approval"}):
+        with pytest.raises(ValidationError):
+            Record(**values, **wrong)

@@ -1,0 +1,423 @@
+import logging
+import os
+import random
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from recovery.common.errors import RetentionError
+from recovery.destinations.base import Destination
+from recovery.destinations.folder import Folder
+from recovery.plan.model import Keep
+from recovery.sets import prune as sets_prune
+from recovery.sets.prune import prune
+from recovery.sets.records import add_record, hold, release
+from recovery.sets.retention import plan_retention
+from recovery.sets.transfer import upload_set
+from tests.support.sets import KEY, NOW, keys_of, make_set, manifest, put, run_python, s3_destination, source
+
+DAY = timedelta(days=1)
+TODAY = datetime.now(UTC).replace(microsecond=0)
+
+
+def kept(verdicts):
+    return {verdict.manifest.set_id for verdict in verdicts if verdict.keep}
+
+
+def plan(sets, held=None, now=NOW, good="decoded", **keep):
+    return plan_retention(sets, held or {}, Keep(**keep), good, now)
+
+
+def ids(*sets):
+    return {each.set_id for each in sets}
+
+
+def daily(count, **changes):
+    return [manifest(NOW - number * DAY, **changes) for number in range(count)]
+
+
+def test_last_keeps_the_newest():
+    sets = daily(10)
+    assert kept(plan(sets, last=3)) == ids(*sets[:3])
+    assert kept(plan(sets, last=20)) == ids(*sets)
+
+
+def test_within_keeps_the_window_and_the_newest_before_it():
+    sets = daily(10)
+    assert kept(plan(sets, within="60h")) == ids(*sets[:4])  # three in the window, and one that its first moment goes back to
+    assert kept(plan(sets, within="3d")) == ids(*sets[:5])  # a set exactly three days old is in the window
+    assert kept(plan(sets, within="90d")) == ids(*sets)
+
+
+def test_a_set_stays_if_any_rule_wants_it():
+    sets = daily(10)
+    assert kept(plan(sets, within="60h", last=7)) == ids(*sets[:7])
+    assert kept(plan(sets, within="6d", last=2)) == ids(*sets[:8])
+
+
+def test_sets_that_are_not_good_do_not_count_but_stay_with_their_neighbours():
+    good = daily(10)
+    broken = [
+        manifest(each.created + timedelta(hours=1), **({"missing": {"files.uploads": "no answer"}} if number % 2 else {"level": "stored"}))
+        for number, each in enumerate(good)
+    ]
+    assert kept(plan(good + broken, last=3)) == ids(*good[:3], *broken[:3])
+    assert kept(plan(good + broken, within="60h")) == ids(*good[:4], *broken[:3])
+
+
+def test_a_long_row_of_failures_pushes_nothing_out():
+    good = manifest(NOW - 400 * DAY)
+    older = manifest(NOW - 500 * DAY)
+    failures = [manifest(NOW - number * DAY, missing={"files.uploads": "no answer"}) for number in range(300)]
+    assert ids(good) <= kept(plan([older, good, *failures], last=1))
+    assert ids(good) <= kept(plan([older, good, *failures], within="30d"))
+
+
+def test_the_newest_good_set_stays_at_any_age():
+    sets = [manifest(NOW - (400 + number) * DAY) for number in range(3)]
+    assert kept(plan(sets, within="1d")) == ids(sets[0])
+
+
+def test_nothing_is_deleted_where_no_good_set_would_be_left():
+    with pytest.raises(RetentionError, match="leave no good set"):
+        plan([manifest(NOW - 100 * DAY, level="stored")], within="30d")
+    assert plan([], within="30d") == ()
+    assert len(kept(plan([manifest(NOW, level="stored")], within="30d"))) == 1
+
+
+def test_held_sets_stay_and_say_why():
+    sets = daily(5)
+    verdicts = plan(sets, {sets[4].set_id: "held by alice: an audit"}, last=1)
+    assert kept(verdicts) == ids(sets[0], sets[4])
+    assert verdicts[4].reason == "held by alice: an audit"
+
+
+def test_a_set_dated_in_the_future_is_kept_and_pushes_nothing_out():
+    future = manifest(NOW + 30 * DAY)
+    sets = daily(3)
+    assert kept(plan([future, *sets], last=1)) == ids(future, sets[0])
+
+
+def test_a_set_whose_dump_is_dated_in_the_future_is_kept_and_pushes_nothing_out():
+    """A restore of the latest leaves it out, so what it would take has to stay."""
+    odd = manifest(NOW, sources={"files.uploads": source(NOW + DAY, consistency="scan")})
+    sets = daily(3)
+    assert kept(plan([odd, *sets[1:]], last=1)) == ids(odd, sets[1])
+
+
+def test_order_comes_from_the_recorded_time_and_never_from_the_name():
+    younger = manifest(NOW, set_id="20200101T000000Z-0000")
+    older = manifest(NOW - DAY, set_id="20300101T000000Z-ffff")
+    assert kept(plan([older, younger], last=1)) == ids(younger)
+
+
+def expected(sets, held, within, last, now):
+    """The same rules, said set by set."""
+    past_good = [each for each in sets if each.good("decoded") and each.created <= now + timedelta(minutes=5)]
+    result = set()
+    for each in sets:
+        newer_good = [other for other in past_good if other.created > each.created]
+        reasons = [each.set_id in held, each.created > now + timedelta(minutes=5), each in past_good and not newer_good]
+        if within:
+            before_window = [other for other in past_good if other.created < now - within]
+            reasons.append(each.created >= now - within)
+            reasons.append(bool(before_window) and each == max(before_window, key=lambda other: other.created))
+        if last:
+            reasons.append(len(newer_good) < last)
+        if any(reasons):
+            result.add(each.set_id)
+    return result
+
+
+def test_random_histories():
+    dice = random.Random(20261123)
+    deletions = 0
+    for _ in range(400):
+        now = NOW + dice.random() * 100 * DAY
+        moments = {now - timedelta(minutes=dice.randrange(-30, 80 * 24 * 60)) for _ in range(dice.randrange(1, 25))}
+        sets = [
+            manifest(moment, level=dice.choice(["decoded", "decoded", "stored"]), missing=dice.choice([None, None, {"files.x": "gone"}]))
+            for moment in moments
+        ]
+        dice.shuffle(sets)
+        held = {each.set_id: "held" for each in sets if dice.random() < 0.1}
+        within = dice.choice([None, timedelta(days=dice.randrange(1, 60))])
+        last = dice.choice([None, dice.randrange(1, 8)]) if within else dice.randrange(1, 8)
+        rules = {name: value for name, value in (("within", within), ("last", last)) if value}
+        usable = [each for each in sets if each.good("decoded") and each.created <= now + timedelta(minutes=5)]
+        want = expected(sets, held, within, last, now)
+        if not usable and want != ids(*sets):
+            with pytest.raises(RetentionError):
+                plan(sets, held, now, **rules)
+            continue
+        verdicts = plan(sets, held, now, **rules)
+        assert kept(verdicts) == want
+        deletions += len(sets) - len(want)
+        if usable:
+            assert max(usable, key=lambda each: each.created).set_id in kept(verdicts)
+            left = [each for each in usable if each.set_id in kept(verdicts)]
+            assert len(left) >= min(last or 1, len(usable))
+            if within:
+                for moment in (now - within * dice.random() for _ in range(5)):
+                    assert any(each.created <= moment for each in left) == any(each.created <= moment for each in usable)
+        survivors = [each for each in sets if each.set_id in kept(verdicts)]
+        assert kept(plan(survivors, held, now, **rules)) == ids(*survivors)
+    assert deletions > 500
+
+
+def test_years_of_nights_never_lose_the_promise():
+    dice = random.Random(7)
+    sets = []
+    for night in range(250):
+        now = NOW + night * DAY
+        sets.append(manifest(now, missing={"files.x": "gone"} if dice.random() < 0.4 else None))
+        good_before = [each for each in sets if each.good("decoded")]
+        if not good_before:
+            continue
+        verdicts = plan(sets, now=now, last=5, within="4d")
+        sets = [verdict.manifest for verdict in verdicts if verdict.keep]
+        assert len([each for each in sets if each.good("decoded")]) >= min(5, len(good_before))
+        assert len(sets) < 40
+
+
+# The deletion itself ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "s3"])
+def destination(request, tmp_path):
+    if request.param == "folder":
+        (tmp_path / "there").mkdir()
+        return Folder("local", tmp_path / "there")
+    return s3_destination(request.getfixturevalue("s3_server"))
+
+
+@pytest.fixture
+def local(tmp_path):
+    (tmp_path / "there").mkdir()
+    return Folder("local", tmp_path / "there")
+
+
+def ship(tmp_path, destination, age, **changes):
+    path, made = make_set(tmp_path / "staging", TODAY - age, **changes)
+    upload_set(path, destination)
+    shutil.rmtree(path)
+    return made
+
+
+def run(destination: Destination, newest, keep=None, now=None, plan_name="openmanus", others=()):
+    keep, now = keep or Keep(last=1), now or datetime.now(UTC)
+    return prune(destination, plan_name, keep, good="decoded", key=KEY.verify_key, now=now, after=newest.set_id, others=others)
+
+
+def folders_at(destination):
+    return {key.split("/")[1] for key in keys_of(destination, "openmanus/")}
+
+
+def test_prune_deletes_what_no_rule_keeps_and_nothing_else(destination, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    old = [ship(tmp_path, destination, number * DAY) for number in (3, 2, 1)]
+    newest = ship(tmp_path, destination, timedelta())
+    foreign = ship(tmp_path, destination, 100 * DAY, plan="other")
+    put(destination, "openmanus/notes.txt", b"not a set", tmp_path)
+    done = run(destination, newest, Keep(last=2))
+    assert done.deleted == (old[0].set_id, old[1].set_id)
+    assert set(done.kept) == ids(newest, old[2])
+    assert folders_at(destination) == {*ids(newest, old[2]), "notes.txt"}
+    assert keys_of(destination, f"{foreign.path}/")
+    messages = [record.getMessage() for record in caplog.records]
+    shown = next(number for number, message in enumerate(messages) if f"DELETE {old[0].set_id}" in message)
+    gone = next(number for number, message in enumerate(messages) if f"{old[0].set_id} is deleted" in message)
+    assert shown < gone
+
+
+def test_clocks_that_differ_refuse(destination, tmp_path):
+    old, newest = ship(tmp_path, destination, 9 * DAY), ship(tmp_path, destination, timedelta())
+    for skew in (timedelta(minutes=6), -timedelta(minutes=6), 400 * DAY):
+        with pytest.raises(RetentionError, match="clock says"):
+            run(destination, newest, now=datetime.now(UTC) + skew)
+    assert folders_at(destination) == ids(old, newest)
+    run(destination, newest, now=datetime.now(UTC) + timedelta(minutes=4))
+    assert folders_at(destination) == ids(newest)
+
+
+def test_a_destination_that_takes_minutes_not_to_answer_is_no_wrong_clock(local, tmp_path, monkeypatch):
+    newest = ship(tmp_path, local, timedelta())
+    passed = iter([0, 0, 400])
+    monkeypatch.setattr(sets_prune.time, "monotonic", lambda: next(passed))
+    moment = datetime.now(UTC)
+    slow, asked_after_it = Folder("slow", tmp_path / "unmounted"), Folder("third", tmp_path)
+    monkeypatch.setattr(asked_after_it, "now", lambda: moment + timedelta(seconds=400))
+    assert run(local, newest, now=moment, others=(slow, asked_after_it)).deleted == ()
+
+
+def test_nothing_is_deleted_without_the_set_of_the_run(local, tmp_path):
+    sets = [ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())]
+    with pytest.raises(RetentionError, match="is not at"):
+        run(local, manifest(TODAY))
+    (local.root / sets[1].path / "manifest.json.sig").unlink()
+    with pytest.raises(RetentionError, match="is not at"):
+        run(local, sets[1])
+    assert folders_at(local) == ids(*sets)
+
+
+def test_held_sets_stay_until_released(destination, tmp_path):
+    born_held = ship(tmp_path, destination, 9 * DAY, hold=True)
+    held = ship(tmp_path, destination, 8 * DAY)
+    newest = ship(tmp_path, destination, timedelta())
+    record = hold(held, TODAY, "restore r", "being restored")
+    add_record(destination, record, KEY)
+    assert run(destination, newest).deleted == ()
+    add_record(destination, release(held, record.name, TODAY, "restore r", "accepted"), KEY)
+    assert run(destination, newest).deleted == (held.set_id,)
+    add_record(destination, release(born_held, "manifest", TODAY, "alice", "no longer needed"), KEY)
+    assert run(destination, newest).deleted == (born_held.set_id,)
+    assert folders_at(destination) == ids(newest)
+
+
+def test_a_hold_that_comes_between_plan_and_delete_is_heeded(destination, tmp_path, monkeypatch):
+    sets = [ship(tmp_path, destination, number * DAY) for number in (3, 2)]
+    newest = ship(tmp_path, destination, timedelta())
+    real = destination.delete
+
+    def hold_the_next(keys):
+        monkeypatch.setattr(destination, "delete", real)
+        real(keys)
+        add_record(destination, hold(sets[1], TODAY, "restore r", "being restored"), KEY)
+
+    monkeypatch.setattr(destination, "delete", hold_the_next)
+    done = run(destination, newest)
+    assert done.deleted == (sets[0].set_id,)
+    assert set(done.kept) == folders_at(destination) == ids(sets[1], newest)
+
+
+def test_a_hold_that_was_damaged_still_protects(local, tmp_path):
+    held, newest = ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())
+    record = hold(held, TODAY, "alice", "an audit")
+    add_record(local, record, KEY)
+    (local.root / held.path / "records" / f"{record.name}.json.sig").unlink()
+    assert run(local, newest).deleted == ()
+    assert folders_at(local) == ids(held, newest)
+
+
+def test_what_cannot_be_believed_is_named_and_never_deleted(local, tmp_path):
+    tampered, moved, newest = (ship(tmp_path, local, age) for age in (9 * DAY, 8 * DAY, timedelta()))
+    path = local.root / tampered.path / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"note": ""', b'"note": "x"'))
+    (local.root / moved.path).rename(local.root / "openmanus/20200101T000000Z-0000")
+    for _ in range(2):
+        done = run(local, newest)
+        assert done.deleted == done.swept == ()
+        assert len(done.findings) == 2
+    assert folders_at(local) == {tampered.set_id, "20200101T000000Z-0000", newest.set_id}
+
+
+def test_a_manifest_that_changes_between_plan_and_delete_is_left_alone(local, tmp_path, monkeypatch):
+    doomed, newest = ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())
+    real = sets_prune._plan
+
+    def tamper_after_planning(*arguments):
+        verdicts = real(*arguments)
+        (local.root / doomed.path / "manifest.json").write_bytes(b"{}")
+        return verdicts
+
+    monkeypatch.setattr(sets_prune, "_plan", tamper_after_planning)
+    assert run(local, newest).deleted == ()
+    assert doomed.set_id in folders_at(local)
+
+
+KILLED = """
+    import os, signal, sys
+    from datetime import UTC, datetime
+    from pathlib import Path
+    from recovery.destinations.folder import Folder
+    from recovery.crypto.recipients import VerifyKey
+    from recovery.plan.model import Keep
+    from recovery.sets.retention import prune
+    root, public, after, survive = sys.argv[1:]
+    left = int(survive)
+    unlink = Path.unlink
+    def unlink_and_die(self, missing_ok=False):
+        global left
+        if "openmanus" in self.parts:
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        unlink(self, missing_ok)
+    Path.unlink = unlink_and_die
+    key = VerifyKey.from_pem(Path(public).read_text())
+    prune(Folder("local", Path(root)), "openmanus", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=after, others=())
+"""
+
+
+@pytest.mark.parametrize("survive", range(8))
+def test_a_prune_that_is_killed_anywhere_is_finished_later(local, tmp_path, survive):
+    doomed, newest = ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())
+    (tmp_path / "public.pem").write_bytes(KEY.verify_key.pem)
+    ended = run_python(KILLED, local.root, tmp_path / "public.pem", newest.set_id, survive)
+    assert ended.returncode == -9, ended.stderr
+    there = keys_of(local, f"{doomed.path}/")
+    assert len(there) == 8 - survive
+    assert (f"{doomed.path}/manifest.json" in there) == (survive == 0)
+    first = run(local, newest)
+    assert first.deleted == ((doomed.set_id,) if survive == 0 else ())
+    assert first.swept == ()
+    if survive:
+        age(local.root / doomed.path, days=4)
+        assert run(local, newest).swept == (doomed.set_id,)
+    assert folders_at(local) == ids(newest)
+    assert list(local.folders("openmanus/")) == [newest.set_id]
+
+
+def age(folder, days):
+    for path in folder.rglob("*"):
+        os.utime(path, (TODAY.timestamp() - days * 86400,) * 2)
+
+
+def test_leftovers_go_when_they_are_old_and_nobody_holds_them(local, tmp_path):
+    leftovers = [ship(tmp_path, local, 9 * DAY) for _ in range(3)]
+    newest = ship(tmp_path, local, timedelta())
+    for left in leftovers:
+        (local.root / left.path / "manifest.json").unlink()
+    add_record(local, hold(leftovers[2], TODAY, "alice", "an audit"), KEY)
+    age(local.root / leftovers[0].path, days=4)
+    age(local.root / leftovers[1].path, days=2)
+    age(local.root / leftovers[2].path, days=4)
+    assert run(local, newest).swept == (leftovers[0].set_id,)
+    assert folders_at(local) == ids(*leftovers[1:], newest)
+
+
+def test_a_link_that_is_named_like_a_set_leads_prune_nowhere(local, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "letter").write_text("not a backup")
+    newest = ship(tmp_path, local, timedelta())
+    (local.root / "openmanus" / "20200101T000000Z-0000").symlink_to(elsewhere)
+    age(elsewhere, days=400)
+    assert run(local, newest).swept == ()
+    assert (elsewhere / "letter").read_text() == "not a backup"
+
+
+def test_a_leftover_stays_that_another_destination_knows_as_held(local, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Folder("other", tmp_path / "other")
+    newest = ship(tmp_path, local, timedelta())
+    path, held = make_set(tmp_path / "staging", TODAY - 9 * DAY, hold=True)
+    for destination in (local, other):
+        upload_set(path, destination)
+    (local.root / held.path / "manifest.json").unlink()
+    age(local.root / held.path, days=4)
+    assert run(local, newest, others=[other]).swept == ()
+    other.root.rename(tmp_path / "away")
+    assert run(local, newest, others=[other]).swept == ()
+    (tmp_path / "away").rename(other.root)
+    add_record(other, release(held, "manifest", TODAY, "alice", "no longer needed"), KEY)
+    assert run(local, newest, others=[other]).swept == (held.set_id,)
+
+
+def test_a_set_that_is_being_uploaded_is_left_alone(destination, tmp_path):
+    newest = ship(tmp_path, destination, timedelta())
+    path, being_written = make_set(tmp_path / "staging", TODAY - 30 * DAY)
+    put(destination, f"{being_written.path}/postgres/main/shop.000.tar.zst.age", b"x", tmp_path)
+    assert run(destination, newest).swept == ()
+    assert upload_set(path, destination).set_id in folders_at(destination)

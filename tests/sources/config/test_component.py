@@ -1,0 +1,441 @@
+"""Config: named files and folders, what is missing or differs, and the way back."""
+
+# pathlib has no paths of bytes.
+# ruff: noqa: PTH108, PTH115, PTH118, PTH123, PTH211
+
+import itertools
+import logging
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import RestoreError, SourceError
+from recovery.plan.kinds.config import ConfigSource
+from recovery.sources.config.component import Config
+from recovery.sources.trees import filesystem
+from tests.sources.files.test_local import Killed, Killer, killed_at_each_point
+from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
+from tests.support.local_restore import LocalRestore, back_up
+
+PASSWORD = "correct-horse-battery"
+OLD_PASSWORD = "incorrect-horse"
+
+
+@pytest.fixture
+def home(tmp_path):
+    home = tmp_path / "srv" / "openmanus"
+    (home / "custom" / "plugins").mkdir(parents=True)
+    (home / ".env").write_text(f"DB_PASSWORD={PASSWORD}\nPORT=8000\n")
+    (home / ".env").chmod(0o600)
+    (home / "docker-compose.yml").write_text("services: {}\n")
+    (home / "custom" / "app.py").write_text("print()\n")
+    (home / "custom" / "plugins" / "one.py").write_text("one\n")
+    (home / "custom" / "plugins" / "two.py").write_text("two\n")
+    (home / "custom" / "plugins" / "one.pyc").write_bytes(b"\0")
+    os.symlink("plugins/one.py", home / "custom" / "default.py")
+    (home / "not named").write_text("stays")
+    for path in (home / ".env", home / "custom" / "plugins", home / "custom"):
+        os.utime(path, ns=(1, 1_600_000_000_000_000_001))
+    return home
+
+
+def config(home: Path, *names: str, name: str = "settings") -> Config:
+    paths = [home / path for path in names or (".env", "docker-compose.yml", "custom")]
+    return Config(name, ConfigSource(paths=paths, exclude=["*.pyc"]))
+
+
+@pytest.fixture
+def component(home, tmp_path):
+    component = config(home)
+    back_up(component, tmp_path / "set")
+    return component
+
+
+def a_restore(tmp_path: Path, **options: str) -> LocalRestore:
+    a_restore.number = getattr(a_restore, "number", 0) + 1
+    return LocalRestore(tmp_path / "set", tmp_path / f"work{a_restore.number}", options=options)
+
+
+def texts(component: Config, restore: LocalRestore, level: str | None = None) -> str:
+    return "\n".join(finding.text for finding in component.preflight(restore).findings if level in {None, finding.level})
+
+
+def switched(component: Config, restore: LocalRestore) -> None:
+    assert texts(component, restore, "refusal") == ""
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+
+
+def finished(component: Config, restore: LocalRestore) -> None:
+    component.settle(restore)
+    component.discard(restore)
+
+
+def disturb(home: Path) -> None:
+    """A later state: one file gone, one differs, one equal, one more."""
+    (home / ".env").write_text(f"DB_PASSWORD={OLD_PASSWORD}\nPORT=8000\nNEW_KEY=1\n")
+    (home / "custom" / "plugins" / "two.py").unlink()
+    (home / "custom" / "app.py").write_text("print(1)\n")
+    (home / "custom" / "later.py").write_text("later\n")
+
+
+def comparable(home: Path) -> dict:
+    """Times of folders that entries went through are not put back."""
+    tree = snapshot(home)
+    for what in tree.values():
+        if stat.S_ISDIR(what[0]):
+            what[3] = 0
+    return tree
+
+
+# Backup and back ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(tmp_path, home, component):
+    saved = snapshot(home)
+    named = entries(tmp_path / "set", "settings")
+    below = str(home).lstrip("/")
+    assert named.keys() == {
+        f"{below}/{name}"
+        for name in (
+            ".env",
+            "docker-compose.yml",
+            "custom",
+            "custom/app.py",
+            "custom/default.py",
+            "custom/plugins",
+            "custom/plugins/one.py",
+            "custom/plugins/two.py",
+        )
+    }
+    (home / ".env").unlink()
+    shutil.rmtree(home / "custom")
+    restore = a_restore(tmp_path)
+    switched(component, restore)
+    finished(component, restore)
+    del saved[b"custom/plugins/one.pyc"]
+    saved[b"."][3] = (home.stat()).st_mtime_ns
+    assert snapshot(home) == saved
+    assert stat.S_IMODE((home / ".env").stat().st_mode) == 0o600
+    assert component.before_copies() == [], "nothing was replaced, so nothing was kept"
+
+
+def test_the_whole_folder_is_gone(tmp_path, home, component):
+    saved = snapshot(home)
+    shutil.rmtree(home.parent)
+    restore = a_restore(tmp_path)
+    identity = component.preflight(restore).identity
+    assert identity.startswith("gone below ")
+    assert f"{home} is gone; it is created again in {tmp_path}" in texts(component, restore, "fact")
+    switched(component, restore)
+    assert component.preflight(restore).identity == identity
+    finished(component, restore)
+    assert {path: what for path, what in snapshot(home).items() if path != b"."} == {
+        path: what for path, what in saved.items() if path not in {b".", b"not named", b"custom/plugins/one.pyc"}
+    }
+
+
+def test_a_whole_folder_that_was_gone_goes_again(tmp_path, home, component):
+    shutil.rmtree(home.parent)
+    restore = a_restore(tmp_path)
+    switched(component, restore)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert not home.parent.exists()
+
+
+def test_only_what_is_missing(tmp_path, home, component):
+    disturb(home)
+    later = comparable(home)
+    restore = a_restore(tmp_path)
+    switched(component, restore)
+    finished(component, restore)
+    found = comparable(home)
+    assert found.pop(b"custom/plugins/two.py")[-2] == b"two\n"
+    assert found == later
+
+
+def test_all(tmp_path, home, component):
+    disturb(home)
+    (home / "custom").chmod(0o700)
+    inode = (home / "docker-compose.yml").stat().st_ino
+    restore = a_restore(tmp_path, config="all")
+    switched(component, restore)
+    finished(component, restore)
+    assert PASSWORD in (home / ".env").read_text()
+    assert (home / "custom/app.py").read_text() == "print()\n"
+    assert (home / "custom/plugins/two.py").read_text() == "two\n"
+    assert (home / "custom/later.py").read_text() == "later\n", "what the set does not have stays"
+    assert (home / "docker-compose.yml").stat().st_ino == inode, "what is equal is left alone"
+    assert stat.S_IMODE((home / "custom").stat().st_mode) == 0o755
+    assert component.before_copies() == [restore.id]
+    kept = home / f".recovery-{restore.id}-settings"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    below = str(home).lstrip("/")
+    assert OLD_PASSWORD in (kept / "before" / below / ".env").read_text()
+    assert not (kept / "new").exists()
+    config(tmp_path, "the plan names something else by now").drop_before(restore)
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("choice", ["missing", "all"])
+def test_a_file_where_a_folder_was(tmp_path, home, component, choice):
+    shutil.rmtree(home / "custom")
+    (home / "custom").write_text("a file")
+    restore = a_restore(tmp_path, config=choice)
+    assert "custom (a file where the set has a folder)" in texts(component, restore)
+    switched(component, restore)
+    assert (home / "custom").is_dir() == (choice == "all")
+    component.switch_back(restore)
+    component.discard(restore)
+    assert (home / "custom").read_text() == "a file"
+
+
+def test_hard_links_and_odd_names(tmp_path, home):
+    odd = os.path.join(os.fsencode(home), b"custom/\xff\nodd")
+    with open(odd, "wb") as out:
+        out.write(b"odd")
+    os.link(odd, home / "custom" / "zz linked")
+    component = config(home)
+    back_up(component, tmp_path / "set")
+    os.unlink(odd)
+    restore = a_restore(tmp_path)
+    switched(component, restore)
+    finished(component, restore)
+    with open(odd, "rb") as data:
+        assert data.read() == b"odd"
+
+
+def test_a_named_link_comes_with_what_it_points_to(tmp_path, home):
+    (home / "releases" / "7").mkdir(parents=True)
+    (home / "releases" / "7" / "code.py").write_text("seven")
+    os.symlink("releases/7", home / "current")
+    component = config(home, "current")
+    back_up(component, tmp_path / "set")
+    shutil.rmtree(home / "releases")
+    (home / "current").unlink()
+    restore = a_restore(tmp_path)
+    switched(component, restore)
+    finished(component, restore)
+    assert (home / "current" / "code.py").read_text() == "seven"
+    assert os.readlink(home / "current") == "releases/7"
+    (home / "current").unlink()
+    os.symlink("releases/8", home / "current")
+    with pytest.raises(SourceError, match="releases/8"):
+        component.dump(tmp_path, lambda: None)
+
+
+def test_two_sources_in_one_folder(tmp_path, home):
+    """They get the same restore id."""
+    sources = [config(home, ".env", name="settings"), config(home, "custom", name="code")]
+    restores = []
+    for source in sources:
+        back_up(source, tmp_path / source.name)
+        restores.append(LocalRestore(tmp_path / source.name, tmp_path / f"work-{source.name}", "0123abcd", {"config": "all"}))
+    (home / ".env").write_text("A=1")
+    (home / "custom/app.py").unlink()
+    for source, restore in zip(sources, restores, strict=True):
+        source.stage(restore)
+    for source, restore in zip(sources, restores, strict=True):
+        assert source.prove(restore) == []
+        source.switch(restore)
+        finished(source, restore)
+    assert sources[0].before_copies() == ["0123abcd"]
+    assert sources[1].before_copies() == []
+    assert (home / "custom/app.py").exists()
+
+
+# What can't be saved ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_named_must_be_there(tmp_path, home):
+    with pytest.raises(SourceError, match=r"\.missing.*other"):
+        config(home, ".env", ".missing", "other").dump(tmp_path, lambda: None)
+    with pytest.raises(SourceError, match="names / itself"):
+        Config("settings", ConfigSource(paths=[Path("/")])).dump(tmp_path, lambda: None)
+
+
+def test_a_path_in_a_named_folder(tmp_path, home):
+    component = config(home, "custom", "custom/app.py")
+    back_up(component, tmp_path / "set")
+    assert [path for _, path, _ in rows(tmp_path / "set", "settings", "tree")] == [str(home / "custom").lstrip("/")]
+    with pytest.raises(SourceError, match=r"names .*one\.pyc, but excludes it"):
+        config(home, "custom", "custom/plugins/one.pyc").dump(tmp_path, lambda: None)
+
+
+# Preflight ----------------------------------------------------------------------------------------------------------
+
+
+def test_preflight_names_keys_and_never_values(tmp_path, home, component, caplog):
+    caplog.set_level(logging.DEBUG)
+    disturb(home)
+    later = comparable(home)
+    for choice, verb in (("missing", "stays as it is"), ("all", "old passwords included")):
+        restore = a_restore(tmp_path, config=choice)
+        said = texts(component, restore)
+        assert verb in said
+        assert f"{home}/.env (content; other values: DB_PASSWORD; only there now: NEW_KEY)" in said
+        assert f"{home}/custom/app.py (content)" in said
+        assert f"Missing, and brought back: {home}/custom/plugins/two.py." in said
+        assert f"{home}/docker-compose.yml" in said.partition("Equal, and left alone: ")[2]
+        assert f"Not in the set, and left alone: {home}/custom/later.py." in said
+        switched(component, restore)
+        component.switch_back(restore)
+        component.discard(restore)
+        assert comparable(home) == later
+        for secret in (PASSWORD, OLD_PASSWORD):
+            assert secret not in said + caplog.text
+    contents = (tmp_path / "set" / "settings.contents.jsonl").read_text()
+    assert PASSWORD not in contents
+
+
+def test_a_time_alone_is_no_difference(tmp_path, home, component):
+    os.utime(home / ".env", ns=(1, 1))
+    assert ".env" in texts(component, a_restore(tmp_path)).partition("Equal, and left alone: ")[2]
+
+
+def test_modes_and_owners_are_differences(tmp_path, home, component):
+    (home / ".env").chmod(0o644)
+    assert f"{home}/.env (mode)" in texts(component, a_restore(tmp_path))
+    restore = a_restore(tmp_path, config="all")
+    switched(component, restore)
+    assert stat.S_IMODE((home / ".env").stat().st_mode) == 0o600
+
+
+def test_a_choice_that_is_none(tmp_path, component):
+    with pytest.raises(RestoreError, match="'some' is not a choice"):
+        component.preflight(a_restore(tmp_path, config="some"))
+
+
+def test_paths_that_the_plan_no_longer_names(tmp_path, home, component):
+    assert f"no longer named in the plan: {home}/custom" in texts(
+        config(home, ".env", "docker-compose.yml"), a_restore(tmp_path), "warning"
+    )
+
+
+def test_a_folder_that_is_not_writable(tmp_path, home, component):
+    if os.geteuid():
+        pytest.skip("changes to another user")
+    open_up(tmp_path)
+    restore = a_restore(tmp_path)
+    said = as_nobody(texts, component, restore, "refusal")
+    assert f"{home}/.env can't be compared: Permission denied" in said
+    (home / ".env").chmod(0o644)
+    assert f"{home} is not writable for this worker" in as_nobody(texts, component, restore, "refusal")
+
+
+def test_a_single_file_that_is_mounted(tmp_path, home, component):
+    (tmp_path / "outside").write_text("A=1\n")
+    made = subprocess.run(["mount", "--bind", tmp_path / "outside", home / ".env"], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("may not mount here")
+    try:
+        assert texts(component, a_restore(tmp_path), "refusal") == "", "it stays as it is"
+        assert f"{home}/.env is a mount point of its own" in texts(component, a_restore(tmp_path, config="all"), "refusal")
+    finally:
+        subprocess.run(["umount", home / ".env"], check=True)
+
+
+# Secrecy ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, component):
+    if os.geteuid():
+        pytest.skip("changes to another user")
+    open_up(tmp_path)
+    restore = a_restore(tmp_path)
+    unpack = restore.unpack
+    seen = []
+
+    def watched(artifact, folder, only=None):
+        unpack(artifact, folder, only)
+        seen.append(as_nobody(os.access, folder, os.R_OK) or as_nobody(os.access, folder / str(home / ".env").lstrip("/"), os.R_OK))
+
+    restore.unpack = watched
+    component.stage(restore)
+    assert seen == [False]
+
+
+# Kills --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["resume", "back"])
+def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, then):
+    disturb(home)
+    (home / "custom").chmod(0o700)
+    later = comparable(home)
+    killer = Killer(monkeypatch)
+    restores = {}
+
+    def switch(steps: int) -> None:
+        restore = restores[steps] = a_restore(tmp_path, config="all")
+        restore.on_journal = killer.tick
+        left, killer.left = killer.left, None
+        component.stage(restore)
+        killer.left = left
+        component.switch(restore)
+
+    points = 0
+    for steps in killed_at_each_point(killer, switch):
+        points += 1
+        if then == "resume":
+            component.switch(restores[steps])
+            assert PASSWORD in (home / ".env").read_text()
+            assert (home / "custom/plugins/two.py").exists()
+        component.switch_back(restores[steps])
+        assert comparable(home) == later
+        component.discard(restores[steps])
+        assert comparable(home) == later
+        assert not list(home.rglob(".recovery-*"))
+    assert points == 7, "two entries of the journal, two files set aside, three brought"
+
+
+def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch):
+    disturb(home)
+    later = comparable(home)
+    killer = Killer(monkeypatch)
+    restores = {}
+
+    def back(steps: int) -> None:
+        restore = restores[steps] = a_restore(tmp_path, config="all")
+        left, killer.left = killer.left, None
+        component.stage(restore)
+        component.switch(restore)
+        restore.on_journal = killer.tick
+        killer.left = left
+        component.switch_back(restore)
+
+    for steps in killed_at_each_point(killer, back):
+        component.switch_back(restores[steps])
+        assert comparable(home) == later
+        component.discard(restores[steps])
+    assert len(restores) == 8
+
+
+def test_rename_that_the_system_refuses(tmp_path, home, component, monkeypatch):
+    disturb(home)
+    later = comparable(home)
+    restore = a_restore(tmp_path, config="all")
+    component.stage(restore)
+    rename = filesystem.rename
+    calls = itertools.count()
+
+    def refusing(source: bytes, target: bytes) -> None:
+        if next(calls) == 2:
+            raise OSError(16, "Device or resource busy")
+        rename(source, target)
+
+    monkeypatch.setattr(filesystem, "rename", refusing)
+    with pytest.raises(RestoreError, match="Device or resource busy"):
+        component.switch(restore)
+    component.switch_back(restore)
+    assert comparable(home) == later
+
+
+def test_killed_is_no_error_that_code_may_catch():
+    assert not issubclass(Killed, Exception)

@@ -1,0 +1,552 @@
+"""Files in place: removed and unpacked where they are, again after any kill, and back with a safety set."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import RestoreError, SourceError
+from recovery.plan.kinds.files import FilesSource
+from recovery.restore import answers
+from recovery.sources.files.local import Files
+from recovery.sources.trees import filesystem
+from tests.sources.files.test_local import Killed, Unsealed, finding_texts, restored, unsealed
+from tests.sources.files.test_selection import age, apart, below, fill
+from tests.support import file_zoo
+from tests.support.file_zoo import as_nobody, open_up, snapshot
+from tests.support.local_restore import LocalRestore, back_up
+from tests.support.small import Small, end, forward
+
+
+def files(folder: Path, *exclude: str, damaged: bool = False) -> Files:
+    made = Files("uploads", FilesSource(path=folder, exclude=exclude))
+    made.damaged = damaged
+    return made
+
+
+@pytest.fixture
+def live(tmp_path):
+    folder = tmp_path / "live"
+    fill(folder, {"same": "same", "changed": "old", "gone": "gone", "sub/a": "a", "sub/deep/b": "b", "lost/c": "c", "lost/d": "d"})
+    (folder / "sub").chmod(0o2750)
+    age(folder)
+    return folder
+
+
+def disturb(live: Path) -> None:
+    fill(live, {"changed": "new", "newer": "newer", "sub/later": "later", "more/e": "e"})
+    (live / "gone").unlink()
+    shutil.rmtree(live / "lost")
+    os.setxattr(live / "sub", "user.later", b"1")
+    live.chmod(0o700)
+    age(live)
+
+
+class Both:
+    """A restore in place with the set of then, and the way back with the set of now."""
+
+    def __init__(self, tmp_path: Path, live: Path, *only: str, exclude=(), change=disturb, number: int = 0) -> None:
+        self.live = live
+        self.component = files(live, *exclude)
+        self.saved = snapshot(live)
+        folder = tmp_path / f"sets{number}"
+        back_up(self.component, folder / "set")
+        change(live)
+        self.later = snapshot(live) if live.exists() else None
+        back_up(files(live, *exclude, damaged=True), folder / "safety")
+        self.forth = LocalRestore(folder / "set", folder / "work", only=only, in_place=True)
+        self.back = LocalRestore(folder / "safety", folder / "work", self.forth.id, only=only, in_place=True, way_back=True)
+
+    def unsaved(self) -> list[str]:
+        """What is found not to be in the set of now, just before anything is dropped."""
+        found = []
+
+        def refuse():
+            found.extend(f"{change.kind} {change.what}: {', '.join(change.names)}" for change in self.component.unsaved(self.back))
+            raise Killed
+
+        self.forth.refuse_unsaved = refuse
+        with pytest.raises(Killed):
+            self.component.replace(self.forth)
+        return found
+
+    def go(self, restore: LocalRestore) -> None:
+        self.component.replace(restore)
+        assert self.component.prove(restore) == []
+        self.component.settle(restore)
+
+    def end(self) -> None:
+        """The way back, and what must be there then."""
+        self.go(self.back)
+        assert (snapshot(self.live) if self.live.exists() else None) == self.later
+
+
+def refusals(component: Files, restore: LocalRestore) -> str:
+    return finding_texts(component, restore, "refusal")
+
+
+# There and back -----------------------------------------------------------------------------------------------------
+
+
+def test_there_and_back(tmp_path, live):
+    both = Both(tmp_path, live)
+    inode = live.stat().st_ino
+    assert refusals(both.component, both.forth) == ""
+    assert "all of them are removed" in finding_texts(both.component, both.forth, "fact")
+    identity = both.component.identity(both.forth)
+    both.go(both.forth)
+    assert snapshot(live) == both.saved
+    assert not list(live.glob(".recovery-*"))
+    assert both.component.before_copies() == []
+    assert live.stat().st_ino == inode
+    (live / "written by a service").write_text("after the restore")
+    (live / "lost/too").write_text("after the restore")
+    both.end()
+    assert both.component.identity(both.forth) == identity
+
+
+@pytest.mark.parametrize("linked", ["above", "itself"])
+def test_a_folder_that_links_lead_to(tmp_path, live, linked):
+    """The operator's own links are no trap, unlike those that a set brings."""
+    (tmp_path / "link").symlink_to(tmp_path if linked == "above" else live)
+    path = tmp_path / "link/live" if linked == "above" else tmp_path / "link"
+    both = Both(tmp_path, path)
+    both.go(both.forth)
+    assert snapshot(live) == both.saved
+    both.end()
+    beside = LocalRestore(tmp_path / "sets0/set", tmp_path / "sets0/beside")
+    restored(both.component, beside)
+    assert snapshot(live) == both.saved
+    both.component.switch_back(beside)
+    both.component.discard(beside)
+    assert snapshot(live) == both.later
+    assert path.is_symlink() == (linked == "itself")
+
+
+def test_every_kind_of_entry(tmp_path):
+    live = tmp_path / "live"
+    file_zoo.build(live)
+
+    def change(live: Path) -> None:
+        shutil.rmtree(live / "a")
+        (live / "absolute").unlink()
+        (live / "to folder").unlink()
+        (live / "to folder").mkdir()
+        (live / "empty folder").rmdir()
+        (live / "empty folder").symlink_to("plain")
+        (live / "plain").chmod(0o777)
+
+    both = Both(tmp_path, live, change=change)
+    both.go(both.forth)
+    assert snapshot(live) == both.saved
+    assert (live / "holes").stat().st_blocks * 512 < 1 << 20
+    both.end()
+
+
+@pytest.mark.parametrize("only", [(), ("lost", "*.x", "same"), ("sub/deep/b", "sub/la*")])
+def test_a_folder_that_was_not_there_before(tmp_path, live, only):
+    fill(live, {"1.x": "x", "sub/later": "then"})
+    age(live)
+    both = Both(tmp_path, live, *only, change=shutil.rmtree)
+    identity = both.component.identity(both.forth)
+    assert identity.startswith("gone below")
+    both.go(both.forth)
+    if not only:
+        assert snapshot(live) == both.saved
+    assert snapshot(live)[b"."] == both.saved[b"."]
+    assert both.component.identity(both.forth) == identity, "a folder that the restore created is still gone"
+    both.end()
+    assert not live.exists()
+    assert both.component.identity(both.forth) == identity
+
+
+def test_a_backup_of_a_folder_that_is_gone(tmp_path, live):
+    (tmp_path / "dump").mkdir()
+    with pytest.raises(SourceError, match="is not there"):
+        files(tmp_path / "nothing").dump(tmp_path / "dump", lambda: None)
+    dump = files(tmp_path / "nothing", damaged=True).dump(tmp_path / "dump", lambda: None)
+    assert dump.artifacts == ()
+    assert dump.warnings == (f"uploads: not there, so not in the set: {tmp_path}/nothing.",)
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="is not a folder"):
+        files(tmp_path / "file", damaged=True).dump(tmp_path, lambda: None)
+
+
+# Parts --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("only", "touched"),
+    [
+        (["sub"], ["sub"]),
+        (["lost/c"], ["lost"]),
+        (["c*", "sub/deep/*", "**/d"], ["changed", "sub/deep/b", "lost"]),
+        (["gone", "same"], ["gone", "same"]),
+    ],
+)
+def test_a_part_there_and_back(tmp_path, live, only, touched):
+    both = Both(tmp_path, live, *only)
+    assert refusals(both.component, both.forth) == ""
+    both.go(both.forth)
+    found = snapshot(live)
+    wanted = below(both.saved, *touched)
+    if only == ["lost/c"]:
+        del wanted[b"lost/d"]
+    assert below(found, *touched) == wanted
+    assert apart(found, *touched) == apart(both.later, *touched)
+    (live / "sub/written by a service").write_text("stays, unless its folder was replaced")
+    (live / "lost").exists() and (live / "lost/more").write_text("goes with a folder that was not there")
+    both.go(both.back)
+    if only != ["sub"]:
+        (live / "sub/written by a service").unlink()
+        os.utime(live / "sub", ns=(1, both.later[b"sub"][3]))
+    assert snapshot(live) == both.later
+
+
+# Excluded entries and mounts ----------------------------------------------------------------------------------------
+
+
+def test_what_no_set_has_stays(tmp_path, live):
+    exclude = ("*.tmp", "cache/*")
+    both = Both(tmp_path, live, exclude=exclude)
+    fill(live, {"top.tmp": "1", "sub/x.tmp": "2", "more/y.tmp": "3", "cache/z": "4"})
+    live.chmod(0o711)
+    with file_zoo.listen(live / "app.sock"), file_zoo.listen(live / "sub/app.sock"):
+        both.go(both.forth)
+        assert (live / "app.sock").is_socket()
+        assert (live / "sub/app.sock").is_socket()
+    assert [(live / path).read_text() for path in ("top.tmp", "sub/x.tmp", "more/y.tmp", "cache/z")] == ["1", "2", "3", "4"]
+    assert not (live / "more/e").exists()
+    kept = {b"top.tmp", b"sub/x.tmp", b"more", b"more/y.tmp", b"cache", b"cache/z", b"app.sock", b"sub/app.sock"}
+    found = {path: what for path, what in snapshot(live).items() if path not in kept}
+    assert found == both.saved
+    both.go(both.back)
+    assert (live / "sub/x.tmp").read_text() == "2"
+
+
+def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
+    fill(live, {"sub/x.tmp": "then", "gone.tmp": "then", "top.tmp": "a file then"})
+    both = Both(tmp_path, live)
+    for name in ("gone.tmp", "top.tmp"):
+        (live / name).unlink()
+    both.component = files(live, "*.tmp")
+    (live / "sub/x.tmp").write_text("now")
+    (live / "top.tmp").mkdir()
+    (live / "top.tmp/y").write_text("now")
+    assert "left out, and what is there stays: gone.tmp, sub/x.tmp, top.tmp." in finding_texts(both.component, both.forth, "warning")
+    for restore in (both.forth, both.back):
+        both.go(restore)
+        assert (live / "sub/x.tmp").read_text() == (live / "top.tmp/y").read_text() == "now"
+        assert not (live / "gone.tmp").exists()
+        assert (live / "sub/later").exists() == (restore is both.back)
+
+
+def test_parts_that_are_excluded_now(tmp_path, live):
+    fill(live, {"sub/x.tmp": "then", "y.tmp": "then"})
+    both = Both(tmp_path, live, "sub", "y.tmp", change=lambda live: fill(live, {"sub/x.tmp": "now", "y.tmp": "now", "sub/a": "later"}))
+    both.component = files(live, "*.tmp")
+    assert refusals(both.component, both.forth) == ""
+    both.go(both.forth)
+    assert [(live / path).read_text() for path in ("sub/x.tmp", "y.tmp", "sub/a")] == ["now", "now", "a"]
+    both.forth.only = ("y.tmp",)
+    assert "That is all that was asked for" in refusals(both.component, both.forth)
+
+
+def test_a_link_beside_a_part_is_not_in_its_way(tmp_path, live):
+    both = Both(tmp_path, live, "sub", change=disturb)
+    (live / "lost").symlink_to(tmp_path)
+    both.go(both.forth)
+    assert (live / "sub/a").exists()
+    assert (live / "lost").is_symlink()
+
+
+@pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
+def test_what_is_dropped_is_in_the_safety_set(tmp_path, live, only):
+    """Hard links of which only one is asked for; what is excluded, and gives folders another time; and then what was written."""
+    for one in ("changed", "sub/a"):
+        os.link(live / one, live / f"{one} too")
+    os.link(live / "same", live / "z")
+    both = Both(tmp_path, live, *only, exclude=("*.tmp",), change=lambda live: shutil.rmtree(live / "lost"))
+    fill(live, {"top.tmp": "1", "sub/x.tmp": "2"})
+    with file_zoo.listen(live / "sub/app.sock"):
+        assert both.unsaved() == []
+    os.utime(live / "z", ns=(1, 1))
+    (live / "sub/deep").chmod(0o700)
+    fill(live, {"lost/other": "late", "sub/late": "late"})
+    found = both.unsaved()
+    assert "file removed: lost/other, sub/late" in found
+    assert f"file changed: {'z' if only else 'same'}" in found
+    assert "folder changed: sub/deep" in found
+    assert "folder removed: lost" in found
+    assert len(found) == 4
+
+
+def test_the_mode_of_the_folder_itself(tmp_path, live):
+    both = Both(tmp_path, live)
+    live.chmod(0o711)
+    assert both.unsaved() == ["folder changed: ."]
+    assert Both(tmp_path, live, "sub", number=1, change=lambda live: live.chmod(0o750)).unsaved() == []
+
+
+@pytest.mark.parametrize("change", [disturb, shutil.rmtree])
+def test_it_is_said_before_anything_live_changes(tmp_path, live, change):
+    both = Both(tmp_path, live, change=change)
+
+    def dies(step, _facts):
+        if step == "dropping":
+            raise Killed
+
+    both.forth.on_journal = dies
+    with pytest.raises(Killed):
+        both.component.replace(both.forth)
+    assert (snapshot(live) if live.exists() else None) == both.later
+    both.forth.on_journal = lambda step, facts: None
+    both.go(both.forth)
+    both.end()
+    assert len(both.forth.journalled("dropping")) == 1
+
+
+def test_what_removing_gives_back(tmp_path, live):
+    fill(live, {"large": "x" * (1 << 20), "large.tmp": "x" * (1 << 20)})
+    both = Both(tmp_path, live, exclude=("*.tmp",))
+    (space,) = both.component.preflight(both.forth).second_copy
+    assert 1 << 20 <= space.freed < 2 << 20
+
+
+@pytest.mark.parametrize("only", [(), ("sub/a",)])
+def test_folders_whose_entries_inherit(tmp_path, live, only):
+    """What is unpacked straight into them must not inherit, and they must be as before afterwards."""
+    for folder in (live, live / "sub"):
+        os.setxattr(folder, "system.posix_acl_default", file_zoo.ACL)
+    both = Both(tmp_path, live, *only, change=lambda live: (live / "sub/a").write_text("later"))
+    both.go(both.forth)
+    assert snapshot(live) == both.saved
+    both.end()
+
+
+@pytest.fixture
+def mount(live):
+    """Mounts a file system of memory on a folder."""
+    made = []
+
+    def mounted(folder: Path, *options: str) -> Path:
+        if subprocess.run(["mount", "-t", "tmpfs", *options, "none", folder], check=False, capture_output=True).returncode:
+            pytest.skip("may not mount here")
+        made.append(folder)
+        return folder
+
+    yield mounted
+    for folder in reversed(made):
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_mount_below_is_emptied_and_filled(tmp_path, live, mount):
+    mount(live / "sub")
+    fill(live, {"sub/a": "a", "sub/deep/b": "b"})
+    age(live)
+    both = Both(tmp_path, live)
+    assert refusals(both.component, both.forth) == ""
+    assert f"emptied and filled where it is: {live}/sub" in finding_texts(both.component, both.forth, "fact")
+    both.go(both.forth)
+    assert snapshot(live) == both.saved
+    assert live.joinpath("sub").is_mount()
+    both.end()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_folder_is_a_mount_point(tmp_path, live, mount, in_place):
+    """Both methods, of everything and of a part."""
+    mount(live)
+    for number, only in enumerate([(), ("lost", "ch*")]):
+        fill(live, {"same": "same", "changed": "old", "gone": "gone", "lost/c": "c", "sub/a": "a"})
+        age(live)
+        both = Both(tmp_path, live, *only, number=number)
+        both.forth.in_place = in_place
+        assert refusals(both.component, both.forth) == ""
+        if in_place:
+            both.go(both.forth)
+            both.end()
+            continue
+        both.component.stage(both.forth)
+        assert both.component.prove(both.forth) == []
+        both.component.switch(both.forth)
+        assert below(snapshot(live), "lost", "changed") == below(both.saved, "lost", "changed")
+        both.component.switch_back(both.forth)
+        both.component.discard(both.forth)
+        assert snapshot(live) == both.later
+    assert live.is_mount()
+
+
+def test_a_mount_in_the_way_of_a_part(tmp_path, live, mount):
+    both = Both(tmp_path, live, "same", change=lambda live: None)
+    mount(live / "sub")
+    both.forth.in_place = False
+    assert refusals(both.component, both.forth) == ""
+    both.forth.only = ("sub",)
+    assert "is a mount point" in refusals(both.component, both.forth)
+    both.forth.only = ("sub/deep/b",)
+    assert f"{live}/sub is a mount point" in refusals(both.component, both.forth)
+
+
+def test_a_mounted_file_can_not_be_removed(tmp_path, live):
+    both = Both(tmp_path, live, change=lambda live: None)
+    if subprocess.run(["mount", "--bind", live / "same", live / "changed"], check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        assert f"single files are mounted, which can't be removed: {live}/changed" in refusals(both.component, both.forth)
+    finally:
+        subprocess.run(["umount", live / "changed"], check=True)
+
+
+def test_no_room_even_in_place(tmp_path, live, mount):
+    fill(live, {"large": "x" * (3 << 20)})
+    back_up(files(live), tmp_path / "set")
+    mount(live, "-o", "size=2m")
+    (live / "small").write_bytes(b"x" * (1 << 20))
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work", in_place=True)
+    assert "free, and 1.0 MiB more once the live files are removed; the set needs 3.0 MiB" in refusals(files(live), restore)
+    restore.in_place = False
+    assert "the set needs" not in refusals(files(live), restore)
+    (space,) = files(live).preflight(restore).second_copy
+    assert space.free < space.needed
+
+
+def test_a_proof_in_place_that_fails(tmp_path, live):
+    both = Both(tmp_path, live)
+    both.component.replace(both.forth)
+    (live / "sub/a").write_text("A")
+    (live / "gone").unlink()
+    (live / "sub/stranger").touch()
+    (live / "newcomer").touch()
+    said = "\n".join(map(str, both.component.prove(both.forth)))
+    for words in ("sub/a: sha256", "gone: is missing", "sub/stranger: is there, but not in the set"):
+        assert words in said
+    assert "newcomer" not in said
+
+
+# Kills --------------------------------------------------------------------------------------------------------------
+
+
+class Killer:
+    """Ends the process at the nth thing that is removed, unpacked, said or written."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.left = None
+        for module, name in ((os, "unlink"), (os, "rmdir"), (filesystem, "set_metadata"), (filesystem, "rename"), (filesystem, "sync")):
+            monkeypatch.setattr(module, name, self.ticking(getattr(module, name)))
+
+    def ticking(self, do):
+        def doing(*given, **named):
+            self.tick()
+            return do(*given, **named)
+
+        return doing
+
+    def watch(self, restore: LocalRestore) -> None:
+        unpack = type(restore).unpack
+        restore.on_journal = self.tick
+        restore.unpack = lambda artifact, folder, only: unpack(restore, artifact, folder, self.ticking(only))
+
+    def tick(self, *_args) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Killed
+
+
+@pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
+@pytest.mark.parametrize(("then", "first"), [("again", 0), ("back", 1), ("back again", 2)])
+def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, stride):
+    """Again until it is done, or back from wherever it was; a way back that is killed is done again. Each takes a third at most."""
+    os.link(live / "changed", live / "z")
+    age(live)
+    both = Both(tmp_path, live, *only)
+    killer = Killer(monkeypatch)
+    killer.watch(both.forth)
+    killer.watch(both.back)
+    asked = ["lost/c", "sub", "changed", "z"] if only else ["."]
+
+    for left in itertools.count(first, 3 * stride):
+        if then == "back again":
+            both.component.replace(both.forth)
+        killer.left = left
+        try:
+            both.component.replace(both.back if then == "back again" else both.forth)
+        except Killed:
+            killer.left = None
+        else:
+            break
+        if then == "again":
+            both.go(both.forth)
+            found = snapshot(live)
+            assert found == both.saved if not only else below(found, *asked) == below(both.saved, *asked)
+        both.end()
+        assert not list(live.glob(".recovery-*"))
+    assert left > 20
+
+
+# Without root, and what refuses -------------------------------------------------------------------------------------
+
+
+def test_without_root(tmp_path):
+    if os.geteuid():
+        pytest.skip("the other tests are the same then")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        os.chown(place, file_zoo.NOBODY, file_zoo.NOBODY)
+        live = place / "live"
+        as_nobody(file_zoo.build, live)
+        component, before = files(live), snapshot(live)
+        unsealed(back_up(component, place / "set"))
+
+        def there() -> bool:
+            (live / "a/b/c/file").write_text("other")
+            restore = Unsealed(place / "set", place / "work", in_place=True)
+            component.replace(restore)
+            return component.prove(restore) == [] and snapshot(live) == before
+
+        assert as_nobody(there)
+
+
+def test_what_can_not_be_looked_at_is_not_removed(tmp_path, live):
+    if os.geteuid():
+        pytest.skip("changes to another user")
+    both = Both(tmp_path, live, change=lambda live: None)
+    open_up(tmp_path)
+    for path in (tmp_path / "sets0").rglob("*"):
+        path.chmod(0o755)
+    (live / "sub").chmod(0)
+    assert "can be read" in as_nobody(refusals, both.component, both.forth)
+    (live / "sub").chmod(0o755)
+    live.chmod(0o777)
+    with pytest.raises(RestoreError, match=r"could not be replaced in place: (Operation not permitted|Permission denied)"):
+        as_nobody(both.component.replace, both.forth)
+
+
+# Through a whole restore --------------------------------------------------------------------------------------------
+
+
+def test_a_whole_restore_where_folder_and_settings_are_gone(tmp_path):
+    """Their safety set has nothing of them; refused at the last gate, they are gone again."""
+    small = Small(tmp_path / "small", "small")
+    set_id = small.back_up()
+    saved = small.fingerprint()
+    shutil.rmtree(small.storage)
+    shutil.rmtree(small.home / "custom")
+    before = snapshot(small.home, times=False)
+    for number, refused in enumerate([True, False]):
+        run = small.restore(f"restore {number}")
+        forward(small, run, "gate accept" if refused else "keep", small.ask(run, set=set_id, method="in place", config="all"))
+        assert small.fingerprint() == saved
+        if refused:
+            answers.reject(run, "accept", "alice")
+        assert end(run) == "" or refused
+        assert small.storage.exists() != refused
+        assert not refused or snapshot(small.home, times=False) == before
+    assert small.fingerprint() == saved
+    assert small.leftovers() == []

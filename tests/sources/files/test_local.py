@@ -1,0 +1,966 @@
+"""Files: a folder there and back, on real file systems, with kills in the middle."""
+
+# pathlib has no paths of bytes.
+# ruff: noqa: PTH101, PTH108, PTH118, PTH123
+
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from array import array
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import ArtifactError, RestoreError, SourceError
+from recovery.packs.content_index import read_rows, write_rows
+from recovery.packs.extract import extract
+from recovery.packs.pack import Pack, open_pack
+from recovery.plan.kinds.files import FilesSource
+from recovery.sources.files.local import Files
+from recovery.sources.trees import filesystem
+from recovery.sources.trees.inventory import refuse_moved
+from tests.support import file_zoo
+from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
+from tests.support.local_restore import LocalRestore, back_up, identities
+
+IS_ROOT = os.geteuid() == 0
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def files(folder: Path, *exclude: str) -> Files:
+    return Files("uploads", FilesSource(path=folder, exclude=exclude))
+
+
+@pytest.fixture
+def live(tmp_path):
+    folder = tmp_path / "live"
+    for path, content in {"same": "same", "changed": "old", "gone": "gone", "sub/a": "a", "sub/b": "b"}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    os.utime(folder, ns=(1, 1_600_000_000_000_000_001))
+    folder.chmod(0o2770)
+    return folder
+
+
+def disturb(live: Path) -> None:
+    """A later state of the same folder."""
+    (live / "changed").write_text("new")
+    (live / "gone").unlink()
+    (live / "newer").write_text("newer")
+    shutil.rmtree(live / "sub")
+    (live / "sub").write_text("a file now")
+    (live / "scratch.tmp").write_text("scratch")
+    live.chmod(0o700)
+    os.setxattr(live, "user.later", b"1")
+    os.utime(live, ns=(1, 1_650_000_000_000_000_001))
+
+
+def restored(component: Files, restore: LocalRestore) -> None:
+    assert [finding.text for finding in component.preflight(restore).findings if finding.level == "refusal"] == []
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    component.settle(restore)
+    component.discard(restore)
+
+
+def finding_texts(component: Files, restore: LocalRestore, level: str) -> str:
+    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+
+
+# Backup and back ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(tmp_path):
+    live = tmp_path / "live"
+    file_zoo.build(live)
+    component = files(live)
+    before = snapshot(live)
+    back_up(component, tmp_path / "set", pack_size=1 << 20)
+    assert len(list((tmp_path / "set" / "packs").iterdir())) > 2, "the tree is to be spread over packs"
+    for path in live.iterdir():
+        path.rename(tmp_path / path.name)
+    (live / "other").write_text("other")
+    restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+    assert snapshot(live) == before
+    assert (live / "holes").stat().st_blocks * 512 < 1 << 20
+    assert (live / "linked").stat().st_ino == (live / "a/b/c/linked too").stat().st_ino
+    back_up(component, tmp_path / "again")
+    assert rows(tmp_path / "again", "uploads", "tree") == rows(tmp_path / "set", "uploads", "tree")
+    assert entries(tmp_path / "again", "uploads") == entries(tmp_path / "set", "uploads")
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a tmpfs")
+def test_on_another_file_system(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        live = Path(memory) / "live"
+        live.mkdir()
+        (live / "file").write_text("in memory")
+        os.utime(live / "file", ns=(1, 1_600_000_000_123_456_789))
+        before = snapshot(live)
+        component = files(live)
+        back_up(component, tmp_path / "set")
+        (live / "file").unlink()
+        restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+        assert snapshot(live) == before
+
+
+def test_attributes_that_the_file_system_cant_hold(tmp_path, live, monkeypatch):
+    os.setxattr(live / "same", "user.kept", b"1")
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    monkeypatch.setattr(filesystem, "_PROBES", {"user.too-long-for-any-file-system" + "x" * 255: b"1"})
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    assert "Extended attributes that can't be set" in finding_texts(component, restore, "warning")
+    assert "user.kept" in finding_texts(component, restore, "warning")
+    component.stage(restore)
+    os.removexattr(restore_path(live, restore) / "new/same", "user.kept")
+    assert component.prove(restore) == []
+
+
+def test_a_folder_whose_entries_inherit(tmp_path, live):
+    """An upload folder that several users share; what is staged in it must not inherit its access control list."""
+    os.setxattr(live, "system.posix_acl_default", file_zoo.ACL)
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    saved = snapshot(live)
+    (live / "inherits").touch()
+    restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+    assert snapshot(live) == saved
+
+
+def restore_path(live: Path, restore: LocalRestore) -> Path:
+    return live / f".recovery-{restore.id}"
+
+
+def test_five_thousand_files(tmp_path):
+    live = tmp_path / "live"
+    for number in range(5000):
+        path = live / f"{number % 50:02d}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number * 20)
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    before = snapshot(live)
+    shutil.rmtree(live / "07")
+    (live / "08" / "8.jpg").write_bytes(b"damaged")
+    restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+    assert snapshot(live) == before
+    ((_, _, tree),) = rows(tmp_path / "set", "uploads", "tree")
+    assert (tree["files"], tree["folders"]) == (5000, 51)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_files(tmp_path):
+    """There and back, compared, as a part, and in place."""
+    live = tmp_path / "live"
+    for number in range(100_000):
+        path = live / f"{number % 500:03d}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    before = snapshot(live)
+    shutil.rmtree(live / "007")
+    (live / "008" / "8.jpg").write_bytes(b"damaged")
+    (live / "009" / "later.jpg").write_bytes(b"later")
+    for number, (only, in_place) in enumerate([(("007/*", "008/8.jpg"), False), ((), True), ((), False)]):
+        restore = LocalRestore(tmp_path / "set", tmp_path / f"work{number}", only=only, in_place=in_place)
+        found = {(change.kind, change.what): change.count for change in component.compare(restore)}
+        assert found["file", "equal" if number else "added"] == (100_000 if number == 2 else 99_999 if number else 200)
+        if in_place:
+            component.replace(restore)
+            assert component.prove(restore) == []
+        else:
+            restored(component, restore)
+        if number == 0:
+            assert (live / "009/later.jpg").exists()
+            (live / "008" / "8.jpg").write_bytes(b"damaged")
+    assert snapshot(live) == before
+
+
+def make_deep(folder: Path, names: list[str]) -> None:
+    """Folders one in the other, however long their path gets."""
+    at = os.open(folder, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=at)
+        inner = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=at))
+    os.close(at)
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A folder that pytest could not remove."""
+    (tmp_path / "deep").mkdir()
+    yield tmp_path / "deep"
+    subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_thousand_and_more_folders_in_one_another(tmp_path, deep, in_place):
+    make_deep(deep, ["d"] * 1500)
+    component = files(deep)
+    before = found_below(deep)
+    back_up(component, tmp_path / "set")
+    subprocess.run(["rm", "-rf", deep / "d"], check=True)
+    (deep / "d").mkdir()
+    make_deep(deep / "d", ["e"] * 1500)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work", in_place=in_place)
+    if in_place:
+        component.replace(restore)
+        assert component.prove(restore) == []
+    else:
+        restored(component, restore)
+        component.drop_before(restore)
+    assert found_below(deep) == before
+
+
+def found_below(folder: Path) -> bytes:
+    return subprocess.run(["find", ".", "-printf", "%p %y %T@ %m\\n"], cwd=folder, check=True, capture_output=True).stdout
+
+
+def test_a_path_that_gets_too_long_where_it_is_staged(tmp_path, deep):
+    left = 4095 - len(str(deep)) - len("/file") - 20
+    make_deep(deep, ["n" * 99] * (left // 100) + ["m" * (left % 100)])
+    component = files(deep)
+    back_up(component, tmp_path / "set")
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    assert f"get longer in {deep} than the 4095 bytes that Linux takes: nnn" in finding_texts(component, restore, "refusal")
+    restore.in_place = True
+    assert finding_texts(component, restore, "refusal") == ""
+    component.replace(restore)
+    assert component.prove(restore) == []
+
+
+def test_a_path_that_is_too_long_to_be_read_fails_the_backup(tmp_path, deep):
+    make_deep(deep, ["n" * 200] * 25)
+    assert "File name too long" in refusal(files(deep), tmp_path)
+
+
+def test_excluded_entries(tmp_path, live):
+    (live / "old.tmp").write_text("excluded")
+    (live / "sub/deep.tmp").write_text("excluded too")
+    (live / "cache").mkdir()
+    (live / "cache/x").touch()
+    component = files(live, "*.tmp", "cache/*")
+    back_up(component, tmp_path / "set")
+    assert entries(tmp_path / "set", "uploads").keys() == {".", "same", "changed", "gone", "sub", "sub/a", "sub/b", "cache"}
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    assert f"stay where they are, unless the set has them: {'old.tmp'}" in finding_texts(component, restore, "fact")
+    assert "are set aside with their folder" in finding_texts(component, restore, "fact")
+    restored(component, restore)
+    assert (live / "old.tmp").read_text() == "excluded"
+    assert not (live / "sub/deep.tmp").exists()
+    assert (restore_path(live, restore) / "before/sub/deep.tmp").read_text() == "excluded too"
+
+
+def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
+    (live / "x.tmp").write_text("saved")
+    back_up(files(live), tmp_path / "set")
+    (live / "x.tmp").write_text("later")
+    restored(files(live, "*.tmp"), LocalRestore(tmp_path / "set", tmp_path / "work"))
+    assert (live / "x.tmp").read_text() == "saved"
+
+
+def test_sockets_are_named(tmp_path, live):
+    with file_zoo.listen(live / "app.sock"):
+        (tmp_path / "dump").mkdir()
+        dump = files(live).dump(tmp_path / "dump", lambda: None)
+    assert dump.warnings == (f"uploads: sockets and devices are left out: {live}/app.sock.",)
+
+
+def test_messages_can_be_printed_whatever_names_there_are(tmp_path, live):
+    odd = os.path.join(os.fsencode(live), b"\xff\nodd")
+    with file_zoo.listen(live / "sock"):
+        (live / "sock").rename(os.fsdecode(odd + b".sock"))
+        (tmp_path / "dump").mkdir()
+        (warning,) = files(live).dump(tmp_path / "dump", lambda: None).warnings
+    assert f"{live}/\\xff\\nodd.sock" in warning
+    with open(odd, "wb"):
+        pass
+    component = files(live)
+    os.unlink(odd + b".sock")
+    back_up(component, tmp_path / "set")
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    os.unlink(os.path.join(os.fsencode(restore_path(live, restore)), b"new", b"\xff\nodd"))
+    assert "entry \\xff\\nodd: is missing" in map(str, component.prove(restore))
+
+
+def test_the_point_is_the_scan(tmp_path, live):
+    (tmp_path / "dump").mkdir()
+    seen = []
+    dump = files(live).dump(tmp_path / "dump", lambda: seen.append(list((tmp_path / "dump").iterdir())))
+    assert seen == [[]], "the scan counts from the moment it is opened"
+    assert dump.consistency == "scan"
+    assert dump.point.opened <= dump.point.closed
+
+
+# What can't be read -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(SourceError, match="is not there"):
+        files(tmp_path / "nothing").dump(tmp_path, lambda: None)
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="is not a folder"):
+        files(tmp_path / "file").dump(tmp_path, lambda: None)
+
+
+def test_what_cant_be_read_fails_with_every_name(live):
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        source, out = Path(place) / "source", Path(place) / "out"
+        shutil.copytree(live, source)
+        source.chmod(0o755)
+        out.mkdir()
+        out.chmod(0o777)
+        (source / "same").chmod(0)
+        (source / "sub").chmod(0)
+        (source / "closed").mkdir(mode=0)
+        said = as_nobody(refusal, files(source), out)
+    for name in ("same", "sub", "closed"):
+        assert f"{source}/{name} (Permission denied)" in said
+    assert "3 entries" in said
+
+
+def refusal(component: Files, out: Path) -> str:
+    with pytest.raises(SourceError) as error:
+        component.dump(out, lambda: None)
+    return error.value.what
+
+
+# What changes while it is read --------------------------------------------------------------------------------------
+
+
+def changed(set_folder: Path) -> dict:
+    return {path: facts["what"] for _, path, facts in rows(set_folder, "uploads", "changed")}
+
+
+def back_up_while(component: Files, folder: Path, meanwhile) -> Path:
+    """A backup with something done between the scan and the packing."""
+
+    class Meanwhile(Files):
+        def dump(self, folder, opened):
+            dump = super().dump(folder, opened)
+            meanwhile()
+            return dump
+
+    changing = Meanwhile.__new__(Meanwhile)
+    changing.__dict__.update(component.__dict__)
+    return back_up(changing, folder)
+
+
+def test_what_changed_or_vanished_is_named_and_tolerated(tmp_path, live):
+    os.link(live / "same", live / "second name")
+
+    def meanwhile() -> None:
+        (live / "changed").write_text("longer than before")
+        (live / "gone").unlink()
+        shutil.rmtree(live / "sub")
+        (live / "same").unlink()
+        (live / "late").write_text("came after the scan")
+
+    back_up_while(files(live), tmp_path / "set", meanwhile)
+    assert changed(tmp_path / "set") == {
+        "changed": "changed while read",
+        "gone": "vanished",
+        "sub": "vanished",
+        "sub/a": "vanished",
+        "sub/b": "vanished",
+        "same": "vanished",
+        "second name": "changed while read",
+    }
+    assert entries(tmp_path / "set", "uploads").keys() == {".", "changed", "second name"}
+    restored(files(live), LocalRestore(tmp_path / "set", tmp_path / "work"))
+    assert (live / "changed").read_text() == "longer than before"
+    assert (live / "second name").read_text() == "same"
+
+
+@pytest.mark.parametrize("becomes", ["link", "file"])
+def test_a_folder_that_becomes_something_else_is_refused(tmp_path, live, becomes):
+    """It would be packed with what was listed below it, and tar could unpack only the one or the other."""
+
+    def meanwhile() -> None:
+        (live / "sub").rename(tmp_path / "moved")
+        (live / "sub").symlink_to(tmp_path / "moved") if becomes == "link" else (live / "sub").touch()
+
+    with pytest.raises(ArtifactError, match=f"the folder sub became a {becomes} while it was packed"):
+        back_up_while(files(live), tmp_path / "set", meanwhile)
+
+
+def test_files_that_become_links_of_each_other(tmp_path, live):
+    """What deduplicating tools do at night, in the order that a listing did not foresee."""
+    names = [f"copy {number}" for number in range(9)]
+    for name in names:
+        (live / name).write_text("all the same")
+
+    def meanwhile() -> None:
+        for name in names[1:]:
+            (live / name).unlink()
+            os.link(live / names[0], live / name)
+
+    back_up_while(files(live), tmp_path / "set", meanwhile)
+    shutil.rmtree(live)
+    restored(files(live), LocalRestore(tmp_path / "set", tmp_path / "work"))
+    assert (live / names[0]).stat().st_nlink == 9
+
+
+def test_a_file_that_shrinks_and_grows_while_tar_reads(tmp_path, live):
+    (live / "log").write_bytes(os.urandom(64 << 20))
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            os.truncate(live / "log", 1000)
+            with (live / "log").open("ab") as out:
+                out.write(b"x" * (8 << 20))
+
+    writer = threading.Thread(target=write)
+    try:
+        back_up_while(files(live), tmp_path / "set", writer.start)
+    finally:
+        stop.set()
+        writer.join()
+    assert changed(tmp_path / "set")["log"] == "changed while read"
+
+
+@pytest.mark.parametrize("fact", ["inode", "mounted"])
+def test_a_landmark_is_the_same_folder_and_a_mount_point_still(tmp_path, live, fact):
+    """Numbers of entries on two file systems may be equal by chance."""
+    (tmp_path / "dump").mkdir()
+    files(live).dump(tmp_path / "dump", lambda: None)
+    inventory = tmp_path / "dump/uploads.inventory.jsonl"
+    ((kind, path, facts),) = read_rows(inventory, "landmark")
+    assert (path, facts) == (".", {"inode": live.stat().st_ino, "mounted": False})
+    refuse_moved("files.uploads", live, inventory)
+    write_rows(inventory, [(kind, path, facts | {fact: facts[fact] + 1})])
+    with pytest.raises(SourceError, match="was another folder or file system"):
+        refuse_moved("files.uploads", live, inventory)
+
+
+@pytest.mark.parametrize("mount", ["fuse.sshfs storage:/ /", "cifs //nas/share /"])
+def test_some_file_systems_make_up_inodes(tmp_path, live, monkeypatch, mount):
+    """Their numbers are others on another worker, or after a while."""
+    (tmp_path / "dump").mkdir()
+    files(live).dump(tmp_path / "dump", lambda: None)
+    live.rename(tmp_path / "moved")
+    live.mkdir()
+    inventory = tmp_path / "dump/uploads.inventory.jsonl"
+    with pytest.raises(SourceError, match="was another folder or file system"):
+        refuse_moved("files.uploads", live, inventory)
+    monkeypatch.setattr(filesystem, "mount_of", lambda folder: mount)
+    refuse_moved("files.uploads", live, inventory)
+
+
+def contents(component: Files, dump_folder: Path, read) -> list:
+    return list(component.contents("uploads", dump_folder / "uploads.inventory.jsonl", read))
+
+
+def test_an_archive_that_lacks_what_is_still_there(tmp_path, live):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    read = rows(tmp_path / "set", "uploads", "entry")
+    assert len(contents(component, tmp_path / "set/dump", read)) == len(read) + 1
+    for lost in ("sub/a", "sub", "same"):
+        with pytest.raises(ArtifactError, match=f"lacks {lost}, and tar did not say why"):
+            contents(component, tmp_path / "set/dump", [row for row in read if row[1] != lost])
+
+
+def test_an_archive_that_has_what_was_not_scanned(tmp_path, live):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    read = rows(tmp_path / "set", "uploads", "entry")
+    with pytest.raises(ArtifactError, match="has stranger, which the scan did not see"):
+        contents(component, tmp_path / "set/dump", [*read, ("entry", "stranger", read[0][2])])
+    with pytest.raises(ArtifactError, match="the scan did not see"):
+        contents(component, tmp_path / "set/dump", [*read, read[0]])
+
+
+def test_what_vanished_is_known_from_what_tar_said(tmp_path, live):
+    """Weeks later, or where the source is not mounted, nobody could look at it."""
+    (live / "odd: näme\n").write_text("odd")
+    component = files(live)
+    back_up_while(component, tmp_path / "set", lambda: [shutil.rmtree(live), live.mkdir()])
+    assert set(changed(tmp_path / "set").values()) == {"vanished"}
+    assert changed(tmp_path / "set")["odd: näme\n"] == "vanished"
+    read = rows(tmp_path / "set", "uploads", "entry")
+    live.rmdir()
+    assert contents(component, tmp_path / "set/dump", read) == list(read_rows(tmp_path / "set/uploads.contents.jsonl"))
+    with pytest.raises(ArtifactError, match="tar did not say why"):
+        contents(component, tmp_path / "set/dump", [])
+
+
+@pytest.mark.parametrize("words", ["file changed as we read it", "File shrank by 3 bytes; padding with zeros"])
+def test_a_file_that_tar_saw_changing_is_named_even_if_it_looks_the_same(tmp_path, live, words):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    inventory = tmp_path / "set/dump/uploads.inventory.jsonl"
+    (live / "sub/a").unlink()
+    write_rows(inventory, [*list(read_rows(inventory)), ("told", f"/usr/bin/tar: sub/a: {words}", {}), ("told", f"sub: {words}", {})])
+    found = contents(component, tmp_path / "set/dump", rows(tmp_path / "set", "uploads", "entry"))
+    assert [row for row in found if row[0] == "changed"] == [("changed", "sub/a", {"what": "changed while read"})]
+
+
+def test_the_inventory_ends_with_totals(tmp_path, live):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    ((_, _, scanned),) = read_rows(tmp_path / "set/dump/uploads.inventory.jsonl", "tree")
+    ((_, _, kept),) = rows(tmp_path / "set", "uploads", "tree")
+    assert scanned == {name: kept[name] for name in scanned}
+    assert (scanned["files"], scanned["bytes"]) == (5, 13)
+
+
+# Switch and back ----------------------------------------------------------------------------------------------------
+
+
+def test_the_way_back(tmp_path, live):
+    component = files(live, "*.tmp")
+    saved = snapshot(live)
+    back_up(component, tmp_path / "set")
+    disturb(live)
+    later = snapshot(live)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    assert snapshot(live) == later, "staging changes nothing that is live"
+    component.switch(restore)
+    assert without(snapshot(live), b"scratch.tmp") == saved
+    assert component.before_copies() == [restore.id]
+    (live / "written by a service").write_text("after the switch")
+    component.switch_back(restore)
+    assert snapshot(live) == later
+    assert (restore_path(live, restore) / "new/written by a service").exists()
+    component.discard(restore)
+    assert snapshot(live) == later
+    assert component.before_copies() == []
+    assert not restore_path(live, restore).exists()
+
+
+def without(tree: dict, *names: bytes) -> dict:
+    return {path: what for path, what in tree.items() if path not in names}
+
+
+class Killer:
+    """Ends the process at the nth journal entry or rename."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.left = None
+        rename = filesystem.rename
+        monkeypatch.setattr(filesystem, "rename", lambda *paths: (self.tick(), rename(*paths)))
+
+    def tick(self, *_args) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Killed
+
+
+def killed_at_each_point(killer, do):
+    """For each n: whether doing it was killed at its nth step; ends after the first time that nothing is left to kill."""
+    for steps in itertools.count():
+        killer.left = steps
+        try:
+            do(steps)
+        except Killed:
+            yield steps
+        else:
+            killer.left = None
+            return
+
+
+@pytest.fixture
+def disturbed(tmp_path, live):
+    component = files(live, "*.tmp")
+    saved = snapshot(live)
+    back_up(component, tmp_path / "set")
+    disturb(live)
+    return component, saved, snapshot(live)
+
+
+@pytest.mark.parametrize("then", ["resume", "back"])
+def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, then):
+    component, saved, later = disturbed
+    killer = Killer(monkeypatch)
+    restores = {}
+
+    def switch(steps: int) -> None:
+        restore = restores[steps] = LocalRestore(tmp_path / "set", tmp_path / f"work{steps}")
+        restore.on_journal = killer.tick
+        left, killer.left = killer.left, None
+        component.stage(restore)
+        killer.left = left
+        component.switch(restore)
+
+    points = 0
+    for steps in killed_at_each_point(killer, switch):
+        points += 1
+        restore = restores[steps]
+        if then == "resume":
+            component.switch(restore)
+            assert without(snapshot(live), b"scratch.tmp") == saved
+        component.switch_back(restore)
+        assert snapshot(live) == later
+        component.discard(restore)
+        assert snapshot(live) == later
+        assert not restore_path(live, restore).exists()
+    assert points == 10, "an entry of the journal, four entries set aside, four brought, an entry of the journal"
+
+
+def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, monkeypatch):
+    component, saved, later = disturbed
+    killer = Killer(monkeypatch)
+    restores = {}
+
+    def back(steps: int) -> None:
+        restore = restores[steps] = LocalRestore(tmp_path / "set", tmp_path / f"work{steps}")
+        left, killer.left = killer.left, None
+        component.stage(restore)
+        component.switch(restore)
+        assert without(snapshot(live), b"scratch.tmp") == saved
+        (live / "written later").touch()
+        restore.on_journal = killer.tick
+        killer.left = left
+        component.switch_back(restore)
+
+    for steps in killed_at_each_point(killer, back):
+        component.switch_back(restores[steps])
+        assert snapshot(live) == later
+        component.discard(restores[steps])
+    assert len(restores) > 8
+
+
+def test_staging_killed_starts_afresh(tmp_path, live, disturbed):
+    component, _, later = disturbed
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    unpack = restore.unpack
+
+    def half(artifact, folder, only=None):
+        unpack(artifact, folder, lambda info: info.name != "same")
+        (folder / "half written").touch()
+        raise Killed
+
+    restore.unpack = half
+    with pytest.raises(Killed):
+        component.stage(restore)
+    restore.unpack = unpack
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.discard(restore)
+    assert snapshot(live) == later
+
+
+def test_order_of_steps_is_kept(tmp_path, live, disturbed):
+    component, saved, _ = disturbed
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.switch_back(restore)
+    component.discard(restore)
+    component.stage(restore)
+    component.switch(restore)
+    with pytest.raises(RestoreError, match="already switched"):
+        component.stage(restore)
+    component.switch(restore)
+    component.discard(restore)
+    component.discard(restore)
+    assert without(snapshot(live), b"scratch.tmp") == saved
+    assert (restore_path(live, restore) / "before/newer").exists(), "discard leaves what was live"
+
+
+def test_after_the_way_back_there_is_no_switch(tmp_path, disturbed):
+    component, _, _ = disturbed
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    component.switch(restore)
+    component.switch_back(restore)
+    component.switch_back(restore)
+    with pytest.raises(RestoreError, match="already switched"):
+        component.stage(restore)
+
+
+def test_a_half_switch_is_not_discarded(tmp_path, disturbed, monkeypatch):
+    component, _, _ = disturbed
+    killer = Killer(monkeypatch)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    killer.left = 3
+    with pytest.raises(Killed):
+        component.switch(restore)
+    with pytest.raises(RestoreError, match="half switched"):
+        component.discard(restore)
+    component.switch_back(restore)
+    with pytest.raises(RestoreError, match="was taken back"):
+        component.switch(restore)
+
+
+def test_somebody_writes_in_the_middle(tmp_path, live, disturbed, monkeypatch):
+    component, _, later = disturbed
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    rename = filesystem.rename
+
+    def interfering(source: bytes, target: bytes) -> None:
+        rename(source, target)
+        if target.endswith(b"/before/changed"):
+            (live / "changed").write_text("a service wrote this")
+
+    monkeypatch.setattr(filesystem, "rename", interfering)
+    with pytest.raises(RestoreError, match="something still writes there"):
+        component.switch(restore)
+    component.switch_back(restore)
+    assert snapshot(live) == later
+    assert (restore_path(live, restore) / "late/changed").read_text() == "a service wrote this"
+
+
+def test_rename_replaces_nothing(tmp_path, monkeypatch):
+    source, target = tmp_path / "a", tmp_path / "b"
+    for _ in range(2):
+        source.write_text("a")
+        target.write_text("b")
+        with pytest.raises(FileExistsError):
+            filesystem.rename(os.fsencode(source), os.fsencode(target))
+        assert target.read_text() == "b"
+        target.unlink()
+        filesystem.rename(os.fsencode(source), os.fsencode(target))
+        assert target.read_text() == "a"
+        monkeypatch.setattr(filesystem, "_RENAME_NOREPLACE", 1 << 20)
+
+
+# A proof that fails -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (lambda new: (new / "sub/a").write_text("A"), "sub/a: sha256"),
+        (lambda new: (new / "sub/b").unlink(), "sub/b: is missing"),
+        (lambda new: (new / "stranger").touch(), "stranger: is there, but not in the set"),
+        (lambda new: (new / "same").chmod(0o666), "same: mode is 0666"),
+        (lambda new: os.utime(new / "same", ns=(1, 1)), "same: mtime is 1"),
+        (lambda new: new.chmod(0o777), ".: mode is 0777"),
+    ],
+)
+def test_what_was_staged_wrong_is_named(tmp_path, live, disturbed, harm, named):
+    component, _, _ = disturbed
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    harm(restore_path(live, restore) / "new")
+    assert named in "\n".join(map(str, component.prove(restore)))
+
+
+def test_rows_that_do_not_add_up_are_found(tmp_path, live, disturbed):
+    component, _, _ = disturbed
+    contents_file = tmp_path / "set/uploads.contents.jsonl"
+    write_rows(tmp_path / "less", (row for row in list(read_rows(contents_file)) if row[1] != "same"))
+    (tmp_path / "less").rename(contents_file)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    component.stage(restore)
+    found = "\n".join(map(str, component.prove(restore)))
+    assert "tree .: files is 4, the set has 5" in found
+    assert "entry same: is there, but not in the set" in found
+
+
+# A folder that is gone ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_gone_comes_back(tmp_path, live):
+    deep = live / "deep" / "down"
+    live.rename(tmp_path / "moved")
+    deep.parent.mkdir(parents=True)
+    (tmp_path / "moved").rename(deep)
+    saved = snapshot(deep)
+    component = files(deep)
+    back_up(component, tmp_path / "set")
+    shutil.rmtree(live)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    gone = component.preflight(restore)
+    assert gone.identity.startswith("gone below ")
+    assert f"{deep} is gone; it is created again in {tmp_path}." in [finding.text for finding in gone.findings]
+    assert not live.exists(), "preflight changes nothing"
+    component.stage(restore)
+    assert component.preflight(restore).identity == gone.identity, "a folder that the restore created is still gone"
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert snapshot(deep) == saved
+    component.discard(restore)
+    assert component.before_copies() == []
+    assert snapshot(deep) == saved
+
+
+def test_a_folder_that_was_gone_goes_again(tmp_path, live):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    shutil.rmtree(live)
+    for switched in (False, True):
+        restore = LocalRestore(tmp_path / "set", tmp_path / f"work{switched}")
+        component.stage(restore)
+        if switched:
+            component.switch(restore)
+            component.switch_back(restore)
+        component.discard(restore)
+        assert not live.exists()
+
+
+# Preflight ----------------------------------------------------------------------------------------------------------
+
+
+def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
+    component, _, later = disturbed
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    preflight = component.preflight(restore)
+    assert preflight.identity == component.identity(restore)
+    assert preflight.identity.endswith(f", inode {live.stat().st_ino}")
+    assert str(live.stat().st_dev) not in preflight.identity.split(" ")
+    facts = finding_texts(component, restore, "fact")
+    assert "5 files in 2 folders" in facts
+    assert "has 4 files now" in facts
+    assert "3 of them were written after the newest file of the set" in finding_texts(component, restore, "warning")
+    assert preflight.bytes_needed == {}
+    (space,) = preflight.second_copy
+    assert (space.where, space.folder) == (str(live), str(live))
+    assert space.needed == 7 * 4096 + 13
+    assert space.free > 0
+    assert snapshot(live) == later
+
+
+def test_a_worker_without_rights(tmp_path, disturbed, live):
+    if not IS_ROOT:
+        pytest.skip("changes to another user")
+    component, _, _ = disturbed
+    open_up(tmp_path)
+    for path in (tmp_path / "set").rglob("*"):
+        path.chmod(0o755)
+    live.chmod(0o755)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    assert f"{live} is not writable for this worker" in as_nobody(finding_texts, component, restore, "refusal")
+    assert "owners are not compared" in as_nobody(finding_texts, component, restore, "warning")
+    live.chmod(0o1777)
+    assert "belongs to another user" in as_nobody(finding_texts, component, restore, "refusal")
+
+
+def test_a_whole_restore_without_root(tmp_path):
+    """Owners become the worker's own; everything else is compared and comes back."""
+    if not IS_ROOT:
+        pytest.skip("test_everything_comes_back is the same then")
+    with tempfile.TemporaryDirectory() as place:
+        os.chown(place, file_zoo.NOBODY, file_zoo.NOBODY)
+        live = Path(place) / "live"
+        as_nobody(file_zoo.build, live)
+        component = files(live)
+        before = snapshot(live)
+        unsealed(back_up(component, Path(place) / "set"))
+
+        def there_and_back() -> bool:
+            os.chmod(live / "a/b/c", 0o755)
+            shutil.rmtree(live)
+            restored(component, Unsealed(Path(place) / "set", Path(place) / "work"))
+            return snapshot(live) == before
+
+        assert as_nobody(there_and_back)
+
+
+def unsealed(set_folder: Path) -> None:
+    """Decrypt and decompress every pack, for who can't start the Python that does it."""
+    for facts in json.loads((set_folder / "packs.json").read_text())["uploads"]:
+        pack = Pack(**facts)
+        with (set_folder / "packs" / pack.file).open("rb") as source, open_pack(source, pack, identities(set_folder)) as reader:
+            with (set_folder / f"{pack.file}.tar").open("wb") as out:
+                while chunk := reader.read(1 << 20):
+                    out.write(chunk)
+
+
+class Unsealed(LocalRestore):
+    """A restore from what ``unsealed`` left."""
+
+    def unpack(self, artifact, folder, only=None):
+        for path in sorted(self.set_folder.glob("*.tar")):
+            with path.open("rb") as reader:
+                extract(reader, folder, only)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root may set the mark")
+def test_entries_that_are_immutable(tmp_path, live, disturbed):
+    component, _, _ = disturbed
+    request_get, request_set, immutable = 0x80086601, 0x40086602, 0x10
+    with (live / "same").open() as file:
+        flags = array("I", [0, 0])
+        try:
+            fcntl.ioctl(file, request_get, flags, True)
+            fcntl.ioctl(file, request_set, array("I", [flags[0] | immutable, 0]))
+        except OSError:
+            pytest.skip("this file system has no such mark")
+        try:
+            refusal = finding_texts(component, LocalRestore(tmp_path / "set", tmp_path / "work"), "refusal")
+            in_place = finding_texts(component, LocalRestore(tmp_path / "set", tmp_path / "work", in_place=True), "refusal")
+        finally:
+            fcntl.ioctl(file, request_set, flags)
+    assert f"{live}/same is marked immutable" in refusal
+    assert f"so they can't be removed: {live}/same" in in_place
+
+
+@pytest.fixture
+def mounted(live):
+    (live / "mount point").mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "none", live / "mount point"], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("may not mount here")
+    (live / "mount point" / "inside").write_text("on another file system")
+    yield live / "mount point"
+    subprocess.run(["umount", live / "mount point"], check=True)
+
+
+def test_mounts_below_are_saved_but_refused_in_a_restore(tmp_path, live, mounted):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    assert "mount point/inside" in entries(tmp_path / "set", "uploads")
+    refusal = finding_texts(component, LocalRestore(tmp_path / "set", tmp_path / "work"), "refusal")
+    assert f"something is mounted, which can't be renamed: {mounted}" in refusal
+
+
+def test_the_same_export_mounted_twice_is_one_target(tmp_path, live, mounted):
+    """As on two workers: device numbers and mount points are theirs, file system and inode are not."""
+    (mounted / "deep").mkdir()
+    other = tmp_path / "other worker"
+    other.mkdir()
+    subprocess.run(["mount", "--bind", mounted, other], check=True)
+    try:
+        assert filesystem.mount_of(mounted / "deep") == filesystem.mount_of(other / "deep")
+        assert filesystem.mount_of(mounted) != filesystem.mount_of(live)
+    finally:
+        subprocess.run(["umount", other], check=True)
+
+
+def test_removing_never_enters_a_mount(live, mounted):
+    with pytest.raises(RestoreError, match="has mount points in it"):
+        filesystem.remove(live)
+    assert (mounted / "inside").exists()
+
+
+# Set-aside copies ---------------------------------------------------------------------------------------------------
+
+
+def test_copies_are_dropped_one_by_one(tmp_path, live):
+    component = files(live)
+    back_up(component, tmp_path / "set")
+    restores = [LocalRestore(tmp_path / "set", tmp_path / f"work{number}") for number in range(2)]
+    for restore in restores:
+        restored(component, restore)
+    saved = snapshot(live)
+    assert component.before_copies() == sorted(restore.id for restore in restores)
+    component.drop_before(restores[0])
+    assert component.before_copies() == [restores[1].id]
+    assert snapshot(live) == saved
+    waiting = LocalRestore(tmp_path / "set", tmp_path / "waiting")
+    component.stage(waiting)
+    component.drop_before(waiting)
+    assert component.prove(waiting) == [], "what is staged is no copy of before"

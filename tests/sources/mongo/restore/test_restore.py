@@ -1,0 +1,702 @@
+import dataclasses
+import datetime
+import itertools
+import json
+import shutil
+import subprocess
+import time
+
+import bson
+import pytest
+
+from recovery.common.errors import ProofError, RecoveryError, RestoreError
+from recovery.packs.content_diff import compare
+from recovery.packs.content_index import read_rows
+from recovery.plan.kinds.mongo import MongoSource
+from recovery.sources.mongo.component import Mongo
+from recovery.sources.mongo.restore import load as restore_load
+from recovery.sources.mongo.restore import timeseries
+from recovery.sources.mongo.restore.load import Target, mongorestore
+from sandbox.servers import Mongo as MongoServer
+from tests.support.local_restore import LocalRestore, back_up
+from tests.support.mongo_samples import OLD, TOOLS, Killed, Killer, endpoint, hard_content, mongo, series, state
+
+names = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(server_folder):
+    """A replica set whose TTL monitor runs every second."""
+    options = ["--setParameter", "ttlMonitorSleepSecs=1"]
+    with MongoServer(server_folder / "mongo-restore", options=options) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def db(client):
+    name = f"r{next(names)}"
+    yield client[name]
+    client.drop_database(name)
+
+
+def contents(folder):
+    return list(read_rows(folder / "documents.contents.jsonl"))
+
+
+def begun(component, set_folder, work):
+    restore = LocalRestore(set_folder, work)
+    component.stage(restore)
+    assert component.prove(restore) == []
+    return restore
+
+
+# There and back -------------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back_equal(server, client, db, tmp_path):
+    hard_content(client, db.name)
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    order = list(db.capped.find())
+    db.types.delete_many({})
+    db.indexed.drop_index("wild")
+    db.weather.drop()
+    db.top.drop()
+    db.unknown.insert_one({})
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    found = component.preflight(restore)
+    assert not [finding for finding in found.findings if finding.level == "refusal"]
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    component.settle(restore)
+    component.discard(restore)
+    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    assert list(db.capped.find()) == order
+    assert db["a view on it"].count_documents({}) == 39
+    assert component.before_copies() == [restore.id]
+    assert db[f"__before_{restore.id}_unknown"].count_documents({}) == 1
+    component.drop_before(restore)
+    assert component.before_copies() == []
+    assert not [name for name in db.list_collection_names() if name.startswith("__")]
+
+
+def test_a_database_that_is_gone_is_made_anew(server, client, db, tmp_path):
+    db.one.insert_many([{"_id": n} for n in range(5)])
+    series(db, "weather", 20)
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    client.drop_database(db.name)
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    found = component.preflight(restore)
+    assert any("is not there" in finding.text for finding in found.findings)
+    assert not [finding for finding in found.findings if finding.level == "refusal"]
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    component.settle(restore)
+    component.discard(restore)
+    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    assert component.before_copies() == []
+
+
+def test_a_standalone_server_is_restored_too(server_folder, tmp_path):
+    with MongoServer(server_folder / "mongo-alone", replica_set=False) as alone, alone.client() as client:
+        hard_content(client, "hard")
+        component = mongo(alone, "hard")
+        set_folder = back_up(component, tmp_path / "set")
+        client.hard.types.drop()
+        client.hard.new.insert_one({})
+        before = state(component, tmp_path / "before")
+        restore = LocalRestore(set_folder, tmp_path / "work")
+        assert not [finding for finding in component.preflight(restore).findings if finding.level == "refusal"]
+        component.stage(restore)
+        assert component.prove(restore) == []
+        component.switch(restore)
+        component.switch_back(restore)
+        assert compare(before, state(component, tmp_path / "back")) == []
+        component.discard(restore)
+        component.switch(restore := begun(component, set_folder, tmp_path / "work2"))
+        component.settle(restore)
+        component.settle(restore)
+        assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+
+
+def test_what_was_dropped_after_the_switch_does_not_hinder_acceptance(server, db, tmp_path):
+    for name in ("tokens", "more"):
+        db[name].create_index("at", expireAfterSeconds=60, name="ttl")
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    db.tokens.drop()
+    component.settle(restore)
+    assert db.more.index_information()["ttl"]["expireAfterSeconds"] == 60
+
+
+def shuffled(row):
+    """A row of an index without the order of its options' fields, which mongorestore loses."""
+    kind, name, facts = row
+    return (kind, name, facts | {"definition": json.dumps(json.loads(facts["definition"]), sort_keys=True)}) if kind == "index" else row
+
+
+def test_stock_mongorestore_takes_an_artifact(server, client, db, server_folder, tmp_path):
+    hard_content(client, db.name)
+    db.command("createUser", "theirs", pwd="secret", roles=["readWrite"])
+    set_folder = back_up(mongo(server), tmp_path / "set")
+    db.command("dropUser", "theirs")
+    LocalRestore(set_folder, tmp_path / "work").unpack("documents", tmp_path / "work")
+    with MongoServer(server_folder / "mongo-other", replica_set=False) as other:
+        config = tmp_path / "config"
+        config.write_text(f"password: {json.dumps(other.password)}\n")
+        argv = [
+            TOOLS[0] / "mongorestore",
+            f"--config={config}",
+            f"--port={other.port}",
+            "--username=root",
+            "--authenticationDatabase=admin",
+        ]
+        subprocess.run([*argv, f"--dir={tmp_path / 'work'}", "--bypassDocumentValidation", "--stopOnError", "--quiet"], check=True)
+        with other.client(username="theirs", password="secret", authSource=db.name) as theirs:
+            assert theirs[db.name].types.count_documents({}) == 10
+        there = state(mongo(other, db.name), tmp_path / "there")
+    wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"} and row[1].partition(".")[0] == db.name]
+    assert compare(map(shuffled, wanted), map(shuffled, there)) == []
+
+
+def test_single_collections_leave_the_others_alone(server, db, tmp_path):
+    for name in ("one", "two"):
+        db[name].insert_one({"_id": 1})
+    component = mongo(server, collections=(f"{db.name}.one",))
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    for name in ("one", "two", "three"):
+        db[name].insert_one({"_id": 2})
+    component.switch(restore)
+    assert {name: db[name].count_documents({}) for name in ("one", "two", "three")} == {"one": 1, "two": 2, "three": 1}
+
+
+def test_a_user_with_the_roles_backup_and_restore_is_enough(server, client, db, tmp_path):
+    hard_content(client, db.name)
+    db.command("createUser", "needed", pwd="x", roles=["readWrite"])
+    client.admin.command("createUser", "restorer", pwd="s3cret / x", roles=["backup", "restore"])
+    component = mongo(server, db.name, login="restorer", password="s3cret / x")
+    try:
+        set_folder = back_up(component, tmp_path / "set")
+        db.command("dropUser", "needed")
+        restore = LocalRestore(set_folder, tmp_path / "work")
+        assert not [finding for finding in component.preflight(restore).findings if finding.level == "refusal"]
+        component.stage(restore)
+        assert component.prove(restore) == []
+        component.switch(restore)
+        component.switch_back(restore)
+        component.switch(restore := begun(component, set_folder, tmp_path / "work2"))
+        component.settle(restore)
+        component.discard(restore)
+        assert component.before_copies() == [restore.id]
+        component.drop_before(restore)
+    finally:
+        client.admin.command("dropUser", "restorer")
+    assert compare([row for row in contents(set_folder) if row[0] != "user"], state(mongo(server, db.name), tmp_path / "again")) == []
+
+
+# Users and roles ------------------------------------------------------------------------------------------------------
+
+
+def test_missing_users_come_back_and_existing_ones_stay_as_they_are(server, client, db, tmp_path):
+    db.one.insert_one({})
+    db.command("createRole", "helper", privileges=[], roles=["read"])
+    db.command("createUser", "lost", pwd="old one", roles=["helper"])
+    db.command("createUser", "kept", pwd="old one", roles=["helper"])
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    db.command("dropUser", "lost")
+    db.command("dropRole", "helper")
+    db.command("updateUser", "kept", pwd="new one", roles=["readWrite"])
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    texts = [finding.text for finding in component.preflight(restore).findings]
+    assert any("Made at the switch" in text and "lost" in text and "helper" in text and "kept" not in text for text in texts)
+    assert any("left as they are" in text and "kept" in text and "lost" not in text for text in texts)
+    component.stage(restore)
+    component.switch(restore)
+    with server.client(username="lost", password="old one", authSource=db.name) as lost:
+        assert lost[db.name].one.count_documents({}) == 1
+    with server.client(username="kept", password="new one", authSource=db.name) as kept:
+        kept[db.name].one.insert_one({})
+    component.switch_back(restore)
+    assert {user["user"] for user in db.command("usersInfo")["users"]} == {"kept"}
+    assert db.command("rolesInfo")["roles"] == []
+    db.command("dropUser", "kept")
+
+
+def test_stock_mongorestore_takes_the_users_of_a_named_database(server, db, tmp_path):
+    db.one.insert_one({})
+    db.command("createRole", "helper", privileges=[], roles=["read"])
+    db.command("createUser", "theirs", pwd="secret", roles=["helper"])
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    db.command("dropUser", "theirs")
+    db.command("dropRole", "helper")
+    db.one.drop()
+    LocalRestore(set_folder, tmp_path / "work").unpack("documents", tmp_path / "work")
+    config = tmp_path / "config"
+    config.write_text(f"password: {json.dumps(server.password)}\n")
+    argv = [TOOLS[0] / "mongorestore", f"--config={config}", f"--port={server.port}", "--username=root", "--authenticationDatabase=admin"]
+    argv += [f"--db={db.name}", "--restoreDbUsersAndRoles", f"--dir={tmp_path / 'work' / db.name}", "--quiet"]
+    subprocess.run(argv, check=True)
+    with server.client(username="theirs", password="secret", authSource=db.name) as theirs:
+        assert theirs[db.name].one.count_documents({}) == 1
+    db.command("dropUser", "theirs")
+
+
+# TTL ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def expired(client, db):
+    """Collections whose documents the server would delete within a second, if it were not told to wait."""
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
+    db.tokens.insert_many([{"_id": n, "at": OLD} for n in range(50)])
+    db.tokens.create_index("at", expireAfterSeconds=60, name="expiry")
+    db.create_collection("clustered", clusteredIndex={"key": {"_id": 1}, "unique": True}, expireAfterSeconds=60)
+    db.clustered.insert_many([{"_id": OLD + datetime.timedelta(days=n)} for n in range(5)])
+    series(db, "weather", 30, datetime.datetime(2020, 1, 1))
+    db.command("collMod", "weather", expireAfterSeconds=60)
+    yield {"tokens": 50, "clustered": 5, "weather": 30}
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=True)
+
+
+def passes(client, count=2):
+    """Let the TTL monitor run."""
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=True)
+
+    def done():
+        return client.admin.command("serverStatus")["metrics"]["ttl"]["passes"]
+
+    goal = done() + count
+    while done() < goal:
+        time.sleep(0.1)
+
+
+def counts(db, prefix=""):
+    return {name: db[prefix + name].count_documents({}) for name in ("tokens", "clustered", "weather")}
+
+
+def test_old_documents_are_not_deleted_until_the_restore_is_accepted(server, client, db, expired, tmp_path):
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    client.drop_database(db.name)
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    component.stage(restore)
+    passes(client)
+    assert counts(db, f"__stage_{restore.id}_") == expired
+    assert component.prove(restore) == []
+    component.switch(restore)
+    passes(client)
+    assert counts(db) == expired
+    component.settle(restore)
+    passes(client)
+    assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
+    again = {(kind, name): facts for kind, name, facts in state(component, tmp_path / "again")}
+    assert again["index", f"{db.name}.tokens[expiry]"]["ttl"] == "60"
+    assert again["collection", f"{db.name}.clustered"]["ttl"] == "60"
+    assert again["collection", f"{db.name}.weather"]["ttl"] == "60"
+
+
+def test_what_is_set_aside_is_not_deleted_and_expires_again_after_the_way_back(server, client, db, expired, tmp_path):
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    restore = begun(component, set_folder, tmp_path / "work")
+    component.switch(restore)
+    passes(client)
+    assert db[f"__before_{restore.id}_tokens"].count_documents({}) == 50
+    assert db[f"__before_{restore.id}_clustered"].count_documents({}) == 5
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
+    component.switch_back(restore)
+    assert counts(db) == expired
+    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    passes(client)
+    assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
+
+
+def test_the_copies_that_stay_after_acceptance_do_not_expire(server, client, db, expired, tmp_path):
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    component.settle(restore)
+    passes(client)
+    assert counts(db, f"__before_{restore.id}_") == expired
+
+
+# Kills ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changed(server, client, db, tmp_path):
+    """A set, and a live database that differs from it in every way."""
+    db.same.insert_many([{"_id": n} for n in range(3)])
+    db.same.create_index("_id")
+    db.same.create_index("at", expireAfterSeconds=3600, name="ttl")
+    db.lost.insert_one({"_id": "only in the set"})
+    db.create_collection("kind", viewOn="same", pipeline=[])
+    db.create_collection("view", viewOn="same", pipeline=[{"$match": {"a": 1}}])
+    series(db, "weather", 10)
+    db.command("createUser", "gone", pwd="x", roles=["read"])
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    db.same.insert_one({"_id": "new"})
+    db.lost.drop()
+    db.kind.drop()
+    db.kind.insert_one({"_id": "a collection where the set has a view"})
+    db.view.drop()
+    db.create_collection("view", viewOn="same", pipeline=[{"$match": {"a": 2}}])
+    db.create_collection("extra view", viewOn="view", pipeline=[])
+    db.extra.insert_one({"_id": "not in the set"})
+    series(db, "extra series", 7)
+    db.weather.insert_one({"at": OLD, "where": 1, "t": 1})
+    db.command("dropUser", "gone")
+    return component, set_folder
+
+
+def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, changed, tmp_path, monkeypatch, stride):
+    component, set_folder = changed
+    wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"}]
+    before = state(component, tmp_path / "before")
+    killer = Killer(monkeypatch)
+    at = 0
+    while True:
+        restore = LocalRestore(set_folder, tmp_path / f"work{at}")
+        component.stage(restore)
+        restore.on_journal = killer.count
+        killed = killer.dies(at, lambda: component.switch(restore))  # noqa: B023 - called at once
+        if at % 3 == 0:
+            component.switch(restore)
+            component.settle(restore)
+            assert compare(wanted, state(component, tmp_path / f"after{at}")) == []
+            db.command("usersInfo", "gone")["users"][0]
+        for again in range(100):
+            if not killer.dies(at // 2 + 5 * again, lambda: component.switch_back(restore)):  # noqa: B023
+                break
+        component.discard(restore)
+        assert compare(before, state(component, tmp_path / f"back{at}")) == [], f"killed before change {at}"
+        assert db.command("usersInfo")["users"] == []
+        component.drop_before(restore)
+        if not killed:
+            break
+        at += stride
+    assert at > 20
+
+
+def test_a_stage_that_is_killed_starts_afresh(server, db, changed, tmp_path, monkeypatch):
+    component, set_folder = changed
+    killer = Killer(monkeypatch)
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    for at in itertools.count():
+        if not killer.dies(at, lambda: component.stage(restore)):
+            break
+    assert at > 2
+    assert component.prove(restore) == []
+    before = {name for name in db.list_collection_names() if not name.startswith("__stage") and not name.startswith("system.")}
+    component.discard(restore)
+    assert {name for name in db.list_collection_names() if not name.startswith("system.")} == before
+
+
+def test_a_restored_time_series_that_was_written_to_is_set_aside_when_refused(server, db, tmp_path):
+    for name in ("weather", "quiet"):
+        series(db, name, 10)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    db.weather.insert_one({"at": OLD, "where": "written after the switch"})
+    component.switch_back(restore)
+    component.discard(restore)
+    assert {name: db[name].count_documents({}) for name in ("weather", "quiet")} == {"weather": 10, "quiet": 10}
+    kept = db[f"__replaced_{restore.id}_weather"]
+    assert kept.count_documents({}) == 11
+    assert kept.count_documents({"where": "written after the switch"}) == 1
+    assert f"__replaced_{restore.id}_quiet" not in db.list_collection_names()
+    component.drop_before(restore)
+    assert not [name for name in db.list_collection_names() if name.startswith("__")]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db, tmp_path, monkeypatch, killed):
+    series(db, "weather", 10)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    if killed:
+        load = Target.load
+
+        def die(*_args, **_kwargs):
+            raise Killed
+
+        monkeypatch.setattr(Target, "load", die)
+        with pytest.raises(Killed):
+            component.switch(restore)
+        monkeypatch.setattr(Target, "load", load)
+        db.weather.insert_one({"who": "somebody"})
+    else:
+        bring = timeseries.bring
+
+        def late(target, *arguments):
+            db.weather.insert_one({"who": "somebody"})
+            bring(target, *arguments)
+
+        monkeypatch.setattr(timeseries, "bring", late)
+    with pytest.raises(RestoreError, match="weather was made while its place was empty"):
+        component.switch(restore)
+    assert [found["who"] for found in db.weather.find()] == ["somebody"]
+    with pytest.raises(RestoreError, match="weather was made while its place was empty"):
+        component.switch_back(restore)
+    db.weather.rename("theirs")
+    component.switch_back(restore)
+    assert db.weather.count_documents({}) == 10
+    assert db.theirs.count_documents({}) == 1
+
+
+def test_room_for_the_staged_copy_is_counted_by_how_well_the_database_is_compressed(server, client, db, tmp_path):
+    db.one.insert_many([{"_id": n} for n in range(1000)])
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    size = next(facts["bytes"] for kind, _, facts in contents(set_folder) if kind == "collection")
+    (space,) = component.preflight(LocalRestore(set_folder, tmp_path / "work")).second_copy
+    assert space.needed == size, "a small database tells nothing"
+    assert "test_mongo" in space.where
+    assert 0 < space.free < shutil.disk_usage(server.folder).total
+    assert server.folder.samefile(space.folder), "it is seen from here, so that the same disk is not counted twice"
+    db.dull.insert_many([{"_id": n, "data": "x" * (8 << 20)} for n in range(9)])
+    client.admin.command("fsync")
+    set_folder = back_up(component, tmp_path / "set2")
+    (space,) = component.preflight(LocalRestore(set_folder, tmp_path / "work2")).second_copy
+    assert space.needed < 72 << 20 >> 1
+
+
+def test_without_the_right_to_ask_the_room_is_unknown(server, client, db, tmp_path):
+    db.one.insert_one({})
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    privileges = [{"resource": {"db": db.name, "collection": ""}, "actions": ["find", "listCollections", "listIndexes"]}]
+    privileges.append({"resource": {"db": "admin", "collection": ""}, "actions": ["listCollections"]})
+    privileges.append({"resource": {"db": "admin", "collection": "system.version"}, "actions": ["find"]})
+    client.admin.command("createRole", "blind", privileges=privileges, roles=[])
+    client.admin.command("createUser", "blind", pwd="x", roles=["blind"])
+    try:
+        found = mongo(server, db.name, login="blind", password="x").preflight(LocalRestore(set_folder, tmp_path / "work"))
+    finally:
+        client.admin.command("dropUser", "blind")
+        client.admin.command("dropRole", "blind")
+    assert [space.free for space in found.second_copy] == [None]
+
+
+# Proof and refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda db, stage: db[f"{stage}many"].delete_one({}), "count is 2, the set has 3"),
+        (lambda db, stage: db[f"{stage}many"].update_one({}, {"$set": {"x": 5}}), "digest is"),
+        (lambda db, stage: db[f"{stage}many"].drop_index("x_1"), "many[x_1]: is missing"),
+        (lambda db, stage: db[f"{stage}many"].create_index("y"), "many[y_1]: is there, but not in the set"),
+        (lambda db, stage: db[f"{stage}many"].drop(), "many: is missing"),
+        (lambda db, stage: db[f"{stage}seen"].drop(), "seen: is missing"),
+        (lambda db, stage: db[f"{stage}weather"].insert_one({"at": OLD, "where": 9}), "weather: count is"),
+        (lambda db, stage: db.command("collMod", f"{stage}many", validator={"x": 1}), "options is"),
+        (lambda db, stage: db.command("collMod", f"{stage}many", index={"name": "x_1", "expireAfterSeconds": 9}), "ttl is 9"),
+    ],
+)
+def test_the_proof_finds_what_is_not_as_in_the_set(server, db, tmp_path, harm, words):
+    db.many.insert_many([{"_id": n, "x": n} for n in range(3)])
+    db.many.create_index("x")
+    db.create_collection("seen", viewOn="many", pipeline=[])
+    series(db, "weather", 5)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    harm(db, f"__stage_{restore.id}_")
+    assert words in "\n".join(map(str, component.prove(restore)))
+
+
+def test_what_writes_during_the_switch_stops_it_and_is_set_aside_on_the_way_back(server, db, tmp_path, monkeypatch):
+    db.busy.insert_one({"_id": "live"})
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    killer = Killer(monkeypatch)
+    restore.on_journal = lambda *_: setattr(killer, "left", 1)
+    with pytest.raises(Killed):
+        component.switch(restore)
+    db.busy.insert_one({"_id": "came in between"})
+    with pytest.raises(RestoreError, match="still writes"):
+        component.switch(restore)
+    component.switch_back(restore)
+    assert [document["_id"] for document in db.busy.find()] == ["live"]
+    assert [document["_id"] for document in db[f"__replaced_{restore.id}_busy"].find()] == ["came in between"]
+    assert component.before_copies() == [restore.id]
+    component.drop_before(restore)
+    assert f"__replaced_{restore.id}_busy" not in db.list_collection_names()
+
+
+def test_a_series_whose_saved_file_is_damaged_is_not_loaded_silently(server, db, tmp_path):
+    series(db, "weather", 40)
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    component.switch(restore)
+    (saved,) = (tmp_path / "work/before").rglob("*.bson")
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int.from_bytes(data[:4], "little")])
+    with pytest.raises(ProofError, match="weather"):
+        component.switch_back(restore)
+
+
+def test_mongorestore_that_fails_on_a_document_is_an_error(server, db, tmp_path):
+    folder = tmp_path / "dump" / db.name
+    folder.mkdir(parents=True)
+    (folder / "twice.bson").write_bytes(bson.encode({"_id": 1}) * 2)
+    (folder / "twice.metadata.json").write_text('{"indexes": [], "collectionName": "twice", "type": "collection"}')
+    for in_order in (False, True):
+        with pytest.raises(RecoveryError):
+            mongorestore(endpoint(server), TOOLS, tmp_path / "dump", 1, in_order=in_order)
+    assert not list(tmp_path.rglob(".mongo*"))
+
+
+def test_missing_rights_are_named(server, client, db, tmp_path):
+    db.one.insert_one({})
+    series(db, "weather", 5)
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    client.admin.command("createUser", "reader", pwd="x", roles=["backup"])
+    try:
+        component = mongo(server, db.name, login="reader", password="x")
+        found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
+    finally:
+        client.admin.command("dropUser", "reader")
+    refusals = [finding.text for finding in found.findings if finding.level == "refusal"]
+    assert len(refusals) == 1
+    assert all(word in refusals[0] for word in ("createCollection", "collMod", "insert", "dropCollection", db.name, "restore"))
+
+
+def test_names_that_are_too_long_are_refused(server, db, tmp_path):
+    fits, too_long = (n * "n" for n in (255 - len(db.name) - 1 - 20, 255 - len(db.name) - 1 - 19))
+    for name in (fits, too_long):
+        db[name].insert_one({})
+    component = mongo(server, db.name)
+    found = component.preflight(LocalRestore(back_up(component, tmp_path / "set"), tmp_path / "work"))
+    refusals = [finding.text for finding in found.findings if finding.level == "refusal"]
+    assert len(refusals) == 1
+    assert too_long in refusals[0]
+
+
+def test_preflight_says_what_is_replaced_and_changes_nothing(server, client, db, tmp_path):
+    hard_content(client, db.name)
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    db.newer.insert_one({})
+    before = state(component, tmp_path / "before")
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    with client[db.name].indexed.watch():
+        found = component.preflight(restore)
+    text = "\n".join(finding.text for finding in found.findings)
+    for words in ("newer", "weather", "indexed[ttl]", "replica set rs0", "change streams"):
+        assert words in text
+    assert found.bytes_needed[str(restore.folder)] > 25 << 20
+    assert compare(before, state(component, tmp_path / "after")) == []
+
+
+def test_another_server_has_another_identity(server, mongo_server, db, tmp_path):
+    db.one.insert_one({})
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    here, again = (mongo(server, db.name).preflight(LocalRestore(set_folder, tmp_path / name)).identity for name in ("a", "b"))
+    there = mongo(mongo_server, db.name).preflight(LocalRestore(set_folder, tmp_path / "c")).identity
+    assert here == again
+    assert here != there
+    elsewhere = mongo(server, db.name, host="localhost").preflight(LocalRestore(set_folder, tmp_path / "d")).identity
+    assert here != elsewhere, "a clone has the same UUID"
+    assert here == mongo(server, db.name).identity(LocalRestore(set_folder, tmp_path / "e"))
+
+
+def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):
+    db.one.insert_one({})
+    set_folder = back_up(mongo(server, db.name), tmp_path / "set")
+    monkeypatch.setenv("PATH", "/nowhere")
+    component = Mongo("documents", MongoSource(connection="x", databases=(db.name,)), endpoint(server), [])
+    found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
+    assert [finding for finding in found.findings if finding.level == "refusal" and "mongorestore" in finding.text]
+
+
+# Depth ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_fields_of_an_indexs_options_keep_their_order(server, db, tmp_path):
+    """A partial index on a subdocument holds other documents if the subdocument's fields change places."""
+    wanted = {"c": {name: n for n, name in enumerate("zyxwvutsr")}}
+    db.some.insert_many([wanted, {"c": dict(reversed(wanted["c"].items()))}])
+    db.some.create_index("c", partialFilterExpression=wanted, name="partial")
+    db.some.create_index("$**", wildcardProjection=dict.fromkeys("zyxwvutsr", 1), name="wild")
+    component = mongo(server, db.name)
+    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    found = db[f"__stage_{restore.id}_some"].index_information()
+    assert list(found["partial"]["partialFilterExpression"]["c"]) == list("zyxwvutsr")
+    assert db[f"__stage_{restore.id}_some"].count_documents(wanted, hint="partial") == 1
+
+
+def test_an_index_that_can_not_be_built_is_an_error(server, db, tmp_path, monkeypatch):
+    db.some.insert_many([{"_id": n, "x": 1} for n in range(2)])
+    db.some.create_index("x", name="x")
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    read = restore_load.from_metadata
+    unique = {"v": 2, "key": {"x": 1}, "name": "x", "unique": True}
+    monkeypatch.setattr(restore_load, "from_metadata", lambda *given: dataclasses.replace(read(*given), indexes=(unique,)))
+    with pytest.raises(RecoveryError, match="duplicate key"):
+        component.stage(LocalRestore(set_folder, tmp_path / "work"))
+
+
+def many_documents(server, db, tmp_path, count):
+    batch = 50_000
+    for first in range(0, count, batch):
+        db.small.insert_many([{"_id": n, "k": n % 97, "t": f"document {n}"} for n in range(first, first + batch)], ordered=False)
+    db.small.create_index("k")
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    db.small.delete_many({"k": 5})
+    restore = begun(component, set_folder, tmp_path / "work")
+    component.switch(restore)
+    component.settle(restore)
+    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    assert db.small.count_documents({}) == count
+    component.drop_before(restore)
+
+
+def test_many_small_documents(server, db, tmp_path):
+    many_documents(server, db, tmp_path, 100_000)
+
+
+@pytest.mark.long
+def test_two_million_small_documents(server, db, tmp_path):
+    many_documents(server, db, tmp_path, 2_000_000)
+
+
+def test_a_user_comes_back_with_password_mechanisms_restrictions_and_data(server, client, db, tmp_path):
+    db.one.insert_one({})
+    privileges = [{"resource": {"db": db.name, "collection": "one"}, "actions": ["find", "insert"]}]
+    restrictions = [{"clientSource": ["127.0.0.1"]}]
+    db.command("createRole", "base", privileges=privileges, roles=[])
+    db.command("createRole", "above", privileges=[], roles=["base"], authenticationRestrictions=restrictions)
+    values = {"customData": {"z": 1, "a": [1.5, OLD]}, "mechanisms": ["SCRAM-SHA-1"], "authenticationRestrictions": restrictions}
+    db.command("createUser", "ü ser.x", pwd="p", roles=["above"], **values)
+
+    def there():
+        users = client.admin["system.users"].find({"db": db.name})
+        return [*users, *client.admin["system.roles"].find({"db": db.name})]
+
+    before = there()
+    component = mongo(server, db.name)
+    set_folder = back_up(component, tmp_path / "set")
+    for name in ("dropAllUsersFromDatabase", "dropAllRolesFromDatabase"):
+        db.command(name)
+    component.switch(begun(component, set_folder, tmp_path / "work"))
+    assert sorted(there(), key=str) == sorted(before, key=str)
+    with server.client(username="ü ser.x", password="p", authSource=db.name, authMechanism="SCRAM-SHA-1") as own:
+        own[db.name].one.insert_one({})
+    for name in ("dropAllUsersFromDatabase", "dropAllRolesFromDatabase"):
+        db.command(name)

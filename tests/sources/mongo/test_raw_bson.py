@@ -1,0 +1,71 @@
+import itertools
+import random
+
+import bson
+import pytest
+import xxhash
+
+from recovery.sources.mongo.raw_bson import DamagedBson, digest, documents, split
+
+
+@pytest.fixture(scope="module")
+def stream():
+    chosen = random.Random(3)
+    return b"".join(bson.encode({"_id": n, "text": "x" * chosen.randint(0, 300), "inner": {"list": [n] * 3}}) for n in range(200))
+
+
+def in_pieces(data, size):
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 64, 1000, 10**6])
+def test_any_block_size_gives_the_documents_the_driver_reads(stream, size):
+    found = list(itertools.chain.from_iterable(documents(in_pieces(stream, size))))
+    assert [bson.decode(document) for document in found] == bson.decode_all(stream)
+    assert digest(in_pieces(stream, size)) == {
+        "count": 200,
+        "bytes": len(stream),
+        "digest": f"{sum(map(xxhash.xxh3_64_intdigest, found)) % 2**64:016x}",
+    }
+
+
+def test_the_digest_does_not_depend_on_order_but_on_every_byte(stream):
+    found = list(itertools.chain.from_iterable(documents([stream])))
+    assert digest(reversed(found)) == digest([stream])
+    changed = bytearray(stream)
+    changed[20] ^= 1
+    assert digest([bytes(changed)])["digest"] != digest([stream])["digest"]
+
+
+def test_nothing_is_no_document():
+    assert digest([]) == {"count": 0, "digest": "0" * 16, "bytes": 0}
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4, 5, 100, 333])
+def test_a_stream_that_ends_too_early_is_damaged(stream, lost):
+    with pytest.raises(DamagedBson):
+        digest(in_pieces(stream[:-lost], 1 << 16))
+
+
+@pytest.mark.parametrize("length", [0, 4, -1, 17 * 1024 * 1024, 2**31 - 1])
+def test_a_length_that_cannot_be_is_damage(stream, length):
+    with pytest.raises(DamagedBson, match="length"):
+        split(length.to_bytes(4, "little", signed=True) + stream)
+
+
+def test_a_wrong_length_is_noticed_at_the_next_zero_byte(stream):
+    wrong = bytearray(stream)
+    wrong[0] += 1
+    with pytest.raises(DamagedBson):
+        digest([bytes(wrong)])
+
+
+def test_bytes_after_the_last_document_are_damage(stream):
+    for extra in (b"\0", b"\0\0\0\0", b"hello"):
+        with pytest.raises(DamagedBson):
+            digest([stream, extra])
+
+
+def test_damage_is_said_with_its_place(stream):
+    with pytest.raises(DamagedBson, match=f"after byte {len(stream)}"):
+        digest([stream, b"\0"])

@@ -1,0 +1,237 @@
+"""Restores to somewhere else, where databases and collections have other names."""
+
+import re
+
+import pytest
+
+from recovery.common.errors import PlanError
+from recovery.packs.content_diff import compare
+from recovery.plan.kinds.mongo import MongoTarget
+from recovery.plan.location import lies_in
+from recovery.sources.mongo.renames import Names, read_by
+from sandbox.servers import Mongo as MongoServer
+from tests.support.local_restore import LocalRestore, back_up
+from tests.support.mongo_samples import hard_content, mongo, rows_of, series, state
+
+
+@pytest.fixture(scope="module")
+def elsewhere(server_folder):
+    with MongoServer(server_folder / "mongo-elsewhere", replica_set=False) as running:
+        yield running
+
+
+@pytest.fixture
+def db(mongo_server, request):
+    with mongo_server.client() as client:
+        name = f"shop{abs(hash(request.node.nodeid)) % 10**8}"
+        yield client[name]
+        client.drop_database(name)
+
+
+@pytest.fixture
+def there(elsewhere):
+    """A database of the other server that is gone again after the test."""
+    with elsewhere.client() as client:
+        yield client["there"]
+        client.drop_database("there")
+
+
+def target(databases=(), **collections):
+    return MongoTarget(connection="x", databases=dict(databases), collections=collections.pop("collections", collections))
+
+
+def refusals(component, restore):
+    return [finding.text for finding in component.preflight(restore).findings if finding.level == "refusal"]
+
+
+def renamed(rows, old, new):
+    """Rows with another name for the database."""
+    return [(kind, name.replace(old, new, 1), facts) for kind, name, facts in rows]
+
+
+def bring(component, set_folder, work, **asked):
+    restore = LocalRestore(set_folder, work, **asked)
+    assert refusals(component, restore) == []
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    component.settle(restore)
+    component.discard(restore)
+    return restore
+
+
+def test_a_database_lands_under_another_name_without_users(mongo_server, elsewhere, db, there, tmp_path):
+    hard_content(db.client, db.name)
+    db.command("createUser", "theirs", pwd="x", roles=["read"])
+    wanted = rows_of(back_up(mongo(mongo_server, db.name), tmp_path / "set"))
+    db.command("dropUser", "theirs")
+    component = mongo(elsewhere, db.name, there=target({db.name: "there"}))
+    restore = LocalRestore(tmp_path / "set", tmp_path / "first")
+    assert component.occupied(restore) == {}
+    assert {change.what for change in component.compare(restore)} == {"added"}
+    assert any("not brought to another system" in finding.text for finding in component.preflight(restore).findings)
+    bring(component, tmp_path / "set", tmp_path / "work")
+    assert compare(renamed(wanted, db.name, "there"), state(mongo(elsewhere, "there"), tmp_path / "after")) == []
+    assert {change.what for change in component.compare(restore)} == {"equal"}
+    assert there.client.admin["system.users"].count_documents({"user": "theirs"}) == 0
+    assert db.name not in there.client.list_database_names()
+
+
+JOINS = [
+    {"$lookup": {"from": "orders", "pipeline": [{"$unionWith": "lines"}, {"$match": {"from": "orders"}}], "as": "orders"}},
+    {"$graphLookup": {"from": "lines", "startWith": "$a", "connectFromField": "a", "connectToField": "b", "as": "orders"}},
+    {"$unionWith": {"coll": "orders", "pipeline": [{"$lookup": {"from": "other", "localField": "a", "foreignField": "a", "as": "o"}}]}},
+    {"$facet": {"orders": [{"$unionWith": "orders"}]}},
+]
+
+
+def test_what_a_view_reads_is_renamed_where_it_is_named_and_nowhere_else(mongo_server, elsewhere, db, there, tmp_path):
+    db.orders.insert_many([{"_id": n, "a": n, "from": "orders"} for n in range(5)])
+    db.lines.insert_one({"a": 1, "b": 1})
+    db.other.insert_one({"a": 1})
+    series(db, "weather", 10)
+    db.create_collection("joined", viewOn="orders", pipeline=JOINS[:3])
+    db.create_collection("facets", viewOn="lines", pipeline=JOINS[3:])
+    db.create_collection("on a view", viewOn="joined", pipeline=[])
+    db.create_collection("hourly", viewOn="weather", pipeline=[{"$group": {"_id": "$where"}}])
+    set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
+    others = {f"{db.name}.{old}": new for old, new in (("orders", "o.2"), ("lines", "l"), ("weather", "w"), ("joined", "j"))}
+    component = mongo(elsewhere, db.name, there=target({db.name: "there"}, collections=others))
+    bring(component, set_folder, tmp_path / "work")
+    found = {entry["name"]: entry["options"] for entry in there.list_collections()}
+    wanted = [
+        {"$lookup": {"from": "o.2", "pipeline": [{"$unionWith": "l"}, {"$match": {"from": "orders"}}], "as": "orders"}},
+        {"$graphLookup": {"from": "l", "startWith": "$a", "connectFromField": "a", "connectToField": "b", "as": "orders"}},
+        {"$unionWith": {"coll": "o.2", "pipeline": [{"$lookup": {"from": "other", "localField": "a", "foreignField": "a", "as": "o"}}]}},
+    ]
+    assert found["j"] == {"viewOn": "o.2", "pipeline": wanted}
+    assert found["facets"] == {"viewOn": "l", "pipeline": [{"$facet": {"orders": [{"$unionWith": "o.2"}]}}]}
+    assert found["on a view"] == {"viewOn": "j", "pipeline": []}
+    assert found["hourly"]["viewOn"] == "w"
+    assert {name for name in found if not name.startswith(("system.", "__"))} == {
+        "o.2",
+        "l",
+        "other",
+        "w",
+        "j",
+        "facets",
+        "on a view",
+        "hourly",
+    }
+    assert [there[name].count_documents({}) for name in ("o.2", "l", "w", "j", "on a view", "hourly")] == [5, 1, 10, 10, 10, 3]
+    assert there["w"].options()["expireAfterSeconds"] == 1_700_000_000
+
+
+def test_all_names_that_a_view_reads_are_known():
+    assert read_by({"viewOn": "base", "pipeline": JOINS}) == {"base", "orders", "lines", "other"}
+
+
+def test_a_part_lands_beside_what_the_target_has(mongo_server, elsewhere, db, there, tmp_path):
+    for name in ("one", "two"):
+        db[name].insert_many([{"_id": n} for n in range(3)])
+    there.mine.insert_one({"_id": 1})
+    set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
+    component = mongo(elsewhere, db.name, there=target({db.name: "there"}, collections={f"{db.name}.one": "first"}))
+    bring(component, set_folder, tmp_path / "work", only=[f"{db.name}.one"])
+    assert sorted(there.list_collection_names()) == ["first", "mine"]
+    assert there.first.count_documents({}) == 3
+
+
+def test_a_target_in_use_is_set_aside_and_comes_back(mongo_server, elsewhere, db, there, tmp_path):
+    db.one.insert_many([{"_id": n} for n in range(3)])
+    there.one.insert_many([{"_id": n} for n in range(1500)])
+    there.create_collection("seen", viewOn="one", pipeline=[])
+    series(there, "weather", 5)
+    set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
+    component = mongo(elsewhere, db.name, there=target({db.name: "there"}))
+    before = state(mongo(elsewhere, "there"), tmp_path / "before")
+    restore = LocalRestore(set_folder, tmp_path / "work")
+    occupied = {names[2:]: words for names, words in component.occupied(restore).items()}
+    assert occupied["there", "one"].startswith("there.one with about 1,500 documents, ")
+    assert occupied["there", "seen"] == "the view there.seen"
+    assert occupied.keys() == {("there", "one"), ("there", "seen"), ("there", "weather")}
+    assert component.occupied(LocalRestore(set_folder, tmp_path / "w", only=[f"{db.name}.other"])) == {}
+    component.stage(restore)
+    component.switch(restore)
+    assert component.before_copies() == [restore.id]
+    assert there.list_collection_names().count("weather") == 0
+    component.switch_back(restore)
+    component.discard(restore)
+    assert compare(before, state(mongo(elsewhere, "there"), tmp_path / "after")) == []
+
+
+def test_the_same_place_is_recognized_however_it_is_reached(mongo_server, elsewhere, db, tmp_path):
+    db.one.insert_one({})
+    db.two.insert_one({})
+    set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
+
+    def lands(where, there=None, only=(), **changes):
+        component = mongo(where, db.name, there=there, **changes)
+        return component.lands(LocalRestore(set_folder, tmp_path / "work", only=only))
+
+    live = lands(mongo_server)
+    assert lands(mongo_server, target(), host="localhost") == live
+    assert not lands(elsewhere, target()) & live
+    assert not lands(mongo_server, target({db.name: "there"})) & live
+    one = lands(mongo_server, only=[f"{db.name}.one"])
+    assert all(lies_in(landing, live) for landing in one)
+    assert mongo(mongo_server, db.name).owns() == live
+    assert mongo(mongo_server, collections=(f"{db.name}.one",)).owns() == one
+    assert live < mongo(mongo_server).owns()
+    assert lands(mongo_server, target(), [f"{db.name}.one"]) == one
+    assert not lands(mongo_server, target(one="three", collections={f"{db.name}.one": "three"}), [f"{db.name}.one"]) & one
+    assert lands(mongo_server, target(collections={f"{db.name}.two": "one"}), [f"{db.name}.two"]) == one
+
+
+@pytest.mark.parametrize(
+    ("databases", "collections", "words"),
+    [
+        ({}, {"one": "two"}, "{db}.one and {db}.two would both become {db}.two there"),
+        ({}, {"one": "x", "two": "x"}, "would both become {db}.x there"),
+        ({"{db}": "{db}b"}, {}, "{db}.one and {db}b.one would both become {db}b.one there"),
+    ],
+)
+def test_two_names_that_become_one_are_refused(mongo_server, elsewhere, db, tmp_path, databases, collections, words):
+    other = db.client[f"{db.name}b"]
+    db.one.insert_one({})
+    db.two.insert_one({})
+    other.one.insert_one({})
+    set_folder = back_up(mongo(mongo_server, db.name, other.name), tmp_path / "set")
+    db.client.drop_database(other.name)
+    names = {old.format(db=db.name): new.format(db=db.name) for old, new in databases.items()}
+    there = target(names, collections={f"{db.name}.{old}": new for old, new in collections.items()})
+    found = refusals(mongo(elsewhere, db.name, there=there), LocalRestore(set_folder, tmp_path / "work"))
+    assert any(words.format(db=db.name) in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("databases", "collections", "words"),
+    [
+        ({"shop": "local"}, {}, "shop can't become 'local': that database is the server's own"),
+        ({"shop": "a b"}, {}, "no name of a database"),
+        ({"shop": "é" * 32}, {}, "no name of a database"),
+        ({}, {"shop.one": "a$b"}, "shop.one can't become 'a$b': that is no name of a collection"),
+        ({}, {"shop.one": ""}, "no name of a collection"),
+        ({}, {"shop.one": "system.x"}, "not the users' own"),
+        ({}, {"shop.one": "__before_01234567_one"}, "not the users' own"),
+    ],
+)
+def test_names_that_can_not_be_are_refused(databases, collections, words):
+    with pytest.raises(PlanError, match=re.escape(words)):
+        Names.of(target(databases, collections=collections))
+
+
+def test_a_name_of_what_the_set_lacks_is_a_warning(mongo_server, elsewhere, db, tmp_path):
+    db.one.insert_one({})
+    set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
+    component = mongo(elsewhere, db.name, there=target({"not": "there"}, collections={f"{db.name}.oen": "x"}))
+    texts = [
+        finding.text for finding in component.preflight(LocalRestore(set_folder, tmp_path / "work")).findings if finding.level == "warning"
+    ]
+    assert [text for text in texts if f"another name for {db.name}.oen" in text]
+    assert [text for text in texts if "another name for not," in text]
+
+
+def test_a_view_without_renamed_sources_stays_to_the_letter():
+    text = '{"pipeline": [{"$match": {"at": {"$date": "2001-01-01T00:00:00Z"}, "n": 1e+300}}],  "viewOn": "a"}'
+    assert Names(collections={"db.b": "c"}).view_text("db", text) == text

@@ -1,0 +1,172 @@
+"""Sets of an older major version of PostgreSQL, restored there and into a newer one."""
+
+from pathlib import Path
+
+import pytest
+
+from recovery.sources.postgres.accounts.versions import known_rights, membership, qualified
+from recovery.sources.postgres.definitions.expressions import canonical
+from sandbox.servers import Postgres
+from tests.sources.postgres.tables.test_restore import LOST, SHOP, Parts
+from tests.sources.postgres.test_dump import ODD, differing, hard_database, staged
+from tests.support.postgres_site import Site
+
+MAINTAIN = "SELECT grantee.rolname FROM pg_class, aclexplode(relacl), pg_roles grantee WHERE pg_class.oid = '{}'::regclass"
+MAINTAIN += " AND grantee.oid = grantee AND privilege_type = 'MAINTAIN'"
+
+
+@pytest.fixture(scope="module")
+def older(server_folder, tmp_path_factory):
+    with Postgres(server_folder / "postgres16", 16) as server:
+        yield Site(server, tmp_path_factory.mktemp("postgres16"))
+
+
+class Builtin(Postgres):
+    """A server whose new databases have PostgreSQL's own locale if nothing else is said."""
+
+    locale = ("--locale=C.UTF-8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+
+
+@pytest.fixture(scope="module")
+def newer(server_folder, tmp_path_factory):
+    with Builtin(server_folder / "postgres18-newer", 18) as server:
+        yield Site(server, tmp_path_factory.mktemp("postgres18"))
+
+
+@pytest.fixture(scope="module")
+def hard_set(older):
+    return hard_database(older)
+
+
+def test_hard_content_comes_back_equal_on_an_older_major_version(older, hard_set):
+    component, restore = staged(older, hard_set)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert older.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_hard_content_of_an_older_version_comes_back_equal_on_a_newer_one(newer, hard_set):
+    component, restore = staged(newer, hard_set)
+    assert component.prove(restore) == []
+    assert component.compare(restore), "the database is not there yet"
+    changes = {
+        "GRANT DELETE ON shop.a TO hard_reader": ("table", "shop.a"),
+        "REVOKE INSERT ON shop.empty FROM CURRENT_USER": ("table", "shop.empty"),
+        "ALTER PUBLICATION shouted SET (publish = 'delete')": ("publication", "shouted"),
+    }
+    newer.sql(f"{ODD}__stage_{restore.id}", *changes)
+    assert differing(component, restore) == set(changes.values())
+    component.stage(restore)
+    component.switch(restore)
+    assert newer.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
+    assert {change.what for change in component.compare(newer.restore(hard_set))} == {"equal"}
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_single_tables_of_an_older_version_come_back_into_a_newer_one(older, newer):
+    for site in (older, newer):
+        site.sql("postgres", "CREATE ROLE keeper", "CREATE ROLE reader", "CREATE ROLE writer", "CREATE ROLE gone")
+        site.create("shop", SHOP)
+    saved = older.back_up(older.component("shop"))
+    newer.sql(
+        "shop", LOST, "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO writer", "ALTER DEFAULT PRIVILEGES GRANT MAINTAIN ON TABLES TO gone"
+    )
+    parts = Parts(newer)
+    restore = newer.restore(saved, only=["shop.shop.customer"])
+    parts.staged(restore)
+    parts.switch(restore)
+    assert newer.sql("shop", "SELECT count(*) FROM shop.customer WHERE name <> 'lost'") == [(300,)]
+    assert newer.sql("shop", MAINTAIN.format("shop.customer")) == [("keeper",)]
+    parts.switch_back(restore)
+    parts.discard(restore)
+
+
+def test_every_locale_comes_back_whatever_the_server_s_own_is(older, newer):
+    locales = "SELECT datname, datlocprovider, datcollate, datctype, to_jsonb(d) ->> 'datlocale' FROM pg_database d ORDER BY 1"
+    older.sql("postgres", "CREATE DATABASE in_c_16 TEMPLATE template0 LOCALE 'C'", "CREATE DATABASE in_utf_16")
+    newer.sql(
+        "postgres",
+        "CREATE DATABASE in_c TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'",
+        "CREATE DATABASE in_builtin TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C'",
+    )
+    for site, names in ((older, ("in_c_16", "in_utf_16")), (newer, ("in_c", "in_builtin"))):
+        before = [row for row in site.sql("postgres", locales) if row[0] in names]
+        component, restore = staged(newer, site.back_up(site.component(*names)))
+        assert component.prove(restore) == []
+        component.switch(restore)
+        assert [row for row in newer.sql("postgres", locales) if row[0] in names] == before
+        component.discard(restore)
+
+
+INSTALLED = sorted(path.parent for path in Path("/usr/lib/postgresql").glob("1[45]/bin/postgres"))
+"""Servers that are not installed by this project, and that differ more from 18 than its own 16 does."""
+
+
+class Oldest(Postgres):
+    """A server from before PostgreSQL 16, as Debian installs it."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.bin = INSTALLED[0]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no PostgreSQL 14 or 15 is installed on this machine")
+def test_content_from_before_16_comes_back_equal_in_18(server_folder, newer, tmp_path):
+    with Oldest(server_folder / "postgres-oldest") as server:
+        oldest = Site(server, tmp_path)
+        oldest.sql("postgres", "CREATE ROLE o_owner", "CREATE ROLE o_user NOINHERIT IN ROLE o_owner", "CREATE ROLE o_heir IN ROLE o_owner")
+        oldest.create(
+            "old",
+            "CREATE TABLE customer (id int PRIMARY KEY, name text)",
+            "INSERT INTO customer VALUES (1, 'x.y')",
+            "CREATE VIEW named AS SELECT id, upper(name) AS u FROM customer c"
+            " WHERE name <> 'a.b' AND EXISTS (SELECT FROM customer d WHERE d.id = c.id)",
+            "CREATE MATERIALIZED VIEW counted AS SELECT name, count(*) FROM customer GROUP BY name",
+            "GRANT SELECT ON customer TO o_user, o_heir",
+            "ALTER SCHEMA public OWNER TO o_owner",
+            "GRANT CREATE ON SCHEMA public TO PUBLIC",
+            "COMMENT ON SCHEMA public IS 'ours'",
+        )
+        saved = oldest.back_up(oldest.component("old"))
+    component, restore = staged(newer, saved)
+    assert component.prove(restore) == []
+    newer.sql(f"old__stage_{restore.id}", "CREATE OR REPLACE VIEW named AS SELECT id, lower(name) AS u FROM customer c")
+    assert differing(component, restore) == {("view", "public.named")}
+    component.switch(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("SELECT customer.id, customer.name FROM shop.customer", "SELECT id, name FROM shop.customer"),
+        ('SELECT "a.b".id AS "x.y" FROM "S"."a.b"', 'SELECT id AS "x.y" FROM "S"."a.b"'),
+    ],
+)
+def test_columns_of_views_from_before_16(old, new):
+    assert canonical(old, qualified=False) == canonical(new, qualified=False)
+    assert canonical(old) != canonical(new)
+    assert not qualified(15, "view")
+    assert qualified(16, "view")
+    assert qualified(15, "function")
+
+
+def test_numbers_are_no_names():
+    assert canonical("a.b + 1.5 * c._d", qualified=False) == "b + 1.5 * _d"
+
+
+def test_memberships_from_before_16_say_what_they_mean():
+    role = {"inherit": False, "member of": [["group", True, None, None], ["other", False, True, False]]}
+    assert membership(role)["member of"] == [("group", True, False, True), ("other", False, True, False)]
+    assert membership(role | {"member of": None})["member of"] is None
+
+
+def test_rights_that_a_version_knows():
+    rights = [("owner", "SELECT", False), ("owner", "MAINTAIN", False)]
+    assert known_rights(16, rights) == rights[:1]
+    assert known_rights(17, rights) == rights
+    assert known_rights(16, None) == []

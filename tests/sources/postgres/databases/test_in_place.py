@@ -1,0 +1,311 @@
+"""Databases replaced in place, and brought back from a safety set, whenever a kill comes."""
+
+import psycopg
+import pytest
+
+from recovery.common.errors import RestoreError
+from recovery.sources.postgres.databases import in_place, stage
+from tests.support.local_restore import LocalRestore, read_dump
+from tests.support.postgres_site import Site, contents, texts
+
+NAMES = ("cash", "cask", "cart")
+ROLES = ("ip_gone", "ip_group", "ip_clerk")
+
+
+@pytest.fixture(scope="module")
+def site(postgres_server, tmp_path_factory):
+    return Site(postgres_server, tmp_path_factory.mktemp("postgres-in-place"), NAMES, ROLES)
+
+
+@pytest.fixture(scope="module")
+def saved(site):
+    """A set of two databases, two of whose roles are about to be lost."""
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'old'", "CREATE ROLE ip_group", "CREATE ROLE ip_gone LOGIN PASSWORD 'gone'")
+    site.sql("postgres", "GRANT ip_group TO ip_clerk")
+    for name in ("cash", "cask"):
+        site.create(name, "CREATE TABLE t AS SELECT 'saved' AS state", "GRANT SELECT ON t TO ip_group", "ALTER TABLE t OWNER TO ip_gone")
+        site.sql("postgres", f"ALTER DATABASE {name} SET work_mem = '7MB'", f"COMMENT ON DATABASE {name} IS 'saved'")
+        site.sql("postgres", f"ALTER DATABASE {name} OWNER TO ip_gone", f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
+        site.sql("postgres", f"GRANT CONNECT ON DATABASE {name} TO ip_group")
+    backup = site.back_up(site.component("cash", "cask"))
+    site.clean()
+    return backup
+
+
+class Replaced:
+    """One restore in place: the set's, and the way back with what was live before."""
+
+    def __init__(self, site, saved, safety, component=None, **asked):
+        self.component = component or site.component()
+        self.forward = LocalRestore(saved, site.new_folder(), in_place=True, **asked)
+        self.back = LocalRestore(safety, self.forward.folder, self.forward.id, in_place=True, way_back=True, **asked)
+
+
+def now(site):
+    """As it is now: one of the databases is gone, one came later, the other has other content; roles are gone."""
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'new'")
+    for name in ("cash", "cart"):
+        site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
+    site.sql("postgres", "ALTER DATABASE cash SET work_mem = '5MB'")
+
+
+@pytest.fixture(scope="module")
+def safety(site, saved):
+    now(site)
+    backup = site.back_up(site.component("cart", "cash"))
+    site.clean()
+    return backup
+
+
+@pytest.fixture
+def live(site, saved, safety):
+    now(site)
+    yield Replaced(site, saved, safety)
+    site.clean()
+
+
+def as_before(site):
+    there = site.own_databases() == {"cash", "cart"} and site.own_roles() == {"ip_clerk"}
+    return there and site.state("cash") == site.state("cart") == "live"
+
+
+def test_there_and_back(site, live):
+    later = site.number("cart")
+    session = site.server.connect("cash")
+    live.component.replace(live.forward)
+    assert live.component.prove(live.forward) == []
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("SELECT 1")
+    assert site.own_databases() == set(NAMES)
+    assert site.state("cash") == site.state("cask") == "saved"
+    outside = "SELECT pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'cash'"
+    assert site.sql("cash", outside, "SHOW work_mem") == [("7MB",)]
+    assert site.sql("cash", outside) == [("ip_gone", "saved")]
+    assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
+    assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
+    live.component.settle(live.forward)
+    live.component.discard(live.forward)
+    assert site.state("cash") == "saved"
+    assert site.own_roles() == set(ROLES)
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    live.component.settle(live.back)
+    assert as_before(site)
+    assert site.sql("cash", "SHOW work_mem") == [("5MB",)]
+    assert site.number("cart") == later, "what was never replaced is not touched"
+
+
+def test_the_proof_is_of_what_has_the_live_names(site, live):
+    live.component.replace(live.forward)
+    site.sql("cash", "UPDATE t SET state = 'else'")
+    site.sql("postgres", "ALTER DATABASE cask SET work_mem = '8MB'", "ALTER ROLE ip_gone CREATEDB")
+    found = {(difference.kind, difference.name) for difference in live.component.prove(live.forward)}
+    assert found == {("table", "public.t"), ("database", "cask"), ("role", "ip_gone")}
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+POINTS = [
+    (stage, "_create_database", False),
+    (stage, "_create_database", True),
+    (in_place, "create_roles", True),
+    (in_place, "load", True),
+    (in_place, "dress", False),
+    (in_place, "dress", True),
+    (in_place, "awaken", True),
+    (in_place, "_remove_what_was_not", False),
+]
+
+
+def killed(monkeypatch, module, name, replace, *, after, call):
+    """Replace, and end it in a call of one of its steps."""
+    real = getattr(module, name)
+    calls = []
+
+    def die(*arguments, **named):
+        calls.append(1)
+        found = real(*arguments, **named) if after or len(calls) < call else None
+        if len(calls) == call:
+            raise KilledError
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, die)
+        with pytest.raises(KilledError):
+            replace()
+
+
+def test_nobody_can_write_to_one_while_another_is_loaded(site, live, monkeypatch):
+    site.create("cask", "CREATE TABLE t AS SELECT 'live' AS state")
+    killed(monkeypatch, stage, "_create_database", lambda: live.component.replace(live.forward), after=False, call=1)
+    assert site.own_databases() == {"cart"}
+
+
+@pytest.mark.parametrize(("module", "name", "after"), [POINTS[1], POINTS[5], POINTS[6]])
+def test_a_kill_is_resumed(site, live, monkeypatch, module, name, after):
+    killed(monkeypatch, module, name, lambda: live.component.replace(live.forward), after=after, call=1)
+    live.component.replace(live.forward)
+    assert live.component.prove(live.forward) == []
+    assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
+    assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
+
+
+@pytest.mark.parametrize(("module", "name", "after", "call"), [(*point, 1) for point in POINTS[:-1]] + [(*POINTS[0], 2), (*POINTS[3], 2)])
+def test_a_kill_is_taken_back(site, live, monkeypatch, module, name, after, call):
+    killed(monkeypatch, module, name, lambda: live.component.replace(live.forward), after=after, call=call)
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    assert as_before(site)
+
+
+@pytest.mark.parametrize(("module", "name", "after"), [POINTS[0], POINTS[2], POINTS[5], POINTS[6], POINTS[7]])
+def test_a_killed_way_back_is_resumed(site, live, monkeypatch, module, name, after):
+    live.component.replace(live.forward)
+    killed(monkeypatch, module, name, lambda: live.component.replace(live.back), after=after, call=1)
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    assert as_before(site)
+
+
+@pytest.mark.parametrize("said", [1, 2, 3])
+def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
+    """A kill at the journal: before any step was said, and before and after the first role."""
+    cash = site.number("cash")
+    steps = []
+
+    def die(step, facts):
+        steps.append(step)
+        if len(steps) == said:
+            raise KilledError
+
+    live.forward.on_journal = die
+    with pytest.raises(KilledError):
+        live.component.replace(live.forward)
+    if live.forward.journalled("dropping"):
+        live.component.replace(live.back)
+        assert live.component.prove(live.back) == []
+    assert site.number("cash") == cash
+    assert as_before(site)
+
+
+def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
+    cash = site.number("cash")
+    unpack = live.forward.unpack
+
+    def damaged(artifact, folder, only=None):
+        if artifact == "cash":
+            raise RestoreError("damaged", "none")
+        unpack(artifact, folder, only)
+
+    live.forward.unpack = damaged
+    with pytest.raises(RestoreError, match="damaged"):
+        live.component.replace(live.forward)
+    assert site.number("cash") == cash
+    assert as_before(site), "no role was made either, since no way back is gone"
+    assert live.forward.journalled("dropping") == []
+
+
+def test_the_way_back_is_not_told_by_the_set(site, saved, live, monkeypatch):
+    killed(monkeypatch, in_place, "load", lambda: live.component.replace(live.forward), after=False, call=2)
+    assert len(live.forward.journalled("dropping")) == 1
+    live.back.set_folder = saved
+    live.component.replace(live.back)
+    assert site.own_databases() == {"cash", "cart"}, "cask was not there before, and not made yet"
+
+
+def test_one_database_in_place_leaves_the_others(site, saved):
+    for name in NAMES:
+        site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
+    others = site.number("cask"), site.number("cart")
+    one = Replaced(site, saved, site.back_up(site.component(*NAMES)), only=["cash"])
+    one.component.replace(one.forward)
+    assert one.component.prove(one.forward) == []
+    assert [site.state(name) for name in NAMES] == ["saved", "live", "live"]
+    one.component.replace(one.back)
+    assert one.component.prove(one.back) == []
+    assert (site.number("cask"), site.number("cart")) == others
+    assert [site.state(name) for name in NAMES] == ["live", "live", "live"]
+    site.clean()
+
+
+def test_the_safety_set_of_what_is_gone_brings_nothing_back(site, saved, safety):
+    component = site.component("cash", "cask")
+    component.damaged = True
+    none = site.back_up(component)
+    assert read_dump(none).warnings[:2] == (
+        "Database cash is not there, and not in this set.",
+        "Database cask is not there, and not in this set.",
+    )
+    both = Replaced(site, saved, none)
+    both.component.replace(both.forward)
+    assert both.component.prove(both.forward) == []
+    both.component.replace(both.back)
+    assert both.component.prove(both.back) == []
+    assert site.own_databases() == site.own_roles() == set()
+
+
+def test_what_the_safety_set_lacks_is_not_dropped(site, live):
+    live.component.replace(live.forward)
+    [artifact] = [name for name in live.back.artifacts() if name == "cash"]
+    artifacts = live.back.artifacts
+    live.back.artifacts = lambda: [name for name in artifacts() if name != artifact]
+    with pytest.raises(RestoreError, match="lacks cash, which was there before"):
+        live.component.replace(live.back)
+    assert site.state("cash") == "saved"
+    assert "cask" not in site.databases()
+
+
+def test_a_role_that_an_earlier_restore_left_asleep_is_as_before(site, live):
+    mark = "created by restore 01234567, asleep until its switch"
+    site.sql("postgres", "CREATE ROLE ip_gone NOLOGIN PASSWORD 'earlier'", f"COMMENT ON ROLE ip_gone IS '{mark}'")
+    back = site.back_up(site.component("cash", "cart"))
+    assert contents(back, "globals")["role", "ip_gone"]["login"] is False
+    live.back.set_folder = back
+    live.component.replace(live.forward)
+    assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
+    live.component.replace(live.back)
+    assert live.component.prove(live.back) == []
+    assert site.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'ip_gone'") == [(False,)]
+
+
+def test_preflight_in_place(site, live, saved):
+    component = site.component("cash", "cask")
+    facts = texts(component, live.forward, "fact")
+    assert "Database cash, " in facts
+    assert "is dropped, and then loaded from the set" in facts
+    assert "before" not in facts
+    assert texts(component, live.forward, "refusal") == ""
+    (space,) = component.preflight(live.forward).second_copy
+    assert space.needed > 0
+    assert space.freed == site.sql("postgres", "SELECT pg_database_size('cash')")[0][0]
+    assert "no safety backup would have it" in texts(site.component("cask"), live.forward, "refusal")
+    site.sql("postgres", "ALTER DATABASE cash ALLOW_CONNECTIONS false")
+    assert "Database cash lets no connections in" in texts(site.component(), live.forward, "refusal")
+
+
+def test_an_owner_without_superuser_rights_replaces(site):
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO ip_clerk")
+    site.sql("postgres", "CREATE DATABASE cash OWNER ip_clerk")
+    who = {"user": "ip_clerk", "password": "l"}
+    site.sql("cash", "CREATE TABLE t AS SELECT 'saved' AS state", **who)
+    component = site.component("cash", **who)
+    saved = site.back_up(component)
+    site.sql("cash", "UPDATE t SET state = 'live'", **who)
+    one = Replaced(site, saved, site.back_up(component), component, only=["cash"])
+    assert texts(component, one.forward, "refusal") == ""
+    component.replace(one.forward)
+    assert component.prove(one.forward) == []
+    assert site.state("cash") == "saved"
+    component.replace(one.back)
+    assert component.prove(one.back) == []
+    assert site.state("cash") == "live"
+    site.clean()
+
+
+def test_copies_that_earlier_restores_of_tables_set_aside_are_not_dropped(site, live):
+    site.sql("cash", "CREATE SCHEMA public__before_0badcafe", "CREATE TABLE public__before_0badcafe.t ()")
+    found = [finding.text for finding in live.component.preflight(live.forward).findings if finding.level == "refusal"]
+    assert len(found) == 1
+    assert "cash has tables that earlier restores set aside (0badcafe)" in found[0]

@@ -1,0 +1,690 @@
+"""The switch, the way back, and what preflight refuses, on a real server."""
+
+import time
+
+import psycopg
+import pytest
+from psycopg.sql import SQL
+
+from recovery.common.errors import ProofError, RestoreError
+from recovery.sources.postgres.accounts import server_globals
+from recovery.sources.postgres.databases import swap
+from sandbox.servers import Postgres
+from tests.support.local_restore import read_dump
+from tests.support.postgres_site import Site, contents
+
+
+@pytest.fixture(scope="module")
+def site(server_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("postgres-switch")
+    options = [
+        "max_prepared_transactions=5",
+        "wal_level=logical",
+        "autovacuum_naptime=1s",
+        f"extension_control_path=$system:{extension(server_folder)}",
+    ]
+    with Postgres(server_folder / "postgres-switch", 18, options) as server:
+        yield Site(server, folder)
+
+
+def extension(folder):
+    """An extension with a table whose rows are the user's, but for those that it brought itself."""
+    share = folder / "share"
+    (share / "extension").mkdir(parents=True)
+    share.parent.chmod(0o755)
+    (share / "extension/rates.control").write_text("default_version = '1.0'\nrelocatable = false\nschema = rates\n")
+    (share / "extension/rates--1.0.sql").write_text(
+        "CREATE TABLE rate (name text PRIMARY KEY, value numeric, own bool DEFAULT true);"
+        "INSERT INTO rate VALUES ('built in', 1, false); CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1';"
+        "SELECT pg_extension_config_dump('rate', 'WHERE own');"
+    )
+    return share
+
+
+NAMES = ("shop", "stock")
+
+
+def clean(site):
+    for name in site.databases() - {"postgres", "template0", "template1"}:
+        site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+    site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in ("gone", "gone_group", "clerk")))
+
+
+@pytest.fixture(scope="module")
+def saved(site):
+    """A set of two databases, one of whose tables and two of whose roles are about to be lost."""
+    site.sql(
+        "postgres", "CREATE ROLE clerk LOGIN PASSWORD 'old'", "CREATE ROLE gone_group", "CREATE ROLE gone LOGIN PASSWORD 'gone' CREATEDB"
+    )
+    site.sql("postgres", "GRANT gone_group TO clerk", "GRANT pg_monitor TO gone WITH ADMIN OPTION", "ALTER ROLE gone SET work_mem = '3MB'")
+    for name in NAMES:
+        site.create(
+            name, "CREATE TABLE t AS SELECT 'saved' AS state", "GRANT SELECT ON t TO gone_group, gone", "ALTER TABLE t OWNER TO gone"
+        )
+        site.sql("postgres", f"ALTER DATABASE {name} SET work_mem = '7MB'", f"GRANT CREATE ON DATABASE {name} TO gone")
+    backup = site.back_up(site.component(*NAMES))
+    clean(site)
+    return backup
+
+
+@pytest.fixture
+def shop(site, saved):
+    """The databases as they are now: other content, roles gone, another password."""
+    site.sql("postgres", "CREATE ROLE clerk LOGIN PASSWORD 'new' CREATEROLE")
+    for name in NAMES:
+        site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
+    yield site.component(*NAMES), site.restore(saved)
+    clean(site)
+
+
+def state(site, database="shop"):
+    return site.sql(database, "SELECT state FROM t")[0][0]
+
+
+def may_log_in(site, user, password):
+    try:
+        site.sql("postgres", "SELECT 1", user=user, password=password)
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def names(site):
+    return {name for name in site.databases() if name.startswith(("shop", "stock"))}
+
+
+def as_before(site):
+    return names(site) == {"shop", "stock"} and state(site) == state(site, "stock") == "live"
+
+
+def test_there_and_back(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    assert component.prove(restore) == []
+    assert state(site) == "live"
+    assert not may_log_in(site, "gone", "gone")
+    component.switch(restore)
+    assert names(site) == {"shop", "stock", f"shop__before_{restore.id}", f"stock__before_{restore.id}"}
+    assert state(site) == state(site, "stock") == "saved"
+    assert site.sql("shop", "SHOW work_mem") == [("7MB",)]
+    assert site.sql("shop", "SELECT has_database_privilege('gone', 'shop', 'CREATE')") == [(True,)]
+    assert may_log_in(site, "gone", "gone")
+    assert may_log_in(site, "clerk", "new")
+    assert not may_log_in(site, "clerk", "old")
+    assert site.sql("shop", "SELECT state FROM t", user="clerk", password="new") == [("saved",)]
+    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+        site.server.connect(f"shop__before_{restore.id}")
+    component.settle(restore)
+    component.discard(restore)
+    assert state(site) == "saved"
+    assert may_log_in(site, "gone", "gone")
+    component.switch_back(restore)
+    assert not may_log_in(site, "gone", "gone")
+    assert state(site) == "live"
+    assert site.sql("shop", "SELECT count(*) FROM pg_auth_members WHERE roleid = 'gone_group'::regrole") == [(0,)]
+    component.discard(restore)
+    component.discard(restore)
+    assert as_before(site)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
+
+
+def test_kept_copies_are_listed_and_dropped(site, shop):
+    component, restore = shop
+    site.create("shop__before_00000000_not")
+    site.create("other__before_11111111")
+    component.stage(restore)
+    component.switch(restore)
+    assert component.before_copies() == [restore.id]
+    assert site.component().before_copies() == sorted([restore.id, "11111111"])
+    site.component("postgres").drop_before(restore)
+    assert "other__before_11111111" in site.databases()
+    assert component.before_copies() == []
+    assert state(site) == "saved"
+    assert names(site) == {"shop", "stock", "shop__before_00000000_not"}
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+def kill_in(monkeypatch, name, *, after):
+    """End the next call of a step of the switch, before it began or after it was done."""
+    real = getattr(swap, name)
+
+    def die(*arguments):
+        if after:
+            real(*arguments)
+        raise KilledError
+
+    monkeypatch.setattr(swap, name, die)
+
+
+POINTS = [
+    ("_refuse_prepared", True),
+    ("_close", False),
+    ("_close", True),
+    ("_switch_one", False),
+    ("_switch_one", True),
+    ("awaken", True),
+]
+
+
+@pytest.mark.parametrize(("step", "after"), POINTS)
+def test_a_killed_switch_is_resumed(site, shop, monkeypatch, step, after):
+    component, restore = shop
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        kill_in(patch, step, after=after)
+        with pytest.raises(KilledError):
+            component.switch(restore)
+    component.switch(restore)
+    assert state(site) == state(site, "stock") == "saved"
+    component.switch(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+@pytest.mark.parametrize(("step", "after"), POINTS)
+def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, step, after):
+    component, restore = shop
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        kill_in(patch, step, after=after)
+        with pytest.raises(KilledError):
+            component.switch(restore)
+    component.switch_back(restore)
+    assert state(site) == state(site, "stock") == "live"
+    component.discard(restore)
+    assert as_before(site)
+    assert not may_log_in(site, "gone", "gone")
+
+
+@pytest.mark.parametrize(("step", "after"), [("_close", False), ("_close", True), ("_rename", True), ("asleep", True)])
+def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, step, after):
+    component, restore = shop
+    component.stage(restore)
+    component.switch(restore)
+    with monkeypatch.context() as patch:
+        kill_in(patch, step, after=after)
+        with pytest.raises(KilledError):
+            component.switch_back(restore)
+    component.switch_back(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+def test_a_kill_when_the_journal_is_written_changes_nothing(site, shop):
+    component, restore = shop
+    component.stage(restore)
+
+    def die(step, facts):
+        raise KilledError
+
+    restore.on_journal = die
+    with pytest.raises(KilledError):
+        component.switch(restore)
+    assert state(site) == "live"
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+def test_a_commit_whose_answer_was_lost_counts(site, shop, monkeypatch):
+    component, restore = shop
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        patch.setattr(swap.log, "info", lambda *words: (_ for _ in ()).throw(KilledError) if words[0].startswith("switched") else None)
+        with pytest.raises(KilledError):
+            component.switch(restore)
+    component.switch(restore)
+    component.discard(restore)
+    assert state(site) == "saved"
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+def test_staging_again_starts_afresh(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    site.sql(f"shop__stage_{restore.id}", "DROP TABLE t")
+    site.create("shop__stage_ffffffff")
+    component.stage(restore)
+    assert component.prove(restore) == []
+    assert "shop__stage_ffffffff" in site.databases()
+    component.discard(restore)
+    assert names(site) == {"shop", "stock", "shop__stage_ffffffff"}
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
+
+
+def test_a_dropped_database_is_restored_and_the_way_back_leaves_none(site, shop):
+    component, restore = shop
+    site.sql("postgres", "DROP DATABASE shop")
+    preflight = component.preflight(restore)
+    assert any("Database shop is not there" in finding.text for finding in preflight.findings)
+    assert not [finding for finding in preflight.findings if finding.level == "refusal"]
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert state(site) == state(site, "stock") == "saved"
+    component.switch_back(restore)
+    assert "shop" not in site.databases()
+    component.discard(restore)
+    assert names(site) == {"stock"}
+
+
+def test_sessions_are_ended_and_kept_out(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    busy = site.server.connect("shop")
+    busy.execute("BEGIN")
+    busy.execute("UPDATE t SET state = 'lost'")
+    component.switch(restore)
+    with pytest.raises(psycopg.OperationalError):
+        busy.execute("COMMIT")
+    busy.close()
+    component.switch_back(restore)
+    assert state(site) == "live"
+
+
+def test_a_role_in_use_elsewhere_is_not_dropped(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    site.create("elsewhere", "CREATE TABLE theirs ()", "ALTER TABLE theirs OWNER TO gone")
+    component.discard(restore)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == [("gone",)]
+    assert not may_log_in(site, "gone", "gone")
+
+
+def test_a_switch_without_stage_is_refused(site, shop):
+    component, restore = shop
+    with pytest.raises(RestoreError, match="no staged database"):
+        component.switch(restore)
+    component.switch_back(restore)
+    assert as_before(site)
+
+
+def texts(component, restore, level):
+    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+
+
+def test_preflight_tells_what_would_happen(site, shop):
+    component, restore = shop
+    session = site.server.connect("shop", application_name="till")
+    preflight = component.preflight(restore)
+    facts = texts(component, restore, "fact")
+    system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
+    assert preflight.identity == component.identity(restore) == f"{system} at 127.0.0.1:{site.server.port}"
+    assert f"is replaced and kept as shop__before_{restore.id}" in facts
+    assert "1 of postgres (till)" in facts
+    assert "created: gone, gone_group" in facts
+    warnings = texts(component, restore, "warning")
+    assert "Role clerk exists and stays as it is: createrole is True, the set has False" in warnings
+    assert texts(component, restore, "refusal") == ""
+    assert names(site) == {"shop", "stock"}
+    assert preflight.bytes_needed[str(restore.folder)] > 0
+    session.close()
+
+
+def test_preflight_refuses_what_a_switch_would_break(site, shop):
+    component, restore = shop
+    site.sql("stock", "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')")
+    with site.server.connect("shop") as connection:
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO t VALUES ('prepared')")
+        connection.execute("PREPARE TRANSACTION 'waiting'")
+    site.sql("stock", "CREATE SUBSCRIPTION feed CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)")
+    try:
+        refusals = texts(component, restore, "refusal")
+        assert "prepared transaction 'waiting' in shop" in refusals
+        assert "slot follower would stay with the replaced database stock" in refusals
+        assert "subscription feed would stay" in refusals
+        assert "in place" not in refusals, "since that would drop the database, which is no better"
+        in_place = site.restore(restore.set_folder, in_place=True)
+        refusals = texts(component, in_place, "refusal")
+        assert "prepared transaction 'waiting' in shop blocks dropping it" in refusals
+        assert "slot follower would be lost with the replaced database stock" in refusals
+        assert "subscription feed would be lost" in refusals
+        with pytest.raises(RestoreError, match="'waiting' in shop"):
+            component.replace(in_place)
+        assert as_before(site)
+        component.stage(restore)
+        with pytest.raises(RestoreError, match="'waiting' in shop"):
+            component.switch(restore)
+        assert state(site) == "live"
+    finally:
+        site.sql("shop", "ROLLBACK PREPARED 'waiting'")
+        site.sql(
+            "stock",
+            "SELECT pg_drop_replication_slot('follower')",
+            "ALTER SUBSCRIPTION feed SET (slot_name = NONE)",
+            "DROP SUBSCRIPTION feed",
+        )
+    component.discard(restore)
+
+
+def test_preflight_refuses_names_that_would_be_cut(site):
+    longest = "n" * 46
+    for name, refused in ((longest, False), (longest + "n", True)):
+        site.create(name, "CREATE TABLE t AS SELECT 1 a")
+        component = site.component(name)
+        restore = site.restore(site.back_up(component))
+        assert ("is too long" in texts(component, restore, "refusal")) == refused
+        assert ("choose method: in place" in texts(component, restore, "refusal")) == refused
+        in_place = site.restore(restore.set_folder, in_place=True)
+        assert texts(component, in_place, "refusal") == ""
+        if not refused:
+            component.stage(restore)
+            component.switch(restore)
+            assert f"{name}__before_{restore.id}" in site.databases()
+            component.drop_before(restore)
+        else:
+            component.replace(in_place)
+            assert component.prove(in_place) == []
+        site.sql("postgres", f"DROP DATABASE {name}")
+
+
+def test_preflight_says_what_becomes_of_scheduled_jobs(site, shop):
+    component, restore = shop
+    site.sql("postgres", "ALTER DATABASE postgres SET cron.database_name = 'stock'")
+    try:
+        refusals = texts(component, restore, "refusal")
+        assert "pg_cron is bound to database stock" in refusals
+        assert "choose method: in place" in refusals
+        in_place = site.restore(restore.set_folder, in_place=True)
+        assert texts(component, in_place, "refusal") == ""
+        assert "set cron.launch_active_jobs to off" in texts(component, in_place, "warning")
+    finally:
+        site.sql("postgres", "ALTER DATABASE postgres RESET cron.database_name")
+
+
+def test_preflight_refuses_what_the_server_lacks(site, shop):
+    component, restore = shop
+    rows = restore.rows
+    missing = [("extension", "postgis", {"version": "3.4", "schema": "public"}), ("table", "x", {"tablespace": "fast", "bytes": 1})]
+    restore.rows = lambda artifact, *kinds: iter(
+        [*rows(artifact, *kinds), *(row for row in missing if artifact == "shop" and row[0] in kinds)]
+    )
+    refusals = texts(component, restore, "refusal")
+    assert "needs the extension postgis 3.4, which is not installed" in refusals
+    assert "tablespace fast" in refusals
+
+
+def test_a_user_who_may_not_is_refused_with_the_grants_to_make(site, shop):
+    _, restore = shop
+    site.sql("postgres", "CREATE ROLE little LOGIN PASSWORD 'l'")
+    try:
+        refusals = texts(site.component("shop", "stock", user="little", password="l"), restore, "refusal")
+        assert "ALTER ROLE little CREATEDB" in refusals
+        assert "GRANT pg_signal_backend TO little" in refusals
+        assert "roles are missing or asleep: gone, gone_group" in refusals
+        assert "GRANT postgres TO little" in refusals
+    finally:
+        site.sql("postgres", "DROP ROLE little")
+
+
+def test_an_owner_without_superuser_rights_restores(site):
+    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
+    site.sql("postgres", "CREATE DATABASE house OWNER landlord")
+    who = {"user": "landlord", "password": "l"}
+    site.sql("house", "CREATE TABLE t AS SELECT 'saved' AS state", "SELECT lo_from_bytea(0, 'x')", **who)
+    component = site.component("house", **who)
+    restore = site.restore(site.back_up(component))
+    site.sql("house", "UPDATE t SET state = 'live'", **who)
+    assert texts(component, restore, "refusal") == ""
+    component.stage(restore)
+    assert component.prove(restore) == []
+    session = site.server.connect("house", **who)
+    component.switch(restore)
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("SELECT 1")
+    assert state(site, "house") == "saved"
+    component.switch_back(restore)
+    component.discard(restore)
+    assert state(site, "house") == "live"
+    site.sql("postgres", "DROP DATABASE house", "DROP ROLE landlord")
+
+
+def test_configuration_tables_of_extensions(site):
+    site.create("priced", "CREATE EXTENSION rates", "INSERT INTO rates.rate VALUES ('mine', 2.50)", "CREATE EXTENSION vector")
+    site.sql("priced", "CREATE TABLE item AS SELECT '[1,2.5,-3e-7]'::vector(3) AS v", "CREATE INDEX ON item USING hnsw (v vector_l2_ops)")
+    component = site.component("priced")
+    restore = site.restore(site.back_up(component))
+    component.stage(restore)
+    assert component.prove(restore) == []
+    staged = f"priced__stage_{restore.id}"
+    assert site.sql(staged, "SELECT name, value::text FROM rates.rate ORDER BY 1") == [("built in", "1"), ("mine", "2.50")]
+    site.sql(staged, "UPDATE rates.rate SET value = 3 WHERE own")
+    assert {(found.kind, found.name) for found in component.prove(restore)} == {("table", "rates.rate")}
+    component.discard(restore)
+    site.sql("postgres", "DROP DATABASE priced")
+
+
+def test_autovacuum_does_not_hold_up_the_switch(site, shop):
+    component, restore = shop
+    site.sql("shop", "CREATE TABLE busy AS SELECT generate_series(1, 50000) a", "DELETE FROM busy WHERE a % 2 = 0")
+    component.stage(restore)
+    time.sleep(1)
+    component.switch(restore)
+    assert state(site) == "saved"
+
+
+def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
+    """A user without superuser rights may not end it, and need not."""
+    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
+    site.sql("postgres", "CREATE DATABASE house OWNER landlord")
+    slow = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100"
+    site.sql(
+        "house",
+        f"CREATE TABLE busy WITH ({slow}, autovacuum_vacuum_cost_limit = 1) AS SELECT generate_series(1, 100000) a",
+        "DELETE FROM busy WHERE a % 2 = 0",
+        "SELECT pg_stat_force_next_flush()",
+    )
+    workers = "SELECT pid FROM pg_stat_activity WHERE datname = 'house' AND backend_type = 'autovacuum worker'"
+    deadline = time.monotonic() + 60
+    while not site.sql("postgres", workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert site.sql("postgres", workers)
+    with site.server.connect("postgres", user="landlord", password="l") as connection:
+        swap._close(connection, ["house"])
+        assert site.sql("postgres", workers)
+        swap._rename(connection, "house", "home")
+    assert "home" in site.databases()
+    site.sql("postgres", "DROP DATABASE home WITH (FORCE)", "DROP ROLE landlord")
+
+
+def test_a_template_comes_back_as_one(site):
+    site.create("mold", "CREATE TABLE t AS SELECT 'saved' AS state")
+    site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE true")
+    component = site.component("mold")
+    backup = site.back_up(component)
+    site.sql("mold", "UPDATE t SET state = 'live'")
+    templates = "SELECT datname FROM pg_database WHERE datistemplate AND datname LIKE 'mold%'"
+    restore = site.restore(backup)
+    assert texts(component, restore, "refusal") == ""
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert ("mold",) in site.sql("postgres", templates)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert state(site, "mold") == "live"
+    component.stage(restore)
+    component.switch(restore)
+    component.drop_before(restore)
+    assert site.sql("postgres", templates) == [("mold",)]
+    in_place = site.restore(backup, in_place=True)
+    assert texts(component, in_place, "refusal") == ""
+    component.replace(in_place)
+    assert component.prove(in_place) == []
+    assert site.sql("postgres", templates) == [("mold",)]
+    site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE false", "DROP DATABASE mold")
+
+
+def test_a_database_that_a_drop_left_behind_is_refused(site, shop):
+    component, restore = shop
+    site.sql("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'shop'")
+    assert "Database shop was left by a DROP DATABASE that did not end" in texts(component, restore, "refusal")
+    in_place = site.restore(restore.set_folder, in_place=True)
+    assert "Database shop lets no connections in" in texts(component, in_place, "refusal")
+
+
+@pytest.fixture
+def granted(site):
+    """A set in which somebody has all rights of a membership, half of them from another grantor; and rights on settings."""
+    roles = ("app", "boss", "tuner")
+    site.sql("postgres", "CREATE ROLE boss LOGIN CREATEROLE PASSWORD 'b'", "CREATE ROLE tuner", "ALTER ROLE ALL SET app.motto = 'all'")
+    site.sql("postgres", "SET createrole_self_grant = 'set, inherit'", "CREATE ROLE app", user="boss", password="b")
+    site.sql("postgres", "GRANT SET, ALTER SYSTEM ON PARAMETER log_statement TO tuner", "GRANT SET ON PARAMETER log_statement TO PUBLIC")
+    site.sql("postgres", "GRANT SET ON PARAMETER app.level TO tuner WITH GRANT OPTION")
+    site.create("house", "CREATE TABLE t AS SELECT 'saved' AS state")
+    backup = site.back_up(site.component("house"))
+    site.sql("postgres", "REVOKE ALL ON PARAMETER log_statement, app.level FROM tuner, PUBLIC", "ALTER ROLE ALL RESET app.motto")
+    yield backup
+    site.sql("postgres", "DROP DATABASE house WITH (FORCE)")
+    there = [role for role in roles if site.sql("postgres", f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'")]
+    site.sql("postgres", *(f"DROP OWNED BY {role}" for role in there), *(f"DROP ROLE {role}" for role in there))
+
+
+MAY = "SELECT pg_has_role('boss', 'app', 'USAGE'), pg_has_role('boss', 'app', 'SET'), pg_has_role('boss', 'app', 'USAGE WITH ADMIN OPTION')"
+
+
+@pytest.mark.parametrize("gone", [["app", "boss"], ["app"]])
+def test_memberships_have_all_that_their_grantors_gave(site, granted, gone):
+    site.sql("postgres", *(f"DROP ROLE {role}" for role in gone))
+    component, restore = site.component("house"), site.restore(granted)
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.switch(restore)
+    assert site.sql("postgres", MAY) == [(True, True, True)]
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_a_member_that_does_not_get_all_back_keeps_the_databases_from_being_switched(site, granted, monkeypatch):
+    site.sql("postgres", "DROP ROLE app")
+    component, restore = site.component("house"), site.restore(granted)
+    component.stage(restore)
+    with monkeypatch.context() as patch:
+        patch.setattr(server_globals, "grants", lambda member, groups: [SQL("GRANT app TO boss")])
+        with pytest.raises(ProofError, match="have less of them than the set has: boss of app"):
+            component.switch(restore)
+    assert site.databases() >= {"house", f"house__stage_{restore.id}"}
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_rights_on_settings_come_with_a_role_and_what_stays_is_told(site, granted):
+    component, restore = site.component("house"), site.restore(granted)
+    warnings = texts(component, restore, "warning")
+    assert "Role tuner exists and stays as it is: parameters is nothing, the set has" in warnings
+    assert "stays as it is: settings is nothing, the set has ['app.motto=all']" in warnings
+    assert "stays as it is: parameters is nothing, the set has [['log_statement', 'SET', False]]" in warnings
+    site.sql("postgres", "DROP ROLE tuner")
+    component.stage(restore)
+    assert component.prove(restore) == []
+    rights = (("log_statement", "ALTER SYSTEM"), ("app.level", "SET WITH GRANT OPTION"))
+    may = "SELECT " + ", ".join(f"has_parameter_privilege('tuner', '{name}', '{right}')" for name, right in rights)
+    component.switch(restore)
+    assert site.sql("postgres", may) == [(True, True)]
+    component.switch_back(restore)
+    component.discard(restore)
+    assert site.sql("postgres", "SELECT 1 FROM pg_roles WHERE rolname = 'tuner'") == []
+
+
+# Roles that a restore left asleep -----------------------------------------------------------------------------------
+
+
+def refused(site, shop):
+    """A restore that was switched and taken back; its copies and roles are still there."""
+    component, restore = shop
+    component.stage(restore)
+    component.switch(restore)
+    component.switch_back(restore)
+    return restore
+
+
+def test_roles_of_a_refused_restore_are_taken_over_by_the_next(site, saved, shop):
+    component, _ = shop
+    first = refused(site, shop)
+    site.sql("postgres", "ALTER ROLE gone SUPERUSER PASSWORD 'other' VALID UNTIL '2001-01-01'", "ALTER ROLE gone SET timezone = 'UTC'")
+    site.sql("postgres", "GRANT pg_read_all_data TO gone")
+    second = site.restore(saved)
+    assert "takes over: gone, gone_group" in texts(component, second, "fact")
+    warnings = texts(component, second, "warning")
+    assert "Role gone" not in warnings
+    assert "log in as gone" not in warnings
+    component.stage(second)
+    assert component.prove(second) == []
+    component.discard(first)
+    assert component.prove(second) == [], "its roles are not the first one's any more"
+    component.switch(second)
+    component.settle(second)
+    component.discard(first)
+    assert may_log_in(site, "gone", "gone")
+    assert site.sql("shop", "SELECT state FROM t", user="clerk", password="new") == [("saved",)]
+    as_now = "SELECT rolsuper, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'gone'"
+    assert site.sql("postgres", as_now) == [(False, None)]
+    component.switch_back(second)
+    component.discard(second)
+    assert as_before(site)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
+
+
+def test_roles_that_another_restore_still_needs_are_not_taken_over(site, saved, shop):
+    component, first = shop
+    component.stage(first)
+    second = site.restore(saved)
+    second.others = frozenset({first.id})
+    assert "Roles wait for the switch of another restore that has not ended: gone, gone_group" in texts(component, second, "refusal")
+    with pytest.raises(RestoreError, match=f"waits for the switch of the restore {first.id}"):
+        component.stage(second)
+    component.discard(second)
+    component.switch(first)
+    assert may_log_in(site, "gone", "gone")
+    component.switch_back(first)
+    component.discard(first)
+
+
+def test_a_restore_whose_role_is_gone_does_not_switch(site, shop):
+    component, restore = shop
+    component.stage(restore)
+    for database in (f"shop__stage_{restore.id}", f"stock__stage_{restore.id}"):
+        site.sql(database, "REASSIGN OWNED BY gone_group TO postgres", "DROP OWNED BY gone_group")
+    site.sql("postgres", "DROP ROLE gone_group")
+    with pytest.raises(RestoreError, match="Roles that this restore created are gone: gone_group"):
+        component.switch(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+    assert as_before(site)
+
+
+@pytest.mark.parametrize("use", ["ALTER ROLE gone LOGIN", "COMMENT ON ROLE gone IS 'ours now'", "COMMENT ON ROLE gone IS NULL"])
+def test_a_role_that_somebody_uses_by_now_is_not_dropped(site, shop, use):
+    component, _ = shop
+    first = refused(site, shop)
+    site.sql("postgres", use)
+    component.discard(first)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == [("gone",)]
+
+
+def test_a_role_that_somebody_locked_stays_locked_and_is_named(site, shop):
+    component, restore = shop
+    site.sql("postgres", "ALTER ROLE clerk NOLOGIN")
+    assert "Nobody can log in as clerk, before or after the restore" in texts(component, restore, "warning")
+    component.stage(restore)
+    component.switch(restore)
+    assert not may_log_in(site, "clerk", "new")
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def test_a_set_does_not_say_that_a_role_is_asleep(site, shop):
+    component, _ = shop
+    first = refused(site, shop)
+    backup = site.back_up(component)
+    assert contents(backup, "globals")["role", "gone"]["comment"] is None
+    assert any("gone was left without LOGIN by a restore" in warning for warning in read_dump(backup).warnings)
+    component.discard(first)

@@ -1,0 +1,101 @@
+"""Reading what pg_dump wrote, whole and damaged."""
+
+import io
+import random
+from pathlib import Path
+from tarfile import TarInfo
+
+import pytest
+import xxhash
+
+from recovery.common.errors import ArtifactError
+from recovery.sources.postgres.dump.archive import lines, read_pack
+from recovery.sources.postgres.dump.table_reader import _texts
+
+TABLE = b"1\tx\\\\.\n2\t\\N\n3\t" + b"y" * 100 + b"\n"
+END = b"\\.\n\n\n"
+
+
+def member(name, data):
+    info = TarInfo(name)
+    info.size = len(data)
+    return info, io.BytesIO(data)
+
+
+def members(root):
+    return [member(path.name, path.read_bytes()) for path in sorted(Path(root).iterdir())]
+
+
+def test_lines_do_not_depend_on_where_blocks_end():
+    text = b"".join(b"x" * (n % 17) + b"\n" for n in range(200)) + b"rest"
+    for seed in range(20):
+        random.seed(seed)
+        cuts = sorted(random.sample(range(len(text)), 30))
+        blocks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        assert [line for found in lines(blocks) for line in found] == text.split(b"\n")
+
+
+def test_a_table_is_counted_and_digested():
+    [(kind, name, facts)] = read_pack("db", [member("./12.dat", TABLE + END)])
+    total = sum(map(xxhash.xxh3_64_intdigest, TABLE.split(b"\n")[:-1])) % 2**64
+    assert (kind, name) == ("member", "12.dat")
+    assert facts == {"count": 3, "digest": f"{total:016x}", "bytes": len(TABLE)}
+
+
+@pytest.mark.parametrize("cut", range(1, len(TABLE + END) + 1))
+def test_a_table_cut_off_anywhere_is_damaged(cut):
+    with pytest.raises(ArtifactError, match=r"12\.dat"):
+        list(read_pack("db", [member("12.dat", (TABLE + END)[:-cut])]))
+
+
+def test_a_table_with_more_after_its_end_is_damaged():
+    for tail in (b"\n", b"x", b"1\n" + END):
+        with pytest.raises(ArtifactError):
+            list(
+                read_pack("db", [member("12.dat", TABLE + END + tail)])
+                if tail != b"1\n" + END
+                else read_pack("db", [member("12.dat", TABLE + END + tail[:-1])])
+            )
+
+
+def test_zeros_in_a_table_are_damage():
+    with pytest.raises(ArtifactError, match="NUL"):
+        list(read_pack("db", [member("12.dat", TABLE + bytes(4096) + b"\n" + END)]))
+
+
+def test_a_member_that_pg_dump_does_not_write_is_refused():
+    for name in ("12.dat.gz", "evil.sh", "sub/12.dat"):
+        with pytest.raises(ArtifactError, match="does not write"):
+            list(read_pack("db", [member(name, b"")]))
+    with pytest.raises(ArtifactError, match="no file"):
+        list(read_pack("db", [(TarInfo("12.dat"), None)]))
+
+
+def test_sql_texts_must_be_whole():
+    whole = b"SELECT 1;\n\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n\n"
+    assert next(read_pack("db.schema", [member("schema.sql", whole)]))[1] == "schema.sql"
+    with pytest.raises(ArtifactError, match="cut off"):
+        list(read_pack("db.schema", [member("schema.sql", whole[:20])]))
+
+
+def test_large_objects_are_told_apart_by_number_and_content():
+    def facts(*objects):
+        listed = b"".join(b"%d blob_%d.dat\n" % (oid, oid) for oid, _ in objects)
+        [(_, _, found)] = read_pack("db", [member("blobs_9.toc", listed), *(member(f"blob_{oid}.dat", data) for oid, data in objects)])
+        return found
+
+    first = facts((1, b"a"), (2, b"b"))
+    assert first["listed"] == facts((1, b""), (2, b""))["listed"]
+    assert first["present"] != facts((1, b""), (2, b"ab"))["present"]
+    assert first["content"] != facts((1, b"b"), (2, b"a"))["content"]
+    assert first["content"] == facts((2, b"b"), (1, b"a"))["content"]
+    with pytest.raises(ArtifactError, match="names no large object"):
+        list(read_pack("db", [member("blobs.toc", b"12 ../blob_12.dat\n")]))
+
+
+def test_a_stream_of_tables_is_taken_apart():
+    tables = [b"", b"a\nb\n", b"\n", b"\\\\.\n", b"x" * 1000 + b"\n"]
+    stream = b"".join(table + b"\\.\n" for table in tables)
+    for size in (1, 3, 7, 5000):
+        blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert [facts["bytes"] for facts in _texts(blocks)] == [len(table) for table in tables]

@@ -1,0 +1,47 @@
+"""Keys of settings files: which differ, and that nothing else is ever shown."""
+
+import pytest
+
+from recovery.sources.trees.settings_file import changed_keys, is_settings_file, key_digests
+
+
+@pytest.mark.parametrize("path", [".env", "srv/.env", "srv/.env.production", "srv/app.env"])
+def test_files_of_settings(path):
+    assert is_settings_file(path)
+
+
+@pytest.mark.parametrize("path", ["srv/env", "srv/.environment", "srv/.env/x", "srv/docker-compose.yml"])
+def test_other_files(path):
+    assert not is_settings_file(path)
+
+
+def test_keys():
+    data = b"# NOT=this\nA=1\n export B = two words \nC=\"it's\nD=inside\nstill\"\nlower=x\nE=''\nF=\n  \nG\n\xff=\xff\n"
+    assert list(key_digests("x", data)) == ["A", "B", "C", "lower", "E", "F"]
+
+
+def test_no_line_of_a_value_is_taken_for_a_key():
+    pem = b'KEY="-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\nSECRET=\n-----END"\nNEXT=1\n'
+    assert list(key_digests("x", pem)) == ["KEY", "NEXT"]
+    unquoted = b"KEY=-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\n-----END\n"
+    assert list(key_digests("x", unquoted)) == ["KEY"]
+    assert list(key_digests("x", b'KEY="never closed\nOTHER=1\n')) == ["KEY"]
+
+
+def test_a_value_counts_over_all_its_lines():
+    assert key_digests("x", b'A="1\n2"\n') != key_digests("x", b'A="1\n3"\n')
+    assert key_digests("x", b'A="1 \\" 2"\n') != key_digests("x", b'A="1 \\" 3"\n')
+
+
+def test_digests_show_no_value_and_are_tied_to_their_place():
+    one, other = key_digests("a", b"PASSWORD=secret\nSAME=secret\n"), key_digests("b", b"PASSWORD=secret\n")
+    assert one["PASSWORD"] != one["SAME"]
+    assert one["PASSWORD"] != other["PASSWORD"]
+    assert "secret" not in str(one)
+
+
+def test_changed_keys():
+    assert changed_keys({"A": "1", "B": "2", "C": "3"}, {"A": "1", "B": "x", "D": "4"}) == (
+        "other values: B; only in the set: C; only there now: D"
+    )
+    assert changed_keys({"A": "1"}, {"A": "1"}) == ""

@@ -1,0 +1,107 @@
+"""A component's artifacts made and read back with the real stream, without plans, destinations or Airflow."""
+
+import itertools
+import json
+import secrets
+from pathlib import Path
+
+import pyrage
+
+from recovery.packs.artifact import members_below, read_listing
+from recovery.packs.content_index import read_rows, write_rows
+from recovery.packs.extract import extract
+from recovery.packs.pack import Pack, open_pack, read_members, seal
+from recovery.sources.model import Dump
+
+
+def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
+    """Dump, seal, read back, and keep the contents, in a folder laid out for ``LocalRestore``."""
+    folder.mkdir(parents=True)
+    dump_folder = folder / "dump"
+    dump_folder.mkdir()
+    opened = []
+    dump = component.dump(dump_folder, lambda: opened.append(1))
+    assert len(opened) == 1, "opened() must be called once"
+    identity = pyrage.x25519.Identity.generate()
+    (folder / "identity").write_text(str(identity))
+    (folder / "dump.json").write_text(dump.model_dump_json())
+    packs = {}
+    for artifact in dump.artifacts:
+        out = folder / "packs"
+        out.mkdir(exist_ok=True)
+        listing = read_listing(dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
+        made, told = seal(artifact, listing, out, recipients=[str(identity.to_public())], pack_size=pack_size, level=1)
+        packs[artifact.name] = [pack.model_dump() for pack in made]
+        with (dump_folder / f"{artifact.name}.inventory.jsonl").open("a", encoding="ascii") as inventory:
+            inventory.writelines(json.dumps(["told", line, {}]) + "\n" for line in told)
+        write_contents(component, folder, artifact.name, made)
+    (folder / "packs.json").write_text(json.dumps(packs))
+    return folder
+
+
+def write_contents(component, folder: Path, artifact: str, packs: list[Pack]) -> None:
+    def rows(pack: Pack):
+        with (folder / "packs" / pack.file).open("rb") as source, open_pack(source, pack, identities(folder)) as reader:
+            yield from component.read_pack(artifact, read_members(reader))
+
+    inventory = folder / "dump" / f"{artifact}.inventory.jsonl"
+    read = itertools.chain.from_iterable(map(rows, packs))
+    write_rows(folder / f"{artifact}.contents.jsonl", component.contents(artifact, inventory, read))
+
+
+def identities(folder: Path):
+    return [pyrage.x25519.Identity.from_str((folder / "identity").read_text())]
+
+
+def read_dump(folder: Path) -> Dump:
+    return Dump.model_validate_json((folder / "dump.json").read_text())
+
+
+class LocalRestore:
+    """``components.base.Restore`` over a folder that ``back_up`` made; the journal is kept in a file."""
+
+    def __init__(self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, way_back=False) -> None:
+        self.set_folder = set_folder
+        self.id = restore_id or secrets.token_hex(4)
+        self.folder = work
+        self.options = options or {}
+        self.only = tuple(only)
+        self.in_place = in_place
+        self.way_back = way_back
+        work.mkdir(parents=True, exist_ok=True)
+        self._journal = work.parent / f"{work.name}.journal.jsonl"
+        self.on_journal = lambda step, facts: None
+        """Tests put a kill here: it is called before the step is written."""
+
+    others: frozenset = frozenset()
+
+    def artifacts(self):
+        return list(json.loads((self.set_folder / "packs.json").read_text()))
+
+    def rows(self, artifact, *kinds):
+        return read_rows(self.set_folder / f"{artifact}.contents.jsonl", *kinds)
+
+    def unpack(self, artifact, folder, only=None):
+        for facts in json.loads((self.set_folder / "packs.json").read_text())[artifact]:
+            pack = Pack(**facts)
+            with (
+                (self.set_folder / "packs" / pack.file).open("rb") as source,
+                open_pack(source, pack, identities(self.set_folder)) as reader,
+            ):
+                extract(reader, folder, only)
+
+    def refuse_unsaved(self):
+        """There is no restore around it that made a safety set."""
+
+    def journal(self, step, **facts):
+        self.on_journal(step, facts)
+        with self._journal.open("a") as out:
+            out.write(json.dumps([step, facts]) + "\n")
+
+    def created(self):
+        return [folder for facts in self.journalled("staged") for folder in facts["created"]]
+
+    def journalled(self, step):
+        if not self._journal.exists():
+            return []
+        return [facts for said, facts in map(json.loads, self._journal.read_text().splitlines()) if said == step]

@@ -1,0 +1,392 @@
+"""Small whole systems with a plan each, backed up and restored by calling the steps, as Airflow's tasks do."""
+
+import json
+import os
+import shutil
+from contextlib import closing as closed_after
+from datetime import UTC, datetime
+from pathlib import Path
+
+from psycopg import sql
+
+from recovery.backup import finalize, upload
+from recovery.backup import steps as backup_steps
+from recovery.common.connections import Endpoint
+from recovery.common.errors import ConnectionUnusable
+from recovery.crypto.key_kit import create_keys
+from recovery.plan.loader import load_plan
+from recovery.restore import answers, choose_set, gate_texts, preflight, rollback, safety_backup
+from recovery.restore import steps as restore_steps
+from recovery.restore.report import write
+from recovery.restore.session import RestoreRun
+from recovery.runs.restore_request import Request
+from recovery.runs.staged_set import RunRecord, StagedSet
+from recovery.sets.layout import new_set_id
+from sandbox import fingerprints, toolchain
+from sandbox.servers import postgres_bin
+
+GATES = ("plan", "switch", "accept")
+
+_PLAN = """\
+plan: {name}
+schedule: null
+objectives: {{rpo: {rpo}, rto: 2h}}
+sources:
+{databases}
+  files:
+    uploads: {{path: "{home}/storage", exclude: ["*.tmp"]}}
+  config:
+    settings: {{paths: ["{home}/.env", "{home}/custom"]}}
+encryption: {{recipients: [{recipient}], identity: {name}_backup_identity}}
+signing: {name}_backup_signing
+destinations:
+  near: {{folder: "{folder}/near", keep: {{within: 30d}}}}
+  far: {{folder: "{folder}/far", keep: {{last: 3}}}}
+approvals: {{approvers: [{{id: alice, name: Alice}}, {{id: bob, name: Bob}}], timeout: {timeout}}}
+services:
+  stop: [["{folder}/service", stop, web], ["{folder}/service", stop, workers]]
+  start: [["{folder}/service", start, workers], ["{folder}/service", start, web]]
+checks:
+  - {{argv: ["{folder}/service", check, web], retries: 0}}
+staging: {{folder: "{folder}/staging"}}
+tools: {{postgres: ["{postgres}"], mongo: ["{mongo}", "{mongod}"]}}
+pack: 150KiB
+{more}"""
+
+_SERVICE = """\
+#!/bin/sh
+# Notes what it is told. While the file hold-<verb>-<name> is there it waits, as a child of the task; fail-<verb>-<name> makes it fail.
+cd '{folder}'
+if [ -e "hold-$1-$2" ]; then
+    echo $PPID > "held-$1-$2.new" && mv "held-$1-$2.new" "held-$1-$2"
+    while [ -e "hold-$1-$2" ]; do sleep 0.1; done
+    rm -f "held-$1-$2"
+fi
+[ -e "fail-$1-$2" ] && {{ echo "$2 does not $1, on purpose"; exit 7; }}
+echo "$1 $2" >> services
+echo "$2: $1 is done"
+"""
+
+
+class Small:
+    """Uploads and settings, services that can be made to wait or fail, and if servers are given a database in each.
+
+    Args:
+        folder: everything of it.
+        name: of the plan, and of its databases.
+        postgres: a running server, or none.
+        mongo: a running server, or none.
+        timeout: of the gates.
+        more: further lines of the plan.
+        gates: of a target ``elsewhere`` for all sources, on the same servers under other names; no such target if None.
+    """
+
+    def __init__(
+        self, folder: Path, name="small", *, postgres=None, mongo=None, timeout="12h", more="", gates=None, plans: Path | None = None
+    ):
+        self.folder = folder
+        self.name = name
+        self.home = folder / "home"
+        self.storage = self.home / "storage"
+        self.postgres = postgres
+        self.mongo = mongo
+        self.plans = plans or folder / "plans"
+        self.elsewhere = folder / "elsewhere"
+        self._settings = {"timeout": timeout, "more": more, "rpo": "24h"}
+        self._gates = gates
+        folder.mkdir(parents=True)
+        for sub in ("near", "far"):
+            (folder / sub).mkdir()
+        self.plans.mkdir(exist_ok=True)
+        self.keys = create_keys(folder / "keys", name)
+        service = folder / "service"
+        service.write_text(_SERVICE.format(folder=folder))
+        service.chmod(0o755)
+        self.write_plan()
+        self.fill()
+
+    # What it is made of -----------------------------------------------------------------------------------------------
+
+    def write_plan(self, **changes):
+        """Write the plan file, with other settings than before."""
+        self._settings |= changes
+        databases = []
+        if self.postgres:
+            databases += ["  postgres:", f"    main: {{connection: {self.name}_postgres, databases: [{self.name}]}}"]
+        if self.mongo:
+            databases += ["  mongo:", f"    documents: {{connection: {self.name}_mongo, databases: [{self.name}]}}"]
+        targets = "" if self._gates is None else self._target()
+        text = targets + _PLAN.format(
+            name=self.name,
+            databases="\n".join(databases),
+            home=self.home,
+            folder=self.folder,
+            recipient=self.keys.recipient,
+            postgres=postgres_bin(18),
+            mongo=toolchain.mongo_tools(),
+            mongod=toolchain.mongod().parent,
+            **self._settings,
+        )
+        partial = self.plans / f"{self.name}.partial"
+        partial.write_text(text)
+        partial.rename(self.plans / f"{self.name}.yaml")
+
+    def _target(self):
+        lines = ["targets:", "  elsewhere:", f"    gates: [{', '.join(self._gates)}]", "    sources:"]
+        lines += [
+            f"      files: {{uploads: {{path: {self.elsewhere}/storage}}}}",
+            f"      config: {{settings: {{folder: {self.elsewhere}}}}}",
+        ]
+        renamed = f"databases: {{{self.name}: {self.name}_elsewhere}}"
+        if self.postgres:
+            lines.append(f"      postgres: {{main: {{connection: {self.name}_postgres, {renamed}}}}}")
+        if self.mongo:
+            lines.append(f"      mongo: {{documents: {{connection: {self.name}_mongo, {renamed}}}}}")
+        return "\n".join(lines) + "\n"
+
+    def plan(self):
+        return load_plan(self.name, self.plans)
+
+    def connections(self):
+        """Its Connections, in Airflow's JSON form."""
+        found = json.loads((self.keys.folder / "connections.json").read_text())
+        if self.postgres:
+            found[f"{self.name}_postgres"] = {
+                "conn_type": "postgres", "host": "127.0.0.1", "port": self.postgres.port,
+                "login": "postgres", "password": self.postgres.password, "schema": "postgres",
+            }  # fmt: skip
+        if self.mongo:
+            found[f"{self.name}_mongo"] = {
+                "conn_type": "mongo", "host": "127.0.0.1", "port": self.mongo.port,
+                "login": "root", "password": self.mongo.password, "extra": {"authSource": "admin"},
+            }  # fmt: skip
+        return found
+
+    def connect(self, name):
+        """Look a Connection up, as Airflow would."""
+        try:
+            fields = self.connections()[name]
+        except KeyError:
+            raise ConnectionUnusable(f"no {name}", "none") from None
+        return Endpoint(id=name, **{key: value for key, value in fields.items() if key in Endpoint.__dataclass_fields__})
+
+    def fill(self):
+        for number in range(6):
+            path = self.storage / f"year{number % 3}" / f"upload {number}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes([number]) * 40_000 + os.urandom(30_000))
+        (self.storage / "top.txt").write_text("as in the set\n")
+        (self.storage / "latest").symlink_to("year0")
+        (self.home / ".env").write_text("DB_PASSWORD=as-in-the-set\nMODE=prod\n")
+        (self.home / ".env").chmod(0o600)
+        (self.home / "custom" / "lib").mkdir(parents=True)
+        (self.home / "custom" / "lib" / "flow.py").write_text("STEPS = 3\n")
+        if self.postgres:
+            with closed_after(self.postgres.connect()) as connection:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
+            self.sql("CREATE TABLE requests (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text NOT NULL)")
+            self.sql("INSERT INTO requests (what) SELECT 'request ' || n FROM generate_series(1, 500) AS n")
+            self.sql("CREATE INDEX ON requests (what); CREATE VIEW newest AS SELECT max(id) FROM requests")
+        if self.mongo:
+            with self.mongo.client() as client:
+                database = client[self.name]
+                database.states.insert_many([{"_id": n, "state": f"state {n}"} for n in range(300)])
+                database.states.create_index("state")
+                long_ago = datetime(2001, 1, 1, tzinfo=UTC)
+                database.sessions.insert_many([{"_id": n, "ends": long_ago} for n in range(20)])
+                database.sessions.create_index("ends", expireAfterSeconds=1_000_000_000)
+                database.create_collection("running", viewOn="states", pipeline=[{"$match": {"_id": {"$lt": 9}}}])
+
+    def sql(self, statement):
+        with closed_after(self.postgres.connect(self.name)) as connection:
+            connection.execute(statement)
+
+    def disaster(self):
+        """Files and settings gone or changed, tables and collections too."""
+        shutil.rmtree(self.storage / "year1")
+        (self.storage / "top.txt").write_text("overwritten by mistake\n")
+        (self.storage / "new.txt").write_text("came later\n")
+        (self.home / ".env").unlink()
+        if self.postgres:
+            self.sql("DELETE FROM requests WHERE id > 10; DROP VIEW newest; CREATE TABLE by_mistake (n int)")
+        if self.mongo:
+            with self.mongo.client() as client:
+                client[self.name].states.delete_many({"_id": {"$gt": 10}})
+                client[self.name].drop_collection("running")
+                client[self.name].wrong.insert_one({"_id": 1})
+
+    def damaged(self):
+        """Itself, backed up and then damaged: what it held is ``set_state``, in the set ``set_id``; what it holds now is ``before``."""
+        self.set_id = self.back_up()
+        self.set_state = self.fingerprint()
+        self.disaster()
+        self.before = self.fingerprint()
+        return self
+
+    def drop(self):
+        """Remove the databases, so that the servers can be used by others."""
+        if self.postgres:
+            with closed_after(self.postgres.connect()) as connection:
+                for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datname LIKE %s", [f"{self.name}%"]).fetchall():
+                    connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        if self.mongo:
+            with self.mongo.client() as client:
+                client.drop_database(self.name)
+                client.drop_database(f"{self.name}_elsewhere")
+
+    # What it holds ----------------------------------------------------------------------------------------------------
+
+    def elsewhere_fingerprint(self):
+        """What the target holds, in the words of :meth:`fingerprint`."""
+        name = f"{self.name}_elsewhere"
+        home = self.elsewhere / self.home.relative_to("/")
+        found = {"files.uploads": fingerprints.files(self.elsewhere / "storage"), "config.settings": fingerprints.config(home)}
+        if self.postgres:
+            found["postgres.main"] = fingerprints.postgres(self.postgres, name)
+        if self.mongo:
+            found["mongo.documents"] = fingerprints.mongo(self.mongo, name)
+        return found
+
+    def fingerprint(self):
+        """What it holds, found out without the code under test."""
+        found = {"files.uploads": fingerprints.files(self.storage), "config.settings": fingerprints.config(self.home)}
+        if self.postgres:
+            found["postgres.main"] = fingerprints.postgres(self.postgres, self.name)
+        if self.mongo:
+            found["mongo.documents"] = fingerprints.mongo(self.mongo, self.name)
+        return found
+
+    def leftovers(self):
+        """Whatever a restore left beside the live data: names that carry its marks."""
+        found = [str(path) for path in self.home.rglob(".recovery-*") if path.parent in {self.home, self.storage}]
+        if self.postgres:
+            with closed_after(self.postgres.connect()) as connection:
+                like = (f"{self.name}\\_\\_%",)
+                found += [name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datname LIKE %s", like).fetchall()]
+        if self.mongo:
+            with self.mongo.client() as client:
+                names = client[self.name].list_collection_names()
+                found += [name for name in names if name.startswith(("__", "system.buckets.__"))]
+        return sorted(found)
+
+    @property
+    def services(self):
+        """Whether each service runs, by what it was last told."""
+        told = (self.folder / "services").read_text().splitlines() if (self.folder / "services").exists() else []
+        state = {"web": "start", "workers": "start"}
+        state |= {line.split()[1]: line.split()[0] for line in told if line.split()[0] != "check"}
+        return {name: verb == "start" for name, verb in state.items()}
+
+    @property
+    def told(self):
+        """All that the services were told."""
+        return (self.folder / "services").read_text().splitlines() if (self.folder / "services").exists() else []
+
+    def hold(self, verb, name):
+        (self.folder / f"hold-{verb}-{name}").touch()
+
+    def held(self, verb, name):
+        """Process that waits for a held service; None while there is none."""
+        path = self.folder / f"held-{verb}-{name}"
+        return int(path.read_text()) if path.exists() else None
+
+    def let_go(self, verb, name):
+        (self.folder / f"hold-{verb}-{name}").unlink()
+
+    def fail(self, verb, name):
+        (self.folder / f"fail-{verb}-{name}").touch()
+
+    def mend(self, verb, name):
+        (self.folder / f"fail-{verb}-{name}").unlink()
+
+    # Backing up and restoring -----------------------------------------------------------------------------------------
+
+    def back_up(self, run_id="backup", when=None, sources=None, **asked):
+        """A whole backup; the id of its set."""
+        plan = self.plan()
+        when = when or datetime.now(UTC)
+        staged = StagedSet(plan, new_set_id(when, run_id))
+        sources = sources or tuple(plan.source_ids)
+        record = RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=when, sources=sources, **asked)
+        finalize.prepare(staged, record, self.connect)
+        order = sorted(sources, key=lambda source_id: source_id.startswith(("files.", "config.")))
+        for source_id in order:
+            work = backup_steps.Work(plan, staged, source_id, self.connect)
+            for step in (backup_steps.dump, backup_steps.compress, backup_steps.verify):
+                step(work)
+        for name in plan.destinations:
+            upload.upload(plan, staged, name, self.connect)
+        upload.finish(plan, staged, self.connect)
+        return staged.id
+
+    def restore(self, run_id="restore 1"):
+        return RestoreRun(self.plan(), run_id, self.connect)
+
+    def ask(self, run, **asked):
+        """What an operator asks; all sources unless named."""
+        facts = {"requester": "operator", "started": datetime.now(UTC), "sources": tuple(run.plan.source_ids)} | asked
+        return Request(run_id=run.run_id, **facts)
+
+    def set_folders(self, set_id):
+        return [self.folder / place / self.name / set_id for place in ("near", "far")]
+
+
+def to_gate(run, gate, person="alice"):
+    """Show a gate and let somebody say yes, if the place has that gate."""
+    if gate not in run.gates:
+        return
+    answers.show(run, gate, gate_texts.gate_text(run, gate))
+    if person:
+        answers.approve(run, gate, person)
+
+
+def steps(small, run, request=None):
+    """Every task of a restore in order, as ``(name, function)``; the gates are answered by alice."""
+    request = request or small.ask(run)
+    sources = [source_id for source_id in run.plan.source_ids if source_id in request.sources]
+    yield "choose", lambda: choose_set.choose(run, request)
+    yield "preflight", lambda: preflight.preflight(run)
+    if request.dry_run:
+        return
+    yield "gate plan", lambda: to_gate(run, "plan")
+    for source_id in sources:
+        yield f"stage {source_id}", lambda source_id=source_id: restore_steps.stage(run, source_id)
+        yield f"prove {source_id}", lambda source_id=source_id: restore_steps.prove(run, source_id)
+    yield "gate switch", lambda: to_gate(run, "switch")
+    yield "stop services", lambda: restore_steps.stop_services(run)
+    yield "safety", lambda: safety_backup.make_safe(run)
+    for source_id in sources:
+        yield f"switch {source_id}", lambda source_id=source_id: restore_steps.switch(run, source_id)
+    yield "start services", lambda: restore_steps.start_services(run)
+    yield "check", lambda: restore_steps.check_system(run)
+    yield "gate accept", lambda: to_gate(run, "accept")
+    yield "keep", lambda: rollback.keep(run)
+
+
+def forward(small, run, until="keep", request=None):
+    """Take the steps up to one, including it."""
+    for name, step in steps(small, run, request):
+        step()
+        if name == until:
+            return
+    assert until == "keep", f"there is no step {until}"
+
+
+def end(run):
+    """The teardowns, as Airflow runs them whatever happened; why the restore failed, empty if it did not."""
+    faults = []
+    for step in (rollback.switch_back, rollback.discard):
+        try:
+            step(run)
+        except Exception as error:  # noqa: BLE001
+            faults.append(f"{step.__name__}: {error}")
+    try:
+        write.finish(run)
+    except Exception as error:  # noqa: BLE001
+        faults.append(str(error))
+    return "\n".join(faults)
+
+
+def said(run):
+    """The journal's steps, for messages."""
+    return [f"{entry.step} {entry.source}".strip() for entry in run.journal.entries()]

@@ -1,0 +1,379 @@
+"""Restores to somewhere else than the live system."""
+
+import json
+import os
+import signal
+from contextlib import nullcontext
+
+import pytest
+import yaml
+
+from recovery.common.errors import ApprovalError, PlanError, RestoreError
+from recovery.common.files import write_record
+from recovery.drill import steps as drill_steps
+from recovery.restore import choose_set, preflight
+from recovery.restore import steps as restore_steps
+from recovery.restore.session import RestoreRun
+from tests.support.small import Small, end, forward, said, steps, to_gate
+
+
+@pytest.fixture
+def whole(tmp_path, postgres_server, mongo_server):
+    """A damaged system with a set of before, and a target on the same servers, which asks for the second gate only."""
+    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server, gates=("switch",)).damaged()
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Files and settings only, with a target without gates."""
+    return Small(tmp_path / "small", "small", gates=()).damaged()
+
+
+def test_a_whole_system_comes_back_elsewhere_and_the_live_one_is_not_touched(whole):
+    run = whole.restore()
+    forward(whole, run, request=whole.ask(run, target="elsewhere"))
+    assert end(run) == "", said(run)
+    assert whole.elsewhere_fingerprint() == whole.set_state
+    assert whole.fingerprint() == whole.before
+    assert whole.told == []  # the services of the live system
+    assert [entry.facts["gate"] for entry in run.journal.said("approved")] == ["switch"]
+
+
+def test_checks_of_sources_that_were_not_restored_are_not_asked_there(whole):
+    path = whole.plans / "whole.yaml"
+    checks = "".join(
+        f"  - {{name: {name}, {kind}: {{source: {source}, database: whole, {question}, equals: 1}}, retries: 0}}\n"
+        for name, kind, source, question in (
+            ("of postgres", "sql", "postgres.main", "query: SELECT 1"),
+            ("of mongo", "mongo", "mongo.documents", "collection: states, filter: {_id: 1}"),
+        )
+    )
+    path.write_text(path.read_text().replace("checks:\n", f"checks:\n{checks}"))
+    run = whole.restore()
+    forward(whole, run, request=whole.ask(run, target="elsewhere", sources=("mongo.documents",)))
+    assert end(run) == "", said(run)
+    facts = json.loads((run.folder / "report.json").read_text())
+    assert facts["checks"] == [{"check": "of mongo", "ok": True}]
+    assert facts["unasked"] == ["of postgres", "service"]
+
+
+def test_what_is_there_already_is_replaced_only_if_its_name_was_written_again(whole):
+    first = whole.restore("first")
+    forward(whole, first, request=whole.ask(first, target="elsewhere"))
+    assert end(first) == ""
+    run = whole.restore("second")
+    choose_set.choose(run, whole.ask(run, target="elsewhere"))
+    with pytest.raises(RestoreError, match="not empty") as refused:
+        preflight.preflight(run)
+    assert all(source_id in str(refused.value) for source_id in whole.plan().source_ids)
+    assert "overwrite" in str(refused.value)
+    assert "Nothing live" in end(run)
+    run = whole.restore("third")
+    forward(whole, run, request=whole.ask(run, target="elsewhere", overwrite="elsewhere"))
+    assert end(run) == "", said(run)
+    assert whole.elsewhere_fingerprint() == whole.set_state
+    assert whole.fingerprint() == whole.before
+
+
+def test_rejected_there_leaves_nothing_there(whole):
+    run = whole.restore()
+    forward(whole, run, "gate plan", whole.ask(run, target="elsewhere"))
+    for source_id in run.request().sources:
+        restore_steps.stage(run, source_id)
+    assert end(run)
+    assert whole.fingerprint() == whole.before
+    assert whole.leftovers() == []
+    assert not whole.elsewhere.exists() or not list((whole.elsewhere / "storage").glob("*"))
+
+
+def test_the_gate_that_the_target_has_can_not_be_passed_by(whole):
+    run = whole.restore()
+    for name, step in steps(whole, run, whole.ask(run, target="elsewhere")):
+        if name == "gate switch":
+            continue
+        if name == "stop services":
+            with pytest.raises(ApprovalError, match="gate switch was not approved"):
+                step()
+            break
+        step()
+
+
+def test_a_target_without_gates_needs_nobody(small):
+    run = small.restore()
+    forward(small, run, request=small.ask(run, target="elsewhere", requester=""))
+    assert end(run) == "", said(run)
+    assert small.elsewhere_fingerprint()["files.uploads"] != small.before["files.uploads"]
+    assert run.journal.said("asked") == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"target": "elsewher"}, "no target 'elsewher'.*live, elsewhere"),
+        ({"target": "elsewhere", "overwrite": "yes"}, "overwrite names 'yes'"),
+        ({"overwrite": "live"}, "overwrite names 'live'"),
+        ({"target": "elsewhere", "method": "in place"}, "in place is for the live system only"),
+        ({"sources": ("files.uploads",), "only": {"config.settings": ("/etc",)}}, "Parts of config.settings"),
+        ({"sources": ()}, "No source was chosen"),
+    ],
+)
+def test_wrong_wishes_are_refused_before_anything_begins(small, asked, words):
+    run = small.restore()
+    with pytest.raises(PlanError, match=words):
+        choose_set.choose(run, small.ask(run, **asked))
+    assert not run.began
+
+
+@pytest.fixture
+def by_another_name(whole):
+    """The target leads to the live servers, under the live names, by other Connections."""
+    edit(whole, f"connection: whole_postgres, {AWAY}", "connection: other_postgres")
+    edit(whole, f"connection: whole_mongo, {AWAY}", "connection: other_mongo")
+    known = whole.connections
+    whole.connections = lambda: (
+        known() | {f"other_{kind}": known()[f"whole_{kind}"] | {"host": "localhost"} for kind in ("postgres", "mongo")}
+    )
+    return whole
+
+
+AWAY = "databases: {whole: whole_elsewhere}"
+
+
+def edit(small, *changes):
+    path = small.plans / f"{small.name}.yaml"
+    assert changes[0] in path.read_text()
+    path.write_text(path.read_text().replace(*changes))
+
+
+def refused(small, **asked):
+    """What preflight refuses, of a restore to the target."""
+    run = small.restore(f"refused {asked}")
+    choose_set.choose(run, small.ask(run, target="elsewhere", **asked))
+    with pytest.raises(RestoreError, match="The restore would fail") as words:
+        preflight.preflight(run)
+    end(run)
+    return str(words.value)
+
+
+@pytest.mark.parametrize(("source", "only"), [("postgres.main", ()), ("mongo.documents", ()), ("mongo.documents", ("whole.states",))])
+def test_a_target_that_is_the_live_system_by_another_name_is_noticed(by_another_name, source, only):
+    asked = {"sources": (source,), "only": {source: only} if only else {}, "overwrite": "elsewhere"}
+    assert "is the live system itself" in refused(by_another_name, **asked)
+
+
+def test_what_became_live_after_the_set_was_made_is_live(whole):
+    """A database that today's plan names and the set does not have; a source that the set does not have; a folder."""
+    kinds = ("postgres", "mongo")
+    known = whole.connections
+    whole.connections = lambda: known() | {f"other_{kind}": known()[f"whole_{kind}"] | {"host": "localhost"} for kind in kinds}
+    for kind in kinds:
+        edit(whole, f"connection: whole_{kind}, databases: [whole]", f"connection: whole_{kind}, databases: [whole, younger]")
+        edit(whole, f"connection: whole_{kind}, {AWAY}", f"connection: other_{kind}, databases: {{whole: younger}}")
+    edit(whole, '  files:\n    uploads: {path: "', f'  files:\n    younger: {{path: {whole.folder}/younger}}\n    uploads: {{path: "')
+    (whole.folder / "alias").symlink_to(whole.folder / "younger")
+    edit(whole, f"path: {whole.elsewhere}/storage", f"path: {whole.folder}/alias/storage")
+    for source in ("postgres.main", "mongo.documents", "files.uploads"):
+        assert "is the live system itself" in refused(whole, sources=(source,)), source
+
+
+def test_what_another_plan_protects_is_no_target(whole, monkeypatch):
+    monkeypatch.setenv("RECOVERY_PLANS", str(whole.plans))
+    other = yaml.safe_load((whole.plans / "whole.yaml").read_text()) | {"plan": "other", "targets": {}, "checks": []}
+    other["sources"] = {
+        "postgres": {"main": {"connection": "whole_postgres", "databases": ["whole_elsewhere"]}},
+        "mongo": {"documents": {"connection": "gone"}},
+        "config": {"settings": {"paths": [str(whole.elsewhere)]}},
+    }
+    (whole.plans / "other.yaml").write_text(yaml.safe_dump(other))
+    (whole.plans / "broken.yaml").write_text("plan: broken")
+    words = refused(whole, sources=("postgres.main", "mongo.documents", "files.uploads"))
+    assert words.count("is the live system of the plan other") == 2
+    assert "mongo.documents: the target" not in words
+    run = whole.restore()
+    forward(whole, run, "preflight", whole.ask(run, target="elsewhere", sources=("mongo.documents",)))
+    silent = "can't be compared: mongo.documents of the plan other, the plan file broken.yaml does not answer"
+    assert silent in run.findings().text
+    assert end(run)
+
+
+def test_a_dead_live_server_forbids_no_restore_elsewhere(whole):
+    edit(whole, f"connection: whole_postgres, {AWAY}", f"connection: other_postgres, {AWAY}")
+    known = whole.connections
+    alive = known()["whole_postgres"]
+    whole.connections = lambda: known() | {"other_postgres": alive, "whole_postgres": alive | {"port": 1}}
+    run = whole.restore()
+    forward(whole, run, "preflight", whole.ask(run, target="elsewhere", sources=("postgres.main",)))
+    assert "can't be compared: postgres.main" in run.findings().text
+    end(run)
+
+
+def test_two_sources_that_land_in_one_place_are_refused(tmp_path):
+    small = Small(tmp_path / "twice", "twice", gates=())
+    edit(small, '  files:\n    uploads: {path: "', f'  files:\n    more: {{path: {small.folder}/more}}\n    uploads: {{path: "')
+    edit(small, "files: {uploads: {", f"files: {{more: {{path: {small.folder}/alias}}, uploads: {{")
+    (small.folder / "more").mkdir()
+    (small.folder / "alias").symlink_to(small.elsewhere / "storage")
+    small.back_up()
+    words = refused(small, sources=("config.settings", "files.more", "files.uploads"))
+    assert "files.more and files.uploads would replace each other at elsewhere" in words
+    assert "config.settings and" not in words
+    (small.folder / "alias").unlink()
+    run = small.restore()
+    forward(small, run, request=small.ask(run, target="elsewhere"))
+    assert end(run) == ""
+
+
+def test_live_databases_that_two_sources_reach_by_two_names_are_refused(whole):
+    known = whole.connections
+    whole.connections = lambda: known() | {"other_postgres": known()["whole_postgres"] | {"host": "localhost"}}
+    twin = "  postgres:\n    twin: {connection: other_postgres, databases: [whole]}\n"
+    edit(whole, "  postgres:\n    main: {connection", f"{twin}    main: {{connection")
+    both = ("postgres.twin", "postgres.main")
+    run = whole.restore()
+    choose_set.choose(run, whole.ask(run, set=whole.back_up(sources=both), sources=both))
+    with pytest.raises(RestoreError, match=r"postgres\.twin and postgres\.main would replace each other at live"):
+        preflight.preflight(run)
+    end(run)
+
+
+# Two at once ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_restore_to_one_place_is_refused_until_the_first_has_ended(small):
+    first = small.restore("first")
+    forward(small, first, "prove files.uploads", small.ask(first, target="elsewhere"))
+    second = small.restore("second")
+    asked = small.ask(second, target="elsewhere", requester="alice")
+    with pytest.raises(RestoreError, match=f"The restore {first.id} of small to elsewhere has not ended: operator asked .*, run 'first'"):
+        choose_set.choose(second, asked)
+    assert not second.began
+    beside = small.restore("beside")
+    forward(small, beside, "preflight", small.ask(beside))
+    assert f"Not in these numbers is what others under way need: restore {first.id} of small to elsewhere." in beside.findings().text
+    dry = small.restore("dry")
+    forward(small, dry, "preflight", small.ask(dry, target="elsewhere", dry_run=True))
+    into_live = small.restore("into live")
+    with pytest.raises(RestoreError, match=f"The restore {beside.id} of small to live has not ended"):
+        choose_set.choose(into_live, small.ask(into_live))
+    end(first)
+    choose_set.choose(second, asked)
+    for run in (beside, dry, into_live):
+        end(run)
+    choose_set.choose(small.restore("later"), small.ask(small.restore("later")))
+
+
+@pytest.mark.parametrize(("folder", "refused"), [("storage/below", True), ("other", False)])
+def test_two_targets_that_lead_to_the_same_data_are_one_place(small, folder, refused):
+    target = f"targets:\n  again: {{sources: {{files: {{uploads: {{path: {small.elsewhere}/{folder}}}}}}}}}\n"
+    edit(small, "targets:\n", target)
+    first, second = small.restore("first"), small.restore("second")
+    forward(small, first, "choose", small.ask(first, target="elsewhere"))
+    with pytest.raises(RestoreError, match="to elsewhere has not ended") if refused else nullcontext():
+        choose_set.choose(second, small.ask(second, target="again", sources=("files.uploads",)))
+
+
+def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(small):
+    edit(small, "services:\n  stop", "drill: {target: elsewhere}\nservices:\n  stop")
+    run, practice = small.restore(), RestoreRun(small.plan(), "drill monday", small.connect)
+    forward(small, run, "prove files.uploads", small.ask(run, target="elsewhere"))
+    with pytest.raises(RestoreError, match=f"The restore {run.id} of small to elsewhere has not ended"):
+        drill_steps.choose_drill(practice, drill_steps.Wish())
+    assert "No set was chosen" in end(practice)
+    end(run)
+    again = RestoreRun(small.plan(), "drill tuesday", small.connect)
+    assert drill_steps.choose_drill(again, drill_steps.Wish())
+    with pytest.raises(RestoreError, match=f"The drill {again.id} of small to elsewhere has not ended: the schedule .*, run 'tuesday'"):
+        choose_set.choose(small.restore("second"), small.ask(small.restore("second"), target="elsewhere"))
+
+
+def test_what_never_began_is_in_nobodys_way(small):
+    """Killed after its request was written and before it had its set; then its own choice, made again."""
+    killed = small.restore("killed")
+    pid = os.fork()
+    if pid == 0:
+        killed.journal.say = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        choose_set.choose(killed, small.ask(killed))
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    assert (killed.folder / "request.json").exists()
+    run = small.restore()
+    choose_set.choose(run, small.ask(run))
+    end(run)
+    killed = small.restore("killed")
+    choose_set.choose(killed, small.ask(killed))
+    assert killed.began
+
+
+def test_of_several_that_choose_at_once_one_begins(small):
+    children = []
+    for number in range(4):
+        children.append(os.fork())
+        if not children[-1]:
+            run = small.restore(f"restore {number}")
+            try:
+                choose_set.choose(run, small.ask(run))
+            except RestoreError:
+                os._exit(3)
+            finally:
+                os._exit(0)
+    assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == [0, 3, 3, 3]
+
+
+def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(small):
+    lost = small.restore("lost")
+    forward(small, lost, "prove files.uploads", small.ask(lost, target="elsewhere"))
+    again = small.restore("lost")
+    with pytest.raises(RestoreError, match="has its set"):
+        choose_set.choose(again, small.ask(again, target="elsewhere"))
+    assert end(again)
+    assert lost.journal.closed
+    run = small.restore("next")
+    forward(small, run, request=small.ask(run, target="elsewhere"))
+    assert end(run) == ""
+
+
+def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(whole):
+    run = whole.restore()
+    forward(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
+    to_gate(run, "switch")
+    with whole.mongo.client() as client:
+        client.whole_elsewhere.theirs.insert_one({"_id": 1})
+    restore_steps.stop_services(run)
+    restore_steps.switch(run, "config.settings")
+    restore_steps.switch(run, "postgres.main")
+    with pytest.raises(RestoreError, match=r"mongo.documents: the target elsewhere was empty and is so no more: whole_elsewhere.theirs"):
+        restore_steps.switch(run, "mongo.documents")
+    assert "switched back" in end(run)
+    with whole.mongo.client() as client:
+        assert set(client.whole_elsewhere.list_collection_names()) == {"theirs", "system.views"}
+    assert not [name for name in whole.leftovers() if "theirs" not in name]
+
+
+def test_a_target_changed_after_its_gate_voids_the_approval(whole):
+    run = whole.restore()
+    forward(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
+    to_gate(run, "switch")
+    text = (whole.plans / "whole.yaml").read_text()
+    (whole.plans / "whole.yaml").write_text(text.replace("whole_elsewhere", "whole_elsewhere_too"))
+    with pytest.raises(ApprovalError, match="plan"):
+        restore_steps.stop_services(whole.restore())
+
+
+@pytest.mark.parametrize("change", [{"drill": True}, {"target": "elsewhere"}, {"drill": True, "target": "elsewhere"}])
+def test_a_request_that_somebody_rewrote_in_staging_opens_no_gate(small, change):
+    run = small.restore()
+    forward(small, run, "preflight")
+    write_record(run.folder / "request.json", run.request().model_copy(update=change))
+    for source_id in run.plan.source_ids:
+        with pytest.raises(ApprovalError):
+            restore_steps.stage(small.restore(), source_id)
+    assert small.leftovers() == []
+
+
+def test_a_plan_that_changed_since_preflight_stops_a_restore_that_asks_nobody(small):
+    run = small.restore()
+    forward(small, run, "prove files.uploads", small.ask(run, target="elsewhere"))
+    small.write_plan(rpo="25h")
+    with pytest.raises(ApprovalError, match="Since preflight looked, the plan changed"):
+        restore_steps.stop_services(small.restore())

@@ -1,0 +1,253 @@
+"""Scratch servers and folders, made of real programs: they outlive who made them, and nothing of them stays."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psycopg
+import pymongo
+import pytest
+from pymongo.errors import OperationFailure
+
+from recovery.common.errors import ConnectionUnusable, RestoreError, StagingError
+from recovery.plan.kinds.config import ConfigTarget
+from recovery.plan.kinds.files import FilesTarget
+from recovery.runners import processes as runners_processes
+from recovery.sources.postgres import scratch_server
+from recovery.targets import scratch
+from sandbox.servers import postgres_bin, wait_for
+from tests.support.small import Small
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to hand servers to another user")
+ALL = {"postgres.main": {"postgres": "18.1"}, "mongo.documents": {"mongodb": "6.0.5"}, "files.uploads": {}, "config.settings": {}}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return Small(tmp_path / "small", "small").plan()
+
+
+@pytest.fixture
+def drill_folder(tmp_path):
+    """A drill's folder in staging; whatever is made from it is removed at the end."""
+    folder = tmp_path / "5c4a7c11"
+    folder.mkdir(mode=0o700)
+    yield folder
+    left = record(folder)
+    if left:
+        (folder / "scratch.json").write_text(left.model_copy(update={"host": scratch.socket.gethostname()}).model_dump_json())
+    scratch.remove(folder)
+
+
+def record(folder):
+    path = folder / "scratch.json"
+    return scratch.Scratch.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def rewrite(folder, **changes):
+    (folder / "scratch.json").write_text(record(folder).model_copy(update=changes).model_dump_json())
+
+
+def no_connection(name):
+    raise ConnectionUnusable(f"no {name}", "none")
+
+
+def found_by(place, source_id):
+    return place.connect(place.settings[source_id].connection)
+
+
+def processes(root):
+    """Command lines of everything that has the folder in its arguments, found without the code under test."""
+    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(root) in line]
+
+
+def postgres(endpoint, **changes):
+    values = {"user": endpoint.login, "password": endpoint.password} | changes
+    return psycopg.connect(host=endpoint.host, port=endpoint.port, dbname="postgres", **values)
+
+
+def mongo(endpoint, **changes):
+    values = {"username": endpoint.login, "password": endpoint.password} | changes
+    return pymongo.MongoClient(endpoint.host, endpoint.port, directConnection=True, serverSelectionTimeoutMS=5000, **values)
+
+
+def in_a_process(work):
+    """Do something in a process of its own; its exit status as the kernel tells it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+# Servers --------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder):
+    assert in_a_process(lambda: scratch.start(plan, drill_folder, ALL)) == 0
+    root = record(drill_folder).root
+    assert len(processes(root)) == 2
+    place = scratch.place(plan, drill_folder, no_connection)
+    assert (place.name, place.gates, place.services.stop, place.sources) == ("scratch", (), (), list(plan.source_ids))
+
+    server = found_by(place, "postgres.main")
+    with postgres(server) as connection:
+        assert connection.info.server_version // 10000 == 18
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("127.0.0.1",)
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        postgres(server, password="wrong")
+    documents = found_by(place, "mongo.documents")
+    with mongo(documents) as client:
+        assert client.admin.command("hello")["setName"]
+        with client.start_session() as session, session.start_transaction():
+            client.some.things.insert_one({"_id": 1}, session=session)
+    with mongo(documents, username=None, password=None) as client, pytest.raises(OperationFailure, match="auth"):
+        client.some.things.find_one()
+
+    for source_id, kind in (("files.uploads", FilesTarget), ("config.settings", ConfigTarget)):
+        assert isinstance(place.settings[source_id], kind)
+        assert list((root / source_id).iterdir()) == []
+    assert not any(secret in line for secret in (server.password, documents.password) for line in processes(root))
+    assert not any(secret in (drill_folder / "scratch.json").read_text() for secret in (server.password, documents.password))
+    assert "password=" not in repr(place.connect("scratch postgres.main"))
+    assert {path.stat().st_mode & 0o077 for path in root.iterdir()} == {0}
+    with pytest.raises(ConnectionUnusable, match="no other"):
+        place.connect("other")
+
+    scratch.remove(drill_folder)
+    assert processes(root) == []
+    assert not root.exists()
+    scratch.remove(drill_folder)
+    with pytest.raises(RestoreError, match="not there"):
+        scratch.place(plan, drill_folder, no_connection)
+
+
+def test_the_server_is_of_the_major_version_that_the_set_needs(plan, drill_folder):
+    plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(18), postgres_bin(16))})})
+    scratch.start(plan, drill_folder, {"postgres.main": {"postgres": "16.9 (Debian 16.9-1)"}})
+    with postgres(found_by(scratch.place(plan, drill_folder, no_connection), "postgres.main")) as connection:
+        assert connection.info.server_version // 10000 == 16
+
+
+def test_a_newer_major_version_will_do_and_an_older_one_will_not(plan):
+    folders = [postgres_bin(18), postgres_bin(16)]
+    assert scratch_server.postgres_programs(17, folders, None) == postgres_bin(18)
+    with pytest.raises(RestoreError, match=r"PostgreSQL 19 or newer are not on this worker.*pginstall18/bin has version 18.*drill\.target"):
+        scratch_server.postgres_programs(19, folders, None)
+
+
+def test_a_missing_mongod_is_named_with_where_it_was_looked_for(plan, drill_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path / "none",)})})
+    with pytest.raises(RestoreError, match=r"mongod is not installed; looked in \S+/none, /usr/bin.*drill\.target"):
+        scratch.start(plan, drill_folder, {"mongo.documents": {}})
+
+
+def test_a_server_that_does_not_start_says_why(plan, drill_folder, tmp_path):
+    (tmp_path / "mongod").write_text("#!/bin/sh\necho no room for $1; exit 3\n")
+    (tmp_path / "mongod").chmod(0o755)
+    plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path,)})})
+    with pytest.raises(RestoreError, match=r"mongo\.documents does not start:\nno room for --dbpath"):
+        scratch.start(plan, drill_folder, {"mongo.documents": {}})
+
+
+def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_folder):
+    def cut_off():
+        begin = runners_processes.start
+
+        def begun(*arguments):
+            begin(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        runners_processes.start = begun
+        scratch.start(plan, drill_folder, ALL)
+
+    assert os.WIFSIGNALED(in_a_process(cut_off))
+    root = record(drill_folder).root
+    assert record(drill_folder).ports == {}
+    wait_for("the server that nobody noted", lambda: bool(processes(root)))
+    scratch.remove(drill_folder)
+    assert processes(root) == []
+    assert not root.exists()
+
+
+def test_a_start_that_is_tried_again_begins_afresh(plan, drill_folder):
+    scratch.start(plan, drill_folder, {"mongo.documents": {}})
+    first = record(drill_folder).root
+    scratch.start(plan, drill_folder, {"mongo.documents": {}})
+    assert processes(first) == []
+    assert not first.exists()
+    assert len(processes(record(drill_folder).root)) == 1
+
+
+def test_a_server_that_ended_meanwhile_is_said_with_its_last_words(plan, drill_folder):
+    scratch.start(plan, drill_folder, {"mongo.documents": {}})
+    runners_processes.end_all(record(drill_folder).root)
+    with pytest.raises(RestoreError, match=r"mongo\.documents does not run any more; its last words:\n\S"):
+        scratch.place(plan, drill_folder, no_connection)
+
+
+def test_only_the_servers_of_this_drill_are_ended(plan, drill_folder, tmp_path, mongo_server):
+    """Neither a person's shell in the folder nor another server is."""
+    scratch.start(plan, drill_folder, {"mongo.documents": {}})
+    root = record(drill_folder).root
+    with subprocess.Popen([sys.executable, "-c", "input()", str(root)], cwd=root, stdin=subprocess.PIPE) as person:
+        scratch.remove(drill_folder)
+        assert person.poll() is None
+        assert mongo_server.ready()
+        person.communicate(b"\n")
+    assert not root.exists()
+
+
+# Places ---------------------------------------------------------------------------------------------------------------
+
+
+def test_another_worker_says_to_set_a_queue(plan, drill_folder):
+    scratch.start(plan, drill_folder, {"files.uploads": {}})
+    rewrite(drill_folder, host="worker-7")
+    for use in (lambda: scratch.place(plan, drill_folder, no_connection), lambda: scratch.remove(drill_folder)):
+        with pytest.raises(RestoreError, match=r"on the worker worker-7, this task runs on \S+\. Next: Let drill\.queue"):
+            use()
+    assert record(drill_folder).root.exists()
+
+
+def test_drill_folder_is_where_it_is_made(plan, drill_folder, tmp_path):
+    mine = tmp_path / "fast disk"
+    plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": mine})})
+    with pytest.raises(StagingError, match=r"drill\.folder, \S+/fast disk, is not there"):
+        scratch.start(plan, drill_folder, {"files.uploads": {}})
+    mine.mkdir()
+    scratch.start(plan, drill_folder, {"files.uploads": {}})
+    assert record(drill_folder).root.parent == mine
+    scratch.remove(drill_folder)
+    assert list(mine.iterdir()) == []
+
+
+def test_without_a_drill_folder_it_is_in_staging(plan, drill_folder):
+    scratch.start(plan, drill_folder, {"files.uploads": {}})
+    assert record(drill_folder).root.parent == drill_folder
+
+
+@ROOT
+def test_a_drill_folder_that_is_closed_to_the_servers_user_is_said(plan, drill_folder, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": closed})})
+    with pytest.raises(StagingError, match=r"can't be entered by (postgres|nobody).*chmod o\+x"):
+        scratch.start(plan, drill_folder, {"postgres.main": {}})
+
+
+@ROOT
+def test_programs_that_are_closed_to_the_servers_user_are_passed_over(plan, drill_folder, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "bin").symlink_to(postgres_bin(18))
+    user = scratch_server.server_user()
+    assert scratch_server.postgres_programs(18, [closed / "bin", postgres_bin(18)], user) == postgres_bin(18)
+    with pytest.raises(RestoreError, match=rf"closed/bin has version 18, but is closed to {user.name}"):
+        scratch_server.postgres_programs(18, [closed / "bin"], user)
