@@ -11,12 +11,10 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
 
-from recovery.airflow import tasks
-from recovery.airflow.connections import from_airflow
+from recovery.airflow import mail, tasks
 from recovery.backup import finalize, hooks, steps
 from recovery.backup import upload as backup_upload
-from recovery.monitoring import alerts
-from recovery.plan.loader import load_plan
+from recovery.monitoring import heartbeat
 from recovery.plan.model import Plan
 from recovery.runs.staged_set import RunRecord
 
@@ -29,41 +27,41 @@ prune = tasks.of_destination(backup_upload.prune, TriggerRule.NONE_FAILED)
 @tasks.in_words
 def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
-    loaded = load_plan(plan)
+    loaded = tasks.context(plan)
     staged = tasks.staged_set(loaded, dag_run)
     given = {**params, "note": params["note"] or ""}
     asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=datetime.now(UTC), **given)
-    with tasks.waiting_for_restores(loaded, dag_run):
-        finalize.prepare(staged, asked, from_airflow)
+    with tasks.waiting_for_restores(loaded.plan, dag_run):
+        finalize.prepare(loaded, staged, asked)
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
 @tasks.in_words
 def finish(plan: str, dag_run: Any) -> None:
-    loaded = load_plan(plan)
-    tasks.skip_if_false(backup_upload.finish(loaded, tasks.staged_set(loaded, dag_run), from_airflow))
+    loaded = tasks.context(plan)
+    tasks.skip_if_false(backup_upload.finish(loaded, tasks.staged_set(loaded, dag_run)))
 
 
 @task
 @tasks.in_words
 def before_backup(plan: str) -> None:
-    hooks.before_backup(load_plan(plan), from_airflow)
+    hooks.before_backup(tasks.context(plan))
 
 
 @task
 @tasks.in_words
 def after_backup(plan: str, params: dict[str, Any], dag_run: Any, ti: Any) -> None:
-    loaded = load_plan(plan)
+    loaded = tasks.context(plan)
     failed = tasks.failed_before(ti)
-    hooks.after_backup(loaded, tasks.staged_set(loaded, dag_run).id, params["sources"], failed, from_airflow)
+    hooks.after_backup(loaded, tasks.staged_set(loaded, dag_run).id, params["sources"], failed)
 
 
 @task
 @tasks.in_words
 def ping(plan: str, connection: str, dag_run: Any) -> None:
-    loaded = load_plan(plan)
+    loaded = tasks.context(plan)
     staged = tasks.staged_set(loaded, dag_run)
-    tasks.skip_if_false(alerts.tell_success(loaded, connection, staged.id, from_airflow))
+    tasks.skip_if_false(heartbeat.tell_success(loaded, connection, staged.id))
 
 
 def build(plan: Plan) -> DAG:
@@ -78,7 +76,7 @@ def build(plan: Plan) -> DAG:
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=plan.retries),
-        on_failure_callback=alerts.on_failure(plan, "Backup"),
+        on_failure_callback=mail.on_failure(plan, "Backup"),
         tags=["recovery", "backup", plan.plan],
         params={
             "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest good one."),

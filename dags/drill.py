@@ -11,9 +11,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, TaskGroup, TriggerRule, chain, task
 
-from recovery.airflow import tasks
+from recovery.airflow import mail, tasks
 from recovery.drill import steps as drill_steps
-from recovery.monitoring import alerts
 from recovery.plan.model import Plan
 from recovery.restore import preflight, rollback
 from recovery.restore import steps as restore_steps
@@ -70,7 +69,7 @@ def build(plan: Plan) -> DAG:
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED} | queue,
-        on_failure_callback=alerts.on_failure(plan, "Drill"),
+        on_failure_callback=mail.on_failure(plan, "Drill"),
         tags=["recovery", "drill", plan.plan],
         params={
             "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),

@@ -10,18 +10,15 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from recovery.airflow import tasks
-from recovery.airflow.connections import from_airflow
+from recovery.airflow import mail, tasks
 from recovery.maintenance import holds, replaced_copies
-from recovery.monitoring import alerts
-from recovery.plan.loader import load_plan
 from recovery.plan.model import Plan
 
 
 @task
 @tasks.in_words
 def drop_old_copies(plan: str) -> None:
-    replaced_copies.drop_old(load_plan(plan), from_airflow)
+    replaced_copies.drop_old(tasks.context(plan))
 
 
 @task
@@ -29,7 +26,7 @@ def drop_old_copies(plan: str) -> None:
 def release_holds(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
     tasks.skip_if_false(bool(params["release_holds"]))
-    holds.release_holds(load_plan(plan), params["release_holds"], dag_run.triggering_user_name or "nobody known", from_airflow)
+    holds.release_holds(tasks.context(plan), params["release_holds"], dag_run.triggering_user_name or "nobody known")
 
 
 def build(plan: Plan) -> DAG:
@@ -44,7 +41,7 @@ def build(plan: Plan) -> DAG:
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=plan.retries),
-        on_failure_callback=alerts.on_failure(plan, "Maintenance"),
+        on_failure_callback=mail.on_failure(plan, "Maintenance"),
         tags=["recovery", "maintenance", plan.plan],
         params={"release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none.")},
     ) as dag:

@@ -11,9 +11,8 @@ from typing import Any
 
 from airflow.sdk import DAG, TaskGroup, TriggerRule, chain, task
 
-from recovery.airflow import restore_form, tasks
+from recovery.airflow import mail, restore_form, tasks
 from recovery.airflow.gates import Gate
-from recovery.monitoring import alerts
 from recovery.plan.model import Plan
 from recovery.restore import choose_set as restore_choose_set
 from recovery.restore import hooks, preflight, rollback, steps
@@ -55,7 +54,7 @@ def build(plan: Plan) -> DAG:
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=8,  # a run that waits at a gate must not hold up an emergency; those that go to one place refuse each other
         default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED},
-        on_failure_callback=alerts.on_failure(plan, "Restore"),
+        on_failure_callback=mail.on_failure(plan, "Restore"),
         tags=["recovery", "restore", plan.plan],
         params=restore_form.fields(plan),
     ) as dag:

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from recovery.common.connections import Connect
 from recovery.crypto.key_kit import create_keys
+from recovery.runs.context import PlanContext
 from recovery.sets.layout import new_set_id
 from sandbox import toolchain
 from sandbox.bench import data
 from sandbox.bench.processes import below, program, resident_bytes
-from sandbox.bench.steps import BackupTasks, RestoreTasks, connections, plan_of
+from sandbox.bench.steps import BackupTasks, RestoreTasks, clients, plan_of
 from sandbox.servers import Mongo, Postgres, postgres_bin
 
 PROJECT = Path(__file__).parents[2]
@@ -241,14 +241,14 @@ class Bed:
 
     def backup(self, name: str, run: str) -> BackupTasks:
         """The steps of a backup, in this process: for those that are not measured."""
-        return BackupTasks(plan_of(self.plan(name)), run, self._connect())
+        return BackupTasks(self._context(name), run)
 
     def restore(self, name: str, run: str) -> RestoreTasks:
         """The steps of a restore, in this process."""
-        return RestoreTasks(plan_of(self.plan(name)), run, self._connect())
+        return RestoreTasks(self._context(name), run)
 
-    def _connect(self) -> Connect:
-        return connections(task_environment(self._connections, self.folder))
+    def _context(self, name: str) -> PlanContext:
+        return PlanContext(plan_of(self.plan(name)), clients(task_environment(self._connections, self.folder)))
 
     def new_set(self) -> str:
         """An id for another set."""

@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from recovery.airflow.connections import s3_client
 from recovery.backup import finalize
 from recovery.backup import steps as backup_steps
 from recovery.backup import upload as backup_upload
-from recovery.common.connections import Connect, Endpoint
+from recovery.common.connections import Clients, Endpoint
 from recovery.common.files import write_record
 from recovery.packs.content_index import read_rows, write_rows
 from recovery.plan.loader import BrokenPlan, read_plan
@@ -28,31 +29,32 @@ from recovery.restore import answers, choose_set, preflight, rollback
 from recovery.restore import steps as restore_steps
 from recovery.restore.gate_texts import gate_text
 from recovery.restore.session import RestoreRun
+from recovery.runs.context import PlanContext
 from recovery.runs.restore_request import Request
 from recovery.runs.staged_set import RunRecord, StagedSet
 from sandbox.bench.processes import resident_bytes
 
 
-def connections(environment: Mapping[str, str]) -> Connect:
-    """The Airflow Connections that an environment has, without Airflow."""
+def clients(environment: Mapping[str, str]) -> Clients:
+    """The Airflow Connections that an environment has, without Airflow but for S3."""
 
     def connect(connection_id: str) -> Endpoint:
         fields = json.loads(environment[f"AIRFLOW_CONN_{connection_id.upper()}"])
         return Endpoint(connection_id, **{key: value for key, value in fields.items() if key not in {"conn_type", "description"}})
 
-    return connect
+    return Clients(connect, s3_client)
 
 
 class BackupTasks:
     """What the tasks of the backup DAG call."""
 
-    def __init__(self, plan: Plan, set_id: str, connect: Connect) -> None:
-        self._plan = plan
-        self._connect = connect
-        self._staged = StagedSet(plan, set_id)
+    def __init__(self, context: PlanContext, set_id: str) -> None:
+        self._context = context
+        self._plan = context.plan
+        self._staged = StagedSet(context.plan, set_id)
 
     def _work(self, source_id: str) -> backup_steps.Work:
-        return backup_steps.Work(self._plan, self._staged, source_id, self._connect)
+        return backup_steps.Work(self._context, self._staged, source_id)
 
     def prepare(self, _: str) -> None:
         """Begin the run."""
@@ -63,7 +65,7 @@ class BackupTasks:
             started=datetime.now(UTC),
             sources=tuple(self._plan.source_ids),
         )
-        finalize.prepare(self._staged, record, self._connect)
+        finalize.prepare(self._context, self._staged, record)
 
     def dump(self, source_id: str) -> None:
         """Dump a source."""
@@ -87,23 +89,23 @@ class BackupTasks:
 
     def upload(self, destination: str) -> None:
         """Close the set and bring it to a destination."""
-        backup_upload.upload(self._plan, self._staged, destination, self._connect)
+        backup_upload.upload(self._context, self._staged, destination)
 
     def prune(self, destination: str) -> None:
         """Apply the destination's retention."""
-        backup_upload.prune(self._plan, self._staged, destination, self._connect)
+        backup_upload.prune(self._context, self._staged, destination)
 
     def finish(self, _: str) -> None:
         """End the run."""
-        backup_upload.finish(self._plan, self._staged, self._connect)
+        backup_upload.finish(self._context, self._staged)
 
 
 class RestoreTasks:
     """What the tasks of the restore DAG call, as far as a restore beside the live data goes."""
 
-    def __init__(self, plan: Plan, run_id: str, connect: Connect) -> None:
-        self._plan = plan
-        self._run = RestoreRun(plan, run_id, connect)
+    def __init__(self, context: PlanContext, run_id: str) -> None:
+        self._plan = context.plan
+        self._run = RestoreRun(context, run_id)
 
     def choose(self, approver: str) -> None:
         """Choose the newest set, look at the targets, and approve the first gate."""
@@ -145,7 +147,7 @@ def main(plan_file: str, run_id: str, *steps: str) -> None:
         return
     for step in steps:
         name, _, of = step.partition(":")
-        tasks = (RestoreTasks if hasattr(RestoreTasks, name) else BackupTasks)(plan, run_id, connections(os.environ))
+        tasks = (RestoreTasks if hasattr(RestoreTasks, name) else BackupTasks)(PlanContext(plan, clients(os.environ)), run_id)
         _say(begins=name)
         _say(ended=name, **_measured(getattr(tasks, name), of))
 

@@ -19,7 +19,7 @@ def small(tmp_path, monkeypatch):
     made = Small(tmp_path / "small", "small")
     made.back_up()
     monkeypatch.setenv("RECOVERY_PLANS", str(made.plans))
-    monkeypatch.setattr(tasks, "from_airflow", made.connect)
+    monkeypatch.setattr(tasks, "CLIENTS", made.context().clients)
     return made
 
 

@@ -12,7 +12,6 @@ import pytest
 from recovery.backup import finalize, steps
 from recovery.backup import upload as backup_upload
 from recovery.common.errors import (
-    ConnectionUnusable,
     DestinationError,
     KeyMaterialError,
     ManifestError,
@@ -46,14 +45,15 @@ def begin(small, run_id="run", when=None, **asked):
     when = when or datetime.now(UTC)
     staged = StagedSet(plan, new_set_id(when, run_id))
     record = {"sources": SOURCES} | asked
-    finalize.prepare(staged, RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=when, **record), small.connect)
+    record = RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=when, **record)
+    finalize.prepare(small.context(), staged, record)
     return staged
 
 
 def verified(small, staged, *sources):
     for source_id in sources or SOURCES:
         for step in (steps.dump, steps.compress, steps.verify):
-            step(steps.Work(small.plan(), staged, source_id, small.connect))
+            step(steps.Work(small.context(), staged, source_id))
     return staged
 
 
@@ -86,7 +86,7 @@ def test_only_sources_of_the_plan_can_be_asked_for(small, sources):
 def test_begun_again_a_run_keeps_what_was_asked_first(small):
     staged = begin(small, note="first")
     there = staged.run_file.read_bytes()
-    finalize.prepare(staged, staged.run().model_copy(update={"note": "second"}), small.connect)
+    finalize.prepare(small.context(), staged, staged.run().model_copy(update={"note": "second"}))
     assert staged.run_file.read_bytes() == there
 
 
@@ -118,10 +118,6 @@ def test_destinations_that_cannot_be_read_do_not_hinder_a_backup(small, caplog):
     assert "can't be told" in caplog.text
 
 
-def without_connection(name):
-    raise ConnectionUnusable(f"There is no Airflow Connection {name!r}.", "Add it.")
-
-
 def with_bucket(small):
     path = small.plans / "small.yaml"
     bucket = "  offsite: {s3: {connection: nobody, bucket: sets}, keep: {last: 3}}"
@@ -129,15 +125,14 @@ def with_bucket(small):
     return small
 
 
-def test_a_destination_without_its_connection_hinders_neither_a_backup_nor_what_it_knows_of_the_last_set(small, monkeypatch, caplog):
+def test_a_destination_without_its_connection_hinders_neither_a_backup_nor_what_it_knows_of_the_last_set(small, caplog):
     small.back_up()
-    monkeypatch.setattr(finalize, "s3_client", without_connection)
     staged = verified(with_bucket(small), begin(small, "second"))
     assert set(staged.run().previous) == set(SOURCES)
-    assert "offsite: There is no Airflow Connection 'nobody'" in caplog.text
-    backup_upload.upload(small.plan(), staged, "near", small.connect)
-    with pytest.raises(DestinationError, match="no Airflow Connection 'nobody'") as caught:
-        backup_upload.upload(small.plan(), staged, "offsite", small.connect)
+    assert "offsite: no nobody" in caplog.text
+    backup_upload.upload(small.context(), staged, "near")
+    with pytest.raises(DestinationError, match="no nobody") as caught:
+        backup_upload.upload(small.context(), staged, "offsite")
     assert not caught.value.retryable
 
 
@@ -158,7 +153,7 @@ def test_earlier_counts_never_come_from_a_set_of_the_future(small, monkeypatch):
 
 def test_what_a_killed_run_left_is_swept_by_the_next(small):
     killed = begin(small, "killed")
-    work = steps.Work(small.plan(), killed, "files.uploads", small.connect)
+    work = steps.Work(small.context(), killed, "files.uploads")
     steps.dump(work)
     (killed.set_folder / "half.age.partial").touch()
     small.back_up("next")
@@ -171,7 +166,7 @@ def test_what_a_killed_run_left_is_swept_by_the_next(small):
 
 def test_a_set_holds_all_that_its_manifest_says(small):
     staged = verified(small, begin(small, note="before the move", hold=True))
-    finalize.close(small.plan(), staged, small.connect)
+    finalize.close(small.context(), staged)
     manifest = manifest_of(staged)
     assert (manifest.complete, manifest.missing, manifest.note, manifest.hold) == (True, {}, "before the move", True)
     packs = parse_packs((staged.set_folder / PACKS_FILE).read_bytes(), manifest)
@@ -188,7 +183,7 @@ def contents_of(small, staged):
 
 def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(small):
     staged = verified(small, begin(small))
-    finalize.close(small.plan(), staged, small.connect)
+    finalize.close(small.context(), staged)
     rows = contents_of(small, staged)
     members = {name: facts["pack"] for source, _, kind, name, facts in rows if (source, kind) == ("files.uploads", "member")}
     entries = {name for source, _, kind, name, _ in rows if (source, kind) == ("files.uploads", "entry")}
@@ -216,7 +211,7 @@ def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan
     if when == "after the packs":
         change_recipient()
     assert small.plan().encryption.recipients != (small.keys.recipient,)
-    finalize.close(small.plan(), staged, small.connect)
+    finalize.close(small.context(), staged)
     assert contents_of(small, staged)
     assert manifest_of(staged).recipients == (recipient_fingerprint(small.keys.recipient),)
     assert manifest_of(staged).level == "decoded"
@@ -225,7 +220,7 @@ def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan
 def test_without_anything_verified_nothing_is_closed(small):
     staged = begin(small)
     with pytest.raises(StagingError, match=r"Nothing of set .* was verified"):
-        backup_upload.upload(small.plan(), staged, "near", small.connect)
+        backup_upload.upload(small.context(), staged, "near")
     assert not staged.closed
     assert sets_at(small, "near") == []
 
@@ -233,7 +228,7 @@ def test_without_anything_verified_nothing_is_closed(small):
 def test_a_run_whose_first_task_failed_has_nothing_to_upload(small):
     staged = StagedSet(small.plan(), new_set_id(datetime.now(UTC), "never begun"))
     with pytest.raises(StagingError, match="did not begin"):
-        backup_upload.upload(small.plan(), staged, "near", small.connect)
+        backup_upload.upload(small.context(), staged, "near")
     begin(small)
     assert not staged.folder.exists()
 
@@ -243,7 +238,7 @@ def test_a_set_without_a_failed_source_is_kept_and_says_so(small):
     (good,) = sets_at(small, "near")
     staged = verified(small, begin(small), "files.uploads")
     for name in ("near", "far"):
-        backup_upload.upload(small.plan(), staged, name, small.connect)
+        backup_upload.upload(small.context(), staged, name)
     manifest = catalog(small)[staged.id]
     assert not manifest.complete
     assert list(manifest.missing) == ["config.settings"]
@@ -254,12 +249,12 @@ def test_a_set_without_a_failed_source_is_kept_and_says_so(small):
 
 def test_a_source_that_was_left_out_is_told_from_one_that_failed(small):
     staged = verified(small, begin(small, sources=("files.uploads",)), "files.uploads")
-    finalize.close(small.plan(), staged, small.connect)
+    finalize.close(small.context(), staged)
     assert manifest_of(staged).missing == {"config.settings": "left out by who started the run"}
 
 
 def _upload(small, staged, name):
-    backup_upload.upload(small.plan(), staged, name, small.connect)
+    backup_upload.upload(small.context(), staged, name)
 
 
 def test_two_uploads_at_once_close_the_set_once(small):
@@ -285,7 +280,7 @@ def test_a_wrong_signing_key_closes_nothing_and_the_next_try_does(small):
     with pytest.raises(KeyMaterialError):
         backup_upload.upload(small.plan(), staged, "near", without_key)
     assert not staged.closed
-    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    backup_upload.upload(small.context(), staged, "near")
 
 
 # Uploading, finishing -----------------------------------------------------------------------------------------------
@@ -295,17 +290,17 @@ def test_a_destination_that_was_down_gets_the_set_later_without_another_dump(sma
     staged = verified(small, begin(small))
     (small.folder / "far").rename(small.folder / "away")
     (small.folder / "far").write_text("in the way")
-    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    backup_upload.upload(small.context(), staged, "near")
     with pytest.raises(RecoveryError):
-        backup_upload.upload(small.plan(), staged, "far", small.connect)
+        backup_upload.upload(small.context(), staged, "far")
     assert (staged.is_uploaded("near"), staged.is_uploaded("far")) == (True, False)
     (small.folder / "far").unlink()
     (small.folder / "away").rename(small.folder / "far")
     next_run = verified(small, begin(small, "next morning", when=datetime.now(UTC) + timedelta(seconds=1)))
     shutil.rmtree(small.storage)
-    backup_upload.upload(small.plan(), staged, "far", small.connect)
+    backup_upload.upload(small.context(), staged, "far")
     assert sets_at(small, "far") == [staged.id]
-    backup_upload.upload(small.plan(), next_run, "far", small.connect)
+    backup_upload.upload(small.context(), next_run, "far")
     assert sorted(catalog(small)) == sorted([staged.id, next_run.id])
 
 
@@ -352,26 +347,26 @@ def test_an_upload_that_is_killed_anywhere_leaves_no_set_and_the_next_try_makes_
         at += 1 if at < 7 else 4
     assert kills > 7
     assert list(catalog(small)) == [staged.id]
-    backup_upload.upload(small.plan(), staged, "far", small.connect)
-    backup_upload.finish(small.plan(), staged, small.connect)
+    backup_upload.upload(small.context(), staged, "far")
+    backup_upload.finish(small.context(), staged)
 
 
 def test_finish_removes_staging_and_tells_a_complete_set_from_a_part(small):
     whole = verified(small, begin(small))
     for name in ("near", "far"):
-        backup_upload.upload(small.plan(), whole, name, small.connect)
-    assert backup_upload.finish(small.plan(), whole, small.connect) is True
+        backup_upload.upload(small.context(), whole, name)
+    assert backup_upload.finish(small.context(), whole) is True
     assert not whole.folder.exists()
     part = verified(small, begin(small, "part", sources=("files.uploads",)), "files.uploads")
     for name in ("near", "far"):
-        backup_upload.upload(small.plan(), part, name, small.connect)
-    assert backup_upload.finish(small.plan(), part, small.connect) is False
+        backup_upload.upload(small.context(), part, name)
+    assert backup_upload.finish(small.context(), part) is False
 
 
 def uploaded(small, run_id="run", **asked):
     staged = verified(small, begin(small, run_id, **asked))
     for name in small.plan().destinations:
-        backup_upload.upload(small.plan(), staged, name, small.connect)
+        backup_upload.upload(small.context(), staged, name)
     return staged
 
 
@@ -401,18 +396,18 @@ def test_finish_asks_the_destinations_and_what_they_lack_waits_in_staging(small,
     staged = uploaded(small)
     change(small, staged)
     with pytest.raises(DestinationError, match=words) as caught:
-        backup_upload.finish(small.plan(), staged, small.connect)
+        backup_upload.finish(small.context(), staged)
     assert "near" not in caught.value.what
     begin(small, "next morning", when=datetime.now(UTC) + timedelta(seconds=1))
     assert staged.closed
     if change in {another_folder, emptied}:
-        backup_upload.upload(small.plan(), staged, "far", small.connect)
-        assert backup_upload.finish(small.plan(), staged, small.connect) is True
+        backup_upload.upload(small.context(), staged, "far")
+        assert backup_upload.finish(small.context(), staged) is True
 
 
 def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(small):
     staged = verified(small, begin(small))
-    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    backup_upload.upload(small.context(), staged, "near")
     other = create_keys(small.folder / "other keys", "small")
 
     def with_another_key(name):
@@ -423,10 +418,10 @@ def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(sma
     with pytest.raises(ManifestError, match="put the one of then back and clear the upload, or trigger a new"):
         backup_upload.upload(small.plan(), staged, "far", with_another_key)
     assert sets_at(small, "far") == []
-    backup_upload.upload(small.plan(), staged, "far", small.connect)
+    backup_upload.upload(small.context(), staged, "far")
     with pytest.raises(DestinationError, match=r"near has no .* was not signed by .* far has no .* was not signed by"):
         backup_upload.finish(small.plan(), staged, with_another_key)
-    assert backup_upload.finish(small.plan(), staged, small.connect) is True
+    assert backup_upload.finish(small.context(), staged) is True
 
 
 def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(small, monkeypatch):
@@ -436,16 +431,16 @@ def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(s
     free = {"far": 0}
     monkeypatch.setattr(Folder, "free_space", lambda self: free.get(self.name))
     staged = verified(small, begin(small))
-    backup_upload.upload(small.plan(), staged, "near", small.connect)
+    backup_upload.upload(small.context(), staged, "near")
     with pytest.raises(DestinationError, match='"A full destination" in docs/restore-runbook'):
-        backup_upload.upload(small.plan(), staged, "far", small.connect)
+        backup_upload.upload(small.context(), staged, "far")
     folder = small.folder / "far" / "small" / oldest
     (folder / "manifest.json").unlink()
     assert sets_at(small, "far") == [middle]
     shutil.rmtree(folder)
     free["far"] = 10**9
-    backup_upload.upload(small.plan(), staged, "far", small.connect)
-    assert backup_upload.prune(small.plan(), staged, "far", small.connect)
+    backup_upload.upload(small.context(), staged, "far")
+    assert backup_upload.prune(small.context(), staged, "far")
     assert sets_at(small, "far") == sorted([middle, staged.id])
 
 
@@ -453,27 +448,27 @@ def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(small
     """The source's tasks are cleared and marked by hand afterwards; the set at the destinations stays what it is."""
     staged = verified(small, begin(small), "files.uploads")
     for name in ("near", "far"):
-        backup_upload.upload(small.plan(), staged, name, small.connect)
+        backup_upload.upload(small.context(), staged, name)
     staged.source("config.settings").mkdir(parents=True, exist_ok=True)
     (staged.source("config.settings") / "verified.json").write_text("{}")
     with pytest.raises(StagingError, match=r"closed without config\.settings"):
-        backup_upload.finish(small.plan(), staged, small.connect)
+        backup_upload.finish(small.context(), staged)
     assert staged.folder.exists()
 
 
 def test_prune_keeps_what_the_plan_wants(small):
     now = datetime.now(UTC)
     made = [small.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
-    backup_upload.prune(small.plan(), StagedSet(small.plan(), made[-1]), "far", small.connect)
+    backup_upload.prune(small.context(), StagedSet(small.plan(), made[-1]), "far")
     assert sets_at(small, "far") == made[1:]
-    backup_upload.prune(small.plan(), StagedSet(small.plan(), made[-1]), "near", small.connect)
+    backup_upload.prune(small.context(), StagedSet(small.plan(), made[-1]), "near")
     assert sets_at(small, "near") == made
 
 
 def test_prune_refuses_before_its_own_set_is_there(small):
     small.back_up()
     with pytest.raises((RecoveryError, DestinationError)):
-        backup_upload.prune(small.plan(), StagedSet(small.plan(), "20261123T010000Z-0000"), "far", small.connect)
+        backup_upload.prune(small.context(), StagedSet(small.plan(), "20261123T010000Z-0000"), "far")
 
 
 def test_a_clock_that_is_wrong_beside_any_destination_prunes_nowhere(small, monkeypatch, caplog):
@@ -484,9 +479,9 @@ def test_a_clock_that_is_wrong_beside_any_destination_prunes_nowhere(small, monk
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "now", lambda self: real(self) - timedelta(days=60) * (self.name == "near"))
         with pytest.raises(RetentionError, match=rf"clock says .*, that of {small.folder}/near "):
-            backup_upload.prune(small.plan(), staged, "far", small.connect)
+            backup_upload.prune(small.context(), staged, "far")
     assert sets_at(small, "far") == made
     shutil.rmtree(small.folder / "near")
-    backup_upload.prune(small.plan(), staged, "far", small.connect)
+    backup_upload.prune(small.context(), staged, "far")
     assert sets_at(small, "far") == made[1:]
     assert "the clock of near can't be compared" in caplog.text

@@ -43,14 +43,13 @@ def begin(small, run_id="run", sources=None, **asked):
     now = datetime.now(UTC)
     staged = StagedSet(plan, new_set_id(now, run_id))
     sources = sources or tuple(plan.source_ids)
-    finalize.prepare(
-        staged, RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=now, sources=sources, **asked), small.connect
-    )
+    record = RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=now, sources=sources, **asked)
+    finalize.prepare(small.context(), staged, record)
     return staged
 
 
 def work_on(small, source_id="files.uploads", staged=None, connect=None):
-    return Work(small.plan(), staged or begin(small, sources=(source_id,)), source_id, connect or small.connect)
+    return Work(small.context(connect=connect), staged or begin(small, sources=(source_id,)), source_id)
 
 
 def files_below(folder):
@@ -207,7 +206,7 @@ def test_a_closed_set_takes_no_step_of_a_source(small):
         step(done)
     for step in (dump, compress):
         step(late)
-    finalize.close(small.plan(), staged, small.connect)
+    finalize.close(small.context(), staged)
     for step in STEPS:
         with pytest.raises(StagingError, match="is closed: its manifest is written"):
             step(late)
@@ -442,7 +441,7 @@ def test_a_scan_before_its_snapshot_is_named_in_the_manifest(whole):
     for name in order:
         for step in STEPS:
             step(work_on(whole, name, staged))
-    finalize.close(whole.plan(), staged, whole.connect)
+    finalize.close(whole.context(), staged)
     warnings = {name: entry["warnings"] for name, entry in json.loads(staged.manifest.read_text())["sources"].items()}
     assert warnings["files.uploads"] == ["scanned before the snapshot of postgres.main: files that were added in between are missing"]
     assert warnings["config.settings"] == []
@@ -453,21 +452,22 @@ def test_a_scan_before_its_snapshot_is_named_in_the_manifest(whole):
 _STEP = """
     import json, os, signal, sys
     from pathlib import Path
-    from recovery import backup
-    from recovery.common.connections import Endpoint
+    from recovery.backup import steps
+    from recovery.common.connections import Clients, Endpoint
     from recovery.plan.loader import load_plan
+    from recovery.runs.context import PlanContext
     from recovery.runs.staged_set import StagedSet
     plans, name, set_id, source, step, connections, then = sys.argv[1:]
     known = json.loads(connections)
     def connect(name):
         return Endpoint(id=name, **{key: value for key, value in known[name].items() if key in Endpoint.__dataclass_fields__})
     plan = load_plan(name, Path(plans))
-    work = backup.Work(plan, StagedSet(plan, set_id), source, connect)
+    work = steps.Work(PlanContext(plan, Clients(connect, connect)), StagedSet(plan, set_id), source)
     if then == "record":
         def killed(path, record):
             os.kill(os.getpid(), signal.SIGKILL)
-        backup.write_record = killed
-    getattr(backup, step)(work)
+        steps.write_record = killed
+    getattr(steps, step)(work)
 """
 
 

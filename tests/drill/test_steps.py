@@ -58,7 +58,7 @@ def whole(tmp_path, postgres_server, mongo_server):
 
 
 def a_drill(small, number=1):
-    return RestoreRun(small.plan(), f"drill {number}", small.connect)
+    return RestoreRun(small.context(), f"drill {number}")
 
 
 def edit(small, old, new):
@@ -596,10 +596,10 @@ def test_an_idle_drill_leaves_no_folder_for_ever(small, monkeypatch):
         with pytest.raises(RestoreError):
             drill_steps.choose_drill(failed, Wish())
     end(failed)
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert idle.folder.exists()
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert not idle.folder.exists()
     assert failed.journal.closed
 

@@ -25,7 +25,7 @@ def proofs(run):
 
 
 def drill_of(small, run_id):
-    return RestoreRun(small.plan(), f"drill {run_id}", small.connect)
+    return RestoreRun(small.context(), f"drill {run_id}")
 
 
 def words(person, dag, run_id):

@@ -64,7 +64,7 @@ class Play:
 
     @property
     def run(self):
-        return RestoreRun(self.small.plan(), self.run_id, self.small.connect)
+        return RestoreRun(self.small.context(), self.run_id)
 
     def gate(self, name):
         """Wait until a gate waits. One that was answered may ask again, where Airflow lost the answer: it gets the same."""

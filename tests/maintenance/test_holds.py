@@ -32,7 +32,7 @@ def holds(small, set_id):
 def test_a_hold_from_birth_is_released_everywhere_and_says_by_whom(small):
     set_id = small.back_up(hold=True)
     assert all(len(why) == 1 for why in holds(small, set_id).values())
-    release_holds(small.plan(), set_id, "olga", small.connect)
+    release_holds(small.context(), set_id, "olga")
     assert holds(small, set_id) == {"near": [], "far": []}
     released = next((small.folder / "near" / "small" / set_id / "records").glob("*-release.json")).read_text()
     assert "olga" in released
@@ -43,7 +43,7 @@ def test_the_hold_of_a_restore_under_way_is_not_released(small):
     run = small.restore()
     choose_set.choose(run, small.ask(run))
     with pytest.raises(RestoreUnderWay, match=run.id):
-        release_holds(small.plan(), set_id, "olga", small.connect)
+        release_holds(small.context(), set_id, "olga")
     assert all(holds(small, set_id).values())
 
 
@@ -53,12 +53,12 @@ def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(sma
     forward(small, run, "check", small.ask(run, method="in place"))
     safety_set = run.safety.manifest().set_id
     with pytest.raises(RestoreUnderWay, match=run.id):
-        release_holds(small.plan(), safety_set, "olga", small.connect)
+        release_holds(small.context(), safety_set, "olga")
     assert all(holds(small, safety_set).values())
     to_gate(run, "accept")
     rollback.keep(run)
     assert end(run) == ""
-    release_holds(small.plan(), safety_set, "olga", small.connect)
+    release_holds(small.context(), safety_set, "olga")
     assert not any(holds(small, safety_set).values())
 
 
@@ -66,4 +66,4 @@ def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(sma
 def test_what_is_no_set_is_refused(small, set_id):
     small.back_up(when=datetime(2026, 1, 1, tzinfo=UTC))
     with pytest.raises(PlanError):
-        release_holds(small.plan(), set_id, "olga", small.connect)
+        release_holds(small.context(), set_id, "olga")

@@ -41,23 +41,23 @@ def days_later(monkeypatch, days):
 def test_each_restore_has_its_own_days(small, monkeypatch):
     first, second = restored(small, "first"), restored(small, "second", accepted=False)
     work = {run.id: small.storage / f".recovery-{run.id}" for run in (first, second)}
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert all(path.exists() for path in work.values())
 
     live = small.fingerprint()
     days_later(monkeypatch, 8)
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert not any(path.exists() for path in work.values())
     assert small.leftovers() == []
     assert small.fingerprint() == live
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
 
 
 def test_a_restore_that_has_not_ended_keeps_its_copies(small, monkeypatch):
     run = small.restore()
     forward(small, run, "check")
     days_later(monkeypatch, 30)
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert (small.storage / f".recovery-{run.id}" / "before" / "new.txt").exists()
     assert run.began
 
@@ -68,7 +68,7 @@ def test_one_that_fails_does_not_keep_the_others(small, monkeypatch):
     (runs[0].folder / "findings.json").unlink()
     days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}"):
-        replaced_copies.drop_old(small.plan(), small.connect)
+        replaced_copies.drop_old(small.context())
     assert not (small.storage / f".recovery-{runs[1].id}").exists()
     assert not (small.storage / f".recovery-{runs[2].id}").exists()
 
@@ -88,7 +88,7 @@ def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(small, monkey
         monkeypatch.setattr(replaced_copies, "drop", lambda run: {}[run.id] if run.id == runs[0].id else drop(run))
     days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}: "):
-        replaced_copies.drop_old(small.plan(), small.connect)
+        replaced_copies.drop_old(small.context())
     assert (small.storage / f".recovery-{runs[0].id}").exists()
     assert not (small.storage / f".recovery-{runs[1].id}").exists()
     assert not (small.storage / f".recovery-{runs[2].id}").exists()
@@ -122,7 +122,7 @@ def test_copies_are_removed_where_they_are_and_not_where_the_plan_would_have_the
         path = small.plans / "copied.yaml"
         path.write_text(path.read_text().replace("copied: copied_elsewhere", "copied: copied_moved"))
         days_later(monkeypatch, 8)
-        replaced_copies.drop_old(small.plan(), small.connect)
+        replaced_copies.drop_old(small.context())
         assert marked(small, run) == []
     finally:
         small.drop()
@@ -147,9 +147,9 @@ def test_a_source_that_left_the_plan_is_named(small, monkeypatch):
     path.write_text("\n".join(line for line in kept.splitlines() if "files:" not in line and "uploads:" not in line))
     days_later(monkeypatch, 8)
     with pytest.raises(RecoveryError, match=r"no longer has files\.uploads"):
-        replaced_copies.drop_old(small.plan(), small.connect)
+        replaced_copies.drop_old(small.context())
     path.write_text(kept)
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert not (small.storage / f".recovery-{run.id}").exists()
 
 
@@ -166,15 +166,15 @@ def test_a_target_that_left_the_plan_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         RestoreError, match=rf"no longer has config.settings, files.uploads at the target elsewhere, where restore {run.id} left"
     ):
-        replaced_copies.drop_old(small.plan(), small.connect)
+        replaced_copies.drop_old(small.context())
     path.write_text(kept)
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert not (run.folder / "request.json").exists()
 
 
 def test_copies_that_nobody_knows_are_named(small, caplog):
     run = restored(small, "first")
     shutil.rmtree(run.folder)
-    replaced_copies.drop_old(small.plan(), small.connect)
+    replaced_copies.drop_old(small.context())
     assert f"copies of restores that staging does not know: {run.id}" in caplog.text
     assert (small.storage / f".recovery-{run.id}").exists()

@@ -41,7 +41,7 @@ def small(tmp_path_factory, postgres_server, mongo_server):
 
 @pytest.fixture(scope="module")
 def live(small):
-    return place_named(small.plan(), LIVE, small.connect)
+    return place_named(small.context(), LIVE)
 
 
 def check(**what):
@@ -298,7 +298,7 @@ def hung(kind):
 def test_a_server_that_hangs_is_not_waited_for(small, question):
     server, endpoint = hung("postgres" if question.sql else "mongo")
     with closing(server):
-        place = place_named(small.plan(), LIVE, lambda name: endpoint)
+        place = place_named(small.context(connect=lambda name: endpoint), LIVE)
         outcome = ask(question.model_copy(update={"timeout": timedelta(seconds=1)}), place)
     assert not outcome.ok
     assert "no answer within 1.0 s" in outcome.words or "does not answer" in outcome.words
@@ -311,7 +311,7 @@ def test_a_wrong_password_is_said_without_it(small):
         return Endpoint(id=name, host=right.host, port=right.port, login=right.login, password="hush-hush", extra=right.extra)
 
     for question in (sql("SELECT 1", equals=1), mongo(at_least=1)):
-        outcome = ask(question, place_named(small.plan(), LIVE, connect))
+        outcome = ask(question, place_named(small.context(connect=connect), LIVE))
         assert not outcome.ok
         assert "hush" not in outcome.words
         assert f"checked_{'postgres' if question.sql else 'mongo'}" in outcome.words
@@ -383,8 +383,7 @@ def test_names_of_the_set_are_those_of_the_place(small, live):
         client["checked_copy"]["states_copy"].insert_many([{"n": n} for n in range(7)])
     elsewhere = Place(
         "elsewhere",
-        small.plan(),
-        small.connect,
+        small.context(),
         settings={
             "postgres.main": PostgresTarget(connection="checked_postgres", databases={"checked": "postgres"}),
             "mongo.documents": MongoTarget(
@@ -408,7 +407,7 @@ def test_a_command_and_what_it_is_called(live, caplog):
 
 
 def test_a_source_that_the_place_lacks_is_a_failed_check(small):
-    nowhere = Place("nowhere", small.plan(), small.connect, settings={})
+    nowhere = Place("nowhere", small.context(), settings={})
     outcome = ask(sql("SELECT 1", equals=1), nowhere)
     assert (outcome.ok, outcome.words) == (False, "The target nowhere has no place for postgres.main.")
 

@@ -75,10 +75,10 @@ def test_everything_comes_back_and_the_old_is_kept_for_its_days(whole, monkeypat
     assert (whole.storage / f".recovery-{run.id}" / "before" / "new.txt").read_text() == "came later\n"
 
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=6, hours=23))
-    replaced_copies.drop_old(whole.plan(), whole.connect)
+    replaced_copies.drop_old(whole.context())
     assert whole.leftovers() == aside, "copies went before their days were over"
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=7, hours=1))
-    replaced_copies.drop_old(whole.plan(), whole.connect)
+    replaced_copies.drop_old(whole.context())
     assert whole.leftovers() == []
     assert whole.fingerprint() == whole.set_state
     assert [path.name for path in run.folder.iterdir()] == ["journal.jsonl"]
@@ -94,7 +94,7 @@ def test_a_refused_copy_goes_after_its_days_too(whole, monkeypatch):
     assert whole.fingerprint() == whole.before
     assert f"whole__stage_{run.id}" in whole.leftovers()
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
-    replaced_copies.drop_old(whole.plan(), whole.connect)
+    replaced_copies.drop_old(whole.context())
     assert whole.leftovers() == []
     assert whole.fingerprint() == whole.before
 
@@ -203,7 +203,7 @@ def test_wishes_that_are_refused(small, asked, error, words):
 def test_who_is_the_only_approver_can_not_ask(small):
     plan = small.plan()
     alone = plan.model_copy(update={"approvals": plan.approvals.model_copy(update={"approvers": plan.approvals.approvers[:1]})})
-    run = RestoreRun(alone, "restore 1", small.connect)
+    run = RestoreRun(small.context(alone), "restore 1")
     with pytest.raises(ApprovalError, match="alice asked for this restore and is the only approver"):
         choose_set.choose(run, small.ask(run, requester="alice"))
 
@@ -398,7 +398,7 @@ def of_another_gate(run, gate):
 
 
 def of_another_run(run, gate):
-    other = RestoreRun(run.plan, "another run", run.connect)
+    other = RestoreRun(run.context, "another run")
     shutil.copytree(run.folder, other.folder)
     answers.show(other, gate, run.gate_file(gate, ".md").read_text())
     answers.approve(other, gate, "alice")
@@ -695,7 +695,7 @@ def test_a_way_back_that_fails_keeps_everything_and_can_be_gone_again(whole, mon
     with pytest.raises(RestoreUnderWay):
         whole.back_up("meanwhile")
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=30))
-    replaced_copies.drop_old(whole.plan(), whole.connect)
+    replaced_copies.drop_old(whole.context())
     assert any("__stage_" in name for name in whole.leftovers()), "copies were dropped although live is not back"
 
     with server.connect() as connection:
@@ -752,11 +752,11 @@ def test_a_set_that_was_begun_before_a_switch_is_not_closed_after_it(small):
     began = datetime.now(UTC)
     staged = StagedSet(plan, new_set_id(began, "around"))
     record = RunRecord(plan="small", set_id=staged.id, run_id="around", started=began, sources=tuple(plan.source_ids))
-    finalize.prepare(staged, record, small.connect)
+    finalize.prepare(small.context(), staged, record)
 
     def read(source_id):
         for step in (backup_steps.dump, backup_steps.compress, backup_steps.verify):
-            step(backup_steps.Work(plan, staged, source_id, small.connect))
+            step(backup_steps.Work(small.context(), staged, source_id))
 
     read("files.uploads")
     run = small.restore()
@@ -764,7 +764,7 @@ def test_a_set_that_was_begun_before_a_switch_is_not_closed_after_it(small):
     assert end(run) == ""
     read("config.settings")
     with pytest.raises(RestoreError, match="half of before"):
-        upload.upload(plan, staged, "near", small.connect)
+        upload.upload(small.context(), staged, "near")
     assert not any(folder.exists() for folder in small.set_folders(staged.id))
 
 

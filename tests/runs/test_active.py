@@ -53,14 +53,14 @@ def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(small, t
     plan, began = twin.plan(), datetime.now(UTC)
     staged = StagedSet(plan, new_set_id(began, "around"))
     record = RunRecord(plan="twin", set_id=staged.id, run_id="around", started=began, sources=("files.uploads",))
-    finalize.prepare(staged, record, twin.connect)
+    finalize.prepare(twin.context(), staged, record)
     for step in (steps.dump, steps.compress, steps.verify):
-        step(steps.Work(plan, staged, "files.uploads", twin.connect))
+        step(steps.Work(twin.context(), staged, "files.uploads"))
     run = small.restore()
     forward(small, run)
     assert end(run) == ""
     with pytest.raises(RestoreError, match=f"restore {run.id} of small switched this system"):
-        upload.upload(plan, staged, "near", twin.connect)
+        upload.upload(twin.context(), staged, "near")
 
 
 def test_a_restore_is_refused_while_one_of_a_plan_that_shares_something_has_not_ended(small, twin, stranger):

@@ -35,7 +35,7 @@ def numbered(*found):
 
 
 def run(small, *found):
-    runs_hooks.run_all(numbered(*found), small.plan(), small.connect)
+    runs_hooks.run_all(numbered(*found), small.context())
 
 
 def sql(statement, seconds=20):
@@ -145,16 +145,15 @@ def told(small):
 
 
 def after(small, set_id, failed=(), sources=None):
-    plan = small.plan()
-    backup_hooks.after_backup(plan, set_id, sources or plan.source_ids, failed, small.connect)
+    backup_hooks.after_backup(small.context(), set_id, sources or small.plan().source_ids, failed)
 
 
 def test_before_a_backup(hooked):
-    backup_hooks.before_backup(hooked.plan(), hooked.connect)
+    backup_hooks.before_backup(hooked.context())
     assert told(hooked) == ["before"]
     hooked.fail("hook", "before")
     with pytest.raises(HookError, match="before does not hook, on purpose"):
-        backup_hooks.before_backup(hooked.plan(), hooked.connect)
+        backup_hooks.before_backup(hooked.context())
 
 
 def test_after_a_whole_backup_nothing_is_said(hooked):

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from recovery.backup import finalize, upload
 from recovery.backup import steps as backup_steps
-from recovery.common.connections import Endpoint
+from recovery.common.connections import Clients, Endpoint
 from recovery.common.errors import ConnectionUnusable
 from recovery.crypto.key_kit import create_keys
 from recovery.plan.loader import load_plan
@@ -19,6 +19,7 @@ from recovery.restore import answers, choose_set, gate_texts, preflight, rollbac
 from recovery.restore import steps as restore_steps
 from recovery.restore.report import write
 from recovery.restore.session import RestoreRun
+from recovery.runs.context import PlanContext
 from recovery.runs.restore_request import Request
 from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.layout import new_set_id
@@ -170,6 +171,10 @@ class Small:
             raise ConnectionUnusable(f"no {name}", "none") from None
         return Endpoint(id=name, **{key: value for key, value in fields.items() if key in Endpoint.__dataclass_fields__})
 
+    def context(self, plan=None, connect=None):
+        """Its plan with its Connections, or another plan, or others."""
+        return PlanContext(plan or self.plan(), Clients(connect or self.connect, self.connect))
+
     def fill(self):
         for number in range(6):
             path = self.storage / f"year{number % 3}" / f"upload {number}.bin"
@@ -303,24 +308,25 @@ class Small:
 
     def back_up(self, run_id="backup", when=None, sources=None, **asked):
         """A whole backup; the id of its set."""
-        plan = self.plan()
+        context = self.context()
+        plan = context.plan
         when = when or datetime.now(UTC)
         staged = StagedSet(plan, new_set_id(when, run_id))
         sources = sources or tuple(plan.source_ids)
         record = RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=when, sources=sources, **asked)
-        finalize.prepare(staged, record, self.connect)
+        finalize.prepare(context, staged, record)
         order = sorted(sources, key=lambda source_id: source_id.startswith(("files.", "config.")))
         for source_id in order:
-            work = backup_steps.Work(plan, staged, source_id, self.connect)
+            work = backup_steps.Work(context, staged, source_id)
             for step in (backup_steps.dump, backup_steps.compress, backup_steps.verify):
                 step(work)
         for name in plan.destinations:
-            upload.upload(plan, staged, name, self.connect)
-        upload.finish(plan, staged, self.connect)
+            upload.upload(context, staged, name)
+        upload.finish(context, staged)
         return staged.id
 
     def restore(self, run_id="restore 1"):
-        return RestoreRun(self.plan(), run_id, self.connect)
+        return RestoreRun(self.context(), run_id)
 
     def ask(self, run, **asked):
         """What an operator asks; all sources unless named."""

@@ -276,13 +276,13 @@ def test_two_targets_that_lead_to_the_same_data_are_one_place(small, folder, ref
 
 def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(small):
     edit(small, "services:\n  stop", "drill: {target: elsewhere}\nservices:\n  stop")
-    run, practice = small.restore(), RestoreRun(small.plan(), "drill monday", small.connect)
+    run, practice = small.restore(), RestoreRun(small.context(), "drill monday")
     forward(small, run, "prove files.uploads", small.ask(run, target="elsewhere"))
     with pytest.raises(RestoreError, match=f"The restore {run.id} of small to elsewhere has not ended"):
         drill_steps.choose_drill(practice, drill_steps.Wish())
     assert "No set was chosen" in end(practice)
     end(run)
-    again = RestoreRun(small.plan(), "drill tuesday", small.connect)
+    again = RestoreRun(small.context(), "drill tuesday")
     assert drill_steps.choose_drill(again, drill_steps.Wish())
     with pytest.raises(RestoreError, match=f"The drill {again.id} of small to elsewhere has not ended: the schedule .*, run 'tuesday'"):
         choose_set.choose(small.restore("second"), small.ask(small.restore("second"), target="elsewhere"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from recovery.common.connections import Clients, Endpoint
 from recovery.common.errors import ConnectionUnusable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-from recovery.common.connections import Endpoint
 
 
 def from_airflow(connection_id: str) -> Endpoint:
@@ -49,3 +49,7 @@ def s3_client(connection_id: str) -> S3Client:
     from_airflow(connection_id)  # the hook itself would go on with whatever credentials lie around
     client: S3Client = S3Hook(aws_conn_id=connection_id).get_conn()
     return client
+
+
+CLIENTS = Clients(from_airflow, s3_client)
+"""What tasks and callbacks work with."""

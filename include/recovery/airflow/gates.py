@@ -10,9 +10,9 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from recovery.airflow import mail
 from recovery.airflow.tasks import in_words, restore_run
 from recovery.common.errors import ApprovalError
-from recovery.monitoring import alerts
 from recovery.plan.field_types import Gate as GateName
 from recovery.plan.model import Plan
 from recovery.restore import answers, state
@@ -48,7 +48,7 @@ class Gate(ApprovalOperator):
     def execute(self, context: Any) -> Any:
         """Ask."""
         in_words(self._prepare)(context)
-        alerts.gate_waits(self.plan_name, self.gate, self.body or "", context)
+        mail.gate_waits(self.plan_name, self.gate, self.body or "", context)
         return super().execute(context)
 
     def _prepare(self, context: Any) -> None:
@@ -88,4 +88,4 @@ class Gate(ApprovalOperator):
         if self.gate != "accept":
             raise AirflowFailException(f"Nobody answered the gate {self.gate!r} in time; that is a rejection.")
         log.error("Nobody accepted the restored system in time. It stays in use, and the old copies stay too.")
-        alerts.nobody_accepted(self.plan_name, context)
+        mail.nobody_accepted(self.plan_name, context)

@@ -16,14 +16,14 @@ from typing import Any, ParamSpec, TypeVar
 from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
-from recovery.airflow.connections import from_airflow
+from recovery.airflow.connections import CLIENTS
 from recovery.backup.steps import Work
-from recovery.common.connections import Connect
 from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay
 from recovery.common.units import human_duration
 from recovery.plan.loader import load_plan, load_plans
 from recovery.plan.model import Plan
 from recovery.restore.session import RestoreRun
+from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
 from recovery.sets.layout import new_set_id
 
@@ -79,15 +79,20 @@ def waiting_for_restores(plan: Plan, dag_run: Any) -> Iterator[None]:
         raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN) from None  # type: ignore[no-untyped-call]
 
 
-def staged_set(plan: Plan, dag_run: Any) -> StagedSet:
+def context(plan_name: str) -> PlanContext:
+    """A plan as it is now, with what Airflow knows of what it names."""
+    return PlanContext(load_plan(plan_name), CLIENTS)
+
+
+def staged_set(loaded: PlanContext, dag_run: Any) -> StagedSet:
     """The set of a backup run; the same run always has the same."""
-    return StagedSet(plan, new_set_id(dag_run.run_after, dag_run.run_id))
+    return StagedSet(loaded.plan, new_set_id(dag_run.run_after, dag_run.run_id))
 
 
 def restore_run(plan_name: str, dag_run: Any) -> RestoreRun:
     """The restore of a run, or the drill: ids of both never meet."""
     run_id = f"drill {dag_run.run_id}" if dag_run.dag_id == f"{plan_name}_drill" else dag_run.run_id
-    return RestoreRun(load_plan(plan_name), run_id, from_airflow)
+    return RestoreRun(context(plan_name), run_id)
 
 
 def of_source(step: Callable[[Work], object]) -> Any:
@@ -96,23 +101,23 @@ def of_source(step: Callable[[Work], object]) -> Any:
     @task(task_id=step.__name__)
     @in_words
     def run(plan: str, source: str, dag_run: Any, ti: Any) -> None:
-        loaded = load_plan(plan)
+        loaded = context(plan)
         staged = staged_set(loaded, dag_run)
         if source not in staged.run().sources:
             raise AirflowSkipException(f"{source} was left out by who started this run.")
-        skip_if_false(step(Work(loaded, staged, source, from_airflow, last_try=ti.try_number > ti.max_tries)))
+        skip_if_false(step(Work(loaded, staged, source, last_try=ti.try_number > ti.max_tries)))
 
     return run
 
 
-def of_destination(step: Callable[[Plan, StagedSet, str, Connect], object], trigger_rule: TriggerRule) -> Any:
+def of_destination(step: Callable[[PlanContext, StagedSet, str], object], trigger_rule: TriggerRule) -> Any:
     """A task that does a step of a backup for one destination: call it with the plan's name and the destination's."""
 
     @task(trigger_rule=trigger_rule)
     @in_words
     def run(plan: str, destination: str, dag_run: Any) -> None:
-        loaded = load_plan(plan)
-        skip_if_false(step(loaded, staged_set(loaded, dag_run), destination, from_airflow))
+        loaded = context(plan)
+        skip_if_false(step(loaded, staged_set(loaded, dag_run), destination))
 
     return run
 

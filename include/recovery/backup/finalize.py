@@ -11,19 +11,16 @@ from pathlib import Path
 import pyrage
 import zstandard
 
-from recovery.airflow.connections import s3_client
 from recovery.backup import restore_guide
 from recovery.backup.steps import Work
-from recovery.common.connections import Connect
 from recovery.common.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
 from recovery.common.files import locked, make_private, write_record, written_in
 from recovery.common.units import human_duration
 from recovery.crypto.recipients import recipient_fingerprint
-from recovery.crypto.signing import SigningKey
-from recovery.destinations import make_destinations
 from recovery.packs.content_index import read_rows
 from recovery.plan.model import Plan
 from recovery.runs import active
+from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import RunRecord, StagedSet, sweep
 from recovery.sets.catalog import read_catalog
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, pack_path
@@ -42,7 +39,7 @@ from recovery.sets.manifest import (
 log = logging.getLogger(__name__)
 
 
-def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
+def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
     """Begin a run: sweep what others left, and write down what was asked.
 
     Raises:
@@ -50,7 +47,7 @@ def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
         RestoreUnderWay: if a restore into what the plan protects is between its switch and its acceptance.
         StagingError: if the staging folder can't be written.
     """
-    plan = staged.plan
+    plan = context.plan
     unknown = set(record.sources) - set(plan.source_ids)
     if unknown or not record.sources:
         raise PlanError(
@@ -65,7 +62,7 @@ def prepare(staged: StagedSet, record: RunRecord, connect: Connect) -> None:
     if staged.run_file.exists():
         log.info("this run has begun already; its set is %s", staged.id)
         return
-    update = {"previous": _previous(plan, connect), "recipients": plan.encryption.recipients}
+    update = {"previous": _previous(context), "recipients": plan.encryption.recipients}
     write_record(staged.run_file, record.model_copy(update=update))
     log.info("set %s, of %s", staged.id, ", ".join(record.sources))
 
@@ -84,11 +81,11 @@ def refuse_during_restore(plan: Plan) -> None:
             )
 
 
-def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
+def _previous(context: PlanContext) -> dict[str, dict[str, int]]:
     """Records of every database and tree in the newest good set; nothing if no destination can be read, which the uploads will say."""
-    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    plan, key = context.plan, context.verify_key()
     try:
-        catalog = read_catalog(plan.plan, make_destinations(plan.destinations, s3_client), key)
+        catalog = read_catalog(plan.plan, context.destinations(), key)
     except DestinationError as error:
         log.warning("whether a source became empty can't be told, since no earlier set can be read: %s", error)
         return {}
@@ -96,7 +93,7 @@ def _previous(plan: Plan, connect: Connect) -> dict[str, dict[str, int]]:
     return {source_id: dict(entry.totals.counts) for source_id, entry in good[0].manifest.sources.items()} if good else {}
 
 
-def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
+def close(context: PlanContext, staged: StagedSet) -> None:
     """Write the manifest over all that was verified, once; with it the set is closed.
 
     Raises:
@@ -111,9 +108,9 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
     with locked(staged.lock), written_in(staged.folder):
         if staged.closed:
             return
-        run = staged.run()
+        plan, run = context.plan, staged.run()
         _refuse_switched_since(plan, run)
-        works = [Work(plan, staged, source_id, connect) for source_id in run.sources]
+        works = [Work(context, staged, source_id) for source_id in run.sources]
         verified = [work for work in works if work.verified]
         if not verified:
             raise StagingError(
@@ -143,7 +140,7 @@ def close(plan: Plan, staged: StagedSet, connect: Connect) -> None:
             hold=run.hold,
             safety=run.safety,
         )
-        write_manifest(staged.set_folder, manifest, SigningKey.from_endpoint(connect(plan.signing)))
+        write_manifest(staged.set_folder, manifest, context.signing_key())
         log.info(
             "set %s is closed: %s, skew %s",
             staged.id,

@@ -6,41 +6,40 @@ from collections.abc import Collection, Iterable
 from functools import partial
 
 from recovery.backup.stored import manifests, not_stored
-from recovery.common.connections import Connect
 from recovery.common.errors import HookError, StagingError
 from recovery.plan.hooks import Hook
-from recovery.plan.model import Plan
+from recovery.runs.context import PlanContext
 from recovery.runs.hooks import NEXT_STEP, hook_fault, run_all, run_hook
 
 
-def _faults(hooks: Iterable[tuple[str, Hook]], plan: Plan, connect: Connect) -> list[str]:
+def _faults(hooks: Iterable[tuple[str, Hook]], context: PlanContext) -> list[str]:
     """Run all hooks, whatever becomes of each; what failed, in sentences."""
     faults = []
     for key, hook in hooks:
-        if fault := hook_fault(key, hook, partial(run_hook, key, hook, plan, connect)):
+        if fault := hook_fault(key, hook, partial(run_hook, key, hook, context)):
             faults.append(fault)
     return faults
 
 
-def before_backup(plan: Plan, connect: Connect) -> None:
+def before_backup(context: PlanContext) -> None:
     """Run the hooks before a backup.
 
     Raises:
         HookError: if one fails; then nothing is dumped.
     """
-    run_all(plan.hooks.of("before_backup"), plan, connect)
+    run_all(context.plan.hooks.of("before_backup"), context)
 
 
-def after_backup(plan: Plan, set_id: str, sources: Collection[str], failed: Collection[str], connect: Connect) -> None:
+def after_backup(context: PlanContext, set_id: str, sources: Collection[str], failed: Collection[str]) -> None:
     """Run the hooks after a backup, also those after a failed one where a destination lacks what was to be backed up.
 
     Raises:
         StagingError: if the backup did not succeed: in Airflow the task that runs the last hooks decides for the run.
         HookError: if only hooks failed.
     """
-    lacking = list(not_stored(manifests(plan, set_id, connect), set_id, sources).values())
-    hooks = plan.hooks.of("after_backup") + (plan.hooks.of("after_failed_backup") if lacking else [])
-    faults = _faults(hooks, plan, connect)
+    lacking = list(not_stored(manifests(context, set_id), set_id, sources).values())
+    hooks = context.plan.hooks.of("after_backup") + (context.plan.hooks.of("after_failed_backup") if lacking else [])
+    faults = _faults(hooks, context)
     if lacking or failed:
         tasks = [f"These tasks failed: {', '.join(sorted(failed))}."] if failed else []
         raise StagingError(" ".join(["The backup did not succeed.", *lacking, *tasks, *faults]), "Look at the first task that failed.")

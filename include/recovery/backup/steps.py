@@ -19,18 +19,16 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from recovery.backup.loss_check import noting, refuse_lost
-from recovery.common.connections import Connect
 from recovery.common.errors import SourceError
 from recovery.common.files import check_space, fsync_folder, read_record, write_atomically, write_record, written_in
 from recovery.common.units import human_duration, human_size
-from recovery.crypto.recipients import parse_identity
 from recovery.packs.artifact import Artifact, Member, members_below, read_listing
 from recovery.packs.content_index import Row, read_rows, row_file, write_rows
 from recovery.packs.pack import Identity, Pack, seal
 from recovery.plan.field_types import Level
 from recovery.plan.model import Plan
+from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
-from recovery.sources import registry
 from recovery.sources.base import Component
 from recovery.sources.model import Dump
 from recovery.sources.read_packs import check_pack, read_packs
@@ -74,14 +72,18 @@ class Verified(BaseModel):
 class Work:
     """One source in one set."""
 
-    plan: Plan
+    context: PlanContext
     staged: StagedSet
     source_id: str
-    connect: Connect
     last_try: bool = True
     """Nobody tries a step again that fails now."""
     damaged: bool = False
     """What the plan names and is gone is left out: see :attr:`recovery.sources.base.Component.damaged`."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose set it is."""
+        return self.context.plan
 
     @property
     def folder(self) -> Path:
@@ -101,7 +103,7 @@ class Work:
 
     def component(self) -> Component:
         """The source itself."""
-        made = registry.make(self.plan, self.source_id, self.connect)
+        made = self.context.source(self.source_id)
         made.damaged = self.damaged
         return made
 
@@ -307,7 +309,7 @@ def verify(work: Work) -> None:
     work.staged.refuse_closed(work.source_id)
     started = time.monotonic()
     made, sealed = work.dump_record(), work.sealed_record()
-    identity = _identity(work)
+    identity = work.context.decryption_key()
     counts: dict[str, int] = {}
     changed: list[str] = []
     component = work.component()
@@ -325,11 +327,6 @@ def verify(work: Work) -> None:
     raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
     seconds = time.monotonic() - started
     log.info("%s: %s proven %s in %s, %s records", work.source_id, human_size(raw), level, human_duration(seconds), sum(counts.values()))
-
-
-def _identity(work: Work) -> Identity | None:
-    name = work.plan.encryption.identity
-    return parse_identity(work.connect(name)) if name else None
 
 
 def _contents(work: Work, component: Component, artifact: str, packs: Iterable[Pack], identity: Identity | None) -> Iterator[Row]:

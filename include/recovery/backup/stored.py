@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from recovery.airflow.connections import s3_client
-from recovery.common.connections import Connect
 from recovery.common.errors import RecoveryError
-from recovery.crypto.signing import SigningKey
-from recovery.destinations import make_destinations
-from recovery.plan.model import Plan
+from recovery.runs.context import PlanContext
 from recovery.sets.catalog import read_manifest
 from recovery.sets.manifest import (
     Manifest,
 )
 
 
-def manifests(plan: Plan, set_id: str, connect: Connect) -> dict[str, Manifest | RecoveryError | None]:
+def manifests(context: PlanContext, set_id: str) -> dict[str, Manifest | RecoveryError | None]:
     """What each destination has as a set's manifest, by its name, or why that can't be told. Asked there, whatever became of tasks."""
     found: dict[str, Manifest | RecoveryError | None] = {}
-    for destination in make_destinations(plan.destinations, s3_client):
+    for destination in context.destinations():
         try:
-            key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
-            found[destination.name] = read_manifest(destination, f"{plan.plan}/{set_id}", key)
+            found[destination.name] = read_manifest(destination, f"{context.plan.plan}/{set_id}", context.verify_key())
         except RecoveryError as error:
             found[destination.name] = error
     return found

@@ -6,15 +6,11 @@ import logging
 import shutil
 from datetime import UTC, datetime
 
-from recovery.airflow.connections import s3_client
 from recovery.backup.finalize import close
 from recovery.backup.stored import manifests, not_stored
-from recovery.common.connections import Connect
 from recovery.common.errors import DestinationError, ManifestError, StagingError
 from recovery.common.units import human_duration
-from recovery.crypto.signing import SigningKey
-from recovery.destinations import make_destination, make_destinations
-from recovery.plan.model import Plan
+from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
 from recovery.sets.catalog import read_manifest
 from recovery.sets.layout import SIGNATURE_FILE
@@ -29,21 +25,21 @@ from recovery.sets.transfer import upload_set
 log = logging.getLogger(__name__)
 
 
-def upload(plan: Plan, staged: StagedSet, destination: str, connect: Connect) -> None:
+def upload(context: PlanContext, staged: StagedSet, destination: str) -> None:
     """Close the set, if no other upload did, and bring it to a destination.
 
     Raises:
         ManifestError: if the signing key is another one than that which closed the set, so that nobody would believe it.
         RecoveryError: as :func:`close` and :func:`recovery.sets.transfer.upload_set`.
     """
-    close(plan, staged, connect)
-    _refuse_disbelieved(plan, staged, connect)
-    upload_set(staged.set_folder, make_destination(destination, plan.destinations[destination], s3_client))
+    close(context, staged)
+    _refuse_disbelieved(context, staged)
+    upload_set(staged.set_folder, context.destination(destination))
     staged.mark_uploaded(destination)
 
 
-def _refuse_disbelieved(plan: Plan, staged: StagedSet, connect: Connect) -> None:
-    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+def _refuse_disbelieved(context: PlanContext, staged: StagedSet) -> None:
+    plan, key = context.plan, context.verify_key()
     signature = staged.set_folder / SIGNATURE_FILE
     try:
         parse_manifest(staged.manifest.read_bytes(), signature.read_bytes() if signature.exists() else b"", key, f"{plan.plan}/{staged.id}")
@@ -55,7 +51,7 @@ def _refuse_disbelieved(plan: Plan, staged: StagedSet, connect: Connect) -> None
         ) from error
 
 
-def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
+def prune(context: PlanContext, staged: StagedSet, name: str) -> bool:
     """Apply a destination's retention, if the clocks of all destinations that answer agree with this worker's.
 
     Returns:
@@ -65,13 +61,11 @@ def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
         RetentionError: if it would not be safe.
         DestinationError: if this destination can't be read or refuses to delete, or another can't say what it holds.
     """
-    destination = make_destination(name, plan.destinations[name], s3_client)
-    key = SigningKey.from_endpoint(connect(plan.signing)).verify_key
+    plan, destination, key = context.plan, context.destination(name), context.verify_key()
     made = read_manifest(destination, f"{plan.plan}/{staged.id}", key)
     if isinstance(made, Manifest) and not made.complete:
         log.warning("set %s lacks %s, so nothing is pruned after it", staged.id, ", ".join(made.missing))
         return False
-    others = {other: place for other, place in plan.destinations.items() if other != name}
     prune_destination(
         destination,
         plan.plan,
@@ -80,12 +74,12 @@ def prune(plan: Plan, staged: StagedSet, name: str, connect: Connect) -> bool:
         key=key,
         now=datetime.now(UTC),
         after=staged.id,
-        others=make_destinations(others, s3_client),
+        others=context.destinations(without=[name]),
     )
     return True
 
 
-def finish(plan: Plan, staged: StagedSet, connect: Connect) -> bool:
+def finish(context: PlanContext, staged: StagedSet) -> bool:
     """End a run whose set is at every destination, as each says itself: staging is removed.
 
     Returns:
@@ -104,12 +98,12 @@ def finish(plan: Plan, staged: StagedSet, connect: Connect) -> bool:
         raise StagingError(
             f"The set {staged.id} was closed without {', '.join(left_out)}.", "Trigger a new backup run, which makes a new set."
         )
-    if lacking := not_stored(manifests(plan, staged.id, connect), staged.id, asked):
+    if lacking := not_stored(manifests(context, staged.id), staged.id, asked):
         for name in lacking:
             staged.forget_upload(name)
         raise DestinationError(" ".join(lacking.values()), "Clear the upload there; its packs wait in staging.")
     log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(datetime.now(UTC) - staged.run().started))
-    if set(asked) != set(plan.source_ids):
+    if set(asked) != set(context.plan.source_ids):
         staged.remove()
         return False
     staged.folder.rename(staged.finished)  # so that a retry after a kill knows what was done

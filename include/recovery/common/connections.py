@@ -1,4 +1,4 @@
-"""The one module that turns Airflow Connections into plain objects. Nothing else here knows Airflow's hooks."""
+"""Connections as plain objects, and who looks them up: Airflow in its tasks, the command line, a test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
+    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,17 @@ class Endpoint:
 
 
 Connect = Callable[[str], Endpoint]
-"""Looks a Connection up by its id."""
+"""Looks a Connection up by its id.
+
+Raises:
+    ConnectionUnusable: if there is none of that id.
+"""
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What a plan only names: Connections by their ids, and the S3 clients that some of them describe."""
+
+    connect: Connect
+    s3: Callable[[str], S3Client]
+    """The S3 client of a Connection's id; raises as :attr:`connect`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from recovery.common.errors import PlanError, RecoveryError
@@ -37,12 +37,3 @@ def make_destination(name: str, settings: Settings, s3_client: Callable[[str], S
             return Unusable(name, error)
         return S3(name, client, settings.s3.bucket, settings.s3.prefix)
     raise PlanError(f"The destination {name} is neither a folder nor s3.", "Write one of them in the plan.")
-
-
-def make_destinations(settings: Mapping[str, Settings], s3_client: Callable[[str], S3Client]) -> list[Destination]:
-    """All destinations of a plan, in its order.
-
-    Raises:
-        PlanError: if the settings of one name no place.
-    """
-    return [make_destination(name, place, s3_client) for name, place in settings.items()]

@@ -76,7 +76,7 @@ def choose_drill(run: RestoreRun, wish: Wish) -> bool:
         raise RestoreError("This drill has ended, or has its set; it can't choose again.", "Trigger a new drill.")
     chosen_sources = _wanted_sources(run.plan, wish)
     left = end_earlier(run)
-    catalog = read_catalog(run.plan.plan, run.destinations(), run.verify_key())
+    catalog = read_catalog(run.plan.plan, run.context.destinations(), run.context.verify_key())
     choice = choose(catalog, wish.set, now=now(), good=run.plan.good, rpo=run.plan.objectives.rpo)
     asked = _asked_destinations(run.plan, wish)
     name = _whose_turn(run, catalog, choice, asked, by_hand=wish.by_hand)
@@ -167,7 +167,7 @@ def _sets_at(catalog: Catalog, name: str) -> list[Manifest]:
 
 def _proven(run: RestoreRun, manifest: Manifest, name: str) -> bool:
     """Whether a drill of everything from a destination has proven a set."""
-    proofs = read_records(run.destination(name), manifest.path, run.verify_key(), manifest).of("proof")
+    proofs = read_records(run.context.destination(name), manifest.path, run.context.verify_key(), manifest).of("proof")
     return any(proof.facts.get("drill") and proof.facts.get("destination") == name and _of_all(run, proof.facts) for proof in proofs)
 
 
@@ -178,7 +178,7 @@ def _last_try(run: RestoreRun, manifests: Iterable[Manifest], name: str) -> date
     """
     tries = [request.started for request in _earlier(run) if request.destination == name and _of_all(run, {"sources": request.sources})]
     for manifest in manifests:
-        reports = read_records(run.destination(name), manifest.path, run.verify_key(), manifest).of("report")
+        reports = read_records(run.context.destination(name), manifest.path, run.context.verify_key(), manifest).of("report")
         times = [each.time for each in reports if each.facts.get("kind") == "drill" and _of_all(run, each.facts)]
         if times:
             tries.append(max(times))
@@ -207,7 +207,7 @@ def end_earlier(run: RestoreRun) -> list[str]:
     """
     left = []
     for request in _earlier(run):
-        earlier = RestoreRun(run.plan, request.run_id, run.connect)
+        earlier = RestoreRun(run.context, request.run_id)
         if not earlier.journal.closed:
             log.warning("drill %s was cut off; ending it", earlier.id)
             _end(earlier)

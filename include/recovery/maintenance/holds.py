@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from recovery.airflow.connections import s3_client
-from recovery.common.connections import Connect
 from recovery.common.errors import ManifestError, PlanError, RestoreUnderWay
 from recovery.common.units import now
-from recovery.crypto.signing import SigningKey
-from recovery.destinations import make_destination
 from recovery.plan.model import Plan
 from recovery.runs.active import known
+from recovery.runs.context import PlanContext
 from recovery.sets.catalog import read_manifest
 from recovery.sets.layout import is_set_id
 from recovery.sets.records import add_record, read_records, release
@@ -19,7 +16,7 @@ from recovery.sets.records import add_record, read_records, release
 log = logging.getLogger(__name__)
 
 
-def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> None:
+def release_holds(context: PlanContext, set_id: str, person: str) -> None:
     """End every hold of a set, at every destination that has it. The next prune may then remove it.
 
     Raises:
@@ -29,11 +26,10 @@ def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> Non
     """
     if not is_set_id(set_id):
         raise PlanError(f"{set_id!r} is not a set id, which looks like 20261123T010000Z-4f2a.", "Copy the id of a set.")
+    plan, key = context.plan, context.signing_key()
     _refuse_during_restore(plan, set_id)
-    key = SigningKey.from_endpoint(connect(plan.signing))
     found = 0
-    for name, settings in plan.destinations.items():
-        destination = make_destination(name, settings, s3_client)
+    for destination in context.destinations():
         manifest = read_manifest(destination, f"{plan.plan}/{set_id}", key.verify_key)
         if isinstance(manifest, ManifestError):
             raise manifest
@@ -42,7 +38,7 @@ def release_holds(plan: Plan, set_id: str, person: str, connect: Connect) -> Non
         found += 1
         for hold in read_records(destination, manifest.path, key.verify_key, manifest).holds:
             add_record(destination, release(manifest, hold.name, now(), person, "released by hand"), key)
-            log.info("%s: no longer %s", name, hold.why)
+            log.info("%s: no longer %s", destination.name, hold.why)
     if not found:
         raise PlanError(f"No destination of {plan.plan} has a set {set_id}.", "Copy the id of a set.")
 

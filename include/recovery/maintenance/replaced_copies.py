@@ -8,36 +8,34 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
-from recovery.common.connections import Connect
 from recovery.common.errors import RecoveryError, RestoreError
 from recovery.common.files import locked, read_record
 from recovery.common.units import human_duration, now
 from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.model import Plan
 from recovery.restore.session import RestoreRun
+from recovery.runs.context import PlanContext
 from recovery.runs.journal import Journal
 from recovery.runs.restore_request import NOTHING_DUE, Request
 from recovery.sets import records
 from recovery.sets.catalog import read_manifest
 from recovery.sets.manifest import Manifest
-from recovery.sources.registry import make
 from recovery.targets import scratch
 
 log = logging.getLogger(__name__)
 
 
-def drop_old(plan: Plan, connect: Connect) -> None:
+def drop_old(context: PlanContext) -> None:
     """Remove what restores set aside longer ago than ``keep_before``; say what is left.
 
     Raises:
         RestoreError: if something can't be removed, or looked at; the rest is.
     """
+    plan = context.plan
     restores = plan.staging.folder / plan.plan / "restores"
     steps = [(f"restore {path.parent.name}", partial(_drop_idle, plan, path)) for path in sorted(restores.glob("*/journal.jsonl"))]
-    steps += [
-        (f"restore {path.parent.name}", partial(_drop_if_old, plan, path, connect)) for path in sorted(restores.glob("*/request.json"))
-    ]
-    steps += [(source_id, partial(name_strangers, plan, source_id, connect)) for source_id in plan.source_ids]
+    steps += [(f"restore {path.parent.name}", partial(_drop_if_old, context, path)) for path in sorted(restores.glob("*/request.json"))]
+    steps += [(source_id, partial(name_strangers, context, source_id)) for source_id in plan.source_ids]
     faults = {what: fault for what, step in steps if (fault := _fault(what, step))}
     if faults:
         words = "\n".join(f"{what}: {fault}" for what, fault in faults.items())
@@ -58,13 +56,14 @@ def _fault(what: str, step: Callable[[], None]) -> RecoveryError | None:
     return None
 
 
-def _drop_if_old(plan: Plan, request: Path, connect: Connect) -> None:
-    run = RestoreRun(plan, read_record(request, Request).run_id, connect)
+def _drop_if_old(context: PlanContext, request: Path) -> None:
+    run = RestoreRun(context, read_record(request, Request).run_id)
     if not run.journal.closed:
         return
     age = now() - run.journal.said("closed")[-1].time
-    if age < plan.keep_before:
-        log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(plan.keep_before - age))
+    keep = context.plan.keep_before
+    if age < keep:
+        log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(keep - age))
         return
     drop(run)
 
@@ -125,15 +124,16 @@ def release_safety_set(run: RestoreRun) -> None:
     """
     why = f"restore {run.id} ended {human_duration(run.plan.keep_before)} ago"
     for entry in run.journal.said("making safe"):
-        for destination in run.destinations():
-            manifest = read_manifest(destination, f"{run.plan.plan}/{entry.facts['set']}", run.verify_key())
+        for destination in run.context.destinations():
+            manifest = read_manifest(destination, f"{run.plan.plan}/{entry.facts['set']}", run.context.verify_key())
             if isinstance(manifest, Manifest):  # otherwise it never got there
                 released = records.release(manifest, records.BIRTH, now(), f"maintenance of {run.plan.plan}", why)
-                records.add_record(destination, released, run.set_key())
+                records.add_record(destination, released, run.context.signing_key())
 
 
-def name_strangers(plan: Plan, source_id: str, connect: Connect) -> None:
+def name_strangers(context: PlanContext, source_id: str) -> None:
     """Say which copies lie at a source that no restore in staging accounts for: nobody will remove them."""
+    plan = context.plan
     known = {path.name for path in (plan.staging.folder / plan.plan / "restores").glob("*")}
-    if strangers := sorted(set(make(plan, source_id, connect).before_copies()) - known):
+    if strangers := sorted(set(context.source(source_id).before_copies()) - known):
         log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))

@@ -40,7 +40,7 @@ def findings(run: RestoreRun, reports: Mapping[str, Preflight]) -> Iterator[Find
     elif unknown:
         yield Finding("warning", f"How much is free can't be found out from here: {', '.join(unknown)}. Look there before you approve.")
     yield from _method(run, short, unknown)
-    if beside := [str(other) for other in active.others(run)]:
+    if beside := [str(other) for other in active.others(run.plan, run.folder)]:
         yield Finding("warning", f"Not in these numbers is what others under way need: {', '.join(beside)}.")
 
 

@@ -32,8 +32,8 @@ def choose(run: RestoreRun, request: Request) -> None:
         raise RestoreError("This restore has its set; it can't choose again.", "Trigger a new restore.")
     _check_request(run, request, run.place_of(request))
     request = request.model_copy(update={"sources": tuple(name for name in run.plan.source_ids if name in request.sources)})
-    key = run.verify_key()
-    catalog = read_catalog(run.plan.plan, run.destinations(), key)
+    key = run.context.verify_key()
+    catalog = read_catalog(run.plan.plan, run.context.destinations(), key)
     choice = choose_set(
         catalog,
         request.set,
@@ -60,7 +60,7 @@ def take(run: RestoreRun, request: Request, choice: Choice) -> None:
         raise RestoreError(f"Set {manifest.set_id} does not have {', '.join(lacking)}.", "Choose another set, or fewer sources.")
     try:
         with locked(run.folder.with_name("choosing.lock")):
-            active.refuse_second(run, request)
+            active.refuse_second(run.plan, run.folder, request)
             _write_down(run, request, choice)
     except OSError as error:
         raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
@@ -124,12 +124,12 @@ def _hold(run: RestoreRun, choice: Choice) -> None:
     """Wherever the set is: one destination that can be written is enough to go on, as long as that one is read too."""
     manifest = choice.chosen.manifest
     record = records.hold(manifest, now(), run.request().requester, f"restore {run.id}, run {run.run_id}")
-    key = run.set_key()
+    key = run.context.signing_key()
     faults = []
     for name in choice.chosen.destinations:
         run.journal.say("holding", destination=name, record=record.model_dump(mode="json"))
         try:
-            records.add_record(run.destination(name), record, key)
+            records.add_record(run.context.destination(name), record, key)
         except DestinationError as error:
             log.warning("%s", error)
             faults.append(str(error))

@@ -79,7 +79,7 @@ def _once(run: RestoreRun, key: str, hook: Hook) -> None:
         log.info("hook %s: %s was done before", key, hook.title)
         return
     run.journal.say("hook", key=key, title=hook.title)
-    run_hook(key, hook, run.plan, run.connect)
+    run_hook(key, hook, run.context)
     run.journal.say("hook done", key=key)
 
 

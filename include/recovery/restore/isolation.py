@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from recovery.plan.model import Plan
 from recovery.plan.overlap import left_out
 from recovery.restore.session import RestoreRun
 from recovery.sources.model import Finding
-from recovery.sources.registry import make
 from recovery.sources.trees import filesystem
 from recovery.sources.trees.component import ByRename
 from recovery.sources.trees.selection import at_or_below
@@ -68,7 +67,7 @@ def _owned(run: RestoreRun, plan: Plan, kinds: Collection[str], silent: list[str
         if _kind(source_id) not in kinds:
             continue
         try:
-            component = make(plan, source_id, run.connect)
+            component = replace(run.context, plan=plan).source(source_id)
             found |= component.owns()
             if own and source_id in run.manifest().sources:
                 found |= component.lands(run.whole_source(source_id))

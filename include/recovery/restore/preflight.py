@@ -29,7 +29,7 @@ def preflight(run: RestoreRun) -> None:
     with run.changing("preflight"), timed(run, "preflight"):
         if run.journal.said("staging"):
             raise RestoreError("Sources are staged already by what preflight found.", "Go on, or trigger a new restore.")
-        active.refuse_second(run, run.request())  # again: no lock keeps two plans from choosing at one time
+        active.refuse_second(run.plan, run.folder, run.request())  # again: no lock keeps two plans from choosing at one time
         fetch(run)
         reports: dict[str, Preflight] = {}
         refusals: list[str] = []
@@ -74,7 +74,7 @@ def fetch(run: RestoreRun) -> None:
         RestoreError: if no destination has the whole set, or the identity doesn't open it.
     """
     manifest, fetched = run.manifest(), run.set
-    fetched.fetch(run.holders(), run.identity(), run.request().sources)
+    fetched.fetch(run.holders(), run.context.required_decryption_key(), run.request().sources)
     for source_id in run.request().sources:
         if manifest.sources[source_id].level == "stored":
             log.info("%s was stored without being opened; reading it now", source_id)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from recovery.backup import finalize, steps, upload
 from recovery.common.errors import DestinationError, RecoveryError, RestoreError
 from recovery.common.units import now
 from recovery.plan.location import lies_in
-from recovery.plan.model import Plan
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import timed
+from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.catalog import read_manifest
 from recovery.sets.layout import new_set_id
@@ -44,11 +45,11 @@ def make_safe(run: RestoreRun) -> bool:
         for source_id in sources:
             run.authorise("switch", source_id)
         plan = run.plan.model_copy(update={"staging": run.plan.staging.model_copy(update={"folder": run.folder / "safety" / "staging"})})
-        staged = StagedSet(plan, _set_id(run))
-        _back_up(run, plan, staged)
-        places = _upload(run, plan, staged)
+        context, staged = replace(run.context, plan=plan), StagedSet(plan, _set_id(run))
+        _back_up(run, context, staged)
+        places = _upload(context, staged)
         run.safety.choose(_read_back(run, staged.id, places[0]))
-        run.safety.fetch([run.destination(name) for name in places], run.identity(), sources)
+        run.safety.fetch([run.context.destination(name) for name in places], run.context.required_decryption_key(), sources)
         staged.remove()
         for source_id in sources:
             run.authorise("switch", source_id)
@@ -82,9 +83,9 @@ def _set_id(run: RestoreRun) -> str:
     return str(run.journal.said("making safe")[-1].facts["set"])
 
 
-def _back_up(run: RestoreRun, plan: Plan, staged: StagedSet) -> None:
+def _back_up(run: RestoreRun, context: PlanContext, staged: StagedSet) -> None:
     asked = RunRecord(
-        plan=plan.plan,
+        plan=run.plan.plan,
         set_id=staged.id,
         run_id=run.run_id,
         started=now(),
@@ -94,20 +95,20 @@ def _back_up(run: RestoreRun, plan: Plan, staged: StagedSet) -> None:
         safety=True,
         allow_empty=True,
     )
-    finalize.prepare(staged, asked, run.connect)
-    for source_id in sorted(asked.sources, key=lambda each: not plan.source(each).snapshot):  # scans wait for snapshots
-        work = steps.Work(plan, staged, source_id, run.connect, last_try=True, damaged=True)
+    finalize.prepare(context, staged, asked)
+    for source_id in sorted(asked.sources, key=lambda each: not run.plan.source(each).snapshot):  # scans wait for snapshots
+        work = steps.Work(context, staged, source_id, last_try=True, damaged=True)
         for step in (steps.dump, steps.compress, steps.verify):
             log.info("safety backup: %s of %s", step.__name__, source_id)
             step(work)
 
 
-def _upload(run: RestoreRun, plan: Plan, staged: StagedSet) -> list[str]:
+def _upload(context: PlanContext, staged: StagedSet) -> list[str]:
     """The destinations that hold it now."""
     places, faults = [], []
-    for name in plan.destinations:
+    for name in context.plan.destinations:
         try:
-            upload.upload(plan, staged, name, run.connect)
+            upload.upload(context, staged, name)
         except DestinationError as error:
             log.error("%s", error)
             faults.append(str(error))
@@ -120,7 +121,7 @@ def _upload(run: RestoreRun, plan: Plan, staged: StagedSet) -> list[str]:
 
 def _read_back(run: RestoreRun, set_id: str, destination: str) -> Manifest:
     try:
-        manifest = read_manifest(run.destination(destination), f"{run.plan.plan}/{set_id}", run.verify_key())
+        manifest = read_manifest(run.context.destination(destination), f"{run.plan.plan}/{set_id}", run.context.verify_key())
     except RecoveryError as error:
         raise RestoreError(f"The safety set can't be read back: {error.what}", "Mend the destination; nothing was replaced.") from None
     if not isinstance(manifest, Manifest):

@@ -24,19 +24,14 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from recovery.airflow.connections import s3_client
-from recovery.common.connections import Connect
-from recovery.common.errors import ApprovalError, KeyMaterialError, RestoreError
+from recovery.common.errors import ApprovalError, RestoreError
 from recovery.common.files import locked, make_private, read_record
-from recovery.crypto.recipients import parse_identity
-from recovery.crypto.signing import SigningKey, VerifyKey
-from recovery.destinations import make_destination, make_destinations
+from recovery.crypto.signing import SigningKey
 from recovery.destinations.base import Destination
-from recovery.packs.pack import Identity
 from recovery.plan.field_types import LIVE, Gate
-from recovery.plan.model import Plan
 from recovery.restore.approvals import Question, digest, read_approval
 from recovery.restore.source_view import SourceRestore
+from recovery.runs.context import PlanContext
 from recovery.runs.journal import Journal
 from recovery.runs.restore_request import Findings, Request
 from recovery.sets.local_copy import FetchedSet
@@ -52,10 +47,10 @@ log = logging.getLogger(__name__)
 class RestoreRun:
     """Paths and checks of one restore; cheap to make, in every task anew."""
 
-    def __init__(self, plan: Plan, run_id: str, connect: Connect) -> None:
-        self.plan = plan
+    def __init__(self, context: PlanContext, run_id: str) -> None:
+        self.context = context
+        self.plan = plan = context.plan
         self.run_id = run_id
-        self.connect = connect
         self.id = hashlib.sha256(f"{plan.plan} {run_id}".encode()).hexdigest()[:8]
         self.folder = plan.staging.folder / plan.plan / "restores" / self.id
         self.journal = Journal(self.folder / "journal.jsonl")
@@ -118,7 +113,7 @@ class RestoreRun:
         Raises:
             PlanError: if the plan has no such target.
         """
-        return place_named(self.plan, request.target, self.connect, lambda: scratch.place(self.plan, self.folder, self.connect))
+        return place_named(self.context, request.target, lambda: scratch.place(self.context, self.folder))
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -137,43 +132,13 @@ class RestoreRun:
 
     def signing_key(self) -> SigningKey:
         """The key that signs approvals."""
-        return SigningKey.from_endpoint(self.connect(self.plan.approvals.signing or self.plan.signing))
-
-    def set_key(self) -> SigningKey:
-        """The key that signs sets and their records."""
-        return SigningKey.from_endpoint(self.connect(self.plan.signing))
-
-    def verify_key(self) -> VerifyKey:
-        """What a set's signature is checked with; it comes from the plan, never from where the set lies."""
-        return self.set_key().verify_key
-
-    def identity(self) -> Identity:
-        """What opens the packs.
-
-        Raises:
-            KeyMaterialError: if the plan names none, or it is not one.
-        """
-        name = self.plan.encryption.identity
-        if name is None:
-            raise KeyMaterialError(
-                "The plan names no identity, so nothing can be decrypted.", "Name its Connection under encryption.identity."
-            )
-        identity: Identity = parse_identity(self.connect(name))
-        return identity
-
-    def destination(self, name: str) -> Destination:
-        """A destination of the plan."""
-        return make_destination(name, self.plan.destinations[name], s3_client)
-
-    def destinations(self) -> list[Destination]:
-        """All destinations of the plan."""
-        return make_destinations(self.plan.destinations, s3_client)
+        return SigningKey.from_endpoint(self.context.endpoint(self.plan.approvals.signing or self.plan.signing))
 
     def holders(self) -> list[Destination]:
         """The destinations that have the chosen set, or the one that it is to be fetched from."""
         names = [name for name in self.journal.said("chosen")[-1].facts["destinations"] if name in self.plan.destinations]
         wanted = self.request().destination
-        return [self.destination(name) for name in names if wanted in {None, name}]
+        return [self.context.destination(name) for name in names if wanted in {None, name}]
 
     def component(self, source_id: str) -> Component:
         """A source's component, as it is where this restore goes."""
@@ -193,7 +158,7 @@ class RestoreRun:
 
     def safe_places(self) -> list[Destination]:
         """The destinations that have the safety set."""
-        return [self.destination(name) for name in self.journal.said("safe")[-1].facts["destinations"]]
+        return [self.context.destination(name) for name in self.journal.said("safe")[-1].facts["destinations"]]
 
     @contextmanager
     def changing(self, what: str, *, forward: bool = True) -> Iterator[None]:

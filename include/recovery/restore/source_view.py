@@ -12,6 +12,7 @@ from recovery.destinations.base import Destination
 from recovery.packs.content_index import Row, read_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack
+from recovery.runs import active
 from recovery.sets.local_copy import FetchedSet
 from recovery.sources.read_packs import read_packs
 
@@ -63,9 +64,7 @@ class SourceRestore:
     @property
     def others(self) -> set[str]:
         """The ids of other restores that have not ended, of any plan."""
-        from recovery.runs import active
-
-        return {other.id for other in active.others(self._run)}
+        return {other.id for other in active.others(self._run.plan, self._run.folder)}
 
     @property
     def only(self) -> Sequence[str]:
@@ -92,7 +91,7 @@ class SourceRestore:
 
     def unpack(self, artifact: str, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
         """Fetch, check, decrypt and extract; one pack at a time, so staging needs room for one."""
-        identity = self._run.identity()
+        identity = self._run.context.required_decryption_key()
         for pack, path in self.packs(artifact):
             with path.open("rb") as source, open_pack(source, pack, [identity]) as reader:
                 extract(reader, folder, only)
@@ -107,7 +106,7 @@ class SourceRestore:
         Raises:
             ArtifactError: if one is damaged.
         """
-        component, identity = self._run.component(self._source_id), self._run.identity()
+        component, identity = self._run.component(self._source_id), self._run.context.required_decryption_key()
         for pack, path in self.packs(artifact):
             yield from read_packs(component, artifact, path.parent, [pack], identity)
 

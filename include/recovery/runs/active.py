@@ -14,7 +14,6 @@ from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.loader import load_plans
 from recovery.plan.model import Plan
 from recovery.plan.overlap import share_a_place
-from recovery.restore.session import RestoreRun
 from recovery.runs.journal import Journal
 from recovery.runs.restore_request import Request
 
@@ -97,13 +96,13 @@ def _plans(own: Plan) -> Iterator[Plan]:
         log.warning("Whether a restore of the plan file %s is under way can't be told, since it is broken.", broken.path.name)
 
 
-def others(run: RestoreRun) -> Iterator[Known]:
-    """The other restores and drills, of any plan, that are to change something and have not ended."""
-    for plan in _plans(run.plan):
-        yield from (other for other in known(plan, whole=plan is run.plan) if other.changing and other.folder != run.folder)
+def others(own: Plan, folder: Path) -> Iterator[Known]:
+    """The restores and drills, of any plan, that are to change something and have not ended; but for the one whose folder is given."""
+    for plan in _plans(own):
+        yield from (other for other in known(plan, whole=plan is own) if other.changing and other.folder != folder)
 
 
-def refuse_second(run: RestoreRun, request: Request) -> None:
+def refuse_second(own: Plan, folder: Path, request: Request) -> None:
     """Two restores to one place, be they of two plans, would each take what the other put there for what was there before.
 
     A dry run changes nothing, and each drill has scratch servers of its own.
@@ -113,9 +112,9 @@ def refuse_second(run: RestoreRun, request: Request) -> None:
     """
     if request.dry_run or request.target == SCRATCH:
         return
-    for other in others(run):
+    for other in others(own, folder):
         asked = other.request
-        if asked and share_a_place(run.plan, request.target, other.plan, asked.target):
+        if asked and share_a_place(own, request.target, other.plan, asked.target):
             raise RestoreError(
                 f"The {other} has not ended: {asked.requester or 'somebody'} asked for it {human_duration(now() - asked.started)} ago,"
                 f" run {asked.run_id.removeprefix('drill ')!r}.",

@@ -10,13 +10,11 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from recovery.common.connections import Connect
 from recovery.common.deadline import within
 from recovery.common.errors import HookError, RecoveryError
 from recovery.plan.hooks import Hook
-from recovery.plan.model import Plan
 from recovery.runners.commands import run_one
-from recovery.sources import registry
+from recovery.runs.context import PlanContext
 
 log = logging.getLogger(__name__)
 
@@ -26,22 +24,21 @@ _SHOWN = 2000
 NEXT_STEP = "Read what it said in this task's log; mend the cause, or the hook in the plan."
 
 
-def run_all(hooks: Iterable[tuple[str, Hook]], plan: Plan, connect: Connect) -> None:
+def run_all(hooks: Iterable[tuple[str, Hook]], context: PlanContext) -> None:
     """Run hooks in order, each to its end.
 
     Args:
         hooks: as :meth:`recovery.plan.hooks.Hooks.of` gives them.
-        plan: whose hooks they are; they work on its live system.
-        connect: looks Connections up.
+        context: whose hooks they are; they work on its live system.
 
     Raises:
         HookError: at the first that fails or takes longer than it may.
     """
     for key, hook in hooks:
-        run_hook(key, hook, plan, connect)
+        run_hook(key, hook, context)
 
 
-def run_hook(key: str, hook: Hook, plan: Plan, connect: Connect) -> None:
+def run_hook(key: str, hook: Hook, context: PlanContext) -> None:
     """Run one hook, its words in the log.
 
     Raises:
@@ -52,9 +49,9 @@ def run_hook(key: str, hook: Hook, plan: Plan, connect: Connect) -> None:
         if hook.argv:
             _command(hook)
         elif hook.sql:
-            _sql(hook, registry.make(plan, hook.sql.source, connect))
+            _sql(hook, context.source(hook.sql.source))
         else:
-            _mongo(hook, registry.make(plan, str(hook.source), connect))
+            _mongo(hook, context.source(str(hook.source)))
     except RecoveryError as error:
         raise HookError(f"The hook {key} ({hook.title}) failed: {error.what}", NEXT_STEP) from error
 

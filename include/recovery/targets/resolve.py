@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from recovery.common.connections import Connect
 from recovery.common.errors import PlanError
 from recovery.plan.field_types import LIVE, SCRATCH
-from recovery.plan.model import Plan
+from recovery.runs.context import PlanContext
 from recovery.targets.target import Place, portable
 
 
-def place_named(plan: Plan, name: str, connect: Connect, scratch: Callable[[], Place] | None = None) -> Place:
+def place_named(context: PlanContext, name: str, scratch: Callable[[], Place] | None = None) -> Place:
     """The live system, a target by its name, or the scratch place.
 
     Raises:
         PlanError: if the plan has no such target.
     """
+    plan = context.plan
     if name == LIVE:
-        return Place(LIVE, plan, connect, gates=("plan", "switch", "accept"), services=plan.services, checks=plan.checks)
+        return Place(LIVE, context, gates=("plan", "switch", "accept"), services=plan.services, checks=plan.checks)
     if name == SCRATCH and scratch is not None:
         return scratch()
     if name not in plan.targets:
@@ -26,8 +26,7 @@ def place_named(plan: Plan, name: str, connect: Connect, scratch: Callable[[], P
     target = plan.targets[name]
     return Place(
         name,
-        plan,
-        connect,
+        context,
         settings=dict(target.sources),
         gates=target.gates,
         services=target.services,

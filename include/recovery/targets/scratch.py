@@ -17,12 +17,13 @@ import secrets
 import shutil
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from recovery.common.connections import Connect, Endpoint
+from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError, StagingError
 from recovery.common.files import locked, read_record, write_record
 from recovery.plan.field_types import SCRATCH
@@ -34,11 +35,10 @@ from recovery.plan.model import Plan
 from recovery.plan.restore_targets import TargetSettings
 from recovery.runners import local_server, processes
 from recovery.runners.processes import User
+from recovery.runs.context import PlanContext
 from recovery.sources.mongo import scratch_server as mongo_scratch_server
 from recovery.sources.postgres import scratch_server as postgres_scratch_server
-
-if TYPE_CHECKING:
-    from recovery.targets.target import Place
+from recovery.targets.target import Place, portable
 
 log = logging.getLogger(__name__)
 
@@ -126,14 +126,12 @@ def _root(plan: Plan, folder: Path, user: User | None) -> Path:
     return base / f"recovery-drill-{folder.name}-{secrets.token_hex(4)}"  # nobody can be there first
 
 
-def place(plan: Plan, folder: Path, connect: Connect) -> Place:
+def place(context: PlanContext, folder: Path) -> Place:
     """The scratch place of a drill, whose servers run.
 
     Raises:
         RestoreError: if it is on another worker, was not made, or a server has ended.
     """
-    from recovery.targets.target import Place, portable
-
     made = _read(folder)
     if made is None:
         raise RestoreError("The scratch servers and folders are not there.", "Look at the task that makes them; trigger a new drill.")
@@ -150,9 +148,10 @@ def place(plan: Plan, folder: Path, connect: Connect) -> Place:
         for source_id, port in made.ports.items():
             if connection_id == _connection_id(source_id):
                 return local_server.endpoint(source_id.partition(".")[0], made.folder(source_id), port)
-        return connect(connection_id)
+        return context.endpoint(connection_id)
 
-    return Place(SCRATCH, plan, look_up, settings=settings, checks=portable(plan, settings))
+    there = replace(context, clients=replace(context.clients, connect=look_up))
+    return Place(SCRATCH, there, settings=settings, checks=portable(context.plan, settings))
 
 
 def _connection_id(source_id: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from recovery.common.connections import Connect
 from recovery.common.errors import PlanError
 from recovery.plan.checks import Check
 from recovery.plan.field_types import LIVE, Gate
 from recovery.plan.model import Plan
 from recovery.plan.restore_targets import TargetSettings
 from recovery.plan.services import Services
-from recovery.sources import registry
+from recovery.runs.context import PlanContext
 from recovery.sources.base import Component
 
 
@@ -22,13 +21,17 @@ class Place:
 
     name: str
     """``live``, ``scratch``, or a target's name."""
-    plan: Plan
-    connect: Connect = field(repr=False)
+    context: PlanContext = field(repr=False)
     settings: Mapping[str, TargetSettings] = field(default_factory=dict)
     """Of each source that is restored somewhere else; empty for the live system."""
     gates: tuple[Gate, ...] = ()
     services: Services = field(default_factory=Services)
     checks: tuple[Check, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose data is restored."""
+        return self.context.plan
 
     @property
     def live(self) -> bool:
@@ -58,7 +61,7 @@ class Place:
         """
         if source_id not in self.sources:
             raise PlanError(f"The target {self.name} has no place for {source_id}.", f"It has {', '.join(self.sources)}.")
-        return registry.make(self.plan, source_id, self.connect, self.settings.get(source_id))
+        return self.context.source(source_id, self.settings.get(source_id))
 
 
 def portable(plan: Plan, settings: Mapping[str, TargetSettings]) -> tuple[Check, ...]:

@@ -61,7 +61,7 @@ def _write(run: RestoreRun, facts: dict[str, Any]) -> None:
 def _keep_with_set(run: RestoreRun, facts: dict[str, Any], *, over: bool) -> list[str]:
     """Add the report to the set and, if the restore is over, release the hold; what did not work, in sentences."""
     unkept = []
-    key = run.set_key()
+    key = run.context.signing_key()
     text = "restored" if facts["result"] == "success" else facts["result"]
     report = Record(kind="report", plan=run.plan.plan, set_id=facts["set"], time=now(), by=f"run {run.run_id}", text=text, facts=facts)
     held = {entry.facts["destination"]: Record.model_validate(entry.facts["record"]) for entry in run.journal.said("holding")}

@@ -1,4 +1,4 @@
-"""Telling people: mail through Airflow's SMTP notifier, and the ping that somebody outside waits for."""
+"""Mail to people, through Airflow's SMTP notifier."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from recovery.backup.stored import manifests, not_stored
-from recovery.common.connections import Connect, Endpoint
-from recovery.common.errors import ConnectionUnusable, DestinationError
-from recovery.common.units import human_duration, now
 from recovery.plan.loader import load_plan
 from recovery.plan.model import Mail, Plan
-from recovery.sets.manifest import Manifest
 
 log = logging.getLogger(__name__)
-
-_PING_SECONDS = 20
 
 
 def on_failure(plan: Plan, what: str) -> list[Callable[[Any], None]] | None:
@@ -35,55 +28,6 @@ def on_failure(plan: Plan, what: str) -> list[Callable[[Any], None]] | None:
         _mail(mail, f"[{plan.plan}] {what} FAILED", body)(context)
 
     return [tell]
-
-
-def tell_success(plan: Plan, address: str, set_id: str, connect: Connect) -> bool:
-    """Call a dead-man address for a backup of now that every destination has, whatever became of tasks.
-
-    Args:
-        plan: whose backup it is.
-        address: the Connection to call.
-        set_id: the backup's set.
-        connect: finds Connections.
-
-    Returns:
-        False if the backup is older than the RPO: whoever waits for the call would take it for a new one.
-
-    Raises:
-        DestinationError: if a destination does not have all of the set.
-        ConnectionUnusable: if the address does not answer with success.
-    """
-    found = manifests(plan, set_id, connect)
-    if lacking := not_stored(found, set_id, plan.source_ids):
-        raise DestinationError(" ".join(lacking.values()), "Nobody was told that the backup succeeded. Clear the upload there.")
-    if any(now() - manifest.begins > plan.objectives.rpo for manifest in found.values() if isinstance(manifest, Manifest)):
-        log.warning("set %s is older than the RPO of %s: nobody is told", set_id, human_duration(plan.objectives.rpo))
-        return False
-    ping(connect(address))
-    return True
-
-
-def ping(endpoint: Endpoint) -> None:
-    """Call a dead-man address once.
-
-    Raises:
-        ConnectionUnusable: if it does not answer with success; it may a moment later.
-    """
-    import httpx
-
-    scheme = endpoint.schema or "https"
-    host = endpoint.host if "://" in endpoint.host else f"{scheme}://{endpoint.host}"
-    url = f"{host}:{endpoint.port}" if endpoint.port else host
-    path = endpoint.extra.get("path", "")
-    try:
-        httpx.get(f"{url}{path}", timeout=_PING_SECONDS).raise_for_status()
-    except httpx.HTTPError as error:
-        raise ConnectionUnusable(
-            f"The dead-man address of {endpoint.id} did not take the ping: {type(error).__name__}.",
-            "Check the Connection and the service behind it.",
-            retryable=True,
-        ) from None
-    log.info("told %s that the backup succeeded", endpoint.id)
 
 
 def gate_waits(plan_name: str, gate: str, text: str, context: Any) -> None:

@@ -1,0 +1,76 @@
+"""Mails, to a real SMTP server."""
+
+from email import message_from_string
+from email.policy import default
+from types import SimpleNamespace
+
+import pytest
+
+from recovery.airflow import mail
+from recovery.plan.model import Mail
+from tests.support.small import Small
+
+
+@pytest.fixture
+def plan(tmp_path, smtp, monkeypatch):
+    connection = f'{{"conn_type": "smtp", "host": "127.0.0.1", "port": {smtp.port}, "extra": {{"disable_ssl": true, "disable_tls": true}}}}'
+    monkeypatch.setenv("AIRFLOW_CONN_MAIL", connection)
+    more = "alerts: {mail: {connection: mail, to: [oncall@example.org, boss@example.org], sender: recovery@example.org}}\n"
+    small = Small(tmp_path / "small", "small", more=more)
+    monkeypatch.setenv("RECOVERY_PLANS", str(small.plans))
+    return small.plan()
+
+
+def text_of(message):
+    parsed = message_from_string(message.text, policy=default)
+    return parsed["subject"], parsed.get_body(("html", "plain")).get_content()
+
+
+def context(**more):
+    run = SimpleNamespace(run_id="manual__{{ 7*7 }}<b>", dag_id="small_backup")
+    return {"dag_run": run, "reason": "task_failure", "ti": None} | more
+
+
+def test_a_failed_run_is_told(plan, smtp):
+    for callback in mail.on_failure(plan, "Backup"):
+        callback(context())
+    (message,) = smtp.messages
+    subject, text = text_of(message)
+    assert message.to == ["oncall@example.org", "boss@example.org"]
+    assert message.sender == "recovery@example.org"
+    assert subject == "[small] Backup FAILED"
+    assert "task_failure" in text
+    assert "/dags/small_backup/runs/" in text
+    assert "49" not in text
+    assert "<b>" not in text
+
+
+def test_a_waiting_gate_is_told_with_its_text_as_it_is(plan, smtp):
+    mail.gate_waits("small", "plan", "Replaces table {{ dag_run }} and {% raw %} <script>\nä", context())
+    subject, text = text_of(smtp.messages[0])
+    assert subject == "[small] restore waits for approval: plan"
+    assert "&lt;script&gt;" in text
+    assert "&#123;&#123; dag_run }}" in text
+    assert "ä" in text
+
+
+def test_a_mail_that_cannot_be_sent_does_not_fail_a_gate(plan, monkeypatch, caplog):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_MAIL",
+        '{"conn_type": "smtp", "host": "127.0.0.1", "port": 1, "extra": {"disable_ssl": true, "timeout": 1, "retry_limit": 1}}',
+    )
+    mail.gate_waits("small", "plan", "text", context())
+    assert "could not be sent; nobody was told" in caplog.text
+
+
+def test_without_mail_nobody_is_told(tmp_path, smtp, monkeypatch):
+    small = Small(tmp_path / "small", "small")
+    monkeypatch.setenv("RECOVERY_PLANS", str(small.plans))
+    assert not mail.on_failure(small.plan(), "Backup")
+    mail.gate_waits("small", "plan", "text", context())
+    mail.nobody_accepted("small", context())
+    assert smtp.messages == []
+
+
+def test_mail_settings_are_what_the_plan_says(plan):
+    assert plan.alerts.mail == Mail(connection="mail", to=("oncall@example.org", "boss@example.org"), sender="recovery@example.org")

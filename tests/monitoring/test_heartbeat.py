@@ -1,0 +1,101 @@
+"""Heartbeats, to a real HTTP server."""
+
+import shutil
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from recovery.common.connections import Endpoint
+from recovery.common.errors import ConnectionUnusable, DestinationError
+from recovery.monitoring import heartbeat
+from tests.support.small import Small
+
+
+@contextmanager
+def web(status=200, location=None):
+    """An HTTP server that keeps the paths it was asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(status)
+            if location:
+                self.send_header("Location", location)
+            self.end_headers()
+
+        def log_message(self, *args):
+            """Keep quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield SimpleNamespace(port=server.server_port, asked=asked)
+        server.shutdown()
+
+
+def dead_man(server, **changes):
+    return Endpoint(
+        **{"id": "dead_man", "host": "127.0.0.1", "port": server.port, "schema": "http", "extra": {"path": "/ping/1"}} | changes
+    )
+
+
+@pytest.fixture(autouse=True)
+def without_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def test_a_ping_arrives():
+    with web() as server:
+        heartbeat.ping(dead_man(server))
+        heartbeat.ping(dead_man(server, host="http://127.0.0.1", schema=""))
+        heartbeat.ping(dead_man(server, extra={}))
+        assert server.asked == ["/ping/1", "/ping/1", "/"]
+
+
+def test_a_whole_address_as_host_is_taken_as_it_is():
+    with web() as server:
+        heartbeat.ping(Endpoint(id="dead_man", host=f"http://127.0.0.1:{server.port}/uuid-of-the-check"))
+        assert server.asked == ["/uuid-of-the-check"]
+
+
+@pytest.mark.parametrize("status", [301, 404, 500])
+def test_anything_but_success_is_an_error_that_does_not_tell_the_address(status):
+    with web(status, location="/elsewhere") as server:
+        with pytest.raises(ConnectionUnusable, match="dead_man did not take the ping") as error:
+            heartbeat.ping(dead_man(server, extra={"path": "/secret-token"}))
+        assert server.asked == ["/secret-token"]
+    assert "secret-token" not in str(error.value)
+    assert error.value.__suppress_context__
+
+
+def test_nobody_there_is_an_error():
+    with web() as server:
+        pass
+    with pytest.raises(ConnectionUnusable, match="ConnectError") as error:
+        heartbeat.ping(dead_man(server))
+    assert error.value.retryable
+
+
+def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path, monkeypatch):
+    small = Small(tmp_path / "small", "small")
+    with web() as server:
+
+        def connect(name):
+            return dead_man(server) if name == "dead_man" else small.connect(name)
+
+        set_id = small.back_up("told")
+        context, plan = small.context(connect=connect), small.plan()
+        assert heartbeat.tell_success(context, "dead_man", set_id)
+        assert server.asked == ["/ping/1"]
+        with monkeypatch.context() as later:
+            later.setattr(heartbeat, "now", lambda: datetime.now(UTC) + plan.objectives.rpo)
+            assert not heartbeat.tell_success(context, "dead_man", set_id)
+        shutil.rmtree(small.set_folders(set_id)[1])
+        with pytest.raises(DestinationError, match=r"far has no .* Nobody was told that the backup succeeded"):
+            heartbeat.tell_success(context, "dead_man", set_id)
+        assert server.asked == ["/ping/1"]
