@@ -18,6 +18,7 @@ from email.header import decode_header, make_header
 import pytest
 
 from recovery.crypto.signing import SigningKey
+from recovery.restore import answers
 from recovery.restore.approvals import Approval, write_signed
 from recovery.restore.session import RestoreRun
 from recovery.sets.records import read_records
@@ -372,7 +373,7 @@ def plan_gate_marked_and_forged(play):
     run = play.run
     answer = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "alice", "name": "alice"}}
     play.operator.write_xcom(play.dag, play.run_id, "approve_plan", "return_value", answer)
-    forged = Approval(question=run.question("plan"), approver="alice", answered=datetime.now(UTC))
+    forged = Approval(question=answers.question(run, "plan"), approver="alice", answered=datetime.now(UTC))
     write_signed(run.gate_file("plan", ".json"), forged, SigningKey.generate())
     play.operator.mark_task(play.dag, play.run_id, "approve_plan", "success")
     words = play.ended()

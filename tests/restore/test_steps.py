@@ -370,12 +370,12 @@ def test_a_proof_that_fails_leaves_live_alone(small, monkeypatch):
 
 
 def unsigned(run, gate):
-    body = Approval(question=run.question(gate), approver="alice", answered=datetime.now(UTC)).model_dump_json()
+    body = Approval(question=answers.question(run, gate), approver="alice", answered=datetime.now(UTC)).model_dump_json()
     run.gate_file(gate, ".json").write_text(json.dumps({"statement": body, "signature": ""}))
 
 
 def signed_by_another(run, gate):
-    forged = Approval(question=run.question(gate), approver="alice", answered=datetime.now(UTC))
+    forged = Approval(question=answers.question(run, gate), approver="alice", answered=datetime.now(UTC))
     write_signed(run.gate_file(gate, ".json"), forged, SigningKey.generate())
 
 

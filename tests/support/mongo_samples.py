@@ -10,7 +10,7 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 
 from recovery.common.connections import Endpoint
 from recovery.packs.content_index import read_rows
-from recovery.plan.kinds.mongo import MongoSource
+from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.mongo.component import Mongo
 from recovery.sources.mongo.restore.load import Target
 from tests.support.local_restore import back_up
@@ -28,7 +28,7 @@ def endpoint(server, **changes) -> Endpoint:
 
 def mongo(where, *databases, collections=(), there=None, jobs=2, **changes) -> Mongo:
     """The component of a source of a server."""
-    settings = MongoSource(connection="test_mongo", databases=databases, collections=collections, jobs=jobs)
+    settings = MongoSettings(connection="test_mongo", databases=databases, collections=collections, jobs=jobs)
     return Mongo("documents", settings, endpoint(where, **changes), TOOLS, there)
 
 

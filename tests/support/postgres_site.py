@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recovery.common.connections import Endpoint
 from recovery.packs.content_index import read_rows
-from recovery.plan.kinds.postgres import PostgresSource
+from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.sources.postgres.component import Postgres
 from tests.support.local_restore import LocalRestore, back_up
 
@@ -33,7 +33,7 @@ class Site:
     def component(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", **settings):
         endpoint = Endpoint("pg", host, self.server.port, user, password or self.server.password)
         tools = [self.server.bin] if tools is None else tools
-        return Postgres("main", PostgresSource(connection="pg", databases=databases, **settings), endpoint, tools, renamed)
+        return Postgres("main", PostgresSettings(connection="pg", databases=databases, **settings), endpoint, tools, renamed)
 
     def sql(self, database, *statements, **who):
         with self.server.connect(database, **who) as connection:

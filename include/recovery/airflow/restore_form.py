@@ -10,7 +10,7 @@ from airflow.sdk import Param
 from recovery.airflow.tasks import sources_parameter, text_parameter
 from recovery.common.errors import PlanError
 from recovery.plan.field_types import LIVE
-from recovery.plan.kinds.config import ConfigSource
+from recovery.plan.kinds.config import ConfigSettings
 from recovery.plan.model import Plan
 from recovery.runs.restore_request import Request
 
@@ -60,7 +60,7 @@ def fields(plan: Plan) -> dict[str, Param]:
 def _parts(plan: Plan, source_id: str) -> Param:
     """What to restore of one source; a text field of one part a line, or a choice of the named paths."""
     settings = plan.source(source_id)
-    choices: dict[str, Any] = {"examples": [str(path) for path in settings.paths]} if isinstance(settings, ConfigSource) else {}
+    choices: dict[str, Any] = {"examples": [str(path) for path in settings.paths]} if isinstance(settings, ConfigSettings) else {}
     kind = source_id.partition(".")[0]
     return Param(
         [],

@@ -24,6 +24,7 @@ from recovery.plan.loader import load_plan, load_plans
 from recovery.plan.model import Plan
 from recovery.restore.session import RestoreRun
 from recovery.runs.context import PlanContext
+from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import StagedSet
 from recovery.sets.layout import new_set_id
 
@@ -183,7 +184,7 @@ def failure_noted(restore: RestoreRun, step: str) -> Iterator[None]:
     except Exception:
         with suppress(OSError, RecoveryError):  # what the step said is what the operator has to read
             if restore.began and not restore.journal.closed:
-                restore.journal.say("failed", what=step)
+                restore.journal.say(Step.FAILED, what=step)
         raise
 
 

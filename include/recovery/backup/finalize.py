@@ -21,6 +21,7 @@ from recovery.packs.content_index import read_rows
 from recovery.plan.model import Plan
 from recovery.runs import active
 from recovery.runs.context import PlanContext
+from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import RunRecord, StagedSet, sweep
 from recovery.sets.catalog import read_catalog
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, pack_path
@@ -74,7 +75,7 @@ def refuse_during_restore(plan: Plan) -> None:
         RestoreUnderWay: if there is such a restore.
     """
     for each in active.into_live(plan):
-        if not each.journal.closed and each.journal.said("stopping services"):
+        if not each.journal.closed and each.journal.said(Step.STOPPING_SERVICES):
             raise RestoreUnderWay(
                 f"The {each} is between its switch and its acceptance.",
                 "Answer its last gate, or look at its report; a backup that still waits goes on then, one that failed can be cleared.",
@@ -152,7 +153,7 @@ def close(context: PlanContext, staged: StagedSet) -> None:
 def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
     """What was read before a switch and what was read after it are not of one system."""
     for each in active.into_live(plan):
-        if any(entry.time >= run.started for entry in each.journal.said("stopping services")):
+        if any(entry.time >= run.started for entry in each.journal.said(Step.STOPPING_SERVICES)):
             raise RestoreError(
                 f"The {each} switched this system while set {run.set_id} was made; the set may be half of before.",
                 "Trigger a new backup run once the restore has ended.",

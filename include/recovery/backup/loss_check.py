@@ -7,33 +7,26 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from recovery.common.errors import SourceError
 from recovery.common.paths import readable
 from recovery.common.wording import shortened
-from recovery.packs.content_index import Facts, Row
+from recovery.packs.content_index import Row
 
 
-def noting(counted_as: Callable[[str], str], counts: dict[str, int], changed: list[str], rows: Iterable[Row]) -> Iterator[Row]:
+def noting(
+    counted: Callable[[Row], tuple[str, int] | None], counts: dict[str, int], changed: list[str], rows: Iterable[Row]
+) -> Iterator[Row]:
     """Pass rows on, and note what they say.
 
     Args:
-        counted_as: the name that the records of a row of a name count for.
+        counted: how many records a row speaks of, and for which name they count.
         counts: gets the records, by that name.
         changed: gets, in words, what changed while it was read.
         rows: contents of an artifact.
     """
     for kind, name, facts in rows:
-        if (records := _records(kind, facts)) is not None:
-            counts[counted_as(name)] = counts.get(counted_as(name), 0) + records
+        if (records := counted((kind, name, facts))) is not None:
+            counts[records[0]] = counts.get(records[0], 0) + records[1]
         if kind == "changed":
             changed.append(f"{readable(name)}: {facts['what']}")
         yield kind, name, facts
-
-
-def _records(kind: str, facts: Facts) -> int | None:
-    """How many records a row speaks of; None if it says nothing of any. Lines of texts are none: there always are some."""
-    if kind == "tree":
-        return sum(int(facts[what]) for what in ("files", "links", "hardlinks", "fifos"))
-    if kind != "text" and isinstance(facts.get("count"), int):
-        return int(facts["count"])
-    return {"database": 0, "table": 1}.get(kind)  # a table's rows are only counted by who opens the packs
 
 
 def refuse_lost(

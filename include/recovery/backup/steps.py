@@ -29,10 +29,10 @@ from recovery.plan.field_types import Level
 from recovery.plan.model import Plan
 from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
-from recovery.sources.base import Component
+from recovery.sets.layout import pack_path
+from recovery.sources.base import Dumper, SetReader
 from recovery.sources.model import Dump
 from recovery.sources.read_packs import check_pack, read_packs
-from recovery.sources.trees.inventory import note_told, refuse_moved
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Work:
     last_try: bool = True
     """Nobody tries a step again that fails now."""
     damaged: bool = False
-    """What the plan names and is gone is left out: see :attr:`recovery.sources.base.Component.damaged`."""
+    """What the plan names and is gone is left out: see :attr:`recovery.sources.base.Dumper.damaged`."""
 
     @property
     def plan(self) -> Plan:
@@ -98,12 +98,11 @@ class Work:
     @property
     def pack_folder(self) -> Path:
         """Where the packs lie, as they will at a destination."""
-        component, _, name = self.source_id.partition(".")
-        return self.staged.set_folder / component / name
+        return self.staged.set_folder / pack_path(self.source_id, "")
 
-    def component(self) -> Component:
+    def source(self) -> Dumper:
         """The source itself."""
-        made = self.context.source(self.source_id)
+        made = self.context.source(self.source_id, Dumper)
         made.damaged = self.damaged
         return made
 
@@ -141,7 +140,7 @@ def dump(work: Work) -> None:
     """Read the source. What a failure leaves is removed; what is done already is not done again.
 
     Raises:
-        RecoveryError: as :meth:`recovery.sources.base.Component.dump`, and if the set is closed.
+        RecoveryError: as :meth:`recovery.sources.base.Dumper.dump`, and if the set is closed.
     """
     work.staged.refuse_closed(work.source_id)
     if _is_dumped(work):
@@ -153,7 +152,7 @@ def dump(work: Work) -> None:
         work.dump_folder.mkdir(parents=True)
         if not work.plan.source(work.source_id).snapshot:
             _wait_for_snapshots(work)
-        made = work.component().dump(work.dump_folder, lambda: _mark(work, "opened"))
+        made = work.source().dump(work.dump_folder, lambda: _mark(work, "opened"))
         _refuse_missing_inventory(work, made)
         write_record(work.dump_folder / "dump.json", made)
     for warning in made.warnings:
@@ -172,9 +171,7 @@ def _is_dumped(work: Work) -> bool:
 def _refuse_missing_inventory(work: Work, made: Dump) -> None:
     for artifact in made.artifacts:
         if not work.inventory(artifact.name).exists():
-            raise SourceError(
-                f"{work.source_id}: {artifact.name} has no inventory.", "Report this; the component does not keep its promise."
-            )
+            raise SourceError(f"{work.source_id}: {artifact.name} has no inventory.", "Report this; the source does not keep its promise.")
 
 
 @contextmanager
@@ -263,7 +260,7 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
         packs[artifact.name] = tuple(sealed)
         if artifact.live:
             _refuse_other(work, artifact)
-            note_told(work.source_id, work.inventory(artifact.name), said)
+            work.source().note_archived(work.inventory(artifact.name), said)
         changed += said
     raw = sum(pack.raw_bytes for made_packs in packs.values() for pack in made_packs)
     stored = sum(pack.stored_bytes for made_packs in packs.values() for pack in made_packs)
@@ -281,7 +278,7 @@ def _members(work: Work, artifact: Artifact) -> Iterable[Member]:
 def _refuse_other(work: Work, artifact: Artifact) -> None:
     """A live tree must be the one that was listed; what a crash of the machine left of a dump may be shorter than what was written."""
     if artifact.live:
-        refuse_moved(work.source_id, Path(artifact.root), work.inventory(artifact.name))
+        work.source().refuse_moved(Path(artifact.root), work.inventory(artifact.name))
         return
     found = sum(member.size for member in members_below(Path(artifact.root)))
     if found != artifact.bytes:
@@ -312,10 +309,10 @@ def verify(work: Work) -> None:
     identity = work.context.decryption_key()
     counts: dict[str, int] = {}
     changed: list[str] = []
-    component = work.component()
+    reader = work.context.reader(work.source_id)
     for artifact in made.artifacts:
-        counted_as = partial(component.counted_as, artifact.name)
-        rows = noting(counted_as, counts, changed, _contents(work, component, artifact.name, sealed.packs[artifact.name], identity))
+        counted = partial(reader.counted, artifact.name)
+        rows = noting(counted, counts, changed, _contents(work, reader, artifact.name, sealed.packs[artifact.name], identity))
         with written_in(work.folder):
             write_rows(work.contents(artifact.name), rows)
     if not work.staged.run().allow_empty:
@@ -329,9 +326,9 @@ def verify(work: Work) -> None:
     log.info("%s: %s proven %s in %s, %s records", work.source_id, human_size(raw), level, human_duration(seconds), sum(counts.values()))
 
 
-def _contents(work: Work, component: Component, artifact: str, packs: Iterable[Pack], identity: Identity | None) -> Iterator[Row]:
+def _contents(work: Work, reader: SetReader, artifact: str, packs: Iterable[Pack], identity: Identity | None) -> Iterator[Row]:
     if identity is None:
         for pack in packs:
             check_pack(work.pack_folder / pack.file, pack)
         return read_rows(work.inventory(artifact))
-    return component.contents(artifact, work.inventory(artifact), read_packs(component, artifact, work.pack_folder, packs, identity))
+    return reader.contents(artifact, work.inventory(artifact), read_packs(reader, artifact, work.pack_folder, packs, identity))

@@ -20,9 +20,9 @@ from recovery.plan.model import Plan
 from recovery.restore import rollback
 from recovery.restore.choose_set import take
 from recovery.restore.report import write
-from recovery.restore.report.drill_proof import BESIDE
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import timed
+from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import NOTHING_DUE, Request
 from recovery.sets.catalog import LATEST, Catalog, Choice, choose, read_catalog
 from recovery.sets.manifest import Manifest
@@ -99,7 +99,7 @@ def choose_drill(run: RestoreRun, wish: Wish) -> bool:
     chosen = replace(choice.chosen, destinations=(name,))
     take(run, request, replace(choice, chosen=chosen, warnings=(*choice.warnings, *(words for words, late in lacking if not late))))
     if faults:
-        run.journal.say(BESIDE, what=faults)
+        run.journal.say(Step.FAULTS_BESIDE, what=faults)
         log.error("%s", " ".join(faults))
     log.info("set %s is fetched from %s", request.set, name)
     return True
@@ -237,10 +237,10 @@ def start_scratch(run: RestoreRun) -> None:
         log.info("this drill goes to the target %s", run.request().target)
         return
     with run.changing(scratch.LOCK), timed(run, "start scratch servers"):
-        if run.journal.said("staging"):
+        if run.journal.said(Step.STAGING):
             raise RestoreError("Sources are staged already; the scratch place is not made anew.", "Trigger a new drill.")
         versions = {source_id: run.manifest().sources[source_id].versions for source_id in run.request().sources}
-        run.journal.say("starting scratch")
+        run.journal.say(Step.STARTING_SCRATCH)
         scratch.start(run.plan, run.folder, versions)
 
 
@@ -253,7 +253,7 @@ def finish(run: RestoreRun) -> bool:
     Raises:
         RestoreError: with the reason.
     """
-    ended = run.journal.last("closed")
+    ended = run.journal.last(Step.CLOSED)
     if ended and not run.began:
         if ended.facts["reason"] == NOTHING_DUE:
             return False

@@ -9,6 +9,7 @@ from recovery.common.units import now
 from recovery.plan.model import Plan
 from recovery.runs.active import known
 from recovery.runs.context import PlanContext
+from recovery.runs.journal_steps import Step
 from recovery.sets.catalog import read_manifest
 from recovery.sets.layout import is_set_id
 from recovery.sets.records import add_record, read_records, release
@@ -45,6 +46,6 @@ def release_holds(context: PlanContext, set_id: str, person: str) -> None:
 
 def _refuse_during_restore(plan: Plan, set_id: str) -> None:
     for each in known(plan):
-        needed = [entry.facts["set"] for step in ("chosen", "making safe") for entry in each.journal.said(step)]
+        needed = [entry.facts["set"] for step in (Step.CHOSEN, Step.MAKING_SAFE) for entry in each.journal.said(step)]
         if set_id in needed and not each.journal.closed:
             raise RestoreUnderWay(f"The restore {each.folder.name} needs set {set_id}, and has not ended.", "Wait until it has ended.")

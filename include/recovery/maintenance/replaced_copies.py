@@ -13,13 +13,16 @@ from recovery.common.files import locked, read_record
 from recovery.common.units import human_duration, now
 from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.model import Plan
+from recovery.restore import answers, source_view
 from recovery.restore.session import RestoreRun
 from recovery.runs.context import PlanContext
 from recovery.runs.journal import Journal
+from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import NOTHING_DUE, Request
 from recovery.sets import records
 from recovery.sets.catalog import read_manifest
 from recovery.sets.manifest import Manifest
+from recovery.sources.base import Restorer
 from recovery.targets import scratch
 
 log = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ def _drop_if_old(context: PlanContext, request: Path) -> None:
     run = RestoreRun(context, read_record(request, Request).run_id)
     if not run.journal.closed:
         return
-    age = now() - run.journal.said("closed")[-1].time
+    age = now() - run.journal.said(Step.CLOSED)[-1].time
     keep = context.plan.keep_before
     if age < keep:
         log.info("restore %s ended %s ago; its copies stay for %s", run.id, human_duration(age), human_duration(keep - age))
@@ -70,7 +73,7 @@ def _drop_if_old(context: PlanContext, request: Path) -> None:
 
 def _drop_idle(plan: Plan, journal: Path) -> None:
     """Remove what is left of a drill for which nothing was due; of all others the journal stays, so that they are never begun anew."""
-    closed = Journal(journal).last("closed")
+    closed = Journal(journal).last(Step.CLOSED)
     if closed and closed.facts["reason"] == NOTHING_DUE and now() - closed.time >= plan.keep_before:
         shutil.rmtree(journal.parent)
 
@@ -85,15 +88,15 @@ def drop(run: RestoreRun) -> None:
     if run.in_place:
         release_safety_set(run)
     nothing_aside = run.in_place or run.request().target == SCRATCH
-    staged = [source_id for source_id in run.request().sources if run.journal.said("staging", source_id) and not nothing_aside]
+    staged = [source_id for source_id in run.request().sources if run.journal.said(Step.STAGING, source_id) and not nothing_aside]
     _refuse_gone(run, staged)
     for source_id in staged:
         component = run.component(source_id)
         with locked(run.folder / "locks" / source_id):
-            run.same_target(source_id)
-            component.discard(run.source(source_id))
-            component.drop_before(run.source(source_id))
-            run.source(source_id).clean()
+            answers.same_target(run, source_id)
+            component.discard(source_view.of(run, source_id))
+            component.drop_before(source_view.of(run, source_id))
+            source_view.of(run, source_id).clean()
             log.info("%s: the copies of restore %s are removed", source_id, run.id)
     for path in run.folder.iterdir():
         if path.is_dir():
@@ -123,7 +126,7 @@ def release_safety_set(run: RestoreRun) -> None:
         DestinationError: if a destination can't take the record.
     """
     why = f"restore {run.id} ended {human_duration(run.plan.keep_before)} ago"
-    for entry in run.journal.said("making safe"):
+    for entry in run.journal.said(Step.MAKING_SAFE):
         for destination in run.context.destinations():
             manifest = read_manifest(destination, f"{run.plan.plan}/{entry.facts['set']}", run.context.verify_key())
             if isinstance(manifest, Manifest):  # otherwise it never got there
@@ -135,5 +138,5 @@ def name_strangers(context: PlanContext, source_id: str) -> None:
     """Say which copies lie at a source that no restore in staging accounts for: nobody will remove them."""
     plan = context.plan
     known = {path.name for path in (plan.staging.folder / plan.plan / "restores").glob("*")}
-    if strangers := sorted(set(context.source(source_id).before_copies()) - known):
+    if strangers := sorted(set(context.source(source_id, Restorer).before_copies()) - known):
         log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))

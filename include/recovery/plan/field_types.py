@@ -115,7 +115,7 @@ class Part(BaseModel):
 Moment = Literal["before_backup", "after_backup", "after_failed_backup", "before_restore", "after_restore"]
 """When hooks are done."""
 
-SourceId = Annotated[str, Field(pattern=r"^(postgres|mongo|files|config)\.[a-z][a-z0-9_-]{0,39}$", description="<component>.<name>")]
+SourceId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_-]{0,39}$", description="<kind>.<name>")]
 DatabaseName = Annotated[str, Field(min_length=1, max_length=63)]
 
 

@@ -1,71 +1,56 @@
-"""Hooks: commands, SQL and MongoDB commands around backups and restores."""
+"""Hooks: commands around backups and restores, and statements for their sources."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import PurePath
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import create_model, model_validator
 
-from recovery.plan.field_types import (
-    Argv,
-    DatabaseName,
-    Duration,
-    Moment,
-    Part,
-    SourceId,
-    exactly_one,
-    extended_json,
-)
+from recovery.plan.field_types import Argv, Duration, Moment, Part, exactly_one
+from recovery.plan.kinds import KINDS
+from recovery.plan.source_settings import Statement
+
+_STATEMENTS = {kind.query: kind.statement for kind in KINDS.values() if kind.statement}
 
 
-class SqlStatement(Part):
-    """SQL for a database of a source."""
-
-    source: SourceId
-    database: DatabaseName
-    statement: Annotated[str, Field(min_length=1)]
-
-
-class MongoCommand(Part):
-    """A command for a database of a source."""
-
-    source: SourceId
-    database: DatabaseName
-    command: Annotated[dict[str, JsonValue], Field(min_length=1), AfterValidator(extended_json)]
-    """As in ``db.runCommand``: the command's name comes first."""
-
-
-class Hook(Part):
-    """Something of yours that is done at a certain moment: a command, SQL, or a MongoDB command."""
+class _Hook(Part):
+    """Something of yours that is done at a certain moment: a command, or a statement for a source."""
 
     argv: Argv | None = None
-    sql: SqlStatement | None = None
-    mongo: MongoCommand | None = None
     timeout: Duration = timedelta(minutes=5)
     """How long it may take."""
 
     @model_validator(mode="after")
-    def _one(self) -> Hook:
-        exactly_one(self, "argv", "sql", "mongo")
+    def _one(self) -> Self:
+        exactly_one(self, "argv", *_STATEMENTS)
         return self
+
+    @property
+    def statement(self) -> Statement | None:
+        """What a source is to do; None for a command."""
+        return next((found for key in _STATEMENTS if (found := getattr(self, key))), None)
 
     @property
     def source(self) -> str | None:
         """The source that it needs; None for a command."""
-        return next((part.source for part in (self.sql, self.mongo) if part), None)
+        return self.statement.source if self.statement else None
 
     @property
     def title(self) -> str:
         """What it is, for people: without arguments, which may be secret."""
-        if self.argv:
-            return PurePath(self.argv[0]).name
-        if self.sql:
-            return f"SQL in {self.sql.database} of {self.sql.source}"
-        assert self.mongo
-        return f"{next(iter(self.mongo.command))} in {self.mongo.database} of {self.mongo.source}"
+        if self.statement:
+            return self.statement.title
+        assert self.argv
+        return PurePath(self.argv[0]).name
+
+
+if TYPE_CHECKING:
+    Hook = _Hook
+else:  # with a key for each kind that understands statements
+    Hook = create_model("Hook", __base__=_Hook, __doc__=_Hook.__doc__, **{key: (kind | None, None) for key, kind in _STATEMENTS.items()})
 
 
 class Hooks(Part):

@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from recovery.plan import validation
 from recovery.plan.checks import Check
 from recovery.plan.field_types import AbsolutePath, ConnectionId, Duration, Name, Part, Size, cron, plain_prefix, recipient, timezone_name
 from recovery.plan.hooks import Hooks
+from recovery.plan.kinds import KINDS
 from recovery.plan.restore_targets import Drill, Target
 from recovery.plan.services import Services
-from recovery.plan.sources import Settings, Sources
+from recovery.plan.source_settings import SourceSettings
+from recovery.plan.sources import Sources
 
 
 class Objectives(Part):
@@ -125,11 +127,20 @@ class Staging(Part):
     """Packs of older runs are removed, oldest first, when all of them together are larger than this."""
 
 
-class Tools(Part):
-    """Folders with client tools, looked at before PATH."""
+class _Tools(Part):
+    """Folders with client tools, by kind, looked at before PATH."""
 
-    postgres: tuple[AbsolutePath, ...] = ()
-    mongo: tuple[AbsolutePath, ...] = ()
+    def of(self, kind: str) -> tuple[Path, ...]:
+        """The folders that the plan names for a kind."""
+        return getattr(self, kind, ())
+
+
+if TYPE_CHECKING:
+    Tools = _Tools
+else:  # with a key for each kind that takes tools
+    Tools = create_model(
+        "Tools", __base__=_Tools, __doc__=_Tools.__doc__, **{n: (tuple[AbsolutePath, ...], ()) for n, kind in KINDS.items() if kind.tools}
+    )
 
 
 class Plan(Part):
@@ -181,8 +192,8 @@ class Plan(Part):
             raise ValueError("; ".join(faults))
         return self
 
-    def source(self, source_id: str) -> Settings:
-        """The settings of ``<component>.<name>``.
+    def source(self, source_id: str) -> SourceSettings:
+        """The settings of ``<kind>.<name>``.
 
         Raises:
             KeyError: if the plan has no such source.
@@ -191,5 +202,5 @@ class Plan(Part):
 
     @property
     def source_ids(self) -> Sequence[str]:
-        """Every source's ``<component>.<name>``, in the order of restoring."""
+        """Every source's ``<kind>.<name>``, in the order of restoring."""
         return [source_id for source_id, _ in self.sources]

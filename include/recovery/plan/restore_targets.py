@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator
 
 from recovery.plan.checks import Check
 from recovery.plan.field_types import SCRATCH, AbsolutePath, Gate, Name, Part, SourceId, cron
-from recovery.plan.kinds.config import ConfigTarget
-from recovery.plan.kinds.files import FilesTarget
-from recovery.plan.kinds.mongo import MongoTarget
-from recovery.plan.kinds.postgres import PostgresTarget
 from recovery.plan.services import Services
-
-TargetSettings = PostgresTarget | MongoTarget | FilesTarget | ConfigTarget
-
-
-class TargetSources(Part):
-    """Where each source goes, by component and the source's name in the plan. What is not named can't be restored there."""
-
-    postgres: dict[Name, PostgresTarget] = {}
-    mongo: dict[Name, MongoTarget] = {}
-    files: dict[Name, FilesTarget] = {}
-    config: dict[Name, ConfigTarget] = {}
-
-    @model_validator(mode="after")
-    def _something(self) -> TargetSources:
-        if not any(self):
-            raise ValueError("name at least one source")
-        return self
-
-    def __iter__(self) -> Iterator[tuple[str, TargetSettings]]:  # type: ignore[override]
-        """``(<component>.<name>, settings)``, in the order in which a system is restored."""
-        for kind in ("config", "postgres", "mongo", "files"):
-            for name, settings in getattr(self, kind).items():
-                yield f"{kind}.{name}", settings
+from recovery.plan.sources import TargetSources
 
 
 class Target(Part):

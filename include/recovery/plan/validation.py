@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery.plan.field_types import LIVE, SCRATCH
-from recovery.plan.kinds.files import FilesTarget
-from recovery.plan.kinds.mongo import MongoSource, MongoTarget
-from recovery.plan.kinds.postgres import PostgresSource, PostgresTarget
 from recovery.plan.location import Landing
-from recovery.plan.overlap import nested_paths, own_roots, roots_there, roots_within, server_locations, shared_locations
-from recovery.plan.restore_targets import Target, TargetSettings
-from recovery.plan.sources import Settings
+from recovery.plan.overlap import nested_paths, roots_there, roots_within, shared_locations
+from recovery.plan.restore_targets import Target
+from recovery.plan.source_settings import Question, ServerSettings, ServerTarget, SourceSettings, Statement, TargetSettings
 
 if TYPE_CHECKING:
     from recovery.plan.model import Destination, Plan
@@ -32,6 +29,7 @@ def faults(plan: Plan) -> Iterator[str]:
     yield from _overlaps(plan)
     yield from _shared_databases(plan)
     yield from _unknown_sources(plan)
+    yield from _other_kinds(plan)
     for name, target in plan.targets.items():
         yield from (f"targets.{name}{fault}" for fault in _target_faults(plan, name, target))
     yield from _drill_faults(plan)
@@ -39,7 +37,7 @@ def faults(plan: Plan) -> Iterator[str]:
 
 def _roots(plan: Plan) -> Iterator[tuple[str, Path]]:
     for source_id, source in plan.sources:
-        for root in own_roots(source):
+        for root in source.roots():
             yield source_id, root
 
 
@@ -81,7 +79,7 @@ def _overlaps(plan: Plan) -> Iterator[str]:
 
 def _shared_databases(plan: Plan) -> Iterator[str]:
     for (one_id, one), (other_id, other) in combinations(plan.sources, 2):
-        if shared := shared_locations(server_locations(one), server_locations(other)):
+        if shared := shared_locations(one.on_server(), other.on_server()):
             yield f"sources.{other_id}: {shared} is in {one_id}, too; leave it out of one of them"
 
 
@@ -99,6 +97,17 @@ def _unknown_sources(plan: Plan) -> Iterator[str]:
             yield f"{key}: the plan has no source {source_id}; it has {', '.join(plan.source_ids)}"
 
 
+def _other_kinds(plan: Plan) -> Iterator[str]:
+    """A statement or question is in the language of one kind of source."""
+    asked: list[tuple[str, Statement | Question | None]] = [(f"hooks.{key}", hook.statement) for key, hook in plan.hooks.all()]
+    asked += [(f"checks.{number}", check.question) for number, check in enumerate(plan.checks)]
+    for name, target in plan.targets.items():
+        asked += [(f"targets.{name}.checks.{number}", check.question) for number, check in enumerate(target.checks)]
+    for key, said in asked:
+        if said and not said.source.startswith(f"{said.kind}."):
+            yield f"{key}: {said.source} does not understand this; name a source of kind {said.kind}"
+
+
 def _target_faults(plan: Plan, name: str, target: Target) -> Iterator[str]:
     if name in {LIVE, SCRATCH}:
         yield f": {name!r} is taken; choose another name"
@@ -106,15 +115,14 @@ def _target_faults(plan: Plan, name: str, target: Target) -> Iterator[str]:
     for source_id, there in target.sources:
         if source_id not in sources:
             yield f".sources.{source_id}: the plan has no such source; it has {', '.join(sources)}"
-        elif isinstance(there, PostgresTarget | MongoTarget):
+        elif isinstance(there, ServerTarget):
             yield from (f".sources.{source_id}: {fault}" for fault in _live_server(sources, source_id, there))
-        else:
-            folder = there.path if isinstance(there, FilesTarget) else there.folder
+        elif folder := there.folder_of_all():
             yield from (f".sources.{source_id}: {fault}" for fault in _live_folder(plan, folder))
     yield from _meeting_there(sources, target)
 
 
-def _meeting_there(sources: Mapping[str, Settings], target: Target) -> Iterator[str]:
+def _meeting_there(sources: Mapping[str, SourceSettings], target: Target) -> Iterator[str]:
     """Of two sources that go to one place, one would set aside what the other has just brought."""
     known = [(source_id, there) for source_id, there in target.sources if source_id in sources]
     for (one_id, one), (other_id, other) in combinations(known, 2):
@@ -124,17 +132,17 @@ def _meeting_there(sources: Mapping[str, Settings], target: Target) -> Iterator[
             yield f".sources.{other_id}: {root} and {path} of {one_id} are, or lie in, one another; name a folder apart from it"
 
 
-def _named_places(source: Settings, there: TargetSettings) -> set[Landing]:
+def _named_places(source: SourceSettings, there: TargetSettings) -> set[Landing]:
     """Without names in the plan only the set knows."""
-    return {place for place in server_locations(source, there) if len(place) > 2}
+    return {place for place in source.on_server(there) if len(place) > 2}
 
 
-def _live_server(sources: Mapping[str, Settings], source_id: str, there: PostgresTarget | MongoTarget) -> Iterator[str]:
+def _live_server(sources: Mapping[str, SourceSettings], source_id: str, there: ServerTarget) -> Iterator[str]:
     """A target on a live server, be it another source's, is one only if every database has a name there that is not live."""
     own = sources[source_id]
-    assert isinstance(own, PostgresSource | MongoSource)
+    assert isinstance(own, ServerSettings)
     for other_id, other in sources.items():
-        if not isinstance(other, type(own)) or other.connection != there.connection:
+        if not (isinstance(other, ServerSettings) and other.family == own.family and other.connection == there.connection):
             continue
         if not own.databases or not other.databases:
             yield f"this is the live server of {other_id}; name the databases of both in the plan, or another connection here"

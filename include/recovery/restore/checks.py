@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
-from typing import Any
 
 from recovery.common.deadline import within
 from recovery.common.errors import RecoveryError, SourceError, SourceUnreachable
-from recovery.plan.checks import Check, HttpQuestion, MongoQuestion, SqlQuestion
-from recovery.plan.kinds.mongo import MongoTarget
+from recovery.plan.checks import Check, HttpQuestion
+from recovery.plan.source_settings import Question
 from recovery.runners.commands import Outcome, run_one
+from recovery.sources.base import Queryable
 from recovery.targets.target import Place
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,9 @@ def _right_answer(check: Check, place: Place) -> str:
     """
     if check.http:
         return _http(check.http, check.timeout)
-    if check.sql:
-        return _compared(_from_sql(check.sql, place, check.timeout), check.sql)
-    assert check.mongo
-    return _compared(_from_mongo(check.mongo, place, check.timeout), check.mongo)
+    assert check.question
+    question, source = check.question, place.source(check.question.source, Queryable)  # before the thread: Connections are looked up here
+    return _compared(within(check.timeout, lambda: source.answer(question, check.timeout)), question)
 
 
 # Addresses ----------------------------------------------------------------------------------------------------------
@@ -147,37 +146,7 @@ def at_path(document: object, path: str) -> object:
 # Databases ----------------------------------------------------------------------------------------------------------
 
 
-def _from_sql(question: SqlQuestion, place: Place, timeout: timedelta) -> object:
-    component: Any = place.component(question.source)  # before the thread: Connections are looked up here
-    rows = within(timeout, lambda: component.ask(question.database, question.query, timeout, read_only=True))[-1].rows
-    if rows is None:
-        raise _WrongError("expected one value, but the statement gives none")
-    if len(rows) != 1:
-        raise _WrongError(f"expected one value, found {'several rows' if rows else 'no row'}")
-    if len(rows[0]) != 1:
-        raise _WrongError(f"expected one value, found {len(rows[0])} columns")
-    return rows[0][0]
-
-
-def _from_mongo(question: MongoQuestion, place: Place, timeout: timedelta) -> object:
-    component: Any = place.component(question.source)
-    there = place.settings.get(question.source)
-    renamed = there.collections if isinstance(there, MongoTarget) else {}
-    collection = renamed.get(f"{question.database}.{question.collection}", question.collection)
-    count = [{"$match": question.filter}, {"$count": "documents"}]
-    command = {"aggregate": collection, "pipeline": list(question.pipeline) or count, "cursor": {"batchSize": 2}}
-    documents = within(timeout, lambda: component.ask(question.database, command, timeout))["cursor"]["firstBatch"]
-    if not documents and not question.pipeline:
-        return 0
-    if len(documents) != 1:
-        raise _WrongError(f"expected one document, found {'none' if not documents else 'several'}")
-    values = [value for name, value in documents[0].items() if name != "_id"]
-    if len(values) != 1:
-        raise _WrongError(f"expected one field beside _id, found {len(values)}")
-    return values[0]
-
-
-def _compared(found: object, question: SqlQuestion | MongoQuestion) -> str:
+def _compared(found: object, question: Question) -> str:
     value = plain(found)
     if question.at_least is None:
         if not same(question.equals, value):

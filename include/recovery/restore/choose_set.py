@@ -9,6 +9,7 @@ from recovery.common.files import locked, write_record
 from recovery.common.units import now
 from recovery.restore.session import RestoreRun
 from recovery.runs import active
+from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
 from recovery.sets import records
 from recovery.sets.catalog import Choice, read_catalog
@@ -76,7 +77,7 @@ def _write_down(run: RestoreRun, request: Request, choice: Choice) -> None:
     run.set.choose(manifest)
     write_record(run.folder / "request.json", request)
     run.journal.say(
-        "chosen",
+        Step.CHOSEN,
         set=manifest.set_id,
         destinations=list(choice.chosen.destinations),
         facts=list(choice.facts),
@@ -127,7 +128,7 @@ def _hold(run: RestoreRun, choice: Choice) -> None:
     key = run.context.signing_key()
     faults = []
     for name in choice.chosen.destinations:
-        run.journal.say("holding", destination=name, record=record.model_dump(mode="json"))
+        run.journal.say(Step.HOLDING, destination=name, record=record.model_dump(mode="json"))
         try:
             records.add_record(run.context.destination(name), record, key)
         except DestinationError as error:

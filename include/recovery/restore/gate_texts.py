@@ -6,6 +6,7 @@ from recovery.common.units import human_duration, iso, plain_markdown
 from recovery.plan.field_types import Gate
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import all_checked, last_checks, services_started
+from recovery.runs.journal_steps import Step
 
 
 def gate_text(run: RestoreRun, gate: Gate) -> str:
@@ -69,7 +70,7 @@ def _accept(run: RestoreRun) -> str:
     if not services_started(run):
         lines.append("- ✘ FAILED: the services did not start; see the task's log.")
     lines.append("- Airflow never changes this text: if `check_system` ran again after it was written, its log has what counts.")
-    started = run.journal.said("starting services")[0].time
+    started = run.journal.said(Step.STARTING_SERVICES)[0].time
     aside = f"The safety set {run.safety.manifest().set_id} stays held" if run.in_place else "The data of before stays aside"
     lines += ["", f"**Approve** keeps it. {aside} for {human_duration(run.plan.keep_before)}.", ""]
     writes = "those writes are lost" if run.in_place else "the refused copy is set aside with those writes"
@@ -81,5 +82,5 @@ def _accept(run: RestoreRun) -> str:
 
 
 def _took(run: RestoreRun, step: str, source_id: str) -> str:
-    seconds = [entry.facts["seconds"] for entry in run.journal.said("took", source_id) if entry.facts["what"] == step]
+    seconds = [entry.facts["seconds"] for entry in run.journal.said(Step.TOOK, source_id) if entry.facts["what"] == step]
     return human_duration(seconds[-1]) if seconds else "an unknown time"

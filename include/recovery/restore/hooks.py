@@ -7,9 +7,11 @@ from functools import partial
 
 from recovery.common.errors import HookError, RestoreError
 from recovery.plan.hooks import Hook
+from recovery.restore import answers
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import timed
 from recovery.runs.hooks import NEXT_STEP, hook_fault, run_hook
+from recovery.runs.journal_steps import Step
 
 log = logging.getLogger(__name__)
 _LOCK = "hooks"
@@ -30,8 +32,8 @@ def before_restore(run: RestoreRun) -> bool:
     with timed(run, "hooks before"):
         for key, hook in run.plan.hooks.of("before_restore"):
             with run.changing(_LOCK):
-                run.authorise("switch")
-                if run.journal.said("stopping services"):
+                answers.authorise(run, "switch")
+                if run.journal.said(Step.STOPPING_SERVICES):
                     raise RestoreError("The switch has begun, so it is too late for what comes before it.", "Trigger a new restore.")
                 _once(run, key, hook)
     return True
@@ -66,7 +68,7 @@ def undone_after_restore(run: RestoreRun) -> list[str]:
 def _due_after(run: RestoreRun) -> bool:
     if not run.plan.hooks.after_restore or not run.began or not _concerns(run):
         return False
-    return bool(run.journal.said("hook") or run.journal.said("stopping services"))
+    return bool(run.journal.said(Step.HOOK) or run.journal.said(Step.STOPPING_SERVICES))
 
 
 def _concerns(run: RestoreRun) -> bool:
@@ -78,10 +80,10 @@ def _once(run: RestoreRun, key: str, hook: Hook) -> None:
     if _done(run, key):
         log.info("hook %s: %s was done before", key, hook.title)
         return
-    run.journal.say("hook", key=key, title=hook.title)
+    run.journal.say(Step.HOOK, key=key, title=hook.title)
     run_hook(key, hook, run.context)
-    run.journal.say("hook done", key=key)
+    run.journal.say(Step.HOOK_DONE, key=key)
 
 
 def _done(run: RestoreRun, key: str) -> bool:
-    return any(entry.facts["key"] == key for entry in run.journal.said("hook done"))
+    return any(entry.facts["key"] == key for entry in run.journal.said(Step.HOOK_DONE))

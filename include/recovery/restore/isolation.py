@@ -6,24 +6,20 @@ import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
-from pathlib import Path
 
 from recovery.common.errors import RecoveryError, RestoreError
 from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.loader import load_plans
 from recovery.plan.location import Landing, meet
 from recovery.plan.model import Plan
-from recovery.plan.overlap import left_out
+from recovery.restore import source_view
 from recovery.restore.session import RestoreRun
+from recovery.sources.base import Restorer
 from recovery.sources.model import Finding
-from recovery.sources.trees import filesystem
-from recovery.sources.trees.component import ByRename
-from recovery.sources.trees.selection import at_or_below
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 5
-_TREES = ("files", "config")
 
 
 @dataclass
@@ -39,38 +35,32 @@ class Live:
 
 def live_places(run: RestoreRun, sources: Collection[str]) -> Live:
     """All that is live of the kinds of some sources: what today's plan names, what the set has, and what other plans protect."""
-    kinds = {kind for source_id in sources for kind in _alike(source_id)}
+    families = {_family(run.plan, source_id) for source_id in sources}
     found = Live()
-    found.own = _owned(run, run.plan, kinds, found.silent)
+    found.own = _owned(run, run.plan, families, found.silent)
     plans = load_plans()
     for plan in plans.good:
         if plan.plan != run.plan.plan:
-            found.others[plan.plan] = _owned(run, plan, kinds, found.silent)
+            found.others[plan.plan] = _owned(run, plan, families, found.silent)
     found.silent += [f"the plan file {broken.path.name}" for broken in plans.broken]
     return found
 
 
-def _kind(source_id: str) -> str:
-    return source_id.partition(".")[0]
+def _family(plan: Plan, source_id: str) -> str:
+    return plan.source(source_id).family
 
 
-def _alike(source_id: str) -> tuple[str, ...]:
-    """The kinds of sources that may land in the same place."""
-    kind = _kind(source_id)
-    return _TREES if kind in _TREES else (kind,)
-
-
-def _owned(run: RestoreRun, plan: Plan, kinds: Collection[str], silent: list[str]) -> set[Landing]:
+def _owned(run: RestoreRun, plan: Plan, families: Collection[str], silent: list[str]) -> set[Landing]:
     found: set[Landing] = set()
     own = plan.plan == run.plan.plan
     for source_id in plan.source_ids:
-        if _kind(source_id) not in kinds:
+        if _family(plan, source_id) not in families:
             continue
         try:
-            component = replace(run.context, plan=plan).source(source_id)
+            component = replace(run.context, plan=plan).source(source_id, Restorer)
             found |= component.owns()
             if own and source_id in run.manifest().sources:
-                found |= component.lands(run.whole_source(source_id))
+                found |= component.lands(source_view.of(run, source_id, whole=True))
         except (RecoveryError, OSError) as error:
             log.warning("%s: %s", source_id, error)
             silent.append(source_id if own else f"{source_id} of the plan {plan.plan}")
@@ -79,7 +69,7 @@ def _owned(run: RestoreRun, plan: Plan, kinds: Collection[str], silent: list[str
 
 def target_findings(run: RestoreRun, source_id: str, live: Live) -> Iterator[Finding]:
     """What speaks against a target for a source: that it is live after all, or that it is in use."""
-    source, component = run.source(source_id), run.component(source_id)
+    source, component = source_view.of(run, source_id), run.component(source_id)
     lands = component.lands(source)
     if live.silent:
         yield Finding("warning", f"Whether this is the live system can't be compared: {', '.join(live.silent)} does not answer.")
@@ -109,7 +99,7 @@ def refuse_filled(run: RestoreRun, source_id: str) -> None:
     Raises:
         RestoreError: if so; nobody said that it may be set aside.
     """
-    if _must_be_empty(run) and (there := run.component(source_id).occupied(run.source(source_id))):
+    if _must_be_empty(run) and (there := run.component(source_id).occupied(source_view.of(run, source_id))):
         raise RestoreError(
             f"{source_id}: the target {run.place.name} was empty and is so no more: {_some(there.values())}.",
             f"Trigger a new restore, with {run.place.name} in overwrite if that may be set aside.",
@@ -127,38 +117,21 @@ def meeting_sources(run: RestoreRun, sources: Collection[str]) -> Iterator[str]:
     """
     if run.place.name == SCRATCH:
         return
-    pairs = [(one, other) for one, other in combinations(sources, 2) if _kind(other) in _alike(one)]
-    lands = {name: run.component(name).lands(run.source(name)) for name in {name for pair in pairs for name in pair}}
+    pairs = [(one, other) for one, other in combinations(sources, 2) if _family(run.plan, one) == _family(run.plan, other)]
+    lands = {name: run.component(name).lands(source_view.of(run, name)) for name in {name for pair in pairs for name in pair}}
     for one, other in pairs:
         met = [(mine, theirs) for mine, theirs in product(lands[one], lands[other]) if meet(mine, theirs)]
         placed = [(one, theirs) if len(mine) < len(theirs) else (other, mine) for mine, theirs in met]
-        if same := {"/".join(inner) for outer, inner in placed if not _leaves_out(run, outer, inner)}:
+        if same := {"/".join(inner) for outer, inner in placed if not run.component(outer).leaves_out(source_view.of(run, outer), inner)}:
             yield (
                 f"{one} and {other} would replace each other at {run.place.name} ({_some(sorted(same))}). Correct the plan or the"
                 " Connections; if the plan is right and the set older than it, restore one after the other."
             )
-        elif gone := {path for outer, inner in placed if (path := _gone_around(run, outer, inner))}:
+        elif gone := {path for outer, inner in placed if run.in_place and (path := run.component(outer).lost_folder(inner))}:
             yield (
                 f"{_some(sorted(map(str, gone)))} is gone, and both {one} and {other} need it. Choose method: switch, or restore one after"
                 " the other."
             )
-
-
-def _gone_around(run: RestoreRun, outer: str, landing: Landing) -> Path | None:
-    """In place: the folder that settings bring back as a whole, and that something else of the same restore lies in."""
-    folder = Path(*landing[1:]).parent
-    return folder if run.in_place and _kind(outer) == "config" and landing[1] == "/" and not folder.is_dir() else None
-
-
-def _leaves_out(run: RestoreRun, outer: str, landing: Landing) -> bool:
-    component, source = run.component(outer), run.source(outer)
-    if not isinstance(component, ByRename):
-        return False
-    starts = [Path(row[1]) for artifact in source.artifacts() for row in source.rows(artifact, "tree")]
-    roots = [(start, root) for start in starts for root in filesystem.landings(component.root / start) if landing[: len(root)] == root]
-    left = [(start, left_out(run.plan.source(outer), Path(*landing[len(root) :]))) for start, root in roots]
-    there = at_or_below({str(start / entry) for start, entry in left if entry})
-    return bool(left) and all(entry for _, entry in left) and not any(there(path) for path, _ in component.entries_of(source))
 
 
 def _meeting(lands: Collection[Landing], others: Collection[Landing]) -> str:

@@ -9,10 +9,11 @@ from recovery.common.errors import RecoveryError, RestoreError
 from recovery.common.files import write_record
 from recovery.packs.content_diff import Change
 from recovery.plan.field_types import LIVE, SCRATCH
-from recovery.restore import capacity, isolation, preflight_text
+from recovery.restore import capacity, isolation, preflight_text, source_view
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import timed
 from recovery.runs import active
+from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Findings
 from recovery.sources.model import Preflight
 
@@ -27,7 +28,7 @@ def preflight(run: RestoreRun) -> None:
         RecoveryError: if the set can't be fetched, believed or opened.
     """
     with run.changing("preflight"), timed(run, "preflight"):
-        if run.journal.said("staging"):
+        if run.journal.said(Step.STAGING):
             raise RestoreError("Sources are staged already by what preflight found.", "Go on, or trigger a new restore.")
         active.refuse_second(run.plan, run.folder, run.request())  # again: no lock keeps two plans from choosing at one time
         fetch(run)
@@ -36,7 +37,7 @@ def preflight(run: RestoreRun) -> None:
         for source_id in run.request().sources:
             log.info("preflight of %s", source_id)
             try:
-                reports[source_id] = run.component(source_id).preflight(run.source(source_id))
+                reports[source_id] = run.component(source_id).preflight(source_view.of(run, source_id))
             except RecoveryError as error:
                 refusals.append(f"{source_id}: {error}")
         refusals += _look_around(run, reports)
@@ -53,7 +54,7 @@ def preflight(run: RestoreRun) -> None:
         targets = {name: report.identity for name, report in reports.items()}
         found = Findings(text=text, targets=targets, plan=run.plan_digest, request=run.request_digest)
         write_record(run.folder / "findings.json", found)
-        run.journal.say("preflight done")
+        run.journal.say(Step.PREFLIGHT_DONE)
 
 
 def _look_around(run: RestoreRun, reports: dict[str, Preflight]) -> list[str]:
@@ -79,7 +80,7 @@ def fetch(run: RestoreRun) -> None:
         if manifest.sources[source_id].level == "stored":
             log.info("%s was stored without being opened; reading it now", source_id)
             for artifact in fetched.artifacts(source_id):
-                fetched.make_contents(run.component(source_id), source_id, artifact, run.source(source_id).read(artifact))
+                fetched.make_contents(run.context.reader(source_id), source_id, artifact, source_view.of(run, source_id).read(artifact))
 
 
 def _compared(run: RestoreRun) -> dict[str, list[Change]]:
@@ -90,5 +91,5 @@ def _compared(run: RestoreRun) -> dict[str, list[Change]]:
     found = {}
     for source_id in request.sources:
         log.info("comparing %s with the set", source_id)
-        found[source_id] = run.component(source_id).compare(run.source(source_id))
+        found[source_id] = run.component(source_id).compare(source_view.of(run, source_id))
     return found

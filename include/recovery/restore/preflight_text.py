@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from recovery.common.units import human_duration, human_size, plain_markdown
 from recovery.packs.content_diff import Change
 from recovery.restore.session import RestoreRun
+from recovery.runs.journal_steps import Step
 from recovery.sources.model import Finding, Preflight
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def render(run: RestoreRun, reports: Mapping[str, Preflight], room: Sequence[Fin
         room: what is needed and free.
         changes: what would change, by source; empty if nothing was compared.
     """
-    chosen = run.journal.said("chosen")[-1].facts
+    chosen = run.journal.said(Step.CHOSEN)[-1].facts
     manifest = run.manifest()
     lines = [_headline(run), ""]
     lines += [f"- {plain_markdown(fact)}" for fact in chosen["facts"]]

@@ -8,11 +8,13 @@ from functools import partial
 
 from recovery.common.errors import RestoreError
 from recovery.plan.field_types import SCRATCH
+from recovery.restore import answers, source_view
 from recovery.restore.answers import answered
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import begun_to_switch, in_use, kept, may_have_writes, services_down, timed
 from recovery.restore.steps import replace
 from recovery.runners.commands import run_all
+from recovery.runs.journal_steps import Step
 from recovery.targets import scratch
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ def keep(run: RestoreRun) -> bool:
     if not run.began or run.request().drill or not in_use(run):
         return False
     if answered(run, "accept") != "unanswered":
-        run.authorise("accept")
+        answers.authorise(run, "accept")
     settle(run)
     return True
 
@@ -39,10 +41,10 @@ def settle(run: RestoreRun) -> None:
     """Do for every source what had to wait until the restored system stays; once."""
     for source_id in run.request().sources:
         with run.changing(source_id, forward=False):
-            if not run.journal.said("settled", source_id):
-                run.same_target(source_id)
-                run.component(source_id).settle(run.source(source_id))
-                run.journal.say("settled", source_id)
+            if not run.journal.said(Step.SETTLED, source_id):
+                answers.same_target(run, source_id)
+                run.component(source_id).settle(source_view.of(run, source_id))
+                run.journal.say(Step.SETTLED, source_id)
 
 
 def switch_back(run: RestoreRun) -> bool:
@@ -63,8 +65,8 @@ def switch_back(run: RestoreRun) -> bool:
             if faults:
                 raise _tried_again("The restored system stays, but its services do not start:", faults, "Start them by hand.")
             return False
-        run.journal.say("turning back")
-        if not run.journal.said("stopping services"):
+        run.journal.say(Step.TURNING_BACK)
+        if not run.journal.said(Step.STOPPING_SERVICES):
             return False
         if in_use(run):
             faults += _faults("services", lambda: run_all(run.place.services.stop, run.place.services))
@@ -74,7 +76,7 @@ def switch_back(run: RestoreRun) -> bool:
         with run.changing("services", forward=False):
             faults += _started_again(run)
     if faults:
-        safe = run.journal.last("safe")
+        safe = run.journal.last(Step.SAFE)
         where = f"is in the safety set {safe.facts['set']}" if safe else "is still there, live or set aside"
         words = f"The data of before of what is named {where}. Read the runbook's chapter on a way back that failed."
         raise _tried_again("The way back is not complete:", faults, words)
@@ -84,7 +86,7 @@ def switch_back(run: RestoreRun) -> bool:
 def _started_again(run: RestoreRun) -> list[str]:
     faults = _faults("services", lambda: run_all(run.place.services.start, run.place.services))
     if not faults:
-        run.journal.say("services started again")
+        run.journal.say(Step.SERVICES_STARTED_AGAIN)
     return faults
 
 
@@ -97,16 +99,16 @@ def _take_back(run: RestoreRun, source_id: str) -> None:
     """Under the source's lock, since a switch whose run was ended by hand may still be at it."""
     with run.changing(source_id, forward=False):
         if source_id in begun_to_switch(run):
-            run.same_target(source_id)
-            run.journal.say("switching back", source_id)
-            if run.in_place and not run.source(source_id).journalled("dropping"):
+            answers.same_target(run, source_id)
+            run.journal.say(Step.SWITCHING_BACK, source_id)
+            if run.in_place and not source_view.of(run, source_id).journalled("dropping"):
                 log.info("%s: nothing was dropped, so nothing is brought back", source_id)
             elif run.in_place:
-                replace(run, source_id, run.safe_source(source_id))
-                run.component(source_id).settle(run.safe_source(source_id))
+                replace(run, source_id, source_view.of_safety_set(run, source_id))
+                run.component(source_id).settle(source_view.of_safety_set(run, source_id))
             else:
-                run.component(source_id).switch_back(run.source(source_id))
-            run.journal.say("switched back", source_id)
+                run.component(source_id).switch_back(source_view.of(run, source_id))
+            run.journal.say(Step.SWITCHED_BACK, source_id)
 
 
 def _faults(what: str, action: Callable[[], None]) -> list[str]:
@@ -137,26 +139,26 @@ def discard(run: RestoreRun) -> None:
     if kept(run):
         settle(run)
     faults = []
-    run.journal.say("discarding")
+    run.journal.say(Step.DISCARDING)
     if in_scratch:
         faults += _faults("the scratch place", partial(scratch.remove, run.folder))
     for source_id in run.request().sources:
         with run.changing(source_id, forward=False):
             if not in_scratch and _something_staged(run, source_id) and not may_have_writes(run, source_id):
                 faults += _faults(source_id, partial(_discard, run, source_id))
-            run.source(source_id).clean()
+            source_view.of(run, source_id).clean()
     if faults:
-        run.journal.say("not discarded", faults=faults)
+        run.journal.say(Step.NOT_DISCARDED, faults=faults)
         raise _tried_again("Not everything staged could be removed:", faults, f"Remove it by hand; its names hold {run.id}.")
-    run.journal.say("discarded")
+    run.journal.say(Step.DISCARDED)
 
 
 def _something_staged(run: RestoreRun, source_id: str) -> bool:
     """In place, what is staged at first becomes the live data itself once that is dropped."""
-    dropped = run.in_place and run.source(source_id).journalled("dropping")
-    return bool(run.journal.said("staging", source_id)) and not dropped
+    dropped = run.in_place and source_view.of(run, source_id).journalled("dropping")
+    return bool(run.journal.said(Step.STAGING, source_id)) and not dropped
 
 
 def _discard(run: RestoreRun, source_id: str) -> None:
-    run.same_target(source_id)
-    run.component(source_id).discard(run.source(source_id))
+    answers.same_target(run, source_id)
+    run.component(source_id).discard(source_view.of(run, source_id))

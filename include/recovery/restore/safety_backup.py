@@ -9,13 +9,16 @@ from recovery.backup import finalize, steps, upload
 from recovery.common.errors import DestinationError, RecoveryError, RestoreError
 from recovery.common.units import now
 from recovery.plan.location import lies_in
+from recovery.restore import answers, source_view
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import timed
 from recovery.runs.context import PlanContext
+from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.catalog import read_manifest
 from recovery.sets.layout import new_set_id
 from recovery.sets.manifest import Manifest
+from recovery.sources.base import InPlaceRestorer
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +38,15 @@ def make_safe(run: RestoreRun) -> bool:
     if not run.in_place:
         return False
     with run.changing("safety"), timed(run, "safety backup"):
-        run.authorise("switch")
-        if not run.journal.said("services stopped"):
+        answers.authorise(run, "switch")
+        if not run.journal.said(Step.SERVICES_STOPPED):
             raise RestoreError("The services were not stopped; marking a task as success does not do its work.", "Trigger a new restore.")
-        if run.journal.said("safe"):
+        if run.journal.said(Step.SAFE):
             log.info("the safety set is made already")
             return True
         sources = run.request().sources
         for source_id in sources:
-            run.authorise("switch", source_id)
+            answers.authorise(run, "switch", source_id)
         plan = run.plan.model_copy(update={"staging": run.plan.staging.model_copy(update={"folder": run.folder / "safety" / "staging"})})
         context, staged = replace(run.context, plan=plan), StagedSet(plan, _set_id(run))
         _back_up(run, context, staged)
@@ -52,8 +55,8 @@ def make_safe(run: RestoreRun) -> bool:
         run.safety.fetch([run.context.destination(name) for name in places], run.context.required_decryption_key(), sources)
         staged.remove()
         for source_id in sources:
-            run.authorise("switch", source_id)
-        run.journal.say("safe", set=staged.id, destinations=places)
+            answers.authorise(run, "switch", source_id)
+        run.journal.say(Step.SAFE, set=staged.id, destinations=places)
         log.info("what is there is safe in set %s, which is held from pruning", staged.id)
         return True
 
@@ -64,10 +67,10 @@ def refuse_unsaved(run: RestoreRun, source_id: str) -> None:
     Raises:
         RestoreError: if there is such a thing; nothing of this source was replaced then.
     """
-    component, safe = run.component(source_id), run.safe_source(source_id)
+    component, safe = run.place.source(source_id, InPlaceRestorer), source_view.of_safety_set(run, source_id)
     log.info("%s: comparing what is live with the safety set", source_id)
     saved = component.lands(safe)
-    unsaved = [words for landing, words in component.occupied(run.source(source_id)).items() if not lies_in(landing, saved)]
+    unsaved = [words for landing, words in component.occupied(source_view.of(run, source_id)).items() if not lies_in(landing, saved)]
     unsaved += [f"{change.count} of kind {change.kind}, such as {', '.join(change.names[:3])}" for change in component.unsaved(safe)]
     if unsaved:
         raise RestoreError(
@@ -78,9 +81,9 @@ def refuse_unsaved(run: RestoreRun, source_id: str) -> None:
 
 def _set_id(run: RestoreRun) -> str:
     """Said before anything of it is made: whatever becomes of this restore, maintenance ends its hold."""
-    if not run.journal.said("making safe"):
-        run.journal.say("making safe", set=new_set_id(now(), f"{run.run_id} safety"))
-    return str(run.journal.said("making safe")[-1].facts["set"])
+    if not run.journal.said(Step.MAKING_SAFE):
+        run.journal.say(Step.MAKING_SAFE, set=new_set_id(now(), f"{run.run_id} safety"))
+    return str(run.journal.said(Step.MAKING_SAFE)[-1].facts["set"])
 
 
 def _back_up(run: RestoreRun, context: PlanContext, staged: StagedSet) -> None:

@@ -24,19 +24,19 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from recovery.common.errors import ApprovalError, RestoreError
+from recovery.common.errors import RestoreError
 from recovery.common.files import locked, make_private, read_record
 from recovery.crypto.signing import SigningKey
 from recovery.destinations.base import Destination
 from recovery.plan.field_types import LIVE, Gate
-from recovery.restore.approvals import Question, digest, read_approval
-from recovery.restore.source_view import SourceRestore
+from recovery.restore.approvals import digest
 from recovery.runs.context import PlanContext
 from recovery.runs.journal import Journal
+from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Findings, Request
 from recovery.sets.local_copy import FetchedSet
 from recovery.sets.manifest import Manifest
-from recovery.sources.base import Component
+from recovery.sources.base import Restorer
 from recovery.targets import scratch
 from recovery.targets.resolve import place_named
 from recovery.targets.target import Place
@@ -69,7 +69,7 @@ class RestoreRun:
         """End a restore that has not chosen a set, so that clearing it does not begin it in somebody's name."""
         make_private(self.folder)
         if not self.journal.closed:
-            self.journal.say("closed", reason=reason, unkept=[])
+            self.journal.say(Step.CLOSED, reason=reason, unkept=[])
 
     def request(self) -> Request:
         """What was asked.
@@ -86,7 +86,7 @@ class RestoreRun:
     @property
     def began(self) -> bool:
         """Whether a set was chosen."""
-        return bool(self.journal.said("chosen"))
+        return bool(self.journal.said(Step.CHOSEN))
 
     @property
     def set(self) -> FetchedSet:
@@ -136,29 +136,17 @@ class RestoreRun:
 
     def holders(self) -> list[Destination]:
         """The destinations that have the chosen set, or the one that it is to be fetched from."""
-        names = [name for name in self.journal.said("chosen")[-1].facts["destinations"] if name in self.plan.destinations]
+        names = [name for name in self.journal.said(Step.CHOSEN)[-1].facts["destinations"] if name in self.plan.destinations]
         wanted = self.request().destination
         return [self.context.destination(name) for name in names if wanted in {None, name}]
 
-    def component(self, source_id: str) -> Component:
-        """A source's component, as it is where this restore goes."""
-        return self.place.component(source_id)
-
-    def source(self, source_id: str) -> SourceRestore:
-        """What a component gets of this restore."""
-        return SourceRestore(self, source_id, self.set, self.holders)
-
-    def whole_source(self, source_id: str) -> SourceRestore:
-        """The same, as if all of the source had been asked for."""
-        return SourceRestore(self, source_id, self.set, self.holders, whole=True)
-
-    def safe_source(self, source_id: str) -> SourceRestore:
-        """What a component gets to bring back, in place, what was live before."""
-        return SourceRestore(self, source_id, self.safety, self.safe_places, way_back=True)
+    def component(self, source_id: str) -> Restorer:
+        """A source, as it is where this restore goes."""
+        return self.place.source(source_id, Restorer)
 
     def safe_places(self) -> list[Destination]:
         """The destinations that have the safety set."""
-        return [self.context.destination(name) for name in self.journal.said("safe")[-1].facts["destinations"]]
+        return [self.context.destination(name) for name in self.journal.said(Step.SAFE)[-1].facts["destinations"]]
 
     @contextmanager
     def changing(self, what: str, *, forward: bool = True) -> Iterator[None]:
@@ -174,79 +162,6 @@ class RestoreRun:
         with locked(self.folder / "locks" / what):
             if self.journal.closed:
                 raise RestoreError("This restore has ended; nothing is changed in its name any more.", "Trigger a new restore.")
-            if forward and (self.journal.said("turning back") or self.journal.said("discarding")):
+            if forward and (self.journal.said(Step.TURNING_BACK) or self.journal.said(Step.DISCARDING)):
                 raise RestoreError("This restore is being taken back.", "Read the report; then trigger a new restore.")
             yield
-
-    def authorise(self, gate: Gate, source_id: str | None = None) -> None:
-        """Verify the approval that a change needs, and that nothing it was given for has changed since.
-
-        A gate that the place of this restore does not have needs none; the target must be the same all the same.
-
-        Args:
-            gate: the gate whose approval is needed.
-            source_id: whose target is looked at again; None for changes that have none.
-
-        Raises:
-            ApprovalError: if the gate was not approved, or the plan, the findings or the target are not those of then.
-        """
-        if self.request().dry_run:
-            raise ApprovalError("This is a dry run: nothing is changed.", "Trigger a restore without dry_run.")
-        if self.request().drill and self.request().target == LIVE:
-            raise ApprovalError("A drill never goes into the live system.", "Trigger a restore.")
-        if gate in self.gates:
-            self._check_approval(gate)
-        else:
-            self._same_wish()
-        if source_id:
-            self.same_target(source_id)
-
-    def _same_wish(self) -> None:
-        """Where nobody is asked, nothing may change behind preflight's back either."""
-        found = self.findings()
-        then, now = (found.plan, found.request), (self.plan_digest, self.request_digest)
-        if then != now:
-            what = " and ".join(name for name, old, new in zip(("plan", "request"), then, now, strict=True) if old != new)
-            raise ApprovalError(f"Since preflight looked, the {what} changed.", "Trigger a new restore.")
-
-    def _check_approval(self, gate: Gate) -> None:
-        approval = read_approval(self.gate_file(gate, ".json"), self.signing_key().verify_key)
-        if changed := approval.question.changed(self.question(gate)):
-            raise ApprovalError(
-                f"Since {approval.approver} approved the gate {gate}, this changed: {', '.join(changed)}; the approval is void.",
-                "Trigger a new restore, and have it approved as it is now.",
-            )
-
-    def question(self, gate: Gate) -> Question:
-        """What a gate asks, as everything is now.
-
-        Raises:
-            ApprovalError: if the text that it showed is gone.
-        """
-        shown = self.gate_file(gate, ".md")
-        if not shown.exists():
-            raise ApprovalError(f"The text that the gate {gate} showed is gone.", "Trigger a new restore.")
-        return Question(
-            run_id=self.run_id,
-            gate=gate,
-            set_id=self.manifest().set_id,
-            plan=self.plan_digest,
-            request=self.request_digest,
-            text=digest(shown.read_text(encoding="utf-8", errors="surrogateescape")),
-            targets=self.findings().targets,
-            checks=len(self.journal.said("checking")) if gate == "accept" else 0,
-        )
-
-    def same_target(self, source_id: str) -> None:
-        """Make sure that a source's target is the one that preflight found, and the gates showed.
-
-        Raises:
-            ApprovalError: if it is another one.
-        """
-        approved = self.findings().targets.get(source_id)
-        found = self.component(source_id).identity(self.source(source_id))
-        if found != approved:
-            raise ApprovalError(
-                f"The target of {source_id} is not the one that was approved: it was {approved}, now it is {found}.",
-                "Put the Connection or the path back as it was, or trigger a new restore for the new target.",
-            )

@@ -6,18 +6,15 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tarfile import TarInfo
-from typing import TYPE_CHECKING
 
 from recovery.destinations.base import Destination
 from recovery.packs.content_index import Row, read_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack
+from recovery.restore.session import RestoreRun
 from recovery.runs import active
 from recovery.sets.local_copy import FetchedSet
 from recovery.sources.read_packs import read_packs
-
-if TYPE_CHECKING:
-    from recovery.restore.session import RestoreRun
 
 
 class SourceRestore:
@@ -29,6 +26,7 @@ class SourceRestore:
         fetched: the set that is restored: the chosen one, or on the way back of a restore in place the safety set.
         holders: gives the destinations that have it.
         whole: whatever parts were asked for.
+        before_drop: in place, makes sure that nothing is dropped which the safety set lacks.
         way_back: see :attr:`recovery.sources.base.Restore.way_back`.
     """
 
@@ -41,6 +39,7 @@ class SourceRestore:
         *,
         whole: bool = False,
         way_back: bool = False,
+        before_drop: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
         self._source_id = source_id
@@ -48,6 +47,7 @@ class SourceRestore:
         self._holders = holders
         self._whole = whole
         self.way_back = way_back
+        self._before_drop = before_drop
 
     @property
     def id(self) -> str:
@@ -106,9 +106,9 @@ class SourceRestore:
         Raises:
             ArtifactError: if one is damaged.
         """
-        component, identity = self._run.component(self._source_id), self._run.context.required_decryption_key()
+        reader, identity = self._run.context.reader(self._source_id), self._run.context.required_decryption_key()
         for pack, path in self.packs(artifact):
-            yield from read_packs(component, artifact, path.parent, [pack], identity)
+            yield from read_packs(reader, artifact, path.parent, [pack], identity)
 
     def decode(self, artifact: str) -> int:
         """Read an artifact's packs whole; how many things they hold.
@@ -119,25 +119,41 @@ class SourceRestore:
         return sum(1 for _ in self.read(artifact))
 
     def refuse_unsaved(self) -> None:
-        """In place: see :func:`recovery.restore.safety_backup.refuse_unsaved`."""
-        from recovery.restore import safety_backup
-
-        safety_backup.refuse_unsaved(self._run, self._source_id)
+        """See :func:`recovery.restore.safety_backup.refuse_unsaved`; only where something is dropped in place."""
+        assert self._before_drop
+        self._before_drop()
 
     def journal(self, step: str, **facts: object) -> None:
         """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""
-        self._run.journal.say(f"{self._source_id}: {step}", **facts)
+        self._run.journal.say_of(self._source_id, step, facts)
 
     def journalled(self, step: str) -> list[dict[str, object]]:
         """What was said of a step of this source."""
-        return [entry.facts for entry in self._run.journal.said(f"{self._source_id}: {step}")]
+        return [entry.facts for entry in self._run.journal.said_of(self._source_id, step)]
 
     def created(self) -> list[str]:
         """What is said with the step ``staged`` of every source."""
-        said = [entry for source_id in self._run.request().sources for entry in self._run.journal.said(f"{source_id}: staged")]
+        said = [entry for source_id in self._run.request().sources for entry in self._run.journal.said_of(source_id, "staged")]
         return [folder for entry in said for folder in entry.facts.get("created", [])]
 
     def clean(self) -> None:
         """Remove the scratch folders."""
         for name in ("work", "fetch"):
             shutil.rmtree(self._run.folder / name / self._source_id, ignore_errors=True)
+
+
+def of(run: RestoreRun, source_id: str, *, whole: bool = False, before_drop: Callable[[], None] | None = None) -> SourceRestore:
+    """What a source gets of a restore.
+
+    Args:
+        run: the restore.
+        source_id: the source.
+        whole: as if all of the source had been asked for.
+        before_drop: see :class:`SourceRestore`.
+    """
+    return SourceRestore(run, source_id, run.set, run.holders, whole=whole, before_drop=before_drop)
+
+
+def of_safety_set(run: RestoreRun, source_id: str) -> SourceRestore:
+    """What a source gets to bring back, in place, what was live before."""
+    return SourceRestore(run, source_id, run.safety, run.safe_places, way_back=True)

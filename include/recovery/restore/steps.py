@@ -7,15 +7,20 @@ that changes something takes a lock, verifies the approval that it needs, and sa
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from recovery.common.errors import ProofError, RestoreError
 from recovery.packs.content_diff import Difference
+from recovery.restore import answers, source_view
 from recovery.restore.checks import ask
 from recovery.restore.isolation import refuse_filled
+from recovery.restore.safety_backup import refuse_unsaved
 from recovery.restore.session import RestoreRun
 from recovery.restore.source_view import SourceRestore
 from recovery.restore.state import in_use, since_staging, timed
 from recovery.runners.commands import run_all
+from recovery.runs.journal_steps import Step
+from recovery.sources.base import InPlaceRestorer
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +35,12 @@ def stage(run: RestoreRun, source_id: str) -> None:
     """
     with run.changing(source_id), timed(run, "stage", source_id):
         _refuse_after_switch(run)
-        run.authorise("plan", source_id)
-        run.journal.say("staging", source_id)
-        run.source(source_id).clean()
+        answers.authorise(run, "plan", source_id)
+        run.journal.say(Step.STAGING, source_id)
+        source_view.of(run, source_id).clean()
         if not run.in_place:
-            run.component(source_id).stage(run.source(source_id))
-        run.journal.say("staged", source_id)
+            run.component(source_id).stage(source_view.of(run, source_id))
+        run.journal.say(Step.STAGED, source_id)
 
 
 def prove(run: RestoreRun, source_id: str) -> None:
@@ -46,24 +51,24 @@ def prove(run: RestoreRun, source_id: str) -> None:
     """
     with run.changing(source_id), timed(run, "prove", source_id):
         _refuse_after_switch(run)
-        if not since_staging(run, "staged", source_id):
+        if not since_staging(run, Step.STAGED, source_id):
             raise RestoreError(f"{source_id} was not staged; marking the task as success does not stage it.", "Trigger a new restore.")
         if run.in_place:
             _decode(run, source_id)
-        elif differences := run.component(source_id).prove(run.source(source_id)):
+        elif differences := run.component(source_id).prove(source_view.of(run, source_id)):
             raise unequal(run, source_id, differences, "Nothing live was touched. Choose another set, and keep this one for inspection.")
-        run.journal.say("proven", source_id)
+        run.journal.say(Step.PROVEN, source_id)
         log.info("%s: %s", source_id, "the set can be read whole" if run.in_place else "what was staged is equal to the set")
 
 
 def _decode(run: RestoreRun, source_id: str) -> None:
-    for artifact in run.source(source_id).artifacts():
-        records = run.source(source_id).decode(artifact)
+    for artifact in source_view.of(run, source_id).artifacts():
+        records = source_view.of(run, source_id).decode(artifact)
         log.info("%s: %s is whole, %d things in it", source_id, artifact, records)
 
 
 def _refuse_after_switch(run: RestoreRun) -> None:
-    if run.journal.said("stopping services"):
+    if run.journal.said(Step.STOPPING_SERVICES):
         raise RestoreError(
             "The switch has begun; what was staged is not touched any more.", "Answer the last gate, or trigger a new restore."
         )
@@ -72,7 +77,7 @@ def _refuse_after_switch(run: RestoreRun) -> None:
 def unequal(run: RestoreRun, source_id: str, differences: list[Difference], next_step: str) -> ProofError:
     """The error of a restore that is not equal to its set; the report names what differs, without any values."""
     names = [f"{difference.kind} {difference.name}" for difference in differences[:_DIFFERENCES_SHOWN]]
-    run.journal.say("unequal", source_id, count=len(differences), names=names)
+    run.journal.say(Step.UNEQUAL, source_id, count=len(differences), names=names)
     shown = "\n".join(str(difference) for difference in differences[:_DIFFERENCES_SHOWN])
     more = f"\nand {len(differences) - _DIFFERENCES_SHOWN} more" if len(differences) > _DIFFERENCES_SHOWN else ""
     return ProofError(
@@ -89,17 +94,17 @@ def stop_services(run: RestoreRun) -> None:
         ToolError: if a command fails.
     """
     with run.changing("services"), timed(run, "stop services"):
-        run.authorise("switch")
+        answers.authorise(run, "switch")
         _refuse_in_use(run)
-        unproven = [source_id for source_id in run.request().sources if not since_staging(run, "proven", source_id)]
+        unproven = [source_id for source_id in run.request().sources if not since_staging(run, Step.PROVEN, source_id)]
         if unproven:
             raise RestoreError(
                 f"{', '.join(unproven)} was not proven as it is staged now; marking a task as success does not do its work.",
                 "Trigger a new restore.",
             )
-        run.journal.say("stopping services")
+        run.journal.say(Step.STOPPING_SERVICES)
         run_all(run.place.services.stop, run.place.services)
-        run.journal.say("services stopped")
+        run.journal.say(Step.SERVICES_STOPPED)
 
 
 def switch(run: RestoreRun, source_id: str) -> None:
@@ -110,20 +115,20 @@ def switch(run: RestoreRun, source_id: str) -> None:
         RestoreError: if an earlier step did not happen.
     """
     with run.changing(source_id), timed(run, "switch", source_id):
-        run.authorise("switch", source_id)
+        answers.authorise(run, "switch", source_id)
         _refuse_in_use(run)
-        if not since_staging(run, "proven", source_id) or not run.journal.said("services stopped"):
+        if not since_staging(run, Step.PROVEN, source_id) or not run.journal.said(Step.SERVICES_STOPPED):
             raise RestoreError(f"{source_id} is not ready to be switched: an earlier step did not happen.", "Trigger a new restore.")
-        if run.in_place and not run.journal.said("safe"):
+        if run.in_place and not run.journal.said(Step.SAFE):
             raise RestoreError("There is no safety set of what is there; marking its task as success makes none.", "Trigger a new restore.")
-        if not run.journal.said("switching", source_id):
+        if not run.journal.said(Step.SWITCHING, source_id):
             refuse_filled(run, source_id)
-        run.journal.say("switching", source_id)
+        run.journal.say(Step.SWITCHING, source_id)
         if run.in_place:
-            replace(run, source_id, run.source(source_id))
+            replace(run, source_id, source_view.of(run, source_id, before_drop=partial(refuse_unsaved, run, source_id)))
         else:
-            run.component(source_id).switch(run.source(source_id))
-        run.journal.say("switched", source_id)
+            run.component(source_id).switch(source_view.of(run, source_id))
+        run.journal.say(Step.SWITCHED, source_id)
 
 
 def replace(run: RestoreRun, source_id: str, what: SourceRestore) -> None:
@@ -132,7 +137,7 @@ def replace(run: RestoreRun, source_id: str, what: SourceRestore) -> None:
     Raises:
         ProofError: if it is not.
     """
-    component = run.component(source_id)
+    component = run.place.source(source_id, InPlaceRestorer)
     component.replace(what)
     if differences := component.prove(what):
         raise unequal(run, source_id, differences, "The way back brings what was there before; keep this set for inspection.")
@@ -146,11 +151,11 @@ def start_services(run: RestoreRun) -> None:
         ToolError: if a command fails; the last gate then asks what to do.
     """
     with run.changing("services"), timed(run, "start services"):
-        run.authorise("switch")
-        _all_said(run, "switched")
-        run.journal.say("starting services")
+        answers.authorise(run, "switch")
+        _all_said(run, Step.SWITCHED)
+        run.journal.say(Step.STARTING_SERVICES)
         run_all(run.place.services.start, run.place.services)
-        run.journal.say("services started")
+        run.journal.say(Step.SERVICES_STARTED)
 
 
 def check_system(run: RestoreRun) -> None:
@@ -160,16 +165,16 @@ def check_system(run: RestoreRun) -> None:
         RestoreError: if one fails; the last gate then asks what to do.
     """
     with run.changing("services"), timed(run, "check system"):
-        _all_said(run, "switched")
-        run.journal.say("checking")
+        _all_said(run, Step.SWITCHED)
+        run.journal.say(Step.CHECKING)
         sources = run.request().sources
         if unasked := run.place.unasked(sources):
-            run.journal.say("not asked", checks=unasked)
+            run.journal.say(Step.NOT_ASKED, checks=unasked)
             log.info("not asked here: %s", ", ".join(unasked))
         outcomes = []
         for check in run.place.asked(sources):
             outcome = ask(check, run.place)
-            run.journal.say("checked", check=outcome.title, ok=outcome.ok, words=outcome.words)
+            run.journal.say(Step.CHECKED, check=outcome.title, ok=outcome.ok, words=outcome.words)
             outcomes.append(outcome)
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed:
@@ -177,7 +182,7 @@ def check_system(run: RestoreRun) -> None:
             raise RestoreError(
                 f"{len(failed)} of {len(outcomes)} checks of the restored system failed:\n{words}\n", "Answer the last gate."
             )
-        run.journal.say("all checked", checks=len(outcomes))
+        run.journal.say(Step.ALL_CHECKED, checks=len(outcomes))
 
 
 def _refuse_in_use(run: RestoreRun) -> None:
@@ -185,7 +190,7 @@ def _refuse_in_use(run: RestoreRun) -> None:
         raise RestoreError("The services run again on the restored system; nothing is switched under them.", "Answer the last gate.")
 
 
-def _all_said(run: RestoreRun, step: str) -> None:
+def _all_said(run: RestoreRun, step: Step) -> None:
     missing = [source_id for source_id in run.request().sources if not run.journal.said(step, source_id)]
     if missing:
         raise RestoreError(

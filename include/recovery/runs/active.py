@@ -15,6 +15,7 @@ from recovery.plan.loader import load_plans
 from recovery.plan.model import Plan
 from recovery.plan.overlap import share_a_place
 from recovery.runs.journal import Journal
+from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Known:
     @property
     def changing(self) -> bool:
         """Whether it has its set and has not ended, and is there to change something."""
-        return bool(self.request and not self.request.dry_run and self.journal.said("chosen") and not self.journal.closed)
+        return bool(self.request and not self.request.dry_run and self.journal.said(Step.CHOSEN) and not self.journal.closed)
 
     @property
     def target(self) -> str:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from recovery.common.connections import Clients, Endpoint
-from recovery.common.errors import KeyMaterialError
+from recovery.common.errors import KeyMaterialError, PlanError
 from recovery.crypto.recipients import parse_identity
 from recovery.crypto.signing import SigningKey, VerifyKey
 from recovery.destinations import make_destination
 from recovery.destinations.base import Destination
 from recovery.packs.pack import Identity
 from recovery.plan.model import Plan
-from recovery.plan.restore_targets import TargetSettings
+from recovery.plan.source_id import kind_of
+from recovery.plan.source_settings import TargetSettings
+from recovery.runners.base import Runner
+from recovery.runners.local import LOCAL
 from recovery.sources import registry
-from recovery.sources.base import Component
+from recovery.sources.base import Access, SetReader, Source
+
+R = TypeVar("R", bound=Source)
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class PlanContext:
 
     plan: Plan
     clients: Clients = field(repr=False)
+    runner: Runner = LOCAL
 
     def endpoint(self, connection_id: str) -> Endpoint:
         """A Connection.
@@ -75,14 +82,25 @@ class PlanContext:
         """All destinations of the plan, but for some."""
         return [self.destination(name) for name in self.plan.destinations if name not in without]
 
-    def source(self, source_id: str, there: TargetSettings | None = None) -> Component:
-        """A source of the plan; looks its Connection up, but does not connect.
+    def source(self, source_id: str, role: type[R], there: TargetSettings | None = None) -> R:
+        """A source of the plan, for what it is to do; looks its Connection up, but does not connect.
 
         Args:
             source_id: ``<kind>.<name>``.
+            role: a role of :mod:`recovery.sources.base`.
             there: where the source lies, if not in the live system.
 
         Raises:
             ConnectionUnusable: if the Connection is missing.
+            PlanError: if sources of this kind don't have the role.
         """
-        return registry.make(self.plan, source_id, self.clients.connect, there)
+        kind = kind_of(source_id)
+        made = registry.make(self.plan, source_id, Access(self.clients.connect, self.runner, self.plan.tools.of(kind)), there)
+        if not isinstance(made, role):
+            raise PlanError(f"{source_id} can't {role.ability}: no source of kind {kind} can.", "Leave it out.")
+        return made
+
+    def reader(self, source_id: str) -> SetReader:
+        """What reads a source's packs; connects to nothing."""
+        kind = kind_of(source_id)
+        return registry.reader(kind, self.runner, self.plan.tools.of(kind))

@@ -5,21 +5,19 @@ One that fails before stops the run. Those after are all done, whatever became o
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from datetime import timedelta
 
 from recovery.common.deadline import within
 from recovery.common.errors import HookError, RecoveryError
 from recovery.plan.hooks import Hook
+from recovery.plan.source_settings import Statement
 from recovery.runners.commands import run_one
 from recovery.runs.context import PlanContext
+from recovery.sources.base import Queryable
 
 log = logging.getLogger(__name__)
-
-_SHOWN = 2000
-
 
 NEXT_STEP = "Read what it said in this task's log; mend the cause, or the hook in the plan."
 
@@ -48,10 +46,8 @@ def run_hook(key: str, hook: Hook, context: PlanContext) -> None:
     try:
         if hook.argv:
             _command(hook)
-        elif hook.sql:
-            _sql(hook, context.source(hook.sql.source))
-        else:
-            _mongo(hook, context.source(str(hook.source)))
+        elif hook.statement:
+            _statement(hook.statement, hook.timeout, context.source(hook.statement.source, Queryable))
     except RecoveryError as error:
         raise HookError(f"The hook {key} ({hook.title}) failed: {error.what}", NEXT_STEP) from error
 
@@ -63,22 +59,9 @@ def _command(hook: Hook) -> None:
         raise HookError(outcome.words, NEXT_STEP)
 
 
-def _sql(hook: Hook, component: Any) -> None:
-    assert hook.sql
-    sql = hook.sql
-    for answer in within(hook.timeout, lambda: component.ask(sql.database, sql.statement, hook.timeout)):
-        log.info("%s", answer.status)
-        for row in answer.rows or ():
-            log.info("  %s", " | ".join(map(str, row)))
-
-
-def _mongo(hook: Hook, component: Any) -> None:
-    from bson import json_util
-
-    assert hook.mongo
-    mongo = hook.mongo
-    answer = within(hook.timeout, lambda: component.ask(mongo.database, mongo.command, hook.timeout))
-    log.info("%s", json.dumps(answer, default=json_util.default)[:_SHOWN])
+def _statement(statement: Statement, timeout: timedelta, source: Queryable) -> None:
+    for line in within(timeout, lambda: list(source.execute(statement, timeout))):
+        log.info("%s", line)
 
 
 def hook_fault(key: str, hook: Hook, work: Callable[[], None]) -> str:

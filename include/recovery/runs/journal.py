@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from recovery.common.errors import RestoreError
 from recovery.common.files import locked
 from recovery.common.units import iso, parse_moment
+from recovery.runs.journal_steps import Step
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,27 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def say(self, step: str, source: str = "", /, **facts: object) -> None:
+    def say(self, step: Step, source: str = "", /, **facts: object) -> None:
         """Write that a step begins or is done; returns once it can't be lost.
 
         Raises:
             RestoreError: if the journal is closed.
         """
+        self._say(step, source, facts)
+
+    def say_of(self, source: str, step: str, facts: Mapping[str, object]) -> None:
+        """Write a step that only a source itself knows, apart from those of the restore, whatever it is called; as :meth:`say`."""
+        self._say(f"{source}: {step}", "", facts)
+
+    def said_of(self, source: str, step: str) -> list[Entry]:
+        """Every time that a source said a step of its own."""
+        return [entry for entry in self.entries() if entry.step == f"{source}: {step}"]
+
+    def _say(self, step: str, source: str, facts: Mapping[str, object]) -> None:
         with locked(self._path.with_suffix(".lock")):
             if self.closed:
                 raise RestoreError("This restore has ended; its journal is closed.", "Trigger a new restore.")
-            line = json.dumps({"time": iso(datetime.now(UTC)), "step": step, "source": source, "facts": facts}) + "\n"
+            line = json.dumps({"time": iso(datetime.now(UTC)), "step": step, "source": source, "facts": dict(facts)}) + "\n"
             self._append(line.encode())
 
     def _append(self, line: bytes) -> None:
@@ -73,15 +85,15 @@ class Journal:
                 continue  # a kill cut this line off before the step that it announces began
             yield Entry(parse_moment(said["time"]), said["step"], said["source"], said["facts"])
 
-    def said(self, step: str, source: str | None = None) -> list[Entry]:
+    def said(self, step: Step, source: str | None = None) -> list[Entry]:
         """Every time a step was said, for one source or for any."""
         return [entry for entry in self.entries() if entry.step == step and source in {None, entry.source}]
 
-    def last(self, step: str, source: str | None = None) -> Entry | None:
+    def last(self, step: Step, source: str | None = None) -> Entry | None:
         """The last time a step was said."""
         return next(reversed(self.said(step, source)), None)
 
     @property
     def closed(self) -> bool:
         """Whether the restore has ended; nothing may be changed in its name any more."""
-        return bool(self.said("closed"))
+        return bool(self.said(Step.CLOSED))

@@ -24,7 +24,7 @@ from recovery.packs.pack import Identity, Pack, safe_name
 from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE
 from recovery.sets.manifest import File, Manifest, StoredPack, decode_manifest, encode, parse_packs
 from recovery.sets.transfer import absent, download, fetch_packs
-from recovery.sources.base import Component
+from recovery.sources.base import SetReader
 
 log = logging.getLogger(__name__)
 
@@ -169,11 +169,11 @@ class FetchedSet:
             yield Pack(file=path.name, raw_sha256=sums[path.name], sha256=stored.sha256, **sizes), path
             path.unlink()
 
-    def make_contents(self, component: Component, source_id: str, artifact: str, read: Iterable[Row]) -> None:
+    def make_contents(self, reader: SetReader, source_id: str, artifact: str, read: Iterable[Row]) -> None:
         """Put what was read of the packs to the inventory, where the set was stored without being opened: nothing can be proven else."""
         known = self.rows_file(source_id, artifact)
         found = known.with_suffix(".found")
-        write_rows(found, component.contents(artifact, known, read))
+        write_rows(found, reader.contents(artifact, known, read))
         found.rename(known)
 
 

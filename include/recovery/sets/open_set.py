@@ -13,23 +13,20 @@ from pathlib import Path
 import zstandard
 from pydantic import ValidationError
 
-from recovery.common.connections import Endpoint
 from recovery.common.errors import ArtifactError
 from recovery.packs.content_index import Row, read_rows, row_file
 from recovery.packs.pack import Identity, Pack, open_pack, read_members
-from recovery.plan.kinds.config import ConfigSource
-from recovery.plan.kinds.files import FilesSource
-from recovery.plan.kinds.mongo import MongoSource
-from recovery.plan.kinds.postgres import PostgresSource
+from recovery.plan.source_id import kind_of
+from recovery.runners.local import LOCAL
 from recovery.sets.find_sets import Found
 from recovery.sets.layout import CONTENTS_FILE, PACKS_FILE
 from recovery.sets.local_copy import FetchedSet
 from recovery.sets.manifest import File, Manifest, StoredPack, parse_packs
 from recovery.sets.transfer import download, fetch_packs
-from recovery.sources.base import Component
+from recovery.sources import registry
+from recovery.sources.base import SetReader
 
 _NEXT = "Take the set from another destination."
-_NOWHERE = Path("/nowhere")
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Unproven:
         name = f"{self.source}, {self.artifact}"
         try:
             with _understood(f"The inventory of {name}"):
-                for _ in component_of(self.source).contents(self.artifact, self.inventory, self._rows()):
+                for _ in reader_of(self.source).contents(self.artifact, self.inventory, self._rows()):
                     pass
         except ArtifactError as error:
             raise ArtifactError(f"{name}: {error.what}", "Take another set.") from error
@@ -110,9 +107,8 @@ class Opened:
             raw = self._sums.get((stored.source, stored.artifact, path.name), "none: the contents do not name it")
             sizes = {"raw_bytes": stored.raw_bytes, "stored_bytes": stored.stored_bytes}
             pack = Pack(file=path.name, raw_sha256=raw, sha256=stored.sha256, **sizes)
-            component = component_of(stored.source)
-            with path.open("rb") as source, open_pack(source, pack, [self._identity]) as reader:
-                count = self._note(stored, component.read_pack(stored.artifact, read_members(reader)))
+            with path.open("rb") as source, open_pack(source, pack, [self._identity]) as stream:
+                count = self._note(stored, reader_of(stored.source).read_pack(stored.artifact, read_members(stream)))
         self._read.add(stored.file)
         return count
 
@@ -185,28 +181,10 @@ def packs_of(found: Found, manifest: Manifest) -> tuple[StoredPack, ...]:
         raise ArtifactError(f"{PACKS_FILE} can't be read: {error.errors()[0]['msg']}.", _NEXT) from None
 
 
-def component_of(source_id: str) -> Component:
-    """The component that reads a source's packs. It belongs to no plan and is nowhere, so it can do nothing else.
+def reader_of(source_id: str) -> SetReader:
+    """What reads a source's packs, without a plan.
 
     Raises:
-        ArtifactError: if there is none.
+        ArtifactError: if nothing does.
     """
-    kind, _, name = source_id.partition(".")
-    match kind:
-        case "postgres":
-            from recovery.sources.postgres.component import Postgres
-
-            return Postgres(name, PostgresSource(connection="none"), Endpoint("none"), ())
-        case "mongo":
-            from recovery.sources.mongo.component import Mongo
-
-            return Mongo(name, MongoSource(connection="none"), Endpoint("none"), ())
-        case "files":
-            from recovery.sources.files.local import Files
-
-            return Files(name, FilesSource(path=_NOWHERE))
-        case "config":
-            from recovery.sources.config.component import Config
-
-            return Config(name, ConfigSource(paths=(_NOWHERE,)))
-    raise ArtifactError(f"Nothing here reads packs of {source_id}.", "Use the version that wrote the set.")
+    return registry.reader(kind_of(source_id), LOCAL)

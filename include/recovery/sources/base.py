@@ -1,23 +1,29 @@
-"""The one interface of all components. ``CONTRIBUTING.md`` says how to add one.
+"""What a source does: its roles. ``CONTRIBUTING.md`` says how to add a kind of source.
 
-A component is one source, ready to be worked on. It knows nothing of Airflow, packs, encryption or destinations.
-A backup calls :meth:`Component.dump`; its artifacts are packed by others; :meth:`Component.read_pack` and
-:meth:`Component.contents` read them back. A restore calls :meth:`Component.preflight`, :meth:`Component.stage`,
-:meth:`Component.prove`, :meth:`Component.switch`, and then :meth:`Component.settle` or :meth:`Component.switch_back`,
-and :meth:`Component.discard`.
+A source is one thing of a plan, ready to be worked on. It knows nothing of Airflow, encryption or destinations. A backup calls
+:meth:`Dumper.dump`; its artifacts are packed by others; :class:`SetReader` reads them back, also without a plan. A restore calls
+:meth:`Restorer.preflight`, :meth:`Restorer.stage`, :meth:`Restorer.prove`, :meth:`Restorer.switch`, and then
+:meth:`Restorer.settle` or :meth:`Restorer.switch_back`, and :meth:`Restorer.discard`; in place, :meth:`InPlaceRestorer.replace`
+takes the place of staging and switching.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from signal import Signals
 from tarfile import TarInfo
-from typing import IO, ClassVar, Protocol
+from typing import IO, Any, ClassVar, Protocol, Self
 
+from recovery.common.connections import Connect, Endpoint
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Row
 from recovery.plan.location import Landing
+from recovery.runners.base import Runner
+from recovery.runners.processes import User
 from recovery.sources.model import Dump, Preflight
 
 
@@ -85,23 +91,107 @@ def say_dropping(restore: Restore) -> None:
         restore.journal("dropping")
 
 
-class Component(ABC):
-    """One source of a plan."""
+@dataclass(frozen=True)
+class Access:
+    """How a source is reached, and by what."""
+
+    connect: Connect
+    runner: Runner
+    """Runs its client tools."""
+    tools: Sequence[Path] = ()
+    """Folders of client tools that the plan names."""
+
+
+class SetReader(ABC):
+    """Reads what a set has of a source of one kind; needs no plan, and no server.
+
+    Args:
+        runner: runs the client tools that it takes.
+        tools: their folders.
+    """
+
+    def __init__(self, runner: Runner, tools: Sequence[Path] = ()) -> None:
+        self._runner = runner
+        self._tools = tools
+
+    @abstractmethod
+    def read_pack(self, artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
+        """Read one pack's members, in order, and yield what they hold. Several packs may be read at once.
+
+        ``None`` stands for a member without data (folder, link). Every byte must be read and looked at.
+
+        Raises:
+            ArtifactError: if a member is damaged or does not end where it should.
+        """
+
+    @abstractmethod
+    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+        """Put what was read of all packs of an artifact together with its inventory: the rows that the set keeps.
+
+        They hold all that :meth:`Restorer.prove` compares and all that :meth:`Restorer.stage` needs to know.
+
+        Args:
+            artifact: its name.
+            inventory: file of the inventory's rows.
+            read: what :meth:`read_pack` yielded for each pack.
+
+        Raises:
+            ArtifactError: if what the inventory has is not in the artifact.
+        """
+
+    def counted(self, artifact: str, row: Row) -> tuple[str, int] | None:
+        """How many records a row of the contents speaks of, and under which name the manifest counts them; None if it says nothing of any.
+
+        The name is the artifact's, or the database's where an artifact has several.
+        """
+        count = row[2].get("count")
+        return (artifact, count) if isinstance(count, int) else None
+
+
+class Source(ABC):
+    """One source of a plan, where it is live or at a target."""
 
     kind: ClassVar[str]
-    """``postgres``, ``mongo``, ``files`` or ``config``."""
-    damaged: bool = False
-    """Set for a backup of what a disaster left: what the plan names and is gone is left out, and said, where it would be an error."""
+    """The name of its package and of its settings' module."""
+    ability: ClassVar[str] = "be in a plan"
+    """What a role makes it able to, for messages."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @classmethod
+    @abstractmethod
+    def of(cls, name: str, settings: Any, there: Any, access: Access) -> Self:
+        """The source that a plan describes; looks its Connection up, but does not connect.
+
+        Args:
+            name: its name in the plan.
+            settings: what the plan says of it: the kind's own subclass of :class:`recovery.plan.source_settings.SourceSettings`.
+            there: the kind's own target, if it does not lie in the live system.
+            access: how it is reached.
+
+        Raises:
+            ConnectionUnusable: if the Connection is missing.
+        """
 
     @property
     def id(self) -> str:
         """``<kind>.<name>``, as tasks and manifests say it."""
         return f"{self.kind}.{self.name}"
 
-    # Backup ---------------------------------------------------------------------------------------------------------
+    @classmethod
+    def mark_of(cls, restore_id: str, *, replaced: bool) -> str:
+        """What names have in them of data that a restore replaced, or that it staged and did not switch."""
+        return f"__{'before' if replaced else 'stage'}_{restore_id}"
+
+
+class Dumper(Source):
+    """Can be backed up."""
+
+    ability = "be backed up"
+
+    damaged: bool = False
+    """Set for a backup of what a disaster left: what the plan names and is gone is left out, and said, where it would be an error."""
 
     @abstractmethod
     def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
@@ -119,42 +209,29 @@ class Component(ABC):
             ToolError: if a client tool is missing or fails.
         """
 
-    @staticmethod
-    @abstractmethod
-    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-        """Read one pack's members, in order, and yield what they hold. Several packs may be read at once.
-
-        ``None`` stands for a member without data (folder, link). Every byte must be read and looked at.
+    def refuse_moved(self, artifact: Path, inventory: Path) -> None:  # noqa: B027 - most sources are not read where they are
+        """Refuse to pack a live artifact that is not the one that was listed.
 
         Raises:
-            ArtifactError: if a member is damaged or does not end where it should.
+            SourceError: if it is another one now.
         """
 
-    @abstractmethod
-    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-        """Put what was read of all packs of an artifact together with its inventory: the rows that the set keeps.
-
-        They hold all that :meth:`prove` compares and all that :meth:`stage` needs to know.
-
-        Args:
-            artifact: its name.
-            inventory: file of the inventory's rows.
-            read: what :meth:`read_pack` yielded for each pack.
+    def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:  # noqa: B027
+        """Keep in the inventory what was said of a live artifact's members that changed or vanished while they were packed.
 
         Raises:
-            ArtifactError: if what the inventory has is not in the artifact.
+            SourceError: if that can't be the life of a source in use.
         """
 
-    @staticmethod
-    def counted_as(artifact: str, name: str) -> str:
-        """Under which name the manifest counts the records of a row: its artifact's, or its database's where an artifact has several."""
-        return artifact
 
-    # Restore --------------------------------------------------------------------------------------------------------
+class Restorer(Source):
+    """Can be restored beside its live data."""
+
+    ability = "be restored beside its live data"
 
     @abstractmethod
     def identity(self, restore: Restore) -> str:
-        """The target itself, as :attr:`Preflight.identity` has it; quick, since every changing step asks again."""
+        """The target itself, as :attr:`recovery.sources.model.Preflight.identity` has it; quick, since every changing step asks again."""
 
     @abstractmethod
     def preflight(self, restore: Restore) -> Preflight:
@@ -207,6 +284,28 @@ class Component(ABC):
     def compare(self, restore: Restore) -> list[Change]:
         """What the restore would change: what is there now beside what was asked for of the set. Reads all of it."""
 
+    @abstractmethod
+    def before_copies(self) -> list[str]:
+        """The restore ids whose set-aside copies are still at this source."""
+
+    @abstractmethod
+    def drop_before(self, restore: Restore) -> None:
+        """Remove the copies that a restore set aside, where it set them aside, whatever the plan names today."""
+
+    def leaves_out(self, restore: Restore, location: Landing) -> bool:
+        """Whether a location in this source's own is none of its business: today's plan excludes it, and the set has nothing there."""
+        return False
+
+    def lost_folder(self, location: Landing) -> Path | None:
+        """The folder of a location, if it is gone and a restore in place of this source would bring it back as a whole."""
+        return None
+
+
+class InPlaceRestorer(Restorer):
+    """Can also be restored in place: dropped and loaded, where there is no room for two copies."""
+
+    ability = "be restored in place"
+
     def unsaved(self, restore: Restore) -> list[Change]:
         """In place: what is live and not as the safety set has it, so that it would be lost if it were dropped now. Reads all of it."""
         return [change for change in self.compare(restore) if change.what != "equal"]
@@ -220,10 +319,70 @@ class Component(ABC):
         same with the safety set, which may lack what was not there before: that is then dropped.
         """
 
-    @abstractmethod
-    def before_copies(self) -> list[str]:
-        """The restore ids whose set-aside copies are still at this source."""
+
+class Queryable(Source):
+    """Understands statements of hooks and questions of checks."""
+
+    ability = "be told or asked anything"
 
     @abstractmethod
-    def drop_before(self, restore: Restore) -> None:
-        """Remove the copies that a restore set aside, where it set them aside, whatever the plan names today."""
+    def execute(self, statement: Any, timeout: timedelta) -> Iterable[str]:
+        """Do what a hook says.
+
+        Args:
+            statement: the kind's own subclass of :class:`recovery.plan.source_settings.Statement`.
+            timeout: of all of it.
+
+        Returns:
+            What came of it, line by line, for the log.
+
+        Raises:
+            SourceError: if the source refuses, or takes too long.
+            SourceUnreachable: if it does not answer.
+        """
+
+    @abstractmethod
+    def answer(self, question: Any, timeout: timedelta) -> object:
+        """The one value that a check asks for. Writes nothing.
+
+        Args:
+            question: the kind's own subclass of :class:`recovery.plan.source_settings.Question`.
+            timeout: of all of it.
+
+        Raises:
+            SourceError: if there is no value or more than one; if the source refuses, or takes too long.
+            SourceUnreachable: if it does not answer.
+        """
+
+
+class ScratchServer(Protocol):
+    """The temporary server that a drill makes for a kind of source, of what is installed on the worker."""
+
+    @property
+    def endings(self) -> Mapping[str, Signals]:
+        """The programs that it consists of, and how each is ended."""
+
+    def user(self) -> User | None:
+        """Whom it runs as; None for this process's own user.
+
+        Raises:
+            RestoreError: if there is nobody.
+        """
+
+    def start(self, folder: Path, versions: Mapping[str, str], access: Access) -> int:
+        """Make and start it; beside its data folder lie ``<folder>.password`` and ``<folder>.log``.
+
+        Args:
+            folder: its data folder, which is not there yet.
+            versions: of the server that the set comes from, and of the tools.
+            access: the runner and the tools.
+
+        Returns:
+            Its port.
+
+        Raises:
+            RestoreError: if it is not installed, or does not start.
+        """
+
+    def endpoint(self, folder: Path, port: int) -> Endpoint:
+        """How it is reached, by its data folder."""

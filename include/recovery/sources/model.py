@@ -76,3 +76,17 @@ class Preflight:
     """Free space that the work needs whatever the method, by a folder of this machine."""
     second_copy: tuple[Space, ...] = ()
     """What a copy beside the live data needs at the target; in place needs none of it."""
+
+
+@dataclass(frozen=True)
+class SourceType:
+    """What the registry knows of a kind of source: the ``TYPE`` of its package. Each is ``module:name``, imported when it is used."""
+
+    source: str
+    """A subclass of :class:`recovery.sources.base.Source` that has the roles the kind can fill."""
+    reader: str
+    """A subclass of :class:`recovery.sources.base.SetReader`."""
+    guide: str
+    """A :class:`recovery.sources.guide.Guide`: how to get its data back by hand."""
+    scratch: str | None = None
+    """A :class:`recovery.sources.base.ScratchServer`, if a drill needs a server of the kind; else a folder will do."""

@@ -12,7 +12,7 @@ from recovery.common.errors import StagingError
 from recovery.packs.content_index import Row
 from recovery.packs.pack import Identity, Pack, open_pack, read_members
 from recovery.packs.tar_reader import damaged
-from recovery.sources.base import Component
+from recovery.sources.base import SetReader
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,13 @@ def check_pack(path: Path, pack: Pack) -> None:
         raise damaged(f"{pack.file} has SHA-256 {found}, recorded {pack.sha256}")
 
 
-def read_packs(component: Component, artifact: str, folder: Path, packs: Iterable[Pack], identity: Identity) -> Iterator[Row]:
+def read_packs(reader: SetReader, artifact: str, folder: Path, packs: Iterable[Pack], identity: Identity) -> Iterator[Row]:
     """What an artifact's packs hold, pack by pack.
 
     Raises:
         ArtifactError: if one is damaged.
     """
     for pack in packs:
-        with _packed(folder / pack.file) as source, open_pack(source, pack, [identity]) as reader:
-            yield from component.read_pack(artifact, read_members(reader))
+        with _packed(folder / pack.file) as source, open_pack(source, pack, [identity]) as stream:
+            yield from reader.read_pack(artifact, read_members(stream))
         log.info("%s: read and found whole", pack.file)

@@ -1,51 +1,78 @@
-"""The kinds of thing a plan protects; :func:`make` gives the component of a source."""
+"""Every kind of source there is: a package of this folder with a ``TYPE``, and settings of the same name in ``plan/kinds``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from recovery.common.connections import Connect
-from recovery.plan.kinds.config import ConfigSource, ConfigTarget
-from recovery.plan.kinds.files import FilesSource, FilesTarget
-from recovery.plan.kinds.mongo import MongoSource, MongoTarget
-from recovery.plan.kinds.postgres import PostgresSource, PostgresTarget
-from recovery.plan.restore_targets import TargetSettings
-from recovery.sources.base import Component
+from recovery.common.errors import ArtifactError
+from recovery.plan.kinds import KINDS
+from recovery.plan.source_id import kind_of, name_of
+from recovery.plan.source_settings import TargetSettings
+from recovery.runners.base import Runner
+from recovery.sources.base import Access, ScratchServer, SetReader, Source
+from recovery.sources.guide import Guide
+from recovery.sources.model import SourceType
 
 if TYPE_CHECKING:
     from recovery.plan.model import Plan
 
 
-def make(plan: Plan, source_id: str, connect: Connect, there: TargetSettings | None = None) -> Component:
-    """The component of a plan's source; looks its Connection up, but does not connect.
+def make(plan: Plan, source_id: str, access: Access, there: TargetSettings | None = None) -> Source:
+    """A source of a plan; looks its Connection up, but does not connect.
 
     Args:
         plan: whose source it is.
-        source_id: ``<component>.<name>``.
-        connect: looks Connections up.
-        there: where the source lies, if not in the live system.
+        source_id: ``<kind>.<name>``.
+        access: how it is reached.
+        there: where it lies, if not in the live system.
 
     Raises:
         ConnectionUnusable: if the Connection is missing.
     """
-    settings = plan.source(source_id)
-    name = source_id.partition(".")[2]
-    match settings, there:
-        case PostgresSource(), PostgresTarget() | None:
-            from recovery.sources.postgres.component import Postgres
+    return source_class(kind_of(source_id)).of(name_of(source_id), plan.source(source_id), there, access)
 
-            connection, renamed = (there.connection, there.databases) if there else (settings.connection, {})
-            return Postgres(name, settings, connect(connection), plan.tools.postgres, renamed)
-        case MongoSource(), MongoTarget() | None:
-            from recovery.sources.mongo.component import Mongo
 
-            return Mongo(name, settings, connect((there or settings).connection), plan.tools.mongo, there)
-        case FilesSource(), FilesTarget() | None:
-            from recovery.sources.files.local import Files
+def source_class(kind: str) -> type[Source]:
+    """The class of a kind's sources."""
+    found: type[Source] = _load(_type_of(kind).source)
+    return found
 
-            return Files(name, settings, there.path if there else None)
-        case ConfigSource(), ConfigTarget() | None:
-            from recovery.sources.config.component import Config
 
-            return Config(name, settings, there.folder if there else None)
-    raise AssertionError(f"{source_id} at {there!r}")
+def reader(kind: str, runner: Runner, tools: Sequence[Path] = ()) -> SetReader:
+    """What reads a kind's packs.
+
+    Raises:
+        ArtifactError: if nothing does.
+    """
+    if kind not in KINDS:
+        raise ArtifactError(f"Nothing here reads packs of the kind {kind}.", "Use the version that wrote the set.")
+    made: SetReader = _load(_type_of(kind).reader)(runner, tools)
+    return made
+
+
+def guide(kind: str) -> Guide:
+    """How to get a kind's data back by hand."""
+    found: Guide = _load(_type_of(kind).guide)
+    return found
+
+
+def scratch_server(kind: str) -> ScratchServer | None:
+    """The server that a drill makes for a kind; None where a folder will do."""
+    place = _type_of(kind).scratch
+    found: ScratchServer | None = _load(place) if place else None
+    return found
+
+
+def _type_of(kind: str) -> SourceType:
+    found: SourceType = import_module(f"recovery.sources.{kind}").TYPE
+    return found
+
+
+@cache
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

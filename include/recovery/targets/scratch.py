@@ -32,7 +32,7 @@ from recovery.plan.kinds.files import FilesTarget
 from recovery.plan.kinds.mongo import MongoTarget
 from recovery.plan.kinds.postgres import PostgresTarget
 from recovery.plan.model import Plan
-from recovery.plan.restore_targets import TargetSettings
+from recovery.plan.source_settings import TargetSettings
 from recovery.runners import local_server, processes
 from recovery.runners.processes import User
 from recovery.runs.context import PlanContext
@@ -98,9 +98,9 @@ def start(plan: Plan, folder: Path, versions: Mapping[str, Mapping[str, str]]) -
     for source_id, found in versions.items():
         kind = source_id.partition(".")[0]
         if kind == "postgres":
-            port = postgres_scratch_server.start_postgres(made.folder(source_id), found.get("postgres", ""), plan.tools.postgres)
+            port = postgres_scratch_server.start_postgres(made.folder(source_id), found.get("postgres", ""), plan.tools.of("postgres"))
         elif kind == "mongo":
-            port = mongo_scratch_server.start_mongo(made.folder(source_id), plan.tools.mongo)
+            port = mongo_scratch_server.start_mongo(made.folder(source_id), plan.tools.of("mongo"))
         else:
             made.folder(source_id).mkdir(mode=0o700)
             continue

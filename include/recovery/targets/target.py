@@ -9,10 +9,9 @@ from recovery.common.errors import PlanError
 from recovery.plan.checks import Check
 from recovery.plan.field_types import LIVE, Gate
 from recovery.plan.model import Plan
-from recovery.plan.restore_targets import TargetSettings
 from recovery.plan.services import Services
-from recovery.runs.context import PlanContext
-from recovery.sources.base import Component
+from recovery.plan.source_settings import TargetSettings
+from recovery.runs.context import PlanContext, R
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,16 @@ class Place:
         asked = self.asked(sources)
         return list(dict.fromkeys(check.title for check in (*self.plan.checks, *self.checks) if check not in asked))
 
-    def component(self, source_id: str) -> Component:
-        """A source's component, as it is here.
+    def source(self, source_id: str, role: type[R]) -> R:
+        """A source of the plan, as it is here.
 
         Raises:
-            PlanError: if the source has no place here.
+            PlanError: if the source has no place here, or not the role.
             ConnectionUnusable: if its Connection is missing.
         """
         if source_id not in self.sources:
             raise PlanError(f"The target {self.name} has no place for {source_id}.", f"It has {', '.join(self.sources)}.")
-        return self.context.source(source_id, self.settings.get(source_id))
+        return self.context.source(source_id, role, self.settings.get(source_id))
 
 
 def portable(plan: Plan, settings: Mapping[str, TargetSettings]) -> tuple[Check, ...]:

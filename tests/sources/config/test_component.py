@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from recovery.common.errors import RestoreError, SourceError
-from recovery.plan.kinds.config import ConfigSource
+from recovery.plan.kinds.config import ConfigSettings
 from recovery.sources.config.component import Config
 from recovery.sources.trees import filesystem
 from tests.sources.files.test_local import Killed, Killer, killed_at_each_point
@@ -45,7 +45,7 @@ def home(tmp_path):
 
 def config(home: Path, *names: str, name: str = "settings") -> Config:
     paths = [home / path for path in names or (".env", "docker-compose.yml", "custom")]
-    return Config(name, ConfigSource(paths=paths, exclude=["*.pyc"]))
+    return Config(name, ConfigSettings(paths=paths, exclude=["*.pyc"]))
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_what_is_named_must_be_there(tmp_path, home):
     with pytest.raises(SourceError, match=r"\.missing.*other"):
         config(home, ".env", ".missing", "other").dump(tmp_path, lambda: None)
     with pytest.raises(SourceError, match="names / itself"):
-        Config("settings", ConfigSource(paths=[Path("/")])).dump(tmp_path, lambda: None)
+        Config("settings", ConfigSettings(paths=[Path("/")])).dump(tmp_path, lambda: None)
 
 
 def test_a_path_in_a_named_folder(tmp_path, home):

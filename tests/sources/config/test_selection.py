@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recovery.common.errors import RestoreError, SourceError
-from recovery.plan.kinds.config import ConfigSource
+from recovery.plan.kinds.config import ConfigSettings
 from recovery.plan.location import lies_in
 from recovery.sources.config.component import Config
 from recovery.sources.trees import filesystem
@@ -123,7 +123,7 @@ def test_only_the_folders_of_a_part_are_looked_at(tmp_path, home):
     other = tmp_path / "etc" / "app"
     other.mkdir(parents=True)
     (other / "other.env").write_text("A=1\n")
-    component = Config("settings", ConfigSource(paths=[home / ".env", other / "other.env"]))
+    component = Config("settings", ConfigSettings(paths=[home / ".env", other / "other.env"]))
     back_up(component, tmp_path / "set")
     shutil.rmtree(other.parent)
     restore = a_restore(tmp_path, home / ".env")
@@ -138,7 +138,7 @@ def test_links_across_named_paths(tmp_path, home):
     """Each folder gets its own, also as a part."""
     (home.parent / "other").mkdir()
     os.link(home / ".env", home.parent / "other" / "linked.env")
-    component = Config("settings", ConfigSource(paths=[home / ".env", home.parent / "other/linked.env"]))
+    component = Config("settings", ConfigSettings(paths=[home / ".env", home.parent / "other/linked.env"]))
     back_up(component, tmp_path / "set")
     assert entries(tmp_path / "set", "settings")[f"{home.parent}/other/linked.env"[1:]]["type"] == "hardlink"
     for only in ([], [home.parent / "other/linked.env"]):
@@ -171,7 +171,7 @@ def test_refusals(tmp_path, home, component, part, words):
 
 def elsewhere(home: Path, there: Path) -> Config:
     paths = [home / name for name in (".env", "docker-compose.yml", "custom")]
-    return Config("settings", ConfigSource(paths=paths, exclude=["*.pyc"]), there)
+    return Config("settings", ConfigSettings(paths=paths, exclude=["*.pyc"]), there)
 
 
 def test_below_another_folder(tmp_path, home, component):

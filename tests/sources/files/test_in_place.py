@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recovery.common.errors import RestoreError, SourceError
-from recovery.plan.kinds.files import FilesSource
+from recovery.plan.kinds.files import FilesSettings
 from recovery.restore import answers
 from recovery.sources.files.local import Files
 from recovery.sources.trees import filesystem
@@ -23,7 +23,7 @@ from tests.support.small import Small, end, forward
 
 
 def files(folder: Path, *exclude: str, damaged: bool = False) -> Files:
-    made = Files("uploads", FilesSource(path=folder, exclude=exclude))
+    made = Files("uploads", FilesSettings(path=folder, exclude=exclude))
     made.damaged = damaged
     return made
 

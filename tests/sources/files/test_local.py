@@ -20,7 +20,7 @@ from recovery.common.errors import ArtifactError, RestoreError, SourceError
 from recovery.packs.content_index import read_rows, write_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack
-from recovery.plan.kinds.files import FilesSource
+from recovery.plan.kinds.files import FilesSettings
 from recovery.sources.files.local import Files
 from recovery.sources.trees import filesystem
 from recovery.sources.trees.inventory import refuse_moved
@@ -36,7 +36,7 @@ class Killed(BaseException):
 
 
 def files(folder: Path, *exclude: str) -> Files:
-    return Files("uploads", FilesSource(path=folder, exclude=exclude))
+    return Files("uploads", FilesSettings(path=folder, exclude=exclude))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recovery.common.errors import RestoreError
-from recovery.plan.kinds.files import FilesSource
+from recovery.plan.kinds.files import FilesSettings
 from recovery.plan.location import lies_in
 from recovery.sources.files.local import Files
 from recovery.sources.trees.selection import Only
@@ -21,7 +21,7 @@ OLD = 1_600_000_000_000_000_001
 
 
 def files(folder: Path, *exclude: str, there: Path | None = None) -> Files:
-    return Files("uploads", FilesSource(path=folder, exclude=exclude), there)
+    return Files("uploads", FilesSettings(path=folder, exclude=exclude), there)
 
 
 def fill(folder: Path, content: dict[str, str]) -> None:

@@ -1,24 +1,53 @@
-"""Settings of a folder: as a source and as a target."""
+"""Folders: as a source and as a target."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
-from recovery.plan.field_types import AbsolutePath, Part
-
-
-class FilesTarget(Part):
-    """A folder to restore to."""
-
-    path: AbsolutePath
+from recovery.plan.field_types import AbsolutePath
+from recovery.plan.source_settings import Kind, SourceSettings, TargetSettings, TreeSettings
 
 
-class FilesSource(Part):
+class FilesSettings(TreeSettings):
     """A folder with everything in it."""
-
-    snapshot: ClassVar[bool] = False
-    every_database: ClassVar[bool] = False
 
     path: AbsolutePath
     exclude: tuple[str, ...] = ()
     """Shell patterns (``*.tmp``, ``cache/*``) of names or of paths below the folder."""
+
+    def roots(self) -> tuple[Path, ...]:
+        """The folder."""
+        return (self.path,)
+
+    def starts(self, inside: Path) -> Sequence[Path]:
+        """The top-level entry: what is excluded deeper goes with its folder all the same."""
+        return super().starts(inside)[:1]
+
+
+class FilesTarget(TargetSettings):
+    """A folder to restore to."""
+
+    path: AbsolutePath
+
+    def folder_of_all(self) -> Path:
+        """The folder."""
+        return self.path
+
+    def roots(self, source: SourceSettings) -> tuple[Path, ...]:
+        """The folder."""
+        return (self.path,)
+
+    @classmethod
+    def in_scratch(cls, connection: str, folder: Path) -> Self:
+        """A folder in the drill's, which stays closed whatever mode the set has."""
+        return cls(path=folder / "files")
+
+
+KIND = Kind(
+    settings=FilesSettings,
+    target=FilesTarget,
+    restore_order=40,
+    parts="Paths or patterns below the folder, one a line: 2026/03, 2026/**/*.pdf, *.docx.",
+)

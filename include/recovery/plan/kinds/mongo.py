@@ -1,32 +1,23 @@
-"""Settings of MongoDB: as a source and as a target."""
+"""MongoDB: as a source, as a target, in hooks and checks."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from recovery.plan.field_types import ConnectionId, DatabaseName, Part
-
-
-class MongoTarget(Part):
-    """A MongoDB server to restore to."""
-
-    accounts: ClassVar[bool] = False
-    """Users and roles are not brought there: they would open somebody else's server to the users of this one."""
-    connection: ConnectionId
-    databases: dict[DatabaseName, DatabaseName] = {}
-    """Other names for databases there, by their name in the set."""
-    collections: dict[str, str] = {}
-    """Other names for collections there, by ``database.collection`` of the set."""
+from recovery.plan.field_types import ExtendedJson, extended_json
+from recovery.plan.location import Landing
+from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
 
 
-class MongoSource(Part):
+class MongoSettings(ServerSettings):
     """A MongoDB replica set or standalone server."""
 
-    snapshot: ClassVar[bool] = True
+    family: ClassVar[str] = "mongo"
 
-    connection: ConnectionId
     databases: tuple[str, ...] = ()
     """Names; empty means every database but config and local."""
     collections: tuple[str, ...] = ()
@@ -39,8 +30,12 @@ class MongoSource(Part):
         """Whether whatever the server has is protected."""
         return not (self.databases or self.collections)
 
+    def parts(self) -> Sequence[Landing]:
+        """See :meth:`ServerSettings.parts`."""
+        return [tuple(name.split(".", 1)) for name in self.collections or self.databases]
+
     @model_validator(mode="after")
-    def _collections_have_databases(self) -> MongoSource:
+    def _collections_have_databases(self) -> Self:
         for name in self.collections:
             database, dot, collection = name.partition(".")
             if not (database and dot and collection):
@@ -48,3 +43,74 @@ class MongoSource(Part):
             if self.databases and database not in self.databases:
                 raise ValueError(f"collections: the database of {name!r} is not among databases")
         return self
+
+
+class MongoTarget(ServerTarget):
+    """A MongoDB server to restore to."""
+
+    accounts: ClassVar[bool] = False
+    """Users and roles are not brought there: they would open somebody else's server to the users of this one."""
+    collections: dict[str, str] = {}
+    """Other names for collections there, by ``database.collection`` of the set."""
+
+    def renamed(self, part: Landing) -> Landing:
+        """See :meth:`ServerTarget.renamed`."""
+        database, *inner = super().renamed(part)
+        return (database, *(self.collections.get(".".join(part), name) for name in inner))
+
+    @classmethod
+    def in_scratch(cls, connection: str, folder: Path) -> Self:
+        """Users and roles meet nobody's in a scratch server, so they are brought, and the drill is about them too."""
+        own: Any = type("MongoTarget", (cls,), {"accounts": True, "__annotations__": {"accounts": ClassVar[bool]}, "__module__": __name__})
+        return own(connection=connection)  # type: ignore[no-any-return]
+
+
+class MongoCommand(Statement):
+    """A command for a database of a source."""
+
+    kind: ClassVar[str] = "mongo"
+
+    command: Annotated[dict[str, JsonValue], Field(min_length=1), AfterValidator(extended_json)]
+    """As in ``db.runCommand``: the command's name comes first."""
+
+    @property
+    def title(self) -> str:
+        """See :attr:`Statement.title`."""
+        return f"{next(iter(self.command))} in {self.database} of {self.source}"
+
+
+class MongoQuestion(Question):
+    """A count of documents, or the only value of an aggregation's only document."""
+
+    kind: ClassVar[str] = "mongo"
+
+    collection: Annotated[str, Field(min_length=1)]
+    filter: ExtendedJson = {}
+    """Which documents are counted."""
+    pipeline: tuple[ExtendedJson, ...] = ()
+    """Instead of a count: an aggregation with one document of one field, beside ``_id``."""
+
+    @model_validator(mode="after")
+    def _reads_one_way(self) -> Self:
+        if self.filter and self.pipeline:
+            raise ValueError("write filter or pipeline, not both")
+        if writing := {"$out", "$merge"} & {name for step in self.pipeline for name in step}:
+            raise ValueError(f"a check writes nothing; leave {' and '.join(sorted(writing))} out of the pipeline")
+        return self
+
+    @property
+    def title(self) -> str:
+        """See :attr:`Question.title`."""
+        return f"{self.database}.{self.collection} of {self.source}"
+
+
+KIND = Kind(
+    settings=MongoSettings,
+    target=MongoTarget,
+    restore_order=30,
+    parts="Databases or collections, one a line: sales, sales.orders.",
+    tools=True,
+    query="mongo",
+    statement=MongoCommand,
+    question=MongoQuestion,
+)

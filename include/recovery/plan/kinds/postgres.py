@@ -1,4 +1,4 @@
-"""Settings of PostgreSQL: as a source and as a target."""
+"""PostgreSQL: as a source, as a target, in hooks and checks."""
 
 from __future__ import annotations
 
@@ -6,31 +6,57 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from recovery.plan.field_types import ConnectionId, DatabaseName, Part
+from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
 
 
-class PostgresTarget(Part):
-    """A PostgreSQL server to restore to."""
-
-    connection: ConnectionId
-    databases: dict[DatabaseName, DatabaseName] = {}
-    """Other names for databases there, by their name in the set."""
-
-
-class PostgresSource(Part):
+class PostgresSettings(ServerSettings):
     """A PostgreSQL server."""
 
-    snapshot: ClassVar[bool] = True
+    family: ClassVar[str] = "postgres"
 
-    connection: ConnectionId
-    databases: tuple[str, ...] = ()
-    """Names; empty means every database of the server."""
     jobs: Annotated[int, Field(ge=1, le=64)] = 2
     """Tables that are dumped and restored at the same time."""
     schema_sql: bool = False
     """Also keep a schema-only SQL file of each database."""
 
+
+class PostgresTarget(ServerTarget):
+    """A PostgreSQL server to restore to."""
+
+
+class SqlStatement(Statement):
+    """SQL for a database of a source."""
+
+    kind: ClassVar[str] = "postgres"
+
+    statement: Annotated[str, Field(min_length=1)]
+
     @property
-    def every_database(self) -> bool:
-        """Whether whatever the server has is protected."""
-        return not self.databases
+    def title(self) -> str:
+        """See :attr:`Statement.title`."""
+        return f"SQL in {self.database} of {self.source}"
+
+
+class SqlQuestion(Question):
+    """A query of one value."""
+
+    kind: ClassVar[str] = "postgres"
+
+    query: Annotated[str, Field(min_length=1)]
+
+    @property
+    def title(self) -> str:
+        """See :attr:`Question.title`."""
+        return f"a query in {self.database} of {self.source}"
+
+
+KIND = Kind(
+    settings=PostgresSettings,
+    target=PostgresTarget,
+    restore_order=20,
+    parts="Databases, schemas or tables, one a line: sales, sales.public, sales.public.orders; odd names in double quotes.",
+    tools=True,
+    query="sql",
+    statement=SqlStatement,
+    question=SqlQuestion,
+)

@@ -8,15 +8,14 @@ from recovery.common.units import human_duration
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import all_checked, is_over, last_checks, services_started, since_staging, unasked
 from recovery.runs.journal import Entry
+from recovery.runs.journal_steps import Step
 
-BESIDE = "faults beside the drill"
-"""Journal step; fact ``what``: sentences on what makes the drill fail, whatever it proves of its set."""
 _SLOWEST = 3
 
 
 def verdict(run: RestoreRun) -> str:
     """Why the drill did not succeed; empty if it did. Told by the journal, not by task states, which people can set."""
-    beside = run.journal.last(BESIDE)
+    beside = run.journal.last(Step.FAULTS_BESIDE)
     return " ".join([*_faults(run), *(beside.facts["what"] if beside else ())])
 
 
@@ -30,7 +29,7 @@ def _faults(run: RestoreRun) -> list[str]:
 
 
 def _unfinished(run: RestoreRun) -> str:
-    unproven = [source_id for source_id in run.request().sources if not since_staging(run, "proven", source_id)]
+    unproven = [source_id for source_id in run.request().sources if not since_staging(run, Step.PROVEN, source_id)]
     if unproven:
         return f"It was not proven that the set can be restored: {', '.join(unproven)}. Look at the first task that failed."
     if not services_started(run):
@@ -53,19 +52,21 @@ def _late(run: RestoreRun) -> str:
 def _left_over(run: RestoreRun) -> str:
     if not is_over(run):
         return f"The way back failed: not everything in {run.request().target} was switched back. Look at switch_back."
-    return "" if run.journal.said("discarded") else "Not everything that the drill made was removed. Look at discard."
+    return "" if run.journal.said(Step.DISCARDED) else "Not everything that the drill made was removed. Look at discard."
 
 
 def total(run: RestoreRun) -> float | None:
     """Seconds from the choice of the set to the end of the checks: what the RTO is about. None if it did not come so far."""
-    begin, end = run.journal.last("chosen"), all_checked(run)
+    begin, end = run.journal.last(Step.CHOSEN), all_checked(run)
     return (end.time - begin.time).total_seconds() if begin and end else None
 
 
 def steps(run: RestoreRun) -> list[Entry]:
     """The steps that count for the RTO, as the journal timed them."""
     end = all_checked(run)
-    return [entry for entry in run.journal.said("took") if end is None or entry.time <= end.time or entry.facts["what"] == "check system"]
+    return [
+        entry for entry in run.journal.said(Step.TOOK) if end is None or entry.time <= end.time or entry.facts["what"] == "check system"
+    ]
 
 
 def _name(entry: Entry) -> str:

@@ -12,10 +12,13 @@ from typing import Any
 
 from recovery.common.errors import RecoveryError
 from recovery.common.units import iso, now
+from recovery.plan.source_id import kind_of
 from recovery.restore import state
 from recovery.restore.report import drill_proof
 from recovery.restore.report.outcome import safe
 from recovery.restore.session import RestoreRun
+from recovery.runs.journal_steps import Step
+from recovery.sources import registry
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ BY_PEOPLE = {
 }
 """What no machine knows, and people fill in."""
 
-_ANSWERS = {"approved", "rejected", "unanswered"}
+_ANSWERS = {Step.APPROVED, Step.REJECTED, Step.UNANSWERED}
 
 
 def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
@@ -48,13 +51,13 @@ def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
             "answers": _answers(run),
             "steps": [
                 {"step": entry.facts["what"], "source": entry.source, "seconds": entry.facts["seconds"]}
-                for entry in run.journal.said("took")
+                for entry in run.journal.said(Step.TOOK)
             ],
             "checks": [{"check": entry.facts["check"], "ok": entry.facts["ok"]} for entry in state.last_checks(run)],
             "unasked": state.unasked(run),
             "differences": [
                 {"source": entry.source, "count": entry.facts["count"], "names": list(map(_clean, entry.facts["names"]))}
-                for entry in run.journal.said("unequal")
+                for entry in run.journal.said(Step.UNEQUAL)
             ],
             "set_aside": _set_aside(run, ended),
             "safety_set": run.safety.manifest().set_id if safe(run) else None,
@@ -84,7 +87,7 @@ def _asked(run: RestoreRun) -> dict[str, Any]:
         "target": request.target,
         "method": request.method,
         "config": request.config,
-        "warnings": list(run.journal.said("chosen")[-1].facts["warnings"]),
+        "warnings": list(run.journal.said(Step.CHOSEN)[-1].facts["warnings"]),
     }
 
 
@@ -116,14 +119,14 @@ def _back(run: RestoreRun) -> float | None:
     """Seconds until the restored system could be used, which is what the RTO is about."""
     if run.request().drill:
         return drill_proof.total(run)
-    back = run.journal.last("services started")
+    back = run.journal.last(Step.SERVICES_STARTED)
     return (back.time - run.request().started).total_seconds() if back and state.kept(run) else None
 
 
 def _downtime(run: RestoreRun) -> float | None:
     """From the stop of the services until they last were started, by whichever way; None if they were not."""
-    stopped = run.journal.said("stopping services")
-    started = [*run.journal.said("services started"), *run.journal.said("services started again")]
+    stopped = run.journal.said(Step.STOPPING_SERVICES)
+    started = [*run.journal.said(Step.SERVICES_STARTED), *run.journal.said(Step.SERVICES_STARTED_AGAIN)]
     if not stopped or not started or state.services_down(run):
         return None
     return (max(entry.time for entry in started) - stopped[0].time).total_seconds()
@@ -134,7 +137,7 @@ def _answers(run: RestoreRun) -> list[dict[str, Any]]:
     found = []
     for entry in run.journal.entries():
         gate = entry.facts.get("gate")
-        if entry.step == "asked" and gate:
+        if entry.step == Step.ASKED and gate:
             asked[gate] = entry.time
         if entry.step in _ANSWERS and gate:
             waited = (entry.time - asked.get(gate, entry.time)).total_seconds()
@@ -161,7 +164,7 @@ def _set_aside(run: RestoreRun, ended: datetime) -> list[dict[str, Any]]:
         else:
             continue
         if prefix:
-            mark = f"{prefix}{run.id}" if source_id.startswith(("postgres.", "mongo.")) else f".recovery-{run.id}"
+            mark = registry.source_class(kind_of(source_id)).mark_of(run.id, replaced=prefix == "__before_")
             found.append({"source": source_id, "what": what, "mark": mark, "until": until})
     return found
 

@@ -15,6 +15,7 @@ from recovery.restore.report.outcome import verdict
 from recovery.restore.report.text import render
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import is_over
+from recovery.runs.journal_steps import Step
 from recovery.sets.records import Record, add_record, release
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ def finish(run: RestoreRun) -> None:
     _write(run, facts)
     over = is_over(run)
     unkept = [] if run.request().dry_run else _keep_with_set(run, facts, over=over)
-    left = run.journal.last("not discarded")
-    if left and not any(entry.time > left.time for entry in run.journal.said("discarded")):
+    left = run.journal.last(Step.NOT_DISCARDED)
+    if left and not any(entry.time > left.time for entry in run.journal.said(Step.DISCARDED)):
         reason = f"{reason} Not everything that was staged could be removed: {'; '.join(left.facts['faults'])}".strip()
     if over:
-        run.journal.say("closed", reason=reason, unkept=unkept)
+        run.journal.say(Step.CLOSED, reason=reason, unkept=unkept)
     if unkept:
         reason = f"{reason or 'The restore succeeded, but its report could not be kept.'} {' '.join(unkept)}"
     if reason:
@@ -64,7 +65,7 @@ def _keep_with_set(run: RestoreRun, facts: dict[str, Any], *, over: bool) -> lis
     key = run.context.signing_key()
     text = "restored" if facts["result"] == "success" else facts["result"]
     report = Record(kind="report", plan=run.plan.plan, set_id=facts["set"], time=now(), by=f"run {run.run_id}", text=text, facts=facts)
-    held = {entry.facts["destination"]: Record.model_validate(entry.facts["record"]) for entry in run.journal.said("holding")}
+    held = {entry.facts["destination"]: Record.model_validate(entry.facts["record"]) for entry in run.journal.said(Step.HOLDING)}
     for destination in run.holders():
         try:
             add_record(destination, report, key)

@@ -1,1 +1,9 @@
 """Named files and folders that hold settings or code."""
+
+from recovery.sources.model import SourceType
+
+TYPE = SourceType(
+    source="recovery.sources.config.component:Config",
+    reader="recovery.sources.config.component:ConfigReader",
+    guide="recovery.sources.config.guide:GUIDE",
+)

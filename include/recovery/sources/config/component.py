@@ -21,7 +21,7 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.excludes import Excludes
-from recovery.plan.kinds.config import ConfigSource
+from recovery.plan.kinds.config import ConfigSettings
 from recovery.plan.location import Landing
 from recovery.sources.base import Restore, say_dropping
 from recovery.sources.model import Finding, Preflight
@@ -54,7 +54,7 @@ class Config(ByRename):
     before_paths = "/"
     a_part = "the path of a named file or folder, or of something in it, from / on"
 
-    def __init__(self, name: str, settings: ConfigSource, there: Path | None = None) -> None:
+    def __init__(self, name: str, settings: ConfigSettings, there: Path | None = None) -> None:
         super().__init__(name)
         self.suffix = name
         self.root = there or _TOP

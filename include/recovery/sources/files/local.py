@@ -23,7 +23,7 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts
 from recovery.plan.excludes import Excludes
-from recovery.plan.kinds.files import FilesSource
+from recovery.plan.kinds.files import FilesSettings
 from recovery.plan.location import Landing, meet
 from recovery.sources.base import Restore, say_dropping
 from recovery.sources.model import Finding, Preflight, Space
@@ -50,7 +50,7 @@ class Files(ByRename):
     suffix = ""
     a_part = "a path or pattern of entries below the folder"
 
-    def __init__(self, name: str, settings: FilesSource, there: Path | None = None) -> None:
+    def __init__(self, name: str, settings: FilesSettings, there: Path | None = None) -> None:
         super().__init__(name)
         self.root = there or settings.path
         self._live = settings.path

@@ -18,7 +18,7 @@ from bson.json_util import CANONICAL_JSON_OPTIONS, RELAXED_JSON_OPTIONS, dumps, 
 
 from recovery.common.errors import SourceError
 from recovery.packs.content_index import Facts, Row
-from recovery.plan.kinds.mongo import MongoSource
+from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.mongo.client import Client
 
 Kind = Literal["collection", "timeseries", "view"]
@@ -118,7 +118,7 @@ def _is_users(database: str, name: str) -> bool:
     return (name == "system.js" and database != "admin") or not name.startswith("system.")
 
 
-def read_catalog(client: Client, settings: MongoSource, *, damaged: bool = False) -> list[Namespace]:
+def read_catalog(client: Client, settings: MongoSettings, *, damaged: bool = False) -> list[Namespace]:
     """What the settings name: databases, collections, or everything; if ``damaged``, what is left of it.
 
     Raises:
@@ -140,14 +140,14 @@ def read_catalog(client: Client, settings: MongoSource, *, damaged: bool = False
     return found
 
 
-def missing_of(settings: MongoSource, found: Collection[str]) -> list[str]:
+def missing_of(settings: MongoSettings, found: Collection[str]) -> list[str]:
     """What the settings name and is not among ``<database>.<name>`` of what was found."""
     if settings.collections:
         return sorted(set(settings.collections) - set(found))
     return sorted(set(settings.databases) - {split_name(full)[0] for full in found})
 
 
-def named_databases(settings: MongoSource) -> tuple[str, ...]:
+def named_databases(settings: MongoSettings) -> tuple[str, ...]:
     """The databases that the settings name, directly or by their collections; empty means all."""
     by_collection = {name.partition(".")[0] for name in settings.collections}
     return tuple(sorted({*settings.databases, *by_collection}))

@@ -25,7 +25,7 @@ from recovery.common.units import human_size
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Change, Difference, compare
 from recovery.packs.content_index import Row, write_rows
-from recovery.plan.kinds.mongo import MongoSource, MongoTarget
+from recovery.plan.kinds.mongo import MongoSettings, MongoTarget
 from recovery.plan.location import Landing
 from recovery.runners.local import find_tool, run
 from recovery.sources.base import Component, Restore
@@ -72,7 +72,7 @@ class Mongo(Component):
     kind = "mongo"
 
     def __init__(
-        self, name: str, settings: MongoSource, endpoint: Endpoint, tools: Sequence[Path], there: MongoTarget | None = None
+        self, name: str, settings: MongoSettings, endpoint: Endpoint, tools: Sequence[Path], there: MongoTarget | None = None
     ) -> None:
         super().__init__(name)
         self._settings = settings
@@ -320,7 +320,7 @@ class Mongo(Component):
         return query.ask(self._endpoint, self._names.database(database), command, timeout)
 
 
-def _check_room(client: Client, settings: MongoSource, folder: Path) -> None:
+def _check_room(client: Client, settings: MongoSettings, folder: Path) -> None:
     """Before anything is written: a dump is about as large as the documents are uncompressed."""
     try:
         size = sum(int(client[name].command("dbStats")["dataSize"]) for name in named_databases(settings) or user_databases(client))

@@ -17,7 +17,7 @@ from recovery.common.connections import Endpoint
 from recovery.common.errors import SourceError
 from recovery.common.units import iso
 from recovery.packs.content_index import Facts, Row
-from recovery.plan.kinds.mongo import MongoSource
+from recovery.plan.kinds.mongo import MongoSettings
 from recovery.runners.local import find_tool, tool
 from recovery.sources.model import Consistency, RecoveryPoint
 from recovery.sources.mongo.catalog import Namespace, by_uuid, data_path, marked_id, metadata, metadata_path, read_catalog, rows
@@ -51,7 +51,7 @@ class Taken:
     warnings: tuple[str, ...] = ()
 
 
-def take_snapshot(client: Client, settings: MongoSource, root: Path, opened: Callable[[], None], *, damaged: bool = False) -> Taken:
+def take_snapshot(client: Client, settings: MongoSettings, root: Path, opened: Callable[[], None], *, damaged: bool = False) -> Taken:
     """Read all databases at one cluster time.
 
     Capped collections can't be read in a snapshot; they are read after it. Then the whole is ``fuzzy``, because one
@@ -84,7 +84,7 @@ def take_snapshot(client: Client, settings: MongoSource, root: Path, opened: Cal
     )
 
 
-def _stable_catalog(client: Client, settings: MongoSource, damaged: bool) -> tuple[list[Namespace], Timestamp]:
+def _stable_catalog(client: Client, settings: MongoSettings, damaged: bool) -> tuple[list[Namespace], Timestamp]:
     """What there is, and a time at which there was exactly that: listings are not part of a snapshot."""
     for _ in range(_ATTEMPTS):
         catalog = read_catalog(client, settings, damaged=damaged)
@@ -149,7 +149,7 @@ def _refuse_moved(client: Client, catalog: Sequence[Namespace]) -> None:
 def take_fuzzy(
     client: Client,
     endpoint: Endpoint,
-    settings: MongoSource,
+    settings: MongoSettings,
     tools: Sequence[Path],
     root: Path,
     opened: Callable[[], None],
@@ -208,7 +208,7 @@ def _totals(namespaces: Sequence[Namespace], root: Path, done: Mapping[str, int]
     return found
 
 
-def _selections(catalog: Sequence[Namespace], settings: MongoSource, client: Client) -> list[list[str]]:
+def _selections(catalog: Sequence[Namespace], settings: MongoSettings, client: Client) -> list[list[str]]:
     """mongodump's arguments, one list a call: a database without what is left out, or single collections of it."""
     calls: list[list[str]] = []
     for database in sorted({namespace.database for namespace in catalog}):

@@ -1,1 +1,10 @@
 """PostgreSQL servers."""
+
+from recovery.sources.model import SourceType
+
+TYPE = SourceType(
+    source="recovery.sources.postgres.component:Postgres",
+    reader="recovery.sources.postgres.reader:PostgresReader",
+    guide="recovery.sources.postgres.guide:GUIDE",
+    scratch="recovery.sources.postgres.scratch_server:SERVER",
+)

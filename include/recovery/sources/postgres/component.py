@@ -12,7 +12,7 @@ from recovery.common.connections import Endpoint
 from recovery.common.errors import ArtifactError, RestoreError
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Row, read_rows
-from recovery.plan.kinds.postgres import PostgresSource
+from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.plan.location import Landing
 from recovery.sources.base import Component, Restore
 from recovery.sources.model import Dump, Preflight
@@ -45,7 +45,7 @@ class Postgres(Component):
     kind = "postgres"
 
     def __init__(
-        self, name: str, settings: PostgresSource, endpoint: Endpoint, tools: Sequence[Path], renamed: Mapping[str, str] | None = None
+        self, name: str, settings: PostgresSettings, endpoint: Endpoint, tools: Sequence[Path], renamed: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(name)
         self._settings = settings

@@ -12,7 +12,7 @@ import pytest
 from recovery.common.errors import ProofError, RecoveryError, RestoreError
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import read_rows
-from recovery.plan.kinds.mongo import MongoSource
+from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.mongo.component import Mongo
 from recovery.sources.mongo.restore import load as restore_load
 from recovery.sources.mongo.restore import timeseries
@@ -618,7 +618,7 @@ def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):
     db.one.insert_one({})
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
     monkeypatch.setenv("PATH", "/nowhere")
-    component = Mongo("documents", MongoSource(connection="x", databases=(db.name,)), endpoint(server), [])
+    component = Mongo("documents", MongoSettings(connection="x", databases=(db.name,)), endpoint(server), [])
     found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
     assert [finding for finding in found.findings if finding.level == "refusal" and "mongorestore" in finding.text]
 

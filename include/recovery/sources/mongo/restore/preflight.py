@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure
 
 from recovery.common.errors import ToolError
 from recovery.common.units import human_duration, human_size
-from recovery.plan.kinds.mongo import MongoSource
+from recovery.plan.kinds.mongo import MongoSettings
 from recovery.runners.local import find_tool
 from recovery.sources.base import Restore
 from recovery.sources.model import Finding, Preflight, Space
@@ -63,7 +63,7 @@ class _Look:
         return new + sum(self.sizes[now.full][1] for now in self.live if now.type == "timeseries")
 
 
-def preflight(target: Target, restore: Restore, names: Names, settings: MongoSource) -> Preflight:
+def preflight(target: Target, restore: Restore, names: Names, settings: MongoSettings) -> Preflight:
     """See :meth:`recovery.sources.base.Component.preflight`."""
     client = target.client
     wanted = planned(restore, names)
@@ -126,14 +126,14 @@ def _names(restore: Restore, names: Names) -> Iterator[Finding]:
         yield Finding("refusal" if fatal else "warning", text)
 
 
-def _unsaved(look: _Look, settings: MongoSource) -> Iterator[Finding]:
+def _unsaved(look: _Look, settings: MongoSettings) -> Iterator[Finding]:
     """In place drops only what the safety set has, and that is made of what the plan names today."""
     unsaved = [now.full for now in look.live if not _covered(now, settings)]
     if unsaved:
         yield Finding("refusal", f"In place would drop what today's plan does not back up, so that no safety set has it: {_some(unsaved)}.")
 
 
-def _covered(now: Namespace, settings: MongoSource) -> bool:
+def _covered(now: Namespace, settings: MongoSettings) -> bool:
     if settings.collections:
         return now.full in settings.collections
     return not settings.databases or now.database in settings.databases

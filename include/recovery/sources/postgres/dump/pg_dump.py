@@ -18,7 +18,7 @@ from recovery.common.files import check_space, folder_size
 from recovery.common.units import human_size
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_index import RecordDigest, Row, read_rows, write_rows
-from recovery.plan.kinds.postgres import PostgresSource
+from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.runners.local import run, tool
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
@@ -54,7 +54,7 @@ class _Snapshot:
     codec: str
 
 
-def dump(server: Server, settings: PostgresSource, folder: Path, opened: Callable[[], None], *, damaged: bool = False) -> Dump:
+def dump(server: Server, settings: PostgresSettings, folder: Path, opened: Callable[[], None], *, damaged: bool = False) -> Dump:
     """Dump databases and globals; see :meth:`recovery.sources.base.Component.dump`.
 
     Args:
@@ -189,7 +189,7 @@ def _lock(connection: Connection, database: str) -> None:
 
 
 def _dump_database(
-    server: Server, settings: PostgresSource, snapshot: _Snapshot, root: Path, inventory: Path, name: str, warnings: list[str]
+    server: Server, settings: PostgresSettings, snapshot: _Snapshot, root: Path, inventory: Path, name: str, warnings: list[str]
 ) -> Artifact:
     write_rows(inventory, _inventory(server, snapshot))
     warnings += _left_out(snapshot)

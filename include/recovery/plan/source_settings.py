@@ -1,0 +1,185 @@
+"""What a plan says of a source, of its targets, and of queries to it, whatever its kind; ``kinds/`` adds the keys of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import JsonValue, model_validator
+
+from recovery.plan.excludes import Excludes
+from recovery.plan.field_types import ConnectionId, DatabaseName, Part, SourceId, exactly_one
+from recovery.plan.location import Landing
+
+
+class SourceSettings(Part):
+    """What is protected."""
+
+    snapshot: ClassVar[bool]
+    """Whether it is read as of one instant, which those that are scanned wait for."""
+    family: ClassVar[str]
+    """Sources of one family may lie in the same location; it begins their locations."""
+
+    @property
+    def every_database(self) -> bool:
+        """Whether whatever the server has is protected."""
+        return False
+
+    def roots(self) -> tuple[Path, ...]:
+        """The folders and files that it has whole; none of a server."""
+        return ()
+
+    def left_out(self, inside: Path) -> Path | None:
+        """The topmost entry that it excludes on the way to a path below its folder; None if it has what lies there."""
+        return None
+
+    def on_server(self, there: TargetSettings | None = None) -> set[Landing]:
+        """What it has on its server, or gets at a target: family, connection, database and so on; without names, all of the server."""
+        return set()
+
+    def choices(self) -> Sequence[str]:
+        """Parts that the restore form offers; none where people write them."""
+        return ()
+
+
+class TargetSettings(Part):
+    """Somewhere else that a source is restored to."""
+
+    def folder_of_all(self) -> Path | None:
+        """The folder that everything goes into; None on a server."""
+        return None
+
+    def roots(self, source: SourceSettings) -> tuple[Path, ...]:
+        """The folders and files that the source gets here; none on a server."""
+        return ()
+
+    @classmethod
+    def in_scratch(cls, connection: str, folder: Path) -> Self:
+        """The target that a drill makes.
+
+        Args:
+            connection: id of the Connection to its server, if it has one.
+            folder: the drill's own for this source.
+        """
+        raise NotImplementedError(cls)
+
+
+class ServerSettings(SourceSettings):
+    """Databases of a server."""
+
+    snapshot: ClassVar[bool] = True
+
+    connection: ConnectionId
+    databases: tuple[str, ...] = ()
+    """Names; empty means every database of the server."""
+
+    @property
+    def every_database(self) -> bool:
+        """Whether whatever the server has is protected."""
+        return not self.databases
+
+    def on_server(self, there: TargetSettings | None = None) -> set[Landing]:
+        """See :meth:`SourceSettings.on_server`."""
+        assert isinstance(there, ServerTarget | None)
+        connection = there.connection if there else self.connection
+        inside = {there.renamed(part) if there else part for part in self.parts()}
+        return {(self.family, connection, *names) for names in inside or {()}}
+
+    def parts(self) -> Sequence[Landing]:
+        """What the plan names: databases, or what is in them."""
+        return [(name,) for name in self.databases]
+
+
+class ServerTarget(TargetSettings):
+    """A server."""
+
+    connection: ConnectionId
+    databases: dict[DatabaseName, DatabaseName] = {}
+    """Other names for databases there, by their name in the set."""
+
+    def renamed(self, part: Landing) -> Landing:
+        """What a database, or something in it, is called here."""
+        database, *inner = part
+        return (self.databases.get(database, database), *inner)
+
+    @classmethod
+    def in_scratch(cls, connection: str, folder: Path) -> Self:
+        """See :meth:`TargetSettings.in_scratch`."""
+        return cls(connection=connection)
+
+
+class TreeSettings(SourceSettings):
+    """Folders or files, scanned and read where they are."""
+
+    snapshot: ClassVar[bool] = False
+    family: ClassVar[str] = "files"
+
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of names or of paths below a folder."""
+
+    def left_out(self, inside: Path) -> Path | None:
+        """See :meth:`SourceSettings.left_out`."""
+        excluded = Excludes(self.exclude)
+        return next((start for start in self.starts(inside) if excluded(os.fsencode(start))), None)
+
+    def starts(self, inside: Path) -> Sequence[Path]:
+        """The entries on the way to a path that may be excluded by themselves, from the top."""
+        return [Path(*inside.parts[:depth]) for depth in range(1, len(inside.parts) + 1)]
+
+
+class Statement(Part):
+    """What a hook has a source do."""
+
+    kind: ClassVar[str]
+    """Of the sources that understand it."""
+
+    source: SourceId
+    database: DatabaseName
+
+    @property
+    def title(self) -> str:
+        """What it is, for people, without what may be secret."""
+        raise NotImplementedError(type(self))
+
+
+class Question(Part):
+    """What a check asks a source: one value."""
+
+    kind: ClassVar[str]
+    """Of the sources that understand it."""
+
+    source: SourceId
+    database: DatabaseName
+    equals: JsonValue = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        exactly_one(self, "equals", "at_least")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What it asks, for people, without what may be secret."""
+        raise NotImplementedError(type(self))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source, as plans know it."""
+
+    settings: type[SourceSettings]
+    target: type[TargetSettings]
+    restore_order: int
+    """Sources are restored in this order: settings first, what is named in databases last."""
+    parts: str
+    """What people write into the restore form for a part, in words."""
+    tools: bool = False
+    """Whether it takes client tools, whose folders a plan may name."""
+    query: str = ""
+    """The key under which hooks and checks have its statements and questions; empty if it can't be asked."""
+    statement: type[Statement] | None = None
+    question: type[Question] | None = None
