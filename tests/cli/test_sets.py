@@ -392,7 +392,7 @@ def test_what_nobody_ever_opened_is_not_called_good_until_it_was_compared(unopen
     status, found, _ = ask_unopened(unopened.set_id)
     assert (status, found["sets"][0]["good"]) == (0, True), found
     monkeypatch.setenv("RECOVERY_POSTGRES_BIN", "")
-    monkeypatch.setattr("recovery.sources.postgres.client.tool_places", lambda folders: [])
+    monkeypatch.setattr("recovery.sources.postgres.client.tool_places", lambda *_: [])
     status, found, _ = ask_unopened(unopened.set_id)
     (verified,) = found["sets"]
     assert (status, verified["faults"]) == (2, []), "whether it holds everything can't be told without pg_restore"

@@ -292,17 +292,17 @@ def test_damage_inside_of_the_encryption_is_damage(tmp_path, compressed):
 _SEAL = """
     import json, os, resource, signal, sys
     from pathlib import Path
-    from recovery import artifact
-    from recovery.sources.base import Artifact
+    from recovery.packs import pack as packing
+    from recovery.packs.artifact import Artifact, members_below
     root, out, recipient, identity, then = sys.argv[1:]
     if then == "kill tar":
-        real = artifact.tool
+        real = packing.LOCAL.tool
         def tool(argv, **how):
             argv = ["sh", "-c", '"$@" | head -c 3000000; kill -9 $$', "sh", *argv]
             return real(argv, **how)
-        artifact.tool = tool
+        packing.LOCAL.tool = tool
     if then == "kill python":
-        level = artifact.zstandard.ZstdCompressor
+        level = packing.zstandard.ZstdCompressor
         class Killing:
             def __init__(self, **how):
                 self.real = level(**how)
@@ -314,15 +314,15 @@ _SEAL = """
                 if self.seen > 3000000:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return self.real.compress(data)
-        artifact.zstandard.ZstdCompressor = Killing
-    members = artifact.members_below(Path(root))
+        packing.zstandard.ZstdCompressor = Killing
+    members = members_below(Path(root))
     tree = Artifact(name="tree", root=root, bytes=0)
-    packs, _ = artifact.seal(tree, members, Path(out), recipients=[recipient], pack_size=1 << 40, level=1)
+    packs, _ = packing.seal(tree, members, Path(out), recipients=[recipient], pack_size=1 << 40, level=1)
     import pyrage
     for pack in packs:
         with (Path(out) / pack.file).open("rb") as source:
-            with artifact.open_pack(source, pack, [pyrage.x25519.Identity.from_str(identity)]) as reader:
-                for info, data in artifact.read_members(reader):
+            with packing.open_pack(source, pack, [pyrage.x25519.Identity.from_str(identity)]) as reader:
+                for info, data in packing.read_members(reader):
                     while data and data.read(1 << 20):
                         pass
     print(json.dumps([pack.model_dump() for pack in packs]))

@@ -11,6 +11,7 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 from recovery.common.connections import Endpoint
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.mongo import MongoSettings
+from recovery.runners.local import LOCAL
 from recovery.sources.mongo.component import Mongo
 from recovery.sources.mongo.restore.load import Target
 from tests.support.local_restore import back_up
@@ -26,10 +27,10 @@ def endpoint(server, **changes) -> Endpoint:
     return Endpoint(**values | changes)
 
 
-def mongo(where, *databases, collections=(), there=None, jobs=2, **changes) -> Mongo:
+def mongo(where, *databases, collections=(), there=None, jobs=2, runner=LOCAL, **changes) -> Mongo:
     """The component of a source of a server."""
     settings = MongoSettings(connection="test_mongo", databases=databases, collections=collections, jobs=jobs)
-    return Mongo("documents", settings, endpoint(where, **changes), TOOLS, there)
+    return Mongo("documents", settings, endpoint(where, **changes), TOOLS, there, runner=runner)
 
 
 def rows_of(set_folder):

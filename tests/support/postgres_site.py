@@ -7,6 +7,7 @@ from pathlib import Path
 from recovery.common.connections import Endpoint
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.postgres import PostgresSettings
+from recovery.runners.local import LOCAL
 from recovery.sources.postgres.component import Postgres
 from tests.support.local_restore import LocalRestore, back_up
 
@@ -30,10 +31,10 @@ class Site:
         self._roles = roles
         self._number = 0
 
-    def component(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", **settings):
+    def component(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", runner=LOCAL, **settings):
         endpoint = Endpoint("pg", host, self.server.port, user, password or self.server.password)
         tools = [self.server.bin] if tools is None else tools
-        return Postgres("main", PostgresSettings(connection="pg", databases=databases, **settings), endpoint, tools, renamed)
+        return Postgres("main", PostgresSettings(connection="pg", databases=databases, **settings), endpoint, tools, renamed, runner=runner)
 
     def sql(self, database, *statements, **who):
         with self.server.connect(database, **who) as connection:

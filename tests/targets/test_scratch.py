@@ -14,6 +14,7 @@ from recovery.common.errors import ConnectionUnusable, RestoreError, StagingErro
 from recovery.plan.kinds.config import ConfigTarget
 from recovery.plan.kinds.files import FilesTarget
 from recovery.runners import processes as runners_processes
+from recovery.runners.local import LOCAL
 from recovery.sources.postgres import scratch_server
 from recovery.targets import scratch
 from sandbox.servers import postgres_bin, wait_for
@@ -136,9 +137,9 @@ def test_the_server_is_of_the_major_version_that_the_set_needs(plan, drill_folde
 
 def test_a_newer_major_version_will_do_and_an_older_one_will_not(plan):
     folders = [postgres_bin(18), postgres_bin(16)]
-    assert scratch_server.postgres_programs(17, folders, None) == postgres_bin(18)
+    assert scratch_server.postgres_programs(17, folders, None, LOCAL) == postgres_bin(18)
     with pytest.raises(RestoreError, match=r"PostgreSQL 19 or newer are not on this worker.*pginstall18/bin has version 18.*drill\.target"):
-        scratch_server.postgres_programs(19, folders, None)
+        scratch_server.postgres_programs(19, folders, None, LOCAL)
 
 
 def test_a_missing_mongod_is_named_with_where_it_was_looked_for(plan, drill_folder, tmp_path, monkeypatch):
@@ -248,6 +249,6 @@ def test_programs_that_are_closed_to_the_servers_user_are_passed_over(plan, dril
     closed.mkdir(mode=0o700)
     (closed / "bin").symlink_to(postgres_bin(18))
     user = scratch_server.server_user()
-    assert scratch_server.postgres_programs(18, [closed / "bin", postgres_bin(18)], user) == postgres_bin(18)
+    assert scratch_server.postgres_programs(18, [closed / "bin", postgres_bin(18)], user, LOCAL) == postgres_bin(18)
     with pytest.raises(RestoreError, match=rf"closed/bin has version 18, but is closed to {user.name}"):
-        scratch_server.postgres_programs(18, [closed / "bin"], user)
+        scratch_server.postgres_programs(18, [closed / "bin"], user, LOCAL)

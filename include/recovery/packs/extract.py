@@ -10,7 +10,7 @@ from tarfile import TarInfo
 
 from recovery.common.errors import ArtifactError
 from recovery.packs import tar_reader
-from recovery.runners.local import find_tool, tool
+from recovery.runners.local import LOCAL
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,10 @@ def extract(reader: tar_reader.Source, folder: Path, only: Callable[[TarInfo], b
         ArtifactError: if a member would be written outside, or is a device.
         ToolError: if tar fails, for example of a full disk.
     """
-    argv = [find_tool("tar"), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
+    argv = [find_tar(), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
     argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", f"--directory={folder}", "--file=-"]
     way = _Way(folder)
-    with tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
+    with LOCAL.tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
         try:
             for member in tar_reader.members(reader):
                 refuse_escape(member.info)
@@ -40,6 +40,15 @@ def extract(reader: tar_reader.Source, folder: Path, only: Callable[[TarInfo], b
             tar.stdin.close()
         except BrokenPipeError:
             log.error("tar stopped reading")
+
+
+def find_tar() -> str:
+    """The path of the tar that extracts; on this worker, wherever a source's own tools run.
+
+    Raises:
+        ToolError: if it is not installed.
+    """
+    return LOCAL.find_tool("tar")
 
 
 class _Way:

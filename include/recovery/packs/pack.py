@@ -33,7 +33,7 @@ from recovery.packs import tar_reader
 from recovery.packs.artifact import Artifact, Member
 from recovery.packs.decrypt_worker import CHUNK, IDENTITIES, UNREADABLE, Count
 from recovery.packs.tar_reader import damaged
-from recovery.runners.local import Tool, failed, find_tool, tool
+from recovery.runners.local import LOCAL, LocalTool, failed
 
 log = logging.getLogger(__name__)
 
@@ -139,13 +139,13 @@ def _fill(members: Iterable[Member], pack_size: int) -> Iterator[list[Member]]:
 def _seal_pack(
     artifact: Artifact, names: Path, path: Path, recipients: Sequence[Any], level: int, tolerated: Callable[[str], None]
 ) -> Pack:
-    argv = [find_tool("tar"), "--create", "--format=posix", "--pax-option=delete=atime,delete=ctime", "--numeric-owner", "--xattrs"]
+    argv = [LOCAL.find_tool("tar"), "--create", "--format=posix", "--pax-option=delete=atime,delete=ctime", "--numeric-owner", "--xattrs"]
     argv += ["--xattrs-include=*", "--blocking-factor=512", "--no-recursion", f"--directory={artifact.root}"]
     argv += ["--sparse", "--ignore-failed-read"] if artifact.live else []
     argv += ["--null", "--verbatim-files-from", f"--files-from={names}", "--file=-"]
     words: list[str] = []
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file, tool(argv, env={"LC_ALL": "C"}, output=True, may_fail=True, on_line=words.append) as tar:
+    with partial.open("wb") as file, LOCAL.tool(argv, env={"LC_ALL": "C"}, output=True, may_fail=True, on_line=words.append) as tar:
         stored = _Hashing(file)
         raw = Count()
         with _encrypting(stored, recipients) as sink:
@@ -239,7 +239,7 @@ class _Whole:
 class PackReader:
     """The tar stream of a pack, decrypted and decompressed by a process of its own; use :func:`open_pack`."""
 
-    def __init__(self, pack: Pack, unsealing: Tool, words: list[str]) -> None:
+    def __init__(self, pack: Pack, unsealing: LocalTool, words: list[str]) -> None:
         self._pack = pack
         self._unsealing = unsealing
         self._words = words
@@ -296,7 +296,7 @@ def open_pack(source: IO[bytes], pack: Pack, identities: Sequence[Identity]) -> 
     environment = {IDENTITIES: " ".join(map(str, identities)), "PYTHONPATH": str(Path(recovery.__path__[0]).parent)}
     words: list[str] = []
     argv = [sys.executable, "-m", "recovery.packs.decrypt_worker"]
-    with tool(argv, env=environment, stdin=source, output=True, may_fail=True, on_line=words.append) as unsealing:
+    with LOCAL.tool(argv, env=environment, stdin=source, output=True, may_fail=True, on_line=words.append) as unsealing:
         reader = PackReader(pack, unsealing, words)
         yield reader
         reader.finish()

@@ -1,4 +1,4 @@
-"""Running client tools: argv lists only, their words in the log, their failure an error, no child left behind."""
+"""Running client tools on this worker: argv lists only, their words in the log, their failure an error, no child left behind."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from threading import Thread
 from typing import IO
 
 from recovery.common.errors import ToolError
+from recovery.runners.base import Argv
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +26,8 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def find_tool(name: str, folders: Sequence[Path | str] = ()) -> str:
-    """The path of a tool: the first of ``folders`` that has it, else ``PATH``.
-
-    Raises:
-        ToolError: if nobody has it, with the places that were looked at.
-    """
-    places = [str(folder) for folder in folders] + os.get_exec_path()
-    for place in places:
-        candidate = f"{place}/{name}"
-        if os.access(candidate, os.X_OK) and Path(candidate).is_file():
-            return candidate
-    raise ToolError(
-        f"The tool {name} is not installed; looked in {', '.join(places)}.",
-        "Install it on every worker, or name its folder in the plan under tools.",
-    )
-
-
-class Tool:
-    """A tool that runs: its stdout to read, its stdin to write, its stderr in the log."""
+class LocalTool:
+    """A child of this process: its stdout to read, its stdin to write, its stderr in the log."""
 
     def __init__(self, process: subprocess.Popen[bytes], name: str, on_line: Callable[[str], None] | None) -> None:
         self._process = process
@@ -95,77 +80,118 @@ class Tool:
             self._process.wait()
 
 
-@contextmanager
-def tool(
-    argv: Sequence[str | bytes | Path],
-    *,
-    env: Mapping[str, str] | None = None,
-    output: bool = False,
-    feed: bool = False,
-    stdin: IO[bytes] | None = None,
-    cwd: Path | None = None,
-    may_fail: bool = False,
-    on_line: Callable[[str], None] | None = None,
-) -> Iterator[Tool]:
-    """Start a tool for the length of a block; the end of the block waits for it and checks its exit status.
+class LocalRunner:
+    """This worker, whose tools are children of this process; see :class:`recovery.runners.base.Runner`."""
 
-    Args:
-        argv: the command. Never a secret: other users of the machine can read it.
-        env: added to this process's environment; passwords go here.
-        output: read its stdout through :attr:`Tool.stdout`.
-        feed: write its stdin through :attr:`Tool.stdin`.
-        stdin: a file to read instead, from where it is.
-        cwd: where it runs.
-        on_line: gets each line of its stderr, from a thread, in place of the log.
-        may_fail: leave the exit status to the caller, who asks :meth:`Tool.wait`.
+    shares_files = True
 
-    Raises:
-        ToolError: if it can't be started or ends with another exit status than 0, with its last words.
-    """
-    name = Path(os.fsdecode(argv[0])).name
-    try:
-        process = subprocess.Popen(
-            [os.fsencode(part) for part in argv],
-            env={**os.environ, **(env or {})},
-            stdin=stdin or (subprocess.PIPE if feed else subprocess.DEVNULL),
-            stdout=subprocess.PIPE if output else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
+    def places(self, folders: Sequence[Path], patterns: Sequence[str] = ()) -> list[Path]:
+        """See :meth:`Runner.places`; the search path is ``PATH``."""
+        found = [folder for pattern in patterns for folder in sorted(Path("/").glob(pattern.lstrip("/")), reverse=True)]
+        return list(dict.fromkeys([*folders, *found, *map(Path, os.get_exec_path())]))
+
+    def has(self, program: Path) -> bool:
+        """See :meth:`Runner.has`."""
+        return os.access(program, os.X_OK) and program.is_file()
+
+    def find_tool(self, name: str, folders: Sequence[Path] = ()) -> str:
+        """See :meth:`Runner.find_tool`."""
+        places = self.places(folders)
+        for place in places:
+            if self.has(place / name):
+                return str(place / name)
+        raise ToolError(
+            f"The tool {name} is not installed; looked in {', '.join(map(str, places))}.",
+            "Install it on every worker, or name its folder in the plan under tools.",
         )
-    except OSError as error:
-        raise ToolError(f"{name} could not be started: {error}.", "Check that it is installed and may be run.") from error
-    running = Tool(process, name, on_line)
-    try:
-        yield running
-        if feed and not running.stdin.closed:
-            running.stdin.close()
-        if output:
-            running.stdout.close()  # a tool that still writes ends, where it would wait for ever
-        status = running.wait()
-    finally:
-        running.kill()
-    if status and not may_fail:
-        raise failed(running, name, status)
+
+    def version(self, program: str | Path) -> str:
+        """See :meth:`Runner.version`. It is asked again once the file has changed."""
+        try:
+            changed = Path(program).stat().st_mtime
+        except OSError as error:
+            raise _unstarted(Path(program).name, error) from error
+        return _version(str(program), changed)
+
+    def run(self, argv: Argv, *, env: Mapping[str, str] | None = None) -> bytes:
+        """See :meth:`Runner.run`."""
+        log.debug("running %s", shlex.join(os.fsdecode(part) for part in argv))
+        with self.tool(argv, env=env, output=True) as running:
+            return running.stdout.read()
+
+    @contextmanager
+    def tool(
+        self,
+        argv: Argv,
+        *,
+        env: Mapping[str, str] | None = None,
+        output: bool = False,
+        feed: bool = False,
+        stdin: IO[bytes] | None = None,
+        may_fail: bool = False,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Iterator[LocalTool]:
+        """See :meth:`Runner.tool`; here with more, for packs, which are always made and read on this worker.
+
+        Args:
+            argv: the command.
+            env: added to this process's environment.
+            output: read its stdout through :attr:`LocalTool.stdout`.
+            feed: write its stdin through :attr:`LocalTool.stdin`.
+            stdin: a file to read instead, from where it is.
+            may_fail: leave the exit status to the caller, who asks :meth:`LocalTool.wait`.
+            on_line: gets each line of its stderr, from a thread, in place of the log.
+
+        Raises:
+            ToolError: if it can't be started or ends with another exit status than 0, with its last words.
+        """
+        name = Path(os.fsdecode(argv[0])).name
+        try:
+            process = subprocess.Popen(
+                [os.fsencode(part) for part in argv],
+                env={**os.environ, **(env or {})},
+                stdin=stdin or (subprocess.PIPE if feed else subprocess.DEVNULL),
+                stdout=subprocess.PIPE if output else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        except OSError as error:
+            raise _unstarted(name, error) from error
+        running = LocalTool(process, name, on_line)
+        try:
+            yield running
+            if feed and not running.stdin.closed:
+                running.stdin.close()
+            if output:
+                running.stdout.close()  # a tool that still writes ends, where it would wait for ever
+            status = running.wait()
+        finally:
+            running.kill()
+        if status and not may_fail:
+            raise failed(running, name, status)
 
 
-def failed(running: Tool, name: str, status: int) -> ToolError:
+LOCAL = LocalRunner()
+"""The one instance: it holds nothing."""
+
+
+@lru_cache(maxsize=64)
+def _version(program: str, changed: float) -> str:
+    """What a program says of its version; ``changed`` is its mtime, so that an upgrade is noticed."""
+    lines = LOCAL.run([program, "--version"]).decode("utf-8", "replace").splitlines()
+    return lines[0] if lines else ""
+
+
+def _unstarted(name: str, error: OSError) -> ToolError:
+    return ToolError(f"{name} could not be started: {error}.", "Check that it is installed and may be run.")
+
+
+def failed(running: LocalTool, name: str, status: int) -> ToolError:
     """The error of a tool that ended with an exit status, with its last words."""
     how = f"was killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
     words = "\n".join(running.last_words) or "it said nothing"
     return ToolError(f"{name} {how}:\n{words}\n", "Read what it said; the task is tried again if it has retries left.")
-
-
-def run(argv: Sequence[str | bytes | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> bytes:
-    """Run a tool to its end and return what it printed; for small outputs.
-
-    Raises:
-        ToolError: as :func:`tool`.
-    """
-    log.debug("running %s", shlex.join(os.fsdecode(part) for part in argv))
-    with tool(argv, env=env, output=True, cwd=cwd) as running:
-        return running.stdout.read()
 
 
 def die_with_parent() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.common.errors import StagingError
+from recovery.runners.local import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,29 @@ def start(argv: Sequence[str | Path], words: Path, user: User | None = None) -> 
             group=user.gid if user else None,
             extra_groups=[] if user else None,
         )
+
+
+def run(argv: Sequence[str | Path], user: User | None = None) -> tuple[int, str]:
+    """Run a program that prepares a server to its end; its exit status, and all that it printed. It ends with this process.
+
+    Args:
+        argv: its command; never a secret.
+        user: whom it runs as; None for this process's own.
+    """
+    done = subprocess.run(
+        [str(part) for part in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env=environment(),
+        cwd="/",
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[] if user else None,
+        preexec_fn=die_with_parent,
+    )
+    return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
 def runs(folder: Path) -> bool:

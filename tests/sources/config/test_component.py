@@ -15,6 +15,7 @@ import pytest
 
 from recovery.common.errors import RestoreError, SourceError
 from recovery.plan.kinds.config import ConfigSettings
+from recovery.runners.local import LOCAL
 from recovery.sources.config.component import Config
 from recovery.sources.trees import filesystem
 from tests.sources.files.test_local import Killed, Killer, killed_at_each_point
@@ -45,7 +46,7 @@ def home(tmp_path):
 
 def config(home: Path, *names: str, name: str = "settings") -> Config:
     paths = [home / path for path in names or (".env", "docker-compose.yml", "custom")]
-    return Config(name, ConfigSettings(paths=paths, exclude=["*.pyc"]))
+    return Config(name, ConfigSettings(paths=paths, exclude=["*.pyc"]), runner=LOCAL)
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def test_what_is_named_must_be_there(tmp_path, home):
     with pytest.raises(SourceError, match=r"\.missing.*other"):
         config(home, ".env", ".missing", "other").dump(tmp_path, lambda: None)
     with pytest.raises(SourceError, match="names / itself"):
-        Config("settings", ConfigSettings(paths=[Path("/")])).dump(tmp_path, lambda: None)
+        Config("settings", ConfigSettings(paths=[Path("/")]), runner=LOCAL).dump(tmp_path, lambda: None)
 
 
 def test_a_path_in_a_named_folder(tmp_path, home):

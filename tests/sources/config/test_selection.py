@@ -11,6 +11,7 @@ import pytest
 from recovery.common.errors import RestoreError, SourceError
 from recovery.plan.kinds.config import ConfigSettings
 from recovery.plan.location import lies_in
+from recovery.runners.local import LOCAL
 from recovery.sources.config.component import Config
 from recovery.sources.trees import filesystem
 from tests.sources.config.test_component import OLD_PASSWORD, PASSWORD, Killer, comparable, config, disturb, finished, home, switched, texts
@@ -123,7 +124,7 @@ def test_only_the_folders_of_a_part_are_looked_at(tmp_path, home):
     other = tmp_path / "etc" / "app"
     other.mkdir(parents=True)
     (other / "other.env").write_text("A=1\n")
-    component = Config("settings", ConfigSettings(paths=[home / ".env", other / "other.env"]))
+    component = Config("settings", ConfigSettings(paths=[home / ".env", other / "other.env"]), runner=LOCAL)
     back_up(component, tmp_path / "set")
     shutil.rmtree(other.parent)
     restore = a_restore(tmp_path, home / ".env")
@@ -138,7 +139,7 @@ def test_links_across_named_paths(tmp_path, home):
     """Each folder gets its own, also as a part."""
     (home.parent / "other").mkdir()
     os.link(home / ".env", home.parent / "other" / "linked.env")
-    component = Config("settings", ConfigSettings(paths=[home / ".env", home.parent / "other/linked.env"]))
+    component = Config("settings", ConfigSettings(paths=[home / ".env", home.parent / "other/linked.env"]), runner=LOCAL)
     back_up(component, tmp_path / "set")
     assert entries(tmp_path / "set", "settings")[f"{home.parent}/other/linked.env"[1:]]["type"] == "hardlink"
     for only in ([], [home.parent / "other/linked.env"]):
@@ -171,7 +172,7 @@ def test_refusals(tmp_path, home, component, part, words):
 
 def elsewhere(home: Path, there: Path) -> Config:
     paths = [home / name for name in (".env", "docker-compose.yml", "custom")]
-    return Config("settings", ConfigSettings(paths=paths, exclude=["*.pyc"]), there)
+    return Config("settings", ConfigSettings(paths=paths, exclude=["*.pyc"]), there, runner=LOCAL)
 
 
 def test_below_another_folder(tmp_path, home, component):

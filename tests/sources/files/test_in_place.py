@@ -12,6 +12,7 @@ import pytest
 from recovery.common.errors import RestoreError, SourceError
 from recovery.plan.kinds.files import FilesSettings
 from recovery.restore import answers
+from recovery.runners.local import LOCAL
 from recovery.sources.files.local import Files
 from recovery.sources.trees import filesystem
 from tests.sources.files.test_local import Killed, Unsealed, finding_texts, restored, unsealed
@@ -23,7 +24,7 @@ from tests.support.small import Small, end, forward
 
 
 def files(folder: Path, *exclude: str, damaged: bool = False) -> Files:
-    made = Files("uploads", FilesSettings(path=folder, exclude=exclude))
+    made = Files("uploads", FilesSettings(path=folder, exclude=exclude), runner=LOCAL)
     made.damaged = damaged
     return made
 

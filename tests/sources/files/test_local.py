@@ -21,6 +21,7 @@ from recovery.packs.content_index import read_rows, write_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack
 from recovery.plan.kinds.files import FilesSettings
+from recovery.runners.local import LOCAL
 from recovery.sources.files.local import Files
 from recovery.sources.trees import filesystem
 from recovery.sources.trees.inventory import refuse_moved
@@ -36,7 +37,7 @@ class Killed(BaseException):
 
 
 def files(folder: Path, *exclude: str) -> Files:
-    return Files("uploads", FilesSettings(path=folder, exclude=exclude))
+    return Files("uploads", FilesSettings(path=folder, exclude=exclude), runner=LOCAL)
 
 
 @pytest.fixture
@@ -942,7 +943,7 @@ def test_the_same_export_mounted_twice_is_one_target(tmp_path, live, mounted):
 
 def test_removing_never_enters_a_mount(live, mounted):
     with pytest.raises(RestoreError, match="has mount points in it"):
-        filesystem.remove(live)
+        filesystem.remove(live, LOCAL)
     assert (mounted / "inside").exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 from recovery.common.errors import RestoreError
 from recovery.plan.kinds.files import FilesSettings
 from recovery.plan.location import lies_in
+from recovery.runners.local import LOCAL
 from recovery.sources.files.local import Files
 from recovery.sources.trees.selection import Only
 from tests.sources.files.test_local import Killer, finding_texts, killed_at_each_point, restored
@@ -21,7 +22,7 @@ OLD = 1_600_000_000_000_000_001
 
 
 def files(folder: Path, *exclude: str, there: Path | None = None) -> Files:
-    return Files("uploads", FilesSettings(path=folder, exclude=exclude), there)
+    return Files("uploads", FilesSettings(path=folder, exclude=exclude), there, runner=LOCAL)
 
 
 def fill(folder: Path, content: dict[str, str]) -> None:

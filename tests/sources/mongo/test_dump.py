@@ -15,6 +15,7 @@ from recovery.common.errors import ArtifactError, ConnectionUnusable, SourceErro
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.mongo import MongoSettings
+from recovery.runners.local import LOCAL
 from recovery.sources.mongo.catalog import data_path
 from recovery.sources.mongo.client import options, server, tool_uri
 from recovery.sources.mongo.component import Mongo
@@ -434,7 +435,7 @@ def copy(dumped, tmp_path):
 
 def contents(folder):
     rows = Mongo.read_pack("documents", packed(folder / "documents"))
-    component = Mongo("documents", MongoSettings(connection="x"), Endpoint("x"), TOOLS)
+    component = Mongo("documents", MongoSettings(connection="x"), Endpoint("x"), TOOLS, runner=LOCAL)
     return list(component.contents("documents", folder / "documents.inventory.jsonl", rows))
 
 

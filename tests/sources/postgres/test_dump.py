@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from recovery.common.errors import ArtifactError, SourceError, SourceUnreachable, ToolError
+from recovery.runners.local import LOCAL
 from recovery.sources.postgres.client import find_bin
 from recovery.sources.postgres.databases.stage import _steps
 from recovery.sources.postgres.dump.archive import read_pack
@@ -454,15 +455,15 @@ def test_missing_tools_are_named_with_the_places(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("RECOVERY_POSTGRES_BIN", f"{half}:{postgres_bin(16)}")
     with pytest.raises(ToolError) as caught:
-        find_bin(18, [tmp_path / "nothing"])
+        find_bin(18, [tmp_path / "nothing"], LOCAL)
     words = str(caught.value)
     assert not caught.value.retryable
     assert f"{half} (version 18, but no pg_dumpall, pg_restore, psql)" in words
     assert f"{postgres_bin(16)} (version 16)" in words
     assert f"{tmp_path / 'nothing'} (no pg_dump)" in words
     monkeypatch.setenv("RECOVERY_POSTGRES_BIN", f"{half}:{postgres_bin(18)}")
-    assert find_bin(18, []) == postgres_bin(18)
-    assert find_bin(16, [postgres_bin(18), postgres_bin(16)]) == postgres_bin(16)
+    assert find_bin(18, [], LOCAL) == postgres_bin(18)
+    assert find_bin(16, [postgres_bin(18), postgres_bin(16)], LOCAL) == postgres_bin(16)
 
 
 def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):

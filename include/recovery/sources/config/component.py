@@ -23,6 +23,7 @@ from recovery.packs.content_index import Facts, Row
 from recovery.plan.excludes import Excludes
 from recovery.plan.kinds.config import ConfigSettings
 from recovery.plan.location import Landing
+from recovery.runners.base import Runner
 from recovery.sources.base import Restore, say_dropping
 from recovery.sources.model import Finding, Preflight
 from recovery.sources.trees import entries, filesystem
@@ -54,8 +55,8 @@ class Config(ByRename):
     before_paths = "/"
     a_part = "the path of a named file or folder, or of something in it, from / on"
 
-    def __init__(self, name: str, settings: ConfigSettings, there: Path | None = None) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, settings: ConfigSettings, there: Path | None = None, *, runner: Runner) -> None:
+        super().__init__(name, runner)
         self.suffix = name
         self.root = there or _TOP
         self.made_mode = 0o700 if there else self.made_mode
@@ -339,7 +340,7 @@ class Config(ByRename):
                 (path, facts) for place in places for path, facts in self.part(restore, place).entries() if path in replaced.folders
             )
             for home in {*self.homes(), *(place.home for place in places)}:
-                filesystem.remove(home / mark(restore.id, self.suffix))
+                filesystem.remove(home / mark(restore.id, self.suffix), self.runner)
             self.remove_created(restore)
 
     def _make_ready(self, restore: Restore, replaced: InPlace, places: Sequence[Place]) -> None:

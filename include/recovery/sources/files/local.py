@@ -25,6 +25,7 @@ from recovery.packs.content_index import Facts
 from recovery.plan.excludes import Excludes
 from recovery.plan.kinds.files import FilesSettings
 from recovery.plan.location import Landing, meet
+from recovery.runners.base import Runner
 from recovery.sources.base import Restore, say_dropping
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.trees import entries, filesystem
@@ -50,8 +51,8 @@ class Files(ByRename):
     suffix = ""
     a_part = "a path or pattern of entries below the folder"
 
-    def __init__(self, name: str, settings: FilesSettings, there: Path | None = None) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, settings: FilesSettings, there: Path | None = None, *, runner: Runner) -> None:
+        super().__init__(name, runner)
         self.root = there or settings.path
         self._live = settings.path
         self._excluded = Excludes(settings.exclude)
@@ -181,10 +182,10 @@ class Files(ByRename):
         self.create(restore, place)
         covers = self._plan(restore, replaced)
         say_dropping(restore)
-        filesystem.remove(place.work)
+        filesystem.remove(place.work, self.runner)
         kept = replaced.clear(self._stays(part))
         self.unpack(restore, place, self.root, part, covers)
-        filesystem.remove(place.work)
+        filesystem.remove(place.work, self.runner)
         root = self.root in self.created(restore)
         everything = root or not restore.only
         brought = {path: facts for path, facts in self.entries_of(restore) if path in kept or (everything and path == ".")}

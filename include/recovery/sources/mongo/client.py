@@ -25,6 +25,7 @@ from pymongo.errors import (
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import ConnectionUnusable, SourceError, SourceUnreachable
+from recovery.runners.base import Runner, need_shared_files
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,25 @@ def tool_uri(endpoint: Endpoint) -> str:
     login = f"{quote(endpoint.login, safe='')}:{quote(endpoint.password, safe='')}@" if endpoint.login else ""
     query = urlencode({key: str(value).lower() if isinstance(value, bool) else value for key, value in values.items()})
     return address(endpoint).replace("://", f"://{login}", 1) + (f"?{query}" if query else "")
+
+
+@dataclass(frozen=True)
+class ClientTools:
+    """The plan's mongodump and mongorestore."""
+
+    runner: Runner
+    folders: Sequence[Path]
+    """Where the plan says that they are."""
+
+    def find(self, name: str) -> str:
+        """The path of one of them.
+
+        Raises:
+            ToolError: if it is not installed; or runs where this worker's folders are not seen, since dumps and passwords are
+                handed over in files.
+        """
+        need_shared_files(self.runner, "mongodump and mongorestore")
+        return self.runner.find_tool(name, self.folders)
 
 
 @contextmanager

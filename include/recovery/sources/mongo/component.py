@@ -27,13 +27,13 @@ from recovery.packs.content_diff import Change, Difference, compare
 from recovery.packs.content_index import Row, write_rows
 from recovery.plan.kinds.mongo import MongoSettings, MongoTarget
 from recovery.plan.location import Landing
-from recovery.runners.local import find_tool, run
+from recovery.runners.base import Runner
 from recovery.sources.base import Component, Restore
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.mongo import pack_contents, query
 from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
 from recovery.sources.mongo.catalog import mark, marked_id, missing_of, named_databases, split_name, user_databases
-from recovery.sources.mongo.client import Client, connect, deployment, identity, server, unauthorized
+from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server, unauthorized
 from recovery.sources.mongo.dump import Taken, take_fuzzy, take_snapshot
 from recovery.sources.mongo.renames import Names
 from recovery.sources.mongo.restore import timeseries
@@ -72,12 +72,19 @@ class Mongo(Component):
     kind = "mongo"
 
     def __init__(
-        self, name: str, settings: MongoSettings, endpoint: Endpoint, tools: Sequence[Path], there: MongoTarget | None = None
+        self,
+        name: str,
+        settings: MongoSettings,
+        endpoint: Endpoint,
+        tools: Sequence[Path],
+        there: MongoTarget | None = None,
+        *,
+        runner: Runner,
     ) -> None:
         super().__init__(name)
         self._settings = settings
         self._endpoint = endpoint
-        self._tools = tools
+        self._tools = ClientTools(runner, tools)
         self._names = Names.of(there)
 
     # Backup -----------------------------------------------------------------------------------------------------------
@@ -345,7 +352,6 @@ class _Once:
             self.when = datetime.now(UTC)
 
 
-def tool_version(name: str, tools: Sequence[Path]) -> str:
+def tool_version(name: str, tools: ClientTools) -> str:
     """What a tool says its version is."""
-    first = run([find_tool(name, tools), "--version"]).decode().splitlines()[0]
-    return first.rpartition(" ")[2]
+    return tools.runner.version(tools.find(name)).rpartition(" ")[2]

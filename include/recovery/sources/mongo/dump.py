@@ -18,10 +18,9 @@ from recovery.common.errors import SourceError
 from recovery.common.units import iso
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.kinds.mongo import MongoSettings
-from recovery.runners.local import find_tool, tool
 from recovery.sources.model import Consistency, RecoveryPoint
 from recovery.sources.mongo.catalog import Namespace, by_uuid, data_path, marked_id, metadata, metadata_path, read_catalog, rows
-from recovery.sources.mongo.client import Client, tool_config
+from recovery.sources.mongo.client import Client, ClientTools, tool_config
 from recovery.sources.mongo.raw_bson import blocks, documents
 from recovery.sources.mongo.snapshot import (
     MAJORITY,
@@ -150,7 +149,7 @@ def take_fuzzy(
     client: Client,
     endpoint: Endpoint,
     settings: MongoSettings,
-    tools: Sequence[Path],
+    tools: ClientTools,
     root: Path,
     opened: Callable[[], None],
     *,
@@ -164,7 +163,7 @@ def take_fuzzy(
         SourceError: if mongodump left something out.
         ToolError: if it is missing or fails.
     """
-    program = find_tool("mongodump", tools)
+    program = tools.find("mongodump")
     before = read_catalog(client, settings, damaged=damaged)
     started = datetime.now(UTC)
     opened()
@@ -178,7 +177,7 @@ def take_fuzzy(
     with tool_config(endpoint, root.parent) as config:
         for selection in _selections(before, settings, client):
             argv: list[str | Path] = [program, f"--config={config}", f"--out={root}", f"--numParallelCollections={settings.jobs}"]
-            with tool([*argv, *selection], on_line=heard):
+            with tools.runner.tool([*argv, *selection], on_line=heard):
                 log.info("mongodump reads %s", selection[0].removeprefix("--db="))
     closed = datetime.now(UTC)
     after = {namespace.full: namespace for namespace in read_catalog(client, settings, damaged=damaged)}

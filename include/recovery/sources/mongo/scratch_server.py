@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError, ToolError
-from recovery.runners.local import find_tool
+from recovery.runners.base import Runner
 from recovery.runners.local_server import INSTEAD, secret, start_server, superuser, wait_until
 
 log = logging.getLogger(__name__)
@@ -22,12 +22,13 @@ _MONGO_SETTINGS = (
 )
 
 
-def start_mongo(folder: Path, folders: Sequence[Path]) -> int:
+def start_mongo(folder: Path, folders: Sequence[Path], runner: Runner) -> int:
     """Make and start a replica set of one whose data folder this is; beside it ``.password``, ``.key`` and ``.log``.
 
     Args:
         folder: its data folder, which is not there yet.
         folders: the plan's folders of MongoDB's programs.
+        runner: finds them; the server itself always runs on this worker.
 
     Returns:
         Its port.
@@ -36,7 +37,7 @@ def start_mongo(folder: Path, folders: Sequence[Path]) -> int:
         RestoreError: if no ``mongod`` is installed, or it does not start.
     """
     try:
-        program = find_tool("mongod", folders)
+        program = runner.find_tool("mongod", folders)
     except ToolError as error:
         raise RestoreError(error.what, f"Install it on this worker, name its folder under tools.mongo, {INSTEAD}.") from None
     log.info("scratch server: %s", program)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -23,7 +23,7 @@ from psycopg.types.json import set_json_loads
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import ConnectionUnusable, RecoveryError, SourceError, SourceUnreachable, ToolError
-from recovery.runners.local import run
+from recovery.runners.base import Runner, need_shared_files
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ BIN_VARIABLE = "RECOVERY_POSTGRES_BIN"
 """Environment variable with folders of client tools, separated as in PATH."""
 TOOLS = ("pg_dump", "pg_dumpall", "pg_restore", "psql")
 OLDEST_MAJOR = 13
+_INSTALLED = ("/usr/pgsql-*/bin", "/usr/lib/postgresql/*/bin")
+"""Where distributions install them."""
 
 _PINS = {
     "search_path": "",
@@ -120,19 +122,18 @@ def codec(connection: Connection) -> str:
     return found
 
 
-@lru_cache(maxsize=64)
-def tool_major(path: str, changed: float) -> int | None:
-    """Major version of a PostgreSQL program; None if it doesn't say. ``changed`` is its mtime, so that an upgrade is noticed."""
+def tool_major(program: Path, runner: Runner) -> int | None:
+    """Major version of a PostgreSQL program; None if it doesn't say."""
     try:
-        words = run([path, "--version"]).decode("utf-8", "replace")
+        words = runner.version(program)
     except ToolError:
-        log.warning("%s does not say its version and is left out", path)
+        log.warning("%s does not say its version and is left out", program)
         return None
     match = re.search(r"\) (\d+)", words)
     return int(match[1]) if match else None
 
 
-def find_bin(major: int, folders: Sequence[Path]) -> Path:
+def find_bin(major: int, folders: Sequence[Path], runner: Runner) -> Path:
     """The folder with the client tools of a server's major version.
 
     Looks in ``folders`` (the plan's), those of RECOVERY_POSTGRES_BIN, where distributions install them, and PATH.
@@ -141,12 +142,12 @@ def find_bin(major: int, folders: Sequence[Path]) -> Path:
         ToolError: if no folder has all of them, with what was found where.
     """
     seen: dict[str, str] = {}
-    for folder in tool_places(folders):
-        missing = [name for name in TOOLS if not os.access(folder / name, os.X_OK)]
+    for folder in tool_places(folders, runner):
+        missing = [name for name in TOOLS if not runner.has(folder / name)]
         if "pg_dump" in missing:
             seen[str(folder)] = "no pg_dump"
             continue
-        found = tool_major(str(folder / "pg_dump"), (folder / "pg_dump").stat().st_mtime)
+        found = tool_major(folder / "pg_dump", runner)
         if found == major and not missing:
             return folder
         seen[str(folder)] = f"version {found or 'unknown'}" if found != major else f"version {major}, but no {', '.join(missing)}"
@@ -159,12 +160,10 @@ def find_bin(major: int, folders: Sequence[Path]) -> Path:
     )
 
 
-def tool_places(folders: Sequence[Path]) -> list[Path]:
+def tool_places(folders: Sequence[Path], runner: Runner) -> list[Path]:
     """Where PostgreSQL's programs are looked for, in order; see :func:`find_bin`."""
     from_environment = [Path(part) for part in os.environ.get(BIN_VARIABLE, "").split(os.pathsep) if part]
-    installed = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/usr").glob("pgsql-*/bin")]
-    on_path = [Path(part) for part in os.get_exec_path()]
-    return list(dict.fromkeys([*folders, *from_environment, *sorted(installed, reverse=True), *on_path]))
+    return runner.places([*folders, *from_environment], _INSTALLED)
 
 
 @dataclass(frozen=True)
@@ -181,10 +180,17 @@ class About:
 
 
 class Server:
-    """A PostgreSQL server as one user reaches it."""
+    """A PostgreSQL server as one user reaches it.
 
-    def __init__(self, endpoint: Endpoint, folders: Sequence[Path]) -> None:
+    Args:
+        endpoint: where it answers, and as whom.
+        folders: the plan's folders of client tools.
+        runner: runs them.
+    """
+
+    def __init__(self, endpoint: Endpoint, folders: Sequence[Path], runner: Runner) -> None:
         self.endpoint = endpoint
+        self.runner = runner
         self._folders = list(folders)
         known = {option.keyword.decode(): option.envvar for option in pq.Conninfo.get_defaults()}
         self._variables = {keyword: variable.decode() for keyword, variable in known.items() if variable}
@@ -308,12 +314,18 @@ class Server:
 
     @cached_property
     def bin(self) -> Path:
-        """Folder of the client tools of the server's major version; see :func:`find_bin`."""
-        return find_bin(self.about.major, self._folders)
+        """Folder of the client tools of the server's major version; see :meth:`bin_of`."""
+        return self.bin_of(self.about.major)
 
     def bin_of(self, major: int) -> Path:
-        """Folder of the client tools of a major version; see :func:`find_bin`."""
-        return find_bin(major, self._folders)
+        """Folder of the client tools of a major version.
+
+        Raises:
+            ToolError: if they are not installed, see :func:`find_bin`; or run where this worker's folders are not seen, since
+                dumps, lists of entries and scripts are handed over in files.
+        """
+        need_shared_files(self.runner, "PostgreSQL's client tools")
+        return find_bin(major, self._folders, self.runner)
 
     def environment(self, encoding: str) -> dict[str, str]:
         """Environment of a client tool: address, password, settings. Texts go in and out in ``encoding``."""

@@ -14,6 +14,7 @@ from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Row, read_rows
 from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.plan.location import Landing
+from recovery.runners.base import Runner
 from recovery.sources.base import Component, Restore
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.postgres import compare as postgres_compare
@@ -39,18 +40,26 @@ class Postgres(Component):
         settings: what the plan says of it.
         endpoint: where the server answers, and as whom.
         tools: the plan's folders of client tools.
+        runner: runs them.
         renamed: names of databases at this place, by their names in the set, where they are others.
     """
 
     kind = "postgres"
 
     def __init__(
-        self, name: str, settings: PostgresSettings, endpoint: Endpoint, tools: Sequence[Path], renamed: Mapping[str, str] | None = None
+        self,
+        name: str,
+        settings: PostgresSettings,
+        endpoint: Endpoint,
+        tools: Sequence[Path],
+        renamed: Mapping[str, str] | None = None,
+        *,
+        runner: Runner,
     ) -> None:
         super().__init__(name)
         self._settings = settings
         self._renamed = renamed or {}
-        self._server = Server(endpoint, tools)
+        self._server = Server(endpoint, tools, runner)
 
     def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
         """See :meth:`recovery.sources.base.Component.dump`."""
@@ -65,7 +74,7 @@ class Postgres(Component):
         """See :meth:`recovery.sources.base.Component.contents`."""
         kind, _, facts = next(read_rows(inventory, "snapshot", "server", "schema of"), ("", "", {}))
         if kind == "snapshot":
-            return archive.contents(self._server.bin_of(facts["major"]), facts["codec"], inventory, read)
+            return archive.contents(self._server.runner, self._server.bin_of(facts["major"]), facts["codec"], inventory, read)
         if kind == "server":
             return archive.text_contents(inventory, read, ("globals.sql", "roles.jsonl"))
         if kind == "schema of":

@@ -6,14 +6,13 @@ import logging
 import os
 import pwd
 import re
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.runners import processes
-from recovery.runners.local import die_with_parent
+from recovery.runners.base import Runner
 from recovery.runners.local_server import INSTEAD, LAST_WORDS, endpoint, secret, start_server, superuser
 from recovery.runners.processes import User
 
@@ -55,13 +54,14 @@ def _enters(folder: Path, user: User) -> bool:
     return bool(status.st_mode >> shift & 1)
 
 
-def start_postgres(folder: Path, version: str, folders: Sequence[Path]) -> int:
+def start_postgres(folder: Path, version: str, folders: Sequence[Path], runner: Runner) -> int:
     """Make and start a PostgreSQL server whose data folder this is; beside it ``<folder>.password`` and ``<folder>.log``.
 
     Args:
         folder: its data folder, which is not there yet.
         version: of the server that the set comes from. The same major version is taken, or the next one that is installed.
         folders: the plan's folders of PostgreSQL's programs.
+        runner: finds them; the server itself always runs on this worker.
 
     Returns:
         Its port.
@@ -70,7 +70,7 @@ def start_postgres(folder: Path, version: str, folders: Sequence[Path]) -> int:
         RestoreError: if no such server is installed, or it does not start.
     """
     user = server_user()
-    programs = postgres_programs(_major(version), folders, user)
+    programs = postgres_programs(_major(version), folders, user, runner)
     password = folder.with_name(f"{folder.name}.password")
     secret(password, user)
     folder.mkdir(mode=0o700)
@@ -82,7 +82,7 @@ def start_postgres(folder: Path, version: str, folders: Sequence[Path]) -> int:
     def answers(port: int) -> None:
         from recovery.sources.postgres.client import Server
 
-        Server(endpoint("postgres", folder, port), folders).connect("postgres").close()
+        Server(endpoint("postgres", folder, port), folders, runner).connect("postgres").close()
 
     return start_server(folder, lambda port: [programs / "postgres", "-D", folder, "-p", str(port), *settings], answers, user)
 
@@ -92,7 +92,7 @@ def _major(version: str) -> int:
     return int(found[0]) if found else 0
 
 
-def postgres_programs(needed: int, folders: Sequence[Path], user: User | None) -> Path:
+def postgres_programs(needed: int, folders: Sequence[Path], user: User | None, runner: Runner) -> Path:
     """The folder with the server of a major version, or of the next newer one: an older one may not take the dump.
 
     Raises:
@@ -100,13 +100,13 @@ def postgres_programs(needed: int, folders: Sequence[Path], user: User | None) -
     """
     from recovery.sources.postgres.client import tool_major, tool_places
 
-    places = tool_places(folders)
+    places = tool_places(folders, runner)
     found: dict[Path, int] = {}
     seen: list[str] = []
     for place in places:
-        if not all(os.access(place / name, os.X_OK) for name in ("initdb", "postgres")):
+        if not all(runner.has(place / name) for name in ("initdb", "postgres")):
             continue
-        major = tool_major(str(place / "postgres"), (place / "postgres").stat().st_mtime) or 0
+        major = tool_major(place / "postgres", runner) or 0
         if user and not (reachable(place, user) and reachable((place / "postgres").resolve().parent, user)):
             seen.append(f"{place} has version {major}, but is closed to {user.name}, as whom it would run")
         elif major < needed:
@@ -125,21 +125,9 @@ def postgres_programs(needed: int, folders: Sequence[Path], user: User | None) -
 
 
 def _initdb(programs: Path, folder: Path, password: Path, user: User | None) -> None:
-    argv = [programs / "initdb", "-D", folder, "-U", superuser("postgres"), "-A", "scram-sha-256", f"--pwfile={password}"]
+    argv: list[str | Path] = [programs / "initdb", "-D", folder, "-U", superuser("postgres"), "-A", "scram-sha-256", f"--pwfile={password}"]
     argv += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-    done = subprocess.run(
-        [str(part) for part in argv],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        env=processes.environment(),
-        cwd="/",
-        user=user.uid if user else None,
-        group=user.gid if user else None,
-        extra_groups=[] if user else None,
-        preexec_fn=die_with_parent,
-    )
-    if done.returncode:
-        words = done.stdout.decode("utf-8", "replace")[-LAST_WORDS:].strip()
-        raise RestoreError(f"The scratch server {folder.name} could not be made:\n{words}\n", f"Mend the cause, {INSTEAD}.")
+    status, words = processes.run(argv, user)
+    if status:
+        end = words[-LAST_WORDS:].strip()
+        raise RestoreError(f"The scratch server {folder.name} could not be made:\n{end}\n", f"Mend the cause, {INSTEAD}.")

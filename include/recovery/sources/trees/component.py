@@ -26,7 +26,8 @@ from recovery.common.paths import at, raw, readable
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, Row
-from recovery.runners.local import find_tool
+from recovery.packs.extract import find_tar
+from recovery.runners.base import Runner
 from recovery.sources.base import Component, Restore
 from recovery.sources.model import Dump, Finding, Space
 from recovery.sources.trees import entries, filesystem
@@ -78,6 +79,10 @@ class ByRename(Component):
     """What people write for a part, in words."""
     made_mode = 0o777
     """Mode, as far as the umask lets it, of folders that have to be made and that no set knows."""
+
+    def __init__(self, name: str, runner: Runner) -> None:
+        super().__init__(name)
+        self.runner = runner
 
     @abstractmethod
     def walk(self) -> Walk:
@@ -141,7 +146,8 @@ class ByRename(Component):
     def common_findings(self, restore: Restore, place: Place, part: Part) -> Iterator[Finding]:
         """What preflight finds in every place: folders that are gone, what can't be set, what is in the way."""
         try:
-            find_tool("tar")
+            find_tar()
+            filesystem.find_rm(self.runner)
         except ToolError as error:
             yield Finding("refusal", str(error))
         parent = filesystem.nearest(place.home)
@@ -209,7 +215,7 @@ class ByRename(Component):
                 f"{place.exchange.before} has entries that were live.", "Find out from its journal what became of that restore."
             )
         with filesystem.keeping_mtime(place.home):
-            filesystem.remove(place.work)
+            filesystem.remove(place.work, self.runner)
             filesystem.make_private(place.work)
         new = place.exchange.new
         new.mkdir(mode=0o700)
@@ -235,14 +241,14 @@ class ByRename(Component):
             aside = place.work / "apart"
             if not place.work.exists():
                 filesystem.make_private(place.work)
-            filesystem.remove(aside)
+            filesystem.remove(aside, self.runner)
             aside.mkdir(mode=0o700)
             for artifact in restore.artifacts():
                 restore.unpack(artifact, aside, lambda info: info.name in apart)
             for path in map(raw, part.orphans):
                 os.makedirs(os.path.dirname(at(folder, path)), mode=0o700, exist_ok=True)
                 filesystem.rename(at(aside, path), at(folder, path))
-            filesystem.remove(aside)
+            filesystem.remove(aside, self.runner)
         for artifact in restore.artifacts():
             restore.unpack(artifact, folder, lambda info: info.name not in apart and info.name in part and covers(info.name))
 
@@ -328,13 +334,13 @@ class ByRename(Component):
     def _discard(self, place: Place, stays: bool) -> None:
         exchange = place.exchange
         if stays and exchange.set_aside:
-            filesystem.remove(exchange.new)
+            filesystem.remove(exchange.new, self.runner)
             return
         if exchange.set_aside:
             raise RestoreError(f"{exchange.before} still has entries that were live.", "Move them back by hand; they were not taken back.")
         if place.home.exists():
             with filesystem.keeping_mtime(place.home):
-                filesystem.remove(place.work)
+                filesystem.remove(place.work, self.runner)
 
     def before_copies(self) -> list[str]:
         """The restore ids whose set-aside entries still lie beside the live ones."""
@@ -351,7 +357,7 @@ class ByRename(Component):
         for place in self.places(restore):
             if self._id_of(place.home, os.fsencode(place.work.name)):
                 with in_words(self.id, "dropped"), filesystem.keeping_mtime(place.home):
-                    filesystem.remove(place.work)
+                    filesystem.remove(place.work, self.runner)
                 log.info("%s: removed %s", self.id, place.work)
 
     def replaced(self, restore: Restore) -> InPlace:

@@ -22,7 +22,7 @@ from recovery.common.errors import RestoreError
 from recovery.common.paths import at, readable, text
 from recovery.packs.content_index import Facts
 from recovery.plan.location import Landing
-from recovery.runners.local import find_tool, run
+from recovery.runners.base import Runner, need_shared_files
 from recovery.sources.trees.entries import Abilities, read_xattrs
 from recovery.sources.trees.walk import Walk
 
@@ -177,14 +177,15 @@ def make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def remove(folder: Path) -> None:
+def remove(folder: Path, runner: Runner) -> None:
     """Remove a folder with everything in it, and nothing that is mounted there. One that is gone is no error.
 
     Raises:
         RestoreError: if something is mounted below it.
         OSError: if it can't be looked at.
-        ToolError: if an entry can't be removed.
+        ToolError: if an entry can't be removed, or the runner's tools don't see this worker's folders.
     """
+    rm = find_rm(runner)
     if not os.path.lexists(folder):
         return
     if below := mounts_below(folder):
@@ -192,7 +193,17 @@ def remove(folder: Path) -> None:
     for found in Walk(folder) if os.geteuid() else ():
         if found.kind == "folder":
             os.chmod(at(folder, found.path), stat.S_IRWXU)
-    run([find_tool("rm"), "--recursive", "--force", "--one-file-system", "--", folder])  # whatever the depth, unlike shutil.rmtree
+    runner.run([rm, "--recursive", "--force", "--one-file-system", "--", folder])  # whatever the depth, unlike shutil.rmtree
+
+
+def find_rm(runner: Runner) -> str:
+    """The path of the tool that removes folders.
+
+    Raises:
+        ToolError: if it is not installed, or runs where this worker's folders are not seen.
+    """
+    need_shared_files(runner, "The tools that remove folders")
+    return runner.find_tool("rm")
 
 
 def clear(walk: Walk) -> list[bytes]:

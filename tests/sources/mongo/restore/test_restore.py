@@ -13,6 +13,8 @@ from recovery.common.errors import ProofError, RecoveryError, RestoreError
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.mongo import MongoSettings
+from recovery.runners.local import LOCAL
+from recovery.sources.mongo.client import ClientTools
 from recovery.sources.mongo.component import Mongo
 from recovery.sources.mongo.restore import load as restore_load
 from recovery.sources.mongo.restore import timeseries
@@ -556,7 +558,7 @@ def test_mongorestore_that_fails_on_a_document_is_an_error(server, db, tmp_path)
     (folder / "twice.metadata.json").write_text('{"indexes": [], "collectionName": "twice", "type": "collection"}')
     for in_order in (False, True):
         with pytest.raises(RecoveryError):
-            mongorestore(endpoint(server), TOOLS, tmp_path / "dump", 1, in_order=in_order)
+            mongorestore(endpoint(server), ClientTools(LOCAL, TOOLS), tmp_path / "dump", 1, in_order=in_order)
     assert not list(tmp_path.rglob(".mongo*"))
 
 
@@ -618,7 +620,7 @@ def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):
     db.one.insert_one({})
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
     monkeypatch.setenv("PATH", "/nowhere")
-    component = Mongo("documents", MongoSettings(connection="x", databases=(db.name,)), endpoint(server), [])
+    component = Mongo("documents", MongoSettings(connection="x", databases=(db.name,)), endpoint(server), [], runner=LOCAL)
     found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
     assert [finding for finding in found.findings if finding.level == "refusal" and "mongorestore" in finding.text]
 

@@ -11,6 +11,7 @@ import pytest
 from recovery.common.connections import Endpoint
 from recovery.common.errors import PlanError, RestoreError
 from recovery.plan.kinds.postgres import PostgresSettings
+from recovery.runners.local import LOCAL
 from recovery.sources.postgres.component import Postgres
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.selection import Part, parse
@@ -91,7 +92,7 @@ class Parts:
 
     def __init__(self, site, renamed=None, user="postgres", password=None):
         endpoint = Endpoint("pg", "127.0.0.1", site.server.port, user, password or site.server.password)
-        self.component = Postgres("main", PostgresSettings(connection="pg"), endpoint, [site.server.bin], renamed)
+        self.component = Postgres("main", PostgresSettings(connection="pg"), endpoint, [site.server.bin], renamed, runner=LOCAL)
         for step in ("stage", "prove", "compare", "switch", "switch_back", "settle", "discard", "drop_before", "before_copies"):
             setattr(self, step, getattr(self.component, step))
 

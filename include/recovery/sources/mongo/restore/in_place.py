@@ -101,6 +101,7 @@ def drop_and_load(
     for dump, stack in dumps:
         lay_out(folder, stack, dump)
     new = [after for _, after in namespaces]
+    target.tools.find("mongorestore")  # before anything is dropped that can't be loaded again
     say_dropping(restore)
     _drop(target.client, restore.id, plan.parts, new)
     load_stacks(target, dumps)

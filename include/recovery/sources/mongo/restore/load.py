@@ -15,7 +15,6 @@ from urllib.parse import quote_plus
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError
 from recovery.packs.content_index import Facts
-from recovery.runners.local import find_tool, tool
 from recovery.sources.mongo.catalog import (
     Namespace,
     data_name,
@@ -29,7 +28,7 @@ from recovery.sources.mongo.catalog import (
     read_database,
     without_ttl,
 )
-from recovery.sources.mongo.client import Client, tool_config
+from recovery.sources.mongo.client import Client, ClientTools, tool_config
 from recovery.sources.mongo.raw_bson import digest
 from recovery.sources.mongo.snapshot import MAJORITY, Progress, in_threads, raw_batches
 
@@ -137,7 +136,7 @@ class Target:
 
     client: Client
     endpoint: Endpoint
-    tools: Sequence[Path]
+    tools: ClientTools
     jobs: int
 
     def load(self, folder: Path, *, in_order: bool = False) -> int:
@@ -145,7 +144,7 @@ class Target:
         return mongorestore(self.endpoint, self.tools, folder, self.jobs, in_order=in_order)
 
 
-def mongorestore(endpoint: Endpoint, tools: Sequence[Path], folder: Path, jobs: int, *, in_order: bool) -> int:
+def mongorestore(endpoint: Endpoint, tools: ClientTools, folder: Path, jobs: int, *, in_order: bool) -> int:
     """Load a dump; the number of documents.
 
     Its exit status is 0 even if documents had duplicate keys, so its count of failures is read.
@@ -154,10 +153,10 @@ def mongorestore(endpoint: Endpoint, tools: Sequence[Path], folder: Path, jobs: 
         RestoreError: if a document failed, or it does not say how many did.
         ToolError: if it is missing or fails.
     """
-    program = find_tool("mongorestore", tools)
+    program = tools.find("mongorestore")
     argv: list[str | Path] = [program, f"--dir={folder}", "--stopOnError", "--bypassDocumentValidation", f"--numParallelCollections={jobs}"]
     argv.append("--maintainInsertionOrder" if in_order else f"--numInsertionWorkersPerCollection={_WORKERS}")
-    with tool_config(endpoint, folder.parent) as config, tool([*argv, f"--config={config}"], on_line=_log) as running:
+    with tool_config(endpoint, folder.parent) as config, tools.runner.tool([*argv, f"--config={config}"], on_line=_log) as running:
         running.wait()
         said = list(running.last_words)
     counted = next((match for line in reversed(said) if (match := _SUMMARY.search(line))), None)

@@ -13,7 +13,6 @@ from pymongo.errors import OperationFailure
 from recovery.common.errors import ToolError
 from recovery.common.units import human_duration, human_size
 from recovery.plan.kinds.mongo import MongoSettings
-from recovery.runners.local import find_tool
 from recovery.sources.base import Restore
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.mongo.accounts import read_accounts
@@ -112,7 +111,7 @@ def _server(client: Client) -> Iterator[Finding]:
 
 def _tools(target: Target) -> Iterator[Finding]:
     try:
-        find_tool("mongorestore", target.tools)
+        target.tools.find("mongorestore")
     except ToolError as error:
         yield Finding("refusal", f"{error.what} {error.next_step}")
 

@@ -16,7 +16,6 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import RestoreError
 from recovery.common.units import human_size
-from recovery.runners.local import tool
 from recovery.sources.base import Restore
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import create_roles
@@ -32,6 +31,7 @@ _RIGHTS = re.compile(r"\d+; 0 0 ACL ")
 
 def stage(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> None:
     """Restore databases beside the live ones; see :meth:`recovery.sources.base.Component.stage`."""
+    log.info("restoring with the client tools in %s", server.bin)  # looked for before anything is changed
     with server.maintenance() as connection:
         for target in chosen:
             drop(connection, target.stage)
@@ -84,6 +84,7 @@ def load(
         RestoreError: if the server refuses.
         ToolError: if pg_restore fails.
     """
+    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password", "--no-subscriptions"]
     folder = restore.folder / "database"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(0o700)
@@ -95,14 +96,13 @@ def load(
         drop(connection, target.loaded)
     _create_database(server, restore, target)
     size = int(target.snapshot["bytes"])
-    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password", "--no-subscriptions"]
     argv += [*(excerpt.options if excerpt else ()), f"--dbname={server.target(target.loaded)}", folder]
-    entries = archive.entries(server.bin, folder)
+    entries = archive.entries(server.runner, server.bin, folder)
     log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
     with server.maintenance([target.loaded]) as watch, telling(lambda: _so_far(watch, target, size)):
         for chosen, side_by_side in _steps(excerpt.entries(entries) if excerpt else entries, jobs):
             with archive.use_list(chosen) as option:
-                with tool([*argv, option, f"--jobs={side_by_side}"], env=server.environment(target.facts["encoding"])):
+                with server.runner.tool([*argv, option, f"--jobs={side_by_side}"], env=server.environment(target.facts["encoding"])):
                     pass
     shutil.rmtree(folder)
     log.info("collecting the planner's statistics of %s", target.loaded)

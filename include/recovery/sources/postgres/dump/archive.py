@@ -22,7 +22,7 @@ import xxhash
 
 from recovery.common.errors import ArtifactError
 from recovery.packs.content_index import Facts, RecordDigest, Row, read_rows
-from recovery.runners.local import run
+from recovery.runners.base import Runner
 
 BLOCK = 512 << 10
 """Bytes read at once: more, and the lines of a block no longer fit the processor's cache, which was a third slower."""
@@ -212,13 +212,13 @@ class Toc:
     """Last value and whether it was handed out, by name as the catalogs quote it."""
 
 
-def entries(bin_folder: Path, folder: Path) -> list[str]:
+def entries(runner: Runner, bin_folder: Path, folder: Path) -> list[str]:
     """Lines of a dump's table of contents, in the order of a restore, as ``pg_restore --use-list`` takes them.
 
     Raises:
         ToolError: if pg_restore does not take it for a dump.
     """
-    listed = run([bin_folder / "pg_restore", "--list", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
+    listed = runner.run([bin_folder / "pg_restore", "--list", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
     return [line for line in listed.splitlines() if _ENTRY.match(line)]
 
 
@@ -231,7 +231,7 @@ def use_list(chosen: Iterable[str]) -> Iterator[str]:
         yield f"--use-list={file.name}"
 
 
-def read_toc(bin_folder: Path, folder: Path, codec: str) -> Toc:
+def read_toc(runner: Runner, bin_folder: Path, folder: Path, codec: str) -> Toc:
     """Read ``toc.dat`` in a folder with pg_restore; names in it are in the database's encoding, ``codec``.
 
     Raises:
@@ -240,7 +240,7 @@ def read_toc(bin_folder: Path, folder: Path, codec: str) -> Toc:
     tables: dict[int, str] = {}
     objects = set()
     values = []
-    for line in entries(bin_folder, folder):
+    for line in entries(runner, bin_folder, folder):
         match = _ENTRY.match(line)
         assert match is not None
         class_oid, oid = int(match[2]), int(match[3])
@@ -250,14 +250,14 @@ def read_toc(bin_folder: Path, folder: Path, codec: str) -> Toc:
             tables[oid] = f"{match[1]}.dat"
         elif not oid and match[4].startswith("SEQUENCE SET "):
             values.append(line)
-    return Toc(tables, frozenset(objects), _sequence_values(bin_folder, folder, values, codec))
+    return Toc(tables, frozenset(objects), _sequence_values(runner, bin_folder, folder, values, codec))
 
 
-def _sequence_values(bin_folder: Path, folder: Path, chosen: list[str], codec: str) -> dict[str, tuple[int, bool]]:
+def _sequence_values(runner: Runner, bin_folder: Path, folder: Path, chosen: list[str], codec: str) -> dict[str, tuple[int, bool]]:
     if not chosen:
         return {}
     with use_list(chosen) as option:
-        script = run([bin_folder / "pg_restore", option, "--file=-", folder], env={"LC_ALL": "C"})
+        script = runner.run([bin_folder / "pg_restore", option, "--file=-", folder], env={"LC_ALL": "C"})
     pattern = r"^SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);$"
     found = re.findall(pattern, script.decode(codec, "surrogateescape"), re.MULTILINE)
     if len(found) != len(chosen):
@@ -280,7 +280,7 @@ def uncovered(inventory: Iterable[Row], toc: Toc) -> list[str]:
     return missing
 
 
-def contents(bin_folder: Path, codec: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
+def contents(runner: Runner, bin_folder: Path, codec: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
     """Rows of a database's artifact; see :meth:`recovery.sources.base.Component.contents`.
 
     Raises:
@@ -288,7 +288,7 @@ def contents(bin_folder: Path, codec: str, inventory: Path, read: Iterable[Row])
     """
     found = _Found()
     found.add(read)
-    toc = found.toc(bin_folder, codec)
+    toc = found.toc(runner, bin_folder, codec)
     missing = uncovered(read_rows(inventory), toc)
     missing += [f"the file {file}" for file in toc.tables.values() if file not in found.members]
     if missing:
@@ -321,12 +321,12 @@ class _Found:
             else:
                 self.members[name] = facts
 
-    def toc(self, bin_folder: Path, codec: str) -> Toc:
+    def toc(self, runner: Runner, bin_folder: Path, codec: str) -> Toc:
         if len(self.tocs) != 1:
             raise damaged(f"it has {len(self.tocs)} tables of contents")
         with tempfile.TemporaryDirectory(prefix="recovery-toc-") as folder:
             (Path(folder) / "toc.dat").write_bytes(zlib.decompress(base64.b64decode(self.tocs[0])))
-            return read_toc(bin_folder, Path(folder), codec)
+            return read_toc(runner, bin_folder, Path(folder), codec)
 
 
 def _kept(kind: str, name: str, facts: Facts, toc: Toc, found: _Found) -> Facts:

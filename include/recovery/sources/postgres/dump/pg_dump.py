@@ -19,7 +19,6 @@ from recovery.common.units import human_size
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_index import RecordDigest, Row, read_rows, write_rows
 from recovery.plan.kinds.postgres import PostgresSettings
-from recovery.runners.local import run, tool
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, in_words, telling
@@ -86,7 +85,7 @@ def dump(server: Server, settings: PostgresSettings, folder: Path, opened: Calla
             snapshot.connection.close()
     name = names.unique("globals")
     artifacts.insert(0, _dump_globals(server, folder / "globals", folder / f"{name}.inventory.jsonl", name, warnings))
-    versions = {"postgres": server.about.version, "pg_dump": run([bin_folder / "pg_dump", "--version"]).decode().strip()}
+    versions = {"postgres": server.about.version, "pg_dump": server.runner.version(bin_folder / "pg_dump")}
     point = RecoveryPoint(opened=began, closed=datetime.now(UTC), position=position)
     for warning in warnings:
         log.warning("%s", warning)
@@ -215,7 +214,7 @@ def _dump_database(
         )
 
     log.info("dumping database %s with %d jobs", snapshot.database, settings.jobs)
-    with telling(written), tool(argv, env=server.environment(snapshot.encoding), on_line=heard):
+    with telling(written), server.runner.tool(argv, env=server.environment(snapshot.encoding), on_line=heard):
         pass
     size = folder_size(root)
     _check(server, root, inventory, snapshot)
@@ -224,7 +223,7 @@ def _dump_database(
 
 
 def _check(server: Server, root: Path, inventory: Path, snapshot: _Snapshot) -> None:
-    toc = archive.read_toc(server.bin, root, snapshot.codec)
+    toc = archive.read_toc(server.runner, server.bin, root, snapshot.codec)
     missing = archive.uncovered(read_rows(inventory), toc)
     missing += [f"the file {file}" for file in toc.tables.values() if not (root / file).is_file()]
     if missing:
@@ -311,7 +310,7 @@ def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Pat
         "--no-password",
     ]
     argv += [f"--encoding={snapshot.encoding}", f"--dbname={server.target(snapshot.database)}"]
-    run(argv, env=server.environment(snapshot.encoding))
+    server.runner.run(argv, env=server.environment(snapshot.encoding))
     write_rows(inventory, [("schema of", snapshot.database, {})])
     return Artifact(name=name, root=str(root), bytes=folder_size(root))
 
@@ -340,5 +339,5 @@ def _dump_globals(server: Server, root: Path, inventory: Path, name: str, warnin
         warnings.append(f"Role passwords are not saved: user {server.about.user} may not read them. Set them again after a restore.")
     argv: list[str | Path] = [server.bin / "pg_dumpall", "--globals-only", f"--file={root / 'globals.sql'}", "--no-password"]
     argv += [f"--dbname={server.target(database)}", *(["--no-role-passwords"] if hashes is None else [])]
-    run(argv, env=server.environment(encoding))
+    server.runner.run(argv, env=server.environment(encoding))
     return Artifact(name=name, root=str(root), bytes=folder_size(root))

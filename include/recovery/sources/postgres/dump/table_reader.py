@@ -13,7 +13,6 @@ from psycopg.sql import SQL, Composed, Identifier
 from recovery.common.errors import ProofError
 from recovery.common.units import human_size
 from recovery.packs.content_index import Facts
-from recovery.runners.local import tool
 from recovery.sources.postgres.client import Connection, Server, in_words, telling
 from recovery.sources.postgres.dump import archive
 
@@ -61,7 +60,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
                 f"--file={file.name}",
             ]
             argv.append(f"--dbname={server.target(database)}")
-            with tool(argv, env=server.environment(encoding), output=True) as psql:
+            with server.runner.tool(argv, env=server.environment(encoding), output=True) as psql:
                 found = dict(zip(group, _texts(count(archive.blocks_of(psql.stdout))), strict=False))
         if len(found) != len(group):
             raise ProofError(

@@ -12,7 +12,6 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from recovery.common.units import human_size
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts
-from recovery.runners.local import run
 from recovery.sources.postgres.accounts.server_globals import grant, grantee_name, schema_statements
 from recovery.sources.postgres.accounts.versions import Right, known_rights
 from recovery.sources.postgres.client import Connection, Server, telling
@@ -45,7 +44,7 @@ def definitions(server: Server, part: Chosen, section: str) -> bytes:
     argv += ["--no-publications", "--no-subscriptions", "--no-password", f"--encoding={encoding}"]
     argv += [f"--dbname={server.target(part.target.stage)}"]
     argv += [b"--table=" + ".".join(_pattern(word) for word in split(name)).encode(codec) for name in sorted(part.names)]
-    script = run(argv, env=server.environment(encoding))
+    script = server.runner.run(argv, env=server.environment(encoding))
     if restricted := _RESTRICT.search(script):  # words for psql, with a key that no name can hold
         script = re.sub(rb"^\\(?:un)?restrict " + restricted[1] + rb"$", b"", script, flags=re.MULTILINE)
     head, mark, body = script.partition(b"\n--\n-- Name: ")

@@ -14,7 +14,6 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import RestoreError
 from recovery.packs.content_diff import Difference
-from recovery.runners.local import run
 from recovery.sources.base import Restore
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, in_words
@@ -79,7 +78,7 @@ def rehearse(server: Server, restore: Restore, part: Chosen, switch: Callable[[C
     """
     name, live = database_of(restore), part.target.name
     dump = restore.folder / "live.dump"
-    run(
+    server.runner.run(
         [
             *(server.bin / "pg_dump", "--schema-only", "--format=custom", "--no-publications", "--no-subscriptions", "--no-password"),
             *(f"--exclude-schema={SET_ASIDE}", f"--file={dump}", f"--dbname={server.target(live)}"),
@@ -118,10 +117,10 @@ def _create(server: Server, connection: Connection, name: str, live: str) -> Non
 
 
 def _load(server: Server, dump: Path, name: str) -> None:
-    entries = [line for line in archive.entries(server.bin, dump) if not line.split(" ", 3)[3].startswith(_NOT_NEEDED)]
+    entries = [line for line in archive.entries(server.runner, server.bin, dump) if not line.split(" ", 3)[3].startswith(_NOT_NEEDED)]
     with archive.use_list(entries) as option:
         argv: list[str | Path] = [server.bin / "pg_restore", "--exit-on-error", "--no-password", option]
-        run([*argv, f"--dbname={server.target(name)}", dump], env=server.environment("UTF8"))
+        server.runner.run([*argv, f"--dbname={server.target(name)}", dump], env=server.environment("UTF8"))
 
 
 # Foreign keys -----------------------------------------------------------------------------------------------------------
