@@ -278,7 +278,7 @@ def test_a_wrong_signing_key_closes_nothing_and_the_next_try_does(small):
         return endpoint if "signing" not in name else type(endpoint)(id=name, password="no key")
 
     with pytest.raises(KeyMaterialError):
-        backup_upload.upload(small.plan(), staged, "near", without_key)
+        backup_upload.upload(small.context(connect=without_key), staged, "near")
     assert not staged.closed
     backup_upload.upload(small.context(), staged, "near")
 
@@ -307,10 +307,11 @@ def test_a_destination_that_was_down_gets_the_set_later_without_another_dump(sma
 _KILLED = """
     import json, os, signal, sys
     from pathlib import Path
-    from recovery import closing, manifest
-    from recovery.common.connections import Endpoint
+    from recovery.backup import finalize, upload
+    from recovery.common.connections import Clients, Endpoint
     from recovery.destinations.folder import Folder
     from recovery.plan.loader import load_plan
+    from recovery.runs.context import PlanContext
     from recovery.runs.staged_set import StagedSet
     plans, set_id, connections, at = sys.argv[1:]
     known = json.loads(connections)
@@ -326,8 +327,9 @@ _KILLED = """
         return step
     Folder.put = counted(Folder.put)
     for name in ("write_packs", "describe_file", "write_manifest"):
-        setattr(closing, name, counted(getattr(closing, name)))
-    closing.upload(plan, StagedSet(plan, set_id), "near", lambda name: Endpoint(id=name, password=known[name].get("password", "")))
+        setattr(finalize, name, counted(getattr(finalize, name)))
+    connect = lambda name: Endpoint(id=name, password=known[name].get("password", ""))
+    upload.upload(PlanContext(plan, Clients(connect, connect)), StagedSet(plan, set_id), "near")
 """
 
 
@@ -416,11 +418,11 @@ def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(sma
         return type(endpoint)(id=name, password=password) if "signing" in name else endpoint
 
     with pytest.raises(ManifestError, match="put the one of then back and clear the upload, or trigger a new"):
-        backup_upload.upload(small.plan(), staged, "far", with_another_key)
+        backup_upload.upload(small.context(connect=with_another_key), staged, "far")
     assert sets_at(small, "far") == []
     backup_upload.upload(small.context(), staged, "far")
     with pytest.raises(DestinationError, match=r"near has no .* was not signed by .* far has no .* was not signed by"):
-        backup_upload.finish(small.plan(), staged, with_another_key)
+        backup_upload.finish(small.context(connect=with_another_key), staged)
     assert backup_upload.finish(small.context(), staged) is True
 
 

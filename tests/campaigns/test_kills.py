@@ -68,8 +68,8 @@ def check_ended(small, run, reason):
         assert all(small.services.values()), f"{small.services}; {where}"
     accepted = any(entry.facts["gate"] == "accept" for entry in run.journal.said("approved"))
     assert bool(reason) == (not accepted), where
-    for destination in run.destinations():
-        records = read_records(destination, run.manifest().path, run.verify_key(), run.manifest())
+    for destination in run.context.destinations():
+        records = read_records(destination, run.manifest().path, run.context.verify_key(), run.manifest())
         assert records.holds == (), f"{destination.name}: {records.holds}; {where}"
         assert len(records.of("report")) == 1, where
     finalize.refuse_during_restore(run.plan)

@@ -43,7 +43,7 @@ def kept(postgres_server, mongo_server, tmp_path_factory):
     }
     made.drop()
     run = made.restore()
-    near, key = run.destination("near"), run.set_key()
+    near, key = run.context.destination("near"), run.context.signing_key()
     manifest = decode_manifest((made.set_folders(made.sets[FULL])[0] / MANIFEST_FILE).read_bytes(), "near")
     made.proven = datetime.now(UTC)
     add_record(near, hold(manifest, made.proven, "alice", "kept for the auditors"), key)

@@ -21,6 +21,7 @@ from recovery.plan.model import Keep
 from recovery.restore import preflight, rollback
 from recovery.restore import steps as restore_steps
 from recovery.restore.session import RestoreRun
+from recovery.runners import processes as runners_processes
 from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE
 from recovery.sets.manifest import parse_manifest, write_manifest
 from recovery.sets.prune import prune
@@ -130,12 +131,12 @@ def nothing_left(small, run, root=None):
     if root:
         assert processes(root) == []
         assert not root.exists()
-    for destination in run.destinations():
+    for destination in run.context.destinations():
         assert not [hold.why for hold in records_at(run, destination.name).holds if run.id in hold.why]
 
 
 def records_at(run, name):
-    return read_records(run.destination(name), run.manifest().path, run.verify_key(), run.manifest())
+    return read_records(run.context.destination(name), run.manifest().path, run.context.verify_key(), run.manifest())
 
 
 def proofs_at(run, name):
@@ -208,7 +209,7 @@ def test_what_is_killed_half_switched_goes_with_its_servers(whole):
     run = a_drill(whole)
     forward(run, "switch postgres.main")
     root = root_of(run)
-    scratch.daemons.end_all(root)
+    runners_processes.end_all(root, {"postgres": signal.SIGQUIT, "mongod": signal.SIGKILL})
     reason = end(run)
     assert "switch_back" in reason
     assert "the switch did not succeed" in reason
@@ -508,7 +509,7 @@ def remove(small, set_id, place="far"):
 
 def age(small, set_id, **span):
     """Let a set be of an earlier time."""
-    key = a_drill(small).set_key()
+    key = a_drill(small).context.signing_key()
     for folder in small.set_folders(set_id):
         if not folder.exists():
             continue
@@ -653,11 +654,11 @@ def test_a_set_that_is_drilled_is_not_pruned(small):
         small.back_up(f"newer {number}")
     run = a_drill(small)
     forward(run, "preflight", Wish(by_hand=True, set=small.set_id))
-    newest = drill_steps.read_catalog("small", run.destinations(), run.verify_key()).sets[0].manifest.set_id
+    newest = drill_steps.read_catalog("small", run.context.destinations(), run.context.verify_key()).sets[0].manifest.set_id
 
     def pruned():
-        rules = {"good": "decoded", "key": run.verify_key(), "now": datetime.now(UTC), "after": newest, "others": ()}
-        prune(run.destination("near"), "small", Keep(last=1), **rules)
+        rules = {"good": "decoded", "key": run.context.verify_key(), "now": datetime.now(UTC), "after": newest, "others": ()}
+        prune(run.context.destination("near"), "small", Keep(last=1), **rules)
         return not Path(small.folder, "near", "small", small.set_id, PACKS_FILE).exists()
 
     assert not pruned()

@@ -19,7 +19,7 @@ TEARDOWNS = {"switch_back", "discard", "report"}
 
 
 def proofs(run):
-    found = read_records(run.destination("near"), run.manifest().path, run.verify_key(), run.manifest())
+    found = read_records(run.context.destination("near"), run.manifest().path, run.context.verify_key(), run.manifest())
     assert found.holds == ()
     return found.of("proof")
 

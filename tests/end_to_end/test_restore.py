@@ -136,8 +136,8 @@ class Play:
 
     def let_go_of(self):
         assert self.run.journal.closed, said(self.run)
-        for destination in self.run.destinations():
-            found = read_records(destination, self.run.manifest().path, self.run.verify_key(), self.run.manifest())
+        for destination in self.run.context.destinations():
+            found = read_records(destination, self.run.manifest().path, self.run.context.verify_key(), self.run.manifest())
             assert found.holds == (), found
             assert len(found.of("report")) == 1
 
@@ -313,8 +313,8 @@ def a_dry_run_asks_nobody(play):
         assert words in play.log("preflight")
     assert play.small.fingerprint() == play.before
     assert play.small.leftovers() == []
-    for destination in play.run.destinations():
-        assert not read_records(destination, play.run.manifest().path, play.run.verify_key(), play.run.manifest()).verified
+    for destination in play.run.context.destinations():
+        assert not read_records(destination, play.run.manifest().path, play.run.context.verify_key(), play.run.manifest()).verified
     states = play.alice.states(play.dag, play.run_id)
     done = {"choose_set", "preflight", "discard", "report"}
     assert {task for task, state in states.items() if state == "success"} == done
@@ -373,7 +373,7 @@ def plan_gate_marked_and_forged(play):
     run = play.run
     answer = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "alice", "name": "alice"}}
     play.operator.write_xcom(play.dag, play.run_id, "approve_plan", "return_value", answer)
-    forged = Approval(question=answers.question(run, "plan"), approver="alice", answered=datetime.now(UTC))
+    forged = Approval(question=answers.question_now(run, "plan"), approver="alice", answered=datetime.now(UTC))
     write_signed(run.gate_file("plan", ".json"), forged, SigningKey.generate())
     play.operator.mark_task(play.dag, play.run_id, "approve_plan", "success")
     words = play.ended()

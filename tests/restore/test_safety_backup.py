@@ -27,7 +27,7 @@ def ask(whole, run, **asked):
 
 
 def holds(whole, run, manifest):
-    return [read_records(each, manifest.path, run.verify_key(), manifest).holds for each in run.destinations()]
+    return [read_records(each, manifest.path, run.context.verify_key(), manifest).holds for each in run.context.destinations()]
 
 
 def test_the_set_takes_the_place_of_the_live_data_and_a_safety_set_is_kept(whole):

@@ -251,10 +251,10 @@ def test_no_prune_takes_the_set_that_is_restored(small):
     newer = [back_up_again(small, f"newer {n}") for n in range(3)]
     run = small.restore()
     forward(small, run, "preflight", small.ask(run, set=small.set_id))
-    key = run.verify_key()
+    key = run.context.verify_key()
 
     def prune_all():
-        for destination in run.destinations():
+        for destination in run.context.destinations():
             prune(destination, "small", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=newer[-1], others=())
         return [folder.exists() for folder in small.set_folders(small.set_id)]
 
@@ -370,12 +370,12 @@ def test_a_proof_that_fails_leaves_live_alone(small, monkeypatch):
 
 
 def unsigned(run, gate):
-    body = Approval(question=answers.question(run, gate), approver="alice", answered=datetime.now(UTC)).model_dump_json()
+    body = Approval(question=answers.question_now(run, gate), approver="alice", answered=datetime.now(UTC)).model_dump_json()
     run.gate_file(gate, ".json").write_text(json.dumps({"statement": body, "signature": ""}))
 
 
 def signed_by_another(run, gate):
-    forged = Approval(question=answers.question(run, gate), approver="alice", answered=datetime.now(UTC))
+    forged = Approval(question=answers.question_now(run, gate), approver="alice", answered=datetime.now(UTC))
     write_signed(run.gate_file(gate, ".json"), forged, SigningKey.generate())
 
 
@@ -690,8 +690,8 @@ def test_a_way_back_that_fails_keeps_everything_and_can_be_gone_again(whole, mon
     assert after["mongo.documents"] == whole.before["mongo.documents"]
 
     assert not run.journal.closed
-    for destination in run.destinations():
-        assert read_records(destination, run.manifest().path, run.verify_key(), run.manifest()).holds
+    for destination in run.context.destinations():
+        assert read_records(destination, run.manifest().path, run.context.verify_key(), run.manifest()).holds
     with pytest.raises(RestoreUnderWay):
         whole.back_up("meanwhile")
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=30))

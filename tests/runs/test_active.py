@@ -42,7 +42,7 @@ def stranger(small, tmp_path):
 def test_a_backup_waits_for_the_restore_of_a_plan_that_shares_something(small, twin, stranger):
     run = small.restore()
     forward(small, run, "stop services")
-    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small is between"):
+    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small to live is between"):
         twin.back_up("meanwhile")
     stranger.back_up("meanwhile")
     end(run)
@@ -59,7 +59,7 @@ def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(small, t
     run = small.restore()
     forward(small, run)
     assert end(run) == ""
-    with pytest.raises(RestoreError, match=f"restore {run.id} of small switched this system"):
+    with pytest.raises(RestoreError, match=f"restore {run.id} of small to live switched this system"):
         upload.upload(twin.context(), staged, "near")
 
 
@@ -77,7 +77,7 @@ def test_a_restore_is_refused_while_one_of_a_plan_that_shares_something_has_not_
 def test_of_two_plans_that_choose_at_one_time_none_goes_on(small, twin, monkeypatch):
     runs = [(small, small.restore()), (twin, twin.restore())]
     with monkeypatch.context() as patched:
-        patched.setattr(active, "others", lambda run: [])
+        patched.setattr(active, "others", lambda plan, folder: [])
         for made, run in runs:
             forward(made, run, "choose")
     for _, run in runs:
@@ -91,7 +91,7 @@ def test_what_a_restore_of_another_plan_is_for_may_not_be_told(small, twin, stra
     forward(small, run, "stop services")
     (run.folder / "request.json").write_text("{")
     stranger.back_up("meanwhile")
-    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small is between"):
+    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small to live is between"):
         twin.back_up("meanwhile")
     assert "What a restore of another plan is for can't be told" in caplog.text
 
@@ -105,7 +105,7 @@ def test_a_backup_waits_for_a_restore_to_a_target_that_is_its_system(small, tmp_
     forward(other, run, "choose", other.ask(run, target="elsewhere", sources=("files.uploads",)))
     small.back_up("before the switch")
     run.journal.say("stopping services")
-    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of other is between"):
+    with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of other to elsewhere is between"):
         small.back_up("meanwhile")
 
 

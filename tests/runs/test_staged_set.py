@@ -71,7 +71,7 @@ def test_a_kill_while_writing_leaves_the_old_record(tmp_path, at):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from recovery.runs.staged_set import write_atomically
+        from recovery.common.files import write_atomically
         die = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         if sys.argv[2] == "fsync":
             os.fsync = die
@@ -109,7 +109,7 @@ def test_a_killed_process_lets_go_of_its_lock(tmp_path):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from recovery.runs.staged_set import locked
+        from recovery.common.files import locked
         with locked(Path(sys.argv[1])):
             os.kill(os.getpid(), signal.SIGKILL)
     """

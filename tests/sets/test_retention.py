@@ -330,10 +330,10 @@ KILLED = """
     import os, signal, sys
     from datetime import UTC, datetime
     from pathlib import Path
+    from recovery.crypto.signing import VerifyKey
     from recovery.destinations.folder import Folder
-    from recovery.crypto.recipients import VerifyKey
     from recovery.plan.model import Keep
-    from recovery.sets.retention import prune
+    from recovery.sets.prune import prune
     root, public, after, survive = sys.argv[1:]
     left = int(survive)
     unlink = Path.unlink

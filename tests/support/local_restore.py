@@ -11,7 +11,10 @@ from recovery.packs.artifact import members_below, read_listing
 from recovery.packs.content_index import read_rows, write_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack, read_members, seal
+from recovery.runners.local import LOCAL
+from recovery.sources import registry
 from recovery.sources.model import Dump
+from sandbox.servers import postgres_bin
 
 
 def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
@@ -39,14 +42,19 @@ def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
     return folder
 
 
+def reader_of(component):
+    """What reads the packs of a source like this one."""
+    return registry.reader(component.kind, LOCAL, [postgres_bin(18), postgres_bin(16)])
+
+
 def write_contents(component, folder: Path, artifact: str, packs: list[Pack]) -> None:
     def rows(pack: Pack):
-        with (folder / "packs" / pack.file).open("rb") as source, open_pack(source, pack, identities(folder)) as reader:
-            yield from component.read_pack(artifact, read_members(reader))
+        with (folder / "packs" / pack.file).open("rb") as source, open_pack(source, pack, identities(folder)) as stream:
+            yield from reader_of(component).read_pack(artifact, read_members(stream))
 
     inventory = folder / "dump" / f"{artifact}.inventory.jsonl"
     read = itertools.chain.from_iterable(map(rows, packs))
-    write_rows(folder / f"{artifact}.contents.jsonl", component.contents(artifact, inventory, read))
+    write_rows(folder / f"{artifact}.contents.jsonl", reader_of(component).contents(artifact, inventory, read))
 
 
 def identities(folder: Path):

@@ -10,12 +10,15 @@ import pymongo
 import pytest
 from pymongo.errors import OperationFailure
 
+from recovery.common.connections import Clients
 from recovery.common.errors import ConnectionUnusable, RestoreError, StagingError
 from recovery.plan.kinds.config import ConfigTarget
 from recovery.plan.kinds.files import FilesTarget
 from recovery.runners import processes as runners_processes
 from recovery.runners.local import LOCAL
+from recovery.runs.context import PlanContext
 from recovery.sources.postgres import scratch_server
+from recovery.sources.postgres.scratch_server import SERVER
 from recovery.targets import scratch
 from sandbox.servers import postgres_bin, wait_for
 from tests.support.small import Small
@@ -54,8 +57,12 @@ def no_connection(name):
     raise ConnectionUnusable(f"no {name}", "none")
 
 
+def around(plan):
+    return PlanContext(plan, Clients(no_connection, no_connection))
+
+
 def found_by(place, source_id):
-    return place.connect(place.settings[source_id].connection)
+    return place.context.endpoint(place.settings[source_id].connection)
 
 
 def processes(root):
@@ -90,10 +97,10 @@ def in_a_process(work):
 
 
 def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder):
-    assert in_a_process(lambda: scratch.start(plan, drill_folder, ALL)) == 0
+    assert in_a_process(lambda: scratch.start(around(plan), drill_folder, ALL)) == 0
     root = record(drill_folder).root
     assert len(processes(root)) == 2
-    place = scratch.place(plan, drill_folder, no_connection)
+    place = scratch.place(around(plan), drill_folder)
     assert (place.name, place.gates, place.services.stop, place.sources) == ("scratch", (), (), list(plan.source_ids))
 
     server = found_by(place, "postgres.main")
@@ -115,23 +122,23 @@ def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder
         assert list((root / source_id).iterdir()) == []
     assert not any(secret in line for secret in (server.password, documents.password) for line in processes(root))
     assert not any(secret in (drill_folder / "scratch.json").read_text() for secret in (server.password, documents.password))
-    assert "password=" not in repr(place.connect("scratch postgres.main"))
+    assert "password=" not in repr(place.context.endpoint("scratch postgres.main"))
     assert {path.stat().st_mode & 0o077 for path in root.iterdir()} == {0}
     with pytest.raises(ConnectionUnusable, match="no other"):
-        place.connect("other")
+        place.context.endpoint("other")
 
     scratch.remove(drill_folder)
     assert processes(root) == []
     assert not root.exists()
     scratch.remove(drill_folder)
     with pytest.raises(RestoreError, match="not there"):
-        scratch.place(plan, drill_folder, no_connection)
+        scratch.place(around(plan), drill_folder)
 
 
 def test_the_server_is_of_the_major_version_that_the_set_needs(plan, drill_folder):
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(18), postgres_bin(16))})})
-    scratch.start(plan, drill_folder, {"postgres.main": {"postgres": "16.9 (Debian 16.9-1)"}})
-    with postgres(found_by(scratch.place(plan, drill_folder, no_connection), "postgres.main")) as connection:
+    scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": "16.9 (Debian 16.9-1)"}})
+    with postgres(found_by(scratch.place(around(plan), drill_folder), "postgres.main")) as connection:
         assert connection.info.server_version // 10000 == 16
 
 
@@ -146,7 +153,7 @@ def test_a_missing_mongod_is_named_with_where_it_was_looked_for(plan, drill_fold
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path / "none",)})})
     with pytest.raises(RestoreError, match=r"mongod is not installed; looked in \S+/none, /usr/bin.*drill\.target"):
-        scratch.start(plan, drill_folder, {"mongo.documents": {}})
+        scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
 
 
 def test_a_server_that_does_not_start_says_why(plan, drill_folder, tmp_path):
@@ -154,7 +161,7 @@ def test_a_server_that_does_not_start_says_why(plan, drill_folder, tmp_path):
     (tmp_path / "mongod").chmod(0o755)
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path,)})})
     with pytest.raises(RestoreError, match=r"mongo\.documents does not start:\nno room for --dbpath"):
-        scratch.start(plan, drill_folder, {"mongo.documents": {}})
+        scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
 
 
 def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_folder):
@@ -166,7 +173,7 @@ def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_
             os.kill(os.getpid(), signal.SIGKILL)
 
         runners_processes.start = begun
-        scratch.start(plan, drill_folder, ALL)
+        scratch.start(around(plan), drill_folder, ALL)
 
     assert os.WIFSIGNALED(in_a_process(cut_off))
     root = record(drill_folder).root
@@ -178,24 +185,24 @@ def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_
 
 
 def test_a_start_that_is_tried_again_begins_afresh(plan, drill_folder):
-    scratch.start(plan, drill_folder, {"mongo.documents": {}})
+    scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     first = record(drill_folder).root
-    scratch.start(plan, drill_folder, {"mongo.documents": {}})
+    scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     assert processes(first) == []
     assert not first.exists()
     assert len(processes(record(drill_folder).root)) == 1
 
 
 def test_a_server_that_ended_meanwhile_is_said_with_its_last_words(plan, drill_folder):
-    scratch.start(plan, drill_folder, {"mongo.documents": {}})
-    runners_processes.end_all(record(drill_folder).root)
+    scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
+    runners_processes.end_all(record(drill_folder).root, {"mongod": signal.SIGKILL})
     with pytest.raises(RestoreError, match=r"mongo\.documents does not run any more; its last words:\n\S"):
-        scratch.place(plan, drill_folder, no_connection)
+        scratch.place(around(plan), drill_folder)
 
 
 def test_only_the_servers_of_this_drill_are_ended(plan, drill_folder, tmp_path, mongo_server):
     """Neither a person's shell in the folder nor another server is."""
-    scratch.start(plan, drill_folder, {"mongo.documents": {}})
+    scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     root = record(drill_folder).root
     with subprocess.Popen([sys.executable, "-c", "input()", str(root)], cwd=root, stdin=subprocess.PIPE) as person:
         scratch.remove(drill_folder)
@@ -209,9 +216,9 @@ def test_only_the_servers_of_this_drill_are_ended(plan, drill_folder, tmp_path, 
 
 
 def test_another_worker_says_to_set_a_queue(plan, drill_folder):
-    scratch.start(plan, drill_folder, {"files.uploads": {}})
+    scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     rewrite(drill_folder, host="worker-7")
-    for use in (lambda: scratch.place(plan, drill_folder, no_connection), lambda: scratch.remove(drill_folder)):
+    for use in (lambda: scratch.place(around(plan), drill_folder), lambda: scratch.remove(drill_folder)):
         with pytest.raises(RestoreError, match=r"on the worker worker-7, this task runs on \S+\. Next: Let drill\.queue"):
             use()
     assert record(drill_folder).root.exists()
@@ -221,16 +228,16 @@ def test_drill_folder_is_where_it_is_made(plan, drill_folder, tmp_path):
     mine = tmp_path / "fast disk"
     plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": mine})})
     with pytest.raises(StagingError, match=r"drill\.folder, \S+/fast disk, is not there"):
-        scratch.start(plan, drill_folder, {"files.uploads": {}})
+        scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     mine.mkdir()
-    scratch.start(plan, drill_folder, {"files.uploads": {}})
+    scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     assert record(drill_folder).root.parent == mine
     scratch.remove(drill_folder)
     assert list(mine.iterdir()) == []
 
 
 def test_without_a_drill_folder_it_is_in_staging(plan, drill_folder):
-    scratch.start(plan, drill_folder, {"files.uploads": {}})
+    scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     assert record(drill_folder).root.parent == drill_folder
 
 
@@ -240,7 +247,7 @@ def test_a_drill_folder_that_is_closed_to_the_servers_user_is_said(plan, drill_f
     closed.mkdir(mode=0o700)
     plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": closed})})
     with pytest.raises(StagingError, match=r"can't be entered by (postgres|nobody).*chmod o\+x"):
-        scratch.start(plan, drill_folder, {"postgres.main": {}})
+        scratch.start(around(plan), drill_folder, {"postgres.main": {}})
 
 
 @ROOT
@@ -248,7 +255,7 @@ def test_programs_that_are_closed_to_the_servers_user_are_passed_over(plan, dril
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "bin").symlink_to(postgres_bin(18))
-    user = scratch_server.server_user()
+    user = SERVER.user()
     assert scratch_server.postgres_programs(18, [closed / "bin", postgres_bin(18)], user, LOCAL) == postgres_bin(18)
     with pytest.raises(RestoreError, match=rf"closed/bin has version 18, but is closed to {user.name}"):
         scratch_server.postgres_programs(18, [closed / "bin"], user, LOCAL)

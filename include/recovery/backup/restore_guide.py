@@ -20,7 +20,8 @@ from recovery.sources.guide import render as fill_in
 _TEMPLATE = """\
 # How to restore set {{ set_id }} of {{ plan }} by hand
 
-You need this folder, `age`, `zstd`, GNU `tar`, `openssl`, `sha256sum`,{% for guide, _ in guides if guide.tools %} {{ guide.tools }},{% endfor %}
+You need this folder, `age`, `zstd`, GNU `tar`, `openssl`, `sha256sum`,\
+{% for guide, _ in guides if guide.tools %} {{ guide.tools }},{% endfor %}
 a shell with `cat`, `cp`, `grep` and `mkdir`,
 and from the recovery kit `identity.txt` (opens the packs) and `public.pem` (tells whether this set is genuine).
 Run everything in this folder. If it is in a bucket, copy it to a disk first, all of it, with whatever tool the bucket has.

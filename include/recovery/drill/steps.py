@@ -241,7 +241,7 @@ def start_scratch(run: RestoreRun) -> None:
             raise RestoreError("Sources are staged already; the scratch place is not made anew.", "Trigger a new drill.")
         versions = {source_id: run.manifest().sources[source_id].versions for source_id in run.request().sources}
         run.journal.say(Step.STARTING_SCRATCH)
-        scratch.start(run.plan, run.folder, versions)
+        scratch.start(run.context, run.folder, versions)
 
 
 def finish(run: RestoreRun) -> bool:

@@ -57,7 +57,7 @@ class TargetSettings(Part):
         return ()
 
     @classmethod
-    def in_scratch(cls, connection: str, folder: Path) -> Self:
+    def in_scratch(cls, connection: str, folder: Path) -> TargetSettings:
         """The target that a drill makes.
 
         Args:
@@ -106,7 +106,7 @@ class ServerTarget(TargetSettings):
         return (self.databases.get(database, database), *inner)
 
     @classmethod
-    def in_scratch(cls, connection: str, folder: Path) -> Self:
+    def in_scratch(cls, connection: str, folder: Path) -> TargetSettings:
         """See :meth:`TargetSettings.in_scratch`."""
         return cls(connection=connection)
 

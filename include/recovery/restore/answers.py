@@ -25,7 +25,7 @@ def show(run: RestoreRun, gate: Gate, text: str) -> None:
         run.gate_file(gate, ".md").parent.mkdir(exist_ok=True)
         run.gate_file(gate, ".json").unlink(missing_ok=True)
         write_atomically(run.gate_file(gate, ".md"), text.encode("utf-8", "surrogateescape"))
-        write_signed(run.gate_file(gate, ".asked.json"), question(run, gate), run.signing_key())
+        write_signed(run.gate_file(gate, ".asked.json"), question_now(run, gate), run.signing_key())
         run.journal.say(Step.ASKED, gate=gate)
 
 
@@ -41,7 +41,7 @@ def approve(run: RestoreRun, gate: Gate, person: str) -> None:
         check_person(person, run.request().requester, run.plan.approvals)
         key = run.signing_key()
         question = read_question(run.gate_file(gate, ".asked.json"), key.verify_key)
-        if changed := question.changed(question(run, gate)):
+        if changed := question.changed(question_now(run, gate)):
             raise _approved_something_else(gate, person, changed)
         write_signed(run.gate_file(gate, ".json"), Approval(question=question, approver=person, answered=now()), key)
         run.journal.say(Step.APPROVED, gate=gate, person=person)
@@ -126,14 +126,14 @@ def _same_wish(run: RestoreRun) -> None:
 
 def _check_approval(run: RestoreRun, gate: Gate) -> None:
     approval = read_approval(run.gate_file(gate, ".json"), run.signing_key().verify_key)
-    if changed := approval.question.changed(question(run, gate)):
+    if changed := approval.question.changed(question_now(run, gate)):
         raise ApprovalError(
             f"Since {approval.approver} approved the gate {gate}, this changed: {', '.join(changed)}; the approval is void.",
             "Trigger a new restore, and have it approved as it is now.",
         )
 
 
-def question(run: RestoreRun, gate: Gate) -> Question:
+def question_now(run: RestoreRun, gate: Gate) -> Question:
     """What a gate asks, as everything is now.
 
     Raises:

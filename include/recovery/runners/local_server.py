@@ -17,7 +17,6 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from recovery.common.connections import Endpoint
 from recovery.common.errors import RecoveryError, RestoreError
 from recovery.runners import processes
 from recovery.runners.processes import User
@@ -30,14 +29,6 @@ _TRIES = 3
 LAST_WORDS = 2000
 
 
-_SUPERUSERS = {"postgres": "postgres", "mongo": "root"}
-
-
-def superuser(kind: str) -> str:
-    """The name of a scratch server's superuser."""
-    return _SUPERUSERS[kind]
-
-
 def secret(path: Path, user: User | None = None) -> str:
     """A new password in a file that only this user, or the given one, and root can read."""
     made = secrets.token_hex(24)
@@ -48,12 +39,9 @@ def secret(path: Path, user: User | None = None) -> str:
     return made
 
 
-def endpoint(kind: str, folder: Path, port: int) -> Endpoint:
-    """How a scratch server is reached, by its data folder."""
-    password = folder.with_name(f"{folder.name}.password").read_text()
-    extra = {"authSource": "admin", "directConnection": True} if kind == "mongo" else {}
-    schema = "" if kind == "mongo" else "postgres"
-    return Endpoint(f"scratch {folder.name}", "127.0.0.1", port, superuser(kind), password, schema, extra)
+def password_of(folder: Path) -> str:
+    """The password of a server's superuser, by its data folder."""
+    return folder.with_name(f"{folder.name}.password").read_text()
 
 
 def last_words(folder: Path) -> str:

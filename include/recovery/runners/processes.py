@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,6 @@ from recovery.runners.local import die_with_parent
 
 log = logging.getLogger(__name__)
 
-_ENDINGS = {
-    "postgres": signal.SIGQUIT,  # at once, without a checkpoint, and without leaving shared memory behind
-    "initdb": signal.SIGKILL,
-    "mongod": signal.SIGKILL,
-}
-"""The programs that are ended here, and how. Others that look into the folder, such as a person's shell, are not."""
 _PATIENCE = 10.0
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 """All that a server gets of the worker's environment, which may have secrets in it."""
@@ -39,6 +33,15 @@ class User:
     name: str
     uid: int
     gid: int
+
+    def enters(self, folder: Path) -> bool:
+        """Whether this user may enter a folder and those above it."""
+        return all(self._enters(each) for each in (folder, *folder.parents))
+
+    def _enters(self, folder: Path) -> bool:
+        status = folder.stat()
+        shift = 6 if status.st_uid == self.uid else 3 if status.st_gid == self.gid else 0
+        return bool(status.st_mode >> shift & 1)
 
 
 def environment() -> dict[str, str]:
@@ -92,49 +95,53 @@ def run(argv: Sequence[str | Path], user: User | None = None) -> tuple[int, str]
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
-def runs(folder: Path) -> bool:
-    """Whether a server works in a folder."""
-    return any(_below(folder))
+def runs(folder: Path, programs: Collection[str]) -> bool:
+    """Whether one of some programs works in a folder."""
+    return any(_below(folder, programs))
 
 
-def end_all(folder: Path) -> None:
+def end_all(folder: Path, endings: Mapping[str, signal.Signals]) -> None:
     """End every server that works in a folder or below it, and wait for its end. Done again, it does no harm.
+
+    Args:
+        folder: whose servers.
+        endings: the programs that are ended, and how. Others that look into the folder, such as a person's shell, are not.
 
     Raises:
         StagingError: if one does not end.
     """
     started = time.monotonic()
-    while found := list(_below(folder)):
+    while found := list(_below(folder, endings)):
         waited = time.monotonic() - started
         if waited > 3 * _PATIENCE:
             raise StagingError(f"Processes {found} in {folder} do not end.", "End them by hand, then clear this task.")
         for pid in found:
-            _end(pid, folder, at_once=waited > _PATIENCE)
+            _end(pid, folder, endings, at_once=waited > _PATIENCE)
         time.sleep(0.05)
 
 
-def _end(pid: int, folder: Path, *, at_once: bool) -> None:
+def _end(pid: int, folder: Path, endings: Mapping[str, signal.Signals], *, at_once: bool) -> None:
     """Send a signal through a handle, so that a number that became another process's meanwhile is not hit."""
     with suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         try:
-            if program := _program(pid, folder):
-                signal.pidfd_send_signal(handle, signal.SIGKILL if at_once else _ENDINGS[program])
+            if program := _program(pid, folder, endings):
+                signal.pidfd_send_signal(handle, signal.SIGKILL if at_once else endings[program])
         finally:
             os.close(handle)
 
 
-def _below(folder: Path) -> Iterator[int]:
+def _below(folder: Path, programs: Collection[str]) -> Iterator[int]:
     """Process ids of the servers that work in a folder or below it."""
-    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _program(int(entry.name), folder))
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _program(int(entry.name), folder, programs))
 
 
-def _program(pid: int, folder: Path) -> str | None:
+def _program(pid: int, folder: Path, programs: Collection[str]) -> str | None:
     """The program of a process that works in a folder; None if it is no server or works elsewhere, or has ended."""
     process = Path("/proc", str(pid))
     try:
         program = (process / "comm").read_text().strip()
-        if program not in _ENDINGS:
+        if program not in programs:
             return None
         named = [Path(os.fsdecode(part)) for part in (process / "cmdline").read_bytes().split(b"\0") if part.startswith(b"/")]
         with suppress(OSError):  # somebody else's process doesn't show it

@@ -94,13 +94,15 @@ class PlanContext:
             ConnectionUnusable: if the Connection is missing.
             PlanError: if sources of this kind don't have the role.
         """
-        kind = kind_of(source_id)
-        made = registry.make(self.plan, source_id, Access(self.clients.connect, self.runner, self.plan.tools.of(kind)), there)
+        made = registry.make(self.plan, source_id, self.access(source_id), there)
         if not isinstance(made, role):
-            raise PlanError(f"{source_id} can't {role.ability}: no source of kind {kind} can.", "Leave it out.")
+            raise PlanError(f"{source_id} can't {role.ability}: no source of kind {kind_of(source_id)} can.", "Leave it out.")
         return made
+
+    def access(self, source_id: str) -> Access:
+        """How a source is reached."""
+        return Access(self.clients.connect, self.runner, self.plan.tools.of(kind_of(source_id)))
 
     def reader(self, source_id: str) -> SetReader:
         """What reads a source's packs; connects to nothing."""
-        kind = kind_of(source_id)
-        return registry.reader(kind, self.runner, self.plan.tools.of(kind))
+        return registry.reader(kind_of(source_id), self.runner, self.plan.tools.of(kind_of(source_id)))

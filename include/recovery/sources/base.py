@@ -85,6 +85,7 @@ def say_dropping(restore: Restore) -> None:
 
     Raises:
         RestoreError: if the safety set does not have what is live as it is at this moment.
+
     """
     if not restore.way_back and not restore.journalled("dropping"):
         restore.refuse_unsaved()
@@ -108,6 +109,7 @@ class SetReader(ABC):
     Args:
         runner: runs the client tools that it takes.
         tools: their folders.
+
     """
 
     def __init__(self, runner: Runner, tools: Sequence[Path] = ()) -> None:
@@ -122,6 +124,7 @@ class SetReader(ABC):
 
         Raises:
             ArtifactError: if a member is damaged or does not end where it should.
+
         """
 
     @abstractmethod
@@ -137,6 +140,7 @@ class SetReader(ABC):
 
         Raises:
             ArtifactError: if what the inventory has is not in the artifact.
+
         """
 
     def counted(self, artifact: str, row: Row) -> tuple[str, int] | None:
@@ -172,6 +176,7 @@ class Source(ABC):
 
         Raises:
             ConnectionUnusable: if the Connection is missing.
+
         """
 
     @property
@@ -207,20 +212,23 @@ class Dumper(Source):
             SourceError: if something that the inventory has can't be read.
             SourceUnreachable: if the source does not answer.
             ToolError: if a client tool is missing or fails.
+
         """
 
-    def refuse_moved(self, artifact: Path, inventory: Path) -> None:  # noqa: B027 - most sources are not read where they are
+    def refuse_moved(self, artifact: Path, inventory: Path) -> None:
         """Refuse to pack a live artifact that is not the one that was listed.
 
         Raises:
             SourceError: if it is another one now.
+
         """
 
-    def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:  # noqa: B027
+    def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:
         """Keep in the inventory what was said of a live artifact's members that changed or vanished while they were packed.
 
         Raises:
             SourceError: if that can't be the life of a source in use.
+
         """
 
 
@@ -339,6 +347,7 @@ class Queryable(Source):
         Raises:
             SourceError: if the source refuses, or takes too long.
             SourceUnreachable: if it does not answer.
+
         """
 
     @abstractmethod
@@ -352,6 +361,7 @@ class Queryable(Source):
         Raises:
             SourceError: if there is no value or more than one; if the source refuses, or takes too long.
             SourceUnreachable: if it does not answer.
+
         """
 
 
@@ -367,6 +377,7 @@ class ScratchServer(Protocol):
 
         Raises:
             RestoreError: if there is nobody.
+
         """
 
     def start(self, folder: Path, versions: Mapping[str, str], access: Access) -> int:
@@ -382,6 +393,7 @@ class ScratchServer(Protocol):
 
         Raises:
             RestoreError: if it is not installed, or does not start.
+
         """
 
     def endpoint(self, folder: Path, port: int) -> Endpoint:

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from signal import Signals
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,17 +27,14 @@ from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError, StagingError
 from recovery.common.files import locked, read_record, write_record
 from recovery.plan.field_types import SCRATCH
-from recovery.plan.kinds.config import ConfigTarget
-from recovery.plan.kinds.files import FilesTarget
-from recovery.plan.kinds.mongo import MongoTarget
-from recovery.plan.kinds.postgres import PostgresTarget
+from recovery.plan.kinds import KINDS
 from recovery.plan.model import Plan
+from recovery.plan.source_id import kind_of
 from recovery.plan.source_settings import TargetSettings
 from recovery.runners import local_server, processes
 from recovery.runners.processes import User
 from recovery.runs.context import PlanContext
-from recovery.sources.mongo import scratch_server as mongo_scratch_server
-from recovery.sources.postgres import scratch_server as postgres_scratch_server
+from recovery.sources import registry
 from recovery.targets.target import Place, portable
 
 log = logging.getLogger(__name__)
@@ -66,19 +63,13 @@ class Scratch(BaseModel):
         return self.root / source_id
 
 
-class _OwnMongo(MongoTarget):
-    """A scratch server: users and roles meet nobody's there, so they are brought, and the drill is about them too."""
-
-    accounts: ClassVar[bool] = True
-
-
-def start(plan: Plan, folder: Path, versions: Mapping[str, Mapping[str, str]]) -> None:
+def start(context: PlanContext, folder: Path, versions: Mapping[str, Mapping[str, str]]) -> None:
     """Make the scratch place of a drill: servers that answer, and empty folders. What an earlier try left is removed.
 
     The caller holds :data:`LOCK`, and has made sure under it that the drill is not being ended.
 
     Args:
-        plan: whose drill it is.
+        context: the plan whose drill it is.
         folder: the drill's own in staging.
         versions: of server and tools, as the set's manifest has them, of each source that gets a place.
 
@@ -87,8 +78,9 @@ def start(plan: Plan, folder: Path, versions: Mapping[str, Mapping[str, str]]) -
         StagingError: if the folder can't be made.
     """
     _remove(folder)
-    user = postgres_scratch_server.server_user() if any(source_id.startswith("postgres.") for source_id in versions) else None
-    made = Scratch(host=socket.gethostname(), root=_root(plan, folder, user), sources=tuple(versions))
+    servers = {name: server for name in versions if (server := registry.scratch_server(kind_of(name)))}
+    user = next(filter(None, (server.user() for server in servers.values())), None)
+    made = Scratch(host=socket.gethostname(), root=_root(context.plan, folder, user), sources=tuple(versions))
     write_record(folder / _RECORD, made)  # before anything is made, so that a kill leaves nothing that nobody knows of
     try:
         made.root.mkdir(mode=0o700)
@@ -96,14 +88,10 @@ def start(plan: Plan, folder: Path, versions: Mapping[str, Mapping[str, str]]) -
     except OSError as error:
         raise StagingError(f"The scratch folder can't be made: {error}.", "Let drill.folder be writable for the worker.") from None
     for source_id, found in versions.items():
-        kind = source_id.partition(".")[0]
-        if kind == "postgres":
-            port = postgres_scratch_server.start_postgres(made.folder(source_id), found.get("postgres", ""), plan.tools.of("postgres"))
-        elif kind == "mongo":
-            port = mongo_scratch_server.start_mongo(made.folder(source_id), plan.tools.of("mongo"))
-        else:
+        if source_id not in servers:
             made.folder(source_id).mkdir(mode=0o700)
             continue
+        port = servers[source_id].start(made.folder(source_id), found, context.access(source_id))
         made = made.model_copy(update={"ports": made.ports | {source_id: port}})
         write_record(folder / _RECORD, made)
     log.info("the scratch place is %s on %s", made.root, made.host)
@@ -115,13 +103,13 @@ def _root(plan: Plan, folder: Path, user: User | None) -> Path:
     if not base.is_dir():
         raise StagingError(f"drill.folder, {base}, is not there.", "Create it on the worker's own disk, or correct the plan.")
     base = base.resolve()
-    if user and not postgres_scratch_server.reachable(base, user):
+    if user and not user.enters(base):
         if plan.drill.folder:
             raise StagingError(
-                f"drill.folder, {base}, can't be entered by {user.name}, as whom PostgreSQL runs here.",
+                f"drill.folder, {base}, can't be entered by {user.name}, as whom its servers run here.",
                 "Let everybody enter it and the folders above it (chmod o+x), or run the worker as another user than root.",
             )
-        log.info("%s is closed to %s, as whom PostgreSQL runs here; %s is taken", base, user.name, _BESIDE)
+        log.info("%s is closed to %s, as whom its servers run here; %s is taken", base, user.name, _BESIDE)
         base = _BESIDE
     return base / f"recovery-drill-{folder.name}-{secrets.token_hex(4)}"  # nobody can be there first
 
@@ -137,7 +125,7 @@ def place(context: PlanContext, folder: Path) -> Place:
         raise RestoreError("The scratch servers and folders are not there.", "Look at the task that makes them; trigger a new drill.")
     _refuse_other_worker(made, folder)
     for source_id in made.sources:
-        if source_id in made.ports and not processes.runs(made.folder(source_id)):
+        if source_id in made.ports and not processes.runs(made.folder(source_id), _endings()):
             words = local_server.last_words(made.folder(source_id))
             raise RestoreError(
                 f"The scratch server of {source_id} does not run any more; its last words:\n{words}\n", "Trigger a new drill."
@@ -147,7 +135,9 @@ def place(context: PlanContext, folder: Path) -> Place:
     def look_up(connection_id: str) -> Endpoint:
         for source_id, port in made.ports.items():
             if connection_id == _connection_id(source_id):
-                return local_server.endpoint(source_id.partition(".")[0], made.folder(source_id), port)
+                server = registry.scratch_server(kind_of(source_id))
+                assert server
+                return server.endpoint(made.folder(source_id), port)
         return context.endpoint(connection_id)
 
     there = replace(context, clients=replace(context.clients, connect=look_up))
@@ -159,14 +149,13 @@ def _connection_id(source_id: str) -> str:
 
 
 def _settings(made: Scratch, source_id: str) -> TargetSettings:
-    kind = source_id.partition(".")[0]
-    if kind == "postgres":
-        return PostgresTarget(connection=_connection_id(source_id))
-    if kind == "mongo":
-        return _OwnMongo(connection=_connection_id(source_id))
-    if kind == "files":
-        return FilesTarget(path=made.folder(source_id) / "files")  # the folder above stays closed, whatever mode the set has
-    return ConfigTarget(folder=made.folder(source_id))
+    return KINDS[kind_of(source_id)].target.in_scratch(_connection_id(source_id), made.folder(source_id))
+
+
+def _endings() -> dict[str, Signals]:
+    """The programs of all scratch servers, and how each is ended."""
+    servers = filter(None, map(registry.scratch_server, KINDS))
+    return {program: ending for server in servers for program, ending in server.endings.items()}
 
 
 def remove(folder: Path) -> None:
@@ -185,7 +174,7 @@ def _remove(folder: Path) -> None:
     if made is None:
         return
     _refuse_other_worker(made, folder)
-    processes.end_all(made.root)
+    processes.end_all(made.root, _endings())
     try:
         if made.root.exists():
             shutil.rmtree(made.root)

@@ -27,7 +27,7 @@ def small(tmp_path):
 
 
 def records(run):
-    return [read_records(each, run.manifest().path, run.verify_key(), run.manifest()) for each in run.destinations()]
+    return [read_records(each, run.manifest().path, run.context.verify_key(), run.manifest()) for each in run.context.destinations()]
 
 
 def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(small):

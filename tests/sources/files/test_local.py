@@ -27,7 +27,7 @@ from recovery.sources.trees import filesystem
 from recovery.sources.trees.inventory import refuse_moved
 from tests.support import file_zoo
 from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
-from tests.support.local_restore import LocalRestore, back_up, identities
+from tests.support.local_restore import LocalRestore, back_up, identities, reader_of
 
 IS_ROOT = os.geteuid() == 0
 
@@ -466,7 +466,7 @@ def test_some_file_systems_make_up_inodes(tmp_path, live, monkeypatch, mount):
 
 
 def contents(component: Files, dump_folder: Path, read) -> list:
-    return list(component.contents("uploads", dump_folder / "uploads.inventory.jsonl", read))
+    return list(reader_of(component).contents("uploads", dump_folder / "uploads.inventory.jsonl", read))
 
 
 def test_an_archive_that_lacks_what_is_still_there(tmp_path, live):

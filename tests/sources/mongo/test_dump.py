@@ -14,11 +14,10 @@ from recovery.common.connections import Endpoint
 from recovery.common.errors import ArtifactError, ConnectionUnusable, SourceError, SourceUnreachable
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import read_rows
-from recovery.plan.kinds.mongo import MongoSettings
 from recovery.runners.local import LOCAL
 from recovery.sources.mongo.catalog import data_path
 from recovery.sources.mongo.client import options, server, tool_uri
-from recovery.sources.mongo.component import Mongo
+from recovery.sources.mongo.reader import MongoReader
 from sandbox.servers import Mongo as MongoServer
 from tests.support.local_restore import back_up, read_dump
 from tests.support.mongo_samples import TOOLS, hard_content, mongo, read_bson, series
@@ -434,9 +433,9 @@ def copy(dumped, tmp_path):
 
 
 def contents(folder):
-    rows = Mongo.read_pack("documents", packed(folder / "documents"))
-    component = Mongo("documents", MongoSettings(connection="x"), Endpoint("x"), TOOLS, runner=LOCAL)
-    return list(component.contents("documents", folder / "documents.inventory.jsonl", rows))
+    reader = MongoReader(LOCAL)
+    rows = reader.read_pack("documents", packed(folder / "documents"))
+    return list(reader.contents("documents", folder / "documents.inventory.jsonl", rows))
 
 
 def test_contents_have_counts_and_digests_for_everything(copy):

@@ -13,6 +13,7 @@ from recovery.sources.postgres.databases.stage import _steps
 from recovery.sources.postgres.dump.archive import read_pack
 from sandbox.servers import postgres_bin
 from tests.sources.postgres.dump.test_archive import members
+from tests.support.local_restore import reader_of
 from tests.support.postgres_site import HARD, Site, contents
 
 ODD = "häßlich 'db\" = x"
@@ -477,7 +478,9 @@ def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
 
     def read(without=None):
         return list(
-            component.contents(ODD, inventory, read_pack(ODD, [member for member in members(artifact.root) if member[0].name != without]))
+            reader_of(component).contents(
+                ODD, inventory, read_pack(ODD, [member for member in members(artifact.root) if member[0].name != without])
+            )
         )
 
     assert len(read()) > 90
@@ -496,7 +499,7 @@ def test_an_emptied_large_object_is_noticed_by_its_size(site, tmp_path):
     inventory = tmp_path / "blobs.inventory.jsonl"
 
     def kept():
-        rows = component.contents("blobs", inventory, read_pack("blobs", members(artifact.root)))
+        rows = reader_of(component).contents("blobs", inventory, read_pack("blobs", members(artifact.root)))
         return next(facts for kind, _, facts in rows if kind == "large objects")
 
     found = kept()

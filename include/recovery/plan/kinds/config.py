@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field
 
@@ -42,7 +42,7 @@ class ConfigTarget(TargetSettings):
         return tuple(self.folder / path.relative_to(path.anchor) for path in source.roots())
 
     @classmethod
-    def in_scratch(cls, connection: str, folder: Path) -> Self:
+    def in_scratch(cls, connection: str, folder: Path) -> TargetSettings:
         """The drill's folder."""
         return cls(folder=folder)
 

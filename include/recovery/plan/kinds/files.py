@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from recovery.plan.field_types import AbsolutePath
 from recovery.plan.source_settings import Kind, SourceSettings, TargetSettings, TreeSettings
@@ -40,7 +39,7 @@ class FilesTarget(TargetSettings):
         return (self.path,)
 
     @classmethod
-    def in_scratch(cls, connection: str, folder: Path) -> Self:
+    def in_scratch(cls, connection: str, folder: Path) -> TargetSettings:
         """A folder in the drill's, which stays closed whatever mode the set has."""
         return cls(path=folder / "files")
 

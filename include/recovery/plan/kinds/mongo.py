@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -59,10 +59,15 @@ class MongoTarget(ServerTarget):
         return (database, *(self.collections.get(".".join(part), name) for name in inner))
 
     @classmethod
-    def in_scratch(cls, connection: str, folder: Path) -> Self:
-        """Users and roles meet nobody's in a scratch server, so they are brought, and the drill is about them too."""
-        own: Any = type("MongoTarget", (cls,), {"accounts": True, "__annotations__": {"accounts": ClassVar[bool]}, "__module__": __name__})
-        return own(connection=connection)  # type: ignore[no-any-return]
+    def in_scratch(cls, connection: str, folder: Path) -> MongoTarget:
+        """See :meth:`recovery.plan.source_settings.TargetSettings.in_scratch`."""
+        return _ScratchTarget(connection=connection)
+
+
+class _ScratchTarget(MongoTarget):
+    """Users and roles meet nobody's in a scratch server, so they are brought, and the drill is about them too."""
+
+    accounts: ClassVar[bool] = True
 
 
 class MongoCommand(Statement):

@@ -4,6 +4,6 @@ from recovery.sources.model import SourceType
 
 TYPE = SourceType(
     source="recovery.sources.config.component:Config",
-    reader="recovery.sources.config.component:ConfigReader",
+    reader="recovery.sources.config.reader:ConfigReader",
     guide="recovery.sources.config.guide:GUIDE",
 )

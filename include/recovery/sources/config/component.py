@@ -7,13 +7,11 @@ They hold secrets: what is staged lies in folders that only this worker can ente
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from tarfile import TarInfo
-from typing import IO
+from typing import Self
 
 from recovery.common.errors import RestoreError, SourceError
 from recovery.common.paths import at, raw, readable, shown, text
@@ -21,17 +19,16 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.excludes import Excludes
-from recovery.plan.kinds.config import ConfigSettings
+from recovery.plan.kinds.config import ConfigSettings, ConfigTarget
 from recovery.plan.location import Landing
 from recovery.runners.base import Runner
-from recovery.sources.base import Restore, say_dropping
+from recovery.sources.base import Access, Restore, say_dropping
 from recovery.sources.model import Finding, Preflight
-from recovery.sources.trees import entries, filesystem
+from recovery.sources.trees import filesystem
 from recovery.sources.trees.component import ByRename, Place, in_words
 from recovery.sources.trees.diff import Compared, amount, changes, one_beside
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.selection import Only, Part, at_or_below
-from recovery.sources.trees.settings_file import LARGEST, is_settings_file, key_digests
 from recovery.sources.trees.walk import Walk, mark
 
 log = logging.getLogger(__name__)
@@ -56,12 +53,22 @@ class Config(ByRename):
     a_part = "the path of a named file or folder, or of something in it, from / on"
 
     def __init__(self, name: str, settings: ConfigSettings, there: Path | None = None, *, runner: Runner) -> None:
-        super().__init__(name, runner)
+        super().__init__(name, settings, runner)
         self.suffix = name
         self.root = there or _TOP
         self.made_mode = 0o700 if there else self.made_mode
         self._paths = settings.paths
         self._excluded = Excludes(settings.exclude)
+
+    @classmethod
+    def of(cls, name: str, settings: ConfigSettings, there: ConfigTarget | None, access: Access) -> Self:
+        """See :meth:`recovery.sources.base.Source.of`."""
+        return cls(name, settings, there.folder if there else None, runner=access.runner)
+
+    def lost_folder(self, location: Landing) -> Path | None:
+        """See :meth:`Restorer.lost_folder`."""
+        folder = Path(*location[1:]).parent
+        return folder if location[1] == "/" and not folder.is_dir() else None
 
     # Backup ---------------------------------------------------------------------------------------------------------
 
@@ -98,22 +105,6 @@ class Config(ByRename):
         if any(self._excluded(os.fsencode(part)) for part in (below, *below.parents) if part.name):
             raise SourceError(f"{self.id} names {path}, but excludes it from {other}.", "Correct the plan's paths or exclude.")
         return True
-
-    @staticmethod
-    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-        """As for files, and a row ``("keys", path, {key: digest})`` for every file of settings."""
-        keys: list[Row] = []
-
-        def noted() -> Iterator[tuple[TarInfo, IO[bytes] | None]]:
-            for info, data in members:
-                if data is not None and info.size <= LARGEST and is_settings_file(info.name):
-                    content = data.read()
-                    keys.append(("keys", info.name, key_digests(info.name, content)))
-                    data = io.BytesIO(content)
-                yield info, data
-
-        yield from entries.of_members(noted())
-        yield from keys
 
     # Restore --------------------------------------------------------------------------------------------------------
 
@@ -311,7 +302,7 @@ class Config(ByRename):
         return changes(lambda: wanted, live)
 
     def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`Component.unsaved`; and what came since where something was missing, which goes only if that may be replaced."""
+        """See :meth:`InPlaceRestorer.unsaved`; and what came since where something was missing, which goes only if that may be replaced."""
         parts = [self.part(restore, place) for place in self.places(restore) if self._replaces(restore)]
         saved = {path for part in parts for path, _ in part.entries() if part.wanted(path)}
         going = ((text(found.path), found.kind) for found in self._going(map(raw, self.replaced(restore).units)))

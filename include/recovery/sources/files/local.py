@@ -6,6 +6,7 @@ exchanges entries by rename, unless it is in place.
 """
 
 # pathlib has no paths of bytes.
+
 # ruff: noqa: PTH112, PTH114, PTH208
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from recovery.common.errors import RestoreError, SourceError
 from recovery.common.paths import at, raw, readable, text
@@ -23,10 +25,10 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts
 from recovery.plan.excludes import Excludes
-from recovery.plan.kinds.files import FilesSettings
+from recovery.plan.kinds.files import FilesSettings, FilesTarget
 from recovery.plan.location import Landing, meet
 from recovery.runners.base import Runner
-from recovery.sources.base import Restore, say_dropping
+from recovery.sources.base import Access, Restore, say_dropping
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.component import ByRename, Place, in_words
@@ -52,10 +54,15 @@ class Files(ByRename):
     a_part = "a path or pattern of entries below the folder"
 
     def __init__(self, name: str, settings: FilesSettings, there: Path | None = None, *, runner: Runner) -> None:
-        super().__init__(name, runner)
+        super().__init__(name, settings, runner)
         self.root = there or settings.path
         self._live = settings.path
         self._excluded = Excludes(settings.exclude)
+
+    @classmethod
+    def of(cls, name: str, settings: FilesSettings, there: FilesTarget | None, access: Access) -> Self:
+        """See :meth:`recovery.sources.base.Source.of`."""
+        return cls(name, settings, there.path if there else None, runner=access.runner)
 
     # Backup ---------------------------------------------------------------------------------------------------------
 
@@ -266,7 +273,7 @@ class Files(ByRename):
         return self._beside_live(part, walk, lambda path: part.wanted(path) or not os.path.lexists(at(self.root, raw(path))))
 
     def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`Component.unsaved`: of all that would be removed, also what came since that was planned.
+        """See :meth:`InPlaceRestorer.unsaved`: of all that would be removed, also what came since that was planned.
 
         A folder's time alone is no loss: settings and other excluded entries that come and go in it change it, too.
         """

@@ -7,13 +7,12 @@ One artifact a source, in mongodump's own layout (``<db>/<collection>.bson`` and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tarfile import TarInfo
-from typing import IO, Any
+from typing import Any, Self
 
 import pymongo
 from pymongo.errors import OperationFailure
@@ -25,12 +24,12 @@ from recovery.common.units import human_size
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Change, Difference, compare
 from recovery.packs.content_index import Row, write_rows
-from recovery.plan.kinds.mongo import MongoSettings, MongoTarget
+from recovery.plan.kinds.mongo import MongoCommand, MongoQuestion, MongoSettings, MongoTarget
 from recovery.plan.location import Landing
 from recovery.runners.base import Runner
-from recovery.sources.base import Component, Restore
+from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, Restore
 from recovery.sources.model import Dump, Preflight
-from recovery.sources.mongo import pack_contents, query
+from recovery.sources.mongo import query
 from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
 from recovery.sources.mongo.catalog import mark, marked_id, missing_of, named_databases, split_name, user_databases
 from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server, unauthorized
@@ -66,7 +65,7 @@ _UNPACKED = "unpacked"
 _STAGED = "staged"
 
 
-class Mongo(Component):
+class Mongo(Dumper, InPlaceRestorer, Queryable):
     """A MongoDB replica set or standalone server."""
 
     kind = "mongo"
@@ -87,10 +86,15 @@ class Mongo(Component):
         self._tools = ClientTools(runner, tools)
         self._names = Names.of(there)
 
+    @classmethod
+    def of(cls, name: str, settings: MongoSettings, there: MongoTarget | None, access: Access) -> Self:
+        """See :meth:`recovery.sources.base.Source.of`."""
+        return cls(name, settings, access.connect((there or settings).connection), access.tools, there, runner=access.runner)
+
     # Backup -----------------------------------------------------------------------------------------------------------
 
     def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
-        """See :meth:`Component.dump`. Without the right to read users, the dump has none, and a warning says so."""
+        """See :meth:`Dumper.dump`. Without the right to read users, the dump has none, and a warning says so."""
         root = folder / self.name
         tell = _Once(opened)
         with connect(self._endpoint) as client:
@@ -149,34 +153,20 @@ class Mongo(Component):
         names = {name.partition(".")[0] for kind, name, _ in taken.inventory if kind in {"collection", "view"}}
         yield from (("database", name, {"whole": not self._settings.collections}) for name in sorted(names))
 
-    @staticmethod
-    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-        """See :meth:`Component.read_pack`."""
-        return pack_contents.read_members(members)
-
-    @staticmethod
-    def counted_as(artifact: str, name: str) -> str:
-        """See :meth:`Component.counted_as`. One artifact has all databases."""
-        return split_name(name)[0]
-
-    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-        """See :meth:`Component.contents`."""
-        return pack_contents.contents(inventory, read)
-
     # Restore ----------------------------------------------------------------------------------------------------------
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`Component.identity` and :func:`recovery.sources.mongo.client.identity`."""
+        """See :meth:`Restorer.identity` and :func:`recovery.sources.mongo.client.identity`."""
         with self._target() as target:
             return identity(target.client, target.endpoint)
 
     def preflight(self, restore: Restore) -> Preflight:
-        """See :meth:`Component.preflight`; :data:`mongo_preflight.OLDEST` is the oldest server that is restored to."""
+        """See :meth:`Restorer.preflight` and :mod:`recovery.sources.mongo.restore.preflight`."""
         with self._target() as target:
             return preflight(target, restore, self._names, self._settings)
 
     def stage(self, restore: Restore) -> None:
-        """See :meth:`Component.stage`. Collections, time series and views are made as ``__stage_<id>_<name>``."""
+        """See :meth:`Restorer.stage`. Collections, time series and views are made as ``__stage_<id>_<name>``."""
         unpacked, laid_out = afresh(restore.folder / _UNPACKED), afresh(restore.folder / _STAGED)
         unpack(restore, unpacked)
         namespaces = [(now, self._names.namespace(now)) for now in definitions(unpacked)]
@@ -193,7 +183,7 @@ class Mongo(Component):
         keep_series(dumps)
 
     def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`Component.prove`. Nothing that is staged may have a TTL; users and roles are not staged."""
+        """See :meth:`Restorer.prove`. Nothing that is staged may have a TTL; users and roles are not staged."""
         wanted = self._planned(restore)
         with self._target() as target:
             if restore.in_place:
@@ -207,7 +197,7 @@ class Mongo(Component):
         return compare(expected, there)
 
     def switch(self, restore: Restore) -> None:
-        """See :meth:`Component.switch`."""
+        """See :meth:`Restorer.switch`."""
         wanted = self._planned(restore)
         unpacked = restore.folder / _UNPACKED
         accounts = load_accounts(unpacked)
@@ -222,7 +212,7 @@ class Mongo(Component):
             forward(target, restore, plan, restore.folder / _STAGED / "plain", wanted.collections, accounts)
 
     def switch_back(self, restore: Restore) -> None:
-        """See :meth:`Component.switch_back`. The restored collections get their staged names again."""
+        """See :meth:`Restorer.switch_back`. The restored collections get their staged names again."""
         plan = recorded_plan(restore)
         if plan is None:
             log.info("%s: nothing was switched", self.id)
@@ -231,7 +221,7 @@ class Mongo(Component):
             backward(target, restore, plan)
 
     def replace(self, restore: Restore) -> None:
-        """See :meth:`Component.replace`. Whatever is loaded has no TTL before it is settled."""
+        """See :meth:`InPlaceRestorer.replace`. Whatever is loaded has no TTL before it is settled."""
         wanted = self._planned(restore)
         unpacked = afresh(restore.folder / _UNPACKED)
         with self._target() as target:
@@ -243,7 +233,7 @@ class Mongo(Component):
             put_accounts(target, restore.folder / "accounts", plan, wanted, accounts)
 
     def settle(self, restore: Restore) -> None:
-        """See :meth:`Component.settle`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
+        """See :meth:`Restorer.settle`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
         plan = None if restore.in_place else recorded_plan(restore)
         if plan is None and not restore.in_place:
             raise RestoreError(f"{self.id} was not switched, so there is nothing to accept.", "Start the restore again.")
@@ -253,7 +243,7 @@ class Mongo(Component):
                 timeseries.keep(target, restore, plan.series_before)
 
     def lands(self, restore: Restore) -> set[Landing]:
-        """See :meth:`Component.lands`: whole databases and single collections, below what the server is recognized by."""
+        """See :meth:`Restorer.lands`: whole databases and single collections, below what the server is recognized by."""
         parts = self._planned(restore).scope
         single = (split_name(full) for full in parts.single)
         with self._target() as target:
@@ -262,7 +252,7 @@ class Mongo(Component):
         return {("mongo", where, *names) for names in inside}
 
     def owns(self) -> set[Landing]:
-        """See :meth:`Component.owns`: the databases or collections that the plan names, or all databases of the server."""
+        """See :meth:`Restorer.owns`: the databases or collections that the plan names, or all databases of the server."""
         single = self._settings.collections
         with self._target() as target:
             where = deployment(target.client)
@@ -271,36 +261,36 @@ class Mongo(Component):
         return {("mongo", where, *split_name(self._names.full(full))) for full in single}
 
     def occupied(self, restore: Restore) -> dict[Landing, str]:
-        """See :meth:`Component.occupied`."""
+        """See :meth:`Restorer.occupied`."""
         with self._target() as target:
             where, there = deployment(target.client), occupied(target.client, self._planned(restore).scope)
         return {("mongo", where, now.database, now.name): words for now, words in there}
 
     def compare(self, restore: Restore) -> list[Change]:
-        """See :meth:`Component.compare`."""
+        """See :meth:`Restorer.compare`."""
         with self._target() as target:
             return differences_now(target.client, self._planned(restore), self._settings.jobs)
 
     def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`Component.unsaved`. Collections whose documents expire are left out: the server deletes them while one looks."""
+        """See :meth:`InPlaceRestorer.unsaved`. Collections whose documents expire are left out: the server deletes them while one looks."""
         with self._target() as target:
             found = differences_now(target.client, self._planned(restore), self._settings.jobs, expiring=False)
         return [change for change in found if change.what != "equal"]
 
     def discard(self, restore: Restore) -> None:
-        """See :meth:`Component.discard`."""
+        """See :meth:`Restorer.discard`."""
         with self._target() as target:
             drop_marked(target.client, self._worked_in(restore), mark("stage", restore.id))
 
     def before_copies(self) -> list[str]:
-        """See :meth:`Component.before_copies`."""
+        """See :meth:`Restorer.before_copies`."""
         with self._target() as target:
             names = [name for database in self._searched(target.client) for name in target.client[database].list_collection_names()]
         found = {marked for name in names if (marked := marked_id(name))}
         return sorted({restore_id for kind, restore_id in found if kind != "stage"})
 
     def drop_before(self, restore: Restore) -> None:
-        """See :meth:`Component.drop_before`."""
+        """See :meth:`Restorer.drop_before`."""
         with self._target() as target:
             drop_before(target.client, self._worked_in(restore), restore.id)
 
@@ -322,8 +312,17 @@ class Mongo(Component):
             server(client)
             yield Target(client, self._endpoint, self._tools, self._settings.jobs)
 
-    def ask(self, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
-        """Run a command of the plan's owner in a database, by its name in the set; see :func:`recovery.sources.mongo.query.ask`."""
+    def execute(self, statement: MongoCommand, timeout: timedelta) -> Iterator[str]:
+        """See :meth:`recovery.sources.base.Queryable.execute`."""
+        yield query.shown(self._ask(statement.database, statement.command, timeout))
+
+    def answer(self, question: MongoQuestion, timeout: timedelta) -> object:
+        """See :meth:`recovery.sources.base.Queryable.answer`."""
+        collection = split_name(self._names.full(f"{question.database}.{question.collection}"))[1]
+        return query.only_value(self._ask(question.database, query.reading(question, collection), timeout), question)
+
+    def _ask(self, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
+        """Run a command of the plan's owner in a database, by its name in the set."""
         return query.ask(self._endpoint, self._names.database(database), command, timeout)
 
 

@@ -13,7 +13,11 @@ from bson.errors import BSONError
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import SourceError
+from recovery.plan.kinds.mongo import MongoQuestion
 from recovery.sources.mongo.client import connect
+
+_SHOWN = 2000
+_ONE = "Let the pipeline of the plan give one document with one field."
 
 
 def ask(endpoint: Endpoint, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
@@ -53,3 +57,36 @@ def _written(command: Mapping[str, Any]) -> dict[str, Any]:
             f"The command is not one that MongoDB's extended JSON can say: {type(error).__name__}.", "Correct it in the plan."
         ) from None
     return written
+
+
+def shown(answer: Mapping[str, Any]) -> str:
+    """An answer for the log, cut where it gets long."""
+    return json.dumps(answer, default=json_util.default)[:_SHOWN]
+
+
+def reading(question: MongoQuestion, collection: str) -> dict[str, Any]:
+    """The command that a check's question amounts to.
+
+    Args:
+        question: what the plan asks.
+        collection: its name at this server.
+    """
+    count = [{"$match": question.filter}, {"$count": "documents"}]
+    return {"aggregate": collection, "pipeline": list(question.pipeline) or count, "cursor": {"batchSize": 2}}
+
+
+def only_value(answer: Mapping[str, Any], question: MongoQuestion) -> object:
+    """The value of an answer with one document of one field beside ``_id``; 0 if nothing was counted.
+
+    Raises:
+        SourceError: if it has another shape.
+    """
+    documents = answer["cursor"]["firstBatch"]
+    if not documents and not question.pipeline:
+        return 0
+    if len(documents) != 1:
+        raise SourceError(f"expected one document, found {'several' if documents else 'none'}", _ONE)
+    values = [value for name, value in documents[0].items() if name != "_id"]
+    if len(values) != 1:
+        raise SourceError(f"expected one field beside _id, found {len(values)}", _ONE)
+    return values[0]

@@ -1,21 +1,19 @@
-"""The ``postgres`` component: one PostgreSQL server."""
+"""A source of kind ``postgres``: one PostgreSQL server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from tarfile import TarInfo
-from typing import IO
+from typing import Self
 
 from recovery.common.connections import Endpoint
-from recovery.common.errors import ArtifactError, RestoreError
+from recovery.common.errors import RestoreError
 from recovery.packs.content_diff import Change, Difference
-from recovery.packs.content_index import Row, read_rows
-from recovery.plan.kinds.postgres import PostgresSettings
+from recovery.plan.kinds.postgres import PostgresSettings, PostgresTarget, SqlQuestion, SqlStatement
 from recovery.plan.location import Landing
 from recovery.runners.base import Runner
-from recovery.sources.base import Component, Restore
+from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, Restore
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.postgres import compare as postgres_compare
 from recovery.sources.postgres import locations, query
@@ -23,7 +21,7 @@ from recovery.sources.postgres import preflight as postgres_preflight
 from recovery.sources.postgres.client import Server
 from recovery.sources.postgres.databases import in_place, swap
 from recovery.sources.postgres.databases import stage as databases_stage
-from recovery.sources.postgres.dump import archive, pg_dump
+from recovery.sources.postgres.dump import pg_dump
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.query import Answer
 from recovery.sources.postgres.tables import contents as tables_contents
@@ -32,7 +30,7 @@ from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.targets import Target, targets
 
 
-class Postgres(Component):
+class Postgres(Dumper, InPlaceRestorer, Queryable):
     """Databases and globals of a PostgreSQL server, dumped by its own pg_dump and restored beside the live ones.
 
     Args:
@@ -61,43 +59,34 @@ class Postgres(Component):
         self._renamed = renamed or {}
         self._server = Server(endpoint, tools, runner)
 
+    @classmethod
+    def of(cls, name: str, settings: PostgresSettings, there: PostgresTarget | None, access: Access) -> Self:
+        """See :meth:`recovery.sources.base.Source.of`."""
+        place = there or settings
+        renamed = there.databases if there else {}
+        return cls(name, settings, access.connect(place.connection), access.tools, renamed, runner=access.runner)
+
     def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
-        """See :meth:`recovery.sources.base.Component.dump`."""
+        """See :meth:`Dumper.dump`."""
         return pg_dump.dump(self._server, self._settings, folder, opened, damaged=self.damaged)
 
-    @staticmethod
-    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-        """See :meth:`recovery.sources.base.Component.read_pack`."""
-        return archive.read_pack(artifact, members)
-
-    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-        """See :meth:`recovery.sources.base.Component.contents`."""
-        kind, _, facts = next(read_rows(inventory, "snapshot", "server", "schema of"), ("", "", {}))
-        if kind == "snapshot":
-            return archive.contents(self._server.runner, self._server.bin_of(facts["major"]), facts["codec"], inventory, read)
-        if kind == "server":
-            return archive.text_contents(inventory, read, ("globals.sql", "roles.jsonl"))
-        if kind == "schema of":
-            return archive.text_contents(inventory, read, ("schema.sql",))
-        raise ArtifactError(f"The inventory of {artifact} is empty.", "Run the backup again; the dump was not finished.")
-
     def identity(self, restore: Restore) -> str:
-        """See :meth:`recovery.sources.base.Component.identity` and :attr:`postgres_client.Server.identity`."""
+        """See :meth:`Restorer.identity` and :attr:`recovery.sources.postgres.client.Server.identity`."""
         return self._server.identity
 
     def preflight(self, restore: Restore) -> Preflight:
-        """See :meth:`recovery.sources.base.Component.preflight`."""
+        """See :meth:`Restorer.preflight`."""
         return postgres_preflight.preflight(self._server, restore, self._renamed, self._settings.databases)
 
     def stage(self, restore: Restore) -> None:
-        """See :meth:`recovery.sources.base.Component.stage`."""
+        """See :meth:`Restorer.stage`."""
         if whole := self._whole(restore):
             databases_stage.stage(self._server, self._settings.jobs, restore, whole)
         if parts := self._parts(restore):
             tables_restore.stage(self._server, self._settings.jobs, restore, parts)
 
     def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`recovery.sources.base.Component.prove`."""
+        """See :meth:`Restorer.prove`."""
         whole, parts = self._whole(restore), self._parts(restore)
         if restore.in_place:
             whole = in_place.touched(self._server, restore, whole)
@@ -105,68 +94,68 @@ class Postgres(Component):
         return differences + (tables_restore.prove(self._server, self._settings.jobs, restore, parts) if parts else [])
 
     def switch(self, restore: Restore) -> None:
-        """See :meth:`recovery.sources.base.Component.switch`."""
+        """See :meth:`Restorer.switch`."""
         if whole := self._whole(restore):
             swap.switch(self._server, restore, whole)
         if parts := self._parts(restore):
             tables_restore.switch(self._server, restore, parts)
 
     def switch_back(self, restore: Restore) -> None:
-        """See :meth:`recovery.sources.base.Component.switch_back`."""
+        """See :meth:`Restorer.switch_back`."""
         if parts := self._parts(restore):
             tables_restore.switch_back(self._server, restore, parts)
         if whole := self._whole(restore):
             swap.switch_back(self._server, restore, whole)
 
     def settle(self, restore: Restore) -> None:
-        """See :meth:`recovery.sources.base.Component.settle`."""
+        """See :meth:`Restorer.settle`."""
         swap.settle(self._server, self._whole(restore))
         tables_restore.settle(self._server, restore, self._parts(restore))
 
     def discard(self, restore: Restore) -> None:
-        """See :meth:`recovery.sources.base.Component.discard`."""
+        """See :meth:`Restorer.discard`."""
         if whole := self._whole(restore):
             swap.discard(self._server, restore, whole)
         if parts := self._parts(restore):
             tables_restore.discard(self._server, restore, parts)
 
     def lands(self, restore: Restore) -> set[Landing]:
-        """See :meth:`recovery.sources.base.Component.lands`."""
+        """See :meth:`Restorer.lands`."""
         return locations.lands(self._server, self._whole(restore)) | tables_restore.lands(self._server, self._parts(restore))
 
     def owns(self) -> set[Landing]:
-        """See :meth:`recovery.sources.base.Component.owns`: the databases that the plan names, or all of the server."""
+        """See :meth:`Restorer.owns`: the databases that the plan names, or all of the server."""
         named = self._settings.databases or [name for name in self._server.databases() if not SET_ASIDE.search(name)]
         return {locations.landing(self._server, self._renamed.get(name, name)) for name in named}
 
     def occupied(self, restore: Restore) -> dict[Landing, str]:
-        """See :meth:`recovery.sources.base.Component.occupied`."""
+        """See :meth:`Restorer.occupied`."""
         return locations.occupied(self._server, self._whole(restore)) | tables_restore.occupied(self._server, self._parts(restore))
 
     def compare(self, restore: Restore) -> list[Change]:
-        """See :meth:`recovery.sources.base.Component.compare`."""
+        """See :meth:`Restorer.compare`."""
         jobs = self._settings.jobs
         whole = postgres_compare.compare(self._server, jobs, restore, self._whole(restore))
         return postgres_compare.together([*whole, *tables_restore.compare(self._server, jobs, self._parts(restore))])
 
     def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`recovery.sources.base.Component.unsaved`: the safety set was read from the same objects, by the same code."""
+        """See :meth:`InPlaceRestorer.unsaved`: the safety set was read from the same objects, by the same code."""
         live = postgres_compare.compare(self._server, self._settings.jobs, restore, self._whole(restore), exactly=True)
         return [change for change in live if change.what != "equal"]
 
     def replace(self, restore: Restore) -> None:
-        """See :meth:`recovery.sources.base.Component.replace`."""
+        """See :meth:`InPlaceRestorer.replace`."""
         if self._parts(restore):
             raise RestoreError("Single tables are not restored in place.", "Choose method: switch.")
         in_place.replace(self._server, self._settings.jobs, restore, self._whole(restore))
 
     def before_copies(self) -> list[str]:
-        """See :meth:`recovery.sources.base.Component.before_copies`."""
+        """See :meth:`Restorer.before_copies`."""
         names = [self._renamed.get(name, name) for name in self._settings.databases]
         return sorted({*swap.before_copies(self._server, names), *tables_restore.before_copies(self._server, names)})
 
     def drop_before(self, restore: Restore) -> None:
-        """See :meth:`recovery.sources.base.Component.drop_before`."""
+        """See :meth:`Restorer.drop_before`."""
         swap.drop_before(self._server, restore, self._whole(restore))
         tables_restore.drop_before(self._server, restore, self._parts(restore))
 
@@ -178,6 +167,17 @@ class Postgres(Component):
         """The databases of which schemas or tables are restored."""
         return tables_contents.chosen(restore, self._renamed)
 
-    def ask(self, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
-        """Run SQL of the plan's owner in a database, by its name in the set; see :func:`recovery.sources.postgres.query.ask`."""
+    def execute(self, statement: SqlStatement, timeout: timedelta) -> Iterator[str]:
+        """See :meth:`recovery.sources.base.Queryable.execute`."""
+        for answer in self._ask(statement.database, statement.statement, timeout):
+            yield answer.status
+            for row in answer.rows or ():
+                yield f"  {' | '.join(map(str, row))}"
+
+    def answer(self, question: SqlQuestion, timeout: timedelta) -> object:
+        """See :meth:`recovery.sources.base.Queryable.answer`."""
+        return query.only_value(self._ask(question.database, question.query, timeout, read_only=True)[-1])
+
+    def _ask(self, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
+        """Run SQL of the plan's owner in a database, by its name in the set."""
         return query.ask(self._server, self._renamed.get(database, database), statement, timeout, read_only=read_only)

@@ -10,11 +10,13 @@ from datetime import timedelta
 from threading import Timer
 from typing import Any
 
+from recovery.common.errors import SourceError
 from recovery.sources.postgres.client import Connection, Server, in_words
 
 log = logging.getLogger(__name__)
 
 _ROWS = 20
+_ONE = "Let the query of the plan give one row with one column."
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,18 @@ def _cancelled_after(connection: Connection, timeout: timedelta) -> Iterator[Non
         yield
     finally:
         timer.cancel()
+
+
+def only_value(answer: Answer) -> object:
+    """The value of an answer that has one row of one column.
+
+    Raises:
+        SourceError: if it has another shape.
+    """
+    if answer.rows is None:
+        raise SourceError("expected one value, but the statement gives none", _ONE)
+    if len(answer.rows) != 1:
+        raise SourceError(f"expected one value, found {'several rows' if answer.rows else 'no row'}", _ONE)
+    if len(answer.rows[0]) != 1:
+        raise SourceError(f"expected one value, found {len(answer.rows[0])} columns", _ONE)
+    return answer.rows[0][0]

@@ -6,17 +6,23 @@ import logging
 import os
 import pwd
 import re
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError
 from recovery.runners import processes
 from recovery.runners.base import Runner
-from recovery.runners.local_server import INSTEAD, LAST_WORDS, endpoint, secret, start_server, superuser
+from recovery.runners.local_server import INSTEAD, LAST_WORDS, password_of, secret, start_server
 from recovery.runners.processes import User
+from recovery.sources.base import Access
+from recovery.sources.postgres.client import Server, tool_major, tool_places
 
 log = logging.getLogger(__name__)
+
+_SUPERUSER = "postgres"
 _POSTGRES_SETTINGS = (
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
@@ -32,8 +38,44 @@ _POSTGRES_SETTINGS = (
 )
 
 
-def server_user() -> User | None:
-    """Whom PostgreSQL runs as, since it refuses root; None for this process's own user."""
+class PostgresServer:
+    """A PostgreSQL server of what is installed on the worker."""
+
+    endings: Mapping[str, signal.Signals] = {
+        "postgres": signal.SIGQUIT,  # at once, without a checkpoint, and without leaving shared memory behind
+        "initdb": signal.SIGKILL,
+    }
+
+    def user(self) -> User | None:
+        """Whom it runs as, since it refuses root."""
+        return _server_user()
+
+    def start(self, folder: Path, versions: Mapping[str, str], access: Access) -> int:
+        """See :meth:`recovery.sources.base.ScratchServer.start`. The same major version is taken, or the next one that is installed."""
+        user = _server_user()
+        programs = postgres_programs(_major(versions.get("postgres", "")), access.tools, user, access.runner)
+        password = folder.with_name(f"{folder.name}.password")
+        secret(password, user)
+        folder.mkdir(mode=0o700)
+        if user:
+            os.chown(folder, user.uid, user.gid)
+        _initdb(programs, folder, password, user)
+        settings = [part for setting in _POSTGRES_SETTINGS for part in ("-c", setting)]
+
+        def answers(port: int) -> None:
+            Server(self.endpoint(folder, port), access.tools, access.runner).connect("postgres").close()
+
+        return start_server(folder, lambda port: [programs / "postgres", "-D", folder, "-p", str(port), *settings], answers, user)
+
+    def endpoint(self, folder: Path, port: int) -> Endpoint:
+        """See :meth:`recovery.sources.base.ScratchServer.endpoint`."""
+        return Endpoint(f"scratch {folder.name}", "127.0.0.1", port, _SUPERUSER, password_of(folder), "postgres")
+
+
+SERVER = PostgresServer()
+
+
+def _server_user() -> User | None:
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -41,50 +83,6 @@ def server_user() -> User | None:
             found = pwd.getpwnam(name)
             return User(name, found.pw_uid, found.pw_gid)
     raise RestoreError("PostgreSQL does not run as root, and there is no user postgres or nobody.", f"Add one, {INSTEAD}.")
-
-
-def reachable(folder: Path, user: User) -> bool:
-    """Whether a user may enter a folder and those above it."""
-    return all(_enters(each, user) for each in (folder, *folder.parents))
-
-
-def _enters(folder: Path, user: User) -> bool:
-    status = folder.stat()
-    shift = 6 if status.st_uid == user.uid else 3 if status.st_gid == user.gid else 0
-    return bool(status.st_mode >> shift & 1)
-
-
-def start_postgres(folder: Path, version: str, folders: Sequence[Path], runner: Runner) -> int:
-    """Make and start a PostgreSQL server whose data folder this is; beside it ``<folder>.password`` and ``<folder>.log``.
-
-    Args:
-        folder: its data folder, which is not there yet.
-        version: of the server that the set comes from. The same major version is taken, or the next one that is installed.
-        folders: the plan's folders of PostgreSQL's programs.
-        runner: finds them; the server itself always runs on this worker.
-
-    Returns:
-        Its port.
-
-    Raises:
-        RestoreError: if no such server is installed, or it does not start.
-    """
-    user = server_user()
-    programs = postgres_programs(_major(version), folders, user, runner)
-    password = folder.with_name(f"{folder.name}.password")
-    secret(password, user)
-    folder.mkdir(mode=0o700)
-    if user:
-        os.chown(folder, user.uid, user.gid)
-    _initdb(programs, folder, password, user)
-    settings = [part for setting in _POSTGRES_SETTINGS for part in ("-c", setting)]
-
-    def answers(port: int) -> None:
-        from recovery.sources.postgres.client import Server
-
-        Server(endpoint("postgres", folder, port), folders, runner).connect("postgres").close()
-
-    return start_server(folder, lambda port: [programs / "postgres", "-D", folder, "-p", str(port), *settings], answers, user)
 
 
 def _major(version: str) -> int:
@@ -98,8 +96,6 @@ def postgres_programs(needed: int, folders: Sequence[Path], user: User | None, r
     Raises:
         RestoreError: if there is none that this user may run, with what was found where.
     """
-    from recovery.sources.postgres.client import tool_major, tool_places
-
     places = tool_places(folders, runner)
     found: dict[Path, int] = {}
     seen: list[str] = []
@@ -107,7 +103,7 @@ def postgres_programs(needed: int, folders: Sequence[Path], user: User | None, r
         if not all(runner.has(place / name) for name in ("initdb", "postgres")):
             continue
         major = tool_major(place / "postgres", runner) or 0
-        if user and not (reachable(place, user) and reachable((place / "postgres").resolve().parent, user)):
+        if user and not (user.enters(place) and user.enters((place / "postgres").resolve().parent)):
             seen.append(f"{place} has version {major}, but is closed to {user.name}, as whom it would run")
         elif major < needed:
             seen.append(f"{place} has version {major}")
@@ -125,7 +121,7 @@ def postgres_programs(needed: int, folders: Sequence[Path], user: User | None, r
 
 
 def _initdb(programs: Path, folder: Path, password: Path, user: User | None) -> None:
-    argv: list[str | Path] = [programs / "initdb", "-D", folder, "-U", superuser("postgres"), "-A", "scram-sha-256", f"--pwfile={password}"]
+    argv: list[str | Path] = [programs / "initdb", "-D", folder, "-U", _SUPERUSER, "-A", "scram-sha-256", f"--pwfile={password}"]
     argv += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     status, words = processes.run(argv, user)
     if status:

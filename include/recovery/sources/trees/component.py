@@ -7,6 +7,7 @@ Steps in a restore's journal: ``staged`` (with the folders that have to be creat
 """
 
 # pathlib has no paths of bytes.
+
 # ruff: noqa: PTH103, PTH120, PTH208
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tarfile import TarInfo
-from typing import IO
 
 from recovery.common.errors import RestoreError, ToolError
 from recovery.common.paths import at, raw, readable
@@ -27,13 +26,15 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, Row
 from recovery.packs.extract import find_tar
+from recovery.plan.location import Landing
+from recovery.plan.source_settings import TreeSettings
 from recovery.runners.base import Runner
-from recovery.sources.base import Component, Restore
+from recovery.sources.base import Dumper, InPlaceRestorer, Restore
 from recovery.sources.model import Dump, Finding, Space
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.in_place import InPlace
-from recovery.sources.trees.inventory import cover, take
-from recovery.sources.trees.selection import Only, Part
+from recovery.sources.trees.inventory import note_told, refuse_moved, take
+from recovery.sources.trees.selection import Only, Part, at_or_below
 from recovery.sources.trees.swap import Exchange
 from recovery.sources.trees.walk import Walk, mark, marked_id
 
@@ -66,8 +67,8 @@ class Place:
         return next((start for start in self.starts if start == "." or path == start or path.startswith(start + "/")), None)
 
 
-class ByRename(Component):
-    """A component whose artifact is one tree."""
+class ByRename(Dumper, InPlaceRestorer):
+    """A source whose artifact is one tree."""
 
     root: Path
     """What the artifact's paths are relative to."""
@@ -80,8 +81,9 @@ class ByRename(Component):
     made_mode = 0o777
     """Mode, as far as the umask lets it, of folders that have to be made and that no set knows."""
 
-    def __init__(self, name: str, runner: Runner) -> None:
+    def __init__(self, name: str, settings: TreeSettings, runner: Runner) -> None:
         super().__init__(name)
+        self.settings = settings
         self.runner = runner
 
     @abstractmethod
@@ -122,19 +124,18 @@ class ByRename(Component):
         """Scan the tree; it is read where it is when it is packed. See :func:`recovery.sources.trees.inventory.take`."""
         return take(self.name, self.walk(), folder, opened)
 
-    @staticmethod
-    def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-        """Hash every file; see :func:`recovery.sources.trees.entries.of_members`."""
-        return entries.of_members(members)
+    def refuse_moved(self, artifact: Path, inventory: Path) -> None:
+        """See :func:`recovery.sources.trees.inventory.refuse_moved`."""
+        refuse_moved(self.id, artifact, inventory)
 
-    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-        """Rows ``entry``, ``changed`` and ``tree``; see :func:`recovery.sources.trees.inventory.cover`."""
-        return cover(artifact, inventory, read)
+    def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:
+        """See :func:`recovery.sources.trees.inventory.note_told`."""
+        note_told(self.id, inventory, messages)
 
     # Preflight ------------------------------------------------------------------------------------------------------
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`Component.identity`. Mount and inode of each folder that is changed.
+        """See :meth:`Restorer.identity`. Mount and inode of each folder that is changed.
 
         Of the nearest parent, and ``gone``, if it is not there.
 
@@ -341,6 +342,19 @@ class ByRename(Component):
         if place.home.exists():
             with filesystem.keeping_mtime(place.home):
                 filesystem.remove(place.work, self.runner)
+
+    def leaves_out(self, restore: Restore, location: Landing) -> bool:
+        """See :meth:`Restorer.leaves_out`."""
+        starts = [Path(row[1]) for artifact in restore.artifacts() for row in restore.rows(artifact, "tree")]
+        roots = [(start, root) for start in starts for root in filesystem.landings(self.root / start) if location[: len(root)] == root]
+        left = [(start, self.settings.left_out(Path(*location[len(root) :]))) for start, root in roots]
+        there = at_or_below({str(start / entry) for start, entry in left if entry})
+        return bool(left) and all(entry for _, entry in left) and not any(there(path) for path, _ in self.entries_of(restore))
+
+    @classmethod
+    def mark_of(cls, restore_id: str, *, replaced: bool) -> str:
+        """See :meth:`recovery.sources.base.Source.mark_of`: one work folder has both."""
+        return mark(restore_id)
 
     def before_copies(self) -> list[str]:
         """The restore ids whose set-aside entries still lie beside the live ones."""

@@ -11,6 +11,7 @@ A file that an archive keeps with holes also says how many bytes are ``stored``;
 """
 
 # pathlib has no paths of bytes.
+
 # ruff: noqa: PTH115, PTH123
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What Linux knows about files that Python's standard library has no call for, and what a rename would refuse."""
 
 # pathlib has no paths of bytes.
+
 # ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH116, PTH118
 
 from __future__ import annotations

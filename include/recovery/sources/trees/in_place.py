@@ -8,6 +8,7 @@ it, as found the last time.
 """
 
 # pathlib has no paths of bytes.
+
 # ruff: noqa: PTH112, PTH118
 
 from __future__ import annotations

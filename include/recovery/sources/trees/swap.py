@@ -13,6 +13,7 @@ What happened to a unit is read from the disk: it is staged as long as it lies i
 """
 
 # pathlib has no paths of bytes.
+
 # ruff: noqa: PTH103, PTH120
 
 from __future__ import annotations
