@@ -8,15 +8,18 @@ The driver's snapshot sessions are not meant to be shared by threads, so every r
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from struct import Struct
 from threading import Event, Lock
 from typing import Any, cast
 
-from bson import Timestamp
+from bson import Timestamp, _array_of_documents_to_buffer, decode
+from pymongo.cursor import RawBatchCursor
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
@@ -27,11 +30,17 @@ from recovery.sources.mongo.client import Client, words
 log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 1 << 20
-"""Measured with 440 MB: the client's CPU time is lowest, and near mongodump's, at about 1 MiB; at the server's
+"""Measured with 440 MB: the client's CPU time is lowest, and below mongodump's, at about 1 MiB; at the server's
 default of 16 MiB it is twice that, spent on fresh pages."""
 _SAMPLE = 64
 _LOG_EVERY = 10.0
 _WORTH_A_LINE = 1 << 20
+
+_HEAD = re.compile(rb".{4}\x03cursor\0.{4}\x04(firstBatch|nextBatch)\0", re.DOTALL)
+"""How a server's answer to ``find`` and ``getMore`` begins: its length, ``cursor``, that one's length, the documents."""
+_CURSOR_AT = 12
+_NO_DOCUMENTS = b"\5\0\0\0\0"
+_length = Struct("<i")
 
 MAJORITY = ReadConcern("majority")
 
@@ -73,16 +82,40 @@ def cluster_time(client: Client) -> Timestamp:
     return moment
 
 
+class Batches(RawBatchCursor[dict[str, Any]]):
+    """What ``find_raw_batches`` gives, in a third of its CPU time.
+
+    The driver makes a Python object of each document, and then joins the bytes of all. Here the documents are cut out of
+    the answer before the driver looks at it. An answer of another shape, such as an error, is left to the driver.
+    """
+
+    def _unpack_response(self, response: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        answer = memoryview(response.raw_command_response())
+        head = _HEAD.match(answer)
+        if head is None:
+            return super()._unpack_response(response, *args, **kwargs)
+        (size,) = _length.unpack_from(answer, head.end())
+        end = head.end() + size
+        documents = _array_of_documents_to_buffer(answer[head.end() : end])
+        rest = bytearray().join([answer[: head.end()], _NO_DOCUMENTS, answer[end:]])
+        (cursor,) = _length.unpack_from(rest, _CURSOR_AT)
+        _length.pack_into(rest, 0, len(rest))
+        _length.pack_into(rest, _CURSOR_AT, cursor - size + len(_NO_DOCUMENTS))
+        read = decode(rest)
+        read["cursor"][head[1].decode()] = [documents] if documents else []
+        return [read]
+
+
 def raw_batches(client: Client, database: str, name: str, concern: ReadConcern) -> Iterator[bytes]:
     """A collection's documents, end to end, in batches of about 1 MiB or one document."""
     collection = client[database].get_collection(name, read_concern=concern)
-    with collection.find_raw_batches(batch_size=_SAMPLE) as sample:
+    with Batches(collection, batch_size=_SAMPLE) as sample:
         first = cast(bytes, next(sample, b""))
         if not sample.alive:
             yield first
             return
     size = max(len(first) // _SAMPLE, 64)
-    with collection.find_raw_batches(batch_size=max(_BATCH_BYTES // size, 1)) as batches:
+    with Batches(collection, batch_size=max(_BATCH_BYTES // size, 1)) as batches:
         yield from cast(Iterator[bytes], batches)
 
 
