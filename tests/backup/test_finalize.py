@@ -188,8 +188,7 @@ def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(sm
     members = {name: facts["pack"] for source, _, kind, name, facts in rows if (source, kind) == ("files.uploads", "member")}
     entries = {name for source, _, kind, name, _ in rows if (source, kind) == ("files.uploads", "entry")}
     assert {"top.txt", "latest", "year2/upload 5.bin"} <= set(members) & entries
-    packs = [name for source, _, kind, name, _ in rows if (source, kind) == ("files.uploads", "pack")]
-    assert len(packs) >= 3
+    assert len(set(members.values())) >= 3
     for name, number in members.items():
         pack = staged.set_folder / "files" / "uploads" / f"uploads.{number:03}.tar.zst.age"
         command = f"age -d -i {small.folder}/identity {pack} | zstd -dc | tar -t"

@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -9,8 +10,7 @@ from recovery.common.errors import ArtifactError, ToolError
 from recovery.packs.artifact import Artifact, members_below
 from recovery.packs.pack import open_pack, seal
 from sandbox.bench.processes import below
-
-IDENTITY = pyrage.x25519.Identity.generate()
+from tests.support.packs import IDENTITY, compressed, sealed_stream
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,32 @@ def test_its_arguments_hold_no_secret_and_it_ends_with_its_reader(sealed):
     with pytest.raises(KeyboardInterrupt):
         read(sealed, [IDENTITY], look)
     assert helpers() == []
+
+
+BLOCKS = random.Random(3).randbytes(300_000) + bytes(600_000) + b"text" * 1000
+"""Blocks of zstd that are stored, repeated, and compressed."""
+FRAME = compressed(BLOCKS)
+
+
+def opened(inner, tmp_path) -> int:
+    one = sealed_stream(BLOCKS, tmp_path, inner)
+    return read((tmp_path / one.file, one), [IDENTITY])
+
+
+def test_a_frame_is_read_whole(tmp_path):
+    assert opened(FRAME, tmp_path) == len(BLOCKS)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 12, 1000, 131_080, 131_090, 250_000, 300_100, *range(len(FRAME) - 12, len(FRAME))])
+def test_a_frame_that_was_cut_off_before_it_was_encrypted_is_damage(tmp_path, cut):
+    """age finds it whole, and of the last cuts all data comes out: only the checksum is not there."""
+    with pytest.raises(ArtifactError, match=r"can't be read \(ZstdError"):
+        opened(FRAME[:cut], tmp_path)
+
+
+@pytest.mark.parametrize("position", [0, 4, 5, 6, 1000, 200_000, len(FRAME) - 30, len(FRAME) - 4, len(FRAME) - 1])
+def test_a_bit_that_flipped_before_it_was_encrypted_is_damage(tmp_path, position):
+    inner = bytearray(FRAME)
+    inner[position] ^= 4
+    with pytest.raises(ArtifactError, match=r"can't be read \(ZstdError"):
+        opened(bytes(inner), tmp_path)

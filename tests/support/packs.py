@@ -51,15 +51,19 @@ def unpack(out, packs, folder, identity=IDENTITY):
             extract(reader, folder)
 
 
-def sealed_stream(plain: bytes, out: Path, compressed: bytes | None = None) -> Pack:
+def compressed(plain: bytes) -> bytes:
+    """A frame with a checksum."""
+    return zstandard.ZstdCompressor(write_checksum=True).compress(plain)
+
+
+def sealed_stream(plain: bytes, out: Path, inner: bytes | None = None) -> Pack:
     """What somebody who knows only the recipient can make: any content, whole in itself."""
-    stored = pyrage.encrypt(zstandard.compress(plain) if compressed is None else compressed, [IDENTITY.to_public()])
+    stored = pyrage.encrypt(compressed(plain) if inner is None else inner, [IDENTITY.to_public()])
     out.mkdir(exist_ok=True)
     (out / "forged.000.tar.zst.age").write_bytes(stored)
     return Pack(
         file="forged.000.tar.zst.age",
         raw_bytes=len(plain),
-        raw_sha256=hashlib.sha256(plain).hexdigest(),
         stored_bytes=len(stored),
         sha256=hashlib.sha256(stored).hexdigest(),
     )

@@ -185,13 +185,10 @@ def _write_contents(path: Path, verified: list[Work], recipients: Collection[str
     plain = path.with_name("contents.jsonl.zst")
     with plain.open("wb") as out, zstandard.ZstdCompressor(level=3).stream_writer(out) as compressed:
         for work in verified:
-            for artifact, packs in work.sealed_record().packs.items():
-                rows = [("pack", pack.file, {"raw_sha256": pack.raw_sha256}) for pack in packs]
+            for artifact in work.sealed_record().packs:
                 for file in (work.contents(artifact), work.members(artifact)):
                     for kind, name, facts in read_rows(file):
                         compressed.write(_line(work.source_id, artifact, kind, name, facts))
-                for row in rows:
-                    compressed.write(_line(work.source_id, artifact, *row))
     pyrage.encrypt_file(str(plain), str(path), [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients])
     plain.unlink()
 

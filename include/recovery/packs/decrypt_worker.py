@@ -13,9 +13,9 @@ import hashlib
 import io
 import json
 import os
+import struct
 import sys
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyrage
@@ -26,6 +26,10 @@ IDENTITIES = "RECOVERY_IDENTITIES"
 UNREADABLE = 3
 """Exit status where the pack can't be read."""
 CHUNK = 1 << 20
+_SKIPPED = 1 << 18
+_BEHIND = struct.pack("<II", 0x184D2A50, _SKIPPED) + b"\xff" * _SKIPPED
+"""A skippable frame (RFC 8878, 3.1.2), longer than a block: nothing comes of it behind a whole frame; in one that was cut off its
+bytes are no blocks, which is an error. The library does not say otherwise that a frame has not ended."""
 
 
 class Count:
@@ -39,25 +43,6 @@ class Count:
         """Count data."""
         self.bytes += len(data)
         self.sha256.update(data)
-
-
-class CountAside(Count):
-    """Hashes in a thread while the caller goes on; so what it is given must not change any more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread = ThreadPoolExecutor(1)
-        self._hashing: Future[None] = self._thread.submit(lambda: None)
-
-    def add(self, data: bytes) -> None:
-        """Count data, once what came before is hashed."""
-        self.finish()
-        self.bytes += len(data)
-        self._hashing = self._thread.submit(self.sha256.update, data)
-
-    def finish(self) -> None:
-        """Wait until everything is hashed."""
-        self._hashing.result()
 
 
 class _Source(io.RawIOBase):
@@ -77,15 +62,15 @@ class _Source(io.RawIOBase):
 class _Sink(io.RawIOBase):
     """Writes all of it, whatever a pipe takes at once."""
 
-    def __init__(self, descriptor: int, count: CountAside) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._count = count
+        self.bytes = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        self._count.add(data)
+        self.bytes += len(data)
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
@@ -93,29 +78,36 @@ class _Sink(io.RawIOBase):
 
 
 class _Decompressing(io.RawIOBase):
+    """Takes a frame of zstd that has a checksum, and not less than all of it."""
+
     def __init__(self, out: _Sink) -> None:
+        self._begun = False
         self._writer = zstandard.ZstdDecompressor().stream_writer(out, write_size=CHUNK, closefd=False)  # type: ignore[arg-type]
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
+        if not self._begun and not zstandard.get_frame_parameters(data).has_checksum:
+            raise zstandard.ZstdError("its frame has no checksum")
+        self._begun = True
         self._writer.write(data)
         return len(data)
 
+    def finish(self) -> None:
+        """Refuse what was cut off."""
+        self.write(_BEHIND)
+
 
 def unseal(identities: list[Any], source: int, out: int) -> Mapping[str, int | str]:
-    """Decrypt and decompress from one descriptor to another; sizes and SHA-256 of both sides."""
-    stored, raw = Count(), CountAside()
-    with io.BufferedWriter(_Decompressing(_Sink(out, raw)), CHUNK) as plain:
+    """Decrypt and decompress from one descriptor to another; sizes of both sides, and the SHA-256 of what was stored."""
+    stored, raw = Count(), _Sink(out)
+    decompressing = _Decompressing(raw)
+    with io.BufferedWriter(decompressing, CHUNK) as plain:
         pyrage.decrypt_io(io.BufferedReader(_Source(source, stored), CHUNK), plain, identities)
-    raw.finish()
-    return {
-        "stored_bytes": stored.bytes,
-        "sha256": stored.sha256.hexdigest(),
-        "raw_bytes": raw.bytes,
-        "raw_sha256": raw.sha256.hexdigest(),
-    }
+        plain.flush()
+        decompressing.finish()
+    return {"stored_bytes": stored.bytes, "sha256": stored.sha256.hexdigest(), "raw_bytes": raw.bytes}
 
 
 def main() -> int:

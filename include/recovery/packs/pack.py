@@ -58,7 +58,6 @@ class Pack(BaseModel):
     """File name, without folder."""
     raw_bytes: int
     """Length of the tar stream."""
-    raw_sha256: str
     stored_bytes: int
     """Length of the stored file."""
     sha256: str
@@ -147,12 +146,12 @@ def _seal_pack(
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file, LOCAL.tool(argv, env={"LC_ALL": "C"}, output=True, may_fail=True, on_line=words.append) as tar:
         stored = _Hashing(file)
-        raw = Count()
+        raw_bytes = 0
         with _encrypting(stored, recipients) as sink:
             compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1, write_checksum=True).compressobj()
             _widen(tar.stdout)
             while chunk := os.read(tar.stdout.fileno(), CHUNK):
-                raw.add(chunk)
+                raw_bytes += len(chunk)
                 sink.write(compressor.compress(chunk))
             sink.write(compressor.flush())
         status = tar.wait()
@@ -160,9 +159,7 @@ def _seal_pack(
         os.fsync(file.fileno())
     _judge(artifact, status, words, tolerated)
     partial.rename(path)
-    return Pack(
-        file=path.name, raw_bytes=raw.bytes, raw_sha256=raw.sha256.hexdigest(), stored_bytes=stored.bytes, sha256=stored.sha256.hexdigest()
-    )
+    return Pack(file=path.name, raw_bytes=raw_bytes, stored_bytes=stored.bytes, sha256=stored.sha256.hexdigest())
 
 
 def _widen(pipe: IO[bytes]) -> None:

@@ -19,7 +19,7 @@ import zstandard
 from recovery.common.errors import ArtifactError, DestinationError, RecoveryError, RestoreError
 from recovery.common.files import write_atomically
 from recovery.destinations.base import Destination, Progress
-from recovery.packs.content_index import Row, read_rows, write_rows
+from recovery.packs.content_index import Row, write_rows
 from recovery.packs.pack import Identity, Pack, safe_name
 from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE
 from recovery.sets.manifest import File, Manifest, StoredPack, decode_manifest, encode, parse_packs
@@ -66,7 +66,7 @@ class FetchedSet:
         return self.folder / "rows" / safe_name(source_id) / f"{safe_name(artifact)}.jsonl"
 
     def places_file(self, source_id: str, artifact: str) -> Path:
-        """File of which member is in which pack, and of each pack's checksum before encryption."""
+        """File of which member is in which pack."""
         return self.rows_file(source_id, artifact).with_suffix(".places")
 
     # Fetching -----------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class FetchedSet:
         current, out = Path(), None
         for line in io.TextIOWrapper(stream, encoding="ascii"):
             source_id, artifact, *row = json.loads(line)
-            path = self.places_file(source_id, artifact) if row[0] in {"pack", "member"} else self.rows_file(source_id, artifact)
+            path = self.places_file(source_id, artifact) if row[0] == "member" else self.rows_file(source_id, artifact)
             if path != current or out is None:
                 files.close()
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,14 +159,13 @@ class FetchedSet:
             RestoreError: if one can't be fetched from any of the holders.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        sums = {pack: facts["raw_sha256"] for _, pack, facts in read_rows(self.places_file(source_id, artifact), "pack")}
         prefix = self.manifest().path
         for stored in self._packs.get((source_id, artifact), []):
             path = folder / Path(stored.file).name
             file = File(bytes=stored.stored_bytes, sha256=stored.sha256)
             download_from_any(holders, f"{prefix}/{stored.file}", path, file)
             sizes = {"raw_bytes": stored.raw_bytes, "stored_bytes": stored.stored_bytes}
-            yield Pack(file=path.name, raw_sha256=sums[path.name], sha256=stored.sha256, **sizes), path
+            yield Pack(file=path.name, sha256=stored.sha256, **sizes), path
             path.unlink()
 
     def make_contents(self, reader: SetReader, source_id: str, artifact: str, read: Iterable[Row]) -> None:

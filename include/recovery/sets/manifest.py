@@ -108,7 +108,7 @@ class Files(_Part):
 
 
 class StoredPack(_Part):
-    """One line of ``packs.jsonl``. What identifies the plain content is not here but in the encrypted contents."""
+    """One line of ``packs.jsonl``."""
 
     source: str
     """``<component>.<name>``."""

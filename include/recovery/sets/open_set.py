@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from recovery.common.errors import ArtifactError
 from recovery.packs.content_index import Row, read_rows, row_file
 from recovery.packs.pack import Identity, Pack, open_pack, read_members
+from recovery.packs.tar_reader import damaged
 from recovery.plan.source_id import kind_of
 from recovery.runners.local import LOCAL
 from recovery.sets.find_sets import Found
@@ -74,7 +75,7 @@ class Opened:
         self._identity = identity
         self._fetched = fetched
         self._manifest = fetched.manifest()
-        self._sums = dict(self._read_sums())
+        self._named = set(self._read_named())
         self._read: set[str] = set()
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -85,28 +86,29 @@ class Opened:
         path = self._fetched.rows_file(source, artifact)
         return dict(sorted(Counter(kind for kind, _, _ in read_rows(path)).items())) if path.exists() else {}
 
-    def _read_sums(self) -> Iterator[tuple[tuple[str, str, str], str]]:
-        """SHA-256 of each pack's tar stream, by source, artifact and file name."""
+    def _read_named(self) -> Iterator[tuple[str, str, int]]:
+        """Source, artifact and number of each pack that the contents say something is in."""
         for source in self._manifest.sources:
             for artifact in self._fetched.artifacts(source):
                 path = self._fetched.places_file(source, artifact)
-                for _, pack, facts in read_rows(path, "pack") if path.exists() else ():
-                    yield (source, artifact, pack), facts["raw_sha256"]
+                for _, _, facts in read_rows(path, "member") if path.exists() else ():
+                    yield source, artifact, facts["pack"]
 
     def read(self, stored: StoredPack, progress: Callable[[int], None]) -> int:
         """Fetch a pack, open it, and read everything in it; how many things that is.
 
         Raises:
-            ArtifactError: if it is damaged, or not the one that the contents name.
+            ArtifactError: if it is damaged, or not one that the contents name.
             DestinationError: if it can't be fetched.
         """
+        if (stored.source, stored.artifact, stored.number) not in self._named:
+            raise damaged(f"{stored.file} is none of the packs that the contents name")
         with tempfile.TemporaryDirectory(prefix="pack-", dir=self._fetched.folder) as folder:
             path = Path(folder, Path(stored.file).name)
             file = File(bytes=stored.stored_bytes, sha256=stored.sha256)
             download(self._found.destination, f"{self._manifest.path}/{stored.file}", path, file, progress)
-            raw = self._sums.get((stored.source, stored.artifact, path.name), "none: the contents do not name it")
             sizes = {"raw_bytes": stored.raw_bytes, "stored_bytes": stored.stored_bytes}
-            pack = Pack(file=path.name, raw_sha256=raw, sha256=stored.sha256, **sizes)
+            pack = Pack(file=path.name, sha256=stored.sha256, **sizes)
             with path.open("rb") as source, open_pack(source, pack, [self._identity]) as stream:
                 count = self._note(stored, reader_of(stored.source).read_pack(stored.artifact, read_members(stream)))
         self._read.add(stored.file)

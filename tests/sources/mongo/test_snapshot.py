@@ -4,7 +4,7 @@ from pymongo.cursor import RawBatchCursor
 from pymongo.errors import CursorNotFound, OperationFailure
 from pymongo.message import _OpMsg
 
-from recovery.components.mongo.snapshot import MAJORITY, Batches, raw_batches
+from recovery.sources.mongo.snapshot import MAJORITY, Batches, raw_batches
 
 
 @pytest.fixture
