@@ -64,6 +64,18 @@ def ping(plan: str, connection: str, dag_run: Any) -> None:
     tasks.skip_if_false(heartbeat.tell_success(loaded, connection, staged.id))
 
 
+def form(plan: Plan) -> dict[str, Param]:
+    """What a backup by hand is asked."""
+    return {
+        "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest good one."),
+        "note": tasks.text_parameter("Why this backup is made; kept with the set.", maxLength=300),
+        "hold": Param(False, type="boolean", description="Never prune this set, until the hold is released."),
+        "allow_empty": Param(
+            False, type="boolean", description="Accept that a source or database is empty or gone since the last good set."
+        ),
+    }
+
+
 def build(plan: Plan) -> DAG:
     """The backup DAG of a plan."""
     with DAG(
@@ -78,14 +90,6 @@ def build(plan: Plan) -> DAG:
         default_args=tasks.defaults(plan, retries=plan.retries),
         on_failure_callback=mail.on_failure(plan, "Backup"),
         tags=["recovery", "backup", plan.plan],
-        params={
-            "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest good one."),
-            "note": tasks.text_parameter("Why this backup is made; kept with the set.", maxLength=300),
-            "hold": Param(False, type="boolean", description="Never prune this set, until the hold is released."),
-            "allow_empty": Param(
-                False, type="boolean", description="Accept that a source or database is empty or gone since the last good set."
-            ),
-        },
     ) as dag:
         begun, verified, uploads, prunes = prepare(plan.plan), [], [], []
         if plan.hooks.before_backup:
@@ -111,7 +115,7 @@ def build(plan: Plan) -> DAG:
             last.append(done >> ping(plan.plan, plan.alerts.ping))
         if plan.hooks.after_backup or plan.hooks.after_failed_backup:  # a teardown runs whatever happened; this one decides for the run
             last >> after_backup(plan.plan).as_teardown(on_failure_fail_dagrun=True)
-    return dag
+    return tasks.with_form(dag, form(plan))
 
 
 for each in tasks.plans_to_build("backup"):

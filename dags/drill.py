@@ -55,6 +55,28 @@ def schedule(plan: Plan) -> Any:
     return AssetOrTimeSchedule(timetable=by_clock, assets=sets) if by_clock else sets
 
 
+def form(plan: Plan) -> dict[str, Param]:
+    """What a drill by hand is asked."""
+    sources = drill_steps.sources(plan)
+    return {
+        "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
+        "destination": Param(
+            IN_TURN,
+            enum=[IN_TURN, *plan.destinations],
+            description=f"Destination to fetch the set from; {IN_TURN}: the one whose last drill is the longest ago.",
+        ),
+        "sources": Param(
+            sources,
+            type="array",
+            examples=sources,
+            items={"type": "string", "enum": sources},
+            uniqueItems=True,
+            minItems=1,
+            description="Sources to restore for practice.",
+        ),
+    }
+
+
 def build(plan: Plan) -> DAG:
     """The drill DAG of a plan."""
     sources = drill_steps.sources(plan)
@@ -71,23 +93,6 @@ def build(plan: Plan) -> DAG:
         default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED} | queue,
         on_failure_callback=mail.on_failure(plan, "Drill"),
         tags=["recovery", "drill", plan.plan],
-        params={
-            "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
-            "destination": Param(
-                IN_TURN,
-                enum=[IN_TURN, *plan.destinations],
-                description=f"Destination to fetch the set from; {IN_TURN}: the one whose last drill is the longest ago.",
-            ),
-            "sources": Param(
-                sources,
-                type="array",
-                examples=sources,
-                items={"type": "string", "enum": sources},
-                uniqueItems=True,
-                minItems=1,
-                description="Sources to restore for practice.",
-            ),
-        },
     ) as dag:
         looked = look_before(plan.plan)
         stopped = stop_services(plan.plan)
@@ -108,7 +113,7 @@ def build(plan: Plan) -> DAG:
             discard(plan.plan).as_teardown(),
             write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),
         )
-    return dag
+    return tasks.with_form(dag, form(plan))
 
 
 for each in tasks.plans_to_build("drill"):

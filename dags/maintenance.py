@@ -43,11 +43,10 @@ def build(plan: Plan) -> DAG:
         default_args=tasks.defaults(plan, retries=plan.retries),
         on_failure_callback=mail.on_failure(plan, "Maintenance"),
         tags=["recovery", "maintenance", plan.plan],
-        params={"release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none.")},
     ) as dag:
         drop_old_copies(plan.plan)
         release_holds(plan.plan)
-    return dag
+    return tasks.with_form(dag, {"release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none.")})
 
 
 for each in tasks.plans_to_build("maintenance"):

@@ -56,7 +56,6 @@ def build(plan: Plan) -> DAG:
         default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED},
         on_failure_callback=mail.on_failure(plan, "Restore"),
         tags=["recovery", "restore", plan.plan],
-        params=restore_form.fields(plan),
     ) as dag:
         approve_plan = Gate(task_id="approve_plan", plan=plan, gate="plan", subject="May this set be restored beside the live data?")
         approve_switch = Gate(
@@ -88,7 +87,7 @@ def build(plan: Plan) -> DAG:
             discard(plan.plan).as_teardown(),
             write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),
         )
-    return dag
+    return tasks.with_form(dag, restore_form.fields(plan))
 
 
 for each in tasks.plans_to_build("restore"):

@@ -69,17 +69,28 @@ class Parsed:
 
 def parse_folder(home: Path, plans: Path, **environment: str) -> Parsed:
     """Parse the DAG folder with the plans of a folder."""
+    return Parsed(**json.loads(_last_line(home, plans, environment, "parse.py", PROJECT / "dags")))
+
+
+def params_of_tasks(home: Path, plans: Path, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The params that each task's function would get, by DAG and task id, of runs that are given something."""
+    return json.loads(_last_line(home, plans, {}, "begin.py", json.dumps(given)))
+
+
+def _last_line(home: Path, plans: Path, environment: dict[str, str], script: str, *arguments: str | Path) -> str:
+    """What a script of this folder prints last, in a process that an Airflow of its own would start."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW", "RECOVERY"))}
     settings = {
         "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PYTHONPATH": str(PROJECT / "include"),
         "RECOVERY_PLANS": str(plans),
     }
-    argv = [sys.executable, PROJECT / "tests/dags/parse.py", PROJECT / "dags"]
+    argv = [sys.executable, PROJECT / "tests/dags" / script, *arguments]
     done = subprocess.run(argv, env=inherited | settings | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return Parsed(**json.loads(done.stdout.splitlines()[-1]))
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,16 @@ The DAG files in ``dags/`` wire these functions; what they call knows nothing of
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from recovery.airflow.connections import CLIENTS
@@ -61,6 +63,7 @@ def in_words(function: Callable[P, T]) -> Callable[P, T]:
             kind = AirflowException if error.retryable else AirflowFailException
             raise kind(str(error)) from None
 
+    wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined] # Airflow asks three times a task: a tenth of a parse
     return wrapped
 
 
@@ -258,6 +261,16 @@ def sources_parameter(plan: Plan, description: str) -> Param:
 def text_parameter(description: str, **schema: Any) -> Param:
     """A form field for a text that may be left empty, which the UI sends as null: of an empty text it says that the field is required."""
     return Param(None, type=["null", "string"], description=description, **schema)
+
+
+def with_form(dag: DAG, form: Mapping[str, Param]) -> DAG:
+    """The DAG with its params, given to it when all of its tasks are there. Airflow checks the defaults, as it does at construction.
+
+    Not before: Airflow copies the params that a DAG has by then into each new task, deeply and four times over. That was a third of a
+    parse, and most of what was then stored. A task without any of its own is run with its DAG's all the same.
+    """
+    dag.params = ParamsDict(form)
+    return dag
 
 
 def dump_priority(plan: Plan, source_id: str) -> int:
