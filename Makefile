@@ -26,7 +26,7 @@ test-long: $(READY) ## Run the long campaigns
 	@python3 tools/setup.py programs libcurl tar zstd age openssl chromium
 	@$(PYTEST) -m long $(ARGS)
 
-bench: $(READY) ## Measure against the usual script, and write bench.json
+bench: $(READY) ## Measure against the usual script, and write bench.json; ARGS=parse narrows
 	@python3 tools/setup.py programs libcurl tar
 	@$(RUN) -m sandbox.bench $(ARGS)
 

@@ -104,6 +104,12 @@ class Airflow:
         """Folder with what each Airflow process printed, one file a component."""
         return self.folder / "processes"
 
+    @property
+    def roots(self) -> tuple[int, int]:
+        """Process ids of the one that keeps all of Airflow's, and of the metadata server, while it runs."""
+        assert self._keeper is not None
+        return self._keeper.pid, self.metadata.pid
+
     def user(self, name: str) -> Person:
         """Somebody logged in, who can do over REST what the role allows."""
         if name not in self._people:

