@@ -1,3 +1,5 @@
+"""What this worker's runner has beside the contract, which `test_base.py` has."""
+
 import os
 import signal
 import subprocess
@@ -9,56 +11,12 @@ import pytest
 
 from recovery.common.errors import ToolError
 from recovery.runners.local import LOCAL
-from sandbox.servers import wait_for
-from tests.support.sets import run_python
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits for its parent to look does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def gone(pid: int) -> None:
-    wait_for(f"process {pid} to end", lambda: not alive(pid), 10)
-
-
-def test_output_and_exit_status():
-    assert LOCAL.run(["sh", "-c", 'printf %s "$GREETING"'], env={"GREETING": "hello"}) == b"hello"
-
-
-def test_failure_has_status_and_last_words_and_no_argument():
-    with pytest.raises(ToolError) as failed:
-        LOCAL.run(["sh", "-c", "for i in $(seq 100); do echo line $i >&2; done; exit 7", "argument"])
-    assert "sh failed with exit status 7" in str(failed.value)
-    assert "line 100" in str(failed.value)
-    assert "line 80\n" not in str(failed.value)
-    assert "argument" not in str(failed.value)
-    assert failed.value.retryable
+from tests.support.processes import gone
 
 
 def test_killed_tool_is_said_so():
     with pytest.raises(ToolError, match="killed by signal 9"), LOCAL.tool(["sleep", "60"]) as sleeper:
         os.kill(sleeper.pid, signal.SIGKILL)
-
-
-def test_missing_tool_names_the_places(tmp_path):
-    with pytest.raises(ToolError, match=f"no-such-tool is not installed; looked in {tmp_path}, "):
-        LOCAL.find_tool("no-such-tool", [tmp_path])
-    with pytest.raises(ToolError, match="could not be started"), LOCAL.tool([tmp_path / "no-such-tool"]):
-        pass
-
-
-def test_tool_is_found_first_in_the_folders_and_only_if_it_may_run(tmp_path):
-    for name, mode in (("a", 0o644), ("b", 0o755), ("c", 0o755)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "sh").touch(mode)
-    (tmp_path / "d" / "sh").mkdir(parents=True)
-    folders = [tmp_path / name for name in ("d", "b", "c")]
-    assert LOCAL.find_tool("sh", folders) == str(tmp_path / "b" / "sh")
-    assert LOCAL.find_tool("sh", [tmp_path / "none"]).endswith("/sh")
 
 
 def test_may_fail_leaves_the_status_to_the_caller():
@@ -67,32 +25,10 @@ def test_may_fail_leaves_the_status_to_the_caller():
         assert running.wait() == 2
 
 
-def test_words_go_to_the_caller_line_by_line_and_bad_bytes_do_no_harm():
-    words = []
-    with LOCAL.tool(["sh", "-c", r"printf 'one\ntw\377o\nthree' >&2"], on_line=words.append):
-        pass
-    assert words == ["one", "tw\ufffdo", "three"]
-
-
 def test_feeding_a_tool_closes_its_input_at_the_end(tmp_path):
     with LOCAL.tool(["sh", "-c", f"cat > {tmp_path}/fed"], feed=True) as cat:
         cat.stdin.write(b"all of it")
     assert (tmp_path / "fed").read_bytes() == b"all of it"
-
-
-def test_an_exception_in_the_block_ends_tool_and_children():
-    with suppress(KeyError), LOCAL.tool(["sh", "-c", "sleep 60 & echo $!; wait"], output=True) as running:
-        child = int(running.stdout.readline())
-        raise KeyError
-    gone(running.pid)
-    gone(child)
-
-
-def test_children_that_a_tool_leaves_behind_end_with_it():
-    """They hold its stderr open: waiting for its last words would last as long as they do."""
-    with LOCAL.tool(["sh", "-c", "sleep 600 & echo $!"], output=True) as running:
-        child = int(running.stdout.readline())
-    gone(child)
 
 
 def test_an_exception_after_the_tools_end_ends_its_children_too():
@@ -101,24 +37,6 @@ def test_an_exception_after_the_tools_end_ends_its_children_too():
         gone(running.pid)
         raise KeyError
     gone(child)
-
-
-def test_a_tool_whose_output_nobody_reads_on_fails_and_does_not_hang():
-    with pytest.raises(ToolError, match="killed by signal 13"), LOCAL.tool(["yes"], output=True) as running:
-        running.stdout.read(10)
-
-
-def test_tools_die_with_this_process():
-    code = """
-        import os, signal
-        from recovery.runners.local import LOCAL
-        with LOCAL.tool(["sh", "-c", "echo $$; exec sleep 600"], output=True) as running:
-            print(running.stdout.readline().decode(), flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-    """
-    done = run_python(code)
-    assert done.returncode == -signal.SIGKILL
-    gone(int(done.stdout))
 
 
 def test_open_files_do_not_pile_up():

@@ -11,7 +11,6 @@ from recovery.packs.artifact import members_below, read_listing
 from recovery.packs.content_index import read_rows, write_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack, read_members, seal
-from recovery.runners.local import LOCAL
 from recovery.sources import registry
 from recovery.sources.model import Dump
 from sandbox.servers import postgres_bin
@@ -44,7 +43,7 @@ def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
 
 def reader_of(component):
     """What reads the packs of a source like this one."""
-    return registry.reader(component.kind, LOCAL, [postgres_bin(18), postgres_bin(16)])
+    return registry.reader(component.kind, component.runner, [postgres_bin(18), postgres_bin(16)])
 
 
 def write_contents(component, folder: Path, artifact: str, packs: list[Pack]) -> None:

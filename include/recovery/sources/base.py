@@ -160,8 +160,9 @@ class Source(ABC):
     ability: ClassVar[str] = "be in a plan"
     """What a role makes it able to, for messages."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, runner: Runner) -> None:
         self.name = name
+        self.runner = runner
 
     @classmethod
     @abstractmethod

@@ -396,8 +396,7 @@ class Files(ByRename):
         elif below and not restore.only:
             yield Finding("refusal", f"In {self.root} something is mounted, which can't be renamed: {shortened(below)}.")
         elif below:
-            paths = [self.root / os.fsdecode(unit) for unit in units]
-            mounted = [reason for path in paths for reason in filesystem.mounts_in_the_way(path, self.root)]
+            mounted = [reason for unit in units for reason in filesystem.mounts_in_the_way(self.root / os.fsdecode(unit), self.root)]
             if mounted:
                 yield Finding("refusal", f"Not everything can be replaced: {shortened(mounted)}.")
 

@@ -80,7 +80,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         *,
         runner: Runner,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, runner)
         self._settings = settings
         self._endpoint = endpoint
         self._tools = ClientTools(runner, tools)

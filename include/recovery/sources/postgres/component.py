@@ -54,7 +54,7 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         *,
         runner: Runner,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, runner)
         self._settings = settings
         self._renamed = renamed or {}
         self._server = Server(endpoint, tools, runner)

@@ -82,9 +82,8 @@ class ByRename(Dumper, InPlaceRestorer):
     """Mode, as far as the umask lets it, of folders that have to be made and that no set knows."""
 
     def __init__(self, name: str, settings: TreeSettings, runner: Runner) -> None:
-        super().__init__(name)
+        super().__init__(name, runner)
         self.settings = settings
-        self.runner = runner
 
     @abstractmethod
     def walk(self) -> Walk:

@@ -1,0 +1,184 @@
+"""A source's tools run where its runner says, all of them, and nowhere else; where that can't be, nothing is begun."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import ToolError
+from recovery.plan.kinds.files import FilesSettings
+from recovery.sources.files.local import Files
+from sandbox.servers import Mongo as MongoServer
+from tests.support.local_restore import LocalRestore, back_up
+from tests.support.mongo_samples import mongo, series
+from tests.support.postgres_site import Site, texts
+from tests.support.processes import started
+from tests.support.runners import Recording
+
+SHOP = (
+    "CREATE SEQUENCE number START 7",
+    "CREATE TABLE customer (id int PRIMARY KEY, name text)",
+    "INSERT INTO customer SELECT n, 'c' || n FROM generate_series(1, 50) n",
+    "CREATE TABLE orders (id int PRIMARY KEY DEFAULT nextval('number'), customer int REFERENCES customer)",
+    "INSERT INTO orders (customer) SELECT n FROM generate_series(1, 50) n",
+)
+
+
+@pytest.fixture
+def site(postgres_server, tmp_path):
+    made = Site(postgres_server, tmp_path / "postgres", ("run_shop",), ("run_clerk",))
+    yield made
+    made.clean()
+
+
+@pytest.fixture(scope="module")
+def standalone(server_folder):
+    with MongoServer(server_folder / "mongo-runners", replica_set=False) as running:
+        yield running
+
+
+def went_around(runner, heard):
+    """The programs that were started, but not by the runner; those that make and read packs are always this worker's own."""
+    packs = [argv for argv in heard if Path(argv[0]).name == "tar" or argv[:3] == [sys.executable, "-m", "recovery.packs.decrypt_worker"]]
+    return [argv for argv in heard if argv not in runner.started and argv not in packs]
+
+
+def restored(component, restore):
+    assert [finding.text for finding in component.preflight(restore).findings if finding.level == "refusal"] == []
+    component.stage(restore)
+    assert component.prove(restore) == []
+    component.compare(restore)
+    component.switch(restore)
+    component.switch_back(restore)
+    component.discard(restore)
+
+
+def in_place(component, restore):
+    component.replace(restore)
+    assert component.prove(restore) == []
+    component.settle(restore)
+
+
+# Nothing goes around the runner -----------------------------------------------------------------------------------------
+
+
+def test_every_tool_of_postgresql_is_started_by_the_runner(site):
+    site.create("run_shop", *SHOP)
+    dumping, restoring, replacing, choosing = (Recording() for _ in range(4))
+
+    def component(runner):
+        return site.component("run_shop", schema_sql=True, runner=runner)
+
+    with started() as heard:
+        saved = site.back_up(component(dumping))
+        restored(component(restoring), site.restore(saved))
+        in_place(component(replacing), site.restore(saved, in_place=True))
+        restored(component(choosing), site.restore(saved, only=["run_shop.public.customer"]))
+    assert dumping.names == {"pg_dump", "pg_dumpall", "pg_restore"}
+    assert restoring.names == {"pg_restore", "psql"}
+    assert replacing.names == {"pg_restore", "psql"}
+    assert choosing.names == {"pg_restore", "psql", "pg_dump"}
+    everything = Recording()
+    everything.started = [argv for runner in (dumping, restoring, replacing, choosing) for argv in runner.started]
+    assert went_around(everything, heard) == []
+    assert {"pg_dump", "pg_dumpall", "pg_restore", "psql"} <= {Path(argv[0]).name for argv in heard}
+
+
+def test_every_tool_of_mongodb_is_started_by_the_runner(standalone, tmp_path):
+    runner = Recording()
+    component = mongo(standalone, "run_shop", runner=runner)
+    with standalone.client() as client:
+        client.run_shop.orders.insert_many([{"n": number} for number in range(50)])
+        client.run_shop.create_collection("last", capped=True, size=4096)
+        client.run_shop.last.insert_one({})
+        series(client.run_shop, "weather", 5)
+    with started() as heard:
+        saved = back_up(component, tmp_path / "set")
+        assert runner.names == {"mongodump"}
+        restored(component, LocalRestore(saved, tmp_path / "switch"))
+        in_place(component, LocalRestore(saved, tmp_path / "in place", in_place=True))
+    assert runner.names == {"mongodump", "mongorestore"}
+    assert went_around(runner, heard) == []
+    assert {"mongodump", "mongorestore"} <= {Path(argv[0]).name for argv in heard}
+
+
+def test_every_tool_of_a_folder_is_started_by_the_runner(tmp_path):
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live" / "file").write_text("saved")
+    runner = Recording()
+    component = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=runner)
+    with started() as heard:
+        restored(component, LocalRestore(back_up(component, tmp_path / "set"), tmp_path / "work"))
+    assert runner.names == {"rm"}
+    assert went_around(runner, heard) == []
+
+
+# Files that are elsewhere -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere():
+    return Recording(shares_files=False)
+
+
+REFUSED = "read and write files in this worker's folders, and where they would run these folders are not seen"
+
+
+def test_postgresql_refuses_files_that_are_elsewhere_before_anything_is_changed(site, elsewhere, tmp_path):
+    site.sql("postgres", "CREATE ROLE run_clerk")
+    site.create("run_shop", *SHOP, "GRANT SELECT ON customer TO run_clerk")
+    saved = site.back_up(site.component("run_shop"))
+    site.clean()
+    site.create("run_shop", "CREATE TABLE live ()")
+    was = site.number("run_shop"), site.databases(), site.own_roles()
+    component = site.component("run_shop", runner=elsewhere)
+    opened = []
+    (tmp_path / "dump").mkdir()
+    with pytest.raises(ToolError, match=REFUSED) as refused:
+        component.dump(tmp_path / "dump", lambda: opened.append(1))
+    assert "Let them run on the worker itself" in str(refused.value)
+    assert not refused.value.retryable
+    assert (opened, list((tmp_path / "dump").iterdir())) == ([], [])
+    for asked in ({}, {"only": ["run_shop.public.customer"]}):
+        restore = site.restore(saved, **asked)
+        assert REFUSED in texts(component, restore, "refusal")
+        with pytest.raises(ToolError, match=REFUSED):
+            component.stage(restore)
+    restore = site.restore(saved, in_place=True)
+    assert REFUSED in texts(component, restore, "refusal")
+    with pytest.raises(ToolError, match=REFUSED):
+        component.replace(restore)
+    assert restore.journalled("dropping") == []
+    assert (site.number("run_shop"), site.databases(), site.own_roles()) == was
+    assert elsewhere.started == []
+
+
+def test_mongodb_needs_shared_files_only_where_its_tools_run(mongo_server, standalone, elsewhere, tmp_path):
+    for server in (mongo_server, standalone):
+        with server.client() as client:
+            client.drop_database("run_away")
+            client.run_away.orders.insert_one({"n": 1})
+    saved = back_up(mongo(mongo_server, "run_away", runner=elsewhere), tmp_path / "snapshot")
+    with pytest.raises(ToolError, match=REFUSED):
+        back_up(mongo(standalone, "run_away", runner=elsewhere), tmp_path / "mongodump")
+    component = mongo(mongo_server, "run_away", runner=elsewhere)
+    restore = LocalRestore(saved, tmp_path / "work", in_place=True)
+    assert REFUSED in texts(component, restore, "refusal")
+    with pytest.raises(ToolError, match=REFUSED):
+        component.replace(restore)
+    assert restore.journalled("dropping") == []
+    with mongo_server.client() as client:
+        assert client.run_away.orders.count_documents({}) == 1
+        client.drop_database("run_away")
+    assert elsewhere.started == []
+
+
+def test_a_folder_is_not_restored_by_tools_that_do_not_see_it(elsewhere, tmp_path):
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live" / "file").write_text("saved")
+    component = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=elsewhere)
+    restore = LocalRestore(back_up(component, tmp_path / "set"), tmp_path / "work")
+    assert REFUSED in texts(component, restore, "refusal")
+    with pytest.raises(ToolError, match=REFUSED):
+        component.stage(restore)
+    assert [path.name for path in (tmp_path / "live").iterdir()] == ["file"]

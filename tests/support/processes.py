@@ -1,0 +1,51 @@
+"""Processes that must have ended, and those that this process starts."""
+
+import os
+import sys
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from sandbox.servers import wait_for
+
+_STARTING = {"subprocess.Popen": 1, "os.posix_spawn": 1, "os.exec": 1, "os.system": 0}
+"""Python's audit events for a new program, and where its command is among their arguments."""
+_watching: list[list[list[str]]] = []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits for its parent to look does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pid: int) -> None:
+    wait_for(f"process {pid} to end", lambda: not alive(pid), 10)
+
+
+@contextmanager
+def started():
+    """The command of every program that this process starts during a block, whoever starts it."""
+    _listen()
+    heard: list[list[str]] = []
+    _watching.append(heard)
+    try:
+        yield heard
+    finally:
+        _watching.remove(heard)
+
+
+@cache
+def _listen():
+    """Once for each process: it can't be taken back."""
+    sys.addaudithook(_hear)
+
+
+def _hear(event, args):
+    if event in _STARTING:
+        command = args[_STARTING[event]]
+        parts = [command] if isinstance(command, str | bytes) else command
+        for heard in _watching:
+            heard.append([os.fsdecode(part) for part in parts])
