@@ -227,7 +227,7 @@ def test_users_and_roles_are_brought_to_scratch_servers(whole):
             client.drilled.command("dropRole", "clerk")
     run = a_drill(whole)
     forward(run, "switch mongo.documents", Wish(by_hand=True, sources=("mongo.documents",)))
-    found = run.place.connect("scratch mongo.documents")
+    found = run.place.context.endpoint("scratch mongo.documents")
     with pymongo.MongoClient(found.host, found.port, username="carol", password="secret", authSource="drilled") as client:
         assert client.drilled.states.count_documents({}) == 300
     assert "Users and roles are not restored" not in run.findings().text

@@ -5,7 +5,9 @@ import shutil
 import pytest
 
 from recovery.drill import steps
-from recovery.restore import capacity, choose_set
+from recovery.restore import choose_set
+from recovery.restore.preflight_facts import Facts, disks
+from recovery.restore.preflight_rules import judge
 from recovery.sources.model import Preflight, Space
 from tests.support.small import Small
 
@@ -21,7 +23,9 @@ def run(tmp_path):
 
 def found(run, *spaces, work=0):
     report = Preflight("target", bytes_needed={str(run.folder): work}, second_copy=spaces)
-    return {(finding.level, finding.text) for finding in capacity.findings(run, {"files.uploads": report})}
+    there = disks(run.folder, [report])
+    facts = Facts(run.folder, run.plan, run.request(), run.manifest(), reports={"files.uploads": report}, disks=there)
+    return {(finding.level, finding.text) for finding in judge(facts)}
 
 
 def says(findings, level, *words):

@@ -143,7 +143,7 @@ def dies_before_it_drops(monkeypatch, run, source_id):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(safety_backup, "refuse_unsaved", dies)
+        patch.setattr(restore_steps, "refuse_unsaved", dies)
         with pytest.raises(Killed):
             restore_steps.switch(run, source_id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from recovery.common.errors import ApprovalError
 from recovery.common.files import write_atomically
 from recovery.common.units import now
+from recovery.crypto.signing import SigningKey
 from recovery.plan.field_types import LIVE, Gate
 from recovery.restore import source_view
 from recovery.restore.approvals import Approval, Question, check_person, digest, read_approval, read_question, write_signed
@@ -25,7 +26,7 @@ def show(run: RestoreRun, gate: Gate, text: str) -> None:
         run.gate_file(gate, ".md").parent.mkdir(exist_ok=True)
         run.gate_file(gate, ".json").unlink(missing_ok=True)
         write_atomically(run.gate_file(gate, ".md"), text.encode("utf-8", "surrogateescape"))
-        write_signed(run.gate_file(gate, ".asked.json"), question_now(run, gate), run.signing_key())
+        write_signed(run.gate_file(gate, ".asked.json"), question_now(run, gate), _key(run))
         run.journal.say(Step.ASKED, gate=gate)
 
 
@@ -39,7 +40,7 @@ def approve(run: RestoreRun, gate: Gate, person: str) -> None:
     with run.changing(f"gate-{gate}"):
         _refuse_rejected(run, gate)
         check_person(person, run.request().requester, run.plan.approvals)
-        key = run.signing_key()
+        key = _key(run)
         question = read_question(run.gate_file(gate, ".asked.json"), key.verify_key)
         if changed := question.changed(question_now(run, gate)):
             raise _approved_something_else(gate, person, changed)
@@ -115,6 +116,11 @@ def authorise(run: RestoreRun, gate: Gate, source_id: str | None = None) -> None
         same_target(run, source_id)
 
 
+def _key(run: RestoreRun) -> SigningKey:
+    """What approvals are signed with."""
+    return SigningKey.from_endpoint(run.context.endpoint(run.plan.approvals.signing or run.plan.signing))
+
+
 def _same_wish(run: RestoreRun) -> None:
     """Where nobody is asked, nothing may change behind preflight's back either."""
     found = run.findings()
@@ -125,7 +131,7 @@ def _same_wish(run: RestoreRun) -> None:
 
 
 def _check_approval(run: RestoreRun, gate: Gate) -> None:
-    approval = read_approval(run.gate_file(gate, ".json"), run.signing_key().verify_key)
+    approval = read_approval(run.gate_file(gate, ".json"), _key(run).verify_key)
     if changed := approval.question.changed(question_now(run, gate)):
         raise ApprovalError(
             f"Since {approval.approver} approved the gate {gate}, this changed: {', '.join(changed)}; the approval is void.",

@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,7 +25,6 @@ from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.common.files import locked, make_private, read_record
-from recovery.crypto.signing import SigningKey
 from recovery.destinations.base import Destination
 from recovery.plan.field_types import LIVE, Gate
 from recovery.restore.approvals import digest
@@ -40,8 +38,6 @@ from recovery.sources.base import Restorer
 from recovery.targets import scratch
 from recovery.targets.resolve import place_named
 from recovery.targets.target import Place
-
-log = logging.getLogger(__name__)
 
 
 class RestoreRun:
@@ -130,10 +126,6 @@ class RestoreRun:
         """What a gate showed (``.md``), or the approval that it became (``.json``)."""
         return self.folder / "gates" / f"{gate}{suffix}"
 
-    def signing_key(self) -> SigningKey:
-        """The key that signs approvals."""
-        return SigningKey.from_endpoint(self.context.endpoint(self.plan.approvals.signing or self.plan.signing))
-
     def holders(self) -> list[Destination]:
         """The destinations that have the chosen set, or the one that it is to be fetched from."""
         names = [name for name in self.journal.said(Step.CHOSEN)[-1].facts["destinations"] if name in self.plan.destinations]
@@ -143,10 +135,6 @@ class RestoreRun:
     def component(self, source_id: str) -> Restorer:
         """A source, as it is where this restore goes."""
         return self.place.source(source_id, Restorer)
-
-    def safe_places(self) -> list[Destination]:
-        """The destinations that have the safety set."""
-        return [self.context.destination(name) for name in self.journal.said(Step.SAFE)[-1].facts["destinations"]]
 
     @contextmanager
     def changing(self, what: str, *, forward: bool = True) -> Iterator[None]:

@@ -13,6 +13,7 @@ from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack
 from recovery.restore.session import RestoreRun
 from recovery.runs import active
+from recovery.runs.journal_steps import Step
 from recovery.sets.local_copy import FetchedSet
 from recovery.sources.read_packs import read_packs
 
@@ -156,4 +157,8 @@ def of(run: RestoreRun, source_id: str, *, whole: bool = False, before_drop: Cal
 
 def of_safety_set(run: RestoreRun, source_id: str) -> SourceRestore:
     """What a source gets to bring back, in place, what was live before."""
-    return SourceRestore(run, source_id, run.safety, run.safe_places, way_back=True)
+
+    def holders() -> list[Destination]:
+        return [run.context.destination(name) for name in run.journal.said(Step.SAFE)[-1].facts["destinations"]]
+
+    return SourceRestore(run, source_id, run.safety, holders, way_back=True)

@@ -10,10 +10,11 @@ import logging
 from functools import partial
 
 from recovery.common.errors import ProofError, RestoreError
+from recovery.common.wording import shortened
 from recovery.packs.content_diff import Difference
 from recovery.restore import answers, source_view
 from recovery.restore.checks import ask
-from recovery.restore.isolation import refuse_filled
+from recovery.restore.preflight_facts import occupied
 from recovery.restore.safety_backup import refuse_unsaved
 from recovery.restore.session import RestoreRun
 from recovery.restore.source_view import SourceRestore
@@ -122,13 +123,22 @@ def switch(run: RestoreRun, source_id: str) -> None:
         if run.in_place and not run.journal.said(Step.SAFE):
             raise RestoreError("There is no safety set of what is there; marking its task as success makes none.", "Trigger a new restore.")
         if not run.journal.said(Step.SWITCHING, source_id):
-            refuse_filled(run, source_id)
+            _refuse_filled(run, source_id)
         run.journal.say(Step.SWITCHING, source_id)
         if run.in_place:
             replace(run, source_id, source_view.of(run, source_id, before_drop=partial(refuse_unsaved, run, source_id)))
         else:
             run.component(source_id).switch(source_view.of(run, source_id))
         run.journal.say(Step.SWITCHED, source_id)
+
+
+def _refuse_filled(run: RestoreRun, source_id: str) -> None:
+    """Since preflight looked somebody may have put something into an empty target."""
+    if there := occupied(run, source_id):
+        raise RestoreError(
+            f"{source_id}: the target {run.place.name} was empty and is so no more: {shortened(there)}.",
+            f"Trigger a new restore, with {run.place.name} in overwrite if that may be set aside.",
+        )
 
 
 def replace(run: RestoreRun, source_id: str, what: SourceRestore) -> None:

@@ -1,0 +1,199 @@
+"""What preflight knows of a restore: asked once of servers, file systems, staging and the journal. Nothing is judged here."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
+from pathlib import Path
+
+from recovery.common.errors import RecoveryError
+from recovery.packs.content_diff import Change
+from recovery.plan.field_types import LIVE, SCRATCH
+from recovery.plan.loader import load_plans
+from recovery.plan.location import Landing, meet
+from recovery.plan.model import Plan
+from recovery.restore import source_view
+from recovery.restore.session import RestoreRun
+from recovery.runs import active
+from recovery.runs.journal_steps import Step
+from recovery.runs.restore_request import Request
+from recovery.sets.manifest import Manifest
+from recovery.sources.base import Restorer
+from recovery.sources.model import Preflight
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A location that two sources of a restore share."""
+
+    sources: tuple[str, str]
+    """In the order of restoring."""
+    location: Landing
+    """The inner one of their two locations."""
+    left_out: bool
+    """The source around it leaves it out: today's plan excludes it, and the set has nothing there."""
+    lost_folder: Path | None = None
+    """See :meth:`recovery.sources.base.Restorer.lost_folder` of the source around it."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The file system of a folder of this machine."""
+
+    device: int
+    free: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What preflight knows of a restore."""
+
+    folder: Path
+    """The restore's own, in staging."""
+    plan: Plan
+    request: Request
+    manifest: Manifest
+    """Of the chosen set."""
+    choice: Sequence[str] = ()
+    """What was said of the choice of the set."""
+    choice_warnings: Sequence[str] = ()
+    reports: Mapping[str, Preflight] = field(default_factory=dict)
+    """What each source says of itself, in the order of restoring."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Why a source could say nothing."""
+    locations: Mapping[str, Collection[Landing]] = field(default_factory=dict)
+    """What the restore would replace, by source: of those whose report refuses nothing, and not in a scratch place."""
+    live: Mapping[str, Collection[Landing]] = field(default_factory=dict)
+    """What is live, by the name of the plan that protects it; empty unless the restore goes to one of the plan's targets."""
+    silent: Sequence[str] = ()
+    """What could not be asked about that."""
+    occupied: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """See :func:`occupied`, by source; those that have something there."""
+    overlaps: Sequence[Overlap] = ()
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+    """By folder, for all that the restore and the reports name."""
+    others: Sequence[str] = ()
+    """Other restores and drills that have not ended, in words."""
+    changes: Mapping[str, Sequence[Change]] = field(default_factory=dict)
+    """See :func:`compare`."""
+
+    @property
+    def into_live(self) -> bool:
+        """Whether it goes into the system that the plan protects."""
+        return self.request.target == LIVE
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the live data is dropped and the set loaded in its place."""
+        return self.request.method == "in place"
+
+
+def gather(run: RestoreRun) -> Facts:
+    """Ask everything, but what a comparison would tell: that reads all of the data.
+
+    Raises:
+        RecoveryError: if a source gives a report, and then no answer.
+    """
+    request, chosen = run.request(), run.journal.said(Step.CHOSEN)[-1].facts
+    reports, failures = _reports(run, request.sources)
+    fit = [source_id for source_id, report in reports.items() if all(finding.level != "refusal" for finding in report.findings)]
+    live, silent = ({}, []) if request.target in {LIVE, SCRATCH} else _live(run, fit)
+    locations = {} if request.target == SCRATCH else {name: run.component(name).lands(source_view.of(run, name)) for name in fit}
+    return Facts(
+        folder=run.folder,
+        plan=run.plan,
+        request=request,
+        manifest=run.manifest(),
+        choice=chosen["facts"],
+        choice_warnings=chosen["warnings"],
+        reports=reports,
+        failures=failures,
+        locations=locations,
+        live=live,
+        silent=silent,
+        occupied={source_id: there for source_id in fit if (there := occupied(run, source_id))},
+        overlaps=list(_overlaps(run, locations)),
+        disks=disks(run.folder, reports.values()),
+        others=[str(other) for other in active.others(run.plan, run.folder)],
+    )
+
+
+def _reports(run: RestoreRun, sources: Iterable[str]) -> tuple[dict[str, Preflight], dict[str, str]]:
+    reports, failures = {}, {}
+    for source_id in sources:
+        log.info("preflight of %s", source_id)
+        try:
+            reports[source_id] = run.component(source_id).preflight(source_view.of(run, source_id))
+        except RecoveryError as error:
+            failures[source_id] = str(error)
+    return reports, failures
+
+
+def _live(run: RestoreRun, sources: Iterable[str]) -> tuple[dict[str, set[Landing]], list[str]]:
+    """All that is live of the kinds of some sources: what today's plan names, what the set has, and what other plans protect."""
+    families = {run.plan.source(source_id).family for source_id in sources}
+    plans = load_plans()
+    silent: list[str] = []
+    every = (run.plan, *(plan for plan in plans.good if plan.plan != run.plan.plan))
+    live = {plan.plan: _owned(run, plan, families, silent) for plan in every}
+    return live, silent + [f"the plan file {broken.path.name}" for broken in plans.broken]
+
+
+def _owned(run: RestoreRun, plan: Plan, families: Collection[str], silent: list[str]) -> set[Landing]:
+    found: set[Landing] = set()
+    own = plan is run.plan
+    for source_id in plan.source_ids:
+        if plan.source(source_id).family not in families:
+            continue
+        try:
+            component = replace(run.context, plan=plan).source(source_id, Restorer)
+            found |= component.owns()
+            if own and source_id in run.manifest().sources:
+                found |= component.lands(source_view.of(run, source_id, whole=True))
+        except (RecoveryError, OSError) as error:
+            log.warning("%s: %s", source_id, error)
+            silent.append(source_id if own else f"{source_id} of the plan {plan.plan}")
+    return found
+
+
+def occupied(run: RestoreRun, source_id: str) -> list[str]:
+    """What is already where a source goes, in words, if the target has to be empty: nobody said that it may be set aside."""
+    if run.request().target in {LIVE, SCRATCH, run.request().overwrite}:
+        return []
+    return list(run.component(source_id).occupied(source_view.of(run, source_id)).values())
+
+
+def _overlaps(run: RestoreRun, locations: Mapping[str, Collection[Landing]]) -> Iterator[Overlap]:
+    for one, other in combinations(locations, 2):
+        for mine, theirs in product(locations[one], locations[other]):
+            if meet(mine, theirs):
+                outer, inner = (one, theirs) if len(mine) < len(theirs) else (other, mine)
+                component = run.component(outer)
+                left_out = component.leaves_out(source_view.of(run, outer), inner)
+                yield Overlap((one, other), inner, left_out, component.lost_folder(inner))
+
+
+def disks(folder: Path, reports: Iterable[Preflight]) -> dict[str, Disk]:
+    """The file systems of a restore's folder, and of those that its sources' reports name."""
+    named = {str(folder)}
+    for report in reports:
+        named |= {*report.bytes_needed, *(space.folder for space in report.second_copy if space.folder is not None)}
+    return {path: Disk(Path(path).stat().st_dev, shutil.disk_usage(path).free) for path in named}
+
+
+def compare(run: RestoreRun) -> dict[str, list[Change]]:
+    """What the restore would change, source by source, if somebody wants to know. Reads all of it."""
+    request = run.request()
+    if not (request.compare or request.dry_run):
+        return {}
+    found = {}
+    for source_id in request.sources:
+        log.info("comparing %s with the set", source_id)
+        found[source_id] = run.component(source_id).compare(source_view.of(run, source_id))
+    return found
