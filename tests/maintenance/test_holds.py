@@ -2,13 +2,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from recovery.backup import finalize
 from recovery.common.errors import PlanError, RestoreUnderWay
 from recovery.crypto.signing import SigningKey
 from recovery.destinations import make_destination
 from recovery.maintenance.holds import release_holds
 from recovery.restore import choose_set, rollback
 from recovery.sets import records
+from recovery.sets.catalog import read_manifest
 from tests.support.small import Small, end, forward, to_gate
 
 
@@ -24,7 +24,7 @@ def holds(small, set_id):
     found = {}
     for name, settings in plan.destinations.items():
         destination = make_destination(name, settings, lambda connection: None)
-        manifest = finalize.read_manifest(destination, f"{plan.plan}/{set_id}", key)
+        manifest = read_manifest(destination, f"{plan.plan}/{set_id}", key)
         found[name] = [hold.why for hold in records.read_records(destination, manifest.path, key, manifest).holds]
     return found
 

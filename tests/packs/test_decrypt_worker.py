@@ -29,7 +29,7 @@ def helpers() -> list[int]:
     return [pid for pid in below(os.getpid()) if b"recovery.packs.decrypt_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def read(sealed, identities, meanwhile=lambda helper: None) -> int:
+def read(sealed, identities, meanwhile=lambda *helpers: None) -> int:
     """Read a pack, and do something to its helper after the first bytes; the length of what came."""
     path, pack = sealed
     with path.open("rb") as source, open_pack(source, pack, identities) as reader:
