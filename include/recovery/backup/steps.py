@@ -30,6 +30,7 @@ from recovery.plan.model import Plan
 from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
 from recovery.sets.layout import pack_path
+from recovery.sets.manifest import level_name
 from recovery.sources.base import Dumper, SetReader
 from recovery.sources.model import Dump
 from recovery.sources.read_packs import check_pack, read_packs
@@ -323,7 +324,10 @@ def verify(work: Work) -> None:
     write_record(work.folder / "verified.json", Verified(level=level, counts=counts, changed=tuple(changed[:1000])))
     raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
     seconds = time.monotonic() - started
-    log.info("%s: %s proven %s in %s, %s records", work.source_id, human_size(raw), level, human_duration(seconds), sum(counts.values()))
+    log.info(
+        "%s: %s proven in %s, level %s, %s records",
+        work.source_id, human_size(raw), human_duration(seconds), level_name(level), sum(counts.values()),
+    )  # fmt: skip
 
 
 def _contents(work: Work, reader: SetReader, artifact: str, packs: Iterable[Pack], identity: Identity | None) -> Iterator[Row]:
