@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 from recovery.backup import steps
+from recovery.common.progress import Progress
 from recovery.common.units import now
 from recovery.crypto.key_kit import create_keys
 from recovery.crypto.recipients import parse_identity
 from recovery.crypto.signing import SigningKey
-from recovery.destinations.base import Progress
 from recovery.destinations.folder import Folder
 from recovery.sets.find_sets import Unchecked, find_sets, pick
 from recovery.sets.key_ring import KeyRing
@@ -63,7 +63,6 @@ class Told(Progress):
 
     def __init__(self, what, total):
         super().__init__(what, total)
-        self.total = total
         Told.made = (*Told.made, self)
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from recovery.backup.loss_check import noting, refuse_lost
 from recovery.common.errors import SourceError
 from recovery.common.files import check_space, fsync_folder, read_record, write_atomically, write_record, written_in
+from recovery.common.progress import Pace
 from recovery.common.units import human_duration, human_size
 from recovery.packs.artifact import Artifact, Member, members_below, read_listing
 from recovery.packs.content_index import Row, read_rows, row_file, write_rows
@@ -207,11 +208,11 @@ def _wait_for_snapshots(work: Work) -> None:
     """A file that a database row names must not be missing from the scan: so the scan begins after the snapshots."""
     databases = [source_id for source_id in work.staged.run().sources if work.plan.source(source_id).snapshot]
     deadline = time.monotonic() + WAIT_FOR_SNAPSHOTS
-    said: tuple[list[str], float] = ([], 0.0)
+    pace, said = Pace(SAY_EVERY), list[str]()
     while (waiting := [source_id for source_id in databases if not _told(work.staged.source(source_id))]) and time.monotonic() < deadline:
-        if said[0] != waiting or time.monotonic() - said[1] > SAY_EVERY:
+        if pace.due() or said != waiting:
             log.info("the scan begins when the snapshots are open: waiting for %s", ", ".join(waiting))
-            said = (waiting, time.monotonic())
+            said = waiting
         time.sleep(min(1.0, WAIT_FOR_SNAPSHOTS))
     if waiting:
         log.warning("%s did not open a snapshot in %s; the scan begins without", ", ".join(waiting), human_duration(WAIT_FOR_SNAPSHOTS))

@@ -18,7 +18,8 @@ import zstandard
 
 from recovery.common.errors import ArtifactError, DestinationError, RecoveryError, RestoreError
 from recovery.common.files import write_atomically
-from recovery.destinations.base import Destination, Progress
+from recovery.common.progress import Progress
+from recovery.destinations.base import Destination
 from recovery.packs.content_index import Row, write_rows
 from recovery.packs.pack import Identity, Pack, safe_name
 from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from recovery.common.errors import ArtifactError, RecoveryError
+from recovery.common.progress import Progress
 from recovery.common.units import now
-from recovery.destinations.base import Destination, Missing, Progress, TooLarge
+from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.sets.find_sets import Found
 from recovery.sets.key_ring import KeyRing
 from recovery.sets.layout import MANIFEST_FILE, RECORDS_FOLDER, SIGNATURE_FILE

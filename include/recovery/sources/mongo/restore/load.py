@@ -30,7 +30,7 @@ from recovery.sources.mongo.catalog import (
 )
 from recovery.sources.mongo.client import Client, ClientTools, tool_config
 from recovery.sources.mongo.raw_bson import digest
-from recovery.sources.mongo.snapshot import MAJORITY, Progress, in_threads, raw_batches
+from recovery.sources.mongo.snapshot import MAJORITY, CollectionsProgress, in_threads, raw_batches
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def in_order(views: Sequence[Namespace]) -> Iterator[Namespace]:
 
 def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -> dict[tuple[str, str], Facts]:
     """``count``, ``digest`` and ``bytes`` of collections, given as ``(database, name)``, by the code that reads dumps."""
-    progress = Progress("proving", len(places))
+    progress = CollectionsProgress("proving", len(places))
     found: dict[tuple[str, str], Facts] = {}
 
     def prove(place: tuple[str, str]) -> Callable[[Event], None]:

@@ -15,11 +15,12 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import RestoreError
+from recovery.common.progress import telling
 from recovery.common.units import human_size
 from recovery.sources.base import Restore
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import create_roles
-from recovery.sources.postgres.client import Connection, Server, in_words, telling
+from recovery.sources.postgres.client import Connection, Server, in_words
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Target
 

@@ -15,13 +15,14 @@ from psycopg.sql import SQL
 
 from recovery.common.errors import SourceError, SourceUnreachable
 from recovery.common.files import check_space, folder_size
+from recovery.common.progress import telling
 from recovery.common.units import human_size
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_index import RecordDigest, Row, read_rows, write_rows
 from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.client import Connection, Server, codec, in_words, telling
+from recovery.sources.postgres.client import Connection, Server, codec, in_words
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.dump import archive
 
