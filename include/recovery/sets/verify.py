@@ -14,6 +14,7 @@ from enum import Enum
 from recovery.common.errors import ArtifactError, RecoveryError
 from recovery.common.progress import Progress
 from recovery.common.units import now
+from recovery.common.wording import shortened
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.sets.find_sets import Found
 from recovery.sets.key_ring import KeyRing
@@ -136,8 +137,7 @@ def _look_beside(destination: Destination, manifest: Manifest, files: Collection
     names = (entry.key.removeprefix(f"{manifest.path}/") for entry in destination.list(f"{manifest.path}/"))
     strangers = sorted(name for name in names if name not in known and not name.startswith(f"{RECORDS_FOLDER}/"))
     if strangers:
-        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
-        result.notes.append(f"beside it lies what is no part of it: {', '.join(strangers[:5])}{more}")
+        result.notes.append(f"beside it lies what is no part of it: {shortened(strangers, at_most=5)}")
 
 
 class _Reading:
