@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from recovery.backup.loss_check import noting, refuse_lost
 from recovery.common.errors import SourceError
-from recovery.common.files import check_space, fsync_folder, read_record, write_atomically, write_record, written_in
+from recovery.common.files import check_space, empty_folder, fsync_folder, read_record, write_atomically, write_record, written_in
 from recovery.common.progress import Pace
 from recovery.common.units import human_duration, human_size
 from recovery.packs.artifact import Artifact, Member, members_below, read_listing
@@ -150,8 +150,7 @@ def dump(work: Work) -> None:
         return
     started = time.monotonic()
     with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
-        shutil.rmtree(work.dump_folder, ignore_errors=True)
-        work.dump_folder.mkdir(parents=True)
+        empty_folder(work.dump_folder)
         if not work.plan.source(work.source_id).snapshot:
             _wait_for_snapshots(work)
         made = work.source().dump(work.dump_folder, lambda: _mark(work, "opened"))
@@ -233,8 +232,7 @@ def compress(work: Work) -> None:
     made = work.dump_record()
     if not (work.folder / "sealed.json").exists():
         with written_in(work.pack_folder), _removed_on_failure(work.pack_folder):
-            shutil.rmtree(work.pack_folder, ignore_errors=True)
-            work.pack_folder.mkdir(parents=True)
+            empty_folder(work.pack_folder)
             check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts), f"packing {work.source_id}")
             write_record(work.folder / "sealed.json", _seal_all(work, made))
     for artifact in made.artifacts:

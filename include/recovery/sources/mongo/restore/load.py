@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -246,11 +245,3 @@ def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -
     in_threads(jobs, [prove(place) for place in places])
     progress.finish()
     return found
-
-
-def afresh(folder: Path) -> Path:
-    """An empty folder, whatever an earlier attempt left there."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return folder
