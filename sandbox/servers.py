@@ -8,14 +8,13 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +27,7 @@ import pymongo.errors
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from recovery.runners import local_server
 from sandbox import toolchain
 
 _libc = ctypes.CDLL(None)
@@ -35,18 +35,11 @@ _taken: set[int] = set()
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on, below the ephemeral range, where a closed connection could hold it."""
-    while True:
-        port = 10000 + secrets.randbelow(20000)
-        if port in _taken:
-            continue
-        with closing(socket.socket()) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _taken.add(port)
-        return port
+    """A loopback port nobody listens on, and no other server of this process was given: it may not listen yet."""
+    while (port := local_server.free_port()) in _taken:
+        pass
+    _taken.add(port)
+    return port
 
 
 def unprivileged() -> tuple[int, int] | None:
