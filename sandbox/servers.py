@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import pwd
 import secrets
@@ -247,8 +248,6 @@ class S3(Server):
 
     def prepare(self) -> None:
         """Write the keys where the server reads them."""
-        import json
-
         keys = {"accessKey": self.access_key, "secretKey": self.secret_key}
         identity = {"name": "admin", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
