@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,7 @@ import pymongo.errors
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from recovery.runners import local_server
 from sandbox import toolchain
 
 _libc = ctypes.CDLL(None)
@@ -36,18 +37,11 @@ _taken: set[int] = set()
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on, below the ephemeral range, where a closed connection could hold it."""
-    while True:
-        port = 10000 + secrets.randbelow(20000)
-        if port in _taken:
-            continue
-        with closing(socket.socket()) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _taken.add(port)
-        return port
+    """A loopback port nobody listens on, and no other server of this process was given: it may not listen yet."""
+    while (port := local_server.free_port()) in _taken:
+        pass
+    _taken.add(port)
+    return port
 
 
 def unprivileged() -> tuple[int, int] | None:
@@ -255,8 +249,6 @@ class S3(Server):
 
     def prepare(self) -> None:
         """Write the keys where the server reads them."""
-        import json
-
         keys = {"accessKey": self.access_key, "secretKey": self.secret_key}
         identity = {"name": "admin", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))

@@ -106,9 +106,9 @@ def test_what_the_image_copies_exists_and_gets_past_dockerignore():
 
 
 def test_the_executor_and_the_auth_manager_can_be_loaded():
-    from airflow.providers.celery.executors.celery_executor import CeleryExecutor
+    from airflow.providers.celery.executors.celery_executor import CeleryExecutor  # noqa: PLC0415 - loading it is what is tested
 
-    from recovery.airflow.auth_manager import FabAuthManagerByName
+    from recovery.airflow.auth_manager import FabAuthManagerByName  # noqa: PLC0415
 
     environment = SERVICES["scheduler"]["environment"]
     assert environment["AIRFLOW__CORE__EXECUTOR"] == CeleryExecutor.__name__

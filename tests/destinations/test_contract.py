@@ -3,6 +3,7 @@
 import hashlib
 import io
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -127,8 +128,6 @@ def test_what_is_being_read_can_be_swept_around(destination, tmp_path):
 
 
 def test_two_writers_of_one_key_leave_one_whole_object(destination, tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
-
     data = [secrets.token_bytes(2 * MIB) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda each: send(destination, tmp_path, "a", each), data))

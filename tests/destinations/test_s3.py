@@ -1,5 +1,6 @@
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import boto3
@@ -168,8 +169,6 @@ def test_what_a_server_refuses_is_said_with_what_to_do(destination, file, code, 
 
 
 def test_more_than_a_thousand_objects_are_listed_and_deleted(destination):
-    from concurrent.futures import ThreadPoolExecutor
-
     client = destination._client
     with ThreadPoolExecutor(8) as pool:
         list(

@@ -191,7 +191,7 @@ def whole_and_part(play):
         assert (made.complete, made.note, made.hold, made.run_id) == (True, "before the move", True, play.run_id)
     assert play.staged == []
     assert play.pings == 1
-    assert "proven decoded" in play.words("files_uploads.verify")
+    assert "level content" in play.words("files_uploads.verify")
     play.trigger(sources=["config.settings"]).ended("success")
     part = play.sets()[-1]
     assert (part.complete, list(part.sources)) == (False, ["config.settings"])

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -182,8 +183,6 @@ def test_an_unreadable_member_fails(tree, tmp_path, live):
 
 
 def test_a_socket_is_not_silently_left_out(tmp_path):
-    import socket
-
     (tmp_path / "root").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "root" / "s"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from recovery.common.errors import ApprovalError, RestoreError, ToolError
-from recovery.restore import answers, rollback, steps
+from recovery.restore import answers, choose_set, rollback, steps
 from recovery.restore.gate_texts import gate_text
 from recovery.restore.report import write
 from tests.support.small import Small, end, forward, to_gate
@@ -169,8 +169,6 @@ def test_services_that_a_kill_left_down_are_started_when_the_restored_system_sta
 
 
 def test_a_restore_that_was_refused_at_its_start_can_not_be_begun_again(started):
-    from recovery.restore import choose_set
-
     small, run = started
     assert "No set was chosen" in ended(run)
     with pytest.raises(RestoreError, match="has ended"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.airflow import Airflow
-from sandbox.person import Refused
+from sandbox.person import Person, Refused
 from sandbox.servers import wait_for
 
 pytestmark = pytest.mark.airflow
@@ -98,8 +98,6 @@ def test_connections_that_can_be_changed(airflow):
 
 
 def test_a_wrong_password_and_a_dag_that_is_not_there(airflow):
-    from sandbox.person import Person
-
     with pytest.raises(Refused) as refused:
         Person(airflow.url, "operator", "guess")
     assert refused.value.status == 401

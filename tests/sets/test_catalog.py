@@ -189,7 +189,7 @@ def test_a_named_set_is_taken_at_any_age():
 def test_a_named_set_that_is_not_good_is_taken_with_a_warning_that_says_why():
     made = manifest(NOW, missing={"files.uploads": "it does not answer."}, sources={"postgres.main": source(level="stored")})
     choice = take(catalog_of(made), made.set_id)
-    words = "files.uploads is missing (it does not answer); it was verified to stored, good is decoded"
+    words = "files.uploads is missing (it does not answer); it was verified to the level checksum, the plan asks for content"
     assert any(words in warning for warning in choice.warnings)
 
 

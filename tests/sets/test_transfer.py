@@ -96,15 +96,15 @@ def test_another_manifest_under_the_same_id_is_never_overwritten(destination, tm
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from recovery.destinations import base
+    from recovery.common.progress import Progress
     from recovery.sets.transfer import upload_set
     folder, limit = Path(sys.argv[1]), int(sys.argv[2])
-    add = base.Progress.add
+    add = Progress.add
     def count_and_die(self, count):
         add(self, count)
         if self.done >= limit:
             os.kill(os.getpid(), signal.SIGKILL)
-    base.Progress.add = count_and_die
+    Progress.add = count_and_die
     {destination}
     upload_set(folder, destination)
 """

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from functools import partial
+from collections.abc import Collection
 
 from recovery.backup.stored import manifests, not_stored
 from recovery.common.errors import HookError, StagingError
-from recovery.plan.hooks import Hook
 from recovery.runs.context import PlanContext
-from recovery.runs.hooks import NEXT_STEP, hook_fault, run_all, run_hook
-
-
-def _faults(hooks: Iterable[tuple[str, Hook]], context: PlanContext) -> list[str]:
-    """Run all hooks, whatever becomes of each; what failed, in sentences."""
-    faults = []
-    for key, hook in hooks:
-        if fault := hook_fault(key, hook, partial(run_hook, key, hook, context)):
-            faults.append(fault)
-    return faults
+from recovery.runs.hooks import NEXT_STEP, hook_faults, name_of, run_all, run_hook
 
 
 def before_backup(context: PlanContext) -> None:
@@ -39,9 +28,14 @@ def after_backup(context: PlanContext, set_id: str, sources: Collection[str], fa
     """
     lacking = list(not_stored(manifests(context, set_id), set_id, sources).values())
     hooks = context.plan.hooks.of("after_backup") + (context.plan.hooks.of("after_failed_backup") if lacking else [])
-    faults = _faults(hooks, context)
+    faults = hook_faults()
+    for key, hook in hooks:
+        with faults.noted(name_of(key, hook)):
+            run_hook(key, hook, context)
     if lacking or failed:
         tasks = [f"These tasks failed: {', '.join(sorted(failed))}."] if failed else []
-        raise StagingError(" ".join(["The backup did not succeed.", *lacking, *tasks, *faults]), "Look at the first task that failed.")
+        raise StagingError(
+            " ".join(["The backup did not succeed.", *lacking, *tasks, *faults.sentences]), "Look at the first task that failed."
+        )
     if faults:
-        raise HookError(" ".join(faults), NEXT_STEP)
+        raise HookError(" ".join(faults.sentences), NEXT_STEP)

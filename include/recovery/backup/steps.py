@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict
 
 from recovery.backup.loss_check import noting, refuse_lost
 from recovery.common.errors import SourceError
-from recovery.common.files import check_space, fsync_folder, read_record, write_atomically, write_record, written_in
+from recovery.common.files import check_space, empty_folder, fsync_folder, read_record, write_atomically, write_record, written_in
+from recovery.common.progress import Pace
 from recovery.common.units import human_duration, human_size
 from recovery.packs.artifact import Artifact, Member, members_below, read_listing
 from recovery.packs.content_index import Row, read_rows, row_file, write_rows
@@ -30,6 +31,7 @@ from recovery.plan.model import Plan
 from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
 from recovery.sets.layout import pack_path
+from recovery.sets.manifest import level_name
 from recovery.sources.base import Dumper, SetReader
 from recovery.sources.model import Dump
 from recovery.sources.read_packs import check_pack, read_packs
@@ -148,8 +150,7 @@ def dump(work: Work) -> None:
         return
     started = time.monotonic()
     with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
-        shutil.rmtree(work.dump_folder, ignore_errors=True)
-        work.dump_folder.mkdir(parents=True)
+        empty_folder(work.dump_folder)
         if not work.plan.source(work.source_id).snapshot:
             _wait_for_snapshots(work)
         made = work.source().dump(work.dump_folder, lambda: _mark(work, "opened"))
@@ -206,11 +207,11 @@ def _wait_for_snapshots(work: Work) -> None:
     """A file that a database row names must not be missing from the scan: so the scan begins after the snapshots."""
     databases = [source_id for source_id in work.staged.run().sources if work.plan.source(source_id).snapshot]
     deadline = time.monotonic() + WAIT_FOR_SNAPSHOTS
-    said: tuple[list[str], float] = ([], 0.0)
+    pace, said = Pace(SAY_EVERY), list[str]()
     while (waiting := [source_id for source_id in databases if not _told(work.staged.source(source_id))]) and time.monotonic() < deadline:
-        if said[0] != waiting or time.monotonic() - said[1] > SAY_EVERY:
+        if pace.due() or said != waiting:
             log.info("the scan begins when the snapshots are open: waiting for %s", ", ".join(waiting))
-            said = (waiting, time.monotonic())
+            said = waiting
         time.sleep(min(1.0, WAIT_FOR_SNAPSHOTS))
     if waiting:
         log.warning("%s did not open a snapshot in %s; the scan begins without", ", ".join(waiting), human_duration(WAIT_FOR_SNAPSHOTS))
@@ -231,8 +232,7 @@ def compress(work: Work) -> None:
     made = work.dump_record()
     if not (work.folder / "sealed.json").exists():
         with written_in(work.pack_folder), _removed_on_failure(work.pack_folder):
-            shutil.rmtree(work.pack_folder, ignore_errors=True)
-            work.pack_folder.mkdir(parents=True)
+            empty_folder(work.pack_folder)
             check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts), f"packing {work.source_id}")
             write_record(work.folder / "sealed.json", _seal_all(work, made))
     for artifact in made.artifacts:
@@ -323,7 +323,10 @@ def verify(work: Work) -> None:
     write_record(work.folder / "verified.json", Verified(level=level, counts=counts, changed=tuple(changed[:1000])))
     raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
     seconds = time.monotonic() - started
-    log.info("%s: %s proven %s in %s, %s records", work.source_id, human_size(raw), level, human_duration(seconds), sum(counts.values()))
+    log.info(
+        "%s: %s proven in %s, level %s, %s records",
+        work.source_id, human_size(raw), human_duration(seconds), level_name(level), sum(counts.values()),
+    )  # fmt: skip
 
 
 def _contents(work: Work, reader: SetReader, artifact: str, packs: Iterable[Pack], identity: Identity | None) -> Iterator[Row]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,48 @@ from typing import Any
 import pyrage
 
 from recovery.cli.place import open_place
-from recovery.common.errors import KeyMaterialError
+from recovery.common.errors import DestinationError, KeyMaterialError
 from recovery.crypto.recipients import IDENTITY_FILE
-from recovery.crypto.signing import VerifyKey
+from recovery.crypto.signing import PUBLIC_FILE, VerifyKey
+from recovery.destinations.base import Destination
 from recovery.sets.find_sets import Unchecked
-from recovery.sets.key_ring import Kit
+from recovery.sets.key_ring import KeyRing
+
+NOT_CHECKED = (
+    "SIGNATURES NOT CHECKED: whoever can write there may have made or changed these sets."
+    f" Give --public-key {PUBLIC_FILE} of the recovery kit."
+)
+NOT_READ = f"CONTENTS NOT READ: only sizes and SHA-256 were compared. Give --identity {IDENTITY_FILE} of the recovery kit."
+
+_KEYS = "Instead of a Connection, boto3 is asked here: the AWS_ variables of the environment, ~/.aws, --endpoint-url."
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A place with sets, and the keys that were given."""
+
+    place: Destination
+    keys: KeyRing
+    plan: str | None = None
+    """Look at this plan's sets only."""
+
+    def facts(self) -> dict[str, Any]:
+        """What each command's JSON begins with."""
+        return {"place": self.place.describe(), "signatures": "checked" if self.keys.checked else "NOT CHECKED"}
+
+    def heading(self) -> list[str]:
+        """What each command's text begins with."""
+        return [] if self.keys.checked else [NOT_CHECKED, ""]
+
+    @contextmanager
+    def words(self) -> Iterator[None]:
+        """A bucket's errors speak of Connections; here there are none."""
+        try:
+            yield
+        except DestinationError as error:
+            if not self.place.describe().startswith("s3://"):
+                raise
+            raise DestinationError(error.what, f"{error.next_step} {_KEYS}") from error
 
 
 @dataclass(frozen=True)
@@ -37,7 +75,7 @@ def open_kit(place: str, endpoint_url: str | None, public_key: Path | None, iden
     """
     key = VerifyKey.from_pem(_text(public_key)) if public_key else Unchecked()
     identities = _identities(identity) if identity else []
-    return Kit(open_place(place, endpoint_url), key, identities, plan)
+    return Kit(open_place(place, endpoint_url), KeyRing(key, identities), plan)
 
 
 def _text(path: Path) -> str:

@@ -22,8 +22,7 @@ from recovery.cli.text import Lines, escaped, indented
 from recovery.common.errors import PlanError, RecoveryError
 
 if TYPE_CHECKING:
-    from recovery.cli.kit import Answer
-    from recovery.sets.key_ring import Kit
+    from recovery.cli.kit import Answer, Kit
 
 _USER_ERROR = 2
 _DEFECT = 3
@@ -91,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_sets(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sets = areas.add_parser("sets", help="the sets of a folder or bucket, newest first; needs no plan and no Airflow")
     show = areas.add_parser("show", help="what one set has")
-    verify = areas.add_parser("verify", help="read sets to the last byte; exit status 0 good, 1 bad, 2 neither")
+    verify = areas.add_parser("verify", help="read sets to the last byte; exit status 0 valid, 1 invalid, 2 neither")
     for command in (sets, show, verify):
         command.add_argument("place", metavar="PLACE", help="a destination's folder, a plan's or a set's in it, or s3://bucket/prefix")
         command.add_argument("--public-key", type=Path, metavar="public.pem", help="checks signatures; without, they are NOT CHECKED")

@@ -7,12 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from recovery.cli.kit import Answer
+from recovery.cli.kit import Answer, Kit
 from recovery.common.errors import DestinationError
 from recovery.common.units import human_duration, human_size, iso, now
 from recovery.sets.find_sets import Found, find_sets, remarks
-from recovery.sets.key_ring import Kit
-from recovery.sets.manifest import Manifest
+from recovery.sets.manifest import Manifest, level_name
 from recovery.sets.records import Record, Records, read_records
 
 _COLUMNS = ("set", "plan", "age", "complete", "level", "size", "held", "last proof", "sources")
@@ -25,7 +24,7 @@ def sets(kit: Kit) -> Answer:
     Raises:
         DestinationError: if the place can't be read.
     """
-    found = find_sets(kit.place, kit.key, kit.plan)
+    found = find_sets(kit.place, kit.keys.public, kit.plan)
     with ThreadPoolExecutor(_THREADS) as pool:
         described = list(pool.map(lambda each: _describe(kit, each), found))
     rows = [each.row for each in described if each.row]
@@ -58,7 +57,7 @@ def _describe(kit: Kit, found: Found) -> _Described:
     if found.manifest is None:
         return _Described(findings=[found.fault] * (found.state == "bad"), unread=[found.fault] * (found.state == "unable"))
     try:
-        records = read_records(found.destination, found.manifest.path, kit.key, found.manifest)
+        records = read_records(found.destination, found.manifest.path, kit.keys.public, found.manifest)
     except DestinationError as error:
         return _Described(_row(found.manifest, None), unread=[f"The records of {found.manifest.set_id}: {error}"])
     return _Described(_row(found.manifest, records), records.findings)
@@ -107,7 +106,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["plan"],
         human_duration(row["age_seconds"]),
         ("yes" if row["complete"] else lacks) + (", safety" if row["safety"] else ""),
-        row["level"],
+        level_name(row["level"]),
         human_size(row["bytes"]),
         held,
         row["last_proof"][:16] if row["last_proof"] else "part" if row["last_proof_of_any_part"] else "never",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recovery.cli.kit import Answer
+from recovery.cli.kit import Answer, Kit
 from recovery.common.errors import DestinationError, ManifestError
 from recovery.common.units import human_duration, human_size, iso, now
 from recovery.sets.catalog import LATEST
 from recovery.sets.find_sets import find_sets, pick
-from recovery.sets.key_ring import Kit
-from recovery.sets.manifest import Manifest, SourceEntry, StoredPack
+from recovery.sets.manifest import Manifest, SourceEntry, StoredPack, level_name
 from recovery.sets.open_set import opened, packs_of
 from recovery.sets.records import Records, read_records
 
@@ -26,7 +25,7 @@ def show(kit: Kit, wanted: str | None) -> Answer:
         DestinationError: if its manifest can't be read.
         RecoveryError: if it can't be read, or the identity does not open it.
     """
-    there = find_sets(kit.place, kit.key, kit.plan)
+    there = find_sets(kit.place, kit.keys.public, kit.plan)
     found = pick(there, wanted)
     if found.state == "unable":
         raise DestinationError(found.fault, "Remove the cause; the set may be right.")
@@ -34,11 +33,11 @@ def show(kit: Kit, wanted: str | None) -> Answer:
         raise ManifestError(found.fault, "Take the set from another destination.")
     manifest = found.manifest
     packs = packs_of(found, manifest)
-    records = read_records(found.destination, manifest.path, kit.key, manifest)
+    records = read_records(found.destination, manifest.path, kit.keys.public, manifest)
     doubtful = [each.fault for each in there if each.doubtful] if wanted == LATEST else []
     contents: Contents | None = None
-    if kit.identities:
-        with opened(found, manifest, kit.identity(manifest)) as inside:
+    if kit.keys.identities:
+        with opened(found, manifest, kit.keys.identity(manifest)) as inside:
             contents = inside.counts()
     facts = kit.facts() | {
         "set": manifest.model_dump(mode="json"),
@@ -70,7 +69,7 @@ def _set(manifest: Manifest, records: Records) -> list[str]:
 
 def _source(source: str, entry: SourceEntry, packs: Sequence[StoredPack], contents: dict[str, dict[str, int]] | None) -> list[str]:
     versions = "".join(f", {name} {version}" for name, version in entry.versions.items())
-    lines = ["", f"{source}: {entry.level}, {entry.consistency} of {iso(entry.point.opened)}{versions}"]
+    lines = ["", f"{source}: {level_name(entry.level)}, {entry.consistency} of {iso(entry.point.opened)}{versions}"]
     lines += [f"  ! {warning}" for warning in entry.warnings]
     for artifact in dict.fromkeys(pack.artifact for pack in packs):
         own = [pack for pack in packs if pack.artifact == artifact]

@@ -1,32 +1,28 @@
-"""``verify``: whether a set is genuine and whole, read from its first byte to its last."""
+"""``verify``: whether sets are genuine and whole, as lines and an exit status."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import threading
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
-from recovery.cli.kit import Answer
-from recovery.common.errors import ArtifactError, PlanError
-from recovery.common.units import human_duration, human_size, now
-from recovery.destinations.base import Destination, Progress
+from recovery.cli.kit import NOT_READ, Answer, Kit
+from recovery.common.errors import PlanError
+from recovery.common.units import human_duration, human_size
 from recovery.sets.catalog import LATEST
 from recovery.sets.find_sets import Found, find_sets, latest, pick, remarks
-from recovery.sets.key_ring import NOT_READ, Kit
-from recovery.sets.layout import MANIFEST_FILE, RECORDS_FOLDER, SIGNATURE_FILE
-from recovery.sets.manifest import File, Manifest, StoredPack, set_files
-from recovery.sets.open_set import Opened, opened, packs_of
-from recovery.sets.records import read_records
-from recovery.sets.verify import Verdict
+from recovery.sets.verify import VerificationResult, VerificationStatus, verify_set
 
-log = logging.getLogger(__name__)
-
-_CHUNK = 1 << 20
 _SHOWN = 50
+_WRONG, _UNKNOWN = 1, 2
+_EXIT = {
+    VerificationStatus.VALID: 0,
+    VerificationStatus.INVALID: _WRONG,
+    VerificationStatus.PERHAPS_NOT_GENUINE: _WRONG,
+    VerificationStatus.NOT_FULLY_VERIFIED: _UNKNOWN,
+    VerificationStatus.NOT_COMPLETE: _UNKNOWN,
+    VerificationStatus.CONTENTS_NOT_READ: _UNKNOWN,
+}
 
 
 def verify(kit: Kit, wanted: str | None, everything: bool) -> Answer:
@@ -38,21 +34,26 @@ def verify(kit: Kit, wanted: str | None, everything: bool) -> Answer:
         PlanError: if there is no such set.
         DestinationError: if the place can't be read.
     """
-    found = find_sets(kit.place, kit.key, kit.plan)
+    found = find_sets(kit.place, kit.keys.public, kit.plan)
     unfinished = [each.fault for each in found if each.state == "unfinished"]
     odd = remarks(found)
-    verdicts = [_verdict(kit, each) for each in _chosen(kit, found, wanted, everything)]
+    results = [verify_set(each, kit.keys) for each in _chosen(kit, found, wanted, everything)]
     facts = kit.facts() | {
-        "contents": "read" if kit.identities else "NOT READ",
-        "sets": [asdict(verdict) | {"good": kit.checked and not verdict.status} for verdict in verdicts],
+        "contents": "read" if kit.keys.identities else "NOT READ",
+        "sets": [_facts(result) for result in results],
         "unfinished": unfinished,
         "remarks": odd,
     }
-    lines = [line for verdict in verdicts for line in _words(verdict, kit.checked)] + [f"note: {each}" for each in (*unfinished, *odd)]
-    lines += [] if kit.identities else ["", NOT_READ]
-    lines += [] if kit.checked else ["", *kit.heading()]
-    statuses = {verdict.status for verdict in verdicts} | (set() if kit.checked else {1})
-    return Answer(facts, lines, 1 if 1 in statuses else max(statuses))
+    lines = [line for result in results for line in _words(result)] + [f"note: {each}" for each in (*unfinished, *odd)]
+    lines += [] if kit.keys.identities else ["", NOT_READ]
+    lines += [] if kit.keys.checked else ["", *kit.heading()]
+    return Answer(facts, lines, _exit_status(results, kit.keys.checked))
+
+
+def _exit_status(results: list[VerificationResult], checked: bool) -> int:
+    """That of the worst: what is wrong counts more than what is not known."""
+    statuses = {_EXIT[result.status] for result in results} | (set() if checked else {_WRONG})
+    return _WRONG if _WRONG in statuses else max(statuses)
 
 
 def _chosen(kit: Kit, found: list[Found], wanted: str | None, everything: bool) -> list[Found]:
@@ -68,106 +69,17 @@ def _chosen(kit: Kit, found: list[Found], wanted: str | None, everything: bool) 
     return chosen
 
 
-def _words(verdict: Verdict, checked: bool) -> Iterator[str]:
-    ending = "WHOLE, BUT PERHAPS NOT GENUINE" if not checked and verdict.ending == "GOOD" else verdict.ending
-    name = f"{verdict.set} of {verdict.plan}" if verdict.plan else verdict.set
-    name += "" if verdict.age_seconds is None else f", {human_duration(verdict.age_seconds)} old"
-    read = "" if verdict.things is None else f", {verdict.things:,} things were read in the packs"
-    yield f"{ending}: set {name}: {verdict.files} files are right, {human_size(verdict.bytes)}{read}"
-    for what, said in (("bad", verdict.faults), ("could not", verdict.unable), ("note", verdict.notes)):
+def _facts(result: VerificationResult) -> dict[str, Any]:
+    facts = {name: value for name, value in asdict(result).items() if name != "signature_checked"}
+    return facts | {"valid": result.status == VerificationStatus.VALID}
+
+
+def _words(result: VerificationResult) -> Iterator[str]:
+    name = f"{result.set} of {result.plan}" if result.plan else result.set
+    name += "" if result.age_seconds is None else f", {human_duration(result.age_seconds)} old"
+    read = "" if result.things is None else f", {result.things:,} things were read in the packs"
+    yield f"{result.status.value.upper()}: set {name}: {result.files} files are right, {human_size(result.bytes)}{read}"
+    for what, said in (("invalid", result.faults), ("could not", result.unable), ("note", result.notes)):
         yield from (f"  {what}: {each}" for each in said[:_SHOWN])
         if len(said) > _SHOWN:
             yield f"  {what}: and {len(said) - _SHOWN} more, which --json names"
-
-
-def _verdict(kit: Kit, found: Found) -> Verdict:
-    manifest = found.manifest
-    if manifest is None:
-        name = found.path.split("/")[-1] or kit.place.describe()
-        return Verdict(name, unable=[found.fault]) if found.state == "unable" else Verdict(name, faults=[found.fault])
-    age = (now() - manifest.begins).total_seconds()
-    unread = manifest.level == "stored" and not kit.identities
-    verdict = Verdict(manifest.set_id, manifest.plan, age, sorted(manifest.missing), unread)
-    if not manifest.complete:
-        verdict.notes.append(f"it is not complete: it lacks {', '.join(manifest.missing)}")
-    with verdict.noting():
-        verdict.faults += read_records(found.destination, manifest.path, kit.key, manifest).findings
-    with verdict.noting():
-        packs = packs_of(found, manifest)
-        _look_beside(found.destination, manifest, set_files(manifest, packs), verdict)
-        _read_all(kit, found, manifest, packs, verdict)
-    return verdict
-
-
-def _look_beside(destination: Destination, manifest: Manifest, files: Collection[str], verdict: Verdict) -> None:
-    known = {*files, MANIFEST_FILE, SIGNATURE_FILE}
-    names = (entry.key.removeprefix(f"{manifest.path}/") for entry in destination.list(f"{manifest.path}/"))
-    strangers = sorted(name for name in names if name not in known and not name.startswith(f"{RECORDS_FOLDER}/"))
-    if strangers:
-        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
-        verdict.notes.append(f"beside it lies what is no part of it: {', '.join(strangers[:5])}{more}")
-
-
-def _read_all(kit: Kit, found: Found, manifest: Manifest, packs: Sequence[StoredPack], verdict: Verdict) -> None:
-    """Every file of the set; the packs are opened where there is an identity."""
-    reading = _Reading(found.destination, manifest, packs, verdict)
-    rest = manifest.files.named()
-    for name, file in rest.items():
-        reading.file(name, file)
-    with ExitStack() as stack:
-        contents: Opened | None = None
-        if kit.identities and verdict.files == len(rest):
-            with verdict.noting():
-                contents = stack.enter_context(opened(found, manifest, kit.identity(manifest)))
-        with ThreadPoolExecutor(found.destination.parallel) as pool:
-            list(pool.map(lambda pack: reading.pack(pack, contents), packs))
-        for unproven in contents.unproven(packs) if contents else ():
-            with verdict.noting():
-                unproven.prove()
-
-
-class _Reading:
-    """Reads a set's files and keeps count; packs may be read in several threads."""
-
-    def __init__(self, destination: Destination, manifest: Manifest, packs: Sequence[StoredPack], verdict: Verdict) -> None:
-        self._destination = destination
-        self._path = manifest.path
-        self._verdict = verdict
-        self._progress = Progress(f"verify {manifest.set_id}", sum(file.bytes for file in set_files(manifest, packs).values()))
-        self._lock = threading.Lock()
-
-    def file(self, name: str, file: File) -> None:
-        """Compare size and SHA-256."""
-        with self._verdict.noting():
-            self._hash(name, file)
-            self._right(name, file.bytes)
-
-    def pack(self, stored: StoredPack, contents: Opened | None) -> None:
-        """Compare size and SHA-256 and, if the set was opened, read what is in it."""
-        with self._verdict.noting():
-            if contents is None:
-                self._hash(stored.file, File(bytes=stored.stored_bytes, sha256=stored.sha256))
-                self._right(stored.file, stored.stored_bytes)
-            else:
-                self._right(stored.file, stored.stored_bytes, contents.read(stored, self._progress.add))
-
-    def _hash(self, name: str, file: File) -> None:
-        digest, size = hashlib.sha256(), 0
-        with self._destination.open(f"{self._path}/{name}") as source:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-                self._progress.add(len(chunk))
-        if (size, digest.hexdigest()) != (file.bytes, file.sha256):
-            raise ArtifactError(
-                f"{name} is not what the manifest says: {size} bytes, SHA-256 {digest.hexdigest()}.",
-                "Take the set from another destination.",
-            )
-
-    def _right(self, name: str, size: int, things: int | None = None) -> None:
-        log.info("%s is right%s", name, "" if things is None else f", {things:,} things in it")
-        with self._lock:
-            self._verdict.files += 1
-            self._verdict.bytes += size
-            if things is not None:
-                self._verdict.things = (self._verdict.things or 0) + things

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,6 +79,14 @@ def make_private(folder: Path) -> None:
     """Make a folder, and those above it that are missing, for this user alone: dumps hold everything."""
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def empty_folder(folder: Path) -> Path:
+    """Make a folder for this user alone, empty whatever an earlier attempt left there; the folder."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700, parents=True)
+    return folder
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

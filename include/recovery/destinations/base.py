@@ -7,9 +7,6 @@ own. It knows nothing of sets, manifests or encryption, and never shows an objec
 from __future__ import annotations
 
 import io
-import logging
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -19,14 +16,10 @@ from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
 from recovery.common.errors import DestinationError, RecoveryError
-from recovery.common.units import human_duration, human_size
-
-log = logging.getLogger(__name__)
 
 NO_ROOM = 'Make room there, as "A full destination" in docs/restore-runbook.md says; then clear the task.'
 """What to do about a full destination. A shorter rule frees nothing before an upload: prune runs after it."""
 
-_EVERY = 10.0
 _BUFFER = 1 << 20
 
 
@@ -54,35 +47,6 @@ class Entry:
     bytes: int
     modified: datetime
     """By the destination's clock, in UTC."""
-
-
-class Progress:
-    """How far a long transfer is: a line in the log at least every ten seconds that something moves. Threads may share it."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what = what
-        self._total = total
-        self._lock = threading.Lock()
-        self._started = self._said = time.monotonic()
-        self.done = 0
-        """Bytes so far."""
-
-    def add(self, count: int) -> None:
-        """Say that so many bytes more are through."""
-        with self._lock:
-            self.done += count
-            now = time.monotonic()
-            if now - self._said < _EVERY:
-                return
-            self._said = now
-            done, total = human_size(self.done), human_size(self._total)
-        share = 100 * self.done // max(self._total, 1)
-        log.info("%s: %s of %s (%d %%), %s/s", self._what, done, total, share, human_size(self.done / (now - self._started)))
-
-    def summary(self) -> str:
-        """``1.2 GiB in 12 s, 102.4 MiB/s``."""
-        seconds = max(time.monotonic() - self._started, 0.001)
-        return f"{human_size(self.done)} in {human_duration(seconds)}, {human_size(self.done / seconds)}/s"
 
 
 class Reading(io.RawIOBase):

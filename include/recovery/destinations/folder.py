@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from recovery.common.errors import DestinationError
+from recovery.common.files import fsync_folder
 from recovery.destinations.base import NO_ROOM, Destination, Entry, Missing, Reading, Refused
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Folder(Destination):
                 partial.rename(target)
             finally:
                 partial.unlink(missing_ok=True)
-            _sync_folder(target.parent)
+            fsync_folder(target.parent)
         return True
 
     def _write(self, path: Path, partial: Path, sha256: str, key: str, sent: Callable[[int], None]) -> None:
@@ -90,7 +91,7 @@ class Folder(Destination):
             raise self._not_there()
         self._make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
+        fsync_folder(folder.parent)
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
@@ -141,7 +142,7 @@ class Folder(Destination):
                 folder.rmdir()
             folder = folder.parent
         if folder.is_dir():
-            _sync_folder(folder)
+            fsync_folder(folder)
 
     def now(self) -> datetime:
         """See :meth:`Destination.now`. The clock of the file system, which on a share is the server's."""
@@ -256,11 +257,3 @@ def _stored_sha256(path: Path) -> str:
         while count := stored.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path
 
 from recovery.common.errors import RecoveryError, RestoreError
+from recovery.common.faults import Faults
 from recovery.common.files import locked, read_record
 from recovery.common.units import human_duration, now
 from recovery.plan.field_types import LIVE, SCRATCH
@@ -36,27 +36,26 @@ def drop_old(context: PlanContext) -> None:
     """
     plan = context.plan
     restores = plan.staging.folder / plan.plan / "restores"
-    steps = [(f"restore {path.parent.name}", partial(_drop_idle, plan, path)) for path in sorted(restores.glob("*/journal.jsonl"))]
-    steps += [(f"restore {path.parent.name}", partial(_drop_if_old, context, path)) for path in sorted(restores.glob("*/request.json"))]
-    steps += [(source_id, partial(name_strangers, context, source_id)) for source_id in plan.source_ids]
-    faults = {what: fault for what, step in steps if (fault := _fault(what, step))}
+    faults = Faults(_said)
+    for path in sorted(restores.glob("*/journal.jsonl")):
+        with faults.noted(f"restore {path.parent.name}"):
+            _drop_idle(plan, path)
+    for path in sorted(restores.glob("*/request.json")):
+        with faults.noted(f"restore {path.parent.name}"):
+            _drop_if_old(context, path)
+    for source_id in plan.source_ids:
+        with faults.noted(source_id):
+            name_strangers(context, source_id)
     if faults:
-        words = "\n".join(f"{what}: {fault}" for what, fault in faults.items())
-        again = any(fault.retryable for fault in faults.values())
-        raise RestoreError(f"Not all copies could be removed:\n{words}", "Mend these; tomorrow it is tried again.", retryable=again)
+        words = "\n".join(faults.sentences)
+        raise RestoreError(
+            f"Not all copies could be removed:\n{words}", "Mend these; tomorrow it is tried again.", retryable=faults.retryable
+        )
 
 
-def _fault(what: str, step: Callable[[], None]) -> RecoveryError | None:
-    """Why a step failed. Also what nobody has foreseen: the others still have to be looked at."""
-    try:
-        step()
-    except RecoveryError as error:
-        log.error("%s: %s", what, error)
-        return error
-    except Exception as error:
-        log.exception("%s", what)
-        return RestoreError(f"It failed with {type(error).__name__}.", "Look for it in this log.")
-    return None
+def _said(what: str, error: Exception) -> str:
+    unforeseen = f"It failed with {type(error).__name__}. Next: Look for it in this log."
+    return f"{what}: {error if isinstance(error, RecoveryError) else unforeseen}"
 
 
 def _drop_if_old(context: PlanContext, request: Path) -> None:

@@ -10,11 +10,9 @@ import contextlib
 import fcntl
 import io
 import json
-import logging
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,14 +26,12 @@ from pydantic import BaseModel, ConfigDict
 
 import recovery
 from recovery.common.errors import ArtifactError, SourceError
-from recovery.common.units import human_size
+from recovery.common.progress import Progress
 from recovery.packs import tar_reader
 from recovery.packs.artifact import Artifact, Member
 from recovery.packs.decrypt_worker import CHUNK, IDENTITIES, UNREADABLE, Count
 from recovery.packs.tar_reader import damaged
 from recovery.runners.local import LOCAL, LocalTool, failed
-
-log = logging.getLogger(__name__)
 
 _F_SETPIPE_SZ = 1031
 _SMALL = 64 << 10
@@ -105,17 +101,14 @@ def seal(
     packs: list[Pack] = []
     said: list[str] = []
     names = out / f"{safe_name(artifact.name)}.members"
-    done = 0
-    started = time.monotonic()
+    progress = Progress(f"packing {artifact.name}", artifact.bytes)
     for number, group in enumerate(_fill(listing, pack_size)):
         names.write_bytes(b"".join(member.path + b"\0" for member in group))
         path = out / f"{safe_name(artifact.name)}.{number:03d}.tar.zst.age"
         packs.append(_seal_pack(artifact, names, path, keys, level, said.append))
         for member in group:
             packed(number, member)
-        done += packs[-1].raw_bytes
-        rate = human_size(done / max(time.monotonic() - started, 0.001))
-        log.info("%s: %s of about %s packed, %s/s", artifact.name, human_size(done), human_size(artifact.bytes), rate)
+        progress.add(packs[-1].raw_bytes)
     names.unlink(missing_ok=True)
     return packs, said
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import pyrage
+from croniter import CroniterBadDateError, croniter
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -48,8 +50,6 @@ def _absolute(path: Path) -> Path:
 
 def cron(text: str) -> str:
     """Check a cron expression of five fields."""
-    from croniter import CroniterBadDateError, croniter
-
     if text.startswith("@") or not croniter.is_valid(text) or len(text.split()) != 5:
         raise ValueError(f"{text!r} is not a cron expression of five fields, such as '0 1 * * *'")
     try:
@@ -77,8 +77,6 @@ def timezone_name(text: str) -> str:
 
 def recipient(text: str) -> str:
     """Check an age public key."""
-    import pyrage
-
     try:
         pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError:

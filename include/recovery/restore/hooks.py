@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 from recovery.common.errors import HookError, RestoreError
 from recovery.plan.hooks import Hook
 from recovery.restore import answers
 from recovery.restore.session import RestoreRun
 from recovery.restore.state import timed
-from recovery.runs.hooks import NEXT_STEP, hook_fault, run_hook
+from recovery.runs.hooks import NEXT_STEP, hook_faults, name_of, run_hook
 from recovery.runs.journal_steps import Step
 
 log = logging.getLogger(__name__)
@@ -50,13 +49,12 @@ def after_restore(run: RestoreRun) -> bool:
     """
     if run.journal.closed or not _due_after(run):
         return False
-    faults = []
+    faults = hook_faults()
     for key, hook in run.plan.hooks.of("after_restore"):
-        with run.changing(_LOCK, forward=False):
-            if fault := hook_fault(key, hook, partial(_once, run, key, hook)):
-                faults.append(fault)
+        with run.changing(_LOCK, forward=False), faults.noted(name_of(key, hook)):
+            _once(run, key, hook)
     if faults:
-        raise HookError(" ".join(faults), NEXT_STEP)
+        raise HookError(" ".join(faults.sentences), NEXT_STEP)
     return True
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from functools import partial
 
 from recovery.common.errors import RestoreError
+from recovery.common.faults import Faults
 from recovery.plan.field_types import SCRATCH
 from recovery.restore import answers, source_view
 from recovery.restore.answers import answered
@@ -58,10 +57,11 @@ def switch_back(run: RestoreRun) -> bool:
     """
     if not run.began or run.journal.closed:
         return False
-    faults = []
+    faults = Faults()
     with run.changing("services", forward=False):
         if kept(run):
-            faults += _started_again(run) if services_down(run) else []
+            if services_down(run):
+                _start_again(run, faults)
             if faults:
                 raise _tried_again("The restored system stays, but its services do not start:", faults, "Start them by hand.")
             return False
@@ -69,12 +69,14 @@ def switch_back(run: RestoreRun) -> bool:
         if not run.journal.said(Step.STOPPING_SERVICES):
             return False
         if in_use(run):
-            faults += _faults("services", lambda: run_all(run.place.services.stop, run.place.services))
+            with faults.noted("services"):
+                run_all(run.place.services.stop, run.place.services)
     with timed(run, "switch back"):
         for source_id in reversed(run.request().sources):
-            faults += _faults(source_id, partial(_take_back, run, source_id))
+            with faults.noted(source_id):
+                _take_back(run, source_id)
         with run.changing("services", forward=False):
-            faults += _started_again(run)
+            _start_again(run, faults)
     if faults:
         safe = run.journal.last(Step.SAFE)
         where = f"is in the safety set {safe.facts['set']}" if safe else "is still there, live or set aside"
@@ -83,16 +85,15 @@ def switch_back(run: RestoreRun) -> bool:
     return True
 
 
-def _started_again(run: RestoreRun) -> list[str]:
-    faults = _faults("services", lambda: run_all(run.place.services.start, run.place.services))
-    if not faults:
+def _start_again(run: RestoreRun, faults: Faults) -> None:
+    with faults.noted("services"):
+        run_all(run.place.services.start, run.place.services)
         run.journal.say(Step.SERVICES_STARTED_AGAIN)
-    return faults
 
 
-def _tried_again(what: str, faults: list[str], next_step: str) -> RestoreError:
+def _tried_again(what: str, faults: Faults, next_step: str) -> RestoreError:
     """An error of a teardown: each may be done again, and a moment later may succeed."""
-    return RestoreError(what + "\n" + "\n".join(faults), next_step, retryable=True)
+    return RestoreError(what + "\n" + "\n".join(faults.sentences), next_step, retryable=True)
 
 
 def _take_back(run: RestoreRun, source_id: str) -> None:
@@ -109,16 +110,6 @@ def _take_back(run: RestoreRun, source_id: str) -> None:
             else:
                 run.component(source_id).switch_back(source_view.of(run, source_id))
             run.journal.say(Step.SWITCHED_BACK, source_id)
-
-
-def _faults(what: str, action: Callable[[], None]) -> list[str]:
-    """Do it; a failure must not keep the rest from being taken back."""
-    try:
-        action()
-    except Exception as error:
-        log.exception("%s failed", what)
-        return [f"{what}: {error}"]
-    return []
 
 
 def discard(run: RestoreRun) -> None:
@@ -138,17 +129,19 @@ def discard(run: RestoreRun) -> None:
         )
     if kept(run):
         settle(run)
-    faults = []
+    faults = Faults()
     run.journal.say(Step.DISCARDING)
     if in_scratch:
-        faults += _faults("the scratch place", partial(scratch.remove, run.folder))
+        with faults.noted("the scratch place"):
+            scratch.remove(run.folder)
     for source_id in run.request().sources:
         with run.changing(source_id, forward=False):
             if not in_scratch and _something_staged(run, source_id) and not may_have_writes(run, source_id):
-                faults += _faults(source_id, partial(_discard, run, source_id))
+                with faults.noted(source_id):
+                    _discard(run, source_id)
             source_view.of(run, source_id).clean()
     if faults:
-        run.journal.say(Step.NOT_DISCARDED, faults=faults)
+        run.journal.say(Step.NOT_DISCARDED, faults=faults.sentences)
         raise _tried_again("Not everything staged could be removed:", faults, f"Remove it by hand; its names hold {run.id}.")
     run.journal.say(Step.DISCARDED)
 

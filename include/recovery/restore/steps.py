@@ -79,10 +79,9 @@ def unequal(run: RestoreRun, source_id: str, differences: list[Difference], next
     """The error of a restore that is not equal to its set; the report names what differs, without any values."""
     names = [f"{difference.kind} {difference.name}" for difference in differences[:_DIFFERENCES_SHOWN]]
     run.journal.say(Step.UNEQUAL, source_id, count=len(differences), names=names)
-    shown = "\n".join(str(difference) for difference in differences[:_DIFFERENCES_SHOWN])
-    more = f"\nand {len(differences) - _DIFFERENCES_SHOWN} more" if len(differences) > _DIFFERENCES_SHOWN else ""
+    shown = shortened(differences, at_most=_DIFFERENCES_SHOWN, between="\n")
     return ProofError(
-        f"{source_id}: what was restored is not equal to the set, in {len(differences)} things:\n{shown}{more}\n",
+        f"{source_id}: what was restored is not equal to the set, in {len(differences)} things:\n{shown}\n",
         next_step,
     )
 

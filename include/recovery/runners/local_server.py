@@ -53,7 +53,7 @@ def last_words(folder: Path) -> str:
 def start_server(folder: Path, argv: Callable[[int], Sequence[str | Path]], ask: Callable[[int], None], user: User | None) -> int:
     """Start a server on a free port and wait until it answers; if somebody else took the port meanwhile, it ends, and gets another."""
     for _ in range(_TRIES):
-        port = _free_port()
+        port = free_port()
         process = processes.start(argv(port), folder.with_name(f"{folder.name}.log"), user)
         wait_until(partial(_ended_or_answers, process, ask, port), f"the scratch server {folder.name}")
         if process.poll() is None:
@@ -99,8 +99,8 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def _free_port() -> int:
-    """A loopback port nobody listens on, below those that outgoing connections get."""
+def free_port() -> int:
+    """A loopback port nobody listens on, below those that outgoing connections get, where a closed one could hold it."""
     while True:
         port = 10000 + secrets.randbelow(20000)
         with suppress(OSError), closing(socket.socket()) as probe:

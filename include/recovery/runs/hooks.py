@@ -6,11 +6,12 @@ One that fails before stops the run. Those after are all done, whatever became o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
 from recovery.common.deadline import within
 from recovery.common.errors import HookError, RecoveryError
+from recovery.common.faults import Faults
 from recovery.plan.hooks import Hook
 from recovery.plan.source_settings import Statement
 from recovery.runners.commands import run_one
@@ -49,7 +50,7 @@ def run_hook(key: str, hook: Hook, context: PlanContext) -> None:
         elif hook.statement:
             _statement(hook.statement, hook.timeout, context.source(hook.statement.source, Queryable))
     except RecoveryError as error:
-        raise HookError(f"The hook {key} ({hook.title}) failed: {error.what}", NEXT_STEP) from error
+        raise HookError(f"{name_of(key, hook)} failed: {error.what}", NEXT_STEP) from error
 
 
 def _command(hook: Hook) -> None:
@@ -64,14 +65,15 @@ def _statement(statement: Statement, timeout: timedelta, source: Queryable) -> N
         log.info("%s", line)
 
 
-def hook_fault(key: str, hook: Hook, work: Callable[[], None]) -> str:
-    """What made it fail, in a sentence; empty if nothing did. Also what nobody has foreseen: the other hooks still have to run."""
-    try:
-        work()
-    except HookError as error:
-        log.error("%s", error.what)
-        return error.what
-    except Exception as error:
-        log.exception("hook %s", key)
-        return f"The hook {key} ({hook.title}) failed: {type(error).__name__}, see the log."
-    return ""
+def hook_faults() -> Faults:
+    """Collects what becomes of hooks that are all run, each by the name of :func:`name_of`."""
+    return Faults(_said)
+
+
+def name_of(key: str, hook: Hook) -> str:
+    """A hook in a sentence."""
+    return f"The hook {key} ({hook.title})"
+
+
+def _said(hook: str, error: Exception) -> str:
+    return error.what if isinstance(error, RecoveryError) else f"{hook} failed: {type(error).__name__}, see the log."

@@ -18,7 +18,7 @@ from recovery.crypto.signing import SIGNATURE_BYTES, VerifyKey
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.plan.field_types import Level
 from recovery.sets.layout import MANIFEST_FILE, SIGNATURE_FILE, is_set_id
-from recovery.sets.manifest import MAX_BYTES, Manifest, parse_manifest
+from recovery.sets.manifest import MAX_BYTES, Manifest, level_name, parse_manifest
 
 log = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ def shortcomings(manifest: Manifest, level: Level) -> str:
     reasons += (
         []
         if manifest.model_copy(update={"complete": True, "safety": False}).good(level)
-        else [f"it was verified to {manifest.level}, good is {level}"]
+        else [f"it was verified to the level {level_name(manifest.level)}, the plan asks for {level_name(level)}"]
     )
     return "; ".join(reasons)
 

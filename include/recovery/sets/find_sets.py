@@ -9,6 +9,7 @@ from typing import Literal
 
 from recovery.common.errors import DestinationError, ManifestError, PlanError
 from recovery.common.units import human_duration, iso, now
+from recovery.common.wording import shortened
 from recovery.crypto.signing import SIGNATURE_BYTES, VerifyKey
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.destinations.subfolder import Inside
@@ -191,9 +192,9 @@ def pick(found: Sequence[Found], wanted: str | None) -> Found:
     else:
         fit = [each for each in found if wanted in {each.path.split("/")[-1], each.manifest and each.manifest.set_id}]
     if len(fit) > 1:
-        where = ", ".join(each.path or "the place itself" for each in fit[:5])
+        where = shortened([each.path or "the place itself" for each in fit], at_most=5)
         raise PlanError(
-            f"There is more than one set that this may mean: {where}{', and more' if len(fit) > 5 else ''}.",
+            f"There is more than one set that this may mean: {where}.",
             "Name one, or latest; --plan chooses among plans; or give the set's own folder as the place.",
         )
     if not fit:

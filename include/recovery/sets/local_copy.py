@@ -18,7 +18,9 @@ import zstandard
 
 from recovery.common.errors import ArtifactError, DestinationError, RecoveryError, RestoreError
 from recovery.common.files import write_atomically
-from recovery.destinations.base import Destination, Progress
+from recovery.common.progress import Progress
+from recovery.common.wording import shortened
+from recovery.destinations.base import Destination
 from recovery.packs.content_index import Row, write_rows
 from recovery.packs.pack import Identity, Pack, safe_name
 from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE
@@ -109,7 +111,7 @@ class FetchedSet:
                 faults.append(f"{destination.name}: {error}")
                 continue
             if missing:
-                faults.append(f"{destination.name} lacks {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}")
+                faults.append(f"{destination.name} lacks {shortened(missing, at_most=5)}")
             else:
                 whole.append(destination)
         for fault in faults:

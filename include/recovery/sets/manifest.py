@@ -32,12 +32,18 @@ MAX_PACKS_BYTES = 1 << 30
 """A list of packs is never larger: that is four million packs."""
 
 LEVELS: tuple[Level, ...] = ("stored", "decoded", "restored")
-"""What was proven of a set, from least to most."""
+"""What was proven of a set, from least to most; these words are in manifests and records."""
 
+_SHOWN: dict[Level, str] = {"stored": "checksum", "decoded": "content", "restored": "restore-tested"}
 
 _PART = r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]{0,254}"
 _PACK_PATH = re.compile(rf"(?:{_PART}/){{1,4}}{_PART}")
 _NEXT = "Look at who can write to this destination; take the set from another destination."
+
+
+def level_name(level: Level) -> str:
+    """A level in the word that people are shown: what was looked at."""
+    return _SHOWN[level]
 
 
 def _set_id(text: str) -> str:

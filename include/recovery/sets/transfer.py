@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.common.errors import ArtifactError, DestinationError, ManifestError, StagingError
+from recovery.common.progress import Progress
 from recovery.common.units import human_size
-from recovery.destinations.base import NO_ROOM, Destination, Missing, Progress
+from recovery.destinations.base import NO_ROOM, Destination, Missing
 from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE
 from recovery.sets.manifest import MAX_BYTES, File, Manifest, decode_manifest, parse_packs, set_files
 

@@ -7,13 +7,14 @@ import psycopg
 import pytest
 
 from recovery.common.errors import ArtifactError, SourceError, SourceUnreachable, ToolError
+from recovery.packs.content_index import read_rows
 from recovery.runners.local import LOCAL
 from recovery.sources.postgres.client import find_bin
 from recovery.sources.postgres.databases.stage import _steps
 from recovery.sources.postgres.dump.archive import read_pack
 from sandbox.servers import postgres_bin
 from tests.sources.postgres.dump.test_archive import members
-from tests.support.local_restore import reader_of
+from tests.support.local_restore import read_dump, reader_of
 from tests.support.postgres_site import HARD, Site, contents
 
 ODD = "häßlich 'db\" = x"
@@ -350,8 +351,6 @@ def test_schemas_that_are_left_out_for_their_names_are_named(site):
 
 
 def database_of(folder, artifact):
-    from recovery.packs.content_index import read_rows
-
     return [name for _, name, _ in read_rows(folder / f"{artifact}.inventory.jsonl", "database")]
 
 
@@ -379,8 +378,6 @@ def test_a_backup_user_without_superuser_rights(site):
     site.sql("readable", "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO bk")
     component = site.component("readable", user="bk", password="b")
     backup = site.back_up(component)
-    from tests.support.local_restore import read_dump
-
     assert any("passwords are not saved" in warning for warning in read_dump(backup).warnings)
     assert b"PASSWORD" not in (backup / "dump/globals/globals.sql").read_bytes()
     assert contents(backup, "readable")["table", "public.t"]["count"] == 9

@@ -19,7 +19,7 @@ from pymongo.errors import OperationFailure
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError
-from recovery.common.files import check_space
+from recovery.common.files import check_space, empty_folder
 from recovery.common.units import human_size
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Change, Difference, compare
@@ -40,7 +40,6 @@ from recovery.sources.mongo.restore.in_place import drop_and_load, planned_repla
 from recovery.sources.mongo.restore.inspect import differences_now, live_within, occupied, rows_with_documents
 from recovery.sources.mongo.restore.load import (
     Target,
-    afresh,
     create_views,
     definitions,
     drop_marked,
@@ -104,7 +103,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             taken, lost = self._snapshot(client, root, tell) if who.replica_set else (None, "it is a standalone server")
             if taken is None:
                 log.warning("no snapshot: %s; mongodump reads instead", lost)
-                afresh(root)
+                empty_folder(root)
                 versions["mongodump"] = tool_version("mongodump", self._tools)
                 taken = take_fuzzy(client, self._endpoint, self._settings, self._tools, root, tell, damaged=self.damaged)
             accounts = read_accounts(client, named_databases(self._settings))
@@ -139,7 +138,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
     def _snapshot(self, client: Client, root: Path, opened: Callable[[], None]) -> tuple[Taken | None, str]:
         lost = ""
         for attempt in range(_SNAPSHOTS):
-            afresh(root)
+            empty_folder(root)
             try:
                 return take_snapshot(client, self._settings, root, opened, damaged=self.damaged), ""
             except SnapshotLost as error:
@@ -167,7 +166,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
 
     def stage(self, restore: Restore) -> None:
         """See :meth:`Restorer.stage`. Collections, time series and views are made as ``__stage_<id>_<name>``."""
-        unpacked, laid_out = afresh(restore.folder / _UNPACKED), afresh(restore.folder / _STAGED)
+        unpacked, laid_out = empty_folder(restore.folder / _UNPACKED), empty_folder(restore.folder / _STAGED)
         unpack(restore, unpacked)
         namespaces = [(now, self._names.namespace(now)) for now in definitions(unpacked)]
         prefix = mark("stage", restore.id)
@@ -223,7 +222,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
     def replace(self, restore: Restore) -> None:
         """See :meth:`InPlaceRestorer.replace`. Whatever is loaded has no TTL before it is settled."""
         wanted = self._planned(restore)
-        unpacked = afresh(restore.folder / _UNPACKED)
+        unpacked = empty_folder(restore.folder / _UNPACKED)
         with self._target() as target:
             parts = replaced_parts(restore, wanted)
             unpack(restore, unpacked, lambda full: parts.has(self._names.full(full)))

@@ -9,6 +9,7 @@ from tarfile import TarInfo
 from typing import IO
 
 from recovery.common.errors import ArtifactError
+from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, Row, read_rows
 from recovery.sources.mongo.accounts import account_kind, account_row, decode
 from recovery.sources.mongo.catalog import Namespace, data_path, from_metadata, rows
@@ -85,9 +86,8 @@ def contents(inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
     wanted = list(read_rows(inventory))
     lacking += [word for row in wanted if row[0] != "database" for word in _uncovered(row, found)]
     if lacking:
-        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
         raise ArtifactError(
-            f"The dump lacks what its source has: {'; '.join(lacking[:_NAMED])}{more}.",
+            f"The dump lacks what its source has: {shortened(lacking, at_most=_NAMED, between='; ')}.",
             "Run the backup again; if it happens again, check the rights of the backup user.",
         )
     yield from (row for row in wanted if row[0] == "database")

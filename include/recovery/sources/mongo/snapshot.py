@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from struct import Struct
-from threading import Event, Lock
+from threading import Event
 from typing import Any, cast
 
 from bson import Timestamp, _array_of_documents_to_buffer, decode
@@ -23,7 +22,8 @@ from pymongo.cursor import RawBatchCursor
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
-from recovery.common.units import human_duration, human_size
+from recovery.common.progress import Progress
+from recovery.common.units import human_size
 from recovery.sources.mongo.catalog import Namespace, data_path
 from recovery.sources.mongo.client import Client, words
 
@@ -33,7 +33,6 @@ _BATCH_BYTES = 1 << 20
 """Measured with 440 MB: the client's CPU time is lowest, and below mongodump's, at about 1 MiB; at the server's
 default of 16 MiB it is twice that, spent on fresh pages."""
 _SAMPLE = 64
-_LOG_EVERY = 10.0
 _WORTH_A_LINE = 1 << 20
 
 _HEAD = re.compile(rb".{4}\x03cursor\0.{4}\x04(firstBatch|nextBatch)\0", re.DOTALL)
@@ -128,41 +127,32 @@ def exact_count(client: Client, namespace: Namespace, concern: ReadConcern) -> i
     return int(counted[0]["n"]) if counted else 0
 
 
-class Progress:
-    """Says now and then how far many threads have come together."""
+class CollectionsProgress(Progress):
+    """Collections, read by many threads.
+
+    Args:
+        what: is done with them.
+        collections: how many there are.
+    """
 
     def __init__(self, what: str, collections: int) -> None:
-        self._what = what
+        super().__init__(what)
         self._collections = collections
-        self._lock = Lock()
-        self._bytes = 0
-        self._done = 0
-        self._started = self._said = time.monotonic()
-
-    def add(self, size: int) -> None:
-        """Count bytes."""
-        with self._lock:
-            self._bytes += size
-            now = time.monotonic()
-            if now - self._said >= _LOG_EVERY:
-                self._said = now
-                log.info("%s", self._state(now))
+        self._read = 0
 
     def collection_done(self, name: str, size: int) -> None:
         """Count a collection."""
         with self._lock:
-            self._done += 1
-        log.log(logging.INFO if size >= _WORTH_A_LINE else logging.DEBUG, "%s: %s, %s", self._what, name, human_size(size))
+            self._read += 1
+        log.log(logging.INFO if size >= _WORTH_A_LINE else logging.DEBUG, "%s: %s, %s", self.what, name, human_size(size))
 
     def finish(self) -> None:
         """Say how it ended."""
-        log.info("%s", self._state(time.monotonic()))
+        log.info("%s", self.line())
 
-    def _state(self, now: float) -> str:
-        seconds = max(now - self._started, 0.001)
-        rate = human_size(self._bytes / seconds)
-        done = f"{self._done} of {self._collections} collections"
-        return f"{self._what}: {done}, {human_size(self._bytes)} in {human_duration(seconds)}, {rate}/s"
+    def line(self) -> str:
+        """How many of them are read."""
+        return f"{self.what}: {self._read} of {self._collections} collections, {self.summary()}"
 
 
 def in_threads(jobs: int, tasks: Sequence[Callable[[Event], None]]) -> None:
@@ -191,7 +181,7 @@ def write_documents(client: Client, namespaces: Sequence[Namespace], root: Path,
     Raises:
         SnapshotLost: if the server can't read them at that time, or no longer.
     """
-    progress = Progress("reading", len(namespaces))
+    progress = CollectionsProgress("reading", len(namespaces))
     sizes: dict[str, int] = {}
 
     def write(namespace: Namespace) -> Callable[[Event], None]:

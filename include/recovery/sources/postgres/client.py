@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import psycopg
@@ -90,24 +89,6 @@ def in_words(doing: str, kind: type[RecoveryError] = SourceError) -> Iterator[No
 def _said(error: psycopg.Error) -> str:
     parts = [error.diag.message_primary or str(error).strip(), error.diag.message_detail or ""]
     return " ".join(part.strip() for part in parts if part).rstrip(".")
-
-
-@contextmanager
-def telling(say: Callable[[], str], every: float = 10.0) -> Iterator[None]:
-    """Log a line about long work every few seconds, as long as a block runs."""
-    done = Event()
-
-    def tell() -> None:
-        while not done.wait(every):
-            log.info("%s", say())
-
-    thread = Thread(target=tell, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def codec(connection: Connection) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from recovery.common.errors import PlanError, RestoreError, ToolError
 from recovery.common.units import human_size
+from recovery.common.wording import shortened
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import Facts
 from recovery.sources.base import Restore
@@ -16,7 +17,6 @@ from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import globals_artifact, needed_roles, roles
 from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, in_words
-from recovery.sources.postgres.dump.archive import some
 from recovery.sources.postgres.locations import second_copy
 from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
@@ -76,7 +76,7 @@ def _parts(restore: Restore, renamed: Mapping[str, str]) -> Iterator[Finding]:
     known = databases(restore, renamed)
     had = sorted(target.saved for target in known)
     for name in sorted(asked.named - set(had)):
-        yield refusal(f"The set has no database {name}. It has {some(had) or 'none'}.")
+        yield refusal(f"The set has no database {name}. It has {shortened(had) or 'none'}.")
     landing = [target for target in known if not restore.only or target.saved in asked.named]
     for name, count in Counter(target.name for target in landing).items():
         if count > 1:
@@ -212,7 +212,7 @@ def _roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -
             yield warning("The set has no passwords of roles: those that are created can't log in with one until you set it.")
     users = {name for name, facts in roles(restore).items() if any(group in wanted for group, *_ in facts["member of"] or ())}
     if left := sorted(users - wanted.keys() - found.keys()):
-        yield fact(f"Members of these roles that the server lacks and that are not created: {some(left)}.")
+        yield fact(f"Members of these roles that the server lacks and that are not created: {shortened(left)}.")
     asleep = sorted(name for name in wanted.keys() & found.keys() if server_globals.is_asleep(found[name]))
     others = restore.others
     if waiting := [name for name in asleep if server_globals.waits_for(found[name]) in others]:

@@ -33,7 +33,7 @@ from recovery.common.errors import ArtifactError
 from recovery.common.paths import at, raw, readable, text
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, RecordDigest, Row
-from recovery.sources.trees.walk import Found, Progress, Walk, in_order
+from recovery.sources.trees.walk import EntriesProgress, Found, Walk, in_order
 
 _CONTENT = ("type", "size", "sha256", "target")
 _METADATA = ("mode", "uid", "gid", "mtime", "xattrs")
@@ -54,10 +54,10 @@ def of_members(members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[
     Raises:
         ArtifactError: if a file does not end where its header says, or a member is nothing that a tree holds.
     """
-    progress = Progress("reading back")
+    progress = EntriesProgress("reading back")
     for info, data in members:
         facts = _of_member(info, data)
-        progress.add(info.name, stored(facts))
+        progress.entry(info.name, stored(facts))
         yield "entry", info.name, facts
 
 
@@ -122,7 +122,7 @@ def of_walk(walk: Walk, representatives: Collection[bytes] = (), *, in_use: bool
         representatives: see :func:`recovery.sources.trees.walk.in_order`.
         in_use: pass over what vanishes meanwhile.
     """
-    progress = Progress(f"reading {walk.root}")
+    progress = EntriesProgress(f"reading {walk.root}")
     for found, target, _ in in_order(walk, representatives):
         try:
             facts: Facts = {"type": "hardlink", "target": text(target.path)} if target else of_found(walk.root, found)
@@ -130,7 +130,7 @@ def of_walk(walk: Walk, representatives: Collection[bytes] = (), *, in_use: bool
             if not in_use:
                 raise
             continue
-        progress.add(text(found.path), stored(facts))
+        progress.entry(text(found.path), stored(facts))
         yield "entry", text(found.path), facts
 
 

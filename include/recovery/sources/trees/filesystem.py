@@ -21,6 +21,7 @@ from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.common.paths import at, readable, text
+from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
 from recovery.plan.location import Landing
 from recovery.runners.base import Runner, need_shared_files
@@ -225,7 +226,7 @@ def clear(walk: Walk) -> list[bytes]:
         if os.geteuid():
             os.chmod(path, stat.S_IRWXU)
     if walk.problems:
-        raise RestoreError(f"Not all of {walk.root} can be removed: {', '.join(walk.problems[:20])}.", "Give this worker the right to.")
+        raise RestoreError(f"Not all of {walk.root} can be removed: {shortened(walk.problems)}.", "Give this worker the right to.")
     return [folder for folder in reversed(folders) if not _removed(at(walk.root, folder))]
 
 

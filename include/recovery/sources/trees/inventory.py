@@ -28,7 +28,7 @@ from recovery.packs.content_index import Facts, Row, read_rows, write_rows
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.trees import filesystem
 from recovery.sources.trees.entries import COUNTS, Totals, fingerprint
-from recovery.sources.trees.walk import Found, Landmark, Progress, Walk, in_order, landmark
+from recovery.sources.trees.walk import EntriesProgress, Found, Landmark, Walk, in_order, landmark
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +71,12 @@ def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dum
     write_listing(folder / f"{name}.listing", map(_member, read_rows(inventory, "listed")))
     closed = datetime.now(UTC)
     took = human_duration(closed - started)
-    log.info("%s: %d entries, %s to pack, below %s, in %s", name, scan.progress.entries, human_size(scan.progress.bytes), walk.root, took)
+    log.info("%s: %d entries, %s to pack, below %s, in %s", name, scan.progress.entries, human_size(scan.progress.done), walk.root, took)
     warnings = tuple(f"{name}: sockets and devices are left out: {shortened(walk.left_out)}." for _ in walk.left_out[:1])
     warnings += tuple(f"{name}: not there, so not in the set: {shortened(walk.gone)}." for _ in walk.gone[:1])
     for warning in warnings:
         log.warning("%s", warning)
-    artifact = Artifact(name=name, root=str(walk.root), listing=f"{name}.listing", bytes=scan.progress.bytes, live=True)
+    artifact = Artifact(name=name, root=str(walk.root), listing=f"{name}.listing", bytes=scan.progress.done, live=True)
     artifacts = (artifact,) if walk.starts else ()
     return Dump(artifacts=artifacts, point=RecoveryPoint(opened=started, closed=closed), consistency="scan", warnings=warnings)
 
@@ -84,14 +84,14 @@ def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dum
 class _Scan:
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
-        self.progress = Progress(f"scanning {walk.root}")
+        self.progress = EntriesProgress(f"scanning {walk.root}")
 
     def rows(self) -> Iterator[Row]:
         totals = {text(start): dict.fromkeys(COUNTS, 0) for start in self._walk.starts}
         yield from (("named", start, {}) for start in totals)
         for found, target, group in in_order(self._readable()):
             facts = _facts(found, target, group)
-            self.progress.add(text(found.path), facts.get("stored", 0))
+            self.progress.entry(text(found.path), facts.get("stored", 0))
             total = totals[_named(text(found.path), totals)]
             total[facts["type"] + "s"] += 1
             total["bytes"] += facts.get("size", 0)

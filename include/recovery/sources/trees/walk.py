@@ -8,24 +8,19 @@ text, UTF-8 with ``surrogateescape``.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.common.paths import at, readable, shown
+from recovery.common.progress import Progress
 from recovery.common.units import human_size
 from recovery.plan.excludes import Excludes
 
-log = logging.getLogger(__name__)
-
 _MARK = re.compile(rb"\.recovery-[0-9a-f]{8}(-.*)?", re.DOTALL)
-_EVERY = 10.0
-"""Seconds between two lines about progress."""
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo"}
 
 
@@ -158,23 +153,23 @@ class Walk:
         self.problems.append(f"{shown(self.root, path)} ({error.strerror})")
 
 
-class Progress:
-    """Says every now and then how far something is that takes long."""
+class EntriesProgress(Progress):
+    """Entries of a tree, one by one."""
 
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-        self._started = self._said = time.monotonic()
-        self.entries = self.bytes = 0
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.entries = 0
+        self._path = ""
 
-    def add(self, path: str, size: int) -> None:
+    def entry(self, path: str, size: int) -> None:
         """Count an entry and its bytes."""
         self.entries += 1
-        self.bytes += size
-        now = time.monotonic()
-        if now - self._said > _EVERY:
-            self._said = now
-            rate = human_size(self.bytes / (now - self._started))
-            log.info("%s: %d entries, %s so far, %s/s, now at %s", self._doing, self.entries, human_size(self.bytes), rate, readable(path))
+        self._path = path
+        self.add(size)
+
+    def line(self) -> str:
+        """How many there were, and which is the latest."""
+        return f"{self.what}: {self.entries} entries, {human_size(self.done)} so far, {self.rate}, now at {readable(self._path)}"
 
 
 def _join(start: bytes, below: bytes) -> bytes:

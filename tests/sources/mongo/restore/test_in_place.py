@@ -6,8 +6,9 @@ from contextlib import nullcontext
 import pytest
 
 from recovery.common.errors import RestoreError, SourceError
+from recovery.common.files import empty_folder
 from recovery.packs.content_diff import compare
-from recovery.sources.mongo.restore.load import Target, afresh
+from recovery.sources.mongo.restore.load import Target
 from sandbox.servers import Mongo as MongoServer
 from tests.support.local_restore import LocalRestore, back_up, read_dump
 from tests.support.mongo_samples import OLD, Killed, Killer, hard_content, mongo, rows_of, series, state
@@ -306,7 +307,7 @@ def test_the_safety_set_of_a_disaster_has_what_is_left(mongo_server, server_fold
                     client.drop_database(name)
                     client[name].command("dropAllUsersFromDatabase")
             with pytest.raises(SourceError, match="does not have disaster"):
-                component.dump(afresh(tmp_path / "refused"), lambda: None)
+                component.dump(empty_folder(tmp_path / "refused"), lambda: None)
             component.damaged = True
             safety = back_up(component, tmp_path / f"safety{len(left)}")
             component.damaged = False

@@ -14,12 +14,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from recovery.common.errors import RestoreError
+from recovery.common.files import empty_folder
 from recovery.sources.base import Restore, say_dropping
 from recovery.sources.mongo.accounts import Accounts
 from recovery.sources.mongo.catalog import Namespace, mark
 from recovery.sources.mongo.client import Client
 from recovery.sources.mongo.restore.inspect import live_within
-from recovery.sources.mongo.restore.load import Target, afresh, create_views, drop_marked, lay_out, load_stacks, stacks
+from recovery.sources.mongo.restore.load import Target, create_views, drop_marked, lay_out, load_stacks, stacks
 from recovery.sources.mongo.restore.selection import Parts, Planned
 from recovery.sources.mongo.restore.users import create_accounts, drop_accounts, existing
 
@@ -97,7 +98,7 @@ def drop_and_load(
         plan: what is replaced.
         namespaces: what was unpacked, each as the set has it and as it will be.
     """
-    dumps = stacks(afresh(restore.folder / _DUMPS), namespaces)
+    dumps = stacks(empty_folder(restore.folder / _DUMPS), namespaces)
     for dump, stack in dumps:
         lay_out(folder, stack, dump)
     new = [after for _, after in namespaces]

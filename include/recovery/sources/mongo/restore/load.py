@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from recovery.sources.mongo.catalog import (
 )
 from recovery.sources.mongo.client import Client, ClientTools, tool_config
 from recovery.sources.mongo.raw_bson import digest
-from recovery.sources.mongo.snapshot import MAJORITY, Progress, in_threads, raw_batches
+from recovery.sources.mongo.snapshot import MAJORITY, CollectionsProgress, in_threads, raw_batches
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +225,7 @@ def in_order(views: Sequence[Namespace]) -> Iterator[Namespace]:
 
 def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -> dict[tuple[str, str], Facts]:
     """``count``, ``digest`` and ``bytes`` of collections, given as ``(database, name)``, by the code that reads dumps."""
-    progress = Progress("proving", len(places))
+    progress = CollectionsProgress("proving", len(places))
     found: dict[tuple[str, str], Facts] = {}
 
     def prove(place: tuple[str, str]) -> Callable[[Event], None]:
@@ -246,11 +245,3 @@ def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -
     in_threads(jobs, [prove(place) for place in places])
     progress.finish()
     return found
-
-
-def afresh(folder: Path) -> Path:
-    """An empty folder, whatever an earlier attempt left there."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return folder

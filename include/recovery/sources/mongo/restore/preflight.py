@@ -12,6 +12,7 @@ from pymongo.errors import OperationFailure
 
 from recovery.common.errors import ToolError
 from recovery.common.units import human_duration, human_size
+from recovery.common.wording import shortened
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.base import Restore
 from recovery.sources.model import Finding, Preflight, Space
@@ -129,7 +130,10 @@ def _unsaved(look: _Look, settings: MongoSettings) -> Iterator[Finding]:
     """In place drops only what the safety set has, and that is made of what the plan names today."""
     unsaved = [now.full for now in look.live if not _covered(now, settings)]
     if unsaved:
-        yield Finding("refusal", f"In place would drop what today's plan does not back up, so that no safety set has it: {_some(unsaved)}.")
+        yield Finding(
+            "refusal",
+            f"In place would drop what today's plan does not back up, so that no safety set has it: {shortened(unsaved, at_most=_NAMED)}.",
+        )
 
 
 def _covered(now: Namespace, settings: MongoSettings) -> bool:
@@ -172,17 +176,12 @@ def _replaced(look: _Look) -> Iterator[Finding]:
         extra = [there.name for there in now if there.full not in wanted.names]
         if extra:
             fate = "dropped" if look.restore.in_place else "set aside or dropped as views"
-            yield Finding("warning", f"Of {database} the set does not have, so they are {fate}: {_some(extra)}.")
+            yield Finding("warning", f"Of {database} the set does not have, so they are {fate}: {shortened(extra, at_most=_NAMED)}.")
 
 
 def _amount(collections: Sequence[tuple[int, int]]) -> str:
     counts, sizes = (sum(each[at] for each in collections) for at in (0, 1))
     return f"{len(collections)} collections with {counts:,} documents ({human_size(sizes)})"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _series(look: _Look) -> Iterator[Finding]:

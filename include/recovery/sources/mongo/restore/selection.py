@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from tarfile import TarInfo
 
+from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
 from recovery.sources.base import Restore
 from recovery.sources.mongo.accounts import account_kind, names_needed
@@ -137,9 +138,7 @@ class Planned:
 def _some(names: Sequence[str], asked: str) -> str:
     """Some names, those first that may have been meant."""
     near = get_close_matches(asked, names, _SHOWN)
-    shown = [*near, *(name for name in names if name not in near)][:_SHOWN]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more if shown else "nothing"
+    return shortened([*near, *(name for name in names if name not in near)], at_most=_SHOWN) or "nothing"
 
 
 def all_rows(restore: Restore) -> Planned:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from recovery.common.errors import ProofError, RestoreError
+from recovery.common.files import empty_folder
 from recovery.common.units import human_size
 from recovery.packs.content_index import Facts
 from recovery.sources.base import Restore
 from recovery.sources.mongo.catalog import BUCKETS, Namespace, data_path, mark, metadata, metadata_path, read_database
 from recovery.sources.mongo.client import Client
 from recovery.sources.mongo.raw_bson import blocks, digest
-from recovery.sources.mongo.restore.load import Target, afresh, create_indexes, definitions, lay_out, live_digests
+from recovery.sources.mongo.restore.load import Target, create_indexes, definitions, lay_out, live_digests
 from recovery.sources.mongo.restore.swap_plan import Series
 from recovery.sources.mongo.snapshot import MAJORITY, raw_batches
 
@@ -221,7 +222,7 @@ def _load(target: Target, source: Path, series: Sequence[Series], folder: Path, 
         for one in series:
             target.client[one.database].drop_collection(new + one.name)
     renamed = [(found, replace(found, name=new + found.name.removeprefix(old))) for found in chosen]
-    lay_out(source, renamed, afresh(folder), copy=True)
+    lay_out(source, renamed, empty_folder(folder), copy=True)
     target.load(folder)
     create_indexes(target, [to for _, to in renamed])
 

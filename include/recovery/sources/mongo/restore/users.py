@@ -16,10 +16,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from recovery.common.errors import RestoreError
+from recovery.common.files import empty_folder
 from recovery.sources.mongo.accounts import Accounts, Document, account_kind, decode, write_accounts
 from recovery.sources.mongo.client import Client
 from recovery.sources.mongo.raw_bson import blocks, documents
-from recovery.sources.mongo.restore.load import Target, afresh
+from recovery.sources.mongo.restore.load import Target
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def create_accounts(target: Target, folder: Path, wanted: Collection[tuple[str, 
     missing = accounts.only(set(wanted) - existing(target.client)) if wanted else Accounts()
     if not missing:
         return
-    write_accounts(missing, afresh(folder), whole_server=True)
+    write_accounts(missing, empty_folder(folder), whole_server=True)
     target.load(folder)
     if absent := set(wanted) - existing(target.client):
         raise RestoreError(

@@ -11,6 +11,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import ProofError, RestoreError
+from recovery.common.files import empty_folder
 from recovery.packs.content_index import Facts
 from recovery.sources.base import Restore
 from recovery.sources.postgres.accounts import server_globals
@@ -91,9 +92,7 @@ def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Targ
 
 def set_roles(restore: Restore, artifact: str) -> dict[str, dict[str, Any]]:
     """The set's roles with their password hashes, by name; the file that held them is gone afterwards."""
-    folder = restore.folder / "globals"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(0o700)
+    folder = empty_folder(restore.folder / "globals")
     try:
         restore.unpack(artifact, folder)
         return server_globals.read_roles(folder / "roles.jsonl")

@@ -15,11 +15,13 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import RestoreError
+from recovery.common.files import empty_folder
+from recovery.common.progress import telling
 from recovery.common.units import human_size
 from recovery.sources.base import Restore
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import create_roles
-from recovery.sources.postgres.client import Connection, Server, in_words, telling
+from recovery.sources.postgres.client import Connection, Server, in_words
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Target
 
@@ -86,8 +88,7 @@ def load(
     """
     argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password", "--no-subscriptions"]
     folder = restore.folder / "database"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(0o700)
+    empty_folder(folder)
     log.info("unpacking database %s", target.saved)
     restore.unpack(target.artifact, folder, excerpt.member if excerpt else None)
     if unpacked:

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tarfile import TarInfo
-from typing import IO, Any
+from typing import IO
 
 import xxhash
 
 from recovery.common.errors import ArtifactError
+from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, RecordDigest, Row, read_rows
 from recovery.runners.base import Runner
 
@@ -293,11 +294,11 @@ def contents(runner: Runner, bin_folder: Path, codec: str, inventory: Path, read
     missing += [f"the file {file}" for file in toc.tables.values() if file not in found.members]
     if missing:
         raise ArtifactError(
-            f"The dump lacks what the source has: {some(missing)}.",
+            f"The dump lacks what the source has: {shortened(missing)}.",
             "Look for pg_dump's messages in the log of the dump, then run the backup again.",
         )
     if extra := sorted(found.members.keys() - set(toc.tables.values())):
-        raise damaged(f"{some(extra)} is in no table of contents")
+        raise damaged(f"{shortened(extra)} is in no table of contents")
     for kind, name, facts in read_rows(inventory):
         yield kind, name, _kept(kind, name, facts, toc, found)
 
@@ -363,9 +364,3 @@ def text_contents(inventory: Path, read: Iterable[Row], needed: Iterable[str]) -
             raise damaged(f"{name} is not in it")
         yield "text", name, texts[name]
     yield from read_rows(inventory)
-
-
-def some(names: list[Any], at_most: int = 20) -> str:
-    """The first of many names, and how many there are besides."""
-    shown = ", ".join(map(str, names[:at_most]))
-    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown

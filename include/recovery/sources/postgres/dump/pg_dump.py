@@ -15,13 +15,15 @@ from psycopg.sql import SQL
 
 from recovery.common.errors import SourceError, SourceUnreachable
 from recovery.common.files import check_space, folder_size
+from recovery.common.progress import telling
 from recovery.common.units import human_size
+from recovery.common.wording import shortened
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_index import RecordDigest, Row, read_rows, write_rows
 from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.client import Connection, Server, codec, in_words, telling
+from recovery.sources.postgres.client import Connection, Server, codec, in_words
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.dump import archive
 
@@ -158,7 +160,7 @@ def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
     opened = datetime.now(UTC)
     if unreadable := catalog.unreadable(connection):
         raise SourceError(
-            f"User {server.about.user} may not read all of database {database}: {archive.some(unreadable, 30)}.",
+            f"User {server.about.user} may not read all of database {database}: {shortened(unreadable, at_most=30)}.",
             "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
         )
     _lock(connection, database)
@@ -228,7 +230,7 @@ def _check(server: Server, root: Path, inventory: Path, snapshot: _Snapshot) -> 
     missing += [f"the file {file}" for file in toc.tables.values() if not (root / file).is_file()]
     if missing:
         raise SourceError(
-            f"The dump of {snapshot.database} lacks what the source has: {archive.some(missing)}.",
+            f"The dump of {snapshot.database} lacks what the source has: {shortened(missing)}.",
             "Look at pg_dump's messages above; give the backup user the rights, then run the backup again.",
         )
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import ProofError
-from recovery.common.units import human_size
+from recovery.common.progress import Progress
 from recovery.packs.content_index import Facts
-from recovery.sources.postgres.client import Connection, Server, in_words, telling
+from recovery.sources.postgres.client import Connection, Server, in_words
 from recovery.sources.postgres.dump import archive
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
             row = connection.execute("SELECT convert_to(%s, %s)", [text, encoding]).fetchone()
             assert row is not None
             scripts.append((group, row[0]))
-    done = [0]
-
-    def count(blocks: Iterable[bytes]) -> Iterator[bytes]:
-        for block in blocks:
-            done[0] += len(block)
-            yield block
+    progress = Progress(f"comparing {database}", sum(facts.get("bytes", 0) for facts in tables.values()))
 
     def read(job: tuple[list[str], bytes]) -> dict[str, Facts]:
         group, script = job
@@ -61,15 +56,14 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
             ]
             argv.append(f"--dbname={server.target(database)}")
             with server.runner.tool(argv, env=server.environment(encoding), output=True) as psql:
-                found = dict(zip(group, _texts(count(archive.blocks_of(psql.stdout))), strict=False))
+                found = dict(zip(group, _texts(progress.counted(archive.blocks_of(psql.stdout))), strict=False))
         if len(found) != len(group):
             raise ProofError(
                 f"Only {len(found)} of {len(group)} tables of {database} could be read.", "See psql's messages above; prove again."
             )
         return found
 
-    total = sum(facts.get("bytes", 0) for facts in tables.values())
-    with telling(lambda: f"{database}: {human_size(done[0])} of {human_size(total)} compared"), ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         return {name: facts for found in pool.map(read, scripts) for name, facts in found.items()}
 
 

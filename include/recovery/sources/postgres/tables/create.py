@@ -9,12 +9,13 @@ from pathlib import Path
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from recovery.common.progress import Progress
 from recovery.common.units import human_size
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.server_globals import grant, grantee_name, schema_statements
 from recovery.sources.postgres.accounts.versions import Right, known_rights
-from recovery.sources.postgres.client import Connection, Server, telling
+from recovery.sources.postgres.client import Connection, Server
 from recovery.sources.postgres.compare import Objects, alike, rows_of
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.tables.contents import Chosen, facts_without, first_name, raw, split
@@ -156,20 +157,18 @@ def analyze(connection: Connection, part: Chosen) -> None:
 
 def copy_rows(staged: Connection, live: Connection, part: Chosen) -> None:
     """Copy the rows from the staged database into the live one."""
-    done = [0]
-    database, total = part.target.name, part.bytes
-    with telling(lambda: f"{database}: {human_size(done[0])} of {human_size(total)} copied"):
-        for name, facts in part.tables.items():
-            from_there, to_here = _copied(name, facts), _copied(facts.get("hashed by enum") or name, facts)
-            with staged.cursor() as source, live.cursor() as sink:
-                with (
-                    source.copy(SQL("COPY {} TO STDOUT").format(from_there)) as out,
-                    sink.copy(SQL("COPY {} FROM STDIN").format(to_here)) as into,
-                ):
-                    for block in blocks(out):
-                        into.write(block)
-                        done[0] += len(block)
-                log.info("%s: %s rows, %s", name, facts["count"], human_size(facts["bytes"]))
+    progress = Progress(f"copying into {part.target.name}", part.bytes)
+    for name, facts in part.tables.items():
+        from_there, to_here = _copied(name, facts), _copied(facts.get("hashed by enum") or name, facts)
+        with staged.cursor() as source, live.cursor() as sink:
+            with (
+                source.copy(SQL("COPY {} TO STDOUT").format(from_there)) as out,
+                sink.copy(SQL("COPY {} FROM STDIN").format(to_here)) as into,
+            ):
+                for block in blocks(out):
+                    into.write(block)
+                    progress.add(len(block))
+            log.info("%s: %s rows, %s", name, facts["count"], human_size(facts["bytes"]))
 
 
 def _copied(name: str, facts: Facts) -> Composed:
@@ -195,15 +194,13 @@ def blocks(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
 def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
     """Count, digest and size of the tables as this transaction sees them, by the code that reads a set's."""
     found = {}
-    done = [0]
-    with telling(lambda: f"{part.target.name}: {human_size(done[0])} of {human_size(part.bytes)} compared"):
-        for name, facts in part.tables.items():
-            text = archive.TableText()
-            with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(_copied(name, facts))) as out:
-                for lines in archive.lines(blocks(out)):
-                    text.add(lines)
-            found[name] = text.facts()
-            done[0] += text.size
+    progress = Progress(f"comparing {part.target.name}", part.bytes)
+    for name, facts in part.tables.items():
+        text = archive.TableText()
+        with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(_copied(name, facts))) as out:
+            for lines in archive.lines(progress.counted(blocks(out))):
+                text.add(lines)
+        found[name] = text.facts()
     return found
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from recovery.common.errors import RestoreError
 from recovery.common.units import human_size
+from recovery.common.wording import shortened
 from recovery.sources.base import Restore
 from recovery.sources.model import Finding
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, in_words
-from recovery.sources.postgres.dump.archive import some
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables.contents import Chosen, raw, split
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
@@ -65,10 +65,10 @@ def _of_set(part: Chosen) -> Iterator[Finding]:
     for missing in part.missing():
         if missing.table is None:
             schemas = sorted(quoted(raw(name)) for kind, name in part.all if kind == "schema")
-            yield _refusal(f"Database {database} of the set has no schema {missing}. It has {some(schemas)}.")
+            yield _refusal(f"Database {database} of the set has no schema {missing}. It has {shortened(schemas)}.")
         else:
             near = [str(one) for one in sorted(Part(*split(name)) for name in _all_tables(part)) if one.schema == missing.schema]
-            has = f"Its schema has {some(near)}." if near else "It has no such schema, or nothing in it."
+            has = f"Its schema has {shortened(near)}." if near else "It has no such schema, or nothing in it."
             yield _refusal(f"Database {database} of the set has no table {missing}. {has}")
     for name, parent in part.orphans():
         yield _refusal(f"{name} is a part of {parent} and can't be restored alone. Choose {parent}.")
@@ -126,7 +126,9 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
     for (gid,) in live.execute(query).fetchall():
         yield _refusal(f"The prepared transaction {gid!r} in {database} may block the switch. COMMIT PREPARED or ROLLBACK PREPARED it.")
     if linked.related:
-        yield Finding("fact", f"Foreign keys link these with {some(list(linked.related))} in {database}; the proof checks that they hold.")
+        yield Finding(
+            "fact", f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the proof checks that they hold."
+        )
     if linked.views:
         yield Finding("fact", f"{len(linked.views)} views of {database} will show the restored tables.")
 
@@ -135,11 +137,13 @@ def _replaced(part: Chosen, out: Sequence[Relation]) -> Iterator[Finding]:
     database, restore_id = part.target.name, part.target.restore_id
     live = {relation.qualified: relation for relation in out}
     if both := [f"{name} ({human_size(live[name].bytes)})" for name in sorted(live.keys() & part.names)]:
-        yield Finding("fact", f"In {database} these are replaced and kept in schemas {aside('...', 'before', restore_id)}: {some(both)}.")
+        yield Finding(
+            "fact", f"In {database} these are replaced and kept in schemas {aside('...', 'before', restore_id)}: {shortened(both)}."
+        )
     if new := sorted(part.names - live.keys()):
-        yield Finding("fact", f"{database} lacks {some(new)}; created.")
+        yield Finding("fact", f"{database} lacks {shortened(new)}; created.")
     if extra := sorted(live.keys() - part.names):
-        yield Finding("warning", f"The set does not have {some(extra)} of {database}; set aside with the others.")
+        yield Finding("warning", f"The set does not have {shortened(extra)} of {database}; set aside with the others.")
 
 
 def _schemas(live: Connection, part: Chosen) -> Iterator[Finding]:
@@ -148,7 +152,7 @@ def _schemas(live: Connection, part: Chosen) -> Iterator[Finding]:
     for schema in [name for kind, name in part.all if kind == "schema"]:
         if raw(schema) in part.schemas - there:
             others = [f"{kind} {other}" for kind, other in part.all if kind in _STAYING and other.startswith(f"{schema}.")]
-            lost = f" What else it had is not restored: {some(others)}. What needs these can't be restored without." if others else ""
+            lost = f" What else it had is not restored: {shortened(others)}. What needs these can't be restored without." if others else ""
             yield Finding("warning" if others else "fact", f"{part.target.name} lacks schema {schema}; created.{lost}")
 
 

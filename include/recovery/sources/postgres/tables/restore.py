@@ -19,6 +19,7 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from recovery.common.errors import ProofError, RestoreError
 from recovery.common.units import human_size
+from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference, changes
 from recovery.packs.content_index import Row
 from recovery.plan.location import Landing
@@ -161,7 +162,7 @@ def _put_in_place(
     differences = create.proven(live, part, texts)
     differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
     if differences:
-        words = "; ".join(map(str, differences[:20]))
+        words = shortened(differences, between="; ")
         raise ProofError(
             f"The tables of {part.target.name} would not be the set's, or something else would change: {words}.",
             "Nothing was changed. Try again if others changed it meanwhile; else restore what is named, too, or the whole database.",

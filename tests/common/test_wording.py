@@ -1,0 +1,10 @@
+from recovery.common.wording import shortened
+
+
+def test_a_list_is_shortened_only_where_it_is_longer_than_it_may_be():
+    assert shortened([]) == ""
+    assert shortened(["a", "b"], at_most=2) == "a, b"
+    assert shortened(["a", "b", "c"], at_most=2) == "a, b and 1 more"
+    assert shortened(list(range(25))).endswith("18, 19 and 5 more")
+    assert shortened([1, 2, 3], at_most=2, between="; ") == "1; 2 and 1 more"
+    assert shortened(["one", "two", "three"], at_most=2, between="\n") == "one\ntwo\nand 1 more"

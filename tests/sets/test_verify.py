@@ -1,0 +1,237 @@
+"""Whole sets verified in real folders, with real packs, by the engine alone."""
+
+import os
+import re
+import shutil
+
+import pytest
+
+from recovery.backup import steps
+from recovery.common.progress import Progress
+from recovery.common.units import now
+from recovery.crypto.key_kit import create_keys
+from recovery.crypto.recipients import parse_identity
+from recovery.crypto.signing import SigningKey
+from recovery.destinations.folder import Folder
+from recovery.sets.find_sets import Unchecked, find_sets, pick
+from recovery.sets.key_ring import KeyRing
+from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE
+from recovery.sets.manifest import decode_manifest, describe_file, parse_packs, write_manifest, write_packs
+from recovery.sets.records import Record, add_record
+from recovery.sets.verify import VerificationStatus, verify_set
+from sandbox.servers import postgres_bin
+from tests.support.small import Small
+
+
+@pytest.fixture(scope="module")
+def made(postgres_server, mongo_server, tmp_path_factory):
+    """A system of all four kinds, and a set of it with a record."""
+    made = Small(tmp_path_factory.mktemp("made") / "small", "whole", postgres=postgres_server, mongo=mongo_server)
+    made.set_id = made.back_up()
+    made.drop()
+    run = made.restore()
+    proof = Record(kind="proof", plan="whole", set_id=made.set_id, time=now(), by="run drill", text="proven equal", facts={})
+    add_record(run.context.destination("near"), proof, run.context.signing_key())
+    return made
+
+
+@pytest.fixture
+def place(made, tmp_path):
+    """A copy of a destination, to be damaged."""
+    return shutil.copytree(made.folder / "near", tmp_path / "place")
+
+
+@pytest.fixture
+def folder(made, place):
+    return place / "whole" / made.set_id
+
+
+def keys(system, *, identity=True):
+    """Both keys of a system's kit, or only the public one."""
+    context = system.context()
+    return KeyRing(context.verify_key(), [parse_identity(system.connect(f"{system.name}_backup_identity"))] if identity else [])
+
+
+def verified(place, set_id, ring, **more):
+    return verify_set(pick(find_sets(Folder("place", place), ring.public), set_id), ring, **more)
+
+
+class Told(Progress):
+    """Notes what it is told."""
+
+    made = ()
+
+    def __init__(self, what, total):
+        super().__init__(what, total)
+        Told.made = (*Told.made, self)
+
+
+def test_a_whole_set_is_valid_and_every_byte_of_it_was_read(made, place, folder, monkeypatch):
+    monkeypatch.setattr(Told, "made", ())
+    result = verified(place, made.set_id, keys(made), progress=Told)
+    assert (result.status, result.faults, result.unable, result.notes) == (VerificationStatus.VALID, [], [], [])
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name.endswith((".age", "packs.jsonl", "RESTORE.md"))]
+    size = sum(path.stat().st_size for path in files)
+    assert (result.files, result.bytes) == (len(files), size)
+    assert (result.set, result.plan) == (made.set_id, "whole")
+    assert result.things >= 20
+    (told,) = Told.made
+    assert told.done == told.total == size
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+DAMAGES = {
+    "a pack": (lambda folder: flip(folder / "files/uploads/uploads.001.tar.zst.age"), "uploads.001.tar.zst.age at "),
+    "a pack cut off": (
+        lambda folder: os.truncate(folder / "postgres/main/whole.000.tar.zst.age", 99),
+        "is not what the manifest says: 99 bytes",
+    ),
+    "a pack gone": (lambda folder: (folder / "mongo/documents/documents.000.tar.zst.age").unlink(), "There is no whole/"),
+    "contents": (lambda folder: flip(folder / "contents.jsonl.zst.age"), "contents.jsonl.zst.age is not what the manifest says"),
+    "list of packs": (lambda folder: flip(folder / "packs.jsonl"), "packs.jsonl of set"),
+    "list of packs, longer": (lambda folder: lengthen(folder / "packs.jsonl"), "packs.jsonl at "),
+    "instructions": (lambda folder: flip(folder / "RESTORE.md"), "RESTORE.md is not what the manifest says"),
+    "manifest": (lambda folder: flip(folder / "manifest.json"), "manifest at"),
+    "signature": (lambda folder: (folder / "manifest.json.sig").unlink(), "was not signed by the key"),
+    "record": (lambda folder: flip(next((folder / "records").glob("*-proof.json"))), "is not believed"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_wherever_it_is(made, place, folder, damage):
+    action, words = DAMAGES[damage]
+    action(folder)
+    result = verified(place, made.set_id, keys(made))
+    assert (result.status, result.unable) == (VerificationStatus.INVALID, [])
+    assert any(words in fault for fault in result.faults), result
+
+
+def test_everything_that_is_wrong_is_named_at_once(made, place, folder):
+    for path in (folder / "files/uploads").iterdir():
+        flip(path)
+    for number in range(7):
+        (folder / f"stranger{number}").touch()
+    result = verified(place, made.set_id, keys(made, identity=False))
+    assert len(result.faults) == len(list((folder / "files/uploads").iterdir())) > 2
+    (note,) = result.notes
+    assert note == "beside it lies what is no part of it: stranger0, stranger1, stranger2, stranger3, stranger4 and 2 more"
+
+
+def sign(made, folder, **changes):
+    """Change a manifest as whoever has the key can."""
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
+    write_manifest(folder, manifest.model_copy(update=changes), SigningKey.from_endpoint(made.connect("whole_backup_signing")))
+
+
+def test_a_pack_that_was_stored_as_signed_but_does_not_open_is_found_with_an_identity_only(made, place, folder):
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
+    packs = parse_packs((folder / PACKS_FILE).read_bytes(), manifest)
+    for exchanged in ("mongo/documents/documents.000.tar.zst.age", "files/uploads/uploads.000.tar.zst.age"):
+        flip(folder / exchanged)
+        there = describe_file(folder / exchanged)
+        packs = [pack.model_copy(update={"sha256": there.sha256}) if pack.file == exchanged else pack for pack in packs]
+    write_packs(folder / PACKS_FILE, packs)
+    sign(made, folder, files=manifest.files.model_copy(update={"packs": describe_file(folder / PACKS_FILE)}))
+    assert verified(place, made.set_id, keys(made, identity=False)).status == VerificationStatus.VALID
+    result = verified(place, made.set_id, keys(made))
+    assert (result.status, len(result.faults)) == (VerificationStatus.INVALID, 2), result
+
+
+def test_a_file_that_can_not_be_read_makes_a_set_neither_valid_nor_invalid(made, place, folder):
+    """A folder where the file should be: reading fails there as it does on a bad disk, for root too."""
+    path = folder / "files/uploads/uploads.000.tar.zst.age"
+    path.unlink()
+    path.mkdir()
+    (path / "x").touch()
+    result = verified(place, made.set_id, keys(made))
+    assert (result.status, result.faults, len(result.unable)) == (VerificationStatus.NOT_FULLY_VERIFIED, [], 1)
+
+
+def test_without_a_public_key_the_best_is_perhaps_not_genuine(made, place, folder):
+    ring = KeyRing(Unchecked(), keys(made).identities)
+    assert verified(place, made.set_id, ring).status == VerificationStatus.PERHAPS_NOT_GENUINE
+    sign(made, folder, complete=False, missing={"files.other": "it does not answer"})
+    result = verified(place, made.set_id, ring)
+    assert (result.status, result.missing) == (VerificationStatus.NOT_COMPLETE, ["files.other"])
+    assert result.notes == ["it is not complete: it lacks files.other"]
+    flip(folder / "RESTORE.md")
+    assert verified(place, made.set_id, ring).status == VerificationStatus.INVALID
+
+
+def test_an_identity_of_another_time_is_said_and_the_rest_is_verified(made, place, tmp_path):
+    text = (create_keys(tmp_path / "other", "other").folder / "identity.txt").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("AGE-SECRET-KEY-1")]
+    other = type(keys(made).identities[0]).from_str(line)
+    right = keys(made)
+    result = verified(place, made.set_id, KeyRing(right.public, [other]))
+    assert (result.status, result.faults, result.things) == (VerificationStatus.NOT_FULLY_VERIFIED, [], None)
+    assert "was not encrypted to this identity" in result.unable[0]
+    assert result.files > 5
+    assert verified(place, made.set_id, KeyRing(right.public, [other, *right.identities])).status == VerificationStatus.VALID
+
+
+@pytest.fixture(scope="module")
+def unopened(postgres_server, mongo_server, tmp_path_factory):
+    """A system whose plan has no identity: its sets are stored without being opened."""
+    made = Small(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
+    path = made.plans / "unopened.yaml"
+    path.write_text(path.read_text().replace(", identity: unopened_backup_identity", "") + "good: stored\n")
+    made.set_id = made.back_up("whole")
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def opened_now(unopened, monkeypatch):
+    """Verify one of its sets with an identity; the tools of its PostgreSQL are known."""
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", str(postgres_bin(18)))
+    return lambda set_id: verified(unopened.folder / "near", set_id, keys(unopened))
+
+
+def test_what_nobody_ever_opened_is_not_valid_until_it_was_compared(unopened, opened_now, monkeypatch):
+    assert (
+        verified(unopened.folder / "near", unopened.set_id, keys(unopened, identity=False)).status == VerificationStatus.CONTENTS_NOT_READ
+    )
+    assert opened_now(unopened.set_id).status == VerificationStatus.VALID
+    monkeypatch.setenv("RECOVERY_POSTGRES_BIN", "")
+    monkeypatch.setattr("recovery.sources.postgres.client.tool_places", lambda *_: [])
+    result = opened_now(unopened.set_id)
+    expected = (VerificationStatus.NOT_FULLY_VERIFIED, [])
+    assert (result.status, result.faults) == expected, "whether it holds everything can't be told without pg_restore"
+    assert "PostgreSQL 18 client tools" in result.unable[0]
+
+
+MONGO_LACKS = "mongo.documents, documents: The dump lacks what its source has: "
+
+
+@pytest.mark.parametrize(
+    ("source", "lost", "words"),
+    [
+        ("mongo.documents", rb"unopened/states\..*", f"{MONGO_LACKS}collection unopened.states"),
+        ("mongo.documents", rb"unopened/states\.bson", f"{MONGO_LACKS}the documents of unopened.states"),
+        ("mongo.documents", rb".*", MONGO_LACKS),
+        ("postgres.main", rb"\d+\.dat", "postgres.main, unopened: The dump lacks what the source has: the file"),
+        ("files.uploads", rb"top\.txt", "files.uploads, uploads: The archive of uploads lacks top.txt"),
+        ("config.settings", rb".*flow\.py", "config.settings, settings: The archive of settings lacks "),
+    ],
+)
+def test_a_set_that_was_stored_without_something_is_invalid_once_it_is_opened(unopened, opened_now, monkeypatch, source, lost, words):
+    members = steps._members
+
+    def fewer(work, artifact):
+        return (member for member in members(work, artifact) if not re.fullmatch(lost, member.path))
+
+    monkeypatch.setattr(steps, "_members", fewer)
+    set_id = unopened.back_up(f"without {lost}", sources=(source,))
+    result = opened_now(set_id)
+    assert (result.status, len(result.faults)) == (VerificationStatus.INVALID, 1), result
+    assert words in result.faults[0]
