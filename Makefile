@@ -30,10 +30,11 @@ bench: $(READY) ## Measure against the usual script, and write bench.json; ARGS=
 	@python3 tools/setup.py programs libcurl tar
 	@$(RUN) -m sandbox.bench $(ARGS)
 
-lint: $(READY) ## Check style, layout and types
+lint: $(READY) ## Check style, types, and which folder imports from which
 	@.venv/bin/ruff check --quiet --output-format concise
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
+	@PYTHONPATH=include .venv/bin/lint-imports --no-cache
 
 # Index addresses and local folders of this machine have no place in a lock file.
 lock: export UV_FIND_LINKS :=
