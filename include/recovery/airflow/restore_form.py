@@ -10,17 +10,12 @@ from airflow.sdk import Param
 from recovery.airflow.tasks import sources_parameter, text_parameter
 from recovery.common.errors import PlanError
 from recovery.plan.field_types import LIVE
-from recovery.plan.kinds.config import ConfigSettings
+from recovery.plan.kinds import KINDS
 from recovery.plan.model import Plan
+from recovery.plan.source_id import kind_of
 from recovery.runs.restore_request import Request
 
 _ONLY = "only."
-_PARTS = {
-    "postgres": "Databases, schemas or tables, one a line: sales, sales.public, sales.public.orders; odd names in double quotes.",
-    "mongo": "Databases or collections, one a line: sales, sales.orders.",
-    "files": "Paths or patterns below the folder, one a line: 2026/03, 2026/**/*.pdf, *.docx.",
-    "config": "Files or folders of the plan; one below these has to be written under Advanced Options.",
-}
 
 
 def fields(plan: Plan) -> dict[str, Param]:
@@ -59,15 +54,14 @@ def fields(plan: Plan) -> dict[str, Param]:
 
 def _parts(plan: Plan, source_id: str) -> Param:
     """What to restore of one source; a text field of one part a line, or a choice of the named paths."""
-    settings = plan.source(source_id)
-    choices: dict[str, Any] = {"examples": [str(path) for path in settings.paths]} if isinstance(settings, ConfigSettings) else {}
-    kind = source_id.partition(".")[0]
+    offered = plan.source(source_id).choices()
+    choices: dict[str, Any] = {"examples": offered} if offered else {}
     return Param(
         [],
         type=["null", "array"],
         items={"type": "string"},
         title=f"Only, of {source_id}",
-        description=f"{_PARTS[kind]} Empty: all of it.",
+        description=f"{KINDS[kind_of(source_id)].parts} Empty: all of it.",
         section="Parts of sources",
         **choices,
     )

@@ -1,4 +1,1 @@
-"""Where programs run: `base` says what a source may ask of a place for its client tools, `local` is this worker, the only one built.
-
-Always on this worker: the commands of the plan (`commands`), and the servers of a drill (`processes`, `local_server`).
-"""
+"""Where programs run: `base` says what a place must do for a source's tools, `local` is this worker; the plan's commands, drill servers."""

@@ -86,16 +86,16 @@ class LocalRunner:
     shares_files = True
 
     def places(self, folders: Sequence[Path], patterns: Sequence[str] = ()) -> list[Path]:
-        """See :meth:`Runner.places`; the search path is ``PATH``."""
+        """See :meth:`recovery.runners.base.Runner.places`; the search path is ``PATH``."""
         found = [folder for pattern in patterns for folder in sorted(Path("/").glob(pattern.lstrip("/")), reverse=True)]
         return list(dict.fromkeys([*folders, *found, *map(Path, os.get_exec_path())]))
 
     def has(self, program: Path) -> bool:
-        """See :meth:`Runner.has`."""
+        """See :meth:`recovery.runners.base.Runner.has`."""
         return os.access(program, os.X_OK) and program.is_file()
 
     def find_tool(self, name: str, folders: Sequence[Path] = ()) -> str:
-        """See :meth:`Runner.find_tool`."""
+        """See :meth:`recovery.runners.base.Runner.find_tool`."""
         places = self.places(folders)
         for place in places:
             if self.has(place / name):
@@ -106,7 +106,7 @@ class LocalRunner:
         )
 
     def version(self, program: str | Path) -> str:
-        """See :meth:`Runner.version`. It is asked again once the file has changed."""
+        """See :meth:`recovery.runners.base.Runner.version`. It is asked again once the file has changed."""
         try:
             changed = Path(program).stat().st_mtime
         except OSError as error:
@@ -114,7 +114,7 @@ class LocalRunner:
         return _version(str(program), changed)
 
     def run(self, argv: Argv, *, env: Mapping[str, str] | None = None) -> bytes:
-        """See :meth:`Runner.run`."""
+        """See :meth:`recovery.runners.base.Runner.run`."""
         log.debug("running %s", shlex.join(os.fsdecode(part) for part in argv))
         with self.tool(argv, env=env, output=True) as running:
             return running.stdout.read()
@@ -131,7 +131,7 @@ class LocalRunner:
         may_fail: bool = False,
         on_line: Callable[[str], None] | None = None,
     ) -> Iterator[LocalTool]:
-        """See :meth:`Runner.tool`; here with more, for packs, which are always made and read on this worker.
+        """See :meth:`recovery.runners.base.Runner.tool`; here with more, for packs, which are always made and read on this worker.
 
         Args:
             argv: the command.

@@ -43,7 +43,7 @@ class Known:
 
     @property
     def id(self) -> str:
-        """See :attr:`recovery.restore.session.RestoreRun.id`."""
+        """See ``RestoreRun.id``."""
         return self.folder.name
 
     @property

@@ -276,7 +276,10 @@ class Restorer(Source):
 
     @abstractmethod
     def lands(self, restore: Restore) -> set[Landing]:
-        """What the restore would replace. Two places that :func:`meet` are not apart: so a target that is live after all is noticed."""
+        """What the restore would replace, so that a target that is live after all is noticed.
+
+        Two locations of which one lies in the other, by :func:`recovery.plan.location.meet`, are not apart.
+        """
 
     @abstractmethod
     def owns(self) -> set[Landing]:

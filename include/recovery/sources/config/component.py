@@ -66,7 +66,7 @@ class Config(ByRename):
         return cls(name, settings, there.folder if there else None, runner=access.runner)
 
     def lost_folder(self, location: Landing) -> Path | None:
-        """See :meth:`Restorer.lost_folder`."""
+        """See :meth:`ByRename.lost_folder`."""
         folder = Path(*location[1:]).parent
         return folder if location[1] == "/" and not folder.is_dir() else None
 
@@ -302,7 +302,7 @@ class Config(ByRename):
         return changes(lambda: wanted, live)
 
     def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`InPlaceRestorer.unsaved`; and what came since where something was missing, which goes only if that may be replaced."""
+        """See :meth:`ByRename.unsaved`; and what came since where something was missing, which goes only if that may be replaced."""
         parts = [self.part(restore, place) for place in self.places(restore) if self._replaces(restore)]
         saved = {path for part in parts for path, _ in part.entries() if part.wanted(path)}
         going = ((text(found.path), found.kind) for found in self._going(map(raw, self.replaced(restore).units)))

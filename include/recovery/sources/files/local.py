@@ -273,7 +273,7 @@ class Files(ByRename):
         return self._beside_live(part, walk, lambda path: part.wanted(path) or not os.path.lexists(at(self.root, raw(path))))
 
     def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`InPlaceRestorer.unsaved`: of all that would be removed, also what came since that was planned.
+        """See :meth:`ByRename.unsaved`: of all that would be removed, also what came since that was planned.
 
         A folder's time alone is no loss: settings and other excluded entries that come and go in it change it, too.
         """

@@ -155,17 +155,17 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
     # Restore ----------------------------------------------------------------------------------------------------------
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`Restorer.identity` and :func:`recovery.sources.mongo.client.identity`."""
+        """See :meth:`InPlaceRestorer.identity` and :func:`recovery.sources.mongo.client.identity`."""
         with self._target() as target:
             return identity(target.client, target.endpoint)
 
     def preflight(self, restore: Restore) -> Preflight:
-        """See :meth:`Restorer.preflight` and :mod:`recovery.sources.mongo.restore.preflight`."""
+        """See :meth:`InPlaceRestorer.preflight` and :mod:`recovery.sources.mongo.restore.preflight`."""
         with self._target() as target:
             return preflight(target, restore, self._names, self._settings)
 
     def stage(self, restore: Restore) -> None:
-        """See :meth:`Restorer.stage`. Collections, time series and views are made as ``__stage_<id>_<name>``."""
+        """See :meth:`InPlaceRestorer.stage`. Collections, time series and views are made as ``__stage_<id>_<name>``."""
         unpacked, laid_out = empty_folder(restore.folder / _UNPACKED), empty_folder(restore.folder / _STAGED)
         unpack(restore, unpacked)
         namespaces = [(now, self._names.namespace(now)) for now in definitions(unpacked)]
@@ -182,7 +182,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         keep_series(dumps)
 
     def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`Restorer.prove`. Nothing that is staged may have a TTL; users and roles are not staged."""
+        """See :meth:`InPlaceRestorer.prove`. Nothing that is staged may have a TTL; users and roles are not staged."""
         wanted = self._planned(restore)
         with self._target() as target:
             if restore.in_place:
@@ -196,7 +196,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         return compare(expected, there)
 
     def switch(self, restore: Restore) -> None:
-        """See :meth:`Restorer.switch`."""
+        """See :meth:`InPlaceRestorer.switch`."""
         wanted = self._planned(restore)
         unpacked = restore.folder / _UNPACKED
         accounts = load_accounts(unpacked)
@@ -211,7 +211,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             forward(target, restore, plan, restore.folder / _STAGED / "plain", wanted.collections, accounts)
 
     def switch_back(self, restore: Restore) -> None:
-        """See :meth:`Restorer.switch_back`. The restored collections get their staged names again."""
+        """See :meth:`InPlaceRestorer.switch_back`. The restored collections get their staged names again."""
         plan = recorded_plan(restore)
         if plan is None:
             log.info("%s: nothing was switched", self.id)
@@ -232,7 +232,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             put_accounts(target, restore.folder / "accounts", plan, wanted, accounts)
 
     def settle(self, restore: Restore) -> None:
-        """See :meth:`Restorer.settle`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
+        """See :meth:`InPlaceRestorer.settle`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
         plan = None if restore.in_place else recorded_plan(restore)
         if plan is None and not restore.in_place:
             raise RestoreError(f"{self.id} was not switched, so there is nothing to accept.", "Start the restore again.")
@@ -242,7 +242,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 timeseries.keep(target, restore, plan.series_before)
 
     def lands(self, restore: Restore) -> set[Landing]:
-        """See :meth:`Restorer.lands`: whole databases and single collections, below what the server is recognized by."""
+        """See :meth:`InPlaceRestorer.lands`: whole databases and single collections, below what the server is recognized by."""
         parts = self._planned(restore).scope
         single = (split_name(full) for full in parts.single)
         with self._target() as target:
@@ -251,7 +251,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         return {("mongo", where, *names) for names in inside}
 
     def owns(self) -> set[Landing]:
-        """See :meth:`Restorer.owns`: the databases or collections that the plan names, or all databases of the server."""
+        """See :meth:`InPlaceRestorer.owns`: the databases or collections that the plan names, or all databases of the server."""
         single = self._settings.collections
         with self._target() as target:
             where = deployment(target.client)
@@ -260,13 +260,13 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         return {("mongo", where, *split_name(self._names.full(full))) for full in single}
 
     def occupied(self, restore: Restore) -> dict[Landing, str]:
-        """See :meth:`Restorer.occupied`."""
+        """See :meth:`InPlaceRestorer.occupied`."""
         with self._target() as target:
             where, there = deployment(target.client), occupied(target.client, self._planned(restore).scope)
         return {("mongo", where, now.database, now.name): words for now, words in there}
 
     def compare(self, restore: Restore) -> list[Change]:
-        """See :meth:`Restorer.compare`."""
+        """See :meth:`InPlaceRestorer.compare`."""
         with self._target() as target:
             return differences_now(target.client, self._planned(restore), self._settings.jobs)
 
@@ -277,19 +277,19 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         return [change for change in found if change.what != "equal"]
 
     def discard(self, restore: Restore) -> None:
-        """See :meth:`Restorer.discard`."""
+        """See :meth:`InPlaceRestorer.discard`."""
         with self._target() as target:
             drop_marked(target.client, self._worked_in(restore), mark("stage", restore.id))
 
     def before_copies(self) -> list[str]:
-        """See :meth:`Restorer.before_copies`."""
+        """See :meth:`InPlaceRestorer.before_copies`."""
         with self._target() as target:
             names = [name for database in self._searched(target.client) for name in target.client[database].list_collection_names()]
         found = {marked for name in names if (marked := marked_id(name))}
         return sorted({restore_id for kind, restore_id in found if kind != "stage"})
 
     def drop_before(self, restore: Restore) -> None:
-        """See :meth:`Restorer.drop_before`."""
+        """See :meth:`InPlaceRestorer.drop_before`."""
         with self._target() as target:
             drop_before(target.client, self._worked_in(restore), restore.id)
 

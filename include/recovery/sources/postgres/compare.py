@@ -33,7 +33,7 @@ _DEPARSED = {"definition", "default", "bound", "partition key", "using", "check"
 
 
 def prove(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> list[Difference]:
-    """Compare what was loaded, and the roles, with the set; see :meth:`recovery.sources.base.Component.prove`."""
+    """Compare what was loaded, and the roles, with the set; see :meth:`recovery.sources.base.Restorer.prove`."""
     differences = _prove_roles(server, restore, chosen)
     for target in chosen:
         differences += _prove_database(server, jobs, restore, target)

@@ -71,22 +71,22 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         return pg_dump.dump(self._server, self._settings, folder, opened, damaged=self.damaged)
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`Restorer.identity` and :attr:`recovery.sources.postgres.client.Server.identity`."""
+        """See :meth:`InPlaceRestorer.identity` and :attr:`recovery.sources.postgres.client.Server.identity`."""
         return self._server.identity
 
     def preflight(self, restore: Restore) -> Preflight:
-        """See :meth:`Restorer.preflight`."""
+        """See :meth:`InPlaceRestorer.preflight`."""
         return postgres_preflight.preflight(self._server, restore, self._renamed, self._settings.databases)
 
     def stage(self, restore: Restore) -> None:
-        """See :meth:`Restorer.stage`."""
+        """See :meth:`InPlaceRestorer.stage`."""
         if whole := self._whole(restore):
             databases_stage.stage(self._server, self._settings.jobs, restore, whole)
         if parts := self._parts(restore):
             tables_restore.stage(self._server, self._settings.jobs, restore, parts)
 
     def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`Restorer.prove`."""
+        """See :meth:`InPlaceRestorer.prove`."""
         whole, parts = self._whole(restore), self._parts(restore)
         if restore.in_place:
             whole = in_place.touched(self._server, restore, whole)
@@ -94,46 +94,46 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         return differences + (tables_restore.prove(self._server, self._settings.jobs, restore, parts) if parts else [])
 
     def switch(self, restore: Restore) -> None:
-        """See :meth:`Restorer.switch`."""
+        """See :meth:`InPlaceRestorer.switch`."""
         if whole := self._whole(restore):
             swap.switch(self._server, restore, whole)
         if parts := self._parts(restore):
             tables_restore.switch(self._server, restore, parts)
 
     def switch_back(self, restore: Restore) -> None:
-        """See :meth:`Restorer.switch_back`."""
+        """See :meth:`InPlaceRestorer.switch_back`."""
         if parts := self._parts(restore):
             tables_restore.switch_back(self._server, restore, parts)
         if whole := self._whole(restore):
             swap.switch_back(self._server, restore, whole)
 
     def settle(self, restore: Restore) -> None:
-        """See :meth:`Restorer.settle`."""
+        """See :meth:`InPlaceRestorer.settle`."""
         swap.settle(self._server, self._whole(restore))
         tables_restore.settle(self._server, restore, self._parts(restore))
 
     def discard(self, restore: Restore) -> None:
-        """See :meth:`Restorer.discard`."""
+        """See :meth:`InPlaceRestorer.discard`."""
         if whole := self._whole(restore):
             swap.discard(self._server, restore, whole)
         if parts := self._parts(restore):
             tables_restore.discard(self._server, restore, parts)
 
     def lands(self, restore: Restore) -> set[Landing]:
-        """See :meth:`Restorer.lands`."""
+        """See :meth:`InPlaceRestorer.lands`."""
         return locations.lands(self._server, self._whole(restore)) | tables_restore.lands(self._server, self._parts(restore))
 
     def owns(self) -> set[Landing]:
-        """See :meth:`Restorer.owns`: the databases that the plan names, or all of the server."""
+        """See :meth:`InPlaceRestorer.owns`: the databases that the plan names, or all of the server."""
         named = self._settings.databases or [name for name in self._server.databases() if not SET_ASIDE.search(name)]
         return {locations.landing(self._server, self._renamed.get(name, name)) for name in named}
 
     def occupied(self, restore: Restore) -> dict[Landing, str]:
-        """See :meth:`Restorer.occupied`."""
+        """See :meth:`InPlaceRestorer.occupied`."""
         return locations.occupied(self._server, self._whole(restore)) | tables_restore.occupied(self._server, self._parts(restore))
 
     def compare(self, restore: Restore) -> list[Change]:
-        """See :meth:`Restorer.compare`."""
+        """See :meth:`InPlaceRestorer.compare`."""
         jobs = self._settings.jobs
         whole = postgres_compare.compare(self._server, jobs, restore, self._whole(restore))
         return postgres_compare.together([*whole, *tables_restore.compare(self._server, jobs, self._parts(restore))])
@@ -150,12 +150,12 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         in_place.replace(self._server, self._settings.jobs, restore, self._whole(restore))
 
     def before_copies(self) -> list[str]:
-        """See :meth:`Restorer.before_copies`."""
+        """See :meth:`InPlaceRestorer.before_copies`."""
         names = [self._renamed.get(name, name) for name in self._settings.databases]
         return sorted({*swap.before_copies(self._server, names), *tables_restore.before_copies(self._server, names)})
 
     def drop_before(self, restore: Restore) -> None:
-        """See :meth:`Restorer.drop_before`."""
+        """See :meth:`InPlaceRestorer.drop_before`."""
         swap.drop_before(self._server, restore, self._whole(restore))
         tables_restore.drop_before(self._server, restore, self._parts(restore))
 

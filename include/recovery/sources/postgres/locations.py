@@ -25,12 +25,12 @@ def landing(server: Server, database: str) -> Landing:
 
 
 def lands(server: Server, chosen: Sequence[Target]) -> set[Landing]:
-    """Every database that is replaced; see :meth:`recovery.sources.base.Component.lands`."""
+    """Every database that is replaced; see :meth:`recovery.sources.base.Restorer.lands`."""
     return {landing(server, target.name) for target in chosen}
 
 
 def occupied(server: Server, chosen: Sequence[Target]) -> dict[Landing, str]:
-    """The databases that are there and not empty; see :meth:`recovery.sources.base.Component.occupied`."""
+    """The databases that are there and not empty; see :meth:`recovery.sources.base.Restorer.occupied`."""
     known = server.databases()
     return {
         landing(server, target.name): f"database {target.name}, {_size(server, target.name)}"

@@ -28,7 +28,7 @@ _NEEDS_SUPERUSER = ("event trigger", "foreign-data wrapper", "language", "access
 
 
 def preflight(server: Server, restore: Restore, renamed: Mapping[str, str], backed_up: Sequence[str]) -> Preflight:
-    """See :meth:`recovery.sources.base.Component.preflight`.
+    """See :meth:`recovery.sources.base.Restorer.preflight`.
 
     Args:
         server: the target.

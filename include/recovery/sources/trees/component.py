@@ -134,7 +134,7 @@ class ByRename(Dumper, InPlaceRestorer):
     # Preflight ------------------------------------------------------------------------------------------------------
 
     def identity(self, restore: Restore) -> str:
-        """See :meth:`Restorer.identity`. Mount and inode of each folder that is changed.
+        """See :meth:`InPlaceRestorer.identity`. Mount and inode of each folder that is changed.
 
         Of the nearest parent, and ``gone``, if it is not there.
 
@@ -343,7 +343,7 @@ class ByRename(Dumper, InPlaceRestorer):
                 filesystem.remove(place.work, self.runner)
 
     def leaves_out(self, restore: Restore, location: Landing) -> bool:
-        """See :meth:`Restorer.leaves_out`."""
+        """See :meth:`InPlaceRestorer.leaves_out`."""
         starts = [Path(row[1]) for artifact in restore.artifacts() for row in restore.rows(artifact, "tree")]
         roots = [(start, root) for start in starts for root in filesystem.landings(self.root / start) if location[: len(root)] == root]
         left = [(start, self.settings.left_out(Path(*location[len(root) :]))) for start, root in roots]

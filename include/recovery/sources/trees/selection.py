@@ -134,5 +134,5 @@ class Part:
                 yield path, facts
 
     def apart(self) -> set[str]:
-        """What has to be extracted apart: :attr:`orphans`, and what they are links to."""
+        """What has to be extracted apart: ``orphans``, and what they are links to."""
         return self.orphans.keys() | self._targets

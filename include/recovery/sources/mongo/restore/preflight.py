@@ -64,7 +64,7 @@ class _Look:
 
 
 def preflight(target: Target, restore: Restore, names: Names, settings: MongoSettings) -> Preflight:
-    """See :meth:`recovery.sources.base.Component.preflight`."""
+    """See :meth:`recovery.sources.base.Restorer.preflight`."""
     client = target.client
     wanted = planned(restore, names)
     live = live_within(client, wanted.scope)

@@ -25,7 +25,7 @@ _REPLACE = "replace"
 
 
 def replace(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Drop databases and load the set's; see :meth:`recovery.sources.base.Component.replace`."""
+    """Drop databases and load the set's; see :meth:`recovery.sources.base.InPlaceRestorer.replace`."""
     if not restore.way_back and not restore.journalled("dropping"):
         with server.maintenance() as connection:
             restore.journal(_REPLACE, live={target.name: number(connection, target.name) for target in chosen})

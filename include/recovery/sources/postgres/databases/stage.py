@@ -32,7 +32,7 @@ _RIGHTS = re.compile(r"\d+; 0 0 ACL ")
 
 
 def stage(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Restore databases beside the live ones; see :meth:`recovery.sources.base.Component.stage`."""
+    """Restore databases beside the live ones; see :meth:`recovery.sources.base.Restorer.stage`."""
     log.info("restoring with the client tools in %s", server.bin)  # looked for before anything is changed
     with server.maintenance() as connection:
         for target in chosen:

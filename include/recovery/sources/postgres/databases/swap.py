@@ -29,7 +29,7 @@ _END_SESSIONS_WITHIN = 30.0
 
 
 def switch(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Put the staged databases in the place of the live ones; see :meth:`recovery.sources.base.Component.switch`."""
+    """Put the staged databases in the place of the live ones; see :meth:`recovery.sources.base.Restorer.switch`."""
     with server.maintenance(_involved(chosen)) as connection:
         if _is_switched(connection, chosen, restore):
             log.info("the databases are switched already")
@@ -173,7 +173,7 @@ def dress(connection: Connection, target: Target) -> None:
 
 
 def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Put the databases back as they were; see :meth:`recovery.sources.base.Component.switch_back`."""
+    """Put the databases back as they were; see :meth:`recovery.sources.base.Restorer.switch_back`."""
     begun = restore.journalled(_SWITCH)
     if not begun:
         log.info("no switch was begun, so nothing is taken back")
@@ -217,7 +217,7 @@ def _refuse_other_names(connection: Connection, chosen: Sequence[Target], begun:
 
 
 def settle(server: Server, chosen: Sequence[Target]) -> None:
-    """Make sure that the set-aside copies stay as they are; see :meth:`recovery.sources.base.Component.settle`."""
+    """Make sure that the set-aside copies stay as they are; see :meth:`recovery.sources.base.Restorer.settle`."""
     with server.maintenance(_involved(chosen)) as connection, in_words("Closing the set-aside databases", RestoreError):
         for target in chosen:
             if _lets_in(connection, target.before) is not None:
@@ -226,7 +226,7 @@ def settle(server: Server, chosen: Sequence[Target]) -> None:
 
 
 def discard(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Drop what was staged and not switched; see :meth:`recovery.sources.base.Component.discard`."""
+    """Drop what was staged and not switched; see :meth:`recovery.sources.base.Restorer.discard`."""
     chosen = _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
         if (restore.journalled(_SWITCH) and not restore.journalled(_BACK)) or _is_switched(connection, chosen, restore):

@@ -56,7 +56,7 @@ class _Snapshot:
 
 
 def dump(server: Server, settings: PostgresSettings, folder: Path, opened: Callable[[], None], *, damaged: bool = False) -> Dump:
-    """Dump databases and globals; see :meth:`recovery.sources.base.Component.dump`.
+    """Dump databases and globals; see :meth:`recovery.sources.base.Dumper.dump`.
 
     Args:
         server: where they are.
