@@ -27,7 +27,7 @@ from recovery.sets.records import Record, add_record, hold
 from recovery.sets.transfer import upload_set
 from sandbox.servers import postgres_bin
 from tests.support.sets import s3_destination
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 FULL, NO_MONGO = "full", "no mongo"
 ALL = ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
@@ -36,7 +36,7 @@ ALL = ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
 @pytest.fixture(scope="module")
 def kept(postgres_server, mongo_server, tmp_path_factory):
     """A system of all four kinds and two sets of it: one whole, held and proven, and a newer one that lacks a source."""
-    made = Small(tmp_path_factory.mktemp("kept") / "small", "bare", postgres=postgres_server, mongo=mongo_server)
+    made = SampleSystem(tmp_path_factory.mktemp("kept") / "small", "bare", postgres=postgres_server, mongo=mongo_server)
     made.sets = {
         FULL: made.back_up("first"),
         NO_MONGO: made.back_up("second", sources=("postgres.main", "files.uploads", "config.settings")),
@@ -365,7 +365,7 @@ def test_latest_passes_over_the_safety_set_of_a_restore(kept, place, ask):
 @pytest.fixture(scope="module")
 def unopened(postgres_server, mongo_server, tmp_path_factory):
     """A system whose plan has no identity: its sets are stored without being opened."""
-    made = Small(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
+    made = SampleSystem(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
     path = made.plans / "unopened.yaml"
     path.write_text(path.read_text().replace(", identity: unopened_backup_identity", "") + "good: stored\n")
     made.set_id = made.back_up("whole")
@@ -448,7 +448,7 @@ def test_the_proof_of_a_part_is_not_shown_as_one_of_the_set(kept, place, ask, fa
 
 
 def test_plans_beside_each_other_are_told_apart(kept, place, ask, tmp_path, capsys):
-    other = Small(tmp_path / "other", "other")
+    other = SampleSystem(tmp_path / "other", "other")
     set_id = other.back_up()
     shutil.copytree(other.folder / "near" / "other", place / "other")
     status, found, _ = ask("sets", place, kit=())

@@ -10,19 +10,12 @@ import pytest
 from recovery.common.errors import ToolError
 from recovery.runners.local import LOCAL
 from sandbox.servers import wait_for
+from tests.support.processes import is_running
 from tests.support.sets import run_python
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits for its parent to look does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def gone(pid: int) -> None:
-    wait_for(f"process {pid} to end", lambda: not alive(pid), 10)
+    wait_for(f"process {pid} to end", lambda: not is_running(pid), 10)
 
 
 def test_output_and_exit_status():
