@@ -39,7 +39,7 @@ def system():
     """A small OpenManus, filled, with its plan ``openmanus``: two approvers, mail to ``mails``."""
     folder = Path(tempfile.mkdtemp(prefix="recovery-system-"))
     try:
-        with System(folder / "system", scale=0.02, approvers=("alice", "bob"), more=_mail_lines()) as running:
+        with System(folder / "system", scale=0.02, approvers=("alice", "bob"), more=mail_lines()) as running:
             running.fill()
             yield running
     finally:
@@ -61,12 +61,13 @@ def sample_systems(request, system):
     for name, settings in wanted.items():
         servers = {kind: getattr(system, kind) for kind in settings.get("servers", ())}
         rest = {key: value for key, value in settings.items() if key != "servers"}
-        made[name] = SampleSystem(system.folder / "samples" / name, name, plans=system.plans, **{"more": _mail_lines()} | rest, **servers)
+        made[name] = SampleSystem(system.folder / "samples" / name, name, plans=system.plans, **{"more": mail_lines()} | rest, **servers)
         made[name].back_up()
     return made
 
 
-def _mail_lines():
+def mail_lines():
+    """Further lines of a plan, which let mails go to ``mails``."""
     return "alerts: {mail: {connection: mail, to: [oncall@example.org], sender: recovery@example.org}}\n"
 
 

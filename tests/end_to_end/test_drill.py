@@ -9,10 +9,10 @@ import pytest
 from recovery.restore.session import RestoreRun
 from recovery.sets.records import read_records
 from sandbox.servers import wait_for
-from tests.end_to_end.conftest import _mail_lines
+from tests.end_to_end.conftest import mail_lines
 
 SAMPLE_PLANS = {
-    "drilled": {"servers": ("postgres", "mongo"), "more": f"drill: {{on_new_set: true, destinations: [near]}}\n{_mail_lines()}"},
+    "drilled": {"servers": ("postgres", "mongo"), "more": f"drill: {{on_new_set: true, destinations: [near]}}\n{mail_lines()}"},
     "drill_red": {},
 }
 TEARDOWNS = {"switch_back", "discard", "report"}

@@ -469,9 +469,9 @@ def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
         time.sleep(0.1)
     assert site.sql("postgres", workers)
     with site.server.connect("postgres", user="landlord", password="l") as connection:
-        swap._close(connection, ["house"])
+        swap.close(connection, ["house"])
         assert site.sql("postgres", workers)
-        swap._rename(connection, "house", "home")
+        swap.rename(connection, "house", "home")
     assert "home" in site.databases()
     site.sql("postgres", "DROP DATABASE home WITH (FORCE)", "DROP ROLE landlord")
 
