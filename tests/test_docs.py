@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from recovery.cli.main import _parser
+from recovery.cli.main import command_line
 from recovery.common.units import parse_duration, parse_size
 from recovery.plan.loader import plan_schema
 from recovery.plan.model import Plan
@@ -180,7 +180,7 @@ def commands(parser, words=()):
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_commands_of_the_package_exist(page):
-    known = {words[:2] for words in commands(_parser())}
+    known = {words[:2] for words in commands(command_line())}
     named = re.findall(r"-m recovery ([a-z]+)(?: ([a-z]+))?", read(page))
     assert not [words for words in named if words not in known and words[:1] not in known]
 

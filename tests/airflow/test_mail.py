@@ -8,7 +8,7 @@ import pytest
 
 from recovery.airflow import mail
 from recovery.plan.model import Mail
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def plan(tmp_path, smtp, monkeypatch):
     connection = f'{{"conn_type": "smtp", "host": "127.0.0.1", "port": {smtp.port}, "extra": {{"disable_ssl": true, "disable_tls": true}}}}'
     monkeypatch.setenv("AIRFLOW_CONN_MAIL", connection)
     more = "alerts: {mail: {connection: mail, to: [oncall@example.org, boss@example.org], sender: recovery@example.org}}\n"
-    small = Small(tmp_path / "small", "small", more=more)
-    monkeypatch.setenv("RECOVERY_PLANS", str(small.plans))
-    return small.plan()
+    system = SampleSystem(tmp_path / "small", "small", more=more)
+    monkeypatch.setenv("RECOVERY_PLANS", str(system.plans))
+    return system.plan()
 
 
 def text_of(message):
@@ -64,9 +64,9 @@ def test_a_mail_that_cannot_be_sent_does_not_fail_a_gate(plan, monkeypatch, capl
 
 
 def test_without_mail_nobody_is_told(tmp_path, smtp, monkeypatch):
-    small = Small(tmp_path / "small", "small")
-    monkeypatch.setenv("RECOVERY_PLANS", str(small.plans))
-    assert not mail.on_failure(small.plan(), "Backup")
+    system = SampleSystem(tmp_path / "small", "small")
+    monkeypatch.setenv("RECOVERY_PLANS", str(system.plans))
+    assert not mail.on_failure(system.plan(), "Backup")
     mail.gate_waits("small", "plan", "text", context())
     mail.nobody_accepted("small", context())
     assert smtp.messages == []

@@ -7,14 +7,14 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from recovery.airflow import restore_form
 from recovery.common.errors import PlanError
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 FACTS = {"run_id": "one", "requester": "operator", "started": datetime(2026, 11, 23, tzinfo=UTC)}
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    return Small(tmp_path_factory.mktemp("form") / "small", "small", gates=()).plan()
+    return SampleSystem(tmp_path_factory.mktemp("form") / "small", "small", gates=()).plan()
 
 
 def values(plan, **changes):

@@ -8,12 +8,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 
 from recovery.airflow import tasks
 from recovery.common.errors import RestoreError, RestoreUnderWay
-from tests.support.small import Small, forward
+from tests.support.restore_driver import run_until
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
-def small(tmp_path):
-    return Small(tmp_path / "small", "small").damaged()
+def system(tmp_path):
+    return SampleSystem(tmp_path / "small", "small").backed_up_and_damaged()
 
 
 def waits(plan, since):
@@ -27,8 +28,8 @@ def waits(plan, since):
     return prepare
 
 
-def test_a_backup_waits_for_a_restore_for_half_of_the_rpo(small):
-    plan = small.plan()
+def test_a_backup_waits_for_a_restore_for_half_of_the_rpo(system):
+    plan = system.plan()
     with pytest.raises(AirflowRescheduleException):
         waits(plan, plan.objectives.rpo / 2 - timedelta(minutes=1))()
     with pytest.raises(AirflowFailException, match="A restore is under way"):
@@ -39,13 +40,13 @@ def instance(choose_set):
     return SimpleNamespace(dag_id="small_restore", run_id="r", get_task_states=lambda **_: {"r": {"choose_set": choose_set}})
 
 
-def test_a_restore_whose_folder_is_gone_is_not_taken_for_one_that_never_began(small, tmp_path):
-    run = small.restore()
-    forward(small, run, "switch config.settings")
+def test_a_restore_whose_folder_is_gone_is_not_taken_for_one_that_never_began(system, tmp_path):
+    run = system.restore()
+    run_until(system, run, "switch config.settings")
     tasks.refuse_lost(run, instance("success"))
     staging = run.plan.staging.folder
     staging.rename(tmp_path / "moved")
-    lost = small.restore()
+    lost = system.restore()
     with pytest.raises(RestoreError, match="what it has changed is not known") as refused:
         tasks.refuse_lost(lost, instance("success"))
     assert refused.value.retryable

@@ -25,35 +25,25 @@ from recovery.crypto.recipients import recipient_fingerprint
 from recovery.crypto.signing import SigningKey
 from recovery.destinations import make_destination
 from recovery.destinations.folder import Folder
-from recovery.runs.staged_set import RunRecord, StagedSet
+from recovery.runs.staged_set import StagedSet
 from recovery.sets.catalog import read_catalog
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, new_set_id
 from recovery.sets.manifest import decode_manifest, parse_packs
 from tests.support.sets import run_python
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 SOURCES = ("config.settings", "files.uploads")
 
 
 @pytest.fixture
-def small(tmp_path):
-    return Small(tmp_path / "small", "small")
+def system(tmp_path):
+    return SampleSystem(tmp_path / "small", "small")
 
 
-def begin(small, run_id="run", when=None, **asked):
-    plan = small.plan()
-    when = when or datetime.now(UTC)
-    staged = StagedSet(plan, new_set_id(when, run_id))
-    record = {"sources": SOURCES} | asked
-    record = RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=when, **record)
-    finalize.prepare(small.context(), staged, record)
-    return staged
-
-
-def verified(small, staged, *sources):
+def verified(system, staged, *sources):
     for source_id in sources or SOURCES:
         for step in (steps.dump, steps.compress, steps.verify):
-            step(steps.Work(small.context(), staged, source_id))
+            step(steps.Work(system.context(), staged, source_id))
     return staged
 
 
@@ -61,15 +51,15 @@ def manifest_of(staged):
     return decode_manifest(staged.manifest.read_bytes(), "here")
 
 
-def catalog(small):
-    plan = small.plan()
-    key = SigningKey.from_endpoint(small.connect(plan.signing)).verify_key
+def catalog(system):
+    plan = system.plan()
+    key = SigningKey.from_endpoint(system.connect(plan.signing)).verify_key
     places = [make_destination(name, place, None) for name, place in plan.destinations.items()]
     return {each.manifest.set_id: each.manifest for each in read_catalog(plan.plan, places, key).sets}
 
 
-def sets_at(small, name):
-    folder = small.folder / name / "small"
+def sets_at(system, name):
+    folder = system.folder / name / "small"
     return sorted(path.parent.name for path in folder.glob("*/manifest.json"))
 
 
@@ -77,62 +67,62 @@ def sets_at(small, name):
 
 
 @pytest.mark.parametrize("sources", [(), ("files.nothing",), ("files.uploads", "postgres.main")])
-def test_only_sources_of_the_plan_can_be_asked_for(small, sources):
+def test_only_sources_of_the_plan_can_be_asked_for(system, sources):
     with pytest.raises(PlanError, match=r"It has config\.settings, files\.uploads"):
-        begin(small, sources=sources)
-    assert not (small.folder / "staging").exists()
+        system.begin_backup(sources=sources)
+    assert not (system.folder / "staging").exists()
 
 
-def test_begun_again_a_run_keeps_what_was_asked_first(small):
-    staged = begin(small, note="first")
+def test_begun_again_a_run_keeps_what_was_asked_first(system):
+    staged = system.begin_backup(note="first")
     there = staged.run_file.read_bytes()
-    finalize.prepare(small.context(), staged, staged.run().model_copy(update={"note": "second"}))
+    finalize.prepare(system.context(), staged, staged.run().model_copy(update={"note": "second"}))
     assert staged.run_file.read_bytes() == there
 
 
-def test_staging_that_cannot_be_made_is_said(small):
-    (small.folder / "staging").write_text("a file")
+def test_staging_that_cannot_be_made_is_said(system):
+    (system.folder / "staging").write_text("a file")
     with pytest.raises(StagingError, match="Staging can't be used"):
-        begin(small)
+        system.begin_backup()
 
 
-def test_staging_is_for_its_owner_alone(small):
-    assert begin(small).folder.stat().st_mode & 0o077 == 0
+def test_staging_is_for_its_owner_alone(system):
+    assert system.begin_backup().folder.stat().st_mode & 0o077 == 0
 
 
-def test_earlier_counts_come_from_the_newest_complete_set(small):
-    small.back_up("old", when=datetime.now(UTC) - timedelta(hours=3))
-    (small.storage / "one more").touch()
-    small.back_up("new", when=datetime.now(UTC) - timedelta(hours=2))
-    small.back_up("part", when=datetime.now(UTC) - timedelta(hours=1), sources=("config.settings",))
-    found = begin(small).run().previous
+def test_earlier_counts_come_from_the_newest_complete_set(system):
+    system.back_up("old", when=datetime.now(UTC) - timedelta(hours=3))
+    (system.storage / "one more").touch()
+    system.back_up("new", when=datetime.now(UTC) - timedelta(hours=2))
+    system.back_up("part", when=datetime.now(UTC) - timedelta(hours=1), sources=("config.settings",))
+    found = system.begin_backup().run().previous
     assert set(found) == set(SOURCES)
     assert found["files.uploads"]["uploads"] == 6 + 1 + 1 + 1  # uploads, top.txt, the link, one more
 
 
-def test_destinations_that_cannot_be_read_do_not_hinder_a_backup(small, caplog):
-    small.back_up()
-    shutil.rmtree(small.folder / "near")
-    shutil.rmtree(small.folder / "far")
-    assert begin(small, "second").run().previous == {}
+def test_destinations_that_cannot_be_read_do_not_hinder_a_backup(system, caplog):
+    system.back_up()
+    shutil.rmtree(system.folder / "near")
+    shutil.rmtree(system.folder / "far")
+    assert system.begin_backup("second").run().previous == {}
     assert "can't be told" in caplog.text
 
 
-def with_bucket(small):
-    path = small.plans / "small.yaml"
+def with_bucket(system):
+    path = system.plans / "small.yaml"
     bucket = "  offsite: {s3: {connection: nobody, bucket: sets}, keep: {last: 3}}"
     path.write_text(path.read_text().replace("approvals:", f"{bucket}\napprovals:"))
-    return small
+    return system
 
 
-def test_a_destination_without_its_connection_hinders_neither_a_backup_nor_what_it_knows_of_the_last_set(small, caplog):
-    small.back_up()
-    staged = verified(with_bucket(small), begin(small, "second"))
+def test_a_destination_without_its_connection_hinders_neither_a_backup_nor_what_it_knows_of_the_last_set(system, caplog):
+    system.back_up()
+    staged = verified(with_bucket(system), system.begin_backup("second"))
     assert set(staged.run().previous) == set(SOURCES)
     assert "offsite: no nobody" in caplog.text
-    backup_upload.upload(small.context(), staged, "near")
+    backup_upload.upload(system.context(), staged, "near")
     with pytest.raises(DestinationError, match="no nobody") as caught:
-        backup_upload.upload(small.context(), staged, "offsite")
+        backup_upload.upload(system.context(), staged, "offsite")
     assert not caught.value.retryable
 
 
@@ -142,31 +132,31 @@ class NextYear(datetime):
         return datetime.now(tz) + timedelta(days=365)
 
 
-def test_earlier_counts_never_come_from_a_set_of_the_future(small, monkeypatch):
-    small.back_up("past")
-    (small.storage / "one more").touch()
+def test_earlier_counts_never_come_from_a_set_of_the_future(system, monkeypatch):
+    system.back_up("past")
+    (system.storage / "one more").touch()
     with monkeypatch.context() as patched:
         patched.setattr(finalize, "datetime", NextYear)
-        small.back_up("future")
-    assert begin(small).run().previous["files.uploads"]["uploads"] == 6 + 1 + 1
+        system.back_up("future")
+    assert system.begin_backup().run().previous["files.uploads"]["uploads"] == 6 + 1 + 1
 
 
-def test_what_a_killed_run_left_is_swept_by_the_next(small):
-    killed = begin(small, "killed")
-    work = steps.Work(small.context(), killed, "files.uploads")
+def test_what_a_killed_run_left_is_swept_by_the_next(system):
+    killed = system.begin_backup("killed")
+    work = steps.Work(system.context(), killed, "files.uploads")
     steps.dump(work)
     (killed.set_folder / "half.age.partial").touch()
-    small.back_up("next")
+    system.back_up("next")
     assert not killed.folder.exists()
-    assert len(sets_at(small, "near")) == 1
+    assert len(sets_at(system, "near")) == 1
 
 
 # Closing ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_set_holds_all_that_its_manifest_says(small):
-    staged = verified(small, begin(small, note="before the move", hold=True))
-    finalize.close(small.context(), staged)
+def test_a_set_holds_all_that_its_manifest_says(system):
+    staged = verified(system, system.begin_backup(note="before the move", hold=True))
+    finalize.close(system.context(), staged)
     manifest = manifest_of(staged)
     assert (manifest.complete, manifest.missing, manifest.note, manifest.hold) == (True, {}, "before the move", True)
     packs = parse_packs((staged.set_folder / PACKS_FILE).read_bytes(), manifest)
@@ -175,132 +165,132 @@ def test_a_set_holds_all_that_its_manifest_says(small):
     assert "age --decrypt" in (staged.set_folder / INSTRUCTIONS_FILE).read_text()
 
 
-def contents_of(small, staged):
-    (small.folder / "identity").write_text(small.connect("small_backup_identity").password)
-    command = f"age -d -i {small.folder}/identity {staged.set_folder}/{CONTENTS_FILE} | zstd -dc"
+def contents_of(system, staged):
+    (system.folder / "identity").write_text(system.connect("small_backup_identity").password)
+    command = f"age -d -i {system.folder}/identity {staged.set_folder}/{CONTENTS_FILE} | zstd -dc"
     return [json.loads(line) for line in subprocess.run(["sh", "-c", command], check=True, capture_output=True).stdout.splitlines()]
 
 
-def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(small):
-    staged = verified(small, begin(small))
-    finalize.close(small.context(), staged)
-    rows = contents_of(small, staged)
+def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(system):
+    staged = verified(system, system.begin_backup())
+    finalize.close(system.context(), staged)
+    rows = contents_of(system, staged)
     members = {name: facts["pack"] for source, _, kind, name, facts in rows if (source, kind) == ("files.uploads", "member")}
     entries = {name for source, _, kind, name, _ in rows if (source, kind) == ("files.uploads", "entry")}
     assert {"top.txt", "latest", "year2/upload 5.bin"} <= set(members) & entries
     assert len(set(members.values())) >= 3
     for name, number in members.items():
         pack = staged.set_folder / "files" / "uploads" / f"uploads.{number:03}.tar.zst.age"
-        command = f"age -d -i {small.folder}/identity {pack} | zstd -dc | tar -t"
+        command = f"age -d -i {system.folder}/identity {pack} | zstd -dc | tar -t"
         listed = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout.splitlines()
         assert name in {line.rstrip("/") for line in listed} | {line.removeprefix("./") for line in listed}
     assert not [path.name for path in staged.set_folder.iterdir() if path.suffix == ".zst"]
 
 
 @pytest.mark.parametrize("when", ["before the packs", "after the packs"])
-def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan_says_since(small, tmp_path, when):
+def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan_says_since(system, tmp_path, when):
     def change_recipient():
-        path = small.plans / "small.yaml"
-        path.write_text(path.read_text().replace(small.keys.recipient, create_keys(tmp_path / "other", "other").recipient))
+        path = system.plans / "small.yaml"
+        path.write_text(path.read_text().replace(system.keys.recipient, create_keys(tmp_path / "other", "other").recipient))
 
-    staged = begin(small)
+    staged = system.begin_backup()
     if when == "before the packs":
         change_recipient()
-    verified(small, staged)
+    verified(system, staged)
     if when == "after the packs":
         change_recipient()
-    assert small.plan().encryption.recipients != (small.keys.recipient,)
-    finalize.close(small.context(), staged)
-    assert contents_of(small, staged)
-    assert manifest_of(staged).recipients == (recipient_fingerprint(small.keys.recipient),)
+    assert system.plan().encryption.recipients != (system.keys.recipient,)
+    finalize.close(system.context(), staged)
+    assert contents_of(system, staged)
+    assert manifest_of(staged).recipients == (recipient_fingerprint(system.keys.recipient),)
     assert manifest_of(staged).level == "decoded"
 
 
-def test_without_anything_verified_nothing_is_closed(small):
-    staged = begin(small)
+def test_without_anything_verified_nothing_is_closed(system):
+    staged = system.begin_backup()
     with pytest.raises(StagingError, match=r"Nothing of set .* was verified"):
-        backup_upload.upload(small.context(), staged, "near")
+        backup_upload.upload(system.context(), staged, "near")
     assert not staged.closed
-    assert sets_at(small, "near") == []
+    assert sets_at(system, "near") == []
 
 
-def test_a_run_whose_first_task_failed_has_nothing_to_upload(small):
-    staged = StagedSet(small.plan(), new_set_id(datetime.now(UTC), "never begun"))
+def test_a_run_whose_first_task_failed_has_nothing_to_upload(system):
+    staged = StagedSet(system.plan(), new_set_id(datetime.now(UTC), "never begun"))
     with pytest.raises(StagingError, match="did not begin"):
-        backup_upload.upload(small.context(), staged, "near")
-    begin(small)
+        backup_upload.upload(system.context(), staged, "near")
+    system.begin_backup()
     assert not staged.folder.exists()
 
 
-def test_a_set_without_a_failed_source_is_kept_and_says_so(small):
-    small.back_up("good")
-    (good,) = sets_at(small, "near")
-    staged = verified(small, begin(small), "files.uploads")
+def test_a_set_without_a_failed_source_is_kept_and_says_so(system):
+    system.back_up("good")
+    (good,) = sets_at(system, "near")
+    staged = verified(system, system.begin_backup(), "files.uploads")
     for name in ("near", "far"):
-        backup_upload.upload(small.context(), staged, name)
-    manifest = catalog(small)[staged.id]
+        backup_upload.upload(system.context(), staged, name)
+    manifest = catalog(system)[staged.id]
     assert not manifest.complete
     assert list(manifest.missing) == ["config.settings"]
     assert "failed" in manifest.missing["config.settings"]
-    assert catalog(small)[good].good("decoded")
+    assert catalog(system)[good].good("decoded")
     assert not manifest.good("decoded")
 
 
-def test_a_source_that_was_left_out_is_told_from_one_that_failed(small):
-    staged = verified(small, begin(small, sources=("files.uploads",)), "files.uploads")
-    finalize.close(small.context(), staged)
+def test_a_source_that_was_left_out_is_told_from_one_that_failed(system):
+    staged = verified(system, system.begin_backup(sources=("files.uploads",)), "files.uploads")
+    finalize.close(system.context(), staged)
     assert manifest_of(staged).missing == {"config.settings": "left out by who started the run"}
 
 
-def _upload(small, staged, name):
-    backup_upload.upload(small.context(), staged, name)
+def _upload(system, staged, name):
+    backup_upload.upload(system.context(), staged, name)
 
 
-def test_two_uploads_at_once_close_the_set_once(small):
-    staged = verified(small, begin(small))
+def test_two_uploads_at_once_close_the_set_once(system):
+    staged = verified(system, system.begin_backup())
     context = get_context("fork")
-    uploads = [context.Process(target=_upload, args=(small, staged, name)) for name in ("near", "far")]
+    uploads = [context.Process(target=_upload, args=(system, staged, name)) for name in ("near", "far")]
     for upload in uploads:
         upload.start()
     for upload in uploads:
         upload.join()
     assert [upload.exitcode for upload in uploads] == [0, 0]
-    near, far = ((small.folder / name / "small" / staged.id / "manifest.json").read_bytes() for name in ("near", "far"))
+    near, far = ((system.folder / name / "small" / staged.id / "manifest.json").read_bytes() for name in ("near", "far"))
     assert near == far == staged.manifest.read_bytes()
 
 
-def test_a_wrong_signing_key_closes_nothing_and_the_next_try_does(small):
-    staged = verified(small, begin(small))
+def test_a_wrong_signing_key_closes_nothing_and_the_next_try_does(system):
+    staged = verified(system, system.begin_backup())
 
     def without_key(name):
-        endpoint = small.connect(name)
+        endpoint = system.connect(name)
         return endpoint if "signing" not in name else type(endpoint)(id=name, password="no key")
 
     with pytest.raises(KeyMaterialError):
-        backup_upload.upload(small.context(connect=without_key), staged, "near")
+        backup_upload.upload(system.context(connect=without_key), staged, "near")
     assert not staged.closed
-    backup_upload.upload(small.context(), staged, "near")
+    backup_upload.upload(system.context(), staged, "near")
 
 
 # Uploading, finishing -----------------------------------------------------------------------------------------------
 
 
-def test_a_destination_that_was_down_gets_the_set_later_without_another_dump(small):
-    staged = verified(small, begin(small))
-    (small.folder / "far").rename(small.folder / "away")
-    (small.folder / "far").write_text("in the way")
-    backup_upload.upload(small.context(), staged, "near")
+def test_a_destination_that_was_down_gets_the_set_later_without_another_dump(system):
+    staged = verified(system, system.begin_backup())
+    (system.folder / "far").rename(system.folder / "away")
+    (system.folder / "far").write_text("in the way")
+    backup_upload.upload(system.context(), staged, "near")
     with pytest.raises(RecoveryError):
-        backup_upload.upload(small.context(), staged, "far")
+        backup_upload.upload(system.context(), staged, "far")
     assert (staged.is_uploaded("near"), staged.is_uploaded("far")) == (True, False)
-    (small.folder / "far").unlink()
-    (small.folder / "away").rename(small.folder / "far")
-    next_run = verified(small, begin(small, "next morning", when=datetime.now(UTC) + timedelta(seconds=1)))
-    shutil.rmtree(small.storage)
-    backup_upload.upload(small.context(), staged, "far")
-    assert sets_at(small, "far") == [staged.id]
-    backup_upload.upload(small.context(), next_run, "far")
-    assert sorted(catalog(small)) == sorted([staged.id, next_run.id])
+    (system.folder / "far").unlink()
+    (system.folder / "away").rename(system.folder / "far")
+    next_run = verified(system, system.begin_backup("next morning", when=datetime.now(UTC) + timedelta(seconds=1)))
+    shutil.rmtree(system.storage)
+    backup_upload.upload(system.context(), staged, "far")
+    assert sets_at(system, "far") == [staged.id]
+    backup_upload.upload(system.context(), next_run, "far")
+    assert sorted(catalog(system)) == sorted([staged.id, next_run.id])
 
 
 _KILLED = """
@@ -332,157 +322,157 @@ _KILLED = """
 """
 
 
-def test_an_upload_that_is_killed_anywhere_leaves_no_set_and_the_next_try_makes_it(small):
-    staged = verified(small, begin(small))
+def test_an_upload_that_is_killed_anywhere_leaves_no_set_and_the_next_try_makes_it(system):
+    staged = verified(system, system.begin_backup())
     at, kills = 0, 0
     while True:
-        done = run_python(_KILLED, small.plans, staged.id, json.dumps(small.connections()), at)
+        done = run_python(_KILLED, system.plans, staged.id, json.dumps(system.connections()), at)
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
-        there = sets_at(small, "near")
+        there = sets_at(system, "near")
         assert there == [] or (there == [staged.id] and at > 8)
         if not there:
-            assert catalog(small) == {}
+            assert catalog(system) == {}
         kills += 1
         at += 1 if at < 7 else 4
     assert kills > 7
-    assert list(catalog(small)) == [staged.id]
-    backup_upload.upload(small.context(), staged, "far")
-    backup_upload.finish(small.context(), staged)
+    assert list(catalog(system)) == [staged.id]
+    backup_upload.upload(system.context(), staged, "far")
+    backup_upload.finish(system.context(), staged)
 
 
-def test_finish_removes_staging_and_tells_a_complete_set_from_a_part(small):
-    whole = verified(small, begin(small))
+def test_finish_removes_staging_and_tells_a_complete_set_from_a_part(system):
+    whole = verified(system, system.begin_backup())
     for name in ("near", "far"):
-        backup_upload.upload(small.context(), whole, name)
-    assert backup_upload.finish(small.context(), whole) is True
+        backup_upload.upload(system.context(), whole, name)
+    assert backup_upload.finish(system.context(), whole) is True
     assert not whole.folder.exists()
-    part = verified(small, begin(small, "part", sources=("files.uploads",)), "files.uploads")
+    part = verified(system, system.begin_backup("part", sources=("files.uploads",)), "files.uploads")
     for name in ("near", "far"):
-        backup_upload.upload(small.context(), part, name)
-    assert backup_upload.finish(small.context(), part) is False
+        backup_upload.upload(system.context(), part, name)
+    assert backup_upload.finish(system.context(), part) is False
 
 
-def uploaded(small, run_id="run", **asked):
-    staged = verified(small, begin(small, run_id, **asked))
-    for name in small.plan().destinations:
-        backup_upload.upload(small.context(), staged, name)
+def uploaded(system, run_id="run", **asked):
+    staged = verified(system, system.begin_backup(run_id, **asked))
+    for name in system.plan().destinations:
+        backup_upload.upload(system.context(), staged, name)
     return staged
 
 
-def another_folder(small, staged):
-    (small.folder / "moved").mkdir()
-    path = small.plans / "small.yaml"
-    path.write_text(path.read_text().replace(f"{small.folder}/far", f"{small.folder}/moved"))
+def another_folder(system, staged):
+    (system.folder / "moved").mkdir()
+    path = system.plans / "small.yaml"
+    path.write_text(path.read_text().replace(f"{system.folder}/far", f"{system.folder}/moved"))
 
 
-def emptied(small, staged):
-    shutil.rmtree(small.folder / "far" / "small")
+def emptied(system, staged):
+    shutil.rmtree(system.folder / "far" / "small")
 
 
-def gone(small, staged):
-    shutil.rmtree(small.folder / "far")
+def gone(system, staged):
+    shutil.rmtree(system.folder / "far")
 
 
-def tampered(small, staged):
-    (small.folder / "far" / "small" / staged.id / "manifest.json.sig").write_bytes(bytes(64))
+def tampered(system, staged):
+    (system.folder / "far" / "small" / staged.id / "manifest.json.sig").write_bytes(bytes(64))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [(another_folder, "far has no"), (emptied, "far has no"), (gone, "is not there"), (tampered, "was not signed by the key")],
 )
-def test_finish_asks_the_destinations_and_what_they_lack_waits_in_staging(small, change, words):
-    staged = uploaded(small)
-    change(small, staged)
+def test_finish_asks_the_destinations_and_what_they_lack_waits_in_staging(system, change, words):
+    staged = uploaded(system)
+    change(system, staged)
     with pytest.raises(DestinationError, match=words) as caught:
-        backup_upload.finish(small.context(), staged)
+        backup_upload.finish(system.context(), staged)
     assert "near" not in caught.value.what
-    begin(small, "next morning", when=datetime.now(UTC) + timedelta(seconds=1))
+    system.begin_backup("next morning", when=datetime.now(UTC) + timedelta(seconds=1))
     assert staged.closed
     if change in {another_folder, emptied}:
-        backup_upload.upload(small.context(), staged, "far")
-        assert backup_upload.finish(small.context(), staged) is True
+        backup_upload.upload(system.context(), staged, "far")
+        assert backup_upload.finish(system.context(), staged) is True
 
 
-def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(small):
-    staged = verified(small, begin(small))
-    backup_upload.upload(small.context(), staged, "near")
-    other = create_keys(small.folder / "other keys", "small")
+def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(system):
+    staged = verified(system, system.begin_backup())
+    backup_upload.upload(system.context(), staged, "near")
+    other = create_keys(system.folder / "other keys", "small")
 
     def with_another_key(name):
-        endpoint = small.connect(name)
+        endpoint = system.connect(name)
         password = json.loads((other.folder / "connections.json").read_text())[name]["password"]
         return type(endpoint)(id=name, password=password) if "signing" in name else endpoint
 
     with pytest.raises(ManifestError, match="put the one of then back and clear the upload, or trigger a new"):
-        backup_upload.upload(small.context(connect=with_another_key), staged, "far")
-    assert sets_at(small, "far") == []
-    backup_upload.upload(small.context(), staged, "far")
+        backup_upload.upload(system.context(connect=with_another_key), staged, "far")
+    assert sets_at(system, "far") == []
+    backup_upload.upload(system.context(), staged, "far")
     with pytest.raises(DestinationError, match=r"near has no .* was not signed by .* far has no .* was not signed by"):
-        backup_upload.finish(small.context(connect=with_another_key), staged)
-    assert backup_upload.finish(small.context(), staged) is True
+        backup_upload.finish(system.context(connect=with_another_key), staged)
+    assert backup_upload.finish(system.context(), staged) is True
 
 
-def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(small, monkeypatch):
+def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(system, monkeypatch):
     """As the runbook says: a whole set goes, its manifest first."""
     now = datetime.now(UTC)
-    oldest, middle = (small.back_up(f"run {age}", when=now - timedelta(hours=age)) for age in (9, 8))
+    oldest, middle = (system.back_up(f"run {age}", when=now - timedelta(hours=age)) for age in (9, 8))
     free = {"far": 0}
     monkeypatch.setattr(Folder, "free_space", lambda self: free.get(self.name))
-    staged = verified(small, begin(small))
-    backup_upload.upload(small.context(), staged, "near")
+    staged = verified(system, system.begin_backup())
+    backup_upload.upload(system.context(), staged, "near")
     with pytest.raises(DestinationError, match='"A full destination" in docs/restore-runbook'):
-        backup_upload.upload(small.context(), staged, "far")
-    folder = small.folder / "far" / "small" / oldest
+        backup_upload.upload(system.context(), staged, "far")
+    folder = system.folder / "far" / "small" / oldest
     (folder / "manifest.json").unlink()
-    assert sets_at(small, "far") == [middle]
+    assert sets_at(system, "far") == [middle]
     shutil.rmtree(folder)
     free["far"] = 10**9
-    backup_upload.upload(small.context(), staged, "far")
-    assert backup_upload.prune(small.context(), staged, "far")
-    assert sets_at(small, "far") == sorted([middle, staged.id])
+    backup_upload.upload(system.context(), staged, "far")
+    assert backup_upload.prune(system.context(), staged, "far")
+    assert sets_at(system, "far") == sorted([middle, staged.id])
 
 
-def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(small):
+def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(system):
     """The source's tasks are cleared and marked by hand afterwards; the set at the destinations stays what it is."""
-    staged = verified(small, begin(small), "files.uploads")
+    staged = verified(system, system.begin_backup(), "files.uploads")
     for name in ("near", "far"):
-        backup_upload.upload(small.context(), staged, name)
+        backup_upload.upload(system.context(), staged, name)
     staged.source("config.settings").mkdir(parents=True, exist_ok=True)
     (staged.source("config.settings") / "verified.json").write_text("{}")
     with pytest.raises(StagingError, match=r"closed without config\.settings"):
-        backup_upload.finish(small.context(), staged)
+        backup_upload.finish(system.context(), staged)
     assert staged.folder.exists()
 
 
-def test_prune_keeps_what_the_plan_wants(small):
+def test_prune_keeps_what_the_plan_wants(system):
     now = datetime.now(UTC)
-    made = [small.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
-    backup_upload.prune(small.context(), StagedSet(small.plan(), made[-1]), "far")
-    assert sets_at(small, "far") == made[1:]
-    backup_upload.prune(small.context(), StagedSet(small.plan(), made[-1]), "near")
-    assert sets_at(small, "near") == made
+    made = [system.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
+    backup_upload.prune(system.context(), StagedSet(system.plan(), made[-1]), "far")
+    assert sets_at(system, "far") == made[1:]
+    backup_upload.prune(system.context(), StagedSet(system.plan(), made[-1]), "near")
+    assert sets_at(system, "near") == made
 
 
-def test_prune_refuses_before_its_own_set_is_there(small):
-    small.back_up()
+def test_prune_refuses_before_its_own_set_is_there(system):
+    system.back_up()
     with pytest.raises((RecoveryError, DestinationError)):
-        backup_upload.prune(small.context(), StagedSet(small.plan(), "20261123T010000Z-0000"), "far")
+        backup_upload.prune(system.context(), StagedSet(system.plan(), "20261123T010000Z-0000"), "far")
 
 
-def test_a_clock_that_is_wrong_beside_any_destination_prunes_nowhere(small, monkeypatch, caplog):
+def test_a_clock_that_is_wrong_beside_any_destination_prunes_nowhere(system, monkeypatch, caplog):
     now = datetime.now(UTC)
-    made = [small.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
-    staged = StagedSet(small.plan(), made[-1])
+    made = [system.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
+    staged = StagedSet(system.plan(), made[-1])
     real = Folder.now
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "now", lambda self: real(self) - timedelta(days=60) * (self.name == "near"))
-        with pytest.raises(RetentionError, match=rf"clock says .*, that of {small.folder}/near "):
-            backup_upload.prune(small.context(), staged, "far")
-    assert sets_at(small, "far") == made
-    shutil.rmtree(small.folder / "near")
-    backup_upload.prune(small.context(), staged, "far")
-    assert sets_at(small, "far") == made[1:]
+        with pytest.raises(RetentionError, match=rf"clock says .*, that of {system.folder}/near "):
+            backup_upload.prune(system.context(), staged, "far")
+    assert sets_at(system, "far") == made
+    shutil.rmtree(system.folder / "near")
+    backup_upload.prune(system.context(), staged, "far")
+    assert sets_at(system, "far") == made[1:]
     assert "the clock of near can't be compared" in caplog.text

@@ -16,7 +16,7 @@ from recovery.sets.transfer import upload_set
 from sandbox import fingerprints, toolchain
 from sandbox.servers import Mongo, Postgres, postgres_bin
 from tests.support.sets import s3_destination
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 STOCK = ("age", "zstd", "tar", "openssl", "sha256sum", "sh", "cat", "cp", "grep", "mkdir")
 POSTGRES = ("psql", "pg_restore")
@@ -26,7 +26,7 @@ MONGO = ("mongorestore",)
 @pytest.fixture(scope="module")
 def original(server_folder, postgres_server, mongo_server, tmp_path_factory):
     """A small system, with what is hard to bring back, and one set of it."""
-    made = Small(tmp_path_factory.mktemp("original") / "it's small", "small", postgres=postgres_server, mongo=mongo_server)
+    made = SampleSystem(tmp_path_factory.mktemp("original") / "it's small", "small", postgres=postgres_server, mongo=mongo_server)
     with closed_after(postgres_server.connect()) as connection:
         connection.execute("CREATE ROLE guide_owner LOGIN PASSWORD 'secret of the owner'; CREATE ROLE guide_readers")
         connection.execute("GRANT guide_readers TO guide_owner; ALTER DATABASE small OWNER TO guide_owner")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 from contextlib import closing as closed_after
 from dataclasses import replace
-from datetime import UTC, datetime
 from threading import Thread
 
 import pytest
@@ -17,39 +16,27 @@ from recovery.backup.steps import Work, compress, dump, verify
 from recovery.common.errors import ArtifactError, ConnectionUnusable, RecoveryError, SourceError, StagingError
 from recovery.crypto.key_kit import create_keys
 from recovery.packs.artifact import read_listing, write_listing
-from recovery.runs.staged_set import RunRecord, StagedSet
-from recovery.sets.layout import new_set_id
 from sandbox.servers import postgres_bin, wait_for
 from tests.support.sets import run_python
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 STEPS = (dump, compress, verify)
 
 
 @pytest.fixture
-def small(tmp_path):
-    return Small(tmp_path / "small", "small")
+def system(tmp_path):
+    return SampleSystem(tmp_path / "small", "small")
 
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):
-    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server)
+    made = SampleSystem(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server)
     yield made
     made.drop()
 
 
-def begin(small, run_id="run", sources=None, **asked):
-    plan = small.plan()
-    now = datetime.now(UTC)
-    staged = StagedSet(plan, new_set_id(now, run_id))
-    sources = sources or tuple(plan.source_ids)
-    record = RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=now, sources=sources, **asked)
-    finalize.prepare(small.context(), staged, record)
-    return staged
-
-
-def work_on(small, source_id="files.uploads", staged=None, connect=None):
-    return Work(small.context(connect=connect), staged or begin(small, sources=(source_id,)), source_id)
+def work_on(system, source_id="files.uploads", staged=None, connect=None):
+    return Work(system.context(connect=connect), staged or system.begin_backup(sources=(source_id,)), source_id)
 
 
 def files_below(folder):
@@ -84,8 +71,8 @@ def test_the_raw_dump_goes_once_it_is_sealed_and_its_records_stay(whole):
     verify(work)
 
 
-def test_steps_in_the_wrong_order_say_what_is_missing(small):
-    work = work_on(small)
+def test_steps_in_the_wrong_order_say_what_is_missing(system):
+    work = work_on(system)
     for step in (compress, verify):
         with pytest.raises(StagingError, match=r"dump\.json is not there"):
             step(work)
@@ -109,8 +96,8 @@ def test_a_failed_dump_leaves_nothing_and_tells_the_scans(whole):
     assert not (work.folder / "failed").exists()
 
 
-def test_what_a_kill_left_of_a_dump_is_not_taken_for_one(small):
-    work = work_on(small)
+def test_what_a_kill_left_of_a_dump_is_not_taken_for_one(system):
+    work = work_on(system)
     work.dump_folder.mkdir(parents=True)
     (work.dump_folder / "uploads.inventory.jsonl").write_text("half a li")
     (work.dump_folder / "dump.json.partial").write_text("{")
@@ -119,8 +106,8 @@ def test_what_a_kill_left_of_a_dump_is_not_taken_for_one(small):
     assert not (work.dump_folder / "dump.json.partial").exists()
 
 
-def test_what_a_kill_left_of_packs_is_not_taken_for_them(small):
-    work = work_on(small)
+def test_what_a_kill_left_of_packs_is_not_taken_for_them(system):
+    work = work_on(system)
     dump(work)
     work.pack_folder.mkdir(parents=True)
     for name in ("uploads.000.tar.zst.age", "uploads.077.tar.zst.age", "uploads.000.tar.zst.age.partial"):
@@ -131,8 +118,8 @@ def test_what_a_kill_left_of_packs_is_not_taken_for_them(small):
     verify(work)
 
 
-def test_a_damaged_pack_fails_verify(small):
-    work = work_on(small)
+def test_a_damaged_pack_fails_verify(system):
+    work = work_on(system)
     dump(work)
     compress(work)
     pack = max(work.pack_folder.glob("*.age"))
@@ -144,8 +131,8 @@ def test_a_damaged_pack_fails_verify(small):
     assert not work.verified
 
 
-def test_a_missing_pack_fails_verify_in_words(small):
-    work = work_on(small)
+def test_a_missing_pack_fails_verify_in_words(system):
+    work = work_on(system)
     dump(work)
     compress(work)
     max(work.pack_folder.glob("*.age")).unlink()
@@ -154,8 +141,8 @@ def test_a_missing_pack_fails_verify_in_words(small):
 
 
 @pytest.mark.parametrize(("source_id", "lost"), [("config.settings", b"flow.py"), ("files.uploads", b"top.txt")])
-def test_whole_packs_without_something_that_the_inventory_has_fail_verify(small, source_id, lost):
-    work = work_on(small, source_id)
+def test_whole_packs_without_something_that_the_inventory_has_fail_verify(system, source_id, lost):
+    work = work_on(system, source_id)
     dump(work)
     (artifact,) = work.dump_record().artifacts
     listing = work.dump_folder / artifact.listing
@@ -167,25 +154,25 @@ def test_whole_packs_without_something_that_the_inventory_has_fail_verify(small,
     assert not work.verified
 
 
-def test_wrong_identity_fails_verify(small, tmp_path):
+def test_wrong_identity_fails_verify(system, tmp_path):
     stranger = create_keys(tmp_path / "stranger", "stranger")
     strange = json.loads((stranger.folder / "connections.json").read_text())["stranger_backup_identity"]
-    work = work_on(small)
+    work = work_on(system)
     dump(work)
     compress(work)
 
     def connect(name):
-        endpoint = small.connect(name)
+        endpoint = system.connect(name)
         return endpoint if "identity" not in name else type(endpoint)(id=name, password=strange["password"])
 
     with pytest.raises(ArtifactError, match="identity does not open"):
-        verify(work_on(small, staged=work.staged, connect=connect))
+        verify(work_on(system, staged=work.staged, connect=connect))
 
 
-def test_without_identity_only_the_stored_level_is_reached(small):
-    path = small.plans / "small.yaml"
+def test_without_identity_only_the_stored_level_is_reached(system):
+    path = system.plans / "small.yaml"
     path.write_text(path.read_text().replace(", identity: small_backup_identity", "") + "good: stored\n")
-    work = work_on(small)
+    work = work_on(system)
     for step in STEPS:
         step(work)
     assert work.verified_record().level == "stored"
@@ -199,40 +186,40 @@ def test_without_identity_only_the_stored_level_is_reached(small):
 # A closed set, an empty source --------------------------------------------------------------------------------------
 
 
-def test_a_closed_set_takes_no_step_of_a_source(small):
-    staged = begin(small)
-    done, late = work_on(small, "config.settings", staged), work_on(small, "files.uploads", staged)
+def test_a_closed_set_takes_no_step_of_a_source(system):
+    staged = system.begin_backup()
+    done, late = work_on(system, "config.settings", staged), work_on(system, "files.uploads", staged)
     for step in STEPS:
         step(done)
     for step in (dump, compress):
         step(late)
-    finalize.close(small.context(), staged)
+    finalize.close(system.context(), staged)
     for step in STEPS:
         with pytest.raises(StagingError, match="is closed: its manifest is written"):
             step(late)
     assert not late.verified
 
 
-def test_a_source_that_became_empty_fails_unless_that_is_accepted(small):
-    small.back_up()
-    shutil.rmtree(small.storage)
-    small.storage.mkdir()
-    work = work_on(small, staged=begin(small, "second"))
+def test_a_source_that_became_empty_fails_unless_that_is_accepted(system):
+    system.back_up()
+    shutil.rmtree(system.storage)
+    system.storage.mkdir()
+    work = work_on(system, staged=system.begin_backup("second"))
     dump(work)
     compress(work)
     with pytest.raises(SourceError, match="records in the last good set, and has none now"):
         verify(work)
-    accepted = work_on(small, staged=begin(small, "third", allow_empty=True))
+    accepted = work_on(system, staged=system.begin_backup("third", allow_empty=True))
     for step in STEPS:
         step(accepted)
     assert accepted.verified
 
 
-def test_a_source_that_always_was_empty_is_no_fault(small):
-    shutil.rmtree(small.storage)
-    small.storage.mkdir()
-    small.back_up()
-    small.back_up("second")
+def test_a_source_that_always_was_empty_is_no_fault(system):
+    shutil.rmtree(system.storage)
+    system.storage.mkdir()
+    system.back_up()
+    system.back_up("second")
 
 
 def every_database(whole):
@@ -269,7 +256,7 @@ def test_a_database_that_was_lost_fails_unless_that_is_accepted_or_it_is_not_ask
     whole.back_up()
     second_database[words]()
     before = {"postgres.main": 30, "mongo.documents": 40}
-    staged = begin(whole, "second")
+    staged = whole.begin_backup("second")
     for source_id, count in before.items():
         work = work_on(whole, source_id, staged)
         assert work.staged.run().previous[source_id]["whole_eu"] == count
@@ -283,7 +270,7 @@ def test_a_database_that_was_lost_fails_unless_that_is_accepted_or_it_is_not_ask
         with pytest.raises(SourceError, match=said):
             verify(work)
     for run_id, allow_empty in (("accepted", True), ("not asked for", False)):
-        staged = begin(whole, run_id, allow_empty=allow_empty)
+        staged = whole.begin_backup(run_id, allow_empty=allow_empty)
         for source_id in before:
             for step in STEPS:
                 step(work_on(whole, source_id, staged))
@@ -309,42 +296,42 @@ def emptied(path):
     ],
 )
 @pytest.mark.parametrize("when", ["before packing", "while packing"])
-def test_what_is_not_the_folder_that_was_listed_is_not_packed(small, monkeypatch, source_id, path, lose, words, when):
-    work = work_on(small, source_id)
+def test_what_is_not_the_folder_that_was_listed_is_not_packed(system, monkeypatch, source_id, path, lose, words, when):
+    work = work_on(system, source_id)
     dump(work)
     if when == "before packing":
-        lose(small.home / path)
+        lose(system.home / path)
     else:
         seal = steps.seal
-        monkeypatch.setattr(steps, "seal", lambda *args, **how: (seal(*args, **how), lose(small.home / path))[0])
-    with pytest.raises(SourceError, match=f"{small.home}/{path} .*{words}.*clear the dump task"):
+        monkeypatch.setattr(steps, "seal", lambda *args, **how: (seal(*args, **how), lose(system.home / path))[0])
+    with pytest.raises(SourceError, match=f"{system.home}/{path} .*{words}.*clear the dump task"):
         compress(work)
     assert not list(work.staged.set_folder.rglob("*.age"))
 
 
-def test_a_dump_that_is_cleared_lists_again(small):
-    work = work_on(small)
+def test_a_dump_that_is_cleared_lists_again(system):
+    work = work_on(system)
     dump(work)
-    emptied(small.storage)
-    (small.storage / "new").touch()
+    emptied(system.storage)
+    (system.storage / "new").touch()
     for step in STEPS:
         step(work)
     assert work.verified_record().counts == {"uploads": 1}
 
 
-def test_a_settings_file_that_is_replaced_meanwhile_is_saved(small):
-    work = work_on(small, "config.settings")
+def test_a_settings_file_that_is_replaced_meanwhile_is_saved(system):
+    work = work_on(system, "config.settings")
     dump(work)
-    (small.home / "new").write_text("MODE=test\n")
-    (small.home / "new").rename(small.home / ".env")
+    (system.home / "new").write_text("MODE=test\n")
+    (system.home / "new").rename(system.home / ".env")
     compress(work)
     verify(work)
     (changed,) = work.verified_record().changed
     assert changed.endswith(".env: changed while read")
 
 
-def test_a_mount_that_is_lost_is_noticed_and_one_that_is_mounted_again_is_the_same(small):
-    place = small.storage / "year0" / "mounted"
+def test_a_mount_that_is_lost_is_noticed_and_one_that_is_mounted_again_is_the_same(system):
+    place = system.storage / "year0" / "mounted"
     place.mkdir()
 
     def mount(*how):
@@ -354,7 +341,7 @@ def test_a_mount_that_is_lost_is_noticed_and_one_that_is_mounted_again_is_the_sa
         pytest.skip("only root mounts")
     try:
         (place / "inside").write_text("as listed")
-        work = work_on(small)
+        work = work_on(system)
         dump(work)
         mount("umount")
         with pytest.raises(SourceError, match="year0/mounted was another folder or file system when it was listed"):
@@ -369,11 +356,11 @@ def test_a_mount_that_is_lost_is_noticed_and_one_that_is_mounted_again_is_the_sa
 
 
 @pytest.mark.parametrize(("uploads", "gone", "refused"), [(10, 10, False), (11, 11, True), (300, 30, False), (300, 40, True)])
-def test_some_entries_may_vanish_before_they_are_packed_but_not_many(small, uploads, gone, refused):
-    names = [small.storage / f"upload {number}" for number in range(uploads)]
+def test_some_entries_may_vanish_before_they_are_packed_but_not_many(system, uploads, gone, refused):
+    names = [system.storage / f"upload {number}" for number in range(uploads)]
     for name in names:
         name.touch()
-    work = work_on(small)
+    work = work_on(system)
     dump(work)
     for name in names[:gone]:
         name.unlink()
@@ -387,11 +374,11 @@ def test_some_entries_may_vanish_before_they_are_packed_but_not_many(small, uplo
 
 
 @pytest.mark.parametrize(("do", "what"), [(os.unlink, "vanished"), (lambda name: os.truncate(name, 1), "changed while read")])
-def test_a_name_that_is_not_unicode_can_be_named(small, do, what):
-    name = os.fsencode(small.storage) + b"/caf\xe9"
+def test_a_name_that_is_not_unicode_can_be_named(system, do, what):
+    name = os.fsencode(system.storage) + b"/caf\xe9"
     with open(name, "wb") as out:  # noqa: PTH123
         out.write(b"coffee")
-    work = work_on(small)
+    work = work_on(system)
     dump(work)
     do(name)
     compress(work)
@@ -403,7 +390,7 @@ def test_a_name_that_is_not_unicode_can_be_named(small, do, what):
 
 
 def test_a_scan_begins_when_the_snapshots_are_open(whole):
-    staged = begin(whole)
+    staged = whole.begin_backup()
     scan = work_on(whole, "files.uploads", staged)
     scanning = Thread(target=dump, args=[scan])
     scanning.start()
@@ -416,7 +403,7 @@ def test_a_scan_begins_when_the_snapshots_are_open(whole):
 
 
 def test_a_scan_does_not_wait_for_a_dump_that_failed_nor_for_one_left_out(whole):
-    staged = begin(whole, sources=("postgres.main", "files.uploads"))
+    staged = whole.begin_backup(sources=("postgres.main", "files.uploads"))
 
     def connect(name):
         raise ConnectionUnusable(f"no {name}", "none")
@@ -428,12 +415,12 @@ def test_a_scan_does_not_wait_for_a_dump_that_failed_nor_for_one_left_out(whole)
 
 def test_a_scan_waits_only_so_long(whole, monkeypatch, caplog):
     monkeypatch.setattr(steps, "WAIT_FOR_SNAPSHOTS", 0.2)
-    dump(work_on(whole, "files.uploads", begin(whole)))
+    dump(work_on(whole, "files.uploads", whole.begin_backup()))
     assert "mongo.documents did not open a snapshot" in caplog.text
 
 
 def test_a_scan_before_its_snapshot_is_named_in_the_manifest(whole):
-    staged = begin(whole)
+    staged = whole.begin_backup()
     order = ["mongo.documents", "files.uploads", "postgres.main", "config.settings"]
     for mark in ("postgres.main", "config.settings"):
         staged.source(mark).mkdir(parents=True)
@@ -471,8 +458,8 @@ _STEP = """
 """
 
 
-def killed_step(small, work, step, then):
-    done = run_python(_STEP, small.plans, small.name, work.staged.id, work.source_id, step, json.dumps(small.connections()), then)
+def killed_step(system, work, step, then):
+    done = run_python(_STEP, system.plans, system.name, work.staged.id, work.source_id, step, json.dumps(system.connections()), then)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -543,21 +530,21 @@ def test_a_server_that_ends_all_connections_in_the_middle_fails_the_dump(whole, 
 
 
 @pytest.fixture
-def small_disk(small, tmp_path):
+def small_disk(system, tmp_path):
     """Staging on a disk of 8 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=False, capture_output=True).returncode:
         pytest.skip("only root mounts a small disk")
-    path = small.plans / "small.yaml"
-    path.write_text(path.read_text().replace(f"{small.folder}/staging", str(disk)))
+    path = system.plans / "small.yaml"
+    path.write_text(path.read_text().replace(f"{system.folder}/staging", str(disk)))
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)  # a test that failed may have files open
 
 
-def test_no_room_is_refused_before_anything_is_written(small, small_disk):
-    (small.storage / "large").write_bytes(os.urandom(9 << 20))
-    work = work_on(small)
+def test_no_room_is_refused_before_anything_is_written(system, small_disk):
+    (system.storage / "large").write_bytes(os.urandom(9 << 20))
+    work = work_on(system)
     dump(work)
     with pytest.raises(StagingError, match=f"{small_disk}.* has .* free, but packing files.uploads needs about"):
         compress(work)
@@ -565,13 +552,13 @@ def test_no_room_is_refused_before_anything_is_written(small, small_disk):
 
 
 @pytest.mark.parametrize("step", [dump, compress, verify], ids=lambda step: step.__name__)
-def test_a_disk_that_fills_up_meanwhile_is_said_and_nothing_counts(small, small_disk, monkeypatch, step):
+def test_a_disk_that_fills_up_meanwhile_is_said_and_nothing_counts(system, small_disk, monkeypatch, step):
     monkeypatch.setattr(steps, "check_space", lambda *args: None)
-    (small.storage / "large").write_bytes(os.urandom(300_000))
+    (system.storage / "large").write_bytes(os.urandom(300_000))
     if step is verify:
         for number in range(800):
-            (small.storage / f"{number:03} {'long name ' * 15}").touch()
-    work = work_on(small)
+            (system.storage / f"{number:03} {'long name ' * 15}").touch()
+    work = work_on(system)
     for before in STEPS[: STEPS.index(step)]:
         before(work)
     room = {dump: 0, compress: 100_000, verify: 8192}[step]

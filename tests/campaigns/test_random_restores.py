@@ -7,7 +7,8 @@ import secrets
 import pytest
 
 from recovery.maintenance import replaced_copies
-from tests.support.small import Small, end, forward, said
+from tests.support.restore_driver import journal_steps, run_until, teardown
+from tests.support.system import SampleSystem
 
 TABLES = {"customers": "public", "requests": "public", "parts": "public", "notes": "extra"}
 STATEMENTS = (
@@ -26,7 +27,7 @@ STATEMENTS = (
 COLLECTIONS = ("states", "documents", "sessions")
 
 
-class World(Small):
+class World(SampleSystem):
     """A system that changes at random."""
 
     def fill(self):
@@ -146,8 +147,8 @@ def play(world, dice, count):
         print(story)
         live, elsewhere = world.fingerprint(), world.elsewhere_fingerprint() if number else None
         run = world.restore(f"random {number}")
-        forward(world, run, request=world.ask(run, **asked))
-        assert end(run) == "", (story, said(run))
+        run_until(world, run, request=world.ask(run, **asked))
+        assert teardown(run) == "", (story, journal_steps(run))
         of_set = states[run.manifest().set_id]
         there = live if asked["target"] == "live" else elsewhere
         wanted = (there or {}) | {source: expected(there and there[source], of_set[source], keys[source]) for source in keys}

@@ -25,7 +25,7 @@ from recovery.sets.records import Record, add_record, hold
 from recovery.sets.transfer import upload_set
 from recovery.sets.verify import VerificationResult
 from tests.support.sets import s3_destination
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 FULL, NO_MONGO = "full", "no mongo"
 ALL = ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
@@ -34,7 +34,7 @@ ALL = ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
 @pytest.fixture(scope="module")
 def kept(postgres_server, mongo_server, tmp_path_factory):
     """A system of all four kinds and two sets of it: one whole, held and proven, and a newer one that lacks a source."""
-    made = Small(tmp_path_factory.mktemp("kept") / "small", "bare", postgres=postgres_server, mongo=mongo_server)
+    made = SampleSystem(tmp_path_factory.mktemp("kept") / "small", "bare", postgres=postgres_server, mongo=mongo_server)
     made.sets = {
         FULL: made.back_up("first"),
         NO_MONGO: made.back_up("second", sources=("postgres.main", "files.uploads", "config.settings")),
@@ -346,7 +346,7 @@ def test_the_proof_of_a_part_is_not_shown_as_one_of_the_set(kept, place, ask, fa
 
 
 def test_plans_beside_each_other_are_told_apart(kept, place, ask, tmp_path, capsys):
-    other = Small(tmp_path / "other", "other")
+    other = SampleSystem(tmp_path / "other", "other")
     set_id = other.back_up()
     shutil.copytree(other.folder / "near" / "other", place / "other")
     status, found, _ = ask("sets", place, kit=())

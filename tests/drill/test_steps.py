@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,9 @@ from recovery.sets.prune import prune
 from recovery.sets.records import read_records
 from recovery.targets import scratch
 from sandbox.servers import wait_for
-from tests.support.small import Small, said
+from tests.support.processes import command_lines_with
+from tests.support.restore_driver import assert_unchanged, journal_steps
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +41,9 @@ def _no_servers_stay(tmp_path):
 
 
 @pytest.fixture
-def small(tmp_path):
+def system(tmp_path):
     """Files and settings, backed up once."""
-    made = Small(tmp_path / "small", "small")
+    made = SampleSystem(tmp_path / "small", "small")
     made.set_id = made.back_up()
     made.before = made.fingerprint()
     return made
@@ -51,22 +52,15 @@ def small(tmp_path):
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):
     """With databases, and a target beside the scratch servers."""
-    made = Small(tmp_path / "drilled", "drilled", postgres=postgres_server, mongo=mongo_server, gates=())
+    made = SampleSystem(tmp_path / "drilled", "drilled", postgres=postgres_server, mongo=mongo_server, gates=())
     made.set_id = made.back_up()
     made.before = made.fingerprint()
     yield made
     made.drop()
 
 
-def a_drill(small, number=1):
-    return RestoreRun(small.context(), f"drill {number}")
-
-
-def edit(small, old, new):
-    """Change the text of the plan file."""
-    path = small.plans / f"{small.name}.yaml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+def a_drill(system, number=1):
+    return RestoreRun(system.context(), f"drill {number}")
 
 
 def steps(run, wish=None):
@@ -84,7 +78,7 @@ def steps(run, wish=None):
     yield "check", lambda: restore_steps.check_system(run)
 
 
-def forward(run, until="check", wish=None):
+def run_until(run, until="check", wish=None):
     for name, step in steps(run, wish):
         step()
         if name == until:
@@ -92,7 +86,7 @@ def forward(run, until="check", wish=None):
     raise AssertionError(f"there is no step {until}")
 
 
-def end(run):
+def teardown(run):
     """The teardowns, as Airflow runs them whatever happened; why the drill failed, empty if it did not."""
     faults = []
     for step in (rollback.switch_back, rollback.discard, drill_steps.finish):
@@ -103,11 +97,11 @@ def end(run):
     return "\n".join(faults)
 
 
-def drilled(small, number=1, wish=None):
+def drilled(system, number=1, wish=None):
     """A whole drill; where its set came from, or why it failed."""
-    run = a_drill(small, number)
-    forward(run, wish=wish)
-    return end(run) or run.request().destination
+    run = a_drill(system, number)
+    run_until(run, wish=wish)
+    return teardown(run) or run.request().destination
 
 
 def root_of(run):
@@ -115,21 +109,14 @@ def root_of(run):
     return scratch.Scratch.model_validate_json((run.folder / "scratch.json").read_bytes()).root
 
 
-def processes(root):
-    """Command lines of everything that has the folder in its arguments, found without the code under test."""
-    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(root) in line]
-
-
-def nothing_left(small, run, root=None):
+def nothing_left(system, run, root=None):
     """Nothing live has changed, nothing of the drill runs, lies around or is held."""
-    assert small.fingerprint() == small.before, said(run)
-    assert small.leftovers() == [], said(run)
-    assert run.journal.closed, said(run)
+    assert_unchanged(system, run)
+    assert run.journal.closed, journal_steps(run)
     for name in ("work", "fetch", "scratch.json"):
         assert not (run.folder / name).exists() or not list((run.folder / name).iterdir()), name
     if root:
-        assert processes(root) == []
+        assert command_lines_with(root) == []
         assert not root.exists()
     for destination in run.context.destinations():
         assert not [hold.why for hold in records_at(run, destination.name).holds if run.id in hold.why]
@@ -151,22 +138,21 @@ def proofs(run):
 
 
 def test_a_whole_system_is_proven_in_scratch_servers_and_the_proof_kept(whole):
-    edit(
-        whole,
+    whole.edit_plan(
         "checks:\n",
         "checks:\n  - {sql: {source: postgres.main, database: drilled, query: SELECT count(*) FROM requests, equals: 500}}\n",
     )
     run = a_drill(whole)
-    forward(run, "scratch")
+    run_until(run, "scratch")
     root = root_of(run)
-    assert len(processes(root)) == 2
+    assert len(command_lines_with(root)) == 2
     for _, step in list(steps(run))[2:]:
         step()
     assert (root / "files.uploads" / "files" / "top.txt").read_text() == "as in the set\n"
     finalize.refuse_during_restore(run.plan)  # a backup does not wait for it
-    assert end(run) == ""
+    assert teardown(run) == ""
     nothing_left(whole, run, root)
-    assert whole.told == [], "the live system's services are none of a drill's business"
+    assert whole.service_calls == [], "the live system's services are none of a drill's business"
 
     (proof,) = proofs(run)["near"]
     assert proofs(run)["far"] == ()
@@ -190,27 +176,27 @@ def test_a_drill_that_was_killed_is_swept_by_the_next(whole):
     killed = a_drill(whole, 1)
     pid = os.fork()
     if pid == 0:
-        forward(killed, "stage mongo.documents")
+        run_until(killed, "stage mongo.documents")
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     root = root_of(killed)
-    assert len(processes(root)) == 2
+    assert len(command_lines_with(root)) == 2
     assert records_at(killed, "near").holds
 
     again = a_drill(whole, 2)
-    forward(again, "choose")
+    run_until(again, "choose")
     nothing_left(whole, killed, root)
     assert "It was not proven that the set can be restored" in killed.journal.said("closed")[-1].facts["reason"]
-    assert end(again) != ""
+    assert teardown(again) != ""
     nothing_left(whole, again)
 
 
 def test_what_is_killed_half_switched_goes_with_its_servers(whole):
     run = a_drill(whole)
-    forward(run, "switch postgres.main")
+    run_until(run, "switch postgres.main")
     root = root_of(run)
     runners_processes.end_all(root, {"postgres": signal.SIGQUIT, "mongod": signal.SIGKILL})
-    reason = end(run)
+    reason = teardown(run)
     assert "switch_back" in reason
     assert "the switch did not succeed" in reason
     nothing_left(whole, run, root)
@@ -226,18 +212,18 @@ def test_users_and_roles_are_brought_to_scratch_servers(whole):
             client.drilled.command("dropUser", "carol")
             client.drilled.command("dropRole", "clerk")
     run = a_drill(whole)
-    forward(run, "switch mongo.documents", Wish(by_hand=True, sources=("mongo.documents",)))
+    run_until(run, "switch mongo.documents", Wish(by_hand=True, sources=("mongo.documents",)))
     found = run.place.context.endpoint("scratch mongo.documents")
     with pymongo.MongoClient(found.host, found.port, username="carol", password="secret", authSource="drilled") as client:
         assert client.drilled.states.count_documents({}) == 300
     assert "Users and roles are not restored" not in run.findings().text
-    end(run)
+    teardown(run)
     nothing_left(whole, run)
 
 
-def test_a_start_that_is_under_way_does_not_outlive_the_end(small):
-    run, begun, go = a_drill(small), small.folder / "begun", small.folder / "go"
-    forward(run, "choose")
+def test_a_start_that_is_under_way_does_not_outlive_the_end(system):
+    run, begun, go = a_drill(system), system.folder / "begun", system.folder / "go"
+    run_until(run, "choose")
     pid = os.fork()
     if pid == 0:
         root = scratch._root
@@ -252,18 +238,18 @@ def test_a_start_that_is_under_way_does_not_outlive_the_end(small):
         os._exit(0)
     wait_for("the start", begun.exists)
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(end, run)
+        ended = pool.submit(teardown, run)
         wait_for("the end", lambda: run.journal.said("discarding"))
         go.touch()
         ended.result()
     assert os.waitpid(pid, 0)[1] == 0
-    nothing_left(small, run)
+    nothing_left(system, run)
     assert not list(run.folder.glob("recovery-drill-*"))
 
 
-def test_what_is_left_on_another_worker_is_red_until_it_is_gone(small):
-    run = a_drill(small)
-    forward(run, "switch files.uploads")
+def test_what_is_left_on_another_worker_is_red_until_it_is_gone(system):
+    run = a_drill(system)
+    run_until(run, "switch files.uploads")
     root = root_of(run)
 
     def on(host):
@@ -272,38 +258,38 @@ def test_what_is_left_on_another_worker_is_red_until_it_is_gone(small):
 
     here = scratch.socket.gethostname()
     on("worker-7")
-    assert "are on the worker worker-7" in end(a_drill(small)), "each task looks anew where it is"
+    assert "are on the worker worker-7" in teardown(a_drill(system)), "each task looks anew where it is"
     assert run.journal.closed
     assert not records_at(run, "near").holds, "the set is not needed any more"
-    again = a_drill(small, 2)
-    forward(again)
-    assert f"left of earlier drills, with data of the set: Drill {run.id}: " in end(again)
+    again = a_drill(system, 2)
+    run_until(again)
+    assert f"left of earlier drills, with data of the set: Drill {run.id}: " in teardown(again)
     assert "worker-7" in (again.folder / "report.md").read_text()
     assert len(proofs(again)["far"]) == 1, "it has proven the set all the same"
-    drilled(small, 3)
+    drilled(system, 3)
     with pytest.raises(RestoreError, match="worker-7"):
-        drill_steps.choose_drill(a_drill(small, 4), Wish())
+        drill_steps.choose_drill(a_drill(system, 4), Wish())
     with pytest.raises(RestoreError, match="worker-7"):
         replaced_copies.drop(run)
     assert root_of(run) == root
     on(here)
-    assert drill_steps.choose_drill(a_drill(small, 5), Wish()) is False
-    nothing_left(small, run, root)
+    assert drill_steps.choose_drill(a_drill(system, 5), Wish()) is False
+    nothing_left(system, run, root)
 
 
 # Into a target --------------------------------------------------------------------------------------------------------
 
 
 def test_a_target_of_the_plan_is_empty_again_afterwards(whole):
-    edit(whole, "targets:\n", "drill: {target: elsewhere}\ntargets:\n")
+    whole.edit_plan("targets:\n", "drill: {target: elsewhere}\ntargets:\n")
     whole.elsewhere.mkdir()
     run = a_drill(whole)
-    forward(run, "switch files.uploads")
+    run_until(run, "switch files.uploads")
     there = whole.elsewhere_fingerprint()
     assert [name for name, found in there.items() if found != whole.before[name]] == ["mongo.documents"], "its TTL waits for acceptance"
     restore_steps.start_services(run)
     restore_steps.check_system(run)
-    assert end(run) == ""
+    assert teardown(run) == ""
     nothing_left(whole, run)
     assert not (run.folder / "scratch.json").exists()
     assert len(proofs(run)["near"]) == 1
@@ -312,17 +298,16 @@ def test_a_target_of_the_plan_is_empty_again_afterwards(whole):
         assert client.drilled_elsewhere.list_collection_names(filter={"name": {"$not": {"$regex": r"^system\."}}}) == []
     assert not [path for path in whole.elsewhere.rglob("*") if not path.is_dir()]
     again = a_drill(whole, 2)
-    forward(again, "preflight")
-    assert end(again).startswith("finish: It was not proven"), "the target is empty again, so preflight has nothing against it"
+    run_until(again, "preflight")
+    assert teardown(again).startswith("finish: It was not proven"), "the target is empty again, so preflight has nothing against it"
 
 
 def test_services_and_checks_of_a_target_count_for_the_time(tmp_path):
-    small = Small(tmp_path / "small", "small", gates=())
-    small.set_id, small.before = small.back_up(), small.fingerprint()
-    small.elsewhere.mkdir()
-    tell = f"{small.folder}/service"
-    edit(
-        small,
+    system = SampleSystem(tmp_path / "small", "small", gates=())
+    system.set_id, system.before = system.back_up(), system.fingerprint()
+    system.elsewhere.mkdir()
+    tell = f"{system.folder}/service"
+    system.edit_plan(
         "targets:\n  elsewhere:\n",
         f"""drill: {{target: elsewhere}}
 targets:
@@ -331,62 +316,61 @@ targets:
     checks: [{{name: staging answers, argv: [sh, -c, "sleep 0.2; {tell} check staging"]}}]
 """,
     )
-    assert drilled(small) == "near"
+    assert drilled(system) == "near"
     verbs = ["stop", "start", "check", "stop", "start"]
-    assert small.told == [f"{verb} staging" for verb in verbs], "and the live ones are left alone"
-    (proof,) = proofs(a_drill(small))["near"]
+    assert system.service_calls == [f"{verb} staging" for verb in verbs], "and the live ones are left alone"
+    (proof,) = proofs(a_drill(system))["near"]
     assert all(proof.facts["seconds"][step] >= 0.2 for step in ("stop services", "start services", "check system"))
     assert proof.facts["total_seconds"] >= 0.6
     assert (proof.facts["checks"], proof.facts["unasked"]) == (1, ["service"])
-    nothing_left(small, a_drill(small))
+    nothing_left(system, a_drill(system))
 
 
 def test_a_failed_check_is_red_and_all_is_removed(tmp_path):
-    small = Small(tmp_path / "small", "small", gates=())
-    small.set_id, small.before = small.back_up(), small.fingerprint()
-    small.elsewhere.mkdir()
-    edit(
-        small,
+    system = SampleSystem(tmp_path / "small", "small", gates=())
+    system.set_id, system.before = system.back_up(), system.fingerprint()
+    system.elsewhere.mkdir()
+    system.edit_plan(
         "targets:\n  elsewhere:\n",
         "drill: {target: elsewhere}\ntargets:\n  elsewhere:\n    checks: [{argv: [sh, -c, exit 3], retries: 0}]\n",
     )
-    run = a_drill(small)
+    run = a_drill(system)
     with pytest.raises(RestoreError, match="1 of 1 checks"):
-        forward(run)
-    reason = end(run)
+        run_until(run)
+    reason = teardown(run)
     assert "proven equal to the set and switched, but not every check succeeded: sh." in reason
-    nothing_left(small, run)
+    nothing_left(system, run)
     assert proofs(run) == {"near": (), "far": ()}
 
 
 @pytest.mark.parametrize("again", ["check", "start"])
 def test_only_the_last_round_of_checks_proves_anything(tmp_path, again):
-    small = Small(tmp_path / "small", "small", gates=())
-    small.set_id, small.before = small.back_up(), small.fingerprint()
-    small.elsewhere.mkdir()
-    tell = f"{small.folder}/service"
+    system = SampleSystem(tmp_path / "small", "small", gates=())
+    system.set_id, system.before = system.back_up(), system.fingerprint()
+    system.elsewhere.mkdir()
+    tell = f"{system.folder}/service"
     services = f"services: {{stop: [[{tell}, stop, web]], start: [[{tell}, start, web]]}}"
     checks = f"checks: [{{name: web answers, argv: [{tell}, check, web], retries: 0}}]"
-    edit(small, "targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {services}\n    {checks}\n")
-    run = a_drill(small)
-    forward(run)
-    small.fail(again, "web")
+    system.edit_plan("targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {services}\n    {checks}\n")
+    run = a_drill(system)
+    run_until(run)
+    system.fail(again, "web")
     with pytest.raises(RecoveryError):
         {"check": restore_steps.check_system, "start": restore_steps.start_services}[again](run)
-    small.mend(again, "web")
-    reason = end(run)
+    system.mend(again, "web")
+    reason = teardown(run)
     assert {"check": "not every check succeeded: web answers.", "start": "the switch did not succeed"}[again] in reason
     assert proofs(run) == {"near": (), "far": ()}
-    nothing_left(small, run)
+    nothing_left(system, run)
 
 
 def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
-    small = Small(tmp_path / "small", "small", gates=())
-    small.set_id, small.before = small.back_up(), small.fingerprint()
-    small.elsewhere.mkdir()
+    system = SampleSystem(tmp_path / "small", "small", gates=())
+    system.set_id, system.before = system.back_up(), system.fingerprint()
+    system.elsewhere.mkdir()
     checks = "checks: [{name: first, argv: [sh, -c, exit 3], retries: 0}, {name: second, argv: ['true']}]"
-    edit(small, "targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {checks}\n")
-    run, ask = a_drill(small), restore_steps.ask
+    system.edit_plan("targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {checks}\n")
+    run, ask = a_drill(system), restore_steps.ask
 
     def killed_at_the_second(check, place):
         if check.name == "second":
@@ -395,42 +379,42 @@ def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(restore_steps, "ask", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        forward(run)
-    assert "not every check succeeded: first." in end(run)
+        run_until(run)
+    assert "not every check succeeded: first." in teardown(run)
 
 
 # Red ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_corrupted_pack_is_red_and_all_is_removed(small):
-    pack = next((small.folder / "near" / "small" / small.set_id / "files").rglob("*.age"))
+def test_a_corrupted_pack_is_red_and_all_is_removed(system):
+    pack = next((system.folder / "near" / "small" / system.set_id / "files").rglob("*.age"))
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 1
     pack.chmod(0o600)
     pack.write_bytes(data)
-    run = a_drill(small)
+    run = a_drill(system)
     with pytest.raises(RestoreError, match="could not be fetched from any destination"):
-        forward(run)
+        run_until(run)
     root = root_of(run)
-    assert "It was not proven that the set can be restored: files.uploads" in end(run)
-    nothing_left(small, run, root)
+    assert "It was not proven that the set can be restored: files.uploads" in teardown(run)
+    nothing_left(system, run, root)
     assert proofs(run) == {"near": (), "far": ()}
-    assert drilled(small, 2, Wish(by_hand=True, destination="far")) == "far", "a copy that is whole elsewhere proves nothing of this one"
+    assert drilled(system, 2, Wish(by_hand=True, destination="far")) == "far", "a copy that is whole elsewhere proves nothing of this one"
 
 
-def test_a_stale_set_is_red_before_anything_else(small, monkeypatch):
+def test_a_stale_set_is_red_before_anything_else(system, monkeypatch):
     monkeypatch.setattr(drill_steps, "now", lambda: datetime.now(UTC) + timedelta(hours=25))
-    run = a_drill(small)
-    with pytest.raises(RestoreError, match=f"{small.set_id}, is 1 d 1 h old; the plan's RPO is 1 d"):
+    run = a_drill(system)
+    with pytest.raises(RestoreError, match=f"{system.set_id}, is 1 d 1 h old; the plan's RPO is 1 d"):
         drill_steps.choose_drill(run, Wish())
     assert not run.began
-    assert "No set was chosen" in end(run)
-    assert "This drill has ended before: no set was chosen." in end(run), "clearing its tasks does not turn it green"
-    forward(a_drill(small, 2), "choose", Wish(by_hand=True, set=small.set_id))
+    assert "No set was chosen" in teardown(run)
+    assert "This drill has ended before: no set was chosen." in teardown(run), "clearing its tasks does not turn it green"
+    run_until(a_drill(system, 2), "choose", Wish(by_hand=True, set=system.set_id))
 
 
-def test_beyond_the_rto_is_red_and_names_the_slowest_steps(small, monkeypatch):
-    edit(small, "rto: 2h", "rto: 1s")
+def test_beyond_the_rto_is_red_and_names_the_slowest_steps(system, monkeypatch):
+    system.edit_plan("rto: 2h", "rto: 1s")
     prove = restore_steps.prove
 
     def slow(run, source_id):
@@ -439,78 +423,78 @@ def test_beyond_the_rto_is_red_and_names_the_slowest_steps(small, monkeypatch):
         prove(run, source_id)
 
     monkeypatch.setattr(restore_steps, "prove", slow)
-    run = a_drill(small)
-    forward(run, wish=Wish(sources=("config.settings",)))
-    reason = end(run)
+    run = a_drill(system)
+    run_until(run, wish=Wish(sources=("config.settings",)))
+    reason = teardown(run)
     assert "BEYOND the RTO of 1.0 s. The slowest steps: sleep " in reason
     assert proofs(run) == {"near": (), "far": ()}
-    nothing_left(small, run)
+    nothing_left(system, run)
 
 
-def test_what_can_not_be_removed_is_red(small, monkeypatch):
-    run = a_drill(small)
-    forward(run)
+def test_what_can_not_be_removed_is_red(system, monkeypatch):
+    run = a_drill(system)
+    run_until(run)
 
     def stuck(folder):
         raise StagingError("It is stuck.", "Pull.")
 
     with monkeypatch.context() as patched:
         patched.setattr(scratch, "remove", stuck)
-        reason = end(run)
+        reason = teardown(run)
     assert "Not everything that the drill made was removed" in reason
     assert "It is stuck" in reason
     root = root_of(run)
-    forward(a_drill(small, 2), "choose")
+    run_until(a_drill(system, 2), "choose")
     assert not root.exists(), "the next drill removes what an earlier one could not"
 
 
 # Which set, and from where ----------------------------------------------------------------------------------------------
 
 
-def test_destinations_take_turns_and_what_is_proven_everywhere_is_not_due(small):
-    assert [drilled(small, 1), drilled(small, 2)] == ["near", "far"]
-    idle = a_drill(small, 3)
+def test_destinations_take_turns_and_what_is_proven_everywhere_is_not_due(system):
+    assert [drilled(system, 1), drilled(system, 2)] == ["near", "far"]
+    idle = a_drill(system, 3)
     assert drill_steps.choose_drill(idle, Wish()) is False
-    assert end(idle) == ""
+    assert teardown(idle) == ""
     assert not idle.began
     with pytest.raises(RestoreError, match="Trigger a new drill"):
         drill_steps.choose_drill(idle, Wish())
-    assert drilled(small, 4, Wish(by_hand=True)) == "near", "by hand it is always due, and near was drilled longer ago"
-    small.back_up("newer")
-    assert drilled(small, 5) == "far", "now far was drilled longer ago, and of another set"
-    assert drilled(small, 6) == "near"
+    assert drilled(system, 4, Wish(by_hand=True)) == "near", "by hand it is always due, and near was drilled longer ago"
+    system.back_up("newer")
+    assert drilled(system, 5) == "far", "now far was drilled longer ago, and of another set"
+    assert drilled(system, 6) == "near"
 
 
-def test_a_drill_of_one_source_by_hand_does_not_stand_for_all(small):
-    assert drilled(small, 1, Wish(by_hand=True, sources=("config.settings",))) == "near"
-    assert [drilled(small, 2), drilled(small, 3)] == ["near", "far"]
-    assert drilled(small, 4, Wish(by_hand=True, destination="far", sources=("config.settings",))) == "far"
-    assert drilled(small, 5, Wish(by_hand=True)) == "near"
+def test_a_drill_of_one_source_by_hand_does_not_stand_for_all(system):
+    assert drilled(system, 1, Wish(by_hand=True, sources=("config.settings",))) == "near"
+    assert [drilled(system, 2), drilled(system, 3)] == ["near", "far"]
+    assert drilled(system, 4, Wish(by_hand=True, destination="far", sources=("config.settings",))) == "far"
+    assert drilled(system, 5, Wish(by_hand=True)) == "near"
 
 
 @pytest.mark.parametrize("known_by", ["staging", "records"])
-def test_a_destination_that_fails_does_not_keep_the_others_from_their_turn(small, known_by):
-    near = small.folder / "near" / "small" / small.set_id
+def test_a_destination_that_fails_does_not_keep_the_others_from_their_turn(system, known_by):
+    near = system.folder / "near" / "small" / system.set_id
     damaged = next((near / "files").rglob("*.age"))
     damaged.chmod(0o600)
     damaged.write_bytes(b"")
-    run = a_drill(small)
+    run = a_drill(system)
     with pytest.raises(RestoreError):
-        forward(run)
-    assert end(run)
+        run_until(run)
+    assert teardown(run)
     shutil.rmtree(near / "records" if known_by == "staging" else run.folder)
-    small.back_up("newer")
-    assert [drilled(small, 2), drilled(small, 3)] == ["far", "near"]
+    system.back_up("newer")
+    assert [drilled(system, 2), drilled(system, 3)] == ["far", "near"]
 
 
-def remove(small, set_id, place="far"):
-    shutil.rmtree(small.folder / place / "small" / set_id)
+def remove(system, set_id, place="far"):
+    shutil.rmtree(system.folder / place / "small" / set_id)
 
 
-def age(small, set_id, **span):
+def age(system, set_id, **span):
     """Let a set be of an earlier time."""
-    key = a_drill(small).context.signing_key()
-    for folder in small.set_folders(set_id):
+    key = a_drill(system).context.signing_key()
+    for folder in system.set_folders(set_id):
         if not folder.exists():
             continue
         found = parse_manifest(
@@ -524,151 +508,151 @@ def age(small, set_id, **span):
         write_manifest(folder, found.model_copy(update={"sources": sources, "created": found.created - timedelta(**span)}), key)
 
 
-def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(small):
-    far = small.folder / "far"
-    far.rename(small.folder / "gone")
-    run = a_drill(small, 1)
-    forward(run)
+def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(system):
+    far = system.folder / "far"
+    far.rename(system.folder / "gone")
+    run = a_drill(system, 1)
+    run_until(run)
     words = "The destination far can't be read, so nothing is known of what a restore from there would bring"
-    assert words in end(run)
+    assert words in teardown(run)
     assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
     assert len(proofs_at(run, "near")) == 1, "it has proven the set all the same"
-    idle = a_drill(small, 2)
+    idle = a_drill(system, 2)
     with pytest.raises(RestoreError, match=words):
         drill_steps.choose_drill(idle, Wish())
-    assert "No set was chosen" in end(idle)
-    assert words in drilled(small, 3, Wish(by_hand=True))
-    assert drilled(small, 4, Wish(by_hand=True, destination="near")) == "near"
-    assert drilled(small, 5, Wish(by_hand=True, set=small.set_id)) == "near", "of a named set it is known where it is"
-    (small.folder / "gone").rename(far)
-    assert drilled(small, 6) == "far"
+    assert "No set was chosen" in teardown(idle)
+    assert words in drilled(system, 3, Wish(by_hand=True))
+    assert drilled(system, 4, Wish(by_hand=True, destination="near")) == "near"
+    assert drilled(system, 5, Wish(by_hand=True, set=system.set_id)) == "near", "of a named set it is known where it is"
+    (system.folder / "gone").rename(far)
+    assert drilled(system, 6) == "far"
 
 
-def test_a_destination_that_new_sets_do_not_reach_is_red_night_by_night(small):
-    age(small, small.set_id, days=30)
-    age(small, small.back_up("with a wrong clock"), days=-365)  # a set of the future is no excuse
+def test_a_destination_that_new_sets_do_not_reach_is_red_night_by_night(system):
+    age(system, system.set_id, days=30)
+    age(system, system.back_up("with a wrong clock"), days=-365)  # a set of the future is no excuse
     for night in (1, 2):
-        newest = small.back_up(f"night {night}")
-        remove(small, newest)
-        run = a_drill(small, night)
-        forward(run)
+        newest = system.back_up(f"night {night}")
+        remove(system, newest)
+        run = a_drill(system, night)
+        run_until(run)
         assert run.request().destination == "near", "each of them is the first to be drilled"
         words = f"The destination far lacks the newest good set, {newest}: its newest is 30 d old, the RPO is 1 d."
-        assert words in end(run)
+        assert words in teardown(run)
         assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
         assert len(proofs_at(run, "near")) == 1, "it has proven the set all the same"
-        nothing_left(small, run)
+        nothing_left(system, run)
 
 
-def test_a_set_that_is_still_on_its_way_is_no_fault(small):
-    age(small, small.set_id, hours=23)
-    newer = small.back_up("newer")
-    shutil.move(small.folder / "far" / "small" / newer, small.folder / "uploading")
-    run = a_drill(small, 1)
-    forward(run)
-    assert end(run) == ""
+def test_a_set_that_is_still_on_its_way_is_no_fault(system):
+    age(system, system.set_id, hours=23)
+    newer = system.back_up("newer")
+    shutil.move(system.folder / "far" / "small" / newer, system.folder / "uploading")
+    run = a_drill(system, 1)
+    run_until(run)
+    assert teardown(run) == ""
     assert f"⚠ The destination far lacks the newest good set, {newer}: its newest is 23 h" in (run.folder / "report.md").read_text()
     with pytest.raises(RestoreError, match=f"far lacks the newest good set, {newer}"):
-        drill_steps.choose_drill(a_drill(small, 2), Wish())
-    shutil.move(small.folder / "uploading", small.folder / "far" / "small" / newer)
-    assert drilled(small, 3) == "far"
+        drill_steps.choose_drill(a_drill(system, 2), Wish())
+    shutil.move(system.folder / "uploading", system.folder / "far" / "small" / newer)
+    assert drilled(system, 3) == "far"
 
 
-def test_a_destination_without_any_set_has_the_time_of_the_first_ones(small):
-    remove(small, small.set_id)
-    run = a_drill(small, 1)
-    forward(run)
-    assert end(run) == ""
-    assert f"⚠ The destination far lacks the newest good set, {small.set_id}: it has none." in (run.folder / "report.md").read_text()
-    age(small, small.set_id, days=2)
-    remove(small, small.back_up("later"))
-    run = a_drill(small, 2)
-    forward(run)
-    assert ": it has none." in end(run)
+def test_a_destination_without_any_set_has_the_time_of_the_first_ones(system):
+    remove(system, system.set_id)
+    run = a_drill(system, 1)
+    run_until(run)
+    assert teardown(run) == ""
+    assert f"⚠ The destination far lacks the newest good set, {system.set_id}: it has none." in (run.folder / "report.md").read_text()
+    age(system, system.set_id, days=2)
+    remove(system, system.back_up("later"))
+    run = a_drill(system, 2)
+    run_until(run)
+    assert ": it has none." in teardown(run)
 
 
-def test_an_idle_drill_leaves_no_folder_for_ever(small, monkeypatch):
-    drilled(small, 1), drilled(small, 2)
-    idle, failed = a_drill(small, 3), a_drill(small, 4)
+def test_an_idle_drill_leaves_no_folder_for_ever(system, monkeypatch):
+    drilled(system, 1), drilled(system, 2)
+    idle, failed = a_drill(system, 3), a_drill(system, 4)
     drill_steps.choose_drill(idle, Wish())
-    end(idle)
+    teardown(idle)
     with monkeypatch.context() as patched:
         patched.setattr(drill_steps, "now", lambda: datetime.now(UTC) + timedelta(days=2))
         with pytest.raises(RestoreError):
             drill_steps.choose_drill(failed, Wish())
-    end(failed)
-    replaced_copies.drop_old(small.context())
+    teardown(failed)
+    replaced_copies.drop_old(system.context())
     assert idle.folder.exists()
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
-    replaced_copies.drop_old(small.context())
+    replaced_copies.drop_old(system.context())
     assert not idle.folder.exists()
     assert failed.journal.closed
 
 
-def test_only_the_destinations_of_drills_take_turns(small):
-    small.write_plan(more="drill: {destinations: [far]}\n")
-    assert drilled(small, 1) == "far"
-    assert drill_steps.choose_drill(a_drill(small, 2), Wish()) is False
-    small.back_up("newer")
-    for path in (small.folder / "far" / "small").iterdir():
-        if path.name != small.set_id:
+def test_only_the_destinations_of_drills_take_turns(system):
+    system.write_plan(more="drill: {destinations: [far]}\n")
+    assert drilled(system, 1) == "far"
+    assert drill_steps.choose_drill(a_drill(system, 2), Wish()) is False
+    system.back_up("newer")
+    for path in (system.folder / "far" / "small").iterdir():
+        if path.name != system.set_id:
             shutil.rmtree(path)
     with pytest.raises(RestoreError, match="is not at far, but at near"):
-        drill_steps.choose_drill(a_drill(small, 3), Wish())
+        drill_steps.choose_drill(a_drill(system, 3), Wish())
 
 
-def test_a_forged_proof_counts_for_nothing(small):
-    run = a_drill(small)
-    forward(run)
-    end(run)
-    (proof,) = (small.folder / "near" / "small" / small.set_id / "records").glob("*-proof.json")
+def test_a_forged_proof_counts_for_nothing(system):
+    run = a_drill(system)
+    run_until(run)
+    teardown(run)
+    (proof,) = (system.folder / "near" / "small" / system.set_id / "records").glob("*-proof.json")
     for suffix in ("", ".sig"):
-        there = small.folder / "far" / "small" / small.set_id / "records" / f"{proof.name}{suffix}"
+        there = system.folder / "far" / "small" / system.set_id / "records" / f"{proof.name}{suffix}"
         there.parent.mkdir(exist_ok=True)
         content = proof.with_name(f"{proof.name}{suffix}").read_bytes()
         there.write_bytes(content.replace(b'"near"', b'"far"'))
-    assert drilled(small, 2) == "far"
+    assert drilled(system, 2) == "far"
 
 
-def test_a_wish_that_can_not_be_is_refused(small):
+def test_a_wish_that_can_not_be_is_refused(system):
     for wish, words in (
         (Wish(destination="moon"), "no destination 'moon'"),
         (Wish(sources=("postgres.main",)), "no source postgres.main"),
         (Wish(set="yesterday"), "is not a set id"),
     ):
         with pytest.raises(PlanError, match=words):
-            drill_steps.choose_drill(a_drill(small), wish)
+            drill_steps.choose_drill(a_drill(system), wish)
 
 
-def test_fewer_sources_by_hand(small):
-    run = a_drill(small)
-    forward(run, wish=Wish(person="alice", by_hand=True, sources=("config.settings",)))
+def test_fewer_sources_by_hand(system):
+    run = a_drill(system)
+    run_until(run, wish=Wish(person="alice", by_hand=True, sources=("config.settings",)))
     assert not (root_of(run) / "files.uploads").exists()
-    assert end(run) == ""
+    assert teardown(run) == ""
     assert (run.request().requester, run.request().sources) == ("alice", ("config.settings",))
     assert proofs(run)["near"][0].facts["sources"] == ["config.settings"]
 
 
-def test_a_set_that_is_drilled_is_not_pruned(small):
+def test_a_set_that_is_drilled_is_not_pruned(system):
     for number in range(3):
-        small.back_up(f"newer {number}")
-    run = a_drill(small)
-    forward(run, "preflight", Wish(by_hand=True, set=small.set_id))
+        system.back_up(f"newer {number}")
+    run = a_drill(system)
+    run_until(run, "preflight", Wish(by_hand=True, set=system.set_id))
     newest = drill_steps.read_catalog("small", run.context.destinations(), run.context.verify_key()).sets[0].manifest.set_id
 
     def pruned():
         rules = {"good": "decoded", "key": run.context.verify_key(), "now": datetime.now(UTC), "after": newest, "others": ()}
         prune(run.context.destination("near"), "small", Keep(last=1), **rules)
-        return not Path(small.folder, "near", "small", small.set_id, PACKS_FILE).exists()
+        return not Path(system.folder, "near", "small", system.set_id, PACKS_FILE).exists()
 
     assert not pruned()
-    end(run)
+    teardown(run)
     assert pruned()
 
 
-def test_the_folder_of_an_old_drill_goes_without_its_scratch_place(small):
-    run = a_drill(small)
-    forward(run)
-    end(run)
+def test_the_folder_of_an_old_drill_goes_without_its_scratch_place(system):
+    run = a_drill(system)
+    run_until(run)
+    teardown(run)
     replaced_copies.drop(run)
     assert [path.name for path in run.folder.iterdir()] == ["journal.jsonl"]

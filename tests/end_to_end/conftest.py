@@ -1,8 +1,8 @@
 """One Airflow and one sample system for all tests of this folder, started when the first of them asks.
 
-A test module that needs plans of its own, in place when Airflow starts, names them in ``SMALL_PLANS``: keyword
-arguments of :class:`tests.support.small.Small` by plan name. Their systems are in the fixture ``smalls``: those that a test's
-parameters name, or all of the module's if a test takes the fixture itself.
+A test module that needs plans of its own, in place when Airflow starts, names them in ``SAMPLE_PLANS``: keyword
+arguments of :class:`tests.support.system.SampleSystem` by plan name. Their systems are in the fixture ``sample_systems``: those
+that a test's parameters name, or all of the module's if a test takes the fixture itself.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import pytest
 from sandbox.airflow import Airflow
 from sandbox.servers import mailbox
 from sandbox.system import System
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 USERS = {"operator": "user", "alice": "user", "bob": "user", "carol": "viewer"}
 """``alice`` and ``bob`` are the approvers of every plan here."""
@@ -39,7 +39,7 @@ def system():
     """A small OpenManus, filled, with its plan ``openmanus``: two approvers, mail to ``mails``."""
     folder = Path(tempfile.mkdtemp(prefix="recovery-system-"))
     try:
-        with System(folder / "system", scale=0.02, approvers=("alice", "bob"), more=_mail_lines()) as running:
+        with System(folder / "system", scale=0.02, approvers=("alice", "bob"), more=mail_lines()) as running:
             running.fill()
             yield running
     finally:
@@ -47,35 +47,36 @@ def system():
 
 
 @pytest.fixture(scope="session")
-def smalls(request, system):
-    """The small systems that the test modules of this run ask for, by plan name; one set of each is already there."""
+def sample_systems(request, system):
+    """The sample systems that the test modules of this run ask for, by plan name; one set of each is already there."""
     wanted = {}
     for item in request.session.items:
-        plans = getattr(item.module, "SMALL_PLANS", {})
+        plans = getattr(item.module, "SAMPLE_PLANS", {})
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         named = {value for value in values if isinstance(value, str)} & plans.keys()
-        if "smalls" in inspect.signature(item.function).parameters:
+        if "sample_systems" in inspect.signature(item.function).parameters:
             named = set(plans)
         wanted |= {name: plans[name] for name in sorted(named)}
     made = {}
     for name, settings in wanted.items():
         servers = {kind: getattr(system, kind) for kind in settings.get("servers", ())}
         rest = {key: value for key, value in settings.items() if key != "servers"}
-        made[name] = Small(system.folder / "smalls" / name, name, plans=system.plans, **{"more": _mail_lines()} | rest, **servers)
+        made[name] = SampleSystem(system.folder / "samples" / name, name, plans=system.plans, **{"more": mail_lines()} | rest, **servers)
         made[name].back_up()
     return made
 
 
-def _mail_lines():
+def mail_lines():
+    """Further lines of a plan, which let mails go to ``mails``."""
     return "alerts: {mail: {connection: mail, to: [oncall@example.org], sender: recovery@example.org}}\n"
 
 
 @pytest.fixture(scope="session")
-def airflow(system, smalls, mails):
+def airflow(system, sample_systems, mails):
     """Airflow with the DAGs of all plans, unpaused. Connections of databases can be changed through the API."""
     changeable = {}
     fixed = {"mail": {"conn_type": "smtp", "host": "127.0.0.1", "port": mails.port, "extra": {"disable_ssl": True, "disable_tls": True}}}
-    for each in (system, *smalls.values()):
+    for each in (system, *sample_systems.values()):
         for name, fields in each.connections().items():
             (changeable if name.endswith(("_postgres", "_mongo")) and each is not system else fixed)[name] = fields
     quiet = {"dag_processor.min_file_process_interval": "900"}  # parsing all plans again and again takes the machine from the tasks
@@ -83,7 +84,7 @@ def airflow(system, smalls, mails):
     with Airflow(system.folder / "airflow", users=USERS, connections=fixed, environment=environment, settings=quiet) as server:
         for name, fields in changeable.items():
             server.admin.put_connection(name, fields)
-        dags = [f"{plan}_{family}" for plan in ("openmanus", *smalls) for family in ("backup", "restore")]
+        dags = [f"{plan}_{family}" for plan in ("openmanus", *sample_systems) for family in ("backup", "restore")]
         server.admin.wait_dags(*dags)
         server.admin.unpause(*dags)
         yield server

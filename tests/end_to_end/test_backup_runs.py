@@ -30,7 +30,7 @@ hooks:
   after_failed_backup: [{{argv: [sh, -c, 'cd "$$RECOVERY_PLANS"; echo alarm >> {name}.told']}}]
 """
 SCENARIOS = {}
-SMALL_PLANS = {}
+SAMPLE_PLANS = {}
 
 
 def scenario(retries=0, hooks="", **settings):
@@ -40,7 +40,7 @@ def scenario(retries=0, hooks="", **settings):
         name = f"b_{function.__name__}"[:40]
         SCENARIOS[name] = function
         more = f"alerts: {{{MAIL}, ping: dead_man_{name}}}\nretries: {retries}\nretry_delay: 1s\n{hooks.format(name=name)}"
-        SMALL_PLANS[name] = {"more": more} | settings
+        SAMPLE_PLANS[name] = {"more": more} | settings
         return function
 
     return register
@@ -49,10 +49,10 @@ def scenario(retries=0, hooks="", **settings):
 class Play:
     """One scenario's system, plan and people."""
 
-    def __init__(self, name, airflow, small, mails, dead_man):
+    def __init__(self, name, airflow, system, mails, dead_man):
         self.name = name
         self.airflow = airflow
-        self.small = small
+        self.system = system
         self.dag = f"{name}_backup"
         self.operator = airflow.user("operator")
         self.run_id = ""
@@ -68,14 +68,14 @@ class Play:
 
     def ended(self, state):
         found = self.operator.wait_run(self.dag, self.run_id, timeout=240)
-        assert found == state, f"{found}: {self.states}\n{self.words()}"
+        assert found == state, f"{found}: {self.states}\n{self.logs()}"
         return self
 
     @property
     def states(self):
         return self.operator.states(self.dag, self.run_id)
 
-    def words(self, *tasks):
+    def logs(self, *tasks):
         """What the failed tasks, or those named, said."""
         wanted = tasks or [task_id for task_id, state in self.states.items() if state == "failed"]
         return "\n".join(self.operator.log_text(self.dag, self.run_id, task_id) for task_id in wanted)
@@ -86,7 +86,7 @@ class Play:
     @property
     def hooks(self):
         """The hooks that ran since this was asked before, in order."""
-        path = self.small.plans / f"{self.name}.told"
+        path = self.system.plans / f"{self.name}.told"
         told = path.read_text().split() if path.exists() else []
         path.unlink(missing_ok=True)
         return told
@@ -102,15 +102,15 @@ class Play:
         ]
         return [text for text in texts if self.run_id in text]
 
-    def told(self):
+    def failure_mail(self):
         wait_for("the mail about the failure", lambda: bool(self.mails()))
         return self.mails()[0]
 
     def sets(self, place="near"):
         """Manifests at a destination, their signatures checked, oldest first."""
-        key = VerifyKey.from_pem((self.small.keys.folder / "public.pem").read_text())
+        key = VerifyKey.from_pem((self.system.keys.folder / "public.pem").read_text())
         found = []
-        for path in (self.small.folder / place / self.name).glob("*/manifest.json"):
+        for path in (self.system.folder / place / self.name).glob("*/manifest.json"):
             found.append(
                 parse_manifest(path.read_bytes(), path.with_suffix(".json.sig").read_bytes(), key, f"{self.name}/{path.parent.name}")
             )
@@ -118,13 +118,13 @@ class Play:
 
     @property
     def staged(self):
-        folder = self.small.folder / "staging" / self.name / "sets"
+        folder = self.system.folder / "staging" / self.name / "sets"
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
     @contextmanager
     def database_in_use(self):
         """Somebody holds a lock, so that the dump of the database waits in its middle; gives the process that waits."""
-        with closing(self.small.postgres.connect(self.name)) as holder, closing(self.small.postgres.connect()) as watcher:
+        with closing(self.system.postgres.connect(self.name)) as holder, closing(self.system.postgres.connect()) as watcher:
             holder.execute("BEGIN")
             holder.execute("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE")
 
@@ -170,11 +170,14 @@ def dead_man():
 
 
 @pytest.fixture(scope="module")
-def plays(request, airflow, smalls, mails, dead_man):
+def plays(request, airflow, sample_systems, mails, dead_man):
     """The scenarios that were selected, as futures; several run at once."""
     chosen = [item.callspec.params["name"] for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
     with ThreadPoolExecutor(3) as pool:
-        yield {name: pool.submit(lambda name=name: SCENARIOS[name](Play(name, airflow, smalls[name], mails, dead_man))) for name in chosen}
+        yield {
+            name: pool.submit(lambda name=name: SCENARIOS[name](Play(name, airflow, sample_systems[name], mails, dead_man)))
+            for name in chosen
+        }
         pool.shutdown(cancel_futures=True)
 
 
@@ -191,7 +194,7 @@ def whole_and_part(play):
         assert (made.complete, made.note, made.hold, made.run_id) == (True, "before the move", True, play.run_id)
     assert play.staged == []
     assert play.pings == 1
-    assert "level content" in play.words("files_uploads.verify")
+    assert "level content" in play.logs("files_uploads.verify")
     play.trigger(sources=["config.settings"]).ended("success")
     part = play.sets()[-1]
     assert (part.complete, list(part.sources)) == (False, ["config.settings"])
@@ -215,10 +218,10 @@ def wrong_questions(play):
         play.operator.call("POST", "/backfills", past)
     assert refused.value.status == 400
     play.trigger(source=["files.uploads"]).ended("failed")
-    assert "This DAG has no parameter source; it has allow_empty, hold, note, sources." in play.words("prepare")
+    assert "This DAG has no parameter source; it has allow_empty, hold, note, sources." in play.logs("prepare")
     assert play.states["upload.near"] == "failed"
     assert len(play.sets()) == 1
-    assert play.run_id in play.told()
+    assert play.run_id in play.failure_mail()
 
 
 # Sources and destinations that fail ---------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def wrong_questions(play):
 
 @scenario(servers=("postgres",), retries=1)
 def source_failed(play):
-    fields = play.small.connections()[f"{play.name}_postgres"]
+    fields = play.system.connections()[f"{play.name}_postgres"]
     play.airflow.admin.put_connection(f"{play.name}_postgres", fields | {"password": "wrong"})
     play.trigger().ended("failed")
     states = play.states
@@ -239,14 +242,14 @@ def source_failed(play):
         assert first.complete
         assert set(second.sources) == {"files.uploads", "config.settings"}
         assert list(second.missing) == ["postgres.main"]
-    assert "password" in play.words("postgres_main.dump")
-    assert "wrong" not in play.words("postgres_main.dump").replace("wrong password", "")
-    assert play.run_id in play.told()
+    assert "password" in play.logs("postgres_main.dump")
+    assert "wrong" not in play.logs("postgres_main.dump").replace("wrong password", "")
+    assert play.run_id in play.failure_mail()
     assert play.pings == 0
     play.airflow.admin.put_connection(f"{play.name}_postgres", fields)
     play.operator.clear(play.dag, play.run_id, only_failed=True)
     play.ended("failed")
-    assert "is closed: its manifest is written, postgres.main can't be added" in play.words("postgres_main.dump")
+    assert "is closed: its manifest is written, postgres.main can't be added" in play.logs("postgres_main.dump")
     play.trigger().ended("success")
     assert play.sets()[-1].complete
     assert play.pings == 1
@@ -255,8 +258,8 @@ def source_failed(play):
 
 @scenario()
 def destination_failed(play):
-    far = play.small.folder / "far"
-    far.rename(play.small.folder / "away")
+    far = play.system.folder / "far"
+    far.rename(play.system.folder / "away")
     far.write_text("a file is in the way")
     play.trigger().ended("failed")
     states = play.states
@@ -267,10 +270,10 @@ def destination_failed(play):
     assert made.complete
     assert play.staged == [made.set_id]
     assert play.pings == 0
-    assert play.run_id in play.told()
+    assert play.run_id in play.failure_mail()
     far.unlink()
-    (play.small.folder / "away").rename(far)
-    shutil.rmtree(play.small.storage)  # whoever dumps now would fail
+    (play.system.folder / "away").rename(far)
+    shutil.rmtree(play.system.storage)  # whoever dumps now would fail
     cleared = play.operator.clear(play.dag, play.run_id, only_failed=True)
     assert not any("dump" in task_id or "compress" in task_id for task_id in cleared)
     play.ended("success")
@@ -321,16 +324,16 @@ def hooks_and_one_that_fails_before(play):
     play.trigger().ended("success")
     assert set(play.states.values()) == {"success"}
     assert play.hooks == ["before", "after"]
-    assert "the words of after" in play.words("after_backup")
-    (play.small.plans / f"{play.name}.stop").touch()
+    assert "the words of after" in play.logs("after_backup")
+    (play.system.plans / f"{play.name}.stop").touch()
     play.trigger().ended("failed")
     states = play.states
     assert states["before_backup"] == "failed"
     assert {state for task_id, state in states.items() if task_id.endswith(".dump")} == {"upstream_failed"}
     assert play.hooks == ["before", "after", "alarm"], "none is tried again"
-    assert "before_backup" in play.words("after_backup").partition("These tasks failed:")[2]
+    assert "before_backup" in play.logs("after_backup").partition("These tasks failed:")[2]
     assert len(play.sets()) == 2
-    assert play.run_id in play.told()
+    assert play.run_id in play.failure_mail()
 
 
 @scenario(hooks=HOOKS, servers=("postgres",))
@@ -340,14 +343,14 @@ def hooks_after_a_kill_and_a_mark(play):
         os.kill(waiting(), signal.SIGKILL)
         play.ended("failed")
     assert play.hooks == ["before", "after", "alarm"]
-    assert "near has no postgres.main of set" in play.words("after_backup")
+    assert "near has no postgres.main of set" in play.logs("after_backup")
     with play.database_in_use() as waiting:
         play.trigger()
         waiting()
         play.operator.mark_run(play.dag, play.run_id, "failed")
         play.ended("failed")
     assert play.hooks == ["before", "after", "alarm"]
-    assert "The backup did not succeed" in play.words("after_backup")
+    assert "The backup did not succeed" in play.logs("after_backup")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

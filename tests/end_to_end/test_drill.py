@@ -9,10 +9,10 @@ import pytest
 from recovery.restore.session import RestoreRun
 from recovery.sets.records import read_records
 from sandbox.servers import wait_for
-from tests.end_to_end.conftest import _mail_lines
+from tests.end_to_end.conftest import mail_lines
 
-SMALL_PLANS = {
-    "drilled": {"servers": ("postgres", "mongo"), "more": f"drill: {{on_new_set: true, destinations: [near]}}\n{_mail_lines()}"},
+SAMPLE_PLANS = {
+    "drilled": {"servers": ("postgres", "mongo"), "more": f"drill: {{on_new_set: true, destinations: [near]}}\n{mail_lines()}"},
     "drill_red": {},
 }
 TEARDOWNS = {"switch_back", "discard", "report"}
@@ -24,8 +24,8 @@ def proofs(run):
     return found.of("proof")
 
 
-def drill_of(small, run_id):
-    return RestoreRun(small.context(), f"drill {run_id}")
+def drill_of(system, run_id):
+    return RestoreRun(system.context(), f"drill {run_id}")
 
 
 def words(person, dag, run_id):
@@ -41,12 +41,12 @@ def next_run(person, dag, before=()):
 
 
 @pytest.fixture(scope="module")
-def begun(airflow, smalls):
+def begun(airflow, sample_systems):
     """The first run of each scenario, so that both go on at the same time: a backup, and a drill of a damaged set."""
-    dags = [f"{name}_drill" for name in SMALL_PLANS]
+    dags = [f"{name}_drill" for name in SAMPLE_PLANS]
     airflow.admin.wait_dags(*dags)
     airflow.admin.unpause(*dags)
-    for pack in (smalls["drill_red"].folder / "far" / "drill_red").rglob("uploads.000.tar.zst.age"):
+    for pack in (sample_systems["drill_red"].folder / "far" / "drill_red").rglob("uploads.000.tar.zst.age"):
         pack.chmod(0o600)
         damaged = pack.read_bytes()
         pack.write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
@@ -57,21 +57,21 @@ def begun(airflow, smalls):
     }
 
 
-def test_a_new_set_sets_off_a_drill_and_what_is_proven_is_not_due(airflow, smalls, begun, operator):
-    small = smalls["drilled"]
-    before, backup = small.fingerprint(), begun["drilled"]
+def test_a_new_set_sets_off_a_drill_and_what_is_proven_is_not_due(airflow, sample_systems, begun, operator):
+    system = sample_systems["drilled"]
+    before, backup = system.fingerprint(), begun["drilled"]
     assert operator.wait_run("drilled_backup", backup, timeout=240) == "success", words(operator, "drilled_backup", backup)
     run_id = next_run(operator, "drilled_drill")
     assert operator.wait_run("drilled_drill", run_id, timeout=300) == "success", words(operator, "drilled_drill", run_id)
     assert set(operator.states("drilled_drill", run_id).values()) == {"success"}
 
-    run = drill_of(small, run_id)
+    run = drill_of(system, run_id)
     (proof,) = proofs(run)
     assert proof.facts["sources"] == list(run.plan.source_ids)
     assert run.manifest().run_id == backup
     assert f"# Drill {run.id} of drilled" in operator.log_text("drilled_drill", run_id, "report")
-    assert small.fingerprint() == before
-    assert (small.leftovers(), small.told) == ([], [])
+    assert system.fingerprint() == before
+    assert (system.leftovers(), system.service_calls) == ([], [])
     assert not (run.folder / "scratch.json").exists()
 
     (asset,) = [each for each in operator.call("GET", "/assets", limit=200)["assets"] if each["uri"] == "x-recovery://drilled/complete-set"]
@@ -85,11 +85,11 @@ def test_a_new_set_sets_off_a_drill_and_what_is_proven_is_not_due(airflow, small
     assert "nothing is due" in operator.log_text("drilled_drill", idle, "choose_set")
 
 
-def test_a_set_that_can_not_be_restored_is_red_and_told(smalls, begun, operator, mails):
-    small = smalls["drill_red"]
+def test_a_set_that_can_not_be_restored_is_red_and_told(sample_systems, begun, operator, mails):
+    system = sample_systems["drill_red"]
     run_id = begun["drill_red"]
     assert operator.wait_run("drill_red_drill", run_id, timeout=240) == "failed", words(operator, "drill_red_drill", run_id)
-    run = drill_of(small, run_id)
+    run = drill_of(system, run_id)
     assert run.request().requester == "operator"
     states = operator.states("drill_red_drill", run_id)
     assert {name for name, state in states.items() if state == "failed"} == {"stage_and_prove.stage.files.uploads", "report"}
@@ -99,8 +99,8 @@ def test_a_set_that_can_not_be_restored_is_red_and_told(smalls, begun, operator,
     assert proofs(run) == ()
     assert not (run.folder / "scratch.json").exists()
 
-    def told():
+    def was_sent():
         subjects = (message_from_string(message.text, policy=default)["Subject"] for message in mails.messages)
         return "[drill_red] Drill FAILED" in subjects
 
-    wait_for("the mail about it", told)
+    wait_for("the mail about it", was_sent)

@@ -24,11 +24,11 @@ from recovery.restore.session import RestoreRun
 from recovery.sets.records import read_records
 from sandbox.person import Refused
 from sandbox.servers import wait_for
-from tests.support.small import said
+from tests.support.restore_driver import assert_unchanged, journal_steps
 
 SCENARIOS = {}
 PARAMETERS = []
-SMALL_PLANS = {}
+SAMPLE_PLANS = {}
 
 
 def scenario(*marks, **settings):
@@ -37,7 +37,7 @@ def scenario(*marks, **settings):
     def register(function):
         name = function.__name__[:40]  # the longest that a plan's name may be
         SCENARIOS[name] = function
-        SMALL_PLANS[name] = settings
+        SAMPLE_PLANS[name] = settings
         PARAMETERS.append(pytest.param(name, marks=marks))
         return function
 
@@ -47,17 +47,17 @@ def scenario(*marks, **settings):
 class Play:
     """One scenario's system, plan and people."""
 
-    def __init__(self, name, airflow, small, mails):
+    def __init__(self, name, airflow, system, mails):
         self.airflow = airflow
-        self.small = small
+        self.system = system
         self.dag = f"{name}_restore"
         self.operator, self.alice, self.bob, self.carol = map(airflow.user, ("operator", "alice", "bob", "carol"))
         self._mails = mails
         self.run_id = ""
         self._answers = {}
-        self.set_state = small.fingerprint()
-        small.disaster()
-        self.before = small.fingerprint()
+        self.set_state = system.fingerprint()
+        system.disaster()
+        self.before = system.fingerprint()
 
     def trigger(self, person=None, **params):
         self.run_id = (person or self.operator).trigger(self.dag, params)
@@ -65,7 +65,7 @@ class Play:
 
     @property
     def run(self):
-        return RestoreRun(self.small.context(), self.run_id)
+        return RestoreRun(self.system.context(), self.run_id)
 
     def gate(self, name):
         """Wait until a gate waits. One that was answered may ask again, where Airflow lost the answer: it gets the same."""
@@ -73,10 +73,10 @@ class Play:
             if gate.task_id == name:
                 return gate
             self._again(gate)
-        raise AssertionError(f"the run ended before the gate {name}: {self.words()}")
+        raise AssertionError(f"the run ended before the gate {name}: {self.failure_logs()}")
 
     def _again(self, gate):
-        assert gate.task_id in self._answers, f"nobody answers the gate {gate.task_id}: {self.words()}"
+        assert gate.task_id in self._answers, f"nobody answers the gate {gate.task_id}: {self.failure_logs()}"
         person, option = self._answers[gate.task_id]
         person.answer(gate, option)
 
@@ -92,7 +92,7 @@ class Play:
         self._answers[gate.task_id] = (person or self.alice, option)
         self._again(gate)
 
-    def until(self, what, condition):
+    def wait_until(self, what, condition):
         """Wait for something that comes after gates that were answered; one whose answer Airflow lost asks again, and gets the same."""
 
         def come():
@@ -112,30 +112,29 @@ class Play:
                 time.sleep(1)  # one that is to stay without an answer
         self.teardowns_ended()
         found = self.alice.run_state(self.dag, self.run_id)
-        assert found == state, f"{found}: {self.words()}"
-        return self.words()
+        assert found == state, f"{found}: {self.failure_logs()}"
+        return self.failure_logs()
 
     def teardowns_ended(self):
         """A run that was marked by hand has ended while its teardowns still run."""
         over = {"success", "failed", "skipped", "upstream_failed"}
         wait_for(f"the report of {self.dag}", lambda: self.alice.states(self.dag, self.run_id)["report"] in over)
 
-    def words(self):
+    def failure_logs(self):
         """What the failed tasks, and the report, said."""
         states = self.alice.states(self.dag, self.run_id)
         logs = {name: self.alice.log_text(self.dag, self.run_id, name)[-20000:] for name, state in states.items() if state == "failed"}
         report = (self.run.folder / "report.md").read_text() if (self.run.folder / "report.md").exists() else "no report"
         return "\n".join([f"{states}", report, *(f"--- {name}\n{text}" for name, text in logs.items())])
 
-    def nothing_changed(self):
+    def assert_nothing_changed(self):
         """Live is as it was before the restore, nothing is left over, the services run, nothing is held."""
-        assert self.small.fingerprint() == self.before, said(self.run)
-        assert self.small.leftovers() == []
-        assert all(self.small.services.values()), self.small.told
-        self.let_go_of()
+        assert_unchanged(self.system, self.run)
+        self.assert_nothing_held()
 
-    def let_go_of(self):
-        assert self.run.journal.closed, said(self.run)
+    def assert_nothing_held(self):
+        """The restore is over, every destination has its report, and none holds the set for it."""
+        assert self.run.journal.closed, journal_steps(self.run)
         for destination in self.run.context.destinations():
             found = read_records(destination, self.run.manifest().path, self.run.context.verify_key(), self.run.manifest())
             assert found.holds == (), found
@@ -150,12 +149,12 @@ class Play:
         for message in self._mails.messages:
             parsed = email.message_from_string(message.text)
             subject = str(make_header(decode_header(parsed["Subject"])))
-            if all(word in subject for word in (f"[{self.small.name}]", *words)):
+            if all(word in subject for word in (f"[{self.system.name}]", *words)):
                 found.append("".join(part.get_payload(decode=True).decode() for part in parsed.walk() if not part.is_multipart()))
         return found
 
     @contextmanager
-    def busy(self, source_id):
+    def source_in_use(self, source_id):
         """Hold a source's lock: whatever changes it waits."""
         path = self.run.folder / "locks" / source_id
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,8 +162,8 @@ class Play:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             yield path
 
-    def says(self, step, source=""):
-        self.until(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)))
+    def wait_for_step(self, step, source=""):
+        self.wait_until(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)))
 
 
 def waiting_for(path):
@@ -175,11 +174,11 @@ def waiting_for(path):
 
 
 @pytest.fixture(scope="module")
-def plays(request, airflow, smalls, mails):
+def plays(request, airflow, sample_systems, mails):
     """The scenarios that were selected, as futures; several run at once."""
     chosen = [item.callspec.params["name"] for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
     with ThreadPoolExecutor(6) as pool:
-        yield {name: pool.submit(lambda name=name: SCENARIOS[name](Play(name, airflow, smalls[name], mails))) for name in chosen}
+        yield {name: pool.submit(lambda name=name: SCENARIOS[name](Play(name, airflow, sample_systems[name], mails))) for name in chosen}
         pool.shutdown(cancel_futures=True)
 
 
@@ -191,9 +190,9 @@ def plan_rejected(play):
     play.trigger().reject("approve_plan")
     words = play.ended()
     assert "bob rejected the gate 'plan'; nothing live was replaced" in words
-    play.nothing_changed()
+    play.assert_nothing_changed()
     assert not play.run.journal.said("staging")
-    play.until("the mail about the failure", lambda: bool(play.mails("Restore FAILED")))
+    play.wait_until("the mail about the failure", lambda: bool(play.mails("Restore FAILED")))
     waited, *_asked_again = play.mails("waits for approval: plan")
     assert play.run.manifest().set_id in waited
     assert play.run_id in play.mails("Restore FAILED")[0]
@@ -213,11 +212,11 @@ def switch_rejected_and_nobody_opens_their_own_gate(play):
     play.approve("approve_plan", person=play.bob)
     gate = play.gate("approve_switch")
     assert "proven equal to the set" in gate.body
-    assert play.small.fingerprint() == play.before, "something live was touched before the switch was approved"
+    assert play.system.fingerprint() == play.before, "something live was touched before the switch was approved"
     play.answer(gate, "Reject", play.bob)
     assert "bob rejected the gate 'switch'; nothing live was replaced" in play.ended()
-    play.nothing_changed()
-    assert play.small.told == []
+    play.assert_nothing_changed()
+    assert play.system.service_calls == []
 
 
 @scenario(servers=("postgres", "mongo"))
@@ -225,48 +224,48 @@ def accept_rejected_and_later_writes_kept_aside(play):
     play.trigger().approve("approve_plan", "approve_switch")
     gate = play.gate("accept")
     assert "web: check is done" in gate.body
-    restored = play.small.fingerprint()
+    restored = play.system.fingerprint()
     for state in (restored, play.set_state):
         state["mongo.documents"].pop("sessions (indexes, options)")  # its TTL is put on after acceptance
     assert restored == play.set_state
-    (play.small.storage / "year0" / "written after the switch").write_text("hours of work\n")
-    (play.small.storage / "also after").write_text("more\n")
-    play.small.sql("INSERT INTO requests (what) VALUES ('after the switch')")
-    with play.small.mongo.client() as client:
-        client[play.small.name].states.insert_one({"_id": "after"})
+    (play.system.storage / "year0" / "written after the switch").write_text("hours of work\n")
+    (play.system.storage / "also after").write_text("more\n")
+    play.system.sql("INSERT INTO requests (what) VALUES ('after the switch')")
+    with play.system.mongo.client() as client:
+        client[play.system.name].states.insert_one({"_id": "after"})
     play.answer(gate, "Reject", play.bob)
     assert "bob rejected the gate 'accept'; the data of before is back" in play.ended()
-    assert play.small.fingerprint() == play.before
-    assert all(play.small.services.values())
-    play.let_go_of()
-    aside = play.small.storage / f".recovery-{play.run.id}" / "new"
+    assert play.system.fingerprint() == play.before
+    assert all(play.system.services.values())
+    play.assert_nothing_held()
+    aside = play.system.storage / f".recovery-{play.run.id}" / "new"
     assert (aside / "year0" / "written after the switch").read_text() == "hours of work\n"
     assert (aside / "also after").read_text() == "more\n"
-    assert f"{play.small.name}__stage_{play.run.id}" in play.small.leftovers()
-    with play.small.mongo.client() as client:
-        assert client[play.small.name][f"__stage_{play.run.id}_states"].find_one({"_id": "after"})
+    assert f"{play.system.name}__stage_{play.run.id}" in play.system.leftovers()
+    with play.system.mongo.client() as client:
+        assert client[play.system.name][f"__stage_{play.run.id}_states"].find_one({"_id": "after"})
 
 
 @scenario(pytest.mark.long, timeout="4s")
 def plan_unanswered(play):
     play.trigger()
     assert "nobody answered the gate 'plan' in time" in play.ended()
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 @scenario()
 def accept_unanswered(play):
-    play.small.hold("check", "web")
+    play.system.block("check", "web")
     play.trigger().approve("approve_plan", "approve_switch")
-    play.until("the checks", lambda: play.small.held("check", "web") is not None)
-    play.small.write_plan(timeout="3s")
-    play.small.let_go("check", "web")
+    play.wait_until("the checks", lambda: play.system.blocked("check", "web") is not None)
+    play.system.write_plan(timeout="3s")
+    play.system.unblock("check", "web")
     words = play.ended()
     assert "in use, but nobody accepted it" in words
-    assert play.small.fingerprint() == play.set_state
-    play.let_go_of()
+    assert play.system.fingerprint() == play.set_state
+    play.assert_nothing_held()
     assert len(play.mails("NOT accepted in time")) == 1
-    assert (play.small.storage / f".recovery-{play.run.id}" / "before" / "new.txt").exists()
+    assert (play.system.storage / f".recovery-{play.run.id}" / "before" / "new.txt").exists()
 
 
 @scenario(pytest.mark.long, timeout="60s")
@@ -274,7 +273,7 @@ def switch_unanswered(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_switch")
     assert "nobody answered the gate 'switch' in time" in play.ended()
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 @scenario()
@@ -289,17 +288,17 @@ def answers_in_the_first_second_and_a_backup_that_waits(play):
 
     while (gate := play.alice.next_gate(play.dag, play.run_id)) and gate.task_id != "accept":
         answer(gate)
-    assert gate, play.words()
-    backup = play.operator.trigger(f"{play.small.name}_backup")
-    play.operator.wait_task(f"{play.small.name}_backup", backup, "prepare", {"up_for_reschedule"})
-    assert "between its switch and its acceptance" in play.operator.log_text(f"{play.small.name}_backup", backup, "prepare", 1)
+    assert gate, play.failure_logs()
+    backup = play.operator.trigger(f"{play.system.name}_backup")
+    play.operator.wait_task(f"{play.system.name}_backup", backup, "prepare", {"up_for_reschedule"})
+    assert "between its switch and its acceptance" in play.operator.log_text(f"{play.system.name}_backup", backup, "prepare", 1)
     while gate:
         answer(gate)
         gate = play.alice.next_gate(play.dag, play.run_id)
     play.ended("success")
-    assert play.small.fingerprint() == play.set_state
-    play.operator.clear(f"{play.small.name}_backup", backup, "prepare")
-    assert play.operator.wait_run(f"{play.small.name}_backup", backup) == "success"
+    assert play.system.fingerprint() == play.set_state
+    play.operator.clear(f"{play.system.name}_backup", backup, "prepare")
+    assert play.operator.wait_run(f"{play.system.name}_backup", backup) == "success"
 
 
 # Parts, targets, methods ------------------------------------------------------------------------------------------------
@@ -311,8 +310,8 @@ def a_dry_run_asks_nobody(play):
     play.ended("success")
     for words in ("| table | removed | 1 |", "| file | changed | 1 |", "This was a dry run"):
         assert words in play.log("preflight")
-    assert play.small.fingerprint() == play.before
-    assert play.small.leftovers() == []
+    assert play.system.fingerprint() == play.before
+    assert play.system.leftovers() == []
     for destination in play.run.context.destinations():
         assert not read_records(destination, play.run.manifest().path, play.run.context.verify_key(), play.run.manifest()).verified
     states = play.alice.states(play.dag, play.run_id)
@@ -323,13 +322,13 @@ def a_dry_run_asks_nobody(play):
 
 @scenario(servers=("postgres",))
 def one_table_and_one_folder(play):
-    table = f"{play.small.name}.public.requests"
+    table = f"{play.system.name}.public.requests"
     play.trigger(sources=["postgres.main", "files.uploads"], **{"only.postgres.main": [table], "only.files.uploads": ["year1"]})
     gate = play.gate("approve_plan")
     assert f"Only: {table}" in gate.body.replace("\\", "")
     play.approve("approve_plan", "approve_switch", "accept")
     play.ended("success")
-    found = play.small.fingerprint()
+    found = play.system.fingerprint()
     for source, names in (("postgres.main", {"requests", "requests_id_seq"}), ("files.uploads", {"year1"})):
         wanted = play.before[source] | {name: play.set_state[source][name] for name in names}
         assert found[source] == wanted
@@ -343,11 +342,11 @@ def into_a_target_with_one_gate(play):
     assert refused.value.status == 400
     play.trigger(target="elsewhere").approve("approve_switch")
     play.ended("success")
-    assert play.small.elsewhere_fingerprint() == play.set_state
-    assert play.small.fingerprint() == play.before
+    assert play.system.elsewhere_fingerprint() == play.set_state
+    assert play.system.fingerprint() == play.before
     states = play.alice.states(play.dag, play.run_id)
     assert states["approve_plan"] == states["accept"] == "skipped"
-    assert play.small.told == []
+    assert play.system.service_calls == []
 
 
 @scenario(servers=("postgres", "mongo"))
@@ -355,12 +354,12 @@ def in_place_rejected_at_the_last_gate(play):
     play.trigger(method="in place", config="all").approve("approve_plan", "approve_switch")
     gate = play.gate("accept")
     assert "those writes are lost" in gate.body
-    restored = play.small.fingerprint()
+    restored = play.system.fingerprint()
     assert restored["files.uploads"] == play.set_state["files.uploads"]
     assert restored["postgres.main"] == play.set_state["postgres.main"]
     play.answer(gate, "Reject", play.bob)
     assert "bob rejected the gate 'accept'; the data of before was loaded again from the safety set" in play.ended()
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 # What must not open a gate --------------------------------------------------------------------------------------------
@@ -378,7 +377,7 @@ def plan_gate_marked_and_forged(play):
     play.operator.mark_task(play.dag, play.run_id, "approve_plan", "success")
     words = play.ended()
     assert "The approval of the gate plan is not one" in words
-    play.nothing_changed()
+    play.assert_nothing_changed()
     assert not run.journal.said("staging")
 
 
@@ -388,8 +387,8 @@ def switch_gate_marked_as_skipped(play):
     play.gate("approve_switch")
     play.operator.mark_task(play.dag, play.run_id, "approve_switch", "skipped")
     assert "The gate switch was not approved by anyone" in play.ended()
-    play.nothing_changed()
-    assert play.small.told == []
+    play.assert_nothing_changed()
+    assert play.system.service_calls == []
 
 
 @scenario(pytest.mark.long)
@@ -400,40 +399,40 @@ def last_gate_marked_as_success(play):
     words = play.ended()
     assert "The gate accept was not approved by anyone" in words
     assert "nobody accepted it" in words
-    assert play.small.fingerprint() == play.set_state
-    play.let_go_of()
+    assert play.system.fingerprint() == play.set_state
+    play.assert_nothing_held()
 
 
 @scenario()
 def plan_file_changed_while_the_gate_waits(play):
     play.trigger()
     gate = play.gate("approve_plan")
-    play.small.write_plan(rpo="25h")
+    play.system.write_plan(rpo="25h")
     play.answer(gate)
     assert "alice approved something else" in play.ended()
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 @scenario(servers=("postgres",))
 def connection_changed_after_the_gate(play):
     play.trigger().approve("approve_plan")
-    play.small.hold("stop", "web")
+    play.system.block("stop", "web")
     play.approve("approve_switch")
-    play.until("services to be stopped", lambda: play.small.held("stop", "web") is not None)
-    name = f"{play.small.name}_postgres"
-    good = play.small.connections()[name]
+    play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "web") is not None)
+    name = f"{play.system.name}_postgres"
+    good = play.system.connections()[name]
     other = play.airflow.metadata
     play.airflow.admin.put_connection(name, good | {"port": other.port, "password": other.password})
     try:
-        play.small.let_go("stop", "web")
-        play.until("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
+        play.system.unblock("stop", "web")
+        play.wait_until("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
     finally:
         play.airflow.admin.put_connection(name, good)
     words = play.ended()
     assert "The target of postgres.main is not the one that was approved" in words
     assert "switched back" in words
     assert play.run.journal.said("switched", "config.settings"), "nothing had been switched before, so nothing was taken back"
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 @scenario()
@@ -445,7 +444,7 @@ def parameters_that_are_not_known(play):
         play.operator.trigger(play.dag, {"sources": ["files.other"]})
     assert refused.value.status == 400
     assert not play.run.began
-    assert play.small.fingerprint() == play.before
+    assert play.system.fingerprint() == play.before
 
 
 # Kills ----------------------------------------------------------------------------------------------------------------
@@ -453,59 +452,59 @@ def parameters_that_are_not_known(play):
 
 @scenario(pytest.mark.long)
 def killed_while_stopping_services(play):
-    play.small.hold("stop", "workers")
+    play.system.block("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
-    play.until("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
-    assert not play.small.services["web"]
-    os.kill(play.small.held("stop", "workers"), signal.SIGKILL)
+    play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "workers") is not None)
+    assert not play.system.services["web"]
+    os.kill(play.system.blocked("stop", "workers"), signal.SIGKILL)
     play.ended()
-    play.small.let_go("stop", "workers")
-    play.nothing_changed()
-    assert play.small.told[-2:] == ["start workers", "start web"]
+    play.system.unblock("stop", "workers")
+    play.assert_nothing_changed()
+    assert play.system.service_calls[-2:] == ["start workers", "start web"]
 
 
 @scenario()
 def killed_between_two_switches(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_switch")
-    with play.busy("files.uploads") as lock:
+    with play.source_in_use("files.uploads") as lock:
         play.approve("approve_switch")
-        play.says("switched", "config.settings")
-        play.until("the next switch", lambda: waiting_for(lock) is not None)
+        play.wait_for_step("switched", "config.settings")
+        play.wait_until("the next switch", lambda: waiting_for(lock) is not None)
         os.kill(waiting_for(lock), signal.SIGKILL)
-        play.until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
+        play.wait_until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
     assert "everything was switched back" in play.ended()
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 @scenario(pytest.mark.long)
 def killed_while_starting_services_then_rejected(play):
-    play.small.hold("start", "web")
+    play.system.block("start", "web")
     play.trigger().approve("approve_plan", "approve_switch")
-    play.until("services to be started", lambda: play.small.held("start", "web") is not None)
-    os.kill(play.small.held("start", "web"), signal.SIGKILL)
+    play.wait_until("services to be started", lambda: play.system.blocked("start", "web") is not None)
+    os.kill(play.system.blocked("start", "web"), signal.SIGKILL)
     gate = play.gate("accept")
     assert "✘ FAILED: the services did not start" in gate.body
     assert "✘ FAILED: the checks did not run" in gate.body
-    play.small.let_go("start", "web")
+    play.system.unblock("start", "web")
     play.answer(gate, "Reject", play.bob)
     assert "the data of before is back" in play.ended()
-    assert play.small.fingerprint() == play.before
-    assert all(play.small.services.values())
+    assert play.system.fingerprint() == play.before
+    assert all(play.system.services.values())
 
 
 @scenario()
 def killed_on_the_way_back(play):
     play.trigger().approve("approve_plan", "approve_switch")
     gate = play.gate("accept")
-    play.small.hold("stop", "web")
+    play.system.block("stop", "web")
     play.answer(gate, "Reject", play.bob)
-    play.until("the way back", lambda: play.small.held("stop", "web") is not None)
-    os.kill(play.small.held("stop", "web"), signal.SIGKILL)
-    play.small.let_go("stop", "web")
+    play.wait_until("the way back", lambda: play.system.blocked("stop", "web") is not None)
+    os.kill(play.system.blocked("stop", "web"), signal.SIGKILL)
+    play.system.unblock("stop", "web")
     assert "the data of before is back" in play.ended()
-    assert play.small.fingerprint() == play.before
-    assert all(play.small.services.values())
+    assert play.system.fingerprint() == play.before
+    assert all(play.system.services.values())
     assert play.alice.tasks(play.dag, play.run_id)["switch_back"].try_number > 1
 
 
@@ -516,12 +515,12 @@ def killed_on_the_way_back(play):
 def run_marked_failed_while_staging(play):
     play.trigger()
     play.gate("approve_plan")
-    with play.busy("files.uploads") as lock:
+    with play.source_in_use("files.uploads") as lock:
         play.approve("approve_plan")
-        play.until("staging", lambda: waiting_for(lock) is not None)
+        play.wait_until("staging", lambda: waiting_for(lock) is not None)
         play.operator.mark_run(play.dag, play.run_id, "failed")
     play.ended()
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 @scenario()
@@ -530,22 +529,22 @@ def run_marked_success_at_the_switch_gate(play):
     gate = play.gate("approve_switch")
     play.operator.mark_run(play.dag, play.run_id, "success")
     play.teardowns_ended()
-    play.nothing_changed()
+    play.assert_nothing_changed()
     assert play.alice.states(play.dag, play.run_id)["report"] == "failed"
     with contextlib.suppress(Refused):
         play.alice.answer(gate)
-    play.nothing_changed()
+    play.assert_nothing_changed()
 
 
 @scenario(pytest.mark.long)
 def run_marked_failed_during_the_switch(play):
-    play.small.hold("stop", "workers")
+    play.system.block("stop", "workers")
     play.trigger().approve("approve_plan", "approve_switch")
-    play.until("services to be stopped", lambda: play.small.held("stop", "workers") is not None)
+    play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "workers") is not None)
     play.operator.mark_run(play.dag, play.run_id, "failed")
     play.ended()
-    play.small.let_go("stop", "workers")
-    play.nothing_changed()
+    play.system.unblock("stop", "workers")
+    play.assert_nothing_changed()
     assert not play.run.journal.said("services stopped")
 
 
@@ -555,10 +554,10 @@ def run_marked_success_at_the_last_gate(play):
     play.gate("accept")
     play.operator.mark_run(play.dag, play.run_id, "success")
     play.teardowns_ended()
-    assert "in use, but nobody accepted it" in play.words()
-    assert play.small.fingerprint() == play.set_state
-    assert all(play.small.services.values())
-    play.let_go_of()
+    assert "in use, but nobody accepted it" in play.failure_logs()
+    assert play.system.fingerprint() == play.set_state
+    assert all(play.system.services.values())
+    play.assert_nothing_held()
 
 
 @scenario(pytest.mark.long)
@@ -566,7 +565,7 @@ def checks_begin_to_fail_at_the_last_gate(play):
     play.trigger().approve("approve_plan", "approve_switch")
     gate = play.gate("accept")
     assert "✘" not in gate.body
-    play.small.fail("check", "web")
+    play.system.fail("check", "web")
     play.operator.clear(play.dag, play.run_id, "check_system")
     wait_for("the checks to fail", lambda: play.alice.states(play.dag, play.run_id)["check_system"] == "failed")
     play.alice.answer(gate)  # to what the checks said before
@@ -575,36 +574,36 @@ def checks_begin_to_fail_at_the_last_gate(play):
     assert "✘ FAILED" in play.log("accept")
     play.reject("accept")
     assert "the data of before is back" in play.ended()
-    assert play.small.fingerprint() == play.before
+    assert play.system.fingerprint() == play.before
 
 
 @scenario()
 def checks_fail_and_tasks_are_cleared_after_the_end(play):
-    play.small.fail("check", "web")
+    play.system.fail("check", "web")
     play.trigger().approve("approve_plan", "approve_switch")
     gate = play.gate("accept")
     assert "✘ FAILED" in gate.body
     assert "web does not check, on purpose" in gate.body
     play.answer(gate)
     assert "its checks did not all succeed" in play.ended()
-    assert play.small.fingerprint() == play.set_state
-    play.let_go_of()
+    assert play.system.fingerprint() == play.set_state
+    play.assert_nothing_held()
 
-    (play.small.storage / "written later").write_text("the life after\n")
-    later = play.small.fingerprint()
-    told = play.small.told
+    (play.system.storage / "written later").write_text("the life after\n")
+    later = play.system.fingerprint()
+    told = play.system.service_calls
     play.operator.clear(play.dag, play.run_id)
     words = play.ended()
     assert "This run was cleared" in words
-    assert play.small.fingerprint() == later
-    assert play.small.told == told
+    assert play.system.fingerprint() == later
+    assert play.system.service_calls == told
     for task in ("stage_and_prove.stage.files.uploads", "switch.files.uploads", "stop_services"):
         play.operator.clear(play.dag, play.run_id, task)
         found = play.alice.wait_task(play.dag, play.run_id, task, {"success", "failed", "upstream_failed"})
         assert found.state != "success", task
         play.ended()
-    assert play.small.fingerprint() == later
-    assert play.small.told == told
+    assert play.system.fingerprint() == later
+    assert play.system.service_calls == told
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -9,18 +9,19 @@ from recovery.maintenance.holds import release_holds
 from recovery.restore import choose_set, rollback
 from recovery.sets import records
 from recovery.sets.catalog import read_manifest
-from tests.support.small import Small, end, forward, to_gate
+from tests.support.restore_driver import approve_gate, run_until, teardown
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
-def small(tmp_path):
-    return Small(tmp_path / "small")
+def system(tmp_path):
+    return SampleSystem(tmp_path / "small")
 
 
-def holds(small, set_id):
+def holds(system, set_id):
     """Why each destination keeps the set, by destination."""
-    plan = small.plan()
-    key = SigningKey.from_endpoint(small.connect(plan.signing)).verify_key
+    plan = system.plan()
+    key = SigningKey.from_endpoint(system.connect(plan.signing)).verify_key
     found = {}
     for name, settings in plan.destinations.items():
         destination = make_destination(name, settings, lambda connection: None)
@@ -29,41 +30,41 @@ def holds(small, set_id):
     return found
 
 
-def test_a_hold_from_birth_is_released_everywhere_and_says_by_whom(small):
-    set_id = small.back_up(hold=True)
-    assert all(len(why) == 1 for why in holds(small, set_id).values())
-    release_holds(small.context(), set_id, "olga")
-    assert holds(small, set_id) == {"near": [], "far": []}
-    released = next((small.folder / "near" / "small" / set_id / "records").glob("*-release.json")).read_text()
+def test_a_hold_from_birth_is_released_everywhere_and_says_by_whom(system):
+    set_id = system.back_up(hold=True)
+    assert all(len(why) == 1 for why in holds(system, set_id).values())
+    release_holds(system.context(), set_id, "olga")
+    assert holds(system, set_id) == {"near": [], "far": []}
+    released = next((system.folder / "near" / "small" / set_id / "records").glob("*-release.json")).read_text()
     assert "olga" in released
 
 
-def test_the_hold_of_a_restore_under_way_is_not_released(small):
-    set_id = small.back_up()
-    run = small.restore()
-    choose_set.choose(run, small.ask(run))
+def test_the_hold_of_a_restore_under_way_is_not_released(system):
+    set_id = system.back_up()
+    run = system.restore()
+    choose_set.choose(run, system.ask(run))
     with pytest.raises(RestoreUnderWay, match=run.id):
-        release_holds(small.context(), set_id, "olga")
-    assert all(holds(small, set_id).values())
+        release_holds(system.context(), set_id, "olga")
+    assert all(holds(system, set_id).values())
 
 
-def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(small):
-    small.back_up()
-    run = small.restore()
-    forward(small, run, "check", small.ask(run, method="in place"))
+def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(system):
+    system.back_up()
+    run = system.restore()
+    run_until(system, run, "check", system.ask(run, method="in place"))
     safety_set = run.safety.manifest().set_id
     with pytest.raises(RestoreUnderWay, match=run.id):
-        release_holds(small.context(), safety_set, "olga")
-    assert all(holds(small, safety_set).values())
-    to_gate(run, "accept")
+        release_holds(system.context(), safety_set, "olga")
+    assert all(holds(system, safety_set).values())
+    approve_gate(run, "accept")
     rollback.keep(run)
-    assert end(run) == ""
-    release_holds(small.context(), safety_set, "olga")
-    assert not any(holds(small, safety_set).values())
+    assert teardown(run) == ""
+    release_holds(system.context(), safety_set, "olga")
+    assert not any(holds(system, safety_set).values())
 
 
 @pytest.mark.parametrize("set_id", ["latest", "../x", "20200101T000000Z-0000"])
-def test_what_is_no_set_is_refused(small, set_id):
-    small.back_up(when=datetime(2026, 1, 1, tzinfo=UTC))
+def test_what_is_no_set_is_refused(system, set_id):
+    system.back_up(when=datetime(2026, 1, 1, tzinfo=UTC))
     with pytest.raises(PlanError):
-        release_holds(small.context(), set_id, "olga")
+        release_holds(system.context(), set_id, "olga")

@@ -9,28 +9,29 @@ from recovery.common.errors import RecoveryError, RestoreError
 from recovery.maintenance import replaced_copies
 from recovery.restore import answers, rollback
 from recovery.restore.gate_texts import gate_text
-from tests.support.small import Small, end, forward
+from tests.support.restore_driver import run_until, teardown
+from tests.support.system import SampleSystem
 
 NOW = units.now
 
 
 @pytest.fixture
-def small(tmp_path):
-    made = Small(tmp_path / "small", "small")
+def system(tmp_path):
+    made = SampleSystem(tmp_path / "small", "small")
     made.back_up()
     made.disaster()
     return made
 
 
-def restored(small, run_id, accepted=True):
-    run = small.restore(run_id)
+def restored(system, run_id, accepted=True):
+    run = system.restore(run_id)
     if accepted:
-        forward(small, run)
+        run_until(system, run)
     else:
-        forward(small, run, "check")
+        run_until(system, run, "check")
         answers.show(run, "accept", gate_text(run, "accept"))
         answers.reject(run, "accept", "bob")
-    end(run)
+    teardown(run)
     return run
 
 
@@ -38,45 +39,45 @@ def days_later(monkeypatch, days):
     monkeypatch.setattr(replaced_copies, "now", lambda: NOW() + timedelta(days=days))
 
 
-def test_each_restore_has_its_own_days(small, monkeypatch):
-    first, second = restored(small, "first"), restored(small, "second", accepted=False)
-    work = {run.id: small.storage / f".recovery-{run.id}" for run in (first, second)}
-    replaced_copies.drop_old(small.context())
+def test_each_restore_has_its_own_days(system, monkeypatch):
+    first, second = restored(system, "first"), restored(system, "second", accepted=False)
+    work = {run.id: system.storage / f".recovery-{run.id}" for run in (first, second)}
+    replaced_copies.drop_old(system.context())
     assert all(path.exists() for path in work.values())
 
-    live = small.fingerprint()
+    live = system.fingerprint()
     days_later(monkeypatch, 8)
-    replaced_copies.drop_old(small.context())
+    replaced_copies.drop_old(system.context())
     assert not any(path.exists() for path in work.values())
-    assert small.leftovers() == []
-    assert small.fingerprint() == live
-    replaced_copies.drop_old(small.context())
+    assert system.leftovers() == []
+    assert system.fingerprint() == live
+    replaced_copies.drop_old(system.context())
 
 
-def test_a_restore_that_has_not_ended_keeps_its_copies(small, monkeypatch):
-    run = small.restore()
-    forward(small, run, "check")
+def test_a_restore_that_has_not_ended_keeps_its_copies(system, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "check")
     days_later(monkeypatch, 30)
-    replaced_copies.drop_old(small.context())
-    assert (small.storage / f".recovery-{run.id}" / "before" / "new.txt").exists()
+    replaced_copies.drop_old(system.context())
+    assert (system.storage / f".recovery-{run.id}" / "before" / "new.txt").exists()
     assert run.began
 
 
-def test_one_that_fails_does_not_keep_the_others(small, monkeypatch):
-    runs = sorted((restored(small, name) for name in ("first", "second", "third")), key=lambda run: run.id)
+def test_one_that_fails_does_not_keep_the_others(system, monkeypatch):
+    runs = sorted((restored(system, name) for name in ("first", "second", "third")), key=lambda run: run.id)
     shutil.rmtree(runs[0].folder / "rows")
     (runs[0].folder / "findings.json").unlink()
     days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}"):
-        replaced_copies.drop_old(small.context())
-    assert not (small.storage / f".recovery-{runs[1].id}").exists()
-    assert not (small.storage / f".recovery-{runs[2].id}").exists()
+        replaced_copies.drop_old(system.context())
+    assert not (system.storage / f".recovery-{runs[1].id}").exists()
+    assert not (system.storage / f".recovery-{runs[2].id}").exists()
 
 
 @pytest.mark.parametrize("broken", ["journal", "request", "step"])
-def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(small, monkeypatch, caplog, broken):
-    runs = sorted((restored(small, name) for name in ("first", "second", "third")), key=lambda run: run.id)
-    stranger = restored(small, "stranger")
+def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(system, monkeypatch, caplog, broken):
+    runs = sorted((restored(system, name) for name in ("first", "second", "third")), key=lambda run: run.id)
+    stranger = restored(system, "stranger")
     shutil.rmtree(stranger.folder)
     if broken == "request":
         (runs[0].folder / "request.json").write_text("{")
@@ -88,10 +89,10 @@ def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(small, monkey
         monkeypatch.setattr(replaced_copies, "drop", lambda run: {}[run.id] if run.id == runs[0].id else drop(run))
     days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}: "):
-        replaced_copies.drop_old(small.context())
-    assert (small.storage / f".recovery-{runs[0].id}").exists()
-    assert not (small.storage / f".recovery-{runs[1].id}").exists()
-    assert not (small.storage / f".recovery-{runs[2].id}").exists()
+        replaced_copies.drop_old(system.context())
+    assert (system.storage / f".recovery-{runs[0].id}").exists()
+    assert not (system.storage / f".recovery-{runs[1].id}").exists()
+    assert not (system.storage / f".recovery-{runs[2].id}").exists()
     assert f"copies of restores that staging does not know: {stranger.id}" in caplog.text
 
 
@@ -100,81 +101,81 @@ def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(small, monkey
 def test_copies_are_removed_where_they_are_and_not_where_the_plan_would_have_them_now(
     tmp_path, postgres_server, mongo_server, monkeypatch, accepted, only
 ):
-    small = Small(tmp_path / "copied", "copied", postgres=postgres_server, mongo=mongo_server, gates=("accept",))
+    system = SampleSystem(tmp_path / "copied", "copied", postgres=postgres_server, mongo=mongo_server, gates=("accept",))
     try:
-        small.back_up()
-        run = small.restore()
-        with closing(small.postgres.connect()) as connection:
+        system.back_up()
+        run = system.restore()
+        with closing(system.postgres.connect()) as connection:
             connection.execute("CREATE DATABASE copied_elsewhere TEMPLATE copied")
-        with small.mongo.client() as client:
+        with system.mongo.client() as client:
             client.copied_elsewhere.states.insert_one({"_id": "there"})
         sources = ("postgres.main", "mongo.documents")
-        request = small.ask(run, target="elsewhere", overwrite="elsewhere", sources=sources, only=only)
-        forward(small, run, "check", request)
+        request = system.ask(run, target="elsewhere", overwrite="elsewhere", sources=sources, only=only)
+        run_until(system, run, "check", request)
         answers.show(run, "accept", gate_text(run, "accept"))
         if accepted:
             answers.approve(run, "accept", "bob")
             rollback.keep(run)
         else:
             answers.reject(run, "accept", "bob")
-        end(run)
-        assert len(marked(small, run)) >= 2
-        path = small.plans / "copied.yaml"
+        teardown(run)
+        assert len(marked(system, run)) >= 2
+        path = system.plans / "copied.yaml"
         path.write_text(path.read_text().replace("copied: copied_elsewhere", "copied: copied_moved"))
         days_later(monkeypatch, 8)
-        replaced_copies.drop_old(small.context())
-        assert marked(small, run) == []
+        replaced_copies.drop_old(system.context())
+        assert marked(system, run) == []
     finally:
-        small.drop()
+        system.drop()
 
 
-def marked(small, run):
+def marked(system, run):
     """Databases, schemas and collections of the target with the restore's mark in their names."""
     found = []
-    with closing(small.postgres.connect()) as connection:
+    with closing(system.postgres.connect()) as connection:
         found += [name for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall()]
-    with closing(small.postgres.connect("copied_elsewhere")) as connection:
+    with closing(system.postgres.connect("copied_elsewhere")) as connection:
         found += [name for (name,) in connection.execute("SELECT nspname FROM pg_namespace").fetchall()]
-    with small.mongo.client() as client:
+    with system.mongo.client() as client:
         found += client.copied_elsewhere.list_collection_names()
     return [name for name in found if run.id in name]
 
 
-def test_a_source_that_left_the_plan_is_named(small, monkeypatch):
-    run = restored(small, "first")
-    path = small.plans / "small.yaml"
+def test_a_source_that_left_the_plan_is_named(system, monkeypatch):
+    run = restored(system, "first")
+    path = system.plans / "small.yaml"
     kept = path.read_text()
     path.write_text("\n".join(line for line in kept.splitlines() if "files:" not in line and "uploads:" not in line))
     days_later(monkeypatch, 8)
     with pytest.raises(RecoveryError, match=r"no longer has files\.uploads"):
-        replaced_copies.drop_old(small.context())
+        replaced_copies.drop_old(system.context())
     path.write_text(kept)
-    replaced_copies.drop_old(small.context())
-    assert not (small.storage / f".recovery-{run.id}").exists()
+    replaced_copies.drop_old(system.context())
+    assert not (system.storage / f".recovery-{run.id}").exists()
 
 
 def test_a_target_that_left_the_plan_is_named(tmp_path, monkeypatch):
-    small = Small(tmp_path / "small", "small", gates=())
-    small.back_up()
-    run = small.restore()
-    forward(small, run, request=small.ask(run, target="elsewhere"))
-    assert end(run) == ""
-    path = small.plans / "small.yaml"
+    system = SampleSystem(tmp_path / "small", "small", gates=())
+    system.back_up()
+    run = system.restore()
+    run_until(system, run, request=system.ask(run, target="elsewhere"))
+    assert teardown(run) == ""
+    path = system.plans / "small.yaml"
     kept = path.read_text()
     path.write_text(kept[kept.index("plan: small") :])
     days_later(monkeypatch, 8)
     with pytest.raises(
         RestoreError, match=rf"no longer has config.settings, files.uploads at the target elsewhere, where restore {run.id} left"
     ):
-        replaced_copies.drop_old(small.context())
+        replaced_copies.drop_old(system.context())
     path.write_text(kept)
-    replaced_copies.drop_old(small.context())
+    replaced_copies.drop_old(system.context())
     assert not (run.folder / "request.json").exists()
 
 
-def test_copies_that_nobody_knows_are_named(small, caplog):
-    run = restored(small, "first")
+def test_copies_that_nobody_knows_are_named(system, caplog):
+    run = restored(system, "first")
     shutil.rmtree(run.folder)
-    replaced_copies.drop_old(small.context())
+    replaced_copies.drop_old(system.context())
     assert f"copies of restores that staging does not know: {run.id}" in caplog.text
-    assert (small.storage / f".recovery-{run.id}").exists()
+    assert (system.storage / f".recovery-{run.id}").exists()

@@ -12,7 +12,7 @@ import pytest
 from recovery.common.connections import Endpoint
 from recovery.common.errors import ConnectionUnusable, DestinationError
 from recovery.monitoring import heartbeat
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 
 @contextmanager
@@ -82,20 +82,20 @@ def test_nobody_there_is_an_error():
 
 
 def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path, monkeypatch):
-    small = Small(tmp_path / "small", "small")
+    system = SampleSystem(tmp_path / "small", "small")
     with web() as server:
 
         def connect(name):
-            return dead_man(server) if name == "dead_man" else small.connect(name)
+            return dead_man(server) if name == "dead_man" else system.connect(name)
 
-        set_id = small.back_up("told")
-        context, plan = small.context(connect=connect), small.plan()
+        set_id = system.back_up("told")
+        context, plan = system.context(connect=connect), system.plan()
         assert heartbeat.tell_success(context, "dead_man", set_id)
         assert server.asked == ["/ping/1"]
         with monkeypatch.context() as later:
             later.setattr(heartbeat, "now", lambda: datetime.now(UTC) + plan.objectives.rpo)
             assert not heartbeat.tell_success(context, "dead_man", set_id)
-        shutil.rmtree(small.set_folders(set_id)[1])
+        shutil.rmtree(system.set_folders(set_id)[1])
         with pytest.raises(DestinationError, match=r"far has no .* Nobody was told that the backup succeeded"):
             heartbeat.tell_success(context, "dead_man", set_id)
         assert server.asked == ["/ping/1"]

@@ -5,14 +5,14 @@ import yaml
 
 from recovery.plan.loader import load_plans
 from recovery.plan.overlap import share_a_place
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
 def told(tmp_path):
     """What is said of a small plan with more keys."""
-    small = Small(tmp_path / "small", "small")
-    written = yaml.safe_load((small.plans / "small.yaml").read_text())
+    system = SampleSystem(tmp_path / "small", "small")
+    written = yaml.safe_load((system.plans / "small.yaml").read_text())
 
     def say(**keys):
         sources = {
@@ -20,11 +20,13 @@ def told(tmp_path):
             "mongo": {"documents": {"connection": "mongo"}},
         }
         plan = written | {"sources": written["sources"] | sources} | keys
-        (small.plans / "small.yaml").write_text(yaml.safe_dump(plan).replace("HOME", str(small.home)).replace("FOLDER", str(small.folder)))
-        found = load_plans(small.plans)
+        (system.plans / "small.yaml").write_text(
+            yaml.safe_dump(plan).replace("HOME", str(system.home)).replace("FOLDER", str(system.folder))
+        )
+        found = load_plans(system.plans)
         return "\n".join(map(str, found.broken)), found.good
 
-    say.home = small.home
+    say.home = system.home
     return say
 
 

@@ -8,15 +8,16 @@ from recovery.common.errors import ApprovalError, RestoreError, ToolError
 from recovery.restore import answers, choose_set, rollback, steps
 from recovery.restore.gate_texts import gate_text
 from recovery.restore.report import write
-from tests.support.small import Small, end, forward, to_gate
+from tests.support.restore_driver import approve_gate, run_until, show_gate, teardown
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
 def started(tmp_path):
-    small = Small(tmp_path / "small")
-    small.back_up()
-    small.disaster()
-    return small, small.restore()
+    system = SampleSystem(tmp_path / "small")
+    system.back_up()
+    system.disaster()
+    return system, system.restore()
 
 
 def ended(run):
@@ -27,149 +28,149 @@ def ended(run):
 
 @pytest.mark.parametrize("gate", ["plan", "accept"])
 def test_a_no_is_final_though_its_task_was_killed_before_it_failed(started, gate):
-    small, run = started
-    forward(small, run, "preflight" if gate == "plan" else "check")
-    to_gate(run, gate, person=None)
+    system, run = started
+    run_until(system, run, "preflight" if gate == "plan" else "check")
+    show_gate(run, gate)
     answers.reject(run, gate, "alice")
-    for again in (lambda: to_gate(run, gate, person=None), lambda: answers.approve(run, gate, "bob")):
+    for again in (lambda: show_gate(run, gate), lambda: answers.approve(run, gate, "bob")):
         with pytest.raises(ApprovalError, match=f"alice rejected the gate '{gate}'"):
             again()
     answers.reject(run, gate, None)
     assert answers.answered(run, gate) == "rejected"
-    assert f"alice rejected the gate '{gate}'" in end(run)
+    assert f"alice rejected the gate '{gate}'" in teardown(run)
 
 
 def test_silence_counts_until_the_gate_asks_again(started):
-    small, run = started
-    forward(small, run, "preflight")
-    to_gate(run, "plan", person=None)
+    system, run = started
+    run_until(system, run, "preflight")
+    show_gate(run, "plan")
     assert answers.answered(run, "plan") == ""
     answers.reject(run, "plan", None)
     assert answers.answered(run, "plan") == "unanswered"
-    to_gate(run, "plan")
+    approve_gate(run, "plan")
     assert answers.answered(run, "plan") == "approved"
     steps.stage(run, "files.uploads")
 
 
 @pytest.mark.parametrize("person", ["operator", "carol", ""])
 def test_who_may_not_answer_can_not_say_no_either(started, person):
-    small, run = started
-    forward(small, run, "check")
-    to_gate(run, "accept", person=None)
+    system, run = started
+    run_until(system, run, "check")
+    show_gate(run, "accept")
     with pytest.raises(ApprovalError, match="is no approver"):
         answers.reject(run, "accept", person)
     answers.reject(run, "accept", None)
-    assert "nobody accepted it" in end(run)
+    assert "nobody accepted it" in teardown(run)
 
 
 def test_asking_again_voids_a_yes(started):
-    small, run = started
-    forward(small, run, "gate accept")
-    to_gate(run, "accept", person=None)
-    end(run)
+    system, run = started
+    run_until(system, run, "gate accept")
+    show_gate(run, "accept")
+    teardown(run)
     assert "nobody accepted it" in (run.folder / "report.md").read_text()
 
 
-def check_again(small, run, ok):
+def check_again(system, run, ok):
     if ok:
         steps.check_system(run)
     else:
-        small.fail("check", "web")
+        system.fail("check", "web")
         with pytest.raises(RestoreError, match="1 of 1 checks of the restored system failed"):
             steps.check_system(run)
 
 
 def test_a_yes_to_what_checks_said_before_they_began_again_is_void(started):
-    small, run = started
-    forward(small, run, "check")
-    to_gate(run, "accept", person=None)
-    check_again(small, run, ok=False)
+    system, run = started
+    run_until(system, run, "check")
+    show_gate(run, "accept")
+    check_again(system, run, ok=False)
     with pytest.raises(ApprovalError, match="this changed: checks; alice approved something else") as raised:
         answers.approve(run, "accept", "alice")
     assert raised.value.retryable, "the gate asks again"
-    to_gate(run, "accept")
+    approve_gate(run, "accept")
     shown = run.gate_file("accept", ".md").read_text()
     assert "✘ FAILED" in shown
     assert "✔" not in shown
     rollback.keep(run)
-    assert "was accepted, but its checks did not all succeed" in end(run)
+    assert "was accepted, but its checks did not all succeed" in teardown(run)
 
 
 @pytest.mark.parametrize("ok", [True, False])
 def test_checks_that_begin_again_void_a_yes(started, ok):
-    small, run = started
-    forward(small, run, "gate accept")
-    check_again(small, run, ok=ok)
+    system, run = started
+    run_until(system, run, "gate accept")
+    check_again(system, run, ok=ok)
     with pytest.raises(ApprovalError, match="alice approved the gate accept, this changed: checks"):
         rollback.keep(run)
-    assert "nobody accepted it" in end(run)
+    assert "nobody accepted it" in teardown(run)
 
 
 def test_only_the_last_round_of_checks_is_told(started):
-    small, run = started
-    small.fail("check", "web")
+    system, run = started
+    system.fail("check", "web")
     with pytest.raises(RestoreError):
-        forward(small, run, "check")
-    small.mend("check", "web")
+        run_until(system, run, "check")
+    system.mend("check", "web")
     steps.check_system(run)
     assert "FAILED" not in gate_text(run, "accept")
-    to_gate(run, "accept")
+    approve_gate(run, "accept")
     rollback.keep(run)
-    assert end(run) == ""
+    assert teardown(run) == ""
     assert [each["ok"] for each in json.loads((run.folder / "report.json").read_text())["checks"]] == [True]
 
 
 def test_checks_before_the_services_were_started_again_count_no_more(started):
-    small, run = started
-    forward(small, run, "check")
+    system, run = started
+    run_until(system, run, "check")
     steps.start_services(run)
     assert "✘ FAILED: the checks did not run to their end" in gate_text(run, "accept")
-    to_gate(run, "accept")
+    approve_gate(run, "accept")
     rollback.keep(run)
-    assert "its checks did not all succeed" in end(run)
+    assert "its checks did not all succeed" in teardown(run)
 
 
 def test_services_that_did_not_start_the_second_time_are_told(started):
-    small, run = started
-    forward(small, run, "check")
-    small.fail("start", "web")
+    system, run = started
+    run_until(system, run, "check")
+    system.fail("start", "web")
     with pytest.raises(ToolError, match="web does not start"):
         steps.start_services(run)
     assert "✘ FAILED: the services did not start" in gate_text(run, "accept")
-    small.mend("start", "web")
-    to_gate(run, "accept")
+    system.mend("start", "web")
+    approve_gate(run, "accept")
     rollback.keep(run)
-    assert "its services did not start cleanly" in end(run)
+    assert "its services did not start cleanly" in teardown(run)
 
 
 def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(started):
-    small, run = started
-    before = small.fingerprint()
-    forward(small, run, "stop services")
-    small.fail("start", "web")
+    system, run = started
+    before = system.fingerprint()
+    run_until(system, run, "stop services")
+    system.fail("start", "web")
     with pytest.raises(RestoreError, match="web does not start") as raised:
         rollback.switch_back(run)
     assert raised.value.retryable
     rollback.discard(run)
     assert "THE WAY BACK IS NOT COMPLETE" in ended(run)
-    small.mend("start", "web")
+    system.mend("start", "web")
     rollback.switch_back(run)
     rollback.discard(run)
     assert "nothing live was replaced" in ended(run).lower()
-    assert small.services == {"web": True, "workers": True}
-    assert small.fingerprint() == before
+    assert system.services == {"web": True, "workers": True}
+    assert system.fingerprint() == before
 
 
 def test_services_that_a_kill_left_down_are_started_when_the_restored_system_stays(started):
-    small, run = started
-    forward(small, run, "switch files.uploads")
+    system, run = started
+    run_until(system, run, "switch files.uploads")
     run.journal.say("starting services")
-    end(run)
-    assert small.services == {"web": True, "workers": True}
+    teardown(run)
+    assert system.services == {"web": True, "workers": True}
 
 
 def test_a_restore_that_was_refused_at_its_start_can_not_be_begun_again(started):
-    small, run = started
+    system, run = started
     assert "No set was chosen" in ended(run)
     with pytest.raises(RestoreError, match="has ended"):
-        choose_set.choose(run, small.ask(run))
+        choose_set.choose(run, system.ask(run))

@@ -9,15 +9,15 @@ from recovery.restore import choose_set
 from recovery.restore.preflight_facts import Facts, disks
 from recovery.restore.preflight_rules import judge
 from recovery.sources.model import Preflight, Space
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
 def run(tmp_path):
-    small = Small(tmp_path / "small", "small")
-    small.back_up()
-    made = small.restore()
-    made.ask = lambda **asked: choose_set.choose(made, small.ask(made, **asked))
+    system = SampleSystem(tmp_path / "small", "small")
+    system.back_up()
+    made = system.restore()
+    made.ask = lambda **asked: choose_set.choose(made, system.ask(made, **asked))
     return made
 
 

@@ -26,22 +26,22 @@ from recovery.restore.checks import ask, at_path, same
 from recovery.targets.resolve import place_named
 from recovery.targets.target import Place
 from sandbox.servers import wait_for
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 SQL = {"source": "postgres.main", "database": "checked"}
 MONGO = {"source": "mongo.documents", "database": "checked"}
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, postgres_server, mongo_server):
-    made = Small(tmp_path_factory.mktemp("checks") / "small", "checked", postgres=postgres_server, mongo=mongo_server)
+def system(tmp_path_factory, postgres_server, mongo_server):
+    made = SampleSystem(tmp_path_factory.mktemp("checks") / "small", "checked", postgres=postgres_server, mongo=mongo_server)
     yield made
     made.drop()
 
 
 @pytest.fixture(scope="module")
-def live(small):
-    return place_named(small.context(), LIVE)
+def live(system):
+    return place_named(system.context(), LIVE)
 
 
 def check(**what):
@@ -260,26 +260,26 @@ def test_a_query(live, query, expected, ok, words):
     assert len(outcome.words) < 300
 
 
-def test_names_are_looked_for_where_the_database_says(small, live):
-    small.sql("CREATE SCHEMA app; CREATE TABLE app.orders (n int); ALTER DATABASE checked SET search_path TO app, public")
+def test_names_are_looked_for_where_the_database_says(system, live):
+    system.sql("CREATE SCHEMA app; CREATE TABLE app.orders (n int); ALTER DATABASE checked SET search_path TO app, public")
     assert ask(sql("SELECT count(*) FROM orders", equals=0), live).ok
     assert ask(sql("SELECT count(*) FROM requests", equals=500), live).ok
 
 
-def test_a_query_that_takes_too_long_ends_at_the_server_too(small, live):
+def test_a_query_that_takes_too_long_ends_at_the_server_too(system, live):
     outcome = ask(check(sql=SQL | {"query": "SELECT pg_sleep(999)", "equals": 1}, timeout=timedelta(seconds=1)), live)
     assert not outcome.ok
-    with closing(small.postgres.connect()) as watcher:
+    with closing(system.postgres.connect()) as watcher:
         running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(999)%' AND state = 'active'"
         wait_for("the query to end", lambda: watcher.execute(running).fetchone() == (0,))
 
 
-def test_a_query_whose_task_was_killed_ends_at_the_server_too(small, live):
+def test_a_query_whose_task_was_killed_ends_at_the_server_too(system, live):
     pid = os.fork()
     if pid == 0:
         ask(check(sql=SQL | {"query": "SELECT pg_sleep(998)", "equals": 1}, timeout=timedelta(seconds=2)), live)
         os._exit(0)
-    with closing(small.postgres.connect()) as watcher:
+    with closing(system.postgres.connect()) as watcher:
         running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(998)%' AND state = 'active'"
         wait_for("the query to begin", lambda: watcher.execute(running).fetchone() == (1,))
         os.kill(pid, signal.SIGKILL)
@@ -295,23 +295,23 @@ def hung(kind):
 
 
 @pytest.mark.parametrize("question", [sql("SELECT 1", equals=1), mongo(at_least=1)], ids=["postgres", "mongo"])
-def test_a_server_that_hangs_is_not_waited_for(small, question):
+def test_a_server_that_hangs_is_not_waited_for(system, question):
     server, endpoint = hung("postgres" if question.sql else "mongo")
     with closing(server):
-        place = place_named(small.context(connect=lambda name: endpoint), LIVE)
+        place = place_named(system.context(connect=lambda name: endpoint), LIVE)
         outcome = ask(question.model_copy(update={"timeout": timedelta(seconds=1)}), place)
     assert not outcome.ok
     assert "no answer within 1.0 s" in outcome.words or "does not answer" in outcome.words
     assert "hush" not in outcome.words
 
 
-def test_a_wrong_password_is_said_without_it(small):
+def test_a_wrong_password_is_said_without_it(system):
     def connect(name):
-        right = small.connect(name)
+        right = system.connect(name)
         return Endpoint(id=name, host=right.host, port=right.port, login=right.login, password="hush-hush", extra=right.extra)
 
     for question in (sql("SELECT 1", equals=1), mongo(at_least=1)):
-        outcome = ask(question, place_named(small.context(connect=connect), LIVE))
+        outcome = ask(question, place_named(system.context(connect=connect), LIVE))
         assert not outcome.ok
         assert "hush" not in outcome.words
         assert f"checked_{'postgres' if question.sql else 'mongo'}" in outcome.words
@@ -343,10 +343,10 @@ def test_a_count_or_an_aggregation(live, rest, ok, words):
     assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
 
 
-def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(small, live):
+def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(system, live):
     slow = mongo(filter={"$where": "sleep(50) || true"}, at_least=1).model_copy(update={"timeout": timedelta(seconds=1)})
     assert not ask(slow, live).ok
-    with small.mongo.client() as client:
+    with system.mongo.client() as client:
         ops = {"$match": {"command.aggregate": "states", "active": True}}
         wait_for("the aggregation to end", lambda: not list(client.admin.aggregate([{"$currentOp": {}}, ops])))
 
@@ -362,8 +362,8 @@ def test_what_can_not_be_said_to_the_server_is_a_failed_check(live, value):
     assert (outcome.ok, "not one that MongoDB's extended JSON can say" in outcome.words) == (False, True), outcome.words
 
 
-def test_an_answer_that_is_no_bson_is_a_failed_check(small, live):
-    with small.mongo.client() as client:
+def test_an_answer_that_is_no_bson_is_a_failed_check(system, live):
+    with system.mongo.client() as client:
         text = RawBSONDocument(encode({"_id": 1, "text": "é"}).replace("é".encode(), b"\xff\xff"))
         client.checked.damaged.insert_one(text)
     outcome = ask(mongo("damaged", pipeline=[{"$limit": 1}], equals="é"), live)
@@ -377,13 +377,13 @@ def test_one_that_fails_as_nobody_foresaw_is_a_failed_check(live, monkeypatch, c
     assert "nobody thought of this" in caplog.text
 
 
-def test_names_of_the_set_are_those_of_the_place(small, live):
-    small.sql("CREATE TABLE IF NOT EXISTS here (n int)")
-    with small.mongo.client() as client:
+def test_names_of_the_set_are_those_of_the_place(system, live):
+    system.sql("CREATE TABLE IF NOT EXISTS here (n int)")
+    with system.mongo.client() as client:
         client["checked_copy"]["states_copy"].insert_many([{"n": n} for n in range(7)])
     elsewhere = Place(
         "elsewhere",
-        small.context(),
+        system.context(),
         settings={
             "postgres.main": PostgresTarget(connection="checked_postgres", databases={"checked": "postgres"}),
             "mongo.documents": MongoTarget(
@@ -406,8 +406,8 @@ def test_a_command_and_what_it_is_called(live, caplog):
     assert (outcome.ok, outcome.words, outcome.title) == (False, "why (2 tries)", "what's in the way")
 
 
-def test_a_source_that_the_place_lacks_is_a_failed_check(small):
-    nowhere = Place("nowhere", small.context(), settings={})
+def test_a_source_that_the_place_lacks_is_a_failed_check(system):
+    nowhere = Place("nowhere", system.context(), settings={})
     outcome = ask(sql("SELECT 1", equals=1), nowhere)
     assert (outcome.ok, outcome.words) == (False, "The target nowhere has no place for postgres.main.")
 

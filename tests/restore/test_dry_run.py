@@ -4,12 +4,13 @@ import pytest
 
 from recovery.common.errors import ApprovalError
 from recovery.restore import safety_backup, steps
-from tests.support.small import Small, end, forward, said
+from tests.support.restore_driver import journal_steps, run_until, teardown
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):
-    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).damaged()
+    made = SampleSystem(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).backed_up_and_damaged()
     yield made
     made.drop()
 
@@ -21,7 +22,7 @@ def at_destinations(whole):
 def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
     stored = at_destinations(whole)
     run = whole.restore()
-    forward(whole, run, request=whole.ask(run, dry_run=True, requester=""))
+    run_until(whole, run, request=whole.ask(run, dry_run=True, requester=""))
     text = run.findings().text
     for words in (
         "tries out, changing nothing",
@@ -44,7 +45,7 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
                 step(run)
     with pytest.raises(ApprovalError, match="dry run"):
         steps.stage(run, "files.uploads")
-    assert end(run) == "", said(run)
+    assert teardown(run) == "", journal_steps(run)
     assert at_destinations(whole) == stored
     assert whole.fingerprint() == whole.before
     assert whole.leftovers() == []
@@ -53,7 +54,7 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
 
 def test_the_first_gate_shows_the_comparison_if_it_was_asked_for(whole):
     run = whole.restore()
-    forward(whole, run, "preflight", whole.ask(run, compare=True, sources=("files.uploads",), only={"files.uploads": ("top.txt",)}))
+    run_until(whole, run, "preflight", whole.ask(run, compare=True, sources=("files.uploads",), only={"files.uploads": ("top.txt",)}))
     text = run.findings().text
     assert "| file | changed | 1 |" in text
     assert "Only: top.txt" in text
@@ -64,5 +65,5 @@ def test_what_is_equal_is_said_to_be(whole):
     (whole.home / ".env").write_text("DB_PASSWORD=new\n")
     whole.back_up("later")
     run = whole.restore()
-    forward(whole, run, request=whole.ask(run, dry_run=True, sources=("files.uploads", "postgres.main")))
+    run_until(whole, run, request=whole.ask(run, dry_run=True, sources=("files.uploads", "postgres.main")))
     assert run.findings().text.count("is **equal** to the set") == 2

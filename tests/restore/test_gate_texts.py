@@ -2,30 +2,31 @@ import pytest
 
 from recovery.restore import answers, steps
 from recovery.restore.gate_texts import gate_text
-from tests.support.small import Small, end, forward
+from tests.support.restore_driver import run_until, teardown
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
-def small(tmp_path):
-    made = Small(tmp_path / "small", "small")
+def system(tmp_path):
+    made = SampleSystem(tmp_path / "small", "small")
     made.set_id = made.back_up(note="before the **big** migration")
     made.disaster()
     return made
 
 
-def test_the_first_gate_says_what_is_replaced_by_what(small):
-    run = small.restore()
-    forward(small, run, "preflight")
+def test_the_first_gate_says_what_is_replaced_by_what(system):
+    run = system.restore()
+    run_until(system, run, "preflight")
     text = gate_text(run, "plan")
     for words in (
         "**operator** asks to restore **small** from set",
-        small.set_id,
+        system.set_id,
         r"Note of the backup: before the \*\*big\*\* migration",
         "What was written in the last",
         "### config.settings",
         "### files.uploads",
-        f"Missing, and brought back: {small.home}/.env",
-        f"{small.storage} has ",
+        f"Missing, and brought back: {system.home}/.env",
+        f"{system.storage} has ",
         "Nothing live is replaced before the next gate",
     ):
         assert words in text, text
@@ -33,9 +34,9 @@ def test_the_first_gate_says_what_is_replaced_by_what(small):
         assert f"Target: `{target}`" in text
 
 
-def test_the_second_gate_says_what_was_proven_and_what_stops(small):
-    run = small.restore()
-    forward(small, run, "prove files.uploads")
+def test_the_second_gate_says_what_was_proven_and_what_stops(system):
+    run = system.restore()
+    run_until(system, run, "prove files.uploads")
     text = gate_text(run, "switch")
     for words in (
         "proven equal to the set",
@@ -50,12 +51,12 @@ def test_the_second_gate_says_what_was_proven_and_what_stops(small):
     assert "unknown time" not in text
 
 
-def test_without_services_somebody_is_told_to_stop_what_writes(small):
-    path = small.plans / "small.yaml"
+def test_without_services_somebody_is_told_to_stop_what_writes(system):
+    path = system.plans / "small.yaml"
     lines = [line for line in path.read_text().splitlines() if "/service" not in line and not line.startswith(("services:", "checks:"))]
     path.write_text("\n".join(lines))
-    run = small.restore()
-    forward(small, run, "prove files.uploads")
+    run = system.restore()
+    run_until(system, run, "prove files.uploads")
     assert "stop what writes to the data yourself" in gate_text(run, "switch")
     for name in ("switch",):
         answers.show(run, name, gate_text(run, name))
@@ -68,11 +69,11 @@ def test_without_services_somebody_is_told_to_stop_what_writes(small):
     assert "The plan names no checks: look at the system yourself" in gate_text(run, "accept")
 
 
-def test_the_last_gate_says_what_each_answer_does(small):
-    run = small.restore()
-    forward(small, run, "check")
+def test_the_last_gate_says_what_each_answer_does(system):
+    run = system.restore()
+    run_until(system, run, "check")
     text = gate_text(run, "accept")
     for words in ("**in use**", "✔", "service: web: check is done", "What was written since", "keeps it too, but the run ends as failed"):
         assert words in text, text
     assert "FAILED" not in text
-    end(run)
+    teardown(run)

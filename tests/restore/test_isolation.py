@@ -5,29 +5,20 @@ import subprocess
 
 import pytest
 
-from recovery.common.errors import RestoreError
-from recovery.restore import choose_set, preflight
-from tests.support.small import Small, end, forward, said, steps
-
-YEARS = "    years: {path: HOME/storage/year0}\n"
-LIB = '    lib: {paths: ["HOME/custom/lib", "HOME/storage/.env"]}\n'
+from tests.support.restore_driver import journal_steps, refused_by_preflight, run_until, steps, teardown
+from tests.support.system import SampleSystem
 
 
-def edit(small, old, new):
-    path = small.plans / f"{small.name}.yaml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new.replace("HOME", str(small.home))))
-
-
-def nest(small):
+def nest(system):
     """A folder of files in a folder of files; settings in settings, and in files."""
-    edit(small, 'exclude: ["*.tmp"]}\n', f'exclude: ["*.tmp", year0, .env]}}\n{YEARS}')
-    edit(small, 'custom"]}\n', f'custom"], exclude: [lib]}}\n{LIB}')
+    system.edit_plan('exclude: ["*.tmp"]}\n', f'exclude: ["*.tmp", year0, .env]}}\n    years: {{path: {system.home}/storage/year0}}\n')
+    lib = f'    lib: {{paths: ["{system.home}/custom/lib", "{system.home}/storage/.env"]}}\n'
+    system.edit_plan('custom"]}\n', f'custom"], exclude: [lib]}}\n{lib}')
 
 
 @pytest.fixture
-def small(tmp_path):
-    made = Small(tmp_path / "small", "small")
+def system(tmp_path):
+    made = SampleSystem(tmp_path / "small", "small")
     (made.storage / ".env").write_text("KEY=as-in-the-set\n")
     (made.home / "custom" / "own.py").write_text("OWN = 1\n")
     (made.home / "custom").chmod(0o2711)
@@ -35,127 +26,123 @@ def small(tmp_path):
     return made
 
 
-def state(small):
+def state(system):
     """Everything below the home folder but copies of restores: kind, mode, content."""
     found = {}
-    for path in sorted(small.home.rglob("*")):
+    for path in sorted(system.home.rglob("*")):
         if ".recovery-" not in str(path):
             what = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
-            found[str(path.relative_to(small.home))] = (path.lstat().st_mode, what)
+            found[str(path.relative_to(system.home))] = (path.lstat().st_mode, what)
     return found
 
 
-def harm(small):
-    (small.storage / "year0" / "upload 0.bin").unlink()
-    (small.storage / "year0" / "later").write_text("later")
-    (small.storage / ".env").unlink()
-    (small.home / "custom" / "lib" / "flow.py").unlink()
+def harm(system):
+    (system.storage / "year0" / "upload 0.bin").unlink()
+    (system.storage / "year0" / "later").write_text("later")
+    (system.storage / ".env").unlink()
+    (system.home / "custom" / "lib" / "flow.py").unlink()
 
 
-def lose(small):
-    shutil.rmtree(small.storage)
-    shutil.rmtree(small.home / "custom")
+def lose(system):
+    shutil.rmtree(system.storage)
+    shutil.rmtree(system.home / "custom")
 
 
-def lose_within(small):
-    shutil.rmtree(small.storage / "year0")
-    shutil.rmtree(small.home / "custom" / "lib")
+def lose_within(system):
+    shutil.rmtree(system.storage / "year0")
+    shutil.rmtree(system.home / "custom" / "lib")
 
 
-def damage(small, harm):
-    small.back_up()
-    small.set_state = state(small)
-    small.disaster()
-    harm(small)
-    small.before = state(small)
+def damage(system, harm):
+    system.back_up()
+    system.set_state = state(system)
+    system.disaster()
+    harm(system)
+    system.before = state(system)
 
 
-def refused(small, **asked):
-    run = small.restore()
-    choose_set.choose(run, small.ask(run, **asked))
-    with pytest.raises(RestoreError, match="The restore would fail") as words:
-        preflight.preflight(run)
-    end(run)
-    return str(words.value)
+def refused(system, **asked):
+    run = system.restore()
+    return refused_by_preflight(run, system.ask(run, **asked))
 
 
 @pytest.mark.parametrize("harm", [harm, lose_within, lose])
-def test_all_of_it_comes_back(small, harm):
-    damage(small, harm)
-    run = small.restore()
-    forward(small, run, request=small.ask(run, config="missing" if harm is lose else "all"))
-    assert end(run) == "", said(run)
-    assert state(small) == small.set_state
+def test_all_of_it_comes_back(system, harm):
+    damage(system, harm)
+    run = system.restore()
+    run_until(system, run, request=system.ask(run, config="missing" if harm is lose else "all"))
+    assert teardown(run) == "", journal_steps(run)
+    assert state(system) == system.set_state
 
 
 @pytest.mark.parametrize(("harm", "method"), [(harm, "switch"), (lose, "switch"), (harm, "in place")])
-def test_all_of_it_is_taken_back(small, harm, method):
-    damage(small, harm)
-    run = small.restore()
-    forward(small, run, "switch files.years", small.ask(run, method=method, config="all"))
-    assert "back" in end(run)
-    assert state(small) == small.before
-    assert not list(small.home.rglob(".recovery-*"))
+def test_all_of_it_is_taken_back(system, harm, method):
+    damage(system, harm)
+    run = system.restore()
+    run_until(system, run, "switch files.years", system.ask(run, method=method, config="all"))
+    assert "back" in teardown(run)
+    assert state(system) == system.before
+    assert not list(system.home.rglob(".recovery-*"))
 
 
-def test_sources_are_staged_and_switched_in_any_order(small):
-    damage(small, lose)
-    run = small.restore()
-    every = dict(steps(small, run))
+def test_sources_are_staged_and_switched_in_any_order(system):
+    damage(system, lose)
+    run = system.restore()
+    every = dict(steps(system, run))
     names = [name for name in every if not name.startswith(("stage ", "prove ", "switch "))]
     for verb, after in (("switch", "safety"), ("prove", "gate plan"), ("stage", "gate plan")):
         names[names.index(after) + 1 : names.index(after) + 1] = [name for name in reversed(every) if name.startswith(f"{verb} ")]
     for name in names:
         every[name]()
-    assert end(run) == "", said(run)
-    assert state(small) == small.set_state
+    assert teardown(run) == "", journal_steps(run)
+    assert state(system) == system.set_state
 
 
-def test_in_place(small):
-    damage(small, harm)
-    run = small.restore()
-    forward(small, run, request=small.ask(run, method="in place", config="all"))
-    assert end(run) == "", said(run)
-    assert state(small) == small.set_state
+def test_in_place(system):
+    damage(system, harm)
+    run = system.restore()
+    run_until(system, run, request=system.ask(run, method="in place", config="all"))
+    assert teardown(run) == "", journal_steps(run)
+    assert state(system) == system.set_state
 
 
-def test_in_place_a_folder_that_two_need_is_not_gone(small):
-    damage(small, lose)
-    words = refused(small, method="in place")
-    assert f"{small.home}/custom is gone, and both config.settings and config.lib need it. Choose method: switch" in words
-    run = small.restore("without")
+def test_in_place_a_folder_that_two_need_is_not_gone(system):
+    damage(system, lose)
+    words = refused(system, method="in place")
+    assert f"{system.home}/custom is gone, and both config.settings and config.lib need it. Choose method: switch" in words
+    run = system.restore("without")
     asked = tuple(source_id for source_id in run.plan.source_ids if source_id != "config.lib")
-    forward(small, run, request=small.ask(run, method="in place", sources=asked))
-    assert end(run) == "", said(run)
+    run_until(system, run, request=system.ask(run, method="in place", sources=asked))
+    assert teardown(run) == "", journal_steps(run)
 
 
 def test_a_set_from_before_one_left_the_other_out_is_not_restored_with_it(tmp_path):
     """The set has the inner source, but from another folder, and in the outer one what is excluded today."""
-    small = Small(tmp_path / "older", "older")
-    (small.folder / "years").mkdir()
-    edit(small, '"*.tmp"]}\n', f'"*.tmp"]}}\n    years: {{path: {small.folder}/years}}\n')
-    small.back_up()
-    edit(small, '"*.tmp"]}\n', '"*.tmp", year0]}\n')
-    edit(small, f"path: {small.folder}/years", "path: HOME/storage/year0")
-    words = refused(small)
+    system = SampleSystem(tmp_path / "older", "older")
+    (system.folder / "years").mkdir()
+    system.edit_plan('"*.tmp"]}\n', f'"*.tmp"]}}\n    years: {{path: {system.folder}/years}}\n')
+    system.back_up()
+    system.edit_plan('"*.tmp"]}\n', '"*.tmp", year0]}\n')
+    system.edit_plan(f"path: {system.folder}/years", f"path: {system.home}/storage/year0")
+    words = refused(system)
     assert "files.uploads and files.years would replace each other at live" in words
     assert "restore one after the other" in words
 
 
 @pytest.mark.parametrize("link", ["link", "mount"])
-def test_what_is_left_out_by_one_name_only_is_refused(small, link):
+def test_what_is_left_out_by_one_name_only_is_refused(system, link):
     """The plan says that they lie apart; on disk one lies in the other, which does not leave it out."""
-    years = small.folder / "years"
-    edit(small, "path: HOME/storage/year0".replace("HOME", str(small.home)), f"path: {years}")
+    years = system.folder / "years"
+    system.edit_plan(f"path: {system.home}/storage/year0", f"path: {years}")
     if link == "link":
-        years.symlink_to(small.storage / "year1")
+        years.symlink_to(system.storage / "year1")
     else:
         years.mkdir()
-        if subprocess.run(["mount", "--bind", small.storage / "year1", years], check=False, capture_output=True).returncode:
+        if subprocess.run(["mount", "--bind", system.storage / "year1", years], check=False, capture_output=True).returncode:
             pytest.skip("may not mount here")
     try:
-        small.back_up()
-        assert "files.uploads and files.years would replace each other at live" in refused(small)
+        system.back_up()
+        assert "files.uploads and files.years would replace each other at live" in refused(system)
     finally:
         if link == "mount":
             subprocess.run(["umount", years], check=True)

@@ -7,17 +7,19 @@ from recovery.maintenance import replaced_copies
 from recovery.packs.content_diff import Difference
 from recovery.restore import answers, choose_set, safety_backup
 from recovery.restore import steps as restore_steps
+from recovery.restore.source_view import SourceRestore
 from recovery.sets.records import read_records
 from sandbox.servers import Postgres
-from tests.sources.files.test_local import Killed
 from tests.support.file_zoo import snapshot
-from tests.support.small import Small, end, forward, said, steps, to_gate
+from tests.support.kills import Killed, die
+from tests.support.restore_driver import journal_steps, run_until, show_gate, steps, teardown
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):
     """A damaged system with a set of before."""
-    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).damaged()
+    made = SampleSystem(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).backed_up_and_damaged()
     yield made
     made.drop()
 
@@ -32,8 +34,8 @@ def holds(whole, run, manifest):
 
 def test_the_set_takes_the_place_of_the_live_data_and_a_safety_set_is_kept(whole):
     run = whole.restore()
-    forward(whole, run, request=ask(whole, run))
-    assert end(run) == "", said(run)
+    run_until(whole, run, request=ask(whole, run))
+    assert teardown(run) == "", journal_steps(run)
     assert whole.fingerprint() == whole.set_state
     assert whole.leftovers() == []
     made = run.safety.manifest()
@@ -51,10 +53,10 @@ def test_the_set_takes_the_place_of_the_live_data_and_a_safety_set_is_kept(whole
 
 def test_refused_at_the_last_gate_what_was_there_comes_back(whole):
     run = whole.restore()
-    forward(whole, run, "gate accept", ask(whole, run))
+    run_until(whole, run, "gate accept", ask(whole, run))
     answers.reject(run, "accept", "alice")
-    assert "alice rejected" in end(run)
-    assert whole.fingerprint() == whole.before, said(run)
+    assert "alice rejected" in teardown(run)
+    assert whole.fingerprint() == whole.before, journal_steps(run)
     assert all(whole.services.values())
 
 
@@ -72,15 +74,15 @@ def not_equal(monkeypatch, run, source_id):
 @pytest.mark.parametrize("broken", ["postgres.main", "mongo.documents", "files.uploads", "config.settings"])
 def test_what_fails_half_way_is_taken_back(whole, broken, monkeypatch):
     run = whole.restore()
-    forward(whole, run, "safety", ask(whole, run))
+    run_until(whole, run, "safety", ask(whole, run))
     not_equal(monkeypatch, run, broken)
     with pytest.raises(ProofError, match="on purpose"):
         for name, step in steps(whole, run, run.request()):
             if name.startswith("switch "):
                 step()
     assert whole.fingerprint() != whole.before
-    assert f"loaded again from the safety set {run.safety.manifest().set_id}, and proven equal" in end(run)
-    assert whole.fingerprint() == whole.before, said(run)
+    assert f"loaded again from the safety set {run.safety.manifest().set_id}, and proven equal" in teardown(run)
+    assert whole.fingerprint() == whole.before, journal_steps(run)
     assert all(whole.services.values())
 
 
@@ -88,12 +90,12 @@ def test_services_that_do_not_start_on_what_was_restored_let_the_gate_decide(who
     run = whole.restore()
     whole.fail("start", "web")
     with pytest.raises(ToolError):
-        forward(whole, run, "start services", ask(whole, run))
-    to_gate(run, "accept", person=None)
+        run_until(whole, run, "start services", ask(whole, run))
+    show_gate(run, "accept")
     answers.reject(run, "accept", "alice")
     whole.mend("start", "web")
-    assert "alice rejected" in end(run)
-    assert whole.fingerprint() == whole.before, said(run)
+    assert "alice rejected" in teardown(run)
+    assert whole.fingerprint() == whole.before, journal_steps(run)
     assert all(whole.services.values())
 
 
@@ -115,12 +117,12 @@ def test_what_somebody_writes_after_the_safety_backup_is_not_dropped(whole, writ
     write, named = WRITES[written]
     source_id = written.split()[0]
     run = whole.restore()
-    forward(whole, run, "safety", ask(whole, run, sources=(source_id,)))
+    run_until(whole, run, "safety", ask(whole, run, sources=(source_id,)))
     write(whole)
     as_written = whole.fingerprint()
     with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
         restore_steps.switch(run, source_id)
-    assert "The switch failed; nothing live was replaced" in end(run)
+    assert "The switch failed; nothing live was replaced" in teardown(run)
     assert whole.fingerprint() == as_written
     assert all(whole.services.values())
 
@@ -128,32 +130,27 @@ def test_what_somebody_writes_after_the_safety_backup_is_not_dropped(whole, writ
 @pytest.fixture
 def trees(tmp_path):
     """The same without databases."""
-    return Small(tmp_path / "trees", "trees")
+    return SampleSystem(tmp_path / "trees", "trees")
 
 
-def ready(small, run, source_id, **asked):
+def ready(system, run, source_id, **asked):
     """Take the steps up to the safety backup of one source."""
-    forward(small, run, "safety", small.ask(run, method="in place", sources=(source_id,), **asked))
+    run_until(system, run, "safety", system.ask(run, method="in place", sources=(source_id,), **asked))
 
 
 def dies_before_it_drops(monkeypatch, run, source_id):
-    """What is replaced is decided by then."""
-
-    def dies(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(restore_steps, "refuse_unsaved", dies)
-        with pytest.raises(Killed):
-            restore_steps.switch(run, source_id)
+    """What is replaced is decided by then; no step of the journal lies between that and the comparison with the safety set."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(SourceRestore, "refuse_unsaved", die)
+        restore_steps.switch(run, source_id)
 
 
-def refused(small, run, source_id, named):
-    as_written = small.fingerprint()
+def refused(system, run, source_id, named):
+    as_written = system.fingerprint()
     with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
         restore_steps.switch(run, source_id)
-    assert "nothing live was replaced" in end(run)
-    assert small.fingerprint() == as_written
+    assert "nothing live was replaced" in teardown(run)
+    assert system.fingerprint() == as_written
 
 
 @pytest.mark.parametrize(
@@ -161,7 +158,7 @@ def refused(small, run, source_id, named):
     [("year1", "year1/late.txt", False), ("top*", "top.txt", False), ("year1/upload 1.bin", "year1/late.txt", True)],
 )
 def test_what_comes_where_a_part_is_missing_is_not_dropped(trees, monkeypatch, only, late, killed):
-    trees.damaged()
+    trees.backed_up_and_damaged()
     (trees.storage / "top.txt").unlink()
     run = trees.restore()
     ready(trees, run, "files.uploads", only={"files.uploads": (only,)})
@@ -175,7 +172,7 @@ def test_what_comes_where_a_part_is_missing_is_not_dropped(trees, monkeypatch, o
 @pytest.mark.parametrize(("config", "killed", "before"), [("all", False, None), ("missing", True, None), ("missing", True, "late")])
 def test_settings_that_come_where_some_are_missing_are_not_dropped(trees, monkeypatch, config, killed, before):
     """Without ``config: all``, nor if the safety set has the same: they were gone when it was decided what is replaced."""
-    trees.damaged()
+    trees.backed_up_and_damaged()
     flow = trees.home / "custom/lib/flow.py"
     flow.unlink()
     if before:
@@ -190,7 +187,7 @@ def test_settings_that_come_where_some_are_missing_are_not_dropped(trees, monkey
 
 
 def test_settings_that_come_before_it_is_decided_what_is_missing_stay(trees):
-    trees.damaged()
+    trees.backed_up_and_damaged()
     flow = trees.home / "custom/lib/flow.py"
     flow.unlink()
     run = trees.restore()
@@ -199,7 +196,7 @@ def test_settings_that_come_before_it_is_decided_what_is_missing_stay(trees):
     restore_steps.switch(run, "config.settings")
     assert flow.read_text() == "late"
     assert "as-in-the-set" in (trees.home / ".env").read_text()
-    assert end(run)
+    assert teardown(run)
     assert flow.read_text() == "late"
     assert not (trees.home / ".env").exists()
 
@@ -209,15 +206,15 @@ def test_settings_in_a_folder_that_leaves_them_out(trees, accepted):
     """Replacing them gives the folder another time, which is no loss."""
     path = trees.plans / "trees.yaml"
     path.write_text(path.read_text().replace(f'{trees.storage}", exclude: ["*.tmp"]', f'{trees.home}", exclude: [.env, custom]'))
-    trees.damaged()
+    trees.backed_up_and_damaged()
     (trees.home / ".env").write_text("changed")
     before = snapshot(trees.home, times=False)
     run = trees.restore()
-    forward(trees, run, "keep" if accepted else "gate accept", ask(trees, run))
+    run_until(trees, run, "keep" if accepted else "gate accept", ask(trees, run))
     assert trees.fingerprint() == trees.set_state
     if not accepted:
         answers.reject(run, "accept", "alice")
-    assert (end(run) == "") == accepted, said(run)
+    assert (teardown(run) == "") == accepted, journal_steps(run)
     assert trees.fingerprint() == trees.set_state if accepted else snapshot(trees.home, times=False) == before
     assert trees.leftovers() == []
 
@@ -228,11 +225,11 @@ def test_documents_that_expire_meanwhile_are_no_loss(whole):
     collection(whole, "odd[2024]").create_index("at", expireAfterSeconds=1_000_000_000)
     before = whole.fingerprint()
     run = whole.restore()
-    forward(whole, run, "safety", ask(whole, run, sources=("mongo.documents",)))
+    run_until(whole, run, "safety", ask(whole, run, sources=("mongo.documents",)))
     collection(whole, "sessions").delete_one({"_id": 3})
     restore_steps.switch(run, "mongo.documents")
-    assert end(run)
-    assert whole.fingerprint() == before, said(run)
+    assert teardown(run)
+    assert whole.fingerprint() == before, journal_steps(run)
 
 
 def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
@@ -240,7 +237,7 @@ def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
     path = whole.plans / "whole.yaml"
     path.write_text(path.read_text().replace("whole_postgres, databases: [whole]", "whole_postgres"))
     run = whole.restore()
-    forward(whole, run, "gate switch", ask(whole, run, sources=("postgres.main",)))
+    run_until(whole, run, "gate switch", ask(whole, run, sources=("postgres.main",)))
     with whole.postgres.connect() as connection:
         connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS false")
     for name, step in steps(whole, run, run.request()):
@@ -248,7 +245,7 @@ def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
             step()
     with pytest.raises(RestoreError, match=r"as the safety set has it: .*whole"):
         restore_steps.switch(run, "postgres.main")
-    assert "nothing live was replaced" in end(run)
+    assert "nothing live was replaced" in teardown(run)
     with whole.postgres.connect() as connection:
         connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS true")
     assert whole.fingerprint() == whole.before
@@ -256,14 +253,14 @@ def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
 
 def test_a_server_that_is_another_one_during_the_safety_backup_is_noticed(whole, server_folder):
     run = whole.restore()
-    forward(whole, run, "stop services", ask(whole, run, sources=("postgres.main",)))
+    run_until(whole, run, "stop services", ask(whole, run, sources=("postgres.main",)))
     with Postgres(server_folder / "another", 18) as other:
         own, whole.postgres = whole.postgres, other
         with pytest.raises(ApprovalError, match="not the one that was approved"):
             safety_backup.make_safe(run)
         whole.postgres = own
     assert not run.journal.said("safe")
-    assert end(run)
+    assert teardown(run)
     assert whole.fingerprint() == whole.before
 
 
@@ -286,19 +283,19 @@ def test_without_a_safety_set_nothing_is_dropped(whole):
         restore_steps.switch(run, "files.uploads")
     for place in ("near", "far"):
         (whole.folder / f"gone {place}").rename(whole.folder / place)
-    assert end(run)
+    assert teardown(run)
     assert whole.fingerprint() == whole.before
     assert all(whole.services.values())
 
 
 def test_one_destination_for_the_safety_set_is_enough(whole):
     run = whole.restore()
-    forward(whole, run, "stop services", ask(whole, run))
+    run_until(whole, run, "stop services", ask(whole, run))
     (whole.folder / "near").rename(whole.folder / "gone")
     safety_backup.make_safe(run)
     assert run.journal.said("safe")[-1].facts["destinations"] == ["far"]
     (whole.folder / "gone").rename(whole.folder / "near")
-    end(run)
+    teardown(run)
     made = run.safety.manifest()
     assert holds(whole, run, made)[1]
     replaced_copies.drop(run)
@@ -308,19 +305,19 @@ def test_one_destination_for_the_safety_set_is_enough(whole):
 
 def test_what_was_written_until_the_services_stopped_comes_back(whole):
     run = whole.restore()
-    forward(whole, run, "gate switch", ask(whole, run))
+    run_until(whole, run, "gate switch", ask(whole, run))
     (whole.storage / "while the gate waited").write_text("work\n")
     for name, step in steps(whole, run, run.request()):
         if name in {"stop services", "safety", "start services", "check", "gate accept"} or name.startswith("switch"):
             step()
     answers.reject(run, "accept", "alice")
-    end(run)
+    teardown(run)
     assert (whole.storage / "while the gate waited").read_text() == "work\n"
 
 
 def test_a_set_that_can_not_be_read_whole_drops_nothing(whole):
     run = whole.restore()
-    forward(whole, run, "gate plan", ask(whole, run))
+    run_until(whole, run, "gate plan", ask(whole, run))
     for folder in whole.set_folders(whole.set_id):
         pack = next((folder / "files" / "uploads").glob("*.age"))
         data = bytearray(pack.read_bytes())
@@ -329,14 +326,14 @@ def test_a_set_that_can_not_be_read_whole_drops_nothing(whole):
     restore_steps.stage(run, "files.uploads")
     with pytest.raises(RecoveryError, match="could not be fetched"):
         restore_steps.prove(run, "files.uploads")
-    assert end(run)
+    assert teardown(run)
     assert whole.fingerprint() == whole.before
 
 
 def test_one_part_in_place_leaves_the_rest(whole):
     run = whole.restore()
-    forward(whole, run, request=ask(whole, run, sources=("files.uploads",), only={"files.uploads": ("year1",)}))
-    assert end(run) == "", said(run)
+    run_until(whole, run, request=ask(whole, run, sources=("files.uploads",), only={"files.uploads": ("year1",)}))
+    assert teardown(run) == "", journal_steps(run)
     found = whole.fingerprint()
     assert found["files.uploads"] == whole.before["files.uploads"] | {"year1": whole.set_state["files.uploads"]["year1"]}
     assert {name: value for name, value in found.items() if name != "files.uploads"} == {

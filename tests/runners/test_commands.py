@@ -2,7 +2,6 @@ import logging
 import os
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -10,6 +9,7 @@ from recovery.common.errors import ToolError
 from recovery.plan.services import Services
 from recovery.runners.commands import run_all, run_one
 from sandbox.servers import wait_for
+from tests.support.processes import is_running
 
 PYTHON = sys.executable
 
@@ -24,13 +24,6 @@ def services():
 
 def python(code):
     return (PYTHON, "-c", code)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_its_words_and_its_status():
@@ -73,7 +66,7 @@ def test_what_takes_too_long_is_ended_with_its_children(tmp_path):
     assert outcome.words.startswith("it did not end within")
     assert outcome.words.endswith("working")
     child = int((tmp_path / "child").read_text())
-    wait_for("the child to end", lambda: not alive(child))
+    wait_for("the child to end", lambda: not is_running(child))
 
 
 def test_a_daemon_that_keeps_the_output_open_is_not_waited_for_and_lives_on(tmp_path):
@@ -82,7 +75,7 @@ def test_a_daemon_that_keeps_the_output_open_is_not_waited_for_and_lives_on(tmp_
     assert (outcome.ok, outcome.words) == (True, "started")
     daemon = int((tmp_path / "daemon").read_text())
     try:
-        assert alive(daemon), "the service that was started must not end with its start command"
+        assert is_running(daemon), "the service that was started must not end with its start command"
     finally:
         os.kill(daemon, 9)
 
@@ -95,10 +88,10 @@ def test_a_command_ends_with_a_task_that_is_killed(tmp_path):
         os._exit(0)
     wait_for("the command to run", lambda: (tmp_path / "command").exists())
     command = int((tmp_path / "command").read_text())
-    assert alive(command)
+    assert is_running(command)
     os.kill(pid, 9)
     os.waitpid(pid, 0)
-    wait_for("the command to end with its task", lambda: not alive(command))
+    wait_for("the command to end with its task", lambda: not is_running(command))
 
 
 def test_all_stop_at_the_first_that_fails(tmp_path):

@@ -10,85 +10,86 @@ from recovery.restore import choose_set, preflight
 from recovery.runs import active
 from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.layout import new_set_id
-from tests.support.small import Small, end, forward
+from tests.support.restore_driver import run_until, teardown
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
-    made = Small(tmp_path / "small", "small")
+def system(tmp_path, monkeypatch):
+    made = SampleSystem(tmp_path / "small", "small")
     made.set_id = made.back_up()
     monkeypatch.setenv("RECOVERY_PLANS", str(made.plans))
     return made
 
 
 @pytest.fixture
-def twin(small, tmp_path):
+def twin(system, tmp_path):
     """Another plan of the folder, with the uploads of the first among its sources."""
-    made = Small(tmp_path / "twin", "twin", plans=small.plans)
+    made = SampleSystem(tmp_path / "twin", "twin", plans=system.plans)
     path = made.plans / "twin.yaml"
-    path.write_text(path.read_text().replace(f"{made.storage}", f"{small.storage}"))
+    path.write_text(path.read_text().replace(f"{made.storage}", f"{system.storage}"))
     made.set_id = made.back_up()
     return made
 
 
 @pytest.fixture
-def stranger(small, tmp_path):
+def stranger(system, tmp_path):
     """Another plan of the folder, with a system of its own."""
-    made = Small(tmp_path / "stranger", "stranger", plans=small.plans)
+    made = SampleSystem(tmp_path / "stranger", "stranger", plans=system.plans)
     made.set_id = made.back_up()
     return made
 
 
-def test_a_backup_waits_for_the_restore_of_a_plan_that_shares_something(small, twin, stranger):
-    run = small.restore()
-    forward(small, run, "stop services")
+def test_a_backup_waits_for_the_restore_of_a_plan_that_shares_something(system, twin, stranger):
+    run = system.restore()
+    run_until(system, run, "stop services")
     with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small to live is between"):
         twin.back_up("meanwhile")
     stranger.back_up("meanwhile")
-    end(run)
+    teardown(run)
     twin.back_up("afterwards")
 
 
-def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(small, twin):
+def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(system, twin):
     plan, began = twin.plan(), datetime.now(UTC)
     staged = StagedSet(plan, new_set_id(began, "around"))
     record = RunRecord(plan="twin", set_id=staged.id, run_id="around", started=began, sources=("files.uploads",))
     finalize.prepare(twin.context(), staged, record)
     for step in (steps.dump, steps.compress, steps.verify):
         step(steps.Work(twin.context(), staged, "files.uploads"))
-    run = small.restore()
-    forward(small, run)
-    assert end(run) == ""
+    run = system.restore()
+    run_until(system, run)
+    assert teardown(run) == ""
     with pytest.raises(RestoreError, match=f"restore {run.id} of small to live switched this system"):
         upload.upload(twin.context(), staged, "near")
 
 
-def test_a_restore_is_refused_while_one_of_a_plan_that_shares_something_has_not_ended(small, twin, stranger):
-    first, second, beside = small.restore(), twin.restore(), stranger.restore()
-    forward(small, first, "choose")
+def test_a_restore_is_refused_while_one_of_a_plan_that_shares_something_has_not_ended(system, twin, stranger):
+    first, second, beside = system.restore(), twin.restore(), stranger.restore()
+    run_until(system, first, "choose")
     with pytest.raises(RestoreError, match=f"The restore {first.id} of small to live has not ended"):
         choose_set.choose(second, twin.ask(second))
-    forward(stranger, beside, "preflight")
+    run_until(stranger, beside, "preflight")
     assert f"need: restore {first.id} of small to live." in beside.findings().text
-    end(first)
-    forward(twin, second, "preflight")
+    teardown(first)
+    run_until(twin, second, "preflight")
 
 
-def test_of_two_plans_that_choose_at_one_time_none_goes_on(small, twin, monkeypatch):
-    runs = [(small, small.restore()), (twin, twin.restore())]
+def test_of_two_plans_that_choose_at_one_time_none_goes_on(system, twin, monkeypatch):
+    runs = [(system, system.restore()), (twin, twin.restore())]
     with monkeypatch.context() as patched:
         patched.setattr(active, "others", lambda plan, folder: [])
         for made, run in runs:
-            forward(made, run, "choose")
+            run_until(made, run, "choose")
     for _, run in runs:
         with pytest.raises(RestoreError, match="to live has not ended"):
             preflight.preflight(run)
 
 
-def test_what_a_restore_of_another_plan_is_for_may_not_be_told(small, twin, stranger, caplog):
+def test_what_a_restore_of_another_plan_is_for_may_not_be_told(system, twin, stranger, caplog):
     """A damaged record of it stands in the way of what shares something with its plan, and of nothing else."""
-    run = small.restore()
-    forward(small, run, "stop services")
+    run = system.restore()
+    run_until(system, run, "stop services")
     (run.folder / "request.json").write_text("{")
     stranger.back_up("meanwhile")
     with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small to live is between"):
@@ -96,20 +97,20 @@ def test_what_a_restore_of_another_plan_is_for_may_not_be_told(small, twin, stra
     assert "What a restore of another plan is for can't be told" in caplog.text
 
 
-def test_a_backup_waits_for_a_restore_to_a_target_that_is_its_system(small, tmp_path):
-    other = Small(tmp_path / "other", "other", plans=small.plans, gates=())
+def test_a_backup_waits_for_a_restore_to_a_target_that_is_its_system(system, tmp_path):
+    other = SampleSystem(tmp_path / "other", "other", plans=system.plans, gates=())
     path = other.plans / "other.yaml"
-    path.write_text(path.read_text().replace(f"{other.elsewhere}/storage", f"{small.storage}"))
+    path.write_text(path.read_text().replace(f"{other.elsewhere}/storage", f"{system.storage}"))
     other.back_up()
     run = other.restore()
-    forward(other, run, "choose", other.ask(run, target="elsewhere", sources=("files.uploads",)))
-    small.back_up("before the switch")
+    run_until(other, run, "choose", other.ask(run, target="elsewhere", sources=("files.uploads",)))
+    system.back_up("before the switch")
     run.journal.say("stopping services")
     with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of other to elsewhere is between"):
-        small.back_up("meanwhile")
+        system.back_up("meanwhile")
 
 
-def test_a_plan_file_that_is_broken_is_named_and_stops_nobody(small, caplog):
-    (small.plans / "broken.yaml").write_text("plan: [")
-    small.back_up("beside a broken plan")
+def test_a_plan_file_that_is_broken_is_named_and_stops_nobody(system, caplog):
+    (system.plans / "broken.yaml").write_text("plan: [")
+    system.back_up("beside a broken plan")
     assert "the plan file broken.yaml is under way can't be told" in caplog.text

@@ -17,15 +17,16 @@ from recovery.restore import rollback
 from recovery.runners import commands
 from recovery.runs import hooks as runs_hooks
 from sandbox.servers import wait_for
-from tests.support.small import Small, end, said, steps
+from tests.support.restore_driver import journal_steps, steps, teardown
+from tests.support.system import SampleSystem
 
 SQL = {"source": "postgres.main", "database": "hooked"}
 MONGO = {"source": "mongo.documents", "database": "hooked"}
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, postgres_server, mongo_server):
-    made = Small(tmp_path_factory.mktemp("hooks") / "small", "hooked", postgres=postgres_server, mongo=mongo_server)
+def system(tmp_path_factory, postgres_server, mongo_server):
+    made = SampleSystem(tmp_path_factory.mktemp("hooks") / "small", "hooked", postgres=postgres_server, mongo=mongo_server)
     yield made
     made.drop()
 
@@ -34,8 +35,8 @@ def numbered(*found):
     return [(f"before_backup.{number}", hook) for number, hook in enumerate(found)]
 
 
-def run(small, *found):
-    runs_hooks.run_all(numbered(*found), small.context())
+def run(system, *found):
+    runs_hooks.run_all(numbered(*found), system.context())
 
 
 def sql(statement, seconds=20):
@@ -46,24 +47,24 @@ def mongo(command, seconds=20):
     return Hook(mongo=MONGO | {"command": command}, timeout=timedelta(seconds=seconds))
 
 
-def value(small, query):
-    with closing(small.postgres.connect(small.name)) as connection:
+def value(system, query):
+    with closing(system.postgres.connect(system.name)) as connection:
         return connection.execute(query).fetchone()[0]
 
 
-def test_each_kind_does_its_work_and_says_so_in_the_log(small, tmp_path, caplog):
+def test_each_kind_does_its_work_and_says_so_in_the_log(system, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     statement = """CREATE TABLE noted (what text); INSERT INTO noted VALUES ('50% done'), ('all done');
         DO $$BEGIN RAISE NOTICE 'heard by the log'; END$$; SELECT what, 1 FROM noted"""
     run(
-        small,
+        system,
         Hook(argv=("sh", "-c", f"seq 2000; touch {tmp_path}/made # hush-hush")),
         sql(statement),
         mongo({"insert": "noted", "documents": [{"_id": 1, "when": {"$date": "2026-11-23T00:00:00Z"}}]}),
     )
     assert (tmp_path / "made").exists()
-    assert value(small, "SELECT count(*) FROM noted") == 2
-    with small.mongo.client() as client:
+    assert value(system, "SELECT count(*) FROM noted") == 2
+    with system.mongo.client() as client:
         assert client["hooked"]["noted"].find_one()["when"].year == 2026
     for words in (
         "1\n2\n3\n",
@@ -78,8 +79,8 @@ def test_each_kind_does_its_work_and_says_so_in_the_log(small, tmp_path, caplog)
     assert "hush-hush" not in caplog.text, "arguments may be secret"
 
 
-def test_a_statement_is_no_part_of_a_transaction(small):
-    run(small, sql("VACUUM requests"))
+def test_a_statement_is_no_part_of_a_transaction(system):
+    run(system, sql("VACUUM requests"))
 
 
 @pytest.mark.parametrize(
@@ -93,28 +94,28 @@ def test_a_statement_is_no_part_of_a_transaction(small):
     ],
     ids=["command", "slow command", "sql", "mongo", "part of a mongo command"],
 )
-def test_the_first_that_fails_is_the_last_to_run(small, tmp_path, failing, words):
+def test_the_first_that_fails_is_the_last_to_run(system, tmp_path, failing, words):
     first, third = (Hook(argv=("touch", str(tmp_path / name))) for name in ("first", "third"))
     with pytest.raises(HookError, match=words) as failed:
-        run(small, first, failing, third)
+        run(system, first, failing, third)
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
     assert not failed.value.retryable
 
 
-def test_statements_that_take_too_long_together_end_at_the_server_too(small):
-    small.sql("CREATE TABLE late (n int)")
+def test_statements_that_take_too_long_together_end_at_the_server_too(system):
+    system.sql("CREATE TABLE late (n int)")
     with pytest.raises(HookError):
-        run(small, sql("SELECT pg_sleep(0.7); SELECT pg_sleep(0.7); INSERT INTO late VALUES (1); SELECT pg_sleep(0.7)", 1))
+        run(system, sql("SELECT pg_sleep(0.7); SELECT pg_sleep(0.7); INSERT INTO late VALUES (1); SELECT pg_sleep(0.7)", 1))
     running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(0.7)%' AND state = 'active'"
-    wait_for("the statements to end", lambda: value(small, running) == 0)
-    assert value(small, "SELECT count(*) FROM late") == 0
+    wait_for("the statements to end", lambda: value(system, running) == 0)
+    assert value(system, "SELECT count(*) FROM late") == 0
 
 
-def test_a_command_that_takes_too_long_ends_at_the_server_too(small):
+def test_a_command_that_takes_too_long_ends_at_the_server_too(system):
     slow = {"update": "states", "updates": [{"q": {"$where": "sleep(50) || true"}, "u": {"$set": {"n": 1}}, "multi": True}]}
     with pytest.raises(HookError):
-        run(small, mongo(slow, 1))
-    with small.mongo.client() as client:
+        run(system, mongo(slow, 1))
+    with system.mongo.client() as client:
         ops = {"$match": {"ns": "hooked.states", "active": True}}
         wait_for("the update to end", lambda: not list(client.admin.aggregate([{"$currentOp": {}}, ops])))
 
@@ -136,21 +137,21 @@ targets:
 @pytest.fixture
 def hooked(tmp_path):
     folder = tmp_path / "small"
-    return Small(folder, more=HOOKS.format(folder=folder, service=folder / "service"))
+    return SampleSystem(folder, more=HOOKS.format(folder=folder, service=folder / "service"))
 
 
-def told(small):
+def hook_calls(system):
     """The hooks that ran, in order."""
-    return [line.removeprefix("hook ") for line in small.told if line.startswith("hook ")]
+    return [line.removeprefix("hook ") for line in system.service_calls if line.startswith("hook ")]
 
 
-def after(small, set_id, failed=(), sources=None):
-    backup_hooks.after_backup(small.context(), set_id, sources or small.plan().source_ids, failed)
+def after(system, set_id, failed=(), sources=None):
+    backup_hooks.after_backup(system.context(), set_id, sources or system.plan().source_ids, failed)
 
 
 def test_before_a_backup(hooked):
     backup_hooks.before_backup(hooked.context())
-    assert told(hooked) == ["before"]
+    assert hook_calls(hooked) == ["before"]
     hooked.fail("hook", "before")
     with pytest.raises(HookError, match="before does not hook, on purpose"):
         backup_hooks.before_backup(hooked.context())
@@ -158,19 +159,19 @@ def test_before_a_backup(hooked):
 
 def test_after_a_whole_backup_nothing_is_said(hooked):
     after(hooked, hooked.back_up())
-    assert told(hooked) == ["after", "last"]
+    assert hook_calls(hooked) == ["after", "last"]
 
 
 def test_after_a_part_that_was_asked_for_nothing_is_said(hooked):
     after(hooked, hooked.back_up(sources=("config.settings",)), sources=("config.settings",))
-    assert told(hooked) == ["after", "last"]
+    assert hook_calls(hooked) == ["after", "last"]
 
 
 def test_after_a_backup_without_a_source(hooked):
     set_id = hooked.back_up(sources=("config.settings",))
     with pytest.raises(StagingError, match=r"near has no files.uploads of set .* far has no .* These tasks failed: files_uploads.dump"):
         after(hooked, set_id, failed=["files_uploads.dump"])
-    assert told(hooked) == ["after", "last", "alarm"]
+    assert hook_calls(hooked) == ["after", "last", "alarm"]
 
 
 def test_after_a_backup_that_one_destination_lacks(hooked):
@@ -178,7 +179,7 @@ def test_after_a_backup_that_one_destination_lacks(hooked):
     shutil.rmtree(hooked.folder / "far" / "small")
     with pytest.raises(StagingError, match=r"The backup did not succeed\. far has no config.settings, files.uploads of set"):
         after(hooked, set_id)
-    assert told(hooked) == ["after", "last", "alarm"]
+    assert hook_calls(hooked) == ["after", "last", "alarm"]
 
 
 def test_after_a_backup_whose_set_is_not_the_signed_one(hooked):
@@ -194,13 +195,13 @@ def test_after_a_backup_whose_destination_can_not_be_asked(hooked):
     (hooked.folder / "far").rename(hooked.folder / "away")
     with pytest.raises(StagingError, match=r"Whether far has the set|far has no"):
         after(hooked, set_id)
-    assert told(hooked) == ["after", "last", "alarm"]
+    assert hook_calls(hooked) == ["after", "last", "alarm"]
 
 
 def test_a_task_that_failed_beside_a_whole_set_is_not_hidden(hooked):
     with pytest.raises(StagingError, match=r"These tasks failed: prune\.far"):
         after(hooked, hooked.back_up(), failed=["prune.far"])
-    assert told(hooked) == ["after", "last"]
+    assert hook_calls(hooked) == ["after", "last"]
 
 
 def test_a_hook_that_fails_after_a_backup_does_not_keep_the_others_from_running(hooked):
@@ -208,7 +209,7 @@ def test_a_hook_that_fails_after_a_backup_does_not_keep_the_others_from_running(
     hooked.fail("hook", "after")
     with pytest.raises(HookError, match=r"after_backup.0 .* after does not hook, on purpose"):
         after(hooked, set_id)
-    assert told(hooked) == ["last"]
+    assert hook_calls(hooked) == ["last"]
 
 
 @pytest.fixture
@@ -231,16 +232,16 @@ def test_not_even_one_that_fails_as_nobody_foresaw_keeps_the_others_from_running
     unforeseen("after")
     with pytest.raises(HookError, match=r"The hook after_backup.0 \(service\) failed: LookupError, see the log"):
         after(hooked, set_id)
-    assert told(hooked) == ["last"]
+    assert hook_calls(hooked) == ["last"]
     assert "nobody thought of this" in caplog.text
 
 
 # Around restores ----------------------------------------------------------------------------------------------------
 
 
-def until(small, run, last):
+def until(system, run, last):
     """Take a restore's steps up to one, with the hooks before the switch in their place."""
-    for name, step in steps(small, run):
+    for name, step in steps(system, run):
         if name == "stop services":
             restore_hooks.before_restore(run)
         step()
@@ -256,17 +257,17 @@ def ended(run):
             step(run)
         except Exception as error:  # noqa: BLE001
             faults.append(str(error))
-    return "\n".join([*faults, end(run)]).strip()
+    return "\n".join([*faults, teardown(run)]).strip()
 
 
 def test_around_a_restore(hooked):
     hooked.back_up()
     run = hooked.restore()
     until(hooked, run, "keep")
-    assert hooked.told.index("hook announce") < hooked.told.index("stop web")
+    assert hooked.service_calls.index("hook announce") < hooked.service_calls.index("stop web")
     assert ended(run) == ""
-    assert hooked.told.index("hook thaw") > hooked.told.index("check web")
-    assert told(hooked) == ["freeze", "announce", "thaw", "tell"]
+    assert hooked.service_calls.index("hook thaw") > hooked.service_calls.index("check web")
+    assert hook_calls(hooked) == ["freeze", "announce", "thaw", "tell"]
     assert "is done" not in " ".join(json.dumps(entry.facts) for entry in run.journal.said("hook") + run.journal.said("hook done"))
     assert restore_hooks.after_restore(run) is False, "the restore has ended"
 
@@ -279,7 +280,7 @@ def test_none_before_the_second_gate_and_none_after_a_restore_that_did_not_come_
         restore_hooks.before_restore(run)
     assert restore_hooks.after_restore(run) is False
     ended(run)
-    assert told(hooked) == []
+    assert hook_calls(hooked) == []
 
 
 def test_one_that_fails_before_leaves_the_live_system_alone_and_those_after_run(hooked):
@@ -290,8 +291,8 @@ def test_one_that_fails_before_leaves_the_live_system_alone_and_those_after_run(
     with pytest.raises(HookError, match=r"before_restore.1 \(service\) failed: announce does not hook, on purpose"):
         until(hooked, run, "keep")
     assert "Nothing live was replaced" in ended(run)
-    assert told(hooked) == ["freeze", "thaw", "tell"]
-    assert not any(line.startswith("stop") for line in hooked.told)
+    assert hook_calls(hooked) == ["freeze", "thaw", "tell"]
+    assert not any(line.startswith("stop") for line in hooked.service_calls)
     assert hooked.fingerprint() == before
     assert hooked.leftovers() == []
 
@@ -304,7 +305,7 @@ def test_those_after_run_once_a_switch_began_without_any_before(hooked):
         if name == "stop services":
             break
     ended(run)
-    assert told(hooked) == ["thaw", "tell"]
+    assert hook_calls(hooked) == ["thaw", "tell"]
 
 
 def test_done_again_only_what_failed_is(hooked):
@@ -314,11 +315,11 @@ def test_done_again_only_what_failed_is(hooked):
     hooked.fail("hook", "thaw")
     with pytest.raises(HookError, match="thaw does not hook, on purpose"):
         restore_hooks.after_restore(run)
-    assert told(hooked) == ["freeze", "announce", "tell"]
+    assert hook_calls(hooked) == ["freeze", "announce", "tell"]
     assert restore_hooks.undone_after_restore(run) == ["after_restore.0"]
     hooked.mend("hook", "thaw")
     assert restore_hooks.after_restore(run) is True
-    assert told(hooked) == ["freeze", "announce", "tell", "thaw"]
+    assert hook_calls(hooked) == ["freeze", "announce", "tell", "thaw"]
     assert restore_hooks.undone_after_restore(run) == []
 
 
@@ -329,7 +330,7 @@ def test_after_a_restore_one_that_fails_as_nobody_foresaw_keeps_no_other_from_ru
     until(hooked, run, "keep")
     with pytest.raises(HookError, match=r"after_restore.0 .* LookupError"):
         restore_hooks.after_restore(run)
-    assert told(hooked) == ["freeze", "announce", "tell"]
+    assert hook_calls(hooked) == ["freeze", "announce", "tell"]
     assert restore_hooks.undone_after_restore(run) == ["after_restore.0"]
 
 
@@ -339,7 +340,7 @@ def test_one_after_that_is_not_done_fails_the_run_of_a_restore_that_stays(hooked
     run = hooked.restore()
     until(hooked, run, "keep")
     hooked.fail("hook", "tell")
-    words = end(run) if marked else ended(run)
+    words = teardown(run) if marked else ended(run)
     undone = "after_restore.0, after_restore.1" if marked else "after_restore.1"
     assert f"these hooks after it failed or did not run: {undone}." in words
     assert run.journal.closed
@@ -354,7 +355,7 @@ def test_none_before_once_the_switch_or_the_way_back_began(hooked):
     rollback.switch_back(run)
     with pytest.raises(RestoreError, match="taken back"):
         restore_hooks.before_restore(run)
-    assert told(hooked) == ["freeze", "announce"]
+    assert hook_calls(hooked) == ["freeze", "announce"]
 
 
 @pytest.mark.parametrize("asked", [{"drill": True}, {"dry_run": True}, {"target": "elsewhere"}], ids=lambda asked: next(iter(asked)))
@@ -366,5 +367,5 @@ def test_none_for_practice_for_a_dry_run_or_elsewhere(hooked, asked):
     run.journal.say("stopping services")
     assert restore_hooks.before_restore(run) is False
     assert restore_hooks.after_restore(run) is False
-    assert told(hooked) == []
-    assert said(run) == ["chosen", "stopping services"]
+    assert hook_calls(hooked) == []
+    assert journal_steps(run) == ["chosen", "stopping services"]

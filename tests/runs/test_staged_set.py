@@ -11,7 +11,7 @@ from recovery.common.files import check_space, locked, read_record, write_atomic
 from recovery.plan.model import Staging
 from recovery.runs.staged_set import RunRecord, StagedSet, staged_sets, sweep
 from tests.support.sets import run_python
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 NOW = datetime(2026, 11, 23, 1, 0, tzinfo=UTC)
 
@@ -22,7 +22,7 @@ class Fact(BaseModel):
 
 @pytest.fixture
 def plan(tmp_path):
-    return Small(tmp_path / "small", "small").plan()
+    return SampleSystem(tmp_path / "small", "small").plan()
 
 
 def staged(plan, number, age=timedelta(0), size=0, closed=True, uploaded=()):

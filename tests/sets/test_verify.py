@@ -20,13 +20,13 @@ from recovery.sets.manifest import decode_manifest, describe_file, parse_packs, 
 from recovery.sets.records import Record, add_record
 from recovery.sets.verify import VerificationStatus, verify_set
 from sandbox.servers import postgres_bin
-from tests.support.small import Small
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture(scope="module")
 def made(postgres_server, mongo_server, tmp_path_factory):
     """A system of all four kinds, and a set of it with a record."""
-    made = Small(tmp_path_factory.mktemp("made") / "small", "whole", postgres=postgres_server, mongo=mongo_server)
+    made = SampleSystem(tmp_path_factory.mktemp("made") / "small", "whole", postgres=postgres_server, mongo=mongo_server)
     made.set_id = made.back_up()
     made.drop()
     run = made.restore()
@@ -182,7 +182,7 @@ def test_an_identity_of_another_time_is_said_and_the_rest_is_verified(made, plac
 @pytest.fixture(scope="module")
 def unopened(postgres_server, mongo_server, tmp_path_factory):
     """A system whose plan has no identity: its sets are stored without being opened."""
-    made = Small(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
+    made = SampleSystem(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
     path = made.plans / "unopened.yaml"
     path.write_text(path.read_text().replace(", identity: unopened_backup_identity", "") + "good: stored\n")
     made.set_id = made.back_up("whole")

@@ -79,6 +79,8 @@ class LocalRestore:
         self._journal = work.parent / f"{work.name}.journal.jsonl"
         self.on_journal = lambda step, facts: None
         """Tests put a kill here: it is called before the step is written."""
+        self.after_journal = lambda step, facts: None
+        """And here: once it is written."""
 
     others: frozenset = frozenset()
 
@@ -104,6 +106,7 @@ class LocalRestore:
         self.on_journal(step, facts)
         with self._journal.open("a") as out:
             out.write(json.dumps([step, facts]) + "\n")
+        self.after_journal(step, facts)
 
     def created(self):
         return [folder for facts in self.journalled("staged") for folder in facts["created"]]

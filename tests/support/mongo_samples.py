@@ -5,7 +5,6 @@ import uuid
 from pathlib import Path
 
 import bson
-import pymongo.synchronous.pool as pool
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
 from recovery.common.connections import Endpoint
@@ -13,7 +12,6 @@ from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.runners.local import LOCAL
 from recovery.sources.mongo.component import Mongo
-from recovery.sources.mongo.restore.load import Target
 from tests.support.local_restore import back_up
 
 TOOLS = [Path(".venv/mongo-tools").absolute()]
@@ -182,49 +180,3 @@ def series(db, name: str, count: int = 500, start: datetime.datetime = OLD) -> N
 
 def read_bson(path):
     return bson.decode_all(path.read_bytes())
-
-
-class Killed(BaseException):
-    pass
-
-
-class Killer:
-    """Counts what changes something, and ends it before the n-th."""
-
-    CHANGES = ("renameCollection", "collMod", "create", "drop", "dropUser", "dropRole", "createUser", "createIndexes", "insert")
-
-    def __init__(self, monkeypatch):
-        self.left = None
-        real, load = pool.Connection.command, Target.load
-
-        def command(connection, database, spec, *args, **kwargs):
-            if next(iter(spec)) in self.CHANGES:
-                self.count()
-            return real(connection, database, spec, *args, **kwargs)
-
-        def half_loaded(target, folder, **kwargs):
-            self.count()
-            result = load(target, folder, **kwargs)
-            self.count()
-            return result
-
-        monkeypatch.setattr(pool.Connection, "command", command)
-        monkeypatch.setattr(Target, "load", half_loaded)
-
-    def count(self, *_):
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Killed
-
-    def dies(self, at, work):
-        """Whether the work was killed before its ``at``-th change."""
-        self.left = at
-        try:
-            work()
-        except Killed:
-            return True
-        finally:
-            self.left = None
-        return False

@@ -1,6 +1,7 @@
 """Processes that must have ended, and those that this process starts."""
 
 import os
+import subprocess
 import sys
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +14,7 @@ _STARTING = {"subprocess.Popen": 1, "os.posix_spawn": 1, "os.exec": 1, "os.syste
 _watching: list[list[list[str]]] = []
 
 
-def alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether a process runs; one that only waits for its parent to look does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -22,7 +23,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pid: int) -> None:
-    wait_for(f"process {pid} to end", lambda: not alive(pid), 10)
+    wait_for(f"process {pid} to end", lambda: not is_running(pid), 10)
 
 
 @contextmanager
@@ -49,3 +50,9 @@ def _hear(event, args):
         parts = [command] if isinstance(command, str | bytes) else command
         for heard in _watching:
             heard.append([os.fsdecode(part) for part in parts])
+
+
+def command_lines_with(path):
+    """Command lines of everything that has the path in its arguments."""
+    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(path) in line]

@@ -14,30 +14,33 @@ from recovery.drill import steps as drill_steps
 from recovery.restore import choose_set, preflight
 from recovery.restore import steps as restore_steps
 from recovery.restore.session import RestoreRun
-from tests.support.small import Small, end, forward, said, steps, to_gate
+from tests.support.restore_driver import approve_gate, journal_steps, refused_by_preflight, run_until, steps, teardown
+from tests.support.system import SampleSystem
 
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):
     """A damaged system with a set of before, and a target on the same servers, which asks for the second gate only."""
-    made = Small(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server, gates=("switch",)).damaged()
+    made = SampleSystem(
+        tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server, gates=("switch",)
+    ).backed_up_and_damaged()
     yield made
     made.drop()
 
 
 @pytest.fixture
-def small(tmp_path):
+def system(tmp_path):
     """Files and settings only, with a target without gates."""
-    return Small(tmp_path / "small", "small", gates=()).damaged()
+    return SampleSystem(tmp_path / "small", "small", gates=()).backed_up_and_damaged()
 
 
 def test_a_whole_system_comes_back_elsewhere_and_the_live_one_is_not_touched(whole):
     run = whole.restore()
-    forward(whole, run, request=whole.ask(run, target="elsewhere"))
-    assert end(run) == "", said(run)
+    run_until(whole, run, request=whole.ask(run, target="elsewhere"))
+    assert teardown(run) == "", journal_steps(run)
     assert whole.elsewhere_fingerprint() == whole.set_state
     assert whole.fingerprint() == whole.before
-    assert whole.told == []  # the services of the live system
+    assert whole.service_calls == []  # the services of the live system
     assert [entry.facts["gate"] for entry in run.journal.said("approved")] == ["switch"]
 
 
@@ -52,8 +55,8 @@ def test_checks_of_sources_that_were_not_restored_are_not_asked_there(whole):
     )
     path.write_text(path.read_text().replace("checks:\n", f"checks:\n{checks}"))
     run = whole.restore()
-    forward(whole, run, request=whole.ask(run, target="elsewhere", sources=("mongo.documents",)))
-    assert end(run) == "", said(run)
+    run_until(whole, run, request=whole.ask(run, target="elsewhere", sources=("mongo.documents",)))
+    assert teardown(run) == "", journal_steps(run)
     facts = json.loads((run.folder / "report.json").read_text())
     assert facts["checks"] == [{"check": "of mongo", "ok": True}]
     assert facts["unasked"] == ["of postgres", "service"]
@@ -61,28 +64,28 @@ def test_checks_of_sources_that_were_not_restored_are_not_asked_there(whole):
 
 def test_what_is_there_already_is_replaced_only_if_its_name_was_written_again(whole):
     first = whole.restore("first")
-    forward(whole, first, request=whole.ask(first, target="elsewhere"))
-    assert end(first) == ""
+    run_until(whole, first, request=whole.ask(first, target="elsewhere"))
+    assert teardown(first) == ""
     run = whole.restore("second")
     choose_set.choose(run, whole.ask(run, target="elsewhere"))
     with pytest.raises(RestoreError, match="not empty") as refused:
         preflight.preflight(run)
     assert all(source_id in str(refused.value) for source_id in whole.plan().source_ids)
     assert "overwrite" in str(refused.value)
-    assert "Nothing live" in end(run)
+    assert "Nothing live" in teardown(run)
     run = whole.restore("third")
-    forward(whole, run, request=whole.ask(run, target="elsewhere", overwrite="elsewhere"))
-    assert end(run) == "", said(run)
+    run_until(whole, run, request=whole.ask(run, target="elsewhere", overwrite="elsewhere"))
+    assert teardown(run) == "", journal_steps(run)
     assert whole.elsewhere_fingerprint() == whole.set_state
     assert whole.fingerprint() == whole.before
 
 
 def test_rejected_there_leaves_nothing_there(whole):
     run = whole.restore()
-    forward(whole, run, "gate plan", whole.ask(run, target="elsewhere"))
+    run_until(whole, run, "gate plan", whole.ask(run, target="elsewhere"))
     for source_id in run.request().sources:
         restore_steps.stage(run, source_id)
-    assert end(run)
+    assert teardown(run)
     assert whole.fingerprint() == whole.before
     assert whole.leftovers() == []
     assert not whole.elsewhere.exists() or not list((whole.elsewhere / "storage").glob("*"))
@@ -100,11 +103,11 @@ def test_the_gate_that_the_target_has_can_not_be_passed_by(whole):
         step()
 
 
-def test_a_target_without_gates_needs_nobody(small):
-    run = small.restore()
-    forward(small, run, request=small.ask(run, target="elsewhere", requester=""))
-    assert end(run) == "", said(run)
-    assert small.elsewhere_fingerprint()["files.uploads"] != small.before["files.uploads"]
+def test_a_target_without_gates_needs_nobody(system):
+    run = system.restore()
+    run_until(system, run, request=system.ask(run, target="elsewhere", requester=""))
+    assert teardown(run) == "", journal_steps(run)
+    assert system.elsewhere_fingerprint()["files.uploads"] != system.before["files.uploads"]
     assert run.journal.said("asked") == []
 
 
@@ -119,18 +122,18 @@ def test_a_target_without_gates_needs_nobody(small):
         ({"sources": ()}, "No source was chosen"),
     ],
 )
-def test_wrong_wishes_are_refused_before_anything_begins(small, asked, words):
-    run = small.restore()
+def test_wrong_wishes_are_refused_before_anything_begins(system, asked, words):
+    run = system.restore()
     with pytest.raises(PlanError, match=words):
-        choose_set.choose(run, small.ask(run, **asked))
+        choose_set.choose(run, system.ask(run, **asked))
     assert not run.began
 
 
 @pytest.fixture
 def by_another_name(whole):
     """The target leads to the live servers, under the live names, by other Connections."""
-    edit(whole, f"connection: whole_postgres, {AWAY}", "connection: other_postgres")
-    edit(whole, f"connection: whole_mongo, {AWAY}", "connection: other_mongo")
+    whole.edit_plan(f"connection: whole_postgres, {AWAY}", "connection: other_postgres")
+    whole.edit_plan(f"connection: whole_mongo, {AWAY}", "connection: other_mongo")
     known = whole.connections
     whole.connections = lambda: (
         known() | {f"other_{kind}": known()[f"whole_{kind}"] | {"host": "localhost"} for kind in ("postgres", "mongo")}
@@ -141,20 +144,10 @@ def by_another_name(whole):
 AWAY = "databases: {whole: whole_elsewhere}"
 
 
-def edit(small, *changes):
-    path = small.plans / f"{small.name}.yaml"
-    assert changes[0] in path.read_text()
-    path.write_text(path.read_text().replace(*changes))
-
-
-def refused(small, **asked):
+def refused(system, **asked):
     """What preflight refuses, of a restore to the target."""
-    run = small.restore(f"refused {asked}")
-    choose_set.choose(run, small.ask(run, target="elsewhere", **asked))
-    with pytest.raises(RestoreError, match="The restore would fail") as words:
-        preflight.preflight(run)
-    end(run)
-    return str(words.value)
+    run = system.restore(f"refused {asked}")
+    return refused_by_preflight(run, system.ask(run, target="elsewhere", **asked))
 
 
 @pytest.mark.parametrize(("source", "only"), [("postgres.main", ()), ("mongo.documents", ()), ("mongo.documents", ("whole.states",))])
@@ -169,11 +162,11 @@ def test_what_became_live_after_the_set_was_made_is_live(whole):
     known = whole.connections
     whole.connections = lambda: known() | {f"other_{kind}": known()[f"whole_{kind}"] | {"host": "localhost"} for kind in kinds}
     for kind in kinds:
-        edit(whole, f"connection: whole_{kind}, databases: [whole]", f"connection: whole_{kind}, databases: [whole, younger]")
-        edit(whole, f"connection: whole_{kind}, {AWAY}", f"connection: other_{kind}, databases: {{whole: younger}}")
-    edit(whole, '  files:\n    uploads: {path: "', f'  files:\n    younger: {{path: {whole.folder}/younger}}\n    uploads: {{path: "')
+        whole.edit_plan(f"connection: whole_{kind}, databases: [whole]", f"connection: whole_{kind}, databases: [whole, younger]")
+        whole.edit_plan(f"connection: whole_{kind}, {AWAY}", f"connection: other_{kind}, databases: {{whole: younger}}")
+    whole.edit_plan('  files:\n    uploads: {path: "', f'  files:\n    younger: {{path: {whole.folder}/younger}}\n    uploads: {{path: "')
     (whole.folder / "alias").symlink_to(whole.folder / "younger")
-    edit(whole, f"path: {whole.elsewhere}/storage", f"path: {whole.folder}/alias/storage")
+    whole.edit_plan(f"path: {whole.elsewhere}/storage", f"path: {whole.folder}/alias/storage")
     for source in ("postgres.main", "mongo.documents", "files.uploads"):
         assert "is the live system itself" in refused(whole, sources=(source,)), source
 
@@ -192,127 +185,127 @@ def test_what_another_plan_protects_is_no_target(whole, monkeypatch):
     assert words.count("is the live system of the plan other") == 2
     assert "mongo.documents: the target" not in words
     run = whole.restore()
-    forward(whole, run, "preflight", whole.ask(run, target="elsewhere", sources=("mongo.documents",)))
+    run_until(whole, run, "preflight", whole.ask(run, target="elsewhere", sources=("mongo.documents",)))
     silent = "can't be compared: mongo.documents of the plan other, the plan file broken.yaml does not answer"
     assert silent in run.findings().text
-    assert end(run)
+    assert teardown(run)
 
 
 def test_a_dead_live_server_forbids_no_restore_elsewhere(whole):
-    edit(whole, f"connection: whole_postgres, {AWAY}", f"connection: other_postgres, {AWAY}")
+    whole.edit_plan(f"connection: whole_postgres, {AWAY}", f"connection: other_postgres, {AWAY}")
     known = whole.connections
     alive = known()["whole_postgres"]
     whole.connections = lambda: known() | {"other_postgres": alive, "whole_postgres": alive | {"port": 1}}
     run = whole.restore()
-    forward(whole, run, "preflight", whole.ask(run, target="elsewhere", sources=("postgres.main",)))
+    run_until(whole, run, "preflight", whole.ask(run, target="elsewhere", sources=("postgres.main",)))
     assert "can't be compared: postgres.main" in run.findings().text
-    end(run)
+    teardown(run)
 
 
 def test_two_sources_that_land_in_one_place_are_refused(tmp_path):
-    small = Small(tmp_path / "twice", "twice", gates=())
-    edit(small, '  files:\n    uploads: {path: "', f'  files:\n    more: {{path: {small.folder}/more}}\n    uploads: {{path: "')
-    edit(small, "files: {uploads: {", f"files: {{more: {{path: {small.folder}/alias}}, uploads: {{")
-    (small.folder / "more").mkdir()
-    (small.folder / "alias").symlink_to(small.elsewhere / "storage")
-    small.back_up()
-    words = refused(small, sources=("config.settings", "files.more", "files.uploads"))
+    system = SampleSystem(tmp_path / "twice", "twice", gates=())
+    system.edit_plan('  files:\n    uploads: {path: "', f'  files:\n    more: {{path: {system.folder}/more}}\n    uploads: {{path: "')
+    system.edit_plan("files: {uploads: {", f"files: {{more: {{path: {system.folder}/alias}}, uploads: {{")
+    (system.folder / "more").mkdir()
+    (system.folder / "alias").symlink_to(system.elsewhere / "storage")
+    system.back_up()
+    words = refused(system, sources=("config.settings", "files.more", "files.uploads"))
     assert "files.more and files.uploads would replace each other at elsewhere" in words
     assert "config.settings and" not in words
-    (small.folder / "alias").unlink()
-    run = small.restore()
-    forward(small, run, request=small.ask(run, target="elsewhere"))
-    assert end(run) == ""
+    (system.folder / "alias").unlink()
+    run = system.restore()
+    run_until(system, run, request=system.ask(run, target="elsewhere"))
+    assert teardown(run) == ""
 
 
 def test_live_databases_that_two_sources_reach_by_two_names_are_refused(whole):
     known = whole.connections
     whole.connections = lambda: known() | {"other_postgres": known()["whole_postgres"] | {"host": "localhost"}}
     twin = "  postgres:\n    twin: {connection: other_postgres, databases: [whole]}\n"
-    edit(whole, "  postgres:\n    main: {connection", f"{twin}    main: {{connection")
+    whole.edit_plan("  postgres:\n    main: {connection", f"{twin}    main: {{connection")
     both = ("postgres.twin", "postgres.main")
     run = whole.restore()
     choose_set.choose(run, whole.ask(run, set=whole.back_up(sources=both), sources=both))
     with pytest.raises(RestoreError, match=r"postgres\.twin and postgres\.main would replace each other at live"):
         preflight.preflight(run)
-    end(run)
+    teardown(run)
 
 
 # Two at once ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_restore_to_one_place_is_refused_until_the_first_has_ended(small):
-    first = small.restore("first")
-    forward(small, first, "prove files.uploads", small.ask(first, target="elsewhere"))
-    second = small.restore("second")
-    asked = small.ask(second, target="elsewhere", requester="alice")
+def test_a_second_restore_to_one_place_is_refused_until_the_first_has_ended(system):
+    first = system.restore("first")
+    run_until(system, first, "prove files.uploads", system.ask(first, target="elsewhere"))
+    second = system.restore("second")
+    asked = system.ask(second, target="elsewhere", requester="alice")
     with pytest.raises(RestoreError, match=f"The restore {first.id} of small to elsewhere has not ended: operator asked .*, run 'first'"):
         choose_set.choose(second, asked)
     assert not second.began
-    beside = small.restore("beside")
-    forward(small, beside, "preflight", small.ask(beside))
+    beside = system.restore("beside")
+    run_until(system, beside, "preflight", system.ask(beside))
     assert f"Not in these numbers is what others under way need: restore {first.id} of small to elsewhere." in beside.findings().text
-    dry = small.restore("dry")
-    forward(small, dry, "preflight", small.ask(dry, target="elsewhere", dry_run=True))
-    into_live = small.restore("into live")
+    dry = system.restore("dry")
+    run_until(system, dry, "preflight", system.ask(dry, target="elsewhere", dry_run=True))
+    into_live = system.restore("into live")
     with pytest.raises(RestoreError, match=f"The restore {beside.id} of small to live has not ended"):
-        choose_set.choose(into_live, small.ask(into_live))
-    end(first)
+        choose_set.choose(into_live, system.ask(into_live))
+    teardown(first)
     choose_set.choose(second, asked)
     for run in (beside, dry, into_live):
-        end(run)
-    choose_set.choose(small.restore("later"), small.ask(small.restore("later")))
+        teardown(run)
+    choose_set.choose(system.restore("later"), system.ask(system.restore("later")))
 
 
 @pytest.mark.parametrize(("folder", "refused"), [("storage/below", True), ("other", False)])
-def test_two_targets_that_lead_to_the_same_data_are_one_place(small, folder, refused):
-    target = f"targets:\n  again: {{sources: {{files: {{uploads: {{path: {small.elsewhere}/{folder}}}}}}}}}\n"
-    edit(small, "targets:\n", target)
-    first, second = small.restore("first"), small.restore("second")
-    forward(small, first, "choose", small.ask(first, target="elsewhere"))
+def test_two_targets_that_lead_to_the_same_data_are_one_place(system, folder, refused):
+    target = f"targets:\n  again: {{sources: {{files: {{uploads: {{path: {system.elsewhere}/{folder}}}}}}}}}\n"
+    system.edit_plan("targets:\n", target)
+    first, second = system.restore("first"), system.restore("second")
+    run_until(system, first, "choose", system.ask(first, target="elsewhere"))
     with pytest.raises(RestoreError, match="to elsewhere has not ended") if refused else nullcontext():
-        choose_set.choose(second, small.ask(second, target="again", sources=("files.uploads",)))
+        choose_set.choose(second, system.ask(second, target="again", sources=("files.uploads",)))
 
 
-def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(small):
-    edit(small, "services:\n  stop", "drill: {target: elsewhere}\nservices:\n  stop")
-    run, practice = small.restore(), RestoreRun(small.context(), "drill monday")
-    forward(small, run, "prove files.uploads", small.ask(run, target="elsewhere"))
+def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(system):
+    system.edit_plan("services:\n  stop", "drill: {target: elsewhere}\nservices:\n  stop")
+    run, practice = system.restore(), RestoreRun(system.context(), "drill monday")
+    run_until(system, run, "prove files.uploads", system.ask(run, target="elsewhere"))
     with pytest.raises(RestoreError, match=f"The restore {run.id} of small to elsewhere has not ended"):
         drill_steps.choose_drill(practice, drill_steps.Wish())
-    assert "No set was chosen" in end(practice)
-    end(run)
-    again = RestoreRun(small.context(), "drill tuesday")
+    assert "No set was chosen" in teardown(practice)
+    teardown(run)
+    again = RestoreRun(system.context(), "drill tuesday")
     assert drill_steps.choose_drill(again, drill_steps.Wish())
     with pytest.raises(RestoreError, match=f"The drill {again.id} of small to elsewhere has not ended: the schedule .*, run 'tuesday'"):
-        choose_set.choose(small.restore("second"), small.ask(small.restore("second"), target="elsewhere"))
+        choose_set.choose(system.restore("second"), system.ask(system.restore("second"), target="elsewhere"))
 
 
-def test_what_never_began_is_in_nobodys_way(small):
+def test_what_never_began_is_in_nobodys_way(system):
     """Killed after its request was written and before it had its set; then its own choice, made again."""
-    killed = small.restore("killed")
+    killed = system.restore("killed")
     pid = os.fork()
     if pid == 0:
         killed.journal.say = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-        choose_set.choose(killed, small.ask(killed))
+        choose_set.choose(killed, system.ask(killed))
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     assert (killed.folder / "request.json").exists()
-    run = small.restore()
-    choose_set.choose(run, small.ask(run))
-    end(run)
-    killed = small.restore("killed")
-    choose_set.choose(killed, small.ask(killed))
+    run = system.restore()
+    choose_set.choose(run, system.ask(run))
+    teardown(run)
+    killed = system.restore("killed")
+    choose_set.choose(killed, system.ask(killed))
     assert killed.began
 
 
-def test_of_several_that_choose_at_once_one_begins(small):
+def test_of_several_that_choose_at_once_one_begins(system):
     children = []
     for number in range(4):
         children.append(os.fork())
         if not children[-1]:
-            run = small.restore(f"restore {number}")
+            run = system.restore(f"restore {number}")
             try:
-                choose_set.choose(run, small.ask(run))
+                choose_set.choose(run, system.ask(run))
             except RestoreError:
                 os._exit(3)
             finally:
@@ -320,23 +313,23 @@ def test_of_several_that_choose_at_once_one_begins(small):
     assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == [0, 3, 3, 3]
 
 
-def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(small):
-    lost = small.restore("lost")
-    forward(small, lost, "prove files.uploads", small.ask(lost, target="elsewhere"))
-    again = small.restore("lost")
+def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(system):
+    lost = system.restore("lost")
+    run_until(system, lost, "prove files.uploads", system.ask(lost, target="elsewhere"))
+    again = system.restore("lost")
     with pytest.raises(RestoreError, match="has its set"):
-        choose_set.choose(again, small.ask(again, target="elsewhere"))
-    assert end(again)
+        choose_set.choose(again, system.ask(again, target="elsewhere"))
+    assert teardown(again)
     assert lost.journal.closed
-    run = small.restore("next")
-    forward(small, run, request=small.ask(run, target="elsewhere"))
-    assert end(run) == ""
+    run = system.restore("next")
+    run_until(system, run, request=system.ask(run, target="elsewhere"))
+    assert teardown(run) == ""
 
 
 def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(whole):
     run = whole.restore()
-    forward(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
-    to_gate(run, "switch")
+    run_until(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
+    approve_gate(run, "switch")
     with whole.mongo.client() as client:
         client.whole_elsewhere.theirs.insert_one({"_id": 1})
     restore_steps.stop_services(run)
@@ -344,7 +337,7 @@ def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(
     restore_steps.switch(run, "postgres.main")
     with pytest.raises(RestoreError, match=r"mongo.documents: the target elsewhere was empty and is so no more: whole_elsewhere.theirs"):
         restore_steps.switch(run, "mongo.documents")
-    assert "switched back" in end(run)
+    assert "switched back" in teardown(run)
     with whole.mongo.client() as client:
         assert set(client.whole_elsewhere.list_collection_names()) == {"theirs", "system.views"}
     assert not [name for name in whole.leftovers() if "theirs" not in name]
@@ -352,8 +345,8 @@ def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(
 
 def test_a_target_changed_after_its_gate_voids_the_approval(whole):
     run = whole.restore()
-    forward(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
-    to_gate(run, "switch")
+    run_until(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
+    approve_gate(run, "switch")
     text = (whole.plans / "whole.yaml").read_text()
     (whole.plans / "whole.yaml").write_text(text.replace("whole_elsewhere", "whole_elsewhere_too"))
     with pytest.raises(ApprovalError, match="plan"):
@@ -361,19 +354,19 @@ def test_a_target_changed_after_its_gate_voids_the_approval(whole):
 
 
 @pytest.mark.parametrize("change", [{"drill": True}, {"target": "elsewhere"}, {"drill": True, "target": "elsewhere"}])
-def test_a_request_that_somebody_rewrote_in_staging_opens_no_gate(small, change):
-    run = small.restore()
-    forward(small, run, "preflight")
+def test_a_request_that_somebody_rewrote_in_staging_opens_no_gate(system, change):
+    run = system.restore()
+    run_until(system, run, "preflight")
     write_record(run.folder / "request.json", run.request().model_copy(update=change))
     for source_id in run.plan.source_ids:
         with pytest.raises(ApprovalError):
-            restore_steps.stage(small.restore(), source_id)
-    assert small.leftovers() == []
+            restore_steps.stage(system.restore(), source_id)
+    assert system.leftovers() == []
 
 
-def test_a_plan_that_changed_since_preflight_stops_a_restore_that_asks_nobody(small):
-    run = small.restore()
-    forward(small, run, "prove files.uploads", small.ask(run, target="elsewhere"))
-    small.write_plan(rpo="25h")
+def test_a_plan_that_changed_since_preflight_stops_a_restore_that_asks_nobody(system):
+    run = system.restore()
+    run_until(system, run, "prove files.uploads", system.ask(run, target="elsewhere"))
+    system.write_plan(rpo="25h")
     with pytest.raises(ApprovalError, match="Since preflight looked, the plan changed"):
-        restore_steps.stop_services(small.restore())
+        restore_steps.stop_services(system.restore())

@@ -21,7 +21,8 @@ from recovery.sources.postgres import scratch_server
 from recovery.sources.postgres.scratch_server import SERVER
 from recovery.targets import scratch
 from sandbox.servers import postgres_bin, wait_for
-from tests.support.small import Small
+from tests.support.processes import command_lines_with
+from tests.support.system import SampleSystem
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to hand servers to another user")
 ALL = {"postgres.main": {"postgres": "18.1"}, "mongo.documents": {"mongodb": "6.0.5"}, "files.uploads": {}, "config.settings": {}}
@@ -29,7 +30,7 @@ ALL = {"postgres.main": {"postgres": "18.1"}, "mongo.documents": {"mongodb": "6.
 
 @pytest.fixture
 def plan(tmp_path):
-    return Small(tmp_path / "small", "small").plan()
+    return SampleSystem(tmp_path / "small", "small").plan()
 
 
 @pytest.fixture
@@ -65,12 +66,6 @@ def found_by(place, source_id):
     return place.context.endpoint(place.settings[source_id].connection)
 
 
-def processes(root):
-    """Command lines of everything that has the folder in its arguments, found without the code under test."""
-    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(root) in line]
-
-
 def postgres(endpoint, **changes):
     values = {"user": endpoint.login, "password": endpoint.password} | changes
     return psycopg.connect(host=endpoint.host, port=endpoint.port, dbname="postgres", **values)
@@ -99,7 +94,7 @@ def in_a_process(work):
 def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder):
     assert in_a_process(lambda: scratch.start(around(plan), drill_folder, ALL)) == 0
     root = record(drill_folder).root
-    assert len(processes(root)) == 2
+    assert len(command_lines_with(root)) == 2
     place = scratch.place(around(plan), drill_folder)
     assert (place.name, place.gates, place.services.stop, place.sources) == ("scratch", (), (), list(plan.source_ids))
 
@@ -120,7 +115,7 @@ def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder
     for source_id, kind in (("files.uploads", FilesTarget), ("config.settings", ConfigTarget)):
         assert isinstance(place.settings[source_id], kind)
         assert list((root / source_id).iterdir()) == []
-    assert not any(secret in line for secret in (server.password, documents.password) for line in processes(root))
+    assert not any(secret in line for secret in (server.password, documents.password) for line in command_lines_with(root))
     assert not any(secret in (drill_folder / "scratch.json").read_text() for secret in (server.password, documents.password))
     assert "password=" not in repr(place.context.endpoint("scratch postgres.main"))
     assert {path.stat().st_mode & 0o077 for path in root.iterdir()} == {0}
@@ -128,7 +123,7 @@ def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder
         place.context.endpoint("other")
 
     scratch.remove(drill_folder)
-    assert processes(root) == []
+    assert command_lines_with(root) == []
     assert not root.exists()
     scratch.remove(drill_folder)
     with pytest.raises(RestoreError, match="not there"):
@@ -178,9 +173,9 @@ def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_
     assert os.WIFSIGNALED(in_a_process(cut_off))
     root = record(drill_folder).root
     assert record(drill_folder).ports == {}
-    wait_for("the server that nobody noted", lambda: bool(processes(root)))
+    wait_for("the server that nobody noted", lambda: bool(command_lines_with(root)))
     scratch.remove(drill_folder)
-    assert processes(root) == []
+    assert command_lines_with(root) == []
     assert not root.exists()
 
 
@@ -188,9 +183,9 @@ def test_a_start_that_is_tried_again_begins_afresh(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     first = record(drill_folder).root
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
-    assert processes(first) == []
+    assert command_lines_with(first) == []
     assert not first.exists()
-    assert len(processes(record(drill_folder).root)) == 1
+    assert len(command_lines_with(record(drill_folder).root)) == 1
 
 
 def test_a_server_that_ended_meanwhile_is_said_with_its_last_words(plan, drill_folder):

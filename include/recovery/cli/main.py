@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The exit status is 0, 1 if what was checked is not right, 2 if the command could not be done, 3 for a defect of this program.
     """
-    chosen = _parser().parse_args(arguments)
+    chosen = command_line().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
         sys.stdout.flush()
@@ -66,7 +66,8 @@ def _defect(error: Exception) -> int:
     return _DEFECT
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The parser of ``python -m recovery``, with all its commands."""
     parser = argparse.ArgumentParser(prog="python -m recovery", description="Keys, plans and sets of the backup and recovery DAGs.")
     parser.add_argument("--version", action="version", version=VERSION)
     areas = parser.add_subparsers(required=True, metavar="keys|plans|sets|show|verify")

@@ -13,14 +13,15 @@ from recovery.restore.gate_texts import gate_text
 from recovery.restore.report import write
 from recovery.restore.report.facts import BY_PEOPLE
 from recovery.sets.records import read_records
-from tests.support.small import Small, end, forward, to_gate
+from tests.support.restore_driver import approve_gate, run_until, teardown
+from tests.support.system import SampleSystem
 
 FORMAT = Path(__file__).parents[3] / "docs/format.md"
 
 
 @pytest.fixture
-def small(tmp_path):
-    made = Small(tmp_path / "small", "small")
+def system(tmp_path):
+    made = SampleSystem(tmp_path / "small", "small")
     made.set_id = made.back_up()
     made.disaster()
     return made
@@ -30,14 +31,14 @@ def records(run):
     return [read_records(each, run.manifest().path, run.context.verify_key(), run.manifest()) for each in run.context.destinations()]
 
 
-def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(small):
-    run = small.restore()
-    forward(small, run)
-    assert end(run) == ""
+def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(system):
+    run = system.restore()
+    run_until(system, run)
+    assert teardown(run) == ""
     for found in records(run):
         (kept,) = found.of("report")
         assert kept.text == "restored"
-        assert [kept.facts[name] for name in ("restore", "set", "requester", "result")] == [run.id, small.set_id, "operator", "success"]
+        assert [kept.facts[name] for name in ("restore", "set", "requester", "result")] == [run.id, system.set_id, "operator", "success"]
         assert [(each["gate"], each["answer"], each["person"]) for each in kept.facts["answers"]] == [
             ("plan", "approved", "alice"), ("switch", "approved", "alice"), ("accept", "approved", "alice"),
         ]  # fmt: skip
@@ -53,12 +54,12 @@ def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(small):
         assert found.holds == ()
 
 
-def test_a_failure_is_kept_too_and_is_no_proof(small):
-    run = small.restore()
-    forward(small, run, "prove files.uploads")
+def test_a_failure_is_kept_too_and_is_no_proof(system):
+    run = system.restore()
+    run_until(system, run, "prove files.uploads")
     answers.show(run, "switch", gate_text(run, "switch"))
     answers.reject(run, "switch", "bob")
-    words = end(run)
+    words = teardown(run)
     assert "bob rejected the gate 'switch'; nothing live was replaced." in words
     for found in records(run):
         (kept,) = found.of("report")
@@ -69,37 +70,37 @@ def test_a_failure_is_kept_too_and_is_no_proof(small):
     assert "| switch | rejected | bob |" in text
 
 
-def test_what_checks_were_given_and_said_stays_out_of_the_record(small):
+def test_what_checks_were_given_and_said_stays_out_of_the_record(system):
     """A record is signed, but not encrypted; the words are in the task's log and at the gate."""
-    run = small.restore()
-    path = small.plans / "small.yaml"
+    run = system.restore()
+    path = system.plans / "small.yaml"
     path.write_text(path.read_text().replace("check, web]", 'check, web, "--password=hush-hush"]'))
-    run = small.restore("restore 2")
-    forward(small, run)
-    assert end(run) == ""
-    for place in small.set_folders(small.set_id):
+    run = system.restore("restore 2")
+    run_until(system, run)
+    assert teardown(run) == ""
+    for place in system.set_folders(system.set_id):
         for file in (place / "records").iterdir():
             assert b"hush-hush" not in file.read_bytes()
             assert b"check is done" not in file.read_bytes()
     assert "✔ service" in (run.folder / "report.md").read_text()
 
 
-def test_a_destination_that_is_gone_is_named_and_the_restore_is_over(small):
-    run = small.restore()
-    forward(small, run)
-    shutil.rmtree(small.folder / "far")
-    words = end(run)
+def test_a_destination_that_is_gone_is_named_and_the_restore_is_over(system):
+    run = system.restore()
+    run_until(system, run)
+    shutil.rmtree(system.folder / "far")
+    words = teardown(run)
     assert "The restore succeeded, but its report could not be kept." in words
     assert "far" in words
     assert run.journal.closed
     assert (run.folder / "report.md").read_text().count("SUCCESS") == 1
 
 
-def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(small):
+def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(system):
     """What is lost, who decided what, minutes of each step, what is set aside until when; as JSON, and the same in words."""
-    run = small.restore()
-    forward(small, run, request=small.ask(run, sources=("files.uploads",), only={"files.uploads": ("year1/**", "top.txt")}))
-    assert end(run) == ""
+    run = system.restore()
+    run_until(system, run, request=system.ask(run, sources=("files.uploads",), only={"files.uploads": ("year1/**", "top.txt")}))
+    assert teardown(run) == ""
     facts = json.loads((run.folder / "report.json").read_text())
     assert facts == records(run)[0].of("report")[0].facts
     manifest = run.manifest()
@@ -112,7 +113,7 @@ def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(small)
     assert all(each["waited_seconds"] >= 0 for each in facts["answers"])
     (aside,) = facts["set_aside"]
     assert (aside["source"], aside["what"]) == ("files.uploads", "the data of before")
-    assert (small.storage / aside["mark"]).is_dir()
+    assert (system.storage / aside["mark"]).is_dir()
     assert parse_moment(aside["until"]) - parse_moment(facts["ended"]) == timedelta(days=7)
     assert facts["by_people"] == dict.fromkeys(BY_PEOPLE, "")
     text = (run.folder / "report.md").read_text()
@@ -132,22 +133,22 @@ def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(small)
     assert proof.facts == {"restore": run.id, "sources": ["files.uploads"], "only": {"files.uploads": ["year1/**", "top.txt"]}}
 
 
-def test_every_key_of_the_record_is_documented_and_no_other(small):
-    run = small.restore()
-    forward(small, run)
+def test_every_key_of_the_record_is_documented_and_no_other(system):
+    run = system.restore()
+    run_until(system, run)
     section = FORMAT.read_text().split("### Facts of a report")[1].split("\n## ")[0]
     documented = [name for row in re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE) for name in re.findall(r"`([a-z_]+)`", row)]
     assert sorted(documented) == sorted(write.describe(run, ""))
-    end(run)
+    teardown(run)
 
 
-def test_what_was_not_equal_is_named_without_its_values(small):
-    run = small.restore()
-    forward(small, run, "stage files.uploads")
-    (small.storage / f".recovery-{run.id}" / "new" / "top.txt").write_text("damaged on the way\n")
+def test_what_was_not_equal_is_named_without_its_values(system):
+    run = system.restore()
+    run_until(system, run, "stage files.uploads")
+    (system.storage / f".recovery-{run.id}" / "new" / "top.txt").write_text("damaged on the way\n")
     with pytest.raises(ProofError):
         steps.prove(run, "files.uploads")
-    assert "Nothing live was replaced: the run was ended by hand, or a worker died" in end(run)
+    assert "Nothing live was replaced: the run was ended by hand, or a worker died" in teardown(run)
     facts = json.loads((run.folder / "report.json").read_text())
     (difference,) = facts["differences"]
     assert (difference["source"], difference["count"]) == ("files.uploads", len(difference["names"]))
@@ -157,12 +158,12 @@ def test_what_was_not_equal_is_named_without_its_values(small):
     assert "## Differences found" in (run.folder / "report.md").read_text()
 
 
-def test_a_refused_copy_is_named_with_the_day_of_its_end(small):
-    run = small.restore()
-    forward(small, run, "check")
+def test_a_refused_copy_is_named_with_the_day_of_its_end(system):
+    run = system.restore()
+    run_until(system, run, "check")
     answers.show(run, "accept", gate_text(run, "accept"))
     answers.reject(run, "accept", "alice")
-    assert "alice rejected the gate 'accept'; the data of before is back." in end(run)
+    assert "alice rejected the gate 'accept'; the data of before is back." in teardown(run)
     facts = json.loads((run.folder / "report.json").read_text())
     assert {(each["source"], each["what"]) for each in facts["set_aside"]} == {
         (source, "the refused copy, with what was written to it") for source in ("config.settings", "files.uploads")
@@ -171,37 +172,37 @@ def test_a_refused_copy_is_named_with_the_day_of_its_end(small):
     assert facts["back_seconds"] is None
 
 
-def test_beyond_the_objectives_is_said(small):
-    run = small.restore()
-    forward(small, run)
+def test_beyond_the_objectives_is_said(system):
+    run = system.restore()
+    run_until(system, run)
     facts = write.describe(run, "")
     late = facts | {"data_loss_seconds": timedelta(hours=25).total_seconds(), "back_seconds": timedelta(hours=3).total_seconds()}
     assert write.render(facts).count("within") == 2
     assert write.render(late).count("BEYOND") == 2
     ahead = write.render(facts | {"data_loss_seconds": -3600.0})
     assert "Data loss unknown, since the set is dated 1 h in the future" in ahead
-    end(run)
+    teardown(run)
 
 
-def test_waiting_for_people_is_told_apart_from_work(small):
-    run = small.restore()
-    forward(small, run, "preflight")
-    to_gate(run, "plan")
+def test_waiting_for_people_is_told_apart_from_work(system):
+    run = system.restore()
+    run_until(system, run, "preflight")
+    approve_gate(run, "plan")
     facts = write.describe(run, "")
     (asked,) = run.journal.said("asked")
     (approved,) = run.journal.said("approved")
     assert facts["waiting_seconds"] == pytest.approx((approved.time - asked.time).total_seconds())
     assert facts["working_seconds"] == pytest.approx(facts["restore_seconds"] - facts["waiting_seconds"])
-    end(run)
+    teardown(run)
 
 
 def test_gates_that_the_place_does_not_have_are_not_missed(tmp_path):
-    small = Small(tmp_path / "small", "small", gates=())
-    (small.elsewhere / "storage").mkdir(parents=True)
-    small.back_up()
-    run = small.restore()
-    forward(small, run, request=small.ask(run, target="elsewhere", requester=""))
-    assert end(run) == ""
+    system = SampleSystem(tmp_path / "small", "small", gates=())
+    (system.elsewhere / "storage").mkdir(parents=True)
+    system.back_up()
+    run = system.restore()
+    run_until(system, run, request=system.ask(run, target="elsewhere", requester=""))
+    assert teardown(run) == ""
     facts = json.loads((run.folder / "report.json").read_text())
     assert [facts[name] for name in ("result", "target", "gates", "answers", "set_aside")] == ["success", "elsewhere", [], [], []]
     text = (run.folder / "report.md").read_text()
@@ -210,23 +211,23 @@ def test_gates_that_the_place_does_not_have_are_not_missed(tmp_path):
 
 
 def test_a_gate_that_the_place_has_is_missed(tmp_path):
-    small = Small(tmp_path / "small", "small", gates=("accept",))
-    (small.elsewhere / "storage").mkdir(parents=True)
-    small.back_up()
-    run = small.restore()
-    forward(small, run, "check", small.ask(run, target="elsewhere"))
-    assert "in use, but nobody accepted it" in end(run)
+    system = SampleSystem(tmp_path / "small", "small", gates=("accept",))
+    (system.elsewhere / "storage").mkdir(parents=True)
+    system.back_up()
+    run = system.restore()
+    run_until(system, run, "check", system.ask(run, target="elsewhere"))
+    assert "in use, but nobody accepted it" in teardown(run)
 
 
-def in_place(small, run):
-    return small.ask(run, sources=("files.uploads",), method="in place")
+def in_place(system, run):
+    return system.ask(run, sources=("files.uploads",), method="in place")
 
 
-def test_in_place_the_safety_set_is_named_as_the_way_back(small):
-    (small.home / ".env").write_text("the safety set wants all sources\n")
-    run = small.restore()
-    forward(small, run, request=in_place(small, run))
-    assert end(run) == ""
+def test_in_place_the_safety_set_is_named_as_the_way_back(system):
+    (system.home / ".env").write_text("the safety set wants all sources\n")
+    run = system.restore()
+    run_until(system, run, request=in_place(system, run))
+    assert teardown(run) == ""
     safety = run.safety.manifest().set_id
     facts = json.loads((run.folder / "report.json").read_text())
     assert [facts[name] for name in ("method", "safety_set", "set_aside")] == ["in place", safety, []]
@@ -234,23 +235,23 @@ def test_in_place_the_safety_set_is_named_as_the_way_back(small):
     assert f"**safety set {safety}**, held until maintenance releases it" in (run.folder / "report.md").read_text()
 
 
-def test_in_place_a_refusal_says_from_where_the_data_came_back(small):
-    (small.home / ".env").write_text("the safety set wants all sources\n")
-    before = small.fingerprint()
-    run = small.restore()
-    forward(small, run, "check", in_place(small, run))
+def test_in_place_a_refusal_says_from_where_the_data_came_back(system):
+    (system.home / ".env").write_text("the safety set wants all sources\n")
+    before = system.fingerprint()
+    run = system.restore()
+    run_until(system, run, "check", in_place(system, run))
     answers.show(run, "accept", gate_text(run, "accept"))
     answers.reject(run, "accept", "bob")
     words = f"bob rejected the gate 'accept'; the data of before was loaded again from the safety set {run.safety.manifest().set_id}"
-    assert words in end(run)
-    assert small.fingerprint() == before
+    assert words in teardown(run)
+    assert system.fingerprint() == before
 
 
-def test_a_dry_run_is_a_report_that_stays_here(small):
-    before = [sorted(path.rglob("*")) for path in small.set_folders(small.set_id)]
-    run = small.restore()
-    forward(small, run, "preflight", small.ask(run, dry_run=True))
-    assert end(run) == ""
+def test_a_dry_run_is_a_report_that_stays_here(system):
+    before = [sorted(path.rglob("*")) for path in system.set_folders(system.set_id)]
+    run = system.restore()
+    run_until(system, run, "preflight", system.ask(run, dry_run=True))
+    assert teardown(run) == ""
     facts = json.loads((run.folder / "report.json").read_text())
     assert (facts["kind"], facts["result"]) == ("dry run", "dry run")
     text = (run.folder / "report.md").read_text()
@@ -259,18 +260,18 @@ def test_a_dry_run_is_a_report_that_stays_here(small):
     assert run.findings().text in text
     assert "To be filled in" not in text
     assert run.journal.closed
-    assert [sorted(path.rglob("*")) for path in small.set_folders(small.set_id)] == before
+    assert [sorted(path.rglob("*")) for path in system.set_folders(system.set_id)] == before
 
 
-def test_a_dry_run_that_was_refused_has_failed(small):
-    run = small.restore()
-    forward(small, run, "choose", small.ask(run, dry_run=True))
-    assert "The dry run found that the restore would fail" in end(run)
+def test_a_dry_run_that_was_refused_has_failed(system):
+    run = system.restore()
+    run_until(system, run, "choose", system.ask(run, dry_run=True))
+    assert "The dry run found that the restore would fail" in teardown(run)
     assert json.loads((run.folder / "report.json").read_text())["result"].startswith("The dry run found")
 
 
-def test_without_a_set_there_is_no_report(small):
-    run = small.restore()
+def test_without_a_set_there_is_no_report(system):
+    run = system.restore()
     with pytest.raises(RestoreError, match="No set was chosen"):
         write.finish(run)
     assert run.journal.closed

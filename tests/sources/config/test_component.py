@@ -18,8 +18,8 @@ from recovery.plan.kinds.config import ConfigSettings
 from recovery.runners.local import LOCAL
 from recovery.sources.config.component import Config
 from recovery.sources.trees import filesystem
-from tests.sources.files.test_local import Killed, Killer, killed_at_each_point
 from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
+from tests.support.kills import Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up
 
 PASSWORD = "correct-horse-battery"
@@ -370,12 +370,13 @@ def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, th
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
-    killer = Killer(monkeypatch)
+    killer = Killer()
+    killer.watch(monkeypatch, filesystem.rename)
     restores = {}
 
     def switch(steps: int) -> None:
         restore = restores[steps] = a_restore(tmp_path, config="all")
-        restore.on_journal = killer.tick
+        restore.on_journal = killer.point
         left, killer.left = killer.left, None
         component.stage(restore)
         killer.left = left
@@ -399,7 +400,8 @@ def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, th
 def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch):
     disturb(home)
     later = comparable(home)
-    killer = Killer(monkeypatch)
+    killer = Killer()
+    killer.watch(monkeypatch, filesystem.rename)
     restores = {}
 
     def back(steps: int) -> None:
@@ -407,7 +409,7 @@ def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch):
         left, killer.left = killer.left, None
         component.stage(restore)
         component.switch(restore)
-        restore.on_journal = killer.tick
+        restore.on_journal = killer.point
         killer.left = left
         component.switch_back(restore)
 
@@ -436,7 +438,3 @@ def test_rename_that_the_system_refuses(tmp_path, home, component, monkeypatch):
         component.switch(restore)
     component.switch_back(restore)
     assert comparable(home) == later
-
-
-def test_killed_is_no_error_that_code_may_catch():
-    assert not issubclass(Killed, Exception)

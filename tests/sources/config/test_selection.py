@@ -14,9 +14,9 @@ from recovery.plan.location import lies_in
 from recovery.runners.local import LOCAL
 from recovery.sources.config.component import Config
 from recovery.sources.trees import filesystem
-from tests.sources.config.test_component import OLD_PASSWORD, PASSWORD, Killer, comparable, config, disturb, finished, home, switched, texts
-from tests.sources.files.test_local import Killed, killed_at_each_point
+from tests.sources.config.test_component import OLD_PASSWORD, PASSWORD, comparable, config, disturb, finished, home, switched, texts
 from tests.support.file_zoo import entries, snapshot
+from tests.support.kills import Killed, Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up
 
 __all__ = ["home"]
@@ -416,18 +416,13 @@ def test_a_set_that_can_not_be_fetched_leaves_everything_in_place_as_it_is(tmp_p
     assert len(forth.journalled("dropping")) == 1
 
 
-def ticking(killer: Killer, do):
-    return lambda *given: (killer.tick(), do(*given))[1]
-
-
 @pytest.mark.parametrize("then", ["again", "back"])
 def test_killed_in_place_at_any_point(tmp_path, home, component, monkeypatch, then):
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
-    killer = Killer(monkeypatch)
-    for name in ("clear", "set_metadata"):
-        monkeypatch.setattr(filesystem, name, ticking(killer, getattr(filesystem, name)))
+    killer = Killer()
+    killer.watch(monkeypatch, filesystem.rename, filesystem.clear, filesystem.set_metadata)
     safe = config(home)
     safe.damaged = True
     back_up(safe, tmp_path / "safety")
@@ -435,7 +430,7 @@ def test_killed_in_place_at_any_point(tmp_path, home, component, monkeypatch, th
 
     def replace(steps: int) -> None:
         forth = restores[steps] = a_restore(tmp_path, options={"config": "all"}, in_place=True)
-        forth.on_journal = killer.tick
+        forth.on_journal = killer.point
         component.replace(forth)
 
     for steps in killed_at_each_point(killer, replace):
@@ -458,7 +453,3 @@ def test_a_backup_of_what_a_disaster_left(tmp_path, home, component):
     assert f"{home}/custom"[1:] in entries(tmp_path / "safety", "settings")
     (tmp_path / "dump").mkdir()
     assert component.dump(tmp_path / "dump", lambda: None).warnings == (f"settings: not there, so not in the set: {home}/.env.",)
-
-
-def test_killed_is_no_error_that_code_may_catch():
-    assert not issubclass(Killed, Exception)

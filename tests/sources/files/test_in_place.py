@@ -15,12 +15,14 @@ from recovery.restore import answers
 from recovery.runners.local import LOCAL
 from recovery.sources.files.local import Files
 from recovery.sources.trees import filesystem
-from tests.sources.files.test_local import Killed, Unsealed, finding_texts, restored, unsealed
+from tests.sources.files.test_local import Unsealed, finding_texts, restored, unsealed
 from tests.sources.files.test_selection import age, apart, below, fill
 from tests.support import file_zoo
 from tests.support.file_zoo import as_nobody, open_up, snapshot
+from tests.support.kills import Killed, Killer
 from tests.support.local_restore import LocalRestore, back_up
-from tests.support.small import Small, end, forward
+from tests.support.restore_driver import run_until, teardown
+from tests.support.system import SampleSystem
 
 
 def files(folder: Path, *exclude: str, damaged: bool = False) -> Files:
@@ -432,34 +434,6 @@ def test_a_proof_in_place_that_fails(tmp_path, live):
 # Kills --------------------------------------------------------------------------------------------------------------
 
 
-class Killer:
-    """Ends the process at the nth thing that is removed, unpacked, said or written."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.left = None
-        for module, name in ((os, "unlink"), (os, "rmdir"), (filesystem, "set_metadata"), (filesystem, "rename"), (filesystem, "sync")):
-            monkeypatch.setattr(module, name, self.ticking(getattr(module, name)))
-
-    def ticking(self, do):
-        def doing(*given, **named):
-            self.tick()
-            return do(*given, **named)
-
-        return doing
-
-    def watch(self, restore: LocalRestore) -> None:
-        unpack = type(restore).unpack
-        restore.on_journal = self.tick
-        restore.unpack = lambda artifact, folder, only: unpack(restore, artifact, folder, self.ticking(only))
-
-    def tick(self, *_args) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Killed
-
-
 @pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
 @pytest.mark.parametrize(("then", "first"), [("again", 0), ("back", 1), ("back again", 2)])
 def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, stride):
@@ -467,9 +441,11 @@ def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, str
     os.link(live / "changed", live / "z")
     age(live)
     both = Both(tmp_path, live, *only)
-    killer = Killer(monkeypatch)
-    killer.watch(both.forth)
-    killer.watch(both.back)
+    killer = Killer()
+    killer.watch(monkeypatch, os.unlink, os.rmdir, filesystem.set_metadata, filesystem.rename, filesystem.sync)
+    for restore in (both.forth, both.back):
+        restore.on_journal = killer.point
+        killer.watch_unpacking(restore)
     asked = ["lost/c", "sub", "changed", "z"] if only else ["."]
 
     for left in itertools.count(first, 3 * stride):
@@ -534,20 +510,20 @@ def test_what_can_not_be_looked_at_is_not_removed(tmp_path, live):
 
 def test_a_whole_restore_where_folder_and_settings_are_gone(tmp_path):
     """Their safety set has nothing of them; refused at the last gate, they are gone again."""
-    small = Small(tmp_path / "small", "small")
-    set_id = small.back_up()
-    saved = small.fingerprint()
-    shutil.rmtree(small.storage)
-    shutil.rmtree(small.home / "custom")
-    before = snapshot(small.home, times=False)
+    system = SampleSystem(tmp_path / "small", "small")
+    set_id = system.back_up()
+    saved = system.fingerprint()
+    shutil.rmtree(system.storage)
+    shutil.rmtree(system.home / "custom")
+    before = snapshot(system.home, times=False)
     for number, refused in enumerate([True, False]):
-        run = small.restore(f"restore {number}")
-        forward(small, run, "gate accept" if refused else "keep", small.ask(run, set=set_id, method="in place", config="all"))
-        assert small.fingerprint() == saved
+        run = system.restore(f"restore {number}")
+        run_until(system, run, "gate accept" if refused else "keep", system.ask(run, set=set_id, method="in place", config="all"))
+        assert system.fingerprint() == saved
         if refused:
             answers.reject(run, "accept", "alice")
-        assert end(run) == "" or refused
-        assert small.storage.exists() != refused
-        assert not refused or snapshot(small.home, times=False) == before
-    assert small.fingerprint() == saved
-    assert small.leftovers() == []
+        assert teardown(run) == "" or refused
+        assert system.storage.exists() != refused
+        assert not refused or snapshot(system.home, times=False) == before
+    assert system.fingerprint() == saved
+    assert system.leftovers() == []

@@ -4,7 +4,6 @@
 # ruff: noqa: PTH101, PTH108, PTH118, PTH123
 
 import fcntl
-import itertools
 import json
 import os
 import shutil
@@ -27,13 +26,10 @@ from recovery.sources.trees import filesystem
 from recovery.sources.trees.inventory import refuse_moved
 from tests.support import file_zoo
 from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
+from tests.support.kills import Killed, Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up, identities, reader_of
 
 IS_ROOT = os.geteuid() == 0
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def files(folder: Path, *exclude: str) -> Files:
@@ -552,33 +548,12 @@ def without(tree: dict, *names: bytes) -> dict:
     return {path: what for path, what in tree.items() if path not in names}
 
 
-class Killer:
-    """Ends the process at the nth journal entry or rename."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.left = None
-        rename = filesystem.rename
-        monkeypatch.setattr(filesystem, "rename", lambda *paths: (self.tick(), rename(*paths)))
-
-    def tick(self, *_args) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Killed
-
-
-def killed_at_each_point(killer, do):
-    """For each n: whether doing it was killed at its nth step; ends after the first time that nothing is left to kill."""
-    for steps in itertools.count():
-        killer.left = steps
-        try:
-            do(steps)
-        except Killed:
-            yield steps
-        else:
-            killer.left = None
-            return
+@pytest.fixture
+def killer(monkeypatch):
+    """Ends the process at a rename; a test adds the entries of the journal."""
+    killer = Killer()
+    killer.watch(monkeypatch, filesystem.rename)
+    return killer
 
 
 @pytest.fixture
@@ -591,14 +566,13 @@ def disturbed(tmp_path, live):
 
 
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, then):
+def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, killer, then):
     component, saved, later = disturbed
-    killer = Killer(monkeypatch)
     restores = {}
 
     def switch(steps: int) -> None:
         restore = restores[steps] = LocalRestore(tmp_path / "set", tmp_path / f"work{steps}")
-        restore.on_journal = killer.tick
+        restore.on_journal = killer.point
         left, killer.left = killer.left, None
         component.stage(restore)
         killer.left = left
@@ -619,9 +593,8 @@ def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, monkeypatch, th
     assert points == 10, "an entry of the journal, four entries set aside, four brought, an entry of the journal"
 
 
-def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, monkeypatch):
+def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, killer):
     component, saved, later = disturbed
-    killer = Killer(monkeypatch)
     restores = {}
 
     def back(steps: int) -> None:
@@ -631,7 +604,7 @@ def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, monkeypatch):
         component.switch(restore)
         assert without(snapshot(live), b"scratch.tmp") == saved
         (live / "written later").touch()
-        restore.on_journal = killer.tick
+        restore.on_journal = killer.point
         killer.left = left
         component.switch_back(restore)
 
@@ -689,9 +662,8 @@ def test_after_the_way_back_there_is_no_switch(tmp_path, disturbed):
         component.stage(restore)
 
 
-def test_a_half_switch_is_not_discarded(tmp_path, disturbed, monkeypatch):
+def test_a_half_switch_is_not_discarded(tmp_path, disturbed, killer):
     component, _, _ = disturbed
-    killer = Killer(monkeypatch)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     component.stage(restore)
     killer.left = 3

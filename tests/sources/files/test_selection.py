@@ -12,10 +12,12 @@ from recovery.plan.kinds.files import FilesSettings
 from recovery.plan.location import lies_in
 from recovery.runners.local import LOCAL
 from recovery.sources.files.local import Files
+from recovery.sources.trees import filesystem
 from recovery.sources.trees.selection import Only
-from tests.sources.files.test_local import Killer, finding_texts, killed_at_each_point, restored
+from tests.sources.files.test_local import finding_texts, restored
 from tests.support import file_zoo
 from tests.support.file_zoo import snapshot
+from tests.support.kills import Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up
 
 OLD = 1_600_000_000_000_000_001
@@ -192,13 +194,14 @@ def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then):
     shutil.rmtree(live / "2025")
     age(live)
     later = snapshot(live)
-    killer = Killer(monkeypatch)
+    killer = Killer()
+    killer.watch(monkeypatch, filesystem.rename)
     restores = {}
     touched = ["2025", "2026/03/deep/three.pdf", "a.pdf", "2026/04"]
 
     def switch(steps: int) -> None:
         restore = restores[steps] = a_restore(tmp_path, "2025/**/*.pdf", "2026/03/deep/three.pdf", "a.pdf", "2026/04")
-        restore.on_journal = killer.tick
+        restore.on_journal = killer.point
         left, killer.left = killer.left, None
         component.stage(restore)
         killer.left = left

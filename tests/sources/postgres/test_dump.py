@@ -10,7 +10,7 @@ from recovery.common.errors import ArtifactError, SourceError, SourceUnreachable
 from recovery.packs.content_index import read_rows
 from recovery.runners.local import LOCAL
 from recovery.sources.postgres.client import find_bin
-from recovery.sources.postgres.databases.stage import _steps
+from recovery.sources.postgres.databases.stage import in_steps
 from recovery.sources.postgres.dump.archive import read_pack
 from sandbox.servers import postgres_bin
 from tests.sources.postgres.dump.test_archive import members
@@ -260,7 +260,7 @@ def entry(what):
     ],
 )
 def test_what_is_restored_one_by_one(entries, steps):
-    found = _steps([entry(what) for what in entries.split(", ")], 4)
+    found = in_steps([entry(what) for what in entries.split(", ")], 4)
     assert found == [([entry(what) for what in chosen.split(", ")], jobs) for chosen, jobs in steps]
 
 

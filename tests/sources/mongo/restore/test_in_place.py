@@ -8,10 +8,10 @@ import pytest
 from recovery.common.errors import RestoreError, SourceError
 from recovery.common.files import empty_folder
 from recovery.packs.content_diff import compare
-from recovery.sources.mongo.restore.load import Target
 from sandbox.servers import Mongo as MongoServer
+from tests.support.kills import MongoKiller, killed_at_tool
 from tests.support.local_restore import LocalRestore, back_up, read_dump
-from tests.support.mongo_samples import OLD, Killed, Killer, hard_content, mongo, rows_of, series, state
+from tests.support.mongo_samples import OLD, hard_content, mongo, rows_of, series, state
 
 _names = itertools.count()
 
@@ -167,9 +167,9 @@ def changed(mongo_server, db, tmp_path):
 
 def test_killed_anywhere_it_is_done_again_or_taken_back(changed, db, tmp_path, monkeypatch, stride):
     restore, wanted, before = changed
-    killer = Killer(monkeypatch)
+    killer = MongoKiller(monkeypatch)
     journal = restore.forward._journal
-    restore.forward.on_journal = killer.count
+    restore.forward.on_journal = killer.point
     for at in itertools.count(0, stride):
         journal.unlink(missing_ok=True)
         killed = killer.dies(at, lambda: restore.component.replace(restore.forward))
@@ -278,16 +278,8 @@ def test_the_roles_backup_and_restore_are_enough(mongo_server, client, changed, 
 def test_what_is_loaded_twice_is_dropped_first(changed, monkeypatch):
     """A kill in the middle of mongorestore leaves half of it; the next attempt begins with nothing."""
     restore, _, _ = changed
-    load = Target.load
-
-    def half(target, folder, **kwargs):
-        load(target, folder, **kwargs)
-        raise Killed
-
-    monkeypatch.setattr(Target, "load", half)
-    with pytest.raises(Killed):
+    with killed_at_tool(monkeypatch, "mongorestore", after=True):
         restore.component.replace(restore.forward)
-    monkeypatch.setattr(Target, "load", load)
     restore.replace(restore.forward)
 
 

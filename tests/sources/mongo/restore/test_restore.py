@@ -18,10 +18,11 @@ from recovery.sources.mongo.client import ClientTools
 from recovery.sources.mongo.component import Mongo
 from recovery.sources.mongo.restore import load as restore_load
 from recovery.sources.mongo.restore import timeseries
-from recovery.sources.mongo.restore.load import Target, mongorestore
+from recovery.sources.mongo.restore.load import mongorestore
 from sandbox.servers import Mongo as MongoServer
+from tests.support.kills import Killed, MongoKiller, killed_at_tool
 from tests.support.local_restore import LocalRestore, back_up
-from tests.support.mongo_samples import OLD, TOOLS, Killed, Killer, endpoint, hard_content, mongo, series, state
+from tests.support.mongo_samples import OLD, TOOLS, endpoint, hard_content, mongo, series, state
 
 names = itertools.count()
 
@@ -367,12 +368,12 @@ def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, c
     component, set_folder = changed
     wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"}]
     before = state(component, tmp_path / "before")
-    killer = Killer(monkeypatch)
+    killer = MongoKiller(monkeypatch)
     at = 0
     while True:
         restore = LocalRestore(set_folder, tmp_path / f"work{at}")
         component.stage(restore)
-        restore.on_journal = killer.count
+        restore.on_journal = killer.point
         killed = killer.dies(at, lambda: component.switch(restore))  # noqa: B023 - called at once
         if at % 3 == 0:
             component.switch(restore)
@@ -394,7 +395,7 @@ def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, c
 
 def test_a_stage_that_is_killed_starts_afresh(server, db, changed, tmp_path, monkeypatch):
     component, set_folder = changed
-    killer = Killer(monkeypatch)
+    killer = MongoKiller(monkeypatch)
     restore = LocalRestore(set_folder, tmp_path / "work")
     for at in itertools.count():
         if not killer.dies(at, lambda: component.stage(restore)):
@@ -430,15 +431,8 @@ def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db,
     component = mongo(server, db.name)
     restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
     if killed:
-        load = Target.load
-
-        def die(*_args, **_kwargs):
-            raise Killed
-
-        monkeypatch.setattr(Target, "load", die)
-        with pytest.raises(Killed):
+        with killed_at_tool(monkeypatch, "mongorestore"):
             component.switch(restore)
-        monkeypatch.setattr(Target, "load", load)
         db.weather.insert_one({"who": "somebody"})
     else:
         bring = timeseries.bring
@@ -524,7 +518,7 @@ def test_what_writes_during_the_switch_stops_it_and_is_set_aside_on_the_way_back
     db.busy.insert_one({"_id": "live"})
     component = mongo(server, db.name)
     restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
-    killer = Killer(monkeypatch)
+    killer = MongoKiller(monkeypatch)
     restore.on_journal = lambda *_: setattr(killer, "left", 1)
     with pytest.raises(Killed):
         component.switch(restore)

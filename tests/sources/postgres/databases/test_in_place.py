@@ -4,7 +4,8 @@ import psycopg
 import pytest
 
 from recovery.common.errors import RestoreError
-from recovery.sources.postgres.databases import in_place, stage
+from recovery.sources.postgres.databases import in_place
+from tests.support.kills import Killed, killed_at_statement
 from tests.support.local_restore import LocalRestore, read_dump
 from tests.support.postgres_site import Site, contents, texts
 
@@ -103,67 +104,68 @@ def test_the_proof_is_of_what_has_the_live_names(site, live):
     assert found == {("table", "public.t"), ("database", "cask"), ("role", "ip_gone")}
 
 
-class KilledError(BaseException):
-    """Stands for the end of the process: nothing after it runs."""
+DRESSING = r"^ALTER DATABASE .* OWNER TO"
+POINTS = {
+    "before a database is created": {"pattern": "^CREATE DATABASE"},
+    "after a database is created": {"pattern": "^REVOKE ALL ON DATABASE", "after": True},
+    "after the roles are created": {"pattern": "^DROP DATABASE"},
+    "after a database is loaded": {"pattern": "^ANALYZE", "after": True},
+    "before a database has its settings": {"pattern": DRESSING},
+    "after a database has its settings": {"pattern": "COMMIT", "since": DRESSING},
+    "after the roles log in": {"pattern": "COMMIT", "since": "awaken"},
+    "before what was not there is removed": {"pattern": "COMMIT", "since": "awaken", "after": True},
+}
+"""Statements, as :func:`killed_at_statement` takes them; they count ``since`` a statement or a step of the journal."""
 
 
-POINTS = [
-    (stage, "_create_database", False),
-    (stage, "_create_database", True),
-    (in_place, "create_roles", True),
-    (in_place, "load", True),
-    (in_place, "dress", False),
-    (in_place, "dress", True),
-    (in_place, "awaken", True),
-    (in_place, "_remove_what_was_not", False),
-]
-
-
-def killed(monkeypatch, module, name, replace, *, after, call):
-    """Replace, and end it in a call of one of its steps."""
-    real = getattr(module, name)
-    calls = []
-
-    def die(*arguments, **named):
-        calls.append(1)
-        found = real(*arguments, **named) if after or len(calls) < call else None
-        if len(calls) == call:
-            raise KilledError
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, die)
-        with pytest.raises(KilledError):
-            replace()
+def killed(monkeypatch, point, component, restore, nth=1):
+    """Replace, and end it at a point."""
+    asked = POINTS[point] | {"nth": nth}
+    if asked.get("since") == "awaken":
+        asked["since"] = (restore, "awaken")
+    with killed_at_statement(monkeypatch, **asked):
+        component.replace(restore)
 
 
 def test_nobody_can_write_to_one_while_another_is_loaded(site, live, monkeypatch):
     site.create("cask", "CREATE TABLE t AS SELECT 'live' AS state")
-    killed(monkeypatch, stage, "_create_database", lambda: live.component.replace(live.forward), after=False, call=1)
+    killed(monkeypatch, "before a database is created", live.component, live.forward)
     assert site.own_databases() == {"cart"}
 
 
-@pytest.mark.parametrize(("module", "name", "after"), [POINTS[1], POINTS[5], POINTS[6]])
-def test_a_kill_is_resumed(site, live, monkeypatch, module, name, after):
-    killed(monkeypatch, module, name, lambda: live.component.replace(live.forward), after=after, call=1)
+@pytest.mark.parametrize("point", ["after a database is created", "after a database has its settings", "after the roles log in"])
+def test_a_kill_is_resumed(site, live, monkeypatch, point):
+    killed(monkeypatch, point, live.component, live.forward)
     live.component.replace(live.forward)
     assert live.component.prove(live.forward) == []
     assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
     assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
 
 
-@pytest.mark.parametrize(("module", "name", "after", "call"), [(*point, 1) for point in POINTS[:-1]] + [(*POINTS[0], 2), (*POINTS[3], 2)])
-def test_a_kill_is_taken_back(site, live, monkeypatch, module, name, after, call):
-    killed(monkeypatch, module, name, lambda: live.component.replace(live.forward), after=after, call=call)
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [*((point, 1) for point in list(POINTS)[:-1]), ("before a database is created", 2), ("after a database is loaded", 2)],
+)
+def test_a_kill_is_taken_back(site, live, monkeypatch, point, nth):
+    killed(monkeypatch, point, live.component, live.forward, nth)
     live.component.replace(live.back)
     assert live.component.prove(live.back) == []
     assert as_before(site)
 
 
-@pytest.mark.parametrize(("module", "name", "after"), [POINTS[0], POINTS[2], POINTS[5], POINTS[6], POINTS[7]])
-def test_a_killed_way_back_is_resumed(site, live, monkeypatch, module, name, after):
+@pytest.mark.parametrize(
+    "point",
+    [
+        "before a database is created",
+        "after the roles are created",
+        "after a database has its settings",
+        "after the roles log in",
+        "before what was not there is removed",
+    ],
+)
+def test_a_killed_way_back_is_resumed(site, live, monkeypatch, point):
     live.component.replace(live.forward)
-    killed(monkeypatch, module, name, lambda: live.component.replace(live.back), after=after, call=1)
+    killed(monkeypatch, point, live.component, live.back)
     live.component.replace(live.back)
     assert live.component.prove(live.back) == []
     assert as_before(site)
@@ -178,10 +180,10 @@ def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
     def die(step, facts):
         steps.append(step)
         if len(steps) == said:
-            raise KilledError
+            raise Killed
 
     live.forward.on_journal = die
-    with pytest.raises(KilledError):
+    with pytest.raises(Killed):
         live.component.replace(live.forward)
     if live.forward.journalled("dropping"):
         live.component.replace(live.back)

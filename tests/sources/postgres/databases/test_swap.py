@@ -10,6 +10,7 @@ from recovery.common.errors import ProofError, RestoreError
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.databases import swap
 from sandbox.servers import Postgres
+from tests.support.kills import Killed, die, killed_at_statement, killed_at_step
 from tests.support.local_restore import read_dump
 from tests.support.postgres_site import Site, contents
 
@@ -143,40 +144,30 @@ def test_kept_copies_are_listed_and_dropped(site, shop):
     assert names(site) == {"shop", "stock", "shop__before_00000000_not"}
 
 
-class KilledError(BaseException):
-    """Stands for the end of the process: nothing after it runs."""
+ENDED = r"pg_terminate_backend"
+RENAMED = r"RENAME TO"
+POINTS = {
+    "before the journal has the switch": lambda restore, _: killed_at_step(restore, "switch", after=False),
+    "before the databases are closed": lambda restore, _: killed_at_step(restore, "switch", after=True),
+    "after the databases are closed": lambda _, patch: killed_at_statement(patch, ENDED, after=True),
+    "before the first rename": lambda _, patch: killed_at_statement(patch, RENAMED),
+    "after the first database is open": lambda _, patch: killed_at_statement(patch, "ALLOW_CONNECTIONS true", after=True),
+    "before the commit": lambda _, patch: killed_at_statement(patch, "COMMIT"),
+}
+BACK_POINTS = {
+    "before the databases are closed": lambda restore, _: killed_at_step(restore, "switch back", after=True),
+    "after the databases are closed": lambda _, patch: killed_at_statement(patch, ENDED, after=True),
+    "after the first rename": lambda _, patch: killed_at_statement(patch, RENAMED, after=True),
+    "before the first role is asleep": lambda _, patch: killed_at_statement(patch, "ALTER ROLE .* NOLOGIN"),
+}
 
 
-def kill_in(monkeypatch, name, *, after):
-    """End the next call of a step of the switch, before it began or after it was done."""
-    real = getattr(swap, name)
-
-    def die(*arguments):
-        if after:
-            real(*arguments)
-        raise KilledError
-
-    monkeypatch.setattr(swap, name, die)
-
-
-POINTS = [
-    ("_refuse_prepared", True),
-    ("_close", False),
-    ("_close", True),
-    ("_switch_one", False),
-    ("_switch_one", True),
-    ("awaken", True),
-]
-
-
-@pytest.mark.parametrize(("step", "after"), POINTS)
-def test_a_killed_switch_is_resumed(site, shop, monkeypatch, step, after):
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_switch_is_resumed(site, shop, monkeypatch, point):
     component, restore = shop
     component.stage(restore)
-    with monkeypatch.context() as patch:
-        kill_in(patch, step, after=after)
-        with pytest.raises(KilledError):
-            component.switch(restore)
+    with POINTS[point](restore, monkeypatch):
+        component.switch(restore)
     component.switch(restore)
     assert state(site) == state(site, "stock") == "saved"
     component.switch(restore)
@@ -185,14 +176,12 @@ def test_a_killed_switch_is_resumed(site, shop, monkeypatch, step, after):
     assert as_before(site)
 
 
-@pytest.mark.parametrize(("step", "after"), POINTS)
-def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, step, after):
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, point):
     component, restore = shop
     component.stage(restore)
-    with monkeypatch.context() as patch:
-        kill_in(patch, step, after=after)
-        with pytest.raises(KilledError):
-            component.switch(restore)
+    with POINTS[point](restore, monkeypatch):
+        component.switch(restore)
     component.switch_back(restore)
     assert state(site) == state(site, "stock") == "live"
     component.discard(restore)
@@ -200,15 +189,13 @@ def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, step, after):
     assert not may_log_in(site, "gone", "gone")
 
 
-@pytest.mark.parametrize(("step", "after"), [("_close", False), ("_close", True), ("_rename", True), ("asleep", True)])
-def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, step, after):
+@pytest.mark.parametrize("point", BACK_POINTS)
+def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, point):
     component, restore = shop
     component.stage(restore)
     component.switch(restore)
-    with monkeypatch.context() as patch:
-        kill_in(patch, step, after=after)
-        with pytest.raises(KilledError):
-            component.switch_back(restore)
+    with BACK_POINTS[point](restore, monkeypatch):
+        component.switch_back(restore)
     component.switch_back(restore)
     component.switch_back(restore)
     component.discard(restore)
@@ -218,12 +205,8 @@ def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, step, after):
 def test_a_kill_when_the_journal_is_written_changes_nothing(site, shop):
     component, restore = shop
     component.stage(restore)
-
-    def die(step, facts):
-        raise KilledError
-
     restore.on_journal = die
-    with pytest.raises(KilledError):
+    with pytest.raises(Killed):
         component.switch(restore)
     assert state(site) == "live"
     component.switch_back(restore)
@@ -234,10 +217,8 @@ def test_a_kill_when_the_journal_is_written_changes_nothing(site, shop):
 def test_a_commit_whose_answer_was_lost_counts(site, shop, monkeypatch):
     component, restore = shop
     component.stage(restore)
-    with monkeypatch.context() as patch:
-        patch.setattr(swap.log, "info", lambda *words: (_ for _ in ()).throw(KilledError) if words[0].startswith("switched") else None)
-        with pytest.raises(KilledError):
-            component.switch(restore)
+    with killed_at_statement(monkeypatch, "COMMIT", after=True):
+        component.switch(restore)
     component.switch(restore)
     component.discard(restore)
     assert state(site) == "saved"
@@ -488,9 +469,9 @@ def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
         time.sleep(0.1)
     assert site.sql("postgres", workers)
     with site.server.connect("postgres", user="landlord", password="l") as connection:
-        swap._close(connection, ["house"])
+        swap.close(connection, ["house"])
         assert site.sql("postgres", workers)
-        swap._rename(connection, "house", "home")
+        swap.rename(connection, "house", "home")
     assert "home" in site.databases()
     site.sql("postgres", "DROP DATABASE home WITH (FORCE)", "DROP ROLE landlord")
 

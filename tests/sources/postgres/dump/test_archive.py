@@ -10,7 +10,7 @@ import xxhash
 
 from recovery.common.errors import ArtifactError
 from recovery.sources.postgres.dump.archive import lines, read_pack
-from recovery.sources.postgres.dump.table_reader import _texts
+from recovery.sources.postgres.dump.table_reader import texts_of
 
 TABLE = b"1\tx\\\\.\n2\t\\N\n3\t" + b"y" * 100 + b"\n"
 END = b"\\.\n\n\n"
@@ -98,4 +98,4 @@ def test_a_stream_of_tables_is_taken_apart():
     stream = b"".join(table + b"\\.\n" for table in tables)
     for size in (1, 3, 7, 5000):
         blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
-        assert [facts["bytes"] for facts in _texts(blocks)] == [len(table) for table in tables]
+        assert [facts["bytes"] for facts in texts_of(blocks)] == [len(table) for table in tables]

@@ -15,9 +15,9 @@ from recovery.runners.local import LOCAL
 from recovery.sources.postgres.component import Postgres
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.selection import Part, parse
-from recovery.sources.postgres.tables import create, swap
-from recovery.sources.postgres.tables import restore as tables_restore
+from recovery.sources.postgres.tables import swap
 from sandbox import servers
+from tests.support.kills import killed_at_statement, killed_at_step
 from tests.support.postgres_site import Site, contents
 
 SHOP = """
@@ -339,28 +339,13 @@ def test_nothing_goes_live_that_is_not_the_set(site, live, parts):
 # Kills ------------------------------------------------------------------------------------------------------------------
 
 
-class KilledError(BaseException):
-    """Stands for the end of the process: nothing after it runs."""
-
-
-def die(*_, **__):
-    raise KilledError
-
-
-@contextmanager
-def killed(monkeypatch, module, name):
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(module, name, die)
-        yield
-
-
 def test_a_switch_killed_before_its_end_has_changed_nothing(site, live, parts, monkeypatch):
     site.sql("shop", LOST)
     before = everything(site)
     restore = live("shop.shop.customer")
     parts.stage(restore)
-    for module, step in ((create, "create"), (create, "copy_rows"), (swap, "put_back"), (swap, "changed")):
-        with killed(monkeypatch, module, step):
+    for statement in ("CREATE TABLE", "COPY .* TO STDOUT", "ADD CONSTRAINT .* FOREIGN KEY", "COMMIT"):
+        with killed_at_statement(monkeypatch, statement):
             parts.switch(restore)
         assert everything(site) == before
         parts.switch_back(restore)
@@ -373,13 +358,10 @@ def test_a_kill_around_the_commit_is_resumed_and_taken_back(site, live, parts, m
     before = everything(site)
     restore = live("shop.shop.customer")
     parts.stage(restore)
-    restore.on_journal = die
-    with pytest.raises(KilledError):
+    with killed_at_step(restore, "switch tables", after=False):
         parts.switch(restore)
-    restore.on_journal = lambda step, facts: None
     assert everything(site) == before
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(tables_restore.log, "info", lambda *words: die() if words[0].startswith("switched:") else None)
+    with killed_at_statement(monkeypatch, "COMMIT", after=True):
         parts.switch(restore)
     switched = everything(site)
     assert switched != before
@@ -387,11 +369,10 @@ def test_a_kill_around_the_commit_is_resumed_and_taken_back(site, live, parts, m
     assert everything(site) == switched
     parts.discard(restore)
     assert everything(site) == switched
-    with killed(monkeypatch, tables_restore, "_drop_created"):
+    with killed_at_statement(monkeypatch, "^DROP SCHEMA", after=True):
         parts.switch_back(restore)
     assert everything(site) == switched
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(tables_restore.log, "info", lambda *words: die() if words[0].startswith("switched back") else None)
+    with killed_at_statement(monkeypatch, "COMMIT", after=True):
         parts.switch_back(restore)
     assert everything(site) == before
     parts.switch_back(restore)

@@ -101,7 +101,7 @@ def load(
     entries = archive.entries(server.runner, server.bin, folder)
     log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
     with server.maintenance([target.loaded]) as watch, telling(lambda: _so_far(watch, target, size)):
-        for chosen, side_by_side in _steps(excerpt.entries(entries) if excerpt else entries, jobs):
+        for chosen, side_by_side in in_steps(excerpt.entries(entries) if excerpt else entries, jobs):
             with archive.use_list(chosen) as option:
                 with server.runner.tool([*argv, option, f"--jobs={side_by_side}"], env=server.environment(target.facts["encoding"])):
                     pass
@@ -132,7 +132,7 @@ def _analyzed(connection: Connection, statement: SQL | Composed) -> bool:
     return True
 
 
-def _steps(entries: list[str], jobs: int) -> list[tuple[list[str], int]]:
+def in_steps(entries: list[str], jobs: int) -> list[tuple[list[str], int]]:
     """Entries of a dump in steps, each with the number of jobs that may work on it.
 
     Some kinds are restored one by one: attaching indexes of partitions side by side ends in deadlocks, and a partition's

@@ -42,7 +42,7 @@ def switch(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
             ours={target.name: number(connection, target.stage) for target in chosen},
         )
         live = [target.name for target in chosen if _lets_in(connection, target.name) is not None]
-        _close(connection, [*live, *(target.stage for target in chosen)])
+        close(connection, [*live, *(target.stage for target in chosen)])
         with in_words("Switching the databases", RestoreError), connection.transaction():
             for target in chosen:
                 _switch_one(connection, target, target.name in live)
@@ -122,8 +122,12 @@ def _allow(connection: Connection, database: str, allow: bool) -> None:
     connection.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(Identifier(database), Literal(allow)))
 
 
-def _close(connection: Connection, databases: Sequence[str]) -> None:
-    """Let nobody into databases any more, and end every session in them."""
+def close(connection: Connection, databases: Sequence[str]) -> None:
+    """Let nobody into databases any more, and end every session in them.
+
+    Raises:
+        RestoreError: if the server refuses, or a session does not end.
+    """
     with in_words(f"Closing {', '.join(databases)}", RestoreError):
         for database in databases:
             _allow(connection, database, False)
@@ -144,14 +148,15 @@ def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]
     return [f"{user} ({application}) in {database}, process {pid}" for pid, user, application, database, _ in rows]
 
 
-def _rename(connection: Connection, old: str, new: str) -> None:
+def rename(connection: Connection, old: str, new: str) -> None:
+    """Rename a database that nobody uses."""
     connection.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(old), Identifier(new)))
 
 
 def _switch_one(connection: Connection, target: Target, has_live: bool) -> None:
     if has_live:
-        _rename(connection, target.name, target.before)
-    _rename(connection, target.stage, target.name)
+        rename(connection, target.name, target.before)
+    rename(connection, target.stage, target.name)
     dress(connection, target)
     _allow(connection, target.name, True)
 
@@ -182,12 +187,12 @@ def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> N
     with server.maintenance(_involved(chosen)) as connection:
         restore.journal(_BACK)
         if _is_switched(connection, chosen, restore):
-            _close(connection, [target.name for target in chosen])
+            close(connection, [target.name for target in chosen])
             with in_words("Switching the databases back", RestoreError), connection.transaction():
                 for target in reversed(chosen):
-                    _rename(connection, target.name, target.stage)
+                    rename(connection, target.name, target.stage)
                     if (allow := was_open[target.name]) is not None:
-                        _rename(connection, target.before, target.name)
+                        rename(connection, target.before, target.name)
                         _allow(connection, target.name, allow)
                 for statement in asleep(connection, restore):
                     connection.execute(statement)

@@ -56,7 +56,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
             ]
             argv.append(f"--dbname={server.target(database)}")
             with server.runner.tool(argv, env=server.environment(encoding), output=True) as psql:
-                found = dict(zip(group, _texts(progress.counted(archive.blocks_of(psql.stdout))), strict=False))
+                found = dict(zip(group, texts_of(progress.counted(archive.blocks_of(psql.stdout))), strict=False))
         if len(found) != len(group):
             raise ProofError(
                 f"Only {len(found)} of {len(group)} tables of {database} could be read.", "See psql's messages above; prove again."
@@ -88,7 +88,7 @@ def _shared_out(names: list[str], tables: Mapping[str, Facts], jobs: int) -> lis
     return [group for group in groups if group]
 
 
-def _texts(blocks: Iterable[bytes]) -> Iterator[Facts]:
+def texts_of(blocks: Iterable[bytes]) -> Iterator[Facts]:
     """Facts of each table of a stream in which every table is followed by a line that no row can be."""
     text = archive.TableText()
     for found in archive.lines(blocks):

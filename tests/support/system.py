@@ -1,4 +1,4 @@
-"""Small whole systems with a plan each, backed up and restored by calling the steps, as Airflow's tasks do."""
+"""Sample systems with a plan each, which tests back up, damage and restore by calling the steps as Airflow's tasks do."""
 
 import json
 import os
@@ -15,9 +15,6 @@ from recovery.common.connections import Clients, Endpoint
 from recovery.common.errors import ConnectionUnusable
 from recovery.crypto.key_kit import create_keys
 from recovery.plan.loader import load_plan
-from recovery.restore import answers, choose_set, gate_texts, preflight, rollback, safety_backup
-from recovery.restore import steps as restore_steps
-from recovery.restore.report import write
 from recovery.restore.session import RestoreRun
 from recovery.runs.context import PlanContext
 from recovery.runs.restore_request import Request
@@ -25,8 +22,7 @@ from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.layout import new_set_id
 from sandbox import fingerprints, toolchain
 from sandbox.servers import postgres_bin
-
-GATES = ("plan", "switch", "accept")
+from tests.support.services import ControllableServices
 
 _PLAN = """\
 plan: {name}
@@ -54,22 +50,8 @@ tools: {{postgres: ["{postgres}"], mongo: ["{mongo}", "{mongod}"]}}
 pack: 150KiB
 {more}"""
 
-_SERVICE = """\
-#!/bin/sh
-# Notes what it is told. While the file hold-<verb>-<name> is there it waits, as a child of the task; fail-<verb>-<name> makes it fail.
-cd '{folder}'
-if [ -e "hold-$1-$2" ]; then
-    echo $PPID > "held-$1-$2.new" && mv "held-$1-$2.new" "held-$1-$2"
-    while [ -e "hold-$1-$2" ]; do sleep 0.1; done
-    rm -f "held-$1-$2"
-fi
-[ -e "fail-$1-$2" ] && {{ echo "$2 does not $1, on purpose"; exit 7; }}
-echo "$1 $2" >> services
-echo "$2: $1 is done"
-"""
 
-
-class Small:
+class SampleSystem(ControllableServices):
     """Uploads and settings, services that can be made to wait or fail, and if servers are given a database in each.
 
     Args:
@@ -100,13 +82,11 @@ class Small:
             (folder / sub).mkdir()
         self.plans.mkdir(exist_ok=True)
         self.keys = create_keys(folder / "keys", name)
-        service = folder / "service"
-        service.write_text(_SERVICE.format(folder=folder))
-        service.chmod(0o755)
+        self.install_services()
         self.write_plan()
         self.fill()
 
-    # What it is made of -----------------------------------------------------------------------------------------------
+    # Plan, Connections, data -----------------------------------------------------------------------------------------------
 
     def write_plan(self, **changes):
         """Write the plan file, with other settings than before."""
@@ -132,6 +112,13 @@ class Small:
         partial.write_text(text)
         partial.rename(self.plans / f"{self.name}.yaml")
 
+    def edit_plan(self, old, new):
+        """Exchange some text of the plan file, which must be there."""
+        path = self.plans / f"{self.name}.yaml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
     def _target(self):
         lines = ["targets:", "  elsewhere:", f"    gates: [{', '.join(self._gates)}]", "    sources:"]
         lines += [
@@ -146,6 +133,7 @@ class Small:
         return "\n".join(lines) + "\n"
 
     def plan(self):
+        """Its plan, as the file says now."""
         return load_plan(self.name, self.plans)
 
     def connections(self):
@@ -176,6 +164,7 @@ class Small:
         return PlanContext(plan or self.plan(), Clients(connect or self.connect, self.connect))
 
     def fill(self):
+        """Write files and settings, and a database on each server."""
         for number in range(6):
             path = self.storage / f"year{number % 3}" / f"upload {number}.bin"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +192,7 @@ class Small:
                 database.create_collection("running", viewOn="states", pipeline=[{"$match": {"_id": {"$lt": 9}}}])
 
     def sql(self, statement):
+        """Execute a statement in its PostgreSQL database."""
         with closed_after(self.postgres.connect(self.name)) as connection:
             connection.execute(statement)
 
@@ -220,7 +210,7 @@ class Small:
                 client[self.name].drop_collection("running")
                 client[self.name].wrong.insert_one({"_id": 1})
 
-    def damaged(self):
+    def backed_up_and_damaged(self):
         """Itself, backed up and then damaged: what it held is ``set_state``, in the set ``set_id``; what it holds now is ``before``."""
         self.set_id = self.back_up()
         self.set_state = self.fingerprint()
@@ -274,48 +264,25 @@ class Small:
                 found += [name for name in names if name.startswith(("__", "system.buckets.__"))]
         return sorted(found)
 
-    @property
-    def services(self):
-        """Whether each service runs, by what it was last told."""
-        told = (self.folder / "services").read_text().splitlines() if (self.folder / "services").exists() else []
-        state = {"web": "start", "workers": "start"}
-        state |= {line.split()[1]: line.split()[0] for line in told if line.split()[0] != "check"}
-        return {name: verb == "start" for name, verb in state.items()}
-
-    @property
-    def told(self):
-        """All that the services were told."""
-        return (self.folder / "services").read_text().splitlines() if (self.folder / "services").exists() else []
-
-    def hold(self, verb, name):
-        (self.folder / f"hold-{verb}-{name}").touch()
-
-    def held(self, verb, name):
-        """Process that waits for a held service; None while there is none."""
-        path = self.folder / f"held-{verb}-{name}"
-        return int(path.read_text()) if path.exists() else None
-
-    def let_go(self, verb, name):
-        (self.folder / f"hold-{verb}-{name}").unlink()
-
-    def fail(self, verb, name):
-        (self.folder / f"fail-{verb}-{name}").touch()
-
-    def mend(self, verb, name):
-        (self.folder / f"fail-{verb}-{name}").unlink()
-
     # Backing up and restoring -----------------------------------------------------------------------------------------
 
-    def back_up(self, run_id="backup", when=None, sources=None, **asked):
-        """A whole backup; the id of its set."""
+    def begin_backup(self, run_id="run", when=None, sources=None, **asked):
+        """The staged set of a backup that has begun, and of which nothing is dumped."""
         context = self.context()
         plan = context.plan
         when = when or datetime.now(UTC)
         staged = StagedSet(plan, new_set_id(when, run_id))
-        sources = sources or tuple(plan.source_ids)
+        sources = tuple(plan.source_ids) if sources is None else sources
         record = RunRecord(plan=plan.plan, set_id=staged.id, run_id=run_id, started=when, sources=sources, **asked)
         finalize.prepare(context, staged, record)
-        order = sorted(sources, key=lambda source_id: source_id.startswith(("files.", "config.")))
+        return staged
+
+    def back_up(self, run_id="backup", when=None, sources=None, **asked):
+        """A whole backup; the id of its set."""
+        staged = self.begin_backup(run_id, when, sources, **asked)
+        context = self.context()
+        plan = context.plan
+        order = sorted(staged.run().sources, key=lambda source_id: source_id.startswith(("files.", "config.")))
         for source_id in order:
             work = backup_steps.Work(context, staged, source_id)
             for step in (backup_steps.dump, backup_steps.compress, backup_steps.verify):
@@ -326,6 +293,7 @@ class Small:
         return staged.id
 
     def restore(self, run_id="restore 1"):
+        """The run of a restore, which has not begun."""
         return RestoreRun(self.context(), run_id)
 
     def ask(self, run, **asked):
@@ -334,65 +302,5 @@ class Small:
         return Request(run_id=run.run_id, **facts)
 
     def set_folders(self, set_id):
+        """Where the destinations have a set."""
         return [self.folder / place / self.name / set_id for place in ("near", "far")]
-
-
-def to_gate(run, gate, person="alice"):
-    """Show a gate and let somebody say yes, if the place has that gate."""
-    if gate not in run.gates:
-        return
-    answers.show(run, gate, gate_texts.gate_text(run, gate))
-    if person:
-        answers.approve(run, gate, person)
-
-
-def steps(small, run, request=None):
-    """Every task of a restore in order, as ``(name, function)``; the gates are answered by alice."""
-    request = request or small.ask(run)
-    sources = [source_id for source_id in run.plan.source_ids if source_id in request.sources]
-    yield "choose", lambda: choose_set.choose(run, request)
-    yield "preflight", lambda: preflight.preflight(run)
-    if request.dry_run:
-        return
-    yield "gate plan", lambda: to_gate(run, "plan")
-    for source_id in sources:
-        yield f"stage {source_id}", lambda source_id=source_id: restore_steps.stage(run, source_id)
-        yield f"prove {source_id}", lambda source_id=source_id: restore_steps.prove(run, source_id)
-    yield "gate switch", lambda: to_gate(run, "switch")
-    yield "stop services", lambda: restore_steps.stop_services(run)
-    yield "safety", lambda: safety_backup.make_safe(run)
-    for source_id in sources:
-        yield f"switch {source_id}", lambda source_id=source_id: restore_steps.switch(run, source_id)
-    yield "start services", lambda: restore_steps.start_services(run)
-    yield "check", lambda: restore_steps.check_system(run)
-    yield "gate accept", lambda: to_gate(run, "accept")
-    yield "keep", lambda: rollback.keep(run)
-
-
-def forward(small, run, until="keep", request=None):
-    """Take the steps up to one, including it."""
-    for name, step in steps(small, run, request):
-        step()
-        if name == until:
-            return
-    assert until == "keep", f"there is no step {until}"
-
-
-def end(run):
-    """The teardowns, as Airflow runs them whatever happened; why the restore failed, empty if it did not."""
-    faults = []
-    for step in (rollback.switch_back, rollback.discard):
-        try:
-            step(run)
-        except Exception as error:  # noqa: BLE001
-            faults.append(f"{step.__name__}: {error}")
-    try:
-        write.finish(run)
-    except Exception as error:  # noqa: BLE001
-        faults.append(str(error))
-    return "\n".join(faults)
-
-
-def said(run):
-    """The journal's steps, for messages."""
-    return [f"{entry.step} {entry.source}".strip() for entry in run.journal.entries()]
