@@ -14,7 +14,7 @@ from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
 from recovery.airflow import mail, tasks
 from recovery.backup import finalize, hooks, steps
 from recovery.backup import upload as backup_upload
-from recovery.monitoring import heartbeat
+from recovery.monitoring import heartbeat as monitoring_heartbeat
 from recovery.plan.model import Plan
 from recovery.runs.staged_set import RunRecord
 
@@ -24,7 +24,7 @@ prune = tasks.of_destination(backup_upload.prune, TriggerRule.NONE_FAILED)
 
 
 @task
-@tasks.in_words
+@tasks.operator_errors
 def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
     loaded = tasks.context(plan)
@@ -36,20 +36,20 @@ def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
-@tasks.in_words
+@tasks.operator_errors
 def finish(plan: str, dag_run: Any) -> None:
     loaded = tasks.context(plan)
     tasks.skip_if_false(backup_upload.finish(loaded, tasks.staged_set(loaded, dag_run)))
 
 
 @task
-@tasks.in_words
+@tasks.operator_errors
 def before_backup(plan: str) -> None:
     hooks.before_backup(tasks.context(plan))
 
 
 @task
-@tasks.in_words
+@tasks.operator_errors
 def after_backup(plan: str, params: dict[str, Any], dag_run: Any, ti: Any) -> None:
     loaded = tasks.context(plan)
     failed = tasks.failed_before(ti)
@@ -57,21 +57,21 @@ def after_backup(plan: str, params: dict[str, Any], dag_run: Any, ti: Any) -> No
 
 
 @task
-@tasks.in_words
-def ping(plan: str, connection: str, dag_run: Any) -> None:
+@tasks.operator_errors
+def heartbeat(plan: str, connection: str, dag_run: Any) -> None:
     loaded = tasks.context(plan)
     staged = tasks.staged_set(loaded, dag_run)
-    tasks.skip_if_false(heartbeat.tell_success(loaded, connection, staged.id))
+    tasks.skip_if_false(monitoring_heartbeat.send(loaded, connection, staged.id))
 
 
 def form(plan: Plan) -> dict[str, Param]:
     """What a backup by hand is asked."""
     return {
-        "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest good one."),
+        "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest valid one."),
         "note": tasks.text_parameter("Why this backup is made; kept with the set.", maxLength=300),
         "hold": Param(False, type="boolean", description="Never prune this set, until the hold is released."),
         "allow_empty": Param(
-            False, type="boolean", description="Accept that a source or database is empty or gone since the last good set."
+            False, type="boolean", description="Accept that a source or database is empty or gone since the last valid set."
         ),
     }
 
@@ -111,8 +111,8 @@ def build(plan: Plan) -> DAG:
         done = finish.override(outlets=[Asset(f"x-recovery://{plan.plan}/complete-set")])(plan.plan)
         [*verified, *uploads] >> done
         last = [*uploads, *prunes, done]
-        if plan.alerts.ping:
-            last.append(done >> ping(plan.plan, plan.alerts.ping))
+        if plan.alerts.heartbeat:
+            last.append(done >> heartbeat(plan.plan, plan.alerts.heartbeat))
         if plan.hooks.after_backup or plan.hooks.after_failed_backup:  # a teardown runs whatever happened; this one decides for the run
             last >> after_backup(plan.plan).as_teardown(on_failure_fail_dagrun=True)
     return tasks.with_form(dag, form(plan))

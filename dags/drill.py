@@ -21,27 +21,27 @@ IN_TURN = "in turn"
 
 
 @task.short_circuit
-@tasks.in_words
+@tasks.operator_errors
 def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> bool:
     tasks.check_parameters(dag, dag_run)
     person = dag_run.triggering_user_name
-    asked = drill_steps.Wish(
+    asked = drill_steps.DrillRequest(
         person=person or "the schedule",
         by_hand=dag_run.run_type == "manual",
         set=params["set"],
         destination="" if params["destination"] == IN_TURN else params["destination"],
         sources=tuple(params["sources"]),
     )
-    return drill_steps.choose_drill(tasks.restore_run(plan, dag_run), asked)
+    return drill_steps.choose_drill(tasks.restore_session(plan, dag_run), asked)
 
 
 start_scratch = tasks.of_restore(drill_steps.start_scratch)
 look_before = tasks.of_restore(preflight.preflight)
 stop_services, start_services = map(tasks.of_restore, (restore_steps.stop_services, restore_steps.start_services))
 check_system = tasks.of_restore(restore_steps.check_system)
-switch_back, discard = (
+roll_back, discard = (
     tasks.of_restore(step, changes=False).override(retries=3, retry_delay=timedelta(seconds=10))
-    for step in (rollback.switch_back, rollback.discard)
+    for step in (rollback.roll_back, rollback.discard)
 )
 write_report = tasks.of_restore(drill_steps.finish, "report", changes=False)
 
@@ -83,7 +83,7 @@ def build(plan: Plan) -> DAG:
     queue = {"queue": plan.drill.queue} if plan.drill.queue else {}
     with DAG(
         dag_id=f"{plan.plan}_drill",
-        description=f"Prove that the newest set of {plan.plan} can be restored, and how long that takes",
+        description=f"Verify that the newest set of {plan.plan} can be restored, and how long that takes",
         doc_md=tasks.documentation("drill", plan),
         schedule=schedule(plan),
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
@@ -97,19 +97,19 @@ def build(plan: Plan) -> DAG:
         looked = look_before(plan.plan)
         stopped = stop_services(plan.plan)
         chain(choose_set.override(retries=plan.retries)(plan.plan), start_scratch(plan.plan), looked)
-        with TaskGroup("stage_and_prove"):
+        with TaskGroup("stage_and_verify"):
             for source in sources:
                 staged = tasks.of_restored_source(restore_steps.stage, f"stage.{source}", plan, source)
-                proven = tasks.of_restored_source(restore_steps.prove, f"prove.{source}", plan, source)
-                looked >> staged >> proven >> stopped
-        with TaskGroup("switch"):
-            switches = [tasks.of_restored_source(restore_steps.switch, source, plan, source) for source in sources]
+                verified = tasks.of_restored_source(restore_steps.verify, f"verify.{source}", plan, source)
+                looked >> staged >> verified >> stopped
+        with TaskGroup("cutover"):
+            cutovers = [tasks.of_restored_source(restore_steps.cut_over, source, plan, source) for source in sources]
         chain(
             stopped,
-            *switches,
+            *cutovers,
             start_services(plan.plan),
             check_system(plan.plan),
-            switch_back(plan.plan).as_teardown(),
+            roll_back(plan.plan).as_teardown(),
             discard(plan.plan).as_teardown(),
             write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),
         )

@@ -16,13 +16,13 @@ from recovery.plan.model import Plan
 
 
 @task
-@tasks.in_words
-def drop_old_copies(plan: str) -> None:
-    replaced_copies.drop_old(tasks.context(plan))
+@tasks.operator_errors
+def drop_replaced_data(plan: str) -> None:
+    replaced_copies.drop_old_copies(tasks.context(plan))
 
 
 @task
-@tasks.in_words
+@tasks.operator_errors
 def release_holds(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
     tasks.skip_if_false(bool(params["release_holds"]))
@@ -33,7 +33,7 @@ def build(plan: Plan) -> DAG:
     """The maintenance DAG of a plan."""
     with DAG(
         dag_id=f"{plan.plan}_maintenance",
-        description=f"Remove what restores of {plan.plan} set aside, after {plan.keep_before.days} days",
+        description=f"Remove what restores of {plan.plan} set aside, after {plan.keep_replaced.days} days",
         doc_md=tasks.documentation("maintenance", plan),
         schedule="@daily",
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
@@ -44,7 +44,7 @@ def build(plan: Plan) -> DAG:
         on_failure_callback=mail.on_failure(plan, "Maintenance"),
         tags=["recovery", "maintenance", plan.plan],
     ) as dag:
-        drop_old_copies(plan.plan)
+        drop_replaced_data(plan.plan)
         release_holds(plan.plan)
     return tasks.with_form(dag, {"release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none.")})
 

@@ -1,4 +1,4 @@
-"""``<plan>_restore``: choose a set, stage it beside the live data, prove it, switch; three gates, and a way back.
+"""``<plan>_restore``: choose a set, stage it beside the live data, verify it, cutover; three gates, and a rollback.
 
 The work is in ``include/recovery/restore``: ``choose_set.py``, ``preflight.py``, ``steps.py``, ``rollback.py`` and ``report/``; the
 gates are in ``include/recovery/airflow/gates.py``.
@@ -21,23 +21,25 @@ from recovery.restore.report import write
 
 
 @task
-@tasks.in_words
+@tasks.operator_errors
 def choose_set(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     tasks.check_parameters(dag, dag_run)
     tasks.refuse_cleared(dag_run)
     who = dag_run.triggering_user_name or ""
     asked = restore_form.request(params, run_id=dag_run.run_id, requester=who, started=dag_run.start_date)
-    restore_choose_set.choose(tasks.restore_run(plan, dag_run), asked)
+    restore_choose_set.choose(tasks.restore_session(plan, dag_run), asked)
 
 
 look_before = tasks.of_restore(preflight.preflight, changes=False)
-safety_backup = tasks.of_restore(restore_safety_backup.make_safe, "safety_backup")
+safety_backup = tasks.of_restore(restore_safety_backup.back_up_live, "safety_backup")
 stop_services, start_services = map(tasks.of_restore, (steps.stop_services, steps.start_services))
-check_system, keep = map(tasks.of_restore, (steps.check_system, rollback.keep))
+check_system, finalize = map(tasks.of_restore, (steps.check_system, rollback.finalize))
 before = tasks.of_restore(hooks.before_restore)
-switch_back, after, discard = (
-    tasks.of_restore(step, changes=False).override(retries=3, retry_delay=timedelta(seconds=10))  # a worker may die on the way back, too
-    for step in (rollback.switch_back, hooks.after_restore, rollback.discard)
+roll_back, after, discard = (
+    tasks.of_restore(step, changes=False).override(
+        retries=3, retry_delay=timedelta(seconds=10)
+    )  # a worker may die during the rollback, too
+    for step in (rollback.roll_back, hooks.after_restore, rollback.discard)
 )
 write_report = tasks.of_restore(write.finish, "report", changes=False)
 
@@ -58,31 +60,31 @@ def build(plan: Plan) -> DAG:
         tags=["recovery", "restore", plan.plan],
     ) as dag:
         approve_plan = Gate(task_id="approve_plan", plan=plan, gate="plan", subject="May this set be restored beside the live data?")
-        approve_switch = Gate(
-            task_id="approve_switch", plan=plan, gate="switch", subject="May the restored data take the place of the live data?"
+        approve_cutover = Gate(
+            task_id="approve_cutover", plan=plan, gate="cutover", subject="May the restored data take the place of the live data?"
         )
         accept = Gate(
             task_id="accept", plan=plan, gate="accept", subject="Is the restored system as it should be?", trigger_rule=TriggerRule.ALL_DONE
         )
         chain(choose_set(plan.plan), look_before(plan.plan), approve_plan)
-        with TaskGroup("stage_and_prove"):
+        with TaskGroup("stage_and_verify"):
             for source in plan.source_ids:
                 staged = tasks.of_restored_source(steps.stage, f"stage.{source}", plan, source)
-                proven = tasks.of_restored_source(steps.prove, f"prove.{source}", plan, source)
-                approve_plan >> staged >> proven >> approve_switch
-        with TaskGroup("switch"):
-            switches = [tasks.of_restored_source(steps.switch, source, plan, source) for source in plan.source_ids]
+                verified = tasks.of_restored_source(steps.verify, f"verify.{source}", plan, source)
+                approve_plan >> staged >> verified >> approve_cutover
+        with TaskGroup("cutover"):
+            cutovers = [tasks.of_restored_source(steps.cut_over, source, plan, source) for source in plan.source_ids]
         chain(
-            approve_switch,
+            approve_cutover,
             *([before(plan.plan)] if plan.hooks.before_restore else []),
             stop_services(plan.plan),
             safety_backup(plan.plan),
-            *switches,
+            *cutovers,
             start_services(plan.plan),
             check_system(plan.plan),
             accept,
-            keep(plan.plan),
-            switch_back(plan.plan).as_teardown(),
+            finalize(plan.plan),
+            roll_back(plan.plan).as_teardown(),
             *([after(plan.plan).as_teardown()] if plan.hooks.after_restore else []),
             discard(plan.plan).as_teardown(),
             write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),

@@ -1,4 +1,4 @@
-"""What a system holds, found out without the code that is to be proven: counts and digests from its own tools, before and after.
+"""What a system holds, found out without the code that is to be verified: counts and digests from its own tools, before and after.
 
 Each function returns ``{name: (count, digest)}``. Copies that a restore keeps beside the live data are left out.
 """

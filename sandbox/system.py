@@ -35,8 +35,8 @@ sources:
 encryption: {{recipients: [{recipient}], identity: openmanus_backup_identity}}
 signing: openmanus_backup_signing
 destinations:
-  local: {{folder: "{folder}/backups", keep: {{within: 30d}}}}
-  offsite: {{s3: {{connection: backup_s3, bucket: {bucket}, prefix: prod}}, keep: {{last: 14}}}}
+  local: {{folder: "{folder}/backups", keep_within: 30d}}
+  offsite: {{s3: {{connection: backup_s3, bucket: {bucket}, prefix: prod}}, keep_last: 14}}
 approvals: {{approvers: [{approvers}], timeout: 12h}}
 services:
   stop: [[touch, "{home}/maintenance"]]

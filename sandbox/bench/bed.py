@@ -37,7 +37,7 @@ sources:
   mongo: {{documents: {{connection: bench_mongo, databases: [{name}]}}}}
 encryption: {{recipients: [{recipient}], identity: bench_backup_identity}}
 signing: bench_backup_signing
-destinations: {{local: {{folder: "{folder}/backups", keep: {{last: 1}}}}}}
+destinations: {{local: {{folder: "{folder}/backups", keep_last: 1}}}}
 approvals: {{approvers: [{{id: {approver}, name: Approver}}]}}
 staging: {{folder: "{folder}/staging"}}
 tools: {{postgres: ["{postgres}"], mongo: ["{mongo}"]}}

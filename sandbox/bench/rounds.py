@@ -133,19 +133,19 @@ def memory(bed: Bed, name: str) -> dict[str, dict[str, int]]:
 
 
 def restore(bed: Bed, name: str) -> dict[str, Any]:
-    """A restore beside the live data, with its proof, against pg_restore and mongorestore of the script's dumps."""
+    """A restore beside the live data, with its verification, against pg_restore and mongorestore of the script's dumps."""
     plain = _plain_restore(bed, name)
     chains, upload, run = _backup_tasks(bed, name, "verify")
     take(chains, [upload])
     _end(bed, name, run, keep=True)
     bed.restore(name, run).choose(APPROVER)
-    chains = [bed.tasks(name, run, f"stage:{source}", f"prove:{source}") for source in SOURCES]
+    chains = [bed.tasks(name, run, f"stage:{source}", f"verify:{source}") for source in SOURCES]
     with _servers_cpu(bed) as used:
         seconds = take(chains)
     proven = _round(seconds, _steps(dict(zip(SOURCES, chains, strict=True))), used[0])
     bed.restore(name, run).discard("")
     shutil.rmtree(bed.backups / name)
-    return {"rounds": {"with proof": asdict(proven), "plain": asdict(plain)}, "times_plain": seconds / plain.seconds}
+    return {"rounds": {"with verification": asdict(proven), "plain": asdict(plain)}, "times_plain": seconds / plain.seconds}
 
 
 def _plain_restore(bed: Bed, name: str) -> Round:

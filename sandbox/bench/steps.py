@@ -28,7 +28,7 @@ from recovery.plan.model import Plan
 from recovery.restore import answers, choose_set, preflight, rollback
 from recovery.restore import steps as restore_steps
 from recovery.restore.gate_texts import gate_text
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs.context import PlanContext
 from recovery.runs.restore_request import Request
 from recovery.runs.staged_set import RunRecord, StagedSet
@@ -76,7 +76,7 @@ class BackupTasks:
         backup_steps.compress(self._work(source_id))
 
     def verify(self, source_id: str) -> None:
-        """Prove them."""
+        """Verify them."""
         backup_steps.verify(self._work(source_id))
 
     def trust(self, source_id: str) -> None:
@@ -105,7 +105,7 @@ class RestoreTasks:
 
     def __init__(self, context: PlanContext, run_id: str) -> None:
         self._plan = context.plan
-        self._run = RestoreRun(context, run_id)
+        self._run = RestoreSession(context, run_id)
 
     def choose(self, approver: str) -> None:
         """Choose the newest set, look at the targets, and approve the first gate."""
@@ -119,9 +119,9 @@ class RestoreTasks:
         """Restore a source beside its live data."""
         restore_steps.stage(self._run, source_id)
 
-    def prove(self, source_id: str) -> None:
+    def verify(self, source_id: str) -> None:
         """Compare it with the set."""
-        restore_steps.prove(self._run, source_id)
+        restore_steps.verify(self._run, source_id)
 
     def discard(self, _: str) -> None:
         """Remove what was staged."""

@@ -1,4 +1,4 @@
-"""``make demo``: back up a sample OpenManus through Airflow, destroy it, restore it gate by gate, and prove that all came back."""
+"""``make demo``: back up a sample OpenManus through Airflow, destroy it, restore it gate by gate, and verify that all came back."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
     with System(folder, float(os.environ.get("DEMO_SCALE", "1"))) as system:
         with _step("Making a sample OpenManus: PostgreSQL 18, MongoDB, uploads, configuration, S3"):
             system.fill()
-        with _step("Taking its fingerprints, independently of what is to be proven"):
+        with _step("Taking its fingerprints, independently of what is to be verified"):
             before = system.fingerprint()
         airflow = system.airflow()
         with _step("Starting Airflow"):
@@ -96,7 +96,7 @@ def _back_up(operator: Person, airflow: Airflow, screenshots: Path | None) -> No
 
 
 def _drill(operator: Person) -> None:
-    print(f"\nDrill: {DRILL}, triggered by operator: the set is restored into servers of its own, proven, and removed")
+    print(f"\nDrill: {DRILL}, triggered by operator: the set is restored into servers of its own, verified, and removed")
     run = operator.trigger(DRILL)
     state = operator.wait_run(DRILL, run, on_task=_show)
     _refuse(state, operator, DRILL, run)
@@ -122,9 +122,9 @@ def _restore(operator: Person, approver: Person, airflow: Airflow, screenshots: 
     while gate := approver.next_gate(RESTORE, run, on_task=_show):
         print(f"\n  ── {gate.subject}\n")
         print("\n".join(f"  │ {line}" for line in re.sub(r"\\(\W|_)", r"\1", gate.body).splitlines()))
-        if screenshots and gate.task_id == "approve_switch":
+        if screenshots and gate.task_id == "approve_cutover":
             page = f"/dags/{RESTORE}/runs/{run}/tasks/{gate.task_id}/required_actions"
-            airflow.screenshot(page, screenshots / "gate.png", user="approver", text="proven equal to the set", size=(1600, 800))
+            airflow.screenshot(page, screenshots / "gate.png", user="approver", text="verified against the set", size=(1600, 800))
         approver.answer(gate)
         print("\n  approver: Approve\n")
     state = approver.run_state(RESTORE, run)

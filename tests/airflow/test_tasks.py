@@ -20,7 +20,7 @@ def system(tmp_path):
 def waits(plan, since):
     dag_run = SimpleNamespace(start_date=datetime.now(UTC) - since)
 
-    @tasks.in_words
+    @tasks.operator_errors
     def prepare():
         with tasks.waiting_for_restores(plan, dag_run):
             raise RestoreUnderWay("A restore is under way.", "Wait.")

@@ -110,7 +110,7 @@ def test_destinations_that_cannot_be_read_do_not_hinder_a_backup(system, caplog)
 
 def with_bucket(system):
     path = system.plans / "small.yaml"
-    bucket = "  offsite: {s3: {connection: nobody, bucket: sets}, keep: {last: 3}}"
+    bucket = "  offsite: {s3: {connection: nobody, bucket: sets}, keep_last: 3}"
     path.write_text(path.read_text().replace("approvals:", f"{bucket}\napprovals:"))
     return system
 
@@ -232,8 +232,8 @@ def test_a_set_without_a_failed_source_is_kept_and_says_so(system):
     assert not manifest.complete
     assert list(manifest.missing) == ["config.settings"]
     assert "failed" in manifest.missing["config.settings"]
-    assert catalog(system)[good].good("decoded")
-    assert not manifest.good("decoded")
+    assert catalog(system)[good].valid("decoded")
+    assert not manifest.valid("decoded")
 
 
 def test_a_source_that_was_left_out_is_told_from_one_that_failed(system):

@@ -171,7 +171,7 @@ def test_wrong_identity_fails_verify(system, tmp_path):
 
 def test_without_identity_only_the_stored_level_is_reached(system):
     path = system.plans / "small.yaml"
-    path.write_text(path.read_text().replace(", identity: small_backup_identity", "") + "good: stored\n")
+    path.write_text(path.read_text().replace(", identity: small_backup_identity", "") + "verification: checksum\n")
     work = work_on(system)
     for step in STEPS:
         step(work)
@@ -207,7 +207,7 @@ def test_a_source_that_became_empty_fails_unless_that_is_accepted(system):
     work = work_on(system, staged=system.begin_backup("second"))
     dump(work)
     compress(work)
-    with pytest.raises(SourceError, match="records in the last good set, and has none now"):
+    with pytest.raises(SourceError, match="records in the last valid set, and has none now"):
         verify(work)
     accepted = work_on(system, staged=system.begin_backup("third", allow_empty=True))
     for step in STEPS:
@@ -262,7 +262,7 @@ def test_a_database_that_was_lost_fails_unless_that_is_accepted_or_it_is_not_ask
         assert work.staged.run().previous[source_id]["whole_eu"] == count
         dump(work)
         compress(work)
-        said = f"whole_eu had {count} records in the last good set, and {words}"
+        said = f"whole_eu had {count} records in the last valid set, and {words}"
         if source_id == "mongo.documents" and words == "has none now":  # as a queue has in the morning
             verify(work)
             assert work.verified_record().changed == (said,)

@@ -32,7 +32,7 @@ def check_ended(system, run, reason):
     assert left == [], where
     if not in_use:
         assert all(system.services.values()), f"{system.services}; {where}"
-    accepted = any(entry.facts["gate"] == "accept" for entry in run.journal.said("approved"))
+    accepted = any(entry.facts["gate"] == "accept" for entry in run.journal.entries("approved"))
     assert bool(reason) == (not accepted), where
     for destination in run.context.destinations():
         records = read_records(destination, run.manifest().path, run.context.verify_key(), run.manifest())
@@ -99,9 +99,9 @@ def number_of(tmp_path_factory, postgres_server, mongo_server):
 
 
 SWITCH_STEPS = [
-    "postgres.main: switch",
+    "postgres.main: cutover",
     "switched postgres.main",
-    "mongo.documents: mongo switch planned",
+    "mongo.documents: mongo cutover planned",
     "switched mongo.documents",
     "files.uploads: exchange",
     "switched files.uploads",
@@ -113,7 +113,7 @@ def test_at_the_steps_of_the_switch_of_a_whole_system(tmp_path, whole, number_of
     campaign(tmp_path, whole, list(map(number_of, SWITCH_STEPS)), early=False)
 
 
-@pytest.mark.parametrize("step", ["postgres.main: switch", "mongo.documents: mongo switch planned", "files.uploads: exchange"])
+@pytest.mark.parametrize("step", ["postgres.main: cutover", "mongo.documents: mongo cutover planned", "files.uploads: exchange"])
 def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, number_of, step):
     system = whole(tmp_path, "again")
     run = system.restore()
@@ -121,7 +121,7 @@ def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, number_of
     source = step.partition(":")[0]
     began = False
     for name, do in steps(system, run):
-        began = began or name == f"switch {source}"
+        began = began or name == f"cutover {source}"
         if began:
             do()
     assert teardown(run) == ""
@@ -149,7 +149,7 @@ def test_the_way_back_itself_at_every_step(tmp_path, early, stride):
             step()
         if not back_killed_at(system, run, at, early):
             break
-    assert at > 10, "the way back of two sources has more steps"
+    assert at > 10, "the rollback of two sources has more steps"
 
 
 def test_the_way_back_of_databases(tmp_path, whole):
@@ -174,9 +174,9 @@ def test_killed_is_no_error_that_code_may_catch():
 
 def test_a_killed_journal_line_is_passed_over(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.say("one")
+    journal.record("one")
     with (tmp_path / "journal.jsonl").open("ab") as out:
         out.write(b'{"time": "2026-11-23T01:00')
-    assert [entry.step for entry in journal.entries()] == ["one"]
-    journal.say("two")
-    assert [entry.step for entry in journal.entries()] == ["one", "two"]
+    assert [entry.step for entry in journal.everything()] == ["one"]
+    journal.record("two")
+    assert [entry.step for entry in journal.everything()] == ["one", "two"]

@@ -33,7 +33,7 @@ ALL = ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
 
 @pytest.fixture(scope="module")
 def kept(postgres_server, mongo_server, tmp_path_factory):
-    """A system of all four kinds and two sets of it: one whole, held and proven, and a newer one that lacks a source."""
+    """A system of all four kinds and two sets of it: one whole, held and verified, and a newer one that lacks a source."""
     made = SampleSystem(tmp_path_factory.mktemp("kept") / "small", "bare", postgres=postgres_server, mongo=mongo_server)
     made.sets = {
         FULL: made.back_up("first"),
@@ -49,7 +49,7 @@ def kept(postgres_server, mongo_server, tmp_path_factory):
         (made.proven, {"sources": list(manifest.sources)}),
         (made.proven + timedelta(hours=1), {"sources": ["config.settings"]}),
     ):
-        proof = Record(kind="proof", plan="bare", set_id=manifest.set_id, time=time, by="run drill", text="proven equal", facts=facts)
+        proof = Record(kind="proof", plan="bare", set_id=manifest.set_id, time=time, by="run drill", text="verified", facts=facts)
         add_record(near, proof, key)
     return made
 
@@ -115,7 +115,7 @@ def test_show_says_what_is_in_a_set(kept, ask):
     for words in (
         "everything before 20",
         "held by alice: kept for the auditors",
-        "proof by run drill",
+        "verification by run drill",
         "500 records",
         "bare: 320 records",
         "nothing after",
@@ -337,7 +337,7 @@ def test_a_set_that_lacks_a_source_is_not_called_valid(kept, ask):
 def test_the_proof_of_a_part_is_not_shown_as_one_of_the_set(kept, place, ask, facts):
     folder = place / "bare" / kept.sets[FULL]
     shutil.rmtree(folder / "records")
-    proof = Record(kind="proof", plan="bare", set_id=folder.name, time=kept.proven, by="run", text="proven equal", facts=facts)
+    proof = Record(kind="proof", plan="bare", set_id=folder.name, time=kept.proven, by="run", text="verified", facts=facts)
     add_record(Folder("place", place), proof, SigningKey.from_endpoint(kept.connect("bare_backup_signing")))
     full = ask("sets", place)[1]["sets"][1]
     assert (full["last_proof"], full["last_proof_of_any_part"]) == (None, iso(kept.proven))
@@ -458,7 +458,7 @@ def test_a_record_of_an_impossible_moment_is_not_believed(kept, place, ask):
     record = next(records.glob("*-hold.json"))
     values = json.loads(record.read_text()) | {"time": "0001-01-01T00:00:00+14:00"}
     record.write_text(json.dumps(values))
-    proof = next(records.glob("*-proof.json"))
+    proof = next(records.glob("*-verification.json"))
     proof.write_text(json.dumps(json.loads(proof.read_text()) | {"facts": {"sources": 5}}))
     status, found, _ = ask("sets", place, kit=())
     assert (status, len(found["findings"])) == (1, 1)

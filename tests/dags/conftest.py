@@ -28,8 +28,8 @@ sources:
 encryption: {{recipients: [{recipient}], identity: {name}_identity}}
 signing: {name}_signing
 destinations:
-  local: {{folder: /backups/{name}, keep: {{within: 30d}}}}
-  offsite: {{s3: {{connection: backup_s3, bucket: backups}}, keep: {{last: 14}}}}
+  local: {{folder: /backups/{name}, keep_within: 30d}}
+  offsite: {{s3: {{connection: backup_s3, bucket: backups}}, keep_last: 14}}
 approvals: {{approvers: [{{id: alice, name: Alice}}, {{id: bob, name: Bob}}]}}
 staging: {{folder: /staging}}
 {more}"""
@@ -98,7 +98,7 @@ def plain(tmp_path_factory):
     """One plan without mail, but with a ping, and Connections whose secrets are in the environment."""
     folder = tmp_path_factory.mktemp("plain")
     (folder / "plans").mkdir()
-    write_plan(folder / "plans", more="alerts: {ping: dead_man}\n")
+    write_plan(folder / "plans", more="alerts: {heartbeat: dead_man}\n")
     ids = ("SHOP_POSTGRES", "SHOP_MONGO", "SHOP_IDENTITY", "SHOP_SIGNING", "BACKUP_S3", "DEAD_MAN")
     secrets = {f"AIRFLOW_CONN_{name}": json.dumps({"conn_type": "generic", "password": "very-secret"}) for name in ids}
     return parse_folder(folder / "home", folder / "plans", **secrets)

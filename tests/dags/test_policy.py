@@ -9,11 +9,11 @@ from tests.dags.conftest import PROJECT, write_plan
 
 SOURCES = ["config.settings", "postgres.main", "mongo.documents", "files.uploads"]
 GROUPS = [name.replace(".", "_") for name in SOURCES]
-GATES = ["approve_plan", "approve_switch", "accept"]
+GATES = ["approve_plan", "approve_cutover", "accept"]
 DESTINATIONS = ["local", "offsite"]
 DAGS = ["shop_backup", "shop_drill", "shop_maintenance", "shop_restore"]
 TEARDOWNS = ["switch_back", "discard", "report"]
-CHANGING = ["stop_services", *(f"switch.{name}" for name in SOURCES), "start_services", "check_system", "keep", *TEARDOWNS]
+CHANGING = ["stop_services", *(f"cutover.{name}" for name in SOURCES), "start_services", "check_system", "keep", *TEARDOWNS]
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
@@ -52,7 +52,7 @@ def test_a_backup_is_tried_again_and_a_restore_is_not(parsed):
         assert (task_id, task["retries"]) == (task_id, 4)
     retries = {task_id: task["retries"] for task_id, task in parsed.tasks("shop_restore").items()}
     assert {retries.pop(gate) for gate in GATES} == {3}  # asks again where Airflow lost an answer
-    assert {retries.pop(name) for name in ("switch_back", "discard")} == {3}  # a worker may die on the way back, too
+    assert {retries.pop(name) for name in ("switch_back", "discard")} == {3}  # a worker may die during the rollback, too
     assert set(retries.values()) == {0}
 
 
@@ -113,7 +113,7 @@ def test_the_ping_comes_after_everything(plain):
 def test_hooks_of_a_backup_are_tasks_where_the_plan_has_some(plans, parse, plain):
     """With the ping, as ``plain`` has it: the rest of the graph stays as it is without hooks."""
     hooks = "hooks: {before_backup: [{argv: ['true']}], after_failed_backup: [{argv: ['true']}]}\n"
-    write_plan(plans, more=f"alerts: {{ping: dead_man}}\n{hooks}")
+    write_plan(plans, more=f"alerts: {{heartbeat: dead_man}}\n{hooks}")
     hooked = parse()
     first = {("prepare", "before_backup"), *(("before_backup", f"{group}.dump") for group in GROUPS)}
     last = {(f"{step}.{name}", "after_backup") for step in ("upload", "prune") for name in DESTINATIONS}
@@ -129,9 +129,9 @@ def test_hooks_of_a_backup_are_tasks_where_the_plan_has_some(plans, parse, plain
 def test_restore_graph(parsed):
     expected = {("choose_set", "preflight"), ("preflight", "approve_plan")}
     for name in SOURCES:
-        stage, prove = (f"stage_and_prove.{verb}.{name}" for verb in ("stage", "prove"))
-        expected |= {("approve_plan", stage), (stage, prove), (prove, "approve_switch")}
-    line = ["approve_switch", "stop_services", "safety_backup", *CHANGING[1 : CHANGING.index("keep")], "accept", "keep", *TEARDOWNS]
+        stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "prove"))
+        expected |= {("approve_plan", stage), (stage, verify), (verify, "approve_cutover")}
+    line = ["approve_cutover", "stop_services", "safety_backup", *CHANGING[1 : CHANGING.index("keep")], "accept", "keep", *TEARDOWNS]
     expected |= set(pairwise(line))
     assert parsed.edges("shop_restore") == expected
 
@@ -142,7 +142,7 @@ def test_hooks_of_a_restore_are_tasks_where_the_plan_has_some(plans, parse, pars
     hooked = parse()
     new = hooked.edges("shop_restore") - parsed.edges("shop_restore")
     assert new == {
-        ("approve_switch", "before_restore"), ("before_restore", "stop_services"),
+        ("approve_cutover", "before_restore"), ("before_restore", "stop_services"),
         ("switch_back", "after_restore"), ("after_restore", "discard"),
     }  # fmt: skip
     assert hooked.tasks("shop_restore")["after_restore"]["is_teardown"] is True
@@ -161,8 +161,8 @@ def test_teardowns_of_a_restore(parsed):
 def test_drill_graph(parsed):
     expected = {("choose_set", "start_scratch"), ("start_scratch", "preflight")}
     for name in SOURCES:
-        stage, prove = (f"stage_and_prove.{verb}.{name}" for verb in ("stage", "prove"))
-        expected |= {("preflight", stage), (stage, prove), (prove, "stop_services")}
+        stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "prove"))
+        expected |= {("preflight", stage), (stage, verify), (verify, "stop_services")}
     expected |= set(pairwise([*CHANGING[: CHANGING.index("keep")], *TEARDOWNS]))
     assert parsed.edges("shop_drill") == expected
     tasks = parsed.tasks("shop_drill")

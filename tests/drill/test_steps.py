@@ -14,12 +14,12 @@ import pytest
 from recovery.backup import finalize
 from recovery.common.errors import PlanError, RecoveryError, RestoreError, StagingError
 from recovery.drill import steps as drill_steps
-from recovery.drill.steps import Wish
+from recovery.drill.steps import DrillRequest
 from recovery.maintenance import replaced_copies
-from recovery.plan.model import Keep
+from recovery.plan.model import Retention
 from recovery.restore import preflight, rollback
 from recovery.restore import steps as restore_steps
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runners import processes as runners_processes
 from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE
 from recovery.sets.manifest import parse_manifest, write_manifest
@@ -60,26 +60,26 @@ def whole(tmp_path, postgres_server, mongo_server):
 
 
 def a_drill(system, number=1):
-    return RestoreRun(system.context(), f"drill {number}")
+    return RestoreSession(system.context(), f"drill {number}")
 
 
-def steps(run, wish=None):
+def steps(run, drill_request=None):
     """Every task of a drill in order, as ``(name, function)``, but for its end."""
-    yield "choose", lambda: drill_steps.choose_drill(run, wish or Wish())
+    yield "choose", lambda: drill_steps.choose_drill(run, drill_request or DrillRequest())
     yield "scratch", lambda: drill_steps.start_scratch(run)
     yield "preflight", lambda: preflight.preflight(run)
     for source_id in run.request().sources:
         yield f"stage {source_id}", lambda source_id=source_id: restore_steps.stage(run, source_id)
-        yield f"prove {source_id}", lambda source_id=source_id: restore_steps.prove(run, source_id)
+        yield f"verify {source_id}", lambda source_id=source_id: restore_steps.verify(run, source_id)
     yield "stop services", lambda: restore_steps.stop_services(run)
     for source_id in run.request().sources:
-        yield f"switch {source_id}", lambda source_id=source_id: restore_steps.switch(run, source_id)
+        yield f"cutover {source_id}", lambda source_id=source_id: restore_steps.cut_over(run, source_id)
     yield "start services", lambda: restore_steps.start_services(run)
     yield "check", lambda: restore_steps.check_system(run)
 
 
-def run_until(run, until="check", wish=None):
-    for name, step in steps(run, wish):
+def run_until(run, until="check", drill_request=None):
+    for name, step in steps(run, drill_request):
         step()
         if name == until:
             return
@@ -89,7 +89,7 @@ def run_until(run, until="check", wish=None):
 def teardown(run):
     """The teardowns, as Airflow runs them whatever happened; why the drill failed, empty if it did not."""
     faults = []
-    for step in (rollback.switch_back, rollback.discard, drill_steps.finish):
+    for step in (rollback.roll_back, rollback.discard, drill_steps.finish):
         try:
             step(run)
         except RecoveryError as error:
@@ -97,10 +97,10 @@ def teardown(run):
     return "\n".join(faults)
 
 
-def drilled(system, number=1, wish=None):
+def drilled(system, number=1, drill_request=None):
     """A whole drill; where its set came from, or why it failed."""
     run = a_drill(system, number)
-    run_until(run, wish=wish)
+    run_until(run, drill_request=drill_request)
     return teardown(run) or run.request().destination
 
 
@@ -186,7 +186,7 @@ def test_a_drill_that_was_killed_is_swept_by_the_next(whole):
     again = a_drill(whole, 2)
     run_until(again, "choose")
     nothing_left(whole, killed, root)
-    assert "It was not proven that the set can be restored" in killed.journal.said("closed")[-1].facts["reason"]
+    assert "It was not verified that the set can be restored" in killed.journal.entries("closed")[-1].facts["reason"]
     assert teardown(again) != ""
     nothing_left(whole, again)
 
@@ -198,7 +198,7 @@ def test_what_is_killed_half_switched_goes_with_its_servers(whole):
     runners_processes.end_all(root, {"postgres": signal.SIGQUIT, "mongod": signal.SIGKILL})
     reason = teardown(run)
     assert "switch_back" in reason
-    assert "the switch did not succeed" in reason
+    assert "the cutover did not succeed" in reason
     nothing_left(whole, run, root)
 
 
@@ -212,8 +212,8 @@ def test_users_and_roles_are_brought_to_scratch_servers(whole):
             client.drilled.command("dropUser", "carol")
             client.drilled.command("dropRole", "clerk")
     run = a_drill(whole)
-    run_until(run, "switch mongo.documents", Wish(by_hand=True, sources=("mongo.documents",)))
-    found = run.place.context.endpoint("scratch mongo.documents")
+    run_until(run, "switch mongo.documents", DrillRequest(by_hand=True, sources=("mongo.documents",)))
+    found = run.target.context.endpoint("scratch mongo.documents")
     with pymongo.MongoClient(found.host, found.port, username="carol", password="secret", authSource="drilled") as client:
         assert client.drilled.states.count_documents({}) == 300
     assert "Users and roles are not restored" not in run.findings().text
@@ -239,7 +239,7 @@ def test_a_start_that_is_under_way_does_not_outlive_the_end(system):
     wait_for("the start", begun.exists)
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(teardown, run)
-        wait_for("the end", lambda: run.journal.said("discarding"))
+        wait_for("the end", lambda: run.journal.entries("discarding"))
         go.touch()
         ended.result()
     assert os.waitpid(pid, 0)[1] == 0
@@ -265,15 +265,15 @@ def test_what_is_left_on_another_worker_is_red_until_it_is_gone(system):
     run_until(again)
     assert f"left of earlier drills, with data of the set: Drill {run.id}: " in teardown(again)
     assert "worker-7" in (again.folder / "report.md").read_text()
-    assert len(proofs(again)["far"]) == 1, "it has proven the set all the same"
+    assert len(proofs(again)["far"]) == 1, "it has verified the set all the same"
     drilled(system, 3)
     with pytest.raises(RestoreError, match="worker-7"):
-        drill_steps.choose_drill(a_drill(system, 4), Wish())
+        drill_steps.choose_drill(a_drill(system, 4), DrillRequest())
     with pytest.raises(RestoreError, match="worker-7"):
         replaced_copies.drop(run)
     assert root_of(run) == root
     on(here)
-    assert drill_steps.choose_drill(a_drill(system, 5), Wish()) is False
+    assert drill_steps.choose_drill(a_drill(system, 5), DrillRequest()) is False
     nothing_left(system, run, root)
 
 
@@ -299,7 +299,7 @@ def test_a_target_of_the_plan_is_empty_again_afterwards(whole):
     assert not [path for path in whole.elsewhere.rglob("*") if not path.is_dir()]
     again = a_drill(whole, 2)
     run_until(again, "preflight")
-    assert teardown(again).startswith("finish: It was not proven"), "the target is empty again, so preflight has nothing against it"
+    assert teardown(again).startswith("finish: It was not verified"), "the target is empty again, so preflight has nothing against it"
 
 
 def test_services_and_checks_of_a_target_count_for_the_time(tmp_path):
@@ -338,7 +338,7 @@ def test_a_failed_check_is_red_and_all_is_removed(tmp_path):
     with pytest.raises(RestoreError, match="1 of 1 checks"):
         run_until(run)
     reason = teardown(run)
-    assert "proven equal to the set and switched, but not every check succeeded: sh." in reason
+    assert "verified against the set and cut over, but not every check succeeded: sh." in reason
     nothing_left(system, run)
     assert proofs(run) == {"near": (), "far": ()}
 
@@ -359,7 +359,7 @@ def test_only_the_last_round_of_checks_proves_anything(tmp_path, again):
         {"check": restore_steps.check_system, "start": restore_steps.start_services}[again](run)
     system.mend(again, "web")
     reason = teardown(run)
-    assert {"check": "not every check succeeded: web answers.", "start": "the switch did not succeed"}[again] in reason
+    assert {"check": "not every check succeeded: web answers.", "start": "the cutover did not succeed"}[again] in reason
     assert proofs(run) == {"near": (), "far": ()}
     nothing_left(system, run)
 
@@ -372,10 +372,10 @@ def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
     system.edit_plan("targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {checks}\n")
     run, ask = a_drill(system), restore_steps.ask
 
-    def killed_at_the_second(check, place):
+    def killed_at_the_second(check, target):
         if check.name == "second":
             raise KeyboardInterrupt
-        return ask(check, place)
+        return ask(check, target)
 
     monkeypatch.setattr(restore_steps, "ask", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -396,35 +396,37 @@ def test_a_corrupted_pack_is_red_and_all_is_removed(system):
     with pytest.raises(RestoreError, match="could not be fetched from any destination"):
         run_until(run)
     root = root_of(run)
-    assert "It was not proven that the set can be restored: files.uploads" in teardown(run)
+    assert "It was not verified that the set can be restored: files.uploads" in teardown(run)
     nothing_left(system, run, root)
     assert proofs(run) == {"near": (), "far": ()}
-    assert drilled(system, 2, Wish(by_hand=True, destination="far")) == "far", "a copy that is whole elsewhere proves nothing of this one"
+    assert drilled(system, 2, DrillRequest(by_hand=True, destination="far")) == "far", (
+        "a copy that is whole elsewhere verifies nothing of this one"
+    )
 
 
 def test_a_stale_set_is_red_before_anything_else(system, monkeypatch):
     monkeypatch.setattr(drill_steps, "now", lambda: datetime.now(UTC) + timedelta(hours=25))
     run = a_drill(system)
     with pytest.raises(RestoreError, match=f"{system.set_id}, is 1 d 1 h old; the plan's RPO is 1 d"):
-        drill_steps.choose_drill(run, Wish())
+        drill_steps.choose_drill(run, DrillRequest())
     assert not run.began
     assert "No set was chosen" in teardown(run)
     assert "This drill has ended before: no set was chosen." in teardown(run), "clearing its tasks does not turn it green"
-    run_until(a_drill(system, 2), "choose", Wish(by_hand=True, set=system.set_id))
+    run_until(a_drill(system, 2), "choose", DrillRequest(by_hand=True, set=system.set_id))
 
 
 def test_beyond_the_rto_is_red_and_names_the_slowest_steps(system, monkeypatch):
     system.edit_plan("rto: 2h", "rto: 1s")
-    prove = restore_steps.prove
+    verify = restore_steps.verify
 
     def slow(run, source_id):
         with restore_steps.timed(run, "sleep", source_id):
             time.sleep(1.05)
-        prove(run, source_id)
+        verify(run, source_id)
 
-    monkeypatch.setattr(restore_steps, "prove", slow)
+    monkeypatch.setattr(restore_steps, "verify", slow)
     run = a_drill(system)
-    run_until(run, wish=Wish(sources=("config.settings",)))
+    run_until(run, drill_request=DrillRequest(sources=("config.settings",)))
     reason = teardown(run)
     assert "BEYOND the RTO of 1.0 s. The slowest steps: sleep " in reason
     assert proofs(run) == {"near": (), "far": ()}
@@ -454,22 +456,22 @@ def test_what_can_not_be_removed_is_red(system, monkeypatch):
 def test_destinations_take_turns_and_what_is_proven_everywhere_is_not_due(system):
     assert [drilled(system, 1), drilled(system, 2)] == ["near", "far"]
     idle = a_drill(system, 3)
-    assert drill_steps.choose_drill(idle, Wish()) is False
+    assert drill_steps.choose_drill(idle, DrillRequest()) is False
     assert teardown(idle) == ""
     assert not idle.began
     with pytest.raises(RestoreError, match="Trigger a new drill"):
-        drill_steps.choose_drill(idle, Wish())
-    assert drilled(system, 4, Wish(by_hand=True)) == "near", "by hand it is always due, and near was drilled longer ago"
+        drill_steps.choose_drill(idle, DrillRequest())
+    assert drilled(system, 4, DrillRequest(by_hand=True)) == "near", "by hand it is always due, and near was drilled longer ago"
     system.back_up("newer")
     assert drilled(system, 5) == "far", "now far was drilled longer ago, and of another set"
     assert drilled(system, 6) == "near"
 
 
 def test_a_drill_of_one_source_by_hand_does_not_stand_for_all(system):
-    assert drilled(system, 1, Wish(by_hand=True, sources=("config.settings",))) == "near"
+    assert drilled(system, 1, DrillRequest(by_hand=True, sources=("config.settings",))) == "near"
     assert [drilled(system, 2), drilled(system, 3)] == ["near", "far"]
-    assert drilled(system, 4, Wish(by_hand=True, destination="far", sources=("config.settings",))) == "far"
-    assert drilled(system, 5, Wish(by_hand=True)) == "near"
+    assert drilled(system, 4, DrillRequest(by_hand=True, destination="far", sources=("config.settings",))) == "far"
+    assert drilled(system, 5, DrillRequest(by_hand=True)) == "near"
 
 
 @pytest.mark.parametrize("known_by", ["staging", "records"])
@@ -487,8 +489,8 @@ def test_a_destination_that_fails_does_not_keep_the_others_from_their_turn(syste
     assert [drilled(system, 2), drilled(system, 3)] == ["far", "near"]
 
 
-def remove(system, set_id, place="far"):
-    shutil.rmtree(system.folder / place / "small" / set_id)
+def remove(system, set_id, target="far"):
+    shutil.rmtree(system.folder / target / "small" / set_id)
 
 
 def age(system, set_id, **span):
@@ -516,14 +518,14 @@ def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(sy
     words = "The destination far can't be read, so nothing is known of what a restore from there would bring"
     assert words in teardown(run)
     assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
-    assert len(proofs_at(run, "near")) == 1, "it has proven the set all the same"
+    assert len(proofs_at(run, "near")) == 1, "it has verified the set all the same"
     idle = a_drill(system, 2)
     with pytest.raises(RestoreError, match=words):
-        drill_steps.choose_drill(idle, Wish())
+        drill_steps.choose_drill(idle, DrillRequest())
     assert "No set was chosen" in teardown(idle)
-    assert words in drilled(system, 3, Wish(by_hand=True))
-    assert drilled(system, 4, Wish(by_hand=True, destination="near")) == "near"
-    assert drilled(system, 5, Wish(by_hand=True, set=system.set_id)) == "near", "of a named set it is known where it is"
+    assert words in drilled(system, 3, DrillRequest(by_hand=True))
+    assert drilled(system, 4, DrillRequest(by_hand=True, destination="near")) == "near"
+    assert drilled(system, 5, DrillRequest(by_hand=True, set=system.set_id)) == "near", "of a named set it is known where it is"
     (system.folder / "gone").rename(far)
     assert drilled(system, 6) == "far"
 
@@ -537,10 +539,10 @@ def test_a_destination_that_new_sets_do_not_reach_is_red_night_by_night(system):
         run = a_drill(system, night)
         run_until(run)
         assert run.request().destination == "near", "each of them is the first to be drilled"
-        words = f"The destination far lacks the newest good set, {newest}: its newest is 30 d old, the RPO is 1 d."
+        words = f"The destination far lacks the newest valid set, {newest}: its newest is 30 d old, the RPO is 1 d."
         assert words in teardown(run)
         assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
-        assert len(proofs_at(run, "near")) == 1, "it has proven the set all the same"
+        assert len(proofs_at(run, "near")) == 1, "it has verified the set all the same"
         nothing_left(system, run)
 
 
@@ -551,9 +553,9 @@ def test_a_set_that_is_still_on_its_way_is_no_fault(system):
     run = a_drill(system, 1)
     run_until(run)
     assert teardown(run) == ""
-    assert f"⚠ The destination far lacks the newest good set, {newer}: its newest is 23 h" in (run.folder / "report.md").read_text()
-    with pytest.raises(RestoreError, match=f"far lacks the newest good set, {newer}"):
-        drill_steps.choose_drill(a_drill(system, 2), Wish())
+    assert f"⚠ The destination far lacks the newest valid set, {newer}: its newest is 23 h" in (run.folder / "report.md").read_text()
+    with pytest.raises(RestoreError, match=f"far lacks the newest valid set, {newer}"):
+        drill_steps.choose_drill(a_drill(system, 2), DrillRequest())
     shutil.move(system.folder / "uploading", system.folder / "far" / "small" / newer)
     assert drilled(system, 3) == "far"
 
@@ -563,7 +565,7 @@ def test_a_destination_without_any_set_has_the_time_of_the_first_ones(system):
     run = a_drill(system, 1)
     run_until(run)
     assert teardown(run) == ""
-    assert f"⚠ The destination far lacks the newest good set, {system.set_id}: it has none." in (run.folder / "report.md").read_text()
+    assert f"⚠ The destination far lacks the newest valid set, {system.set_id}: it has none." in (run.folder / "report.md").read_text()
     age(system, system.set_id, days=2)
     remove(system, system.back_up("later"))
     run = a_drill(system, 2)
@@ -574,17 +576,17 @@ def test_a_destination_without_any_set_has_the_time_of_the_first_ones(system):
 def test_an_idle_drill_leaves_no_folder_for_ever(system, monkeypatch):
     drilled(system, 1), drilled(system, 2)
     idle, failed = a_drill(system, 3), a_drill(system, 4)
-    drill_steps.choose_drill(idle, Wish())
+    drill_steps.choose_drill(idle, DrillRequest())
     teardown(idle)
     with monkeypatch.context() as patched:
         patched.setattr(drill_steps, "now", lambda: datetime.now(UTC) + timedelta(days=2))
         with pytest.raises(RestoreError):
-            drill_steps.choose_drill(failed, Wish())
+            drill_steps.choose_drill(failed, DrillRequest())
     teardown(failed)
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert idle.folder.exists()
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert not idle.folder.exists()
     assert failed.journal.closed
 
@@ -592,20 +594,20 @@ def test_an_idle_drill_leaves_no_folder_for_ever(system, monkeypatch):
 def test_only_the_destinations_of_drills_take_turns(system):
     system.write_plan(more="drill: {destinations: [far]}\n")
     assert drilled(system, 1) == "far"
-    assert drill_steps.choose_drill(a_drill(system, 2), Wish()) is False
+    assert drill_steps.choose_drill(a_drill(system, 2), DrillRequest()) is False
     system.back_up("newer")
     for path in (system.folder / "far" / "small").iterdir():
         if path.name != system.set_id:
             shutil.rmtree(path)
     with pytest.raises(RestoreError, match="is not at far, but at near"):
-        drill_steps.choose_drill(a_drill(system, 3), Wish())
+        drill_steps.choose_drill(a_drill(system, 3), DrillRequest())
 
 
 def test_a_forged_proof_counts_for_nothing(system):
     run = a_drill(system)
     run_until(run)
     teardown(run)
-    (proof,) = (system.folder / "near" / "small" / system.set_id / "records").glob("*-proof.json")
+    (proof,) = (system.folder / "near" / "small" / system.set_id / "records").glob("*-verification.json")
     for suffix in ("", ".sig"):
         there = system.folder / "far" / "small" / system.set_id / "records" / f"{proof.name}{suffix}"
         there.parent.mkdir(exist_ok=True)
@@ -615,18 +617,18 @@ def test_a_forged_proof_counts_for_nothing(system):
 
 
 def test_a_wish_that_can_not_be_is_refused(system):
-    for wish, words in (
-        (Wish(destination="moon"), "no destination 'moon'"),
-        (Wish(sources=("postgres.main",)), "no source postgres.main"),
-        (Wish(set="yesterday"), "is not a set id"),
+    for drill_request, words in (
+        (DrillRequest(destination="moon"), "no destination 'moon'"),
+        (DrillRequest(sources=("postgres.main",)), "no source postgres.main"),
+        (DrillRequest(set="yesterday"), "is not a set id"),
     ):
         with pytest.raises(PlanError, match=words):
-            drill_steps.choose_drill(a_drill(system), wish)
+            drill_steps.choose_drill(a_drill(system), drill_request)
 
 
 def test_fewer_sources_by_hand(system):
     run = a_drill(system)
-    run_until(run, wish=Wish(person="alice", by_hand=True, sources=("config.settings",)))
+    run_until(run, drill_request=DrillRequest(person="alice", by_hand=True, sources=("config.settings",)))
     assert not (root_of(run) / "files.uploads").exists()
     assert teardown(run) == ""
     assert (run.request().requester, run.request().sources) == ("alice", ("config.settings",))
@@ -637,12 +639,12 @@ def test_a_set_that_is_drilled_is_not_pruned(system):
     for number in range(3):
         system.back_up(f"newer {number}")
     run = a_drill(system)
-    run_until(run, "preflight", Wish(by_hand=True, set=system.set_id))
+    run_until(run, "preflight", DrillRequest(by_hand=True, set=system.set_id))
     newest = drill_steps.read_catalog("small", run.context.destinations(), run.context.verify_key()).sets[0].manifest.set_id
 
     def pruned():
-        rules = {"good": "decoded", "key": run.context.verify_key(), "now": datetime.now(UTC), "after": newest, "others": ()}
-        prune(run.context.destination("near"), "small", Keep(last=1), **rules)
+        rules = {"level": "decoded", "key": run.context.verify_key(), "now": datetime.now(UTC), "after": newest, "others": ()}
+        prune(run.context.destination("near"), "small", Retention(keep_last=1), **rules)
         return not Path(system.folder, "near", "small", system.set_id, PACKS_FILE).exists()
 
     assert not pruned()

@@ -34,7 +34,7 @@ SAMPLE_PLANS = {}
 
 
 def scenario(retries=0, hooks="", **settings):
-    """Register a scenario; its plan has a dead-man address of its own."""
+    """Register a scenario; its plan has a heartbeat address of its own."""
 
     def register(function):
         name = f"b_{function.__name__}"[:40]

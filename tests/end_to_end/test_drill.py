@@ -6,7 +6,7 @@ from email.policy import default
 
 import pytest
 
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.sets.records import read_records
 from sandbox.servers import wait_for
 from tests.end_to_end.conftest import mail_lines
@@ -25,7 +25,7 @@ def proofs(run):
 
 
 def drill_of(system, run_id):
-    return RestoreRun(system.context(), f"drill {run_id}")
+    return RestoreSession(system.context(), f"drill {run_id}")
 
 
 def words(person, dag, run_id):
@@ -92,10 +92,10 @@ def test_a_set_that_can_not_be_restored_is_red_and_told(sample_systems, begun, o
     run = drill_of(system, run_id)
     assert run.request().requester == "operator"
     states = operator.states("drill_red_drill", run_id)
-    assert {name for name, state in states.items() if state == "failed"} == {"stage_and_prove.stage.files.uploads", "report"}
+    assert {name for name, state in states.items() if state == "failed"} == {"stage_and_verify.stage.files.uploads", "report"}
     assert states["check_system"] == "upstream_failed"
     assert states["discard"] == "success"
-    assert "It was not proven that the set can be restored: files.uploads" in operator.log_text("drill_red_drill", run_id, "report")
+    assert "It was not verified that the set can be restored: files.uploads" in operator.log_text("drill_red_drill", run_id, "report")
     assert proofs(run) == ()
     assert not (run.folder / "scratch.json").exists()
 

@@ -20,7 +20,7 @@ import pytest
 from recovery.crypto.signing import SigningKey
 from recovery.restore import answers
 from recovery.restore.approvals import Approval, write_signed
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.sets.records import read_records
 from sandbox.person import Refused
 from sandbox.servers import wait_for
@@ -65,7 +65,7 @@ class Play:
 
     @property
     def run(self):
-        return RestoreRun(self.system.context(), self.run_id)
+        return RestoreSession(self.system.context(), self.run_id)
 
     def gate(self, name):
         """Wait until a gate waits. One that was answered may ask again, where Airflow lost the answer: it gets the same."""
@@ -163,7 +163,7 @@ class Play:
             yield path
 
     def wait_for_step(self, step, source=""):
-        self.wait_until(f"{step} {source}", lambda: bool(self.run.journal.said(step, source)))
+        self.wait_until(f"{step} {source}", lambda: bool(self.run.journal.entries(step, source)))
 
 
 def waiting_for(path):
@@ -191,7 +191,7 @@ def plan_rejected(play):
     words = play.ended()
     assert "bob rejected the gate 'plan'; nothing live was replaced" in words
     play.assert_nothing_changed()
-    assert not play.run.journal.said("staging")
+    assert not play.run.journal.entries("staging")
     play.wait_until("the mail about the failure", lambda: bool(play.mails("Restore FAILED")))
     waited, *_asked_again = play.mails("waits for approval: plan")
     assert play.run.manifest().set_id in waited
@@ -210,36 +210,36 @@ def switch_rejected_and_nobody_opens_their_own_gate(play):
     with pytest.raises(Refused):
         play.carol.trigger(play.dag)
     play.approve("approve_plan", person=play.bob)
-    gate = play.gate("approve_switch")
-    assert "proven equal to the set" in gate.body
-    assert play.system.fingerprint() == play.before, "something live was touched before the switch was approved"
+    gate = play.gate("approve_cutover")
+    assert "verified against the set" in gate.body
+    assert play.system.fingerprint() == play.before, "something live was touched before the cutover was approved"
     play.answer(gate, "Reject", play.bob)
-    assert "bob rejected the gate 'switch'; nothing live was replaced" in play.ended()
+    assert "bob rejected the gate 'cutover'; nothing live was replaced" in play.ended()
     play.assert_nothing_changed()
     assert play.system.service_calls == []
 
 
 @scenario(servers=("postgres", "mongo"))
 def accept_rejected_and_later_writes_kept_aside(play):
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     gate = play.gate("accept")
     assert "web: check is done" in gate.body
     restored = play.system.fingerprint()
     for state in (restored, play.set_state):
         state["mongo.documents"].pop("sessions (indexes, options)")  # its TTL is put on after acceptance
     assert restored == play.set_state
-    (play.system.storage / "year0" / "written after the switch").write_text("hours of work\n")
+    (play.system.storage / "year0" / "written after the cutover").write_text("hours of work\n")
     (play.system.storage / "also after").write_text("more\n")
-    play.system.sql("INSERT INTO requests (what) VALUES ('after the switch')")
+    play.system.sql("INSERT INTO requests (what) VALUES ('after the cutover')")
     with play.system.mongo.client() as client:
         client[play.system.name].states.insert_one({"_id": "after"})
     play.answer(gate, "Reject", play.bob)
-    assert "bob rejected the gate 'accept'; the data of before is back" in play.ended()
+    assert "bob rejected the gate 'accept'; the previous data is back" in play.ended()
     assert play.system.fingerprint() == play.before
     assert all(play.system.services.values())
     play.assert_nothing_held()
     aside = play.system.storage / f".recovery-{play.run.id}" / "new"
-    assert (aside / "year0" / "written after the switch").read_text() == "hours of work\n"
+    assert (aside / "year0" / "written after the cutover").read_text() == "hours of work\n"
     assert (aside / "also after").read_text() == "more\n"
     assert f"{play.system.name}__stage_{play.run.id}" in play.system.leftovers()
     with play.system.mongo.client() as client:
@@ -256,7 +256,7 @@ def plan_unanswered(play):
 @scenario()
 def accept_unanswered(play):
     play.system.block("check", "web")
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     play.wait_until("the checks", lambda: play.system.blocked("check", "web") is not None)
     play.system.write_plan(timeout="3s")
     play.system.unblock("check", "web")
@@ -271,8 +271,8 @@ def accept_unanswered(play):
 @scenario(pytest.mark.long, timeout="60s")
 def switch_unanswered(play):
     play.trigger().approve("approve_plan")
-    play.gate("approve_switch")
-    assert "nobody answered the gate 'switch' in time" in play.ended()
+    play.gate("approve_cutover")
+    assert "nobody answered the gate 'cutover' in time" in play.ended()
     play.assert_nothing_changed()
 
 
@@ -291,7 +291,7 @@ def answers_in_the_first_second_and_a_backup_that_waits(play):
     assert gate, play.failure_logs()
     backup = play.operator.trigger(f"{play.system.name}_backup")
     play.operator.wait_task(f"{play.system.name}_backup", backup, "prepare", {"up_for_reschedule"})
-    assert "between its switch and its acceptance" in play.operator.log_text(f"{play.system.name}_backup", backup, "prepare", 1)
+    assert "between its cutover and its acceptance" in play.operator.log_text(f"{play.system.name}_backup", backup, "prepare", 1)
     while gate:
         answer(gate)
         gate = play.alice.next_gate(play.dag, play.run_id)
@@ -326,7 +326,7 @@ def one_table_and_one_folder(play):
     play.trigger(sources=["postgres.main", "files.uploads"], **{"only.postgres.main": [table], "only.files.uploads": ["year1"]})
     gate = play.gate("approve_plan")
     assert f"Only: {table}" in gate.body.replace("\\", "")
-    play.approve("approve_plan", "approve_switch", "accept")
+    play.approve("approve_plan", "approve_cutover", "accept")
     play.ended("success")
     found = play.system.fingerprint()
     for source, names in (("postgres.main", {"requests", "requests_id_seq"}), ("files.uploads", {"year1"})):
@@ -340,7 +340,7 @@ def into_a_target_with_one_gate(play):
     with pytest.raises(Refused) as refused:
         play.trigger(target="elsewere")
     assert refused.value.status == 400
-    play.trigger(target="elsewhere").approve("approve_switch")
+    play.trigger(target="elsewhere").approve("approve_cutover")
     play.ended("success")
     assert play.system.elsewhere_fingerprint() == play.set_state
     assert play.system.fingerprint() == play.before
@@ -351,14 +351,14 @@ def into_a_target_with_one_gate(play):
 
 @scenario(servers=("postgres", "mongo"))
 def in_place_rejected_at_the_last_gate(play):
-    play.trigger(method="in place", config="all").approve("approve_plan", "approve_switch")
+    play.trigger(method="in place", config="all").approve("approve_plan", "approve_cutover")
     gate = play.gate("accept")
     assert "those writes are lost" in gate.body
     restored = play.system.fingerprint()
     assert restored["files.uploads"] == play.set_state["files.uploads"]
     assert restored["postgres.main"] == play.set_state["postgres.main"]
     play.answer(gate, "Reject", play.bob)
-    assert "bob rejected the gate 'accept'; the data of before was loaded again from the safety set" in play.ended()
+    assert "bob rejected the gate 'accept'; the previous data was loaded again from the safety set" in play.ended()
     play.assert_nothing_changed()
 
 
@@ -378,22 +378,22 @@ def plan_gate_marked_and_forged(play):
     words = play.ended()
     assert "The approval of the gate plan is not one" in words
     play.assert_nothing_changed()
-    assert not run.journal.said("staging")
+    assert not run.journal.entries("staging")
 
 
 @scenario(pytest.mark.long)
 def switch_gate_marked_as_skipped(play):
     play.trigger().approve("approve_plan")
-    play.gate("approve_switch")
-    play.operator.mark_task(play.dag, play.run_id, "approve_switch", "skipped")
-    assert "The gate switch was not approved by anyone" in play.ended()
+    play.gate("approve_cutover")
+    play.operator.mark_task(play.dag, play.run_id, "approve_cutover", "skipped")
+    assert "The gate cutover was not approved by anyone" in play.ended()
     play.assert_nothing_changed()
     assert play.system.service_calls == []
 
 
 @scenario(pytest.mark.long)
 def last_gate_marked_as_success(play):
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     play.gate("accept")
     play.operator.mark_task(play.dag, play.run_id, "accept", "success")
     words = play.ended()
@@ -417,7 +417,7 @@ def plan_file_changed_while_the_gate_waits(play):
 def connection_changed_after_the_gate(play):
     play.trigger().approve("approve_plan")
     play.system.block("stop", "web")
-    play.approve("approve_switch")
+    play.approve("approve_cutover")
     play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "web") is not None)
     name = f"{play.system.name}_postgres"
     good = play.system.connections()[name]
@@ -425,13 +425,13 @@ def connection_changed_after_the_gate(play):
     play.airflow.admin.put_connection(name, good | {"port": other.port, "password": other.password})
     try:
         play.system.unblock("stop", "web")
-        play.wait_until("the switch to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
+        play.wait_until("the cutover to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
     finally:
         play.airflow.admin.put_connection(name, good)
     words = play.ended()
     assert "The target of postgres.main is not the one that was approved" in words
     assert "switched back" in words
-    assert play.run.journal.said("switched", "config.settings"), "nothing had been switched before, so nothing was taken back"
+    assert play.run.journal.entries("switched", "config.settings"), "nothing had been cut over before, so nothing was rolled back"
     play.assert_nothing_changed()
 
 
@@ -453,7 +453,7 @@ def parameters_that_are_not_known(play):
 @scenario(pytest.mark.long)
 def killed_while_stopping_services(play):
     play.system.block("stop", "workers")
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "workers") is not None)
     assert not play.system.services["web"]
     os.kill(play.system.blocked("stop", "workers"), signal.SIGKILL)
@@ -466,21 +466,21 @@ def killed_while_stopping_services(play):
 @scenario()
 def killed_between_two_switches(play):
     play.trigger().approve("approve_plan")
-    play.gate("approve_switch")
+    play.gate("approve_cutover")
     with play.source_in_use("files.uploads") as lock:
-        play.approve("approve_switch")
+        play.approve("approve_cutover")
         play.wait_for_step("switched", "config.settings")
-        play.wait_until("the next switch", lambda: waiting_for(lock) is not None)
+        play.wait_until("the next cutover", lambda: waiting_for(lock) is not None)
         os.kill(waiting_for(lock), signal.SIGKILL)
         play.wait_until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
-    assert "everything was switched back" in play.ended()
+    assert "everything was rolled back" in play.ended()
     play.assert_nothing_changed()
 
 
 @scenario(pytest.mark.long)
 def killed_while_starting_services_then_rejected(play):
     play.system.block("start", "web")
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     play.wait_until("services to be started", lambda: play.system.blocked("start", "web") is not None)
     os.kill(play.system.blocked("start", "web"), signal.SIGKILL)
     gate = play.gate("accept")
@@ -488,21 +488,21 @@ def killed_while_starting_services_then_rejected(play):
     assert "✘ FAILED: the checks did not run" in gate.body
     play.system.unblock("start", "web")
     play.answer(gate, "Reject", play.bob)
-    assert "the data of before is back" in play.ended()
+    assert "the previous data is back" in play.ended()
     assert play.system.fingerprint() == play.before
     assert all(play.system.services.values())
 
 
 @scenario()
 def killed_on_the_way_back(play):
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     gate = play.gate("accept")
     play.system.block("stop", "web")
     play.answer(gate, "Reject", play.bob)
-    play.wait_until("the way back", lambda: play.system.blocked("stop", "web") is not None)
+    play.wait_until("the rollback", lambda: play.system.blocked("stop", "web") is not None)
     os.kill(play.system.blocked("stop", "web"), signal.SIGKILL)
     play.system.unblock("stop", "web")
-    assert "the data of before is back" in play.ended()
+    assert "the previous data is back" in play.ended()
     assert play.system.fingerprint() == play.before
     assert all(play.system.services.values())
     assert play.alice.tasks(play.dag, play.run_id)["switch_back"].try_number > 1
@@ -526,7 +526,7 @@ def run_marked_failed_while_staging(play):
 @scenario()
 def run_marked_success_at_the_switch_gate(play):
     play.trigger().approve("approve_plan")
-    gate = play.gate("approve_switch")
+    gate = play.gate("approve_cutover")
     play.operator.mark_run(play.dag, play.run_id, "success")
     play.teardowns_ended()
     play.assert_nothing_changed()
@@ -539,18 +539,18 @@ def run_marked_success_at_the_switch_gate(play):
 @scenario(pytest.mark.long)
 def run_marked_failed_during_the_switch(play):
     play.system.block("stop", "workers")
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "workers") is not None)
     play.operator.mark_run(play.dag, play.run_id, "failed")
     play.ended()
     play.system.unblock("stop", "workers")
     play.assert_nothing_changed()
-    assert not play.run.journal.said("services stopped")
+    assert not play.run.journal.entries("services stopped")
 
 
 @scenario(pytest.mark.long)
 def run_marked_success_at_the_last_gate(play):
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     play.gate("accept")
     play.operator.mark_run(play.dag, play.run_id, "success")
     play.teardowns_ended()
@@ -562,7 +562,7 @@ def run_marked_success_at_the_last_gate(play):
 
 @scenario(pytest.mark.long)
 def checks_begin_to_fail_at_the_last_gate(play):
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     gate = play.gate("accept")
     assert "✘" not in gate.body
     play.system.fail("check", "web")
@@ -573,14 +573,14 @@ def checks_begin_to_fail_at_the_last_gate(play):
     assert "its log has what counts" in play.gate("accept").body  # it is the text of before
     assert "✘ FAILED" in play.log("accept")
     play.reject("accept")
-    assert "the data of before is back" in play.ended()
+    assert "the previous data is back" in play.ended()
     assert play.system.fingerprint() == play.before
 
 
 @scenario()
 def checks_fail_and_tasks_are_cleared_after_the_end(play):
     play.system.fail("check", "web")
-    play.trigger().approve("approve_plan", "approve_switch")
+    play.trigger().approve("approve_plan", "approve_cutover")
     gate = play.gate("accept")
     assert "✘ FAILED" in gate.body
     assert "web does not check, on purpose" in gate.body
@@ -597,7 +597,7 @@ def checks_fail_and_tasks_are_cleared_after_the_end(play):
     assert "This run was cleared" in words
     assert play.system.fingerprint() == later
     assert play.system.service_calls == told
-    for task in ("stage_and_prove.stage.files.uploads", "switch.files.uploads", "stop_services"):
+    for task in ("stage_and_verify.stage.files.uploads", "switch.files.uploads", "stop_services"):
         play.operator.clear(play.dag, play.run_id, task)
         found = play.alice.wait_task(play.dag, play.run_id, task, {"success", "failed", "upstream_failed"})
         assert found.state != "success", task
@@ -629,7 +629,7 @@ def test_backup_disaster_restore_of_the_whole_sample(system, operator, alice, ma
     after = system.fingerprint()
     for source, things in before.items():
         assert after[source] == things, f"{source} is not what it was"
-    assert list(dict.fromkeys(gate.task_id for gate in asked)) == ["approve_plan", "approve_switch", "accept"]
+    assert list(dict.fromkeys(gate.task_id for gate in asked)) == ["approve_plan", "approve_cutover", "accept"]
     plan = next(gate.body for gate in asked if gate.task_id == "approve_plan")
     for words in ("**operator** asks", "What was written in the last", *before.keys() - {"config"}):
         assert words in plan

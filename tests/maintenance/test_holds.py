@@ -57,7 +57,7 @@ def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(sys
         release_holds(system.context(), safety_set, "olga")
     assert all(holds(system, safety_set).values())
     approve_gate(run, "accept")
-    rollback.keep(run)
+    rollback.finalize(run)
     assert teardown(run) == ""
     release_holds(system.context(), safety_set, "olga")
     assert not any(holds(system, safety_set).values())

@@ -42,23 +42,23 @@ def days_later(monkeypatch, days):
 def test_each_restore_has_its_own_days(system, monkeypatch):
     first, second = restored(system, "first"), restored(system, "second", accepted=False)
     work = {run.id: system.storage / f".recovery-{run.id}" for run in (first, second)}
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert all(path.exists() for path in work.values())
 
     live = system.fingerprint()
     days_later(monkeypatch, 8)
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert not any(path.exists() for path in work.values())
     assert system.leftovers() == []
     assert system.fingerprint() == live
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
 
 
 def test_a_restore_that_has_not_ended_keeps_its_copies(system, monkeypatch):
     run = system.restore()
     run_until(system, run, "check")
     days_later(monkeypatch, 30)
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert (system.storage / f".recovery-{run.id}" / "before" / "new.txt").exists()
     assert run.began
 
@@ -69,7 +69,7 @@ def test_one_that_fails_does_not_keep_the_others(system, monkeypatch):
     (runs[0].folder / "findings.json").unlink()
     days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}"):
-        replaced_copies.drop_old(system.context())
+        replaced_copies.drop_old_copies(system.context())
     assert not (system.storage / f".recovery-{runs[1].id}").exists()
     assert not (system.storage / f".recovery-{runs[2].id}").exists()
 
@@ -89,7 +89,7 @@ def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(system, monke
         monkeypatch.setattr(replaced_copies, "drop", lambda run: {}[run.id] if run.id == runs[0].id else drop(run))
     days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}: "):
-        replaced_copies.drop_old(system.context())
+        replaced_copies.drop_old_copies(system.context())
     assert (system.storage / f".recovery-{runs[0].id}").exists()
     assert not (system.storage / f".recovery-{runs[1].id}").exists()
     assert not (system.storage / f".recovery-{runs[2].id}").exists()
@@ -115,7 +115,7 @@ def test_copies_are_removed_where_they_are_and_not_where_the_plan_would_have_the
         answers.show(run, "accept", gate_text(run, "accept"))
         if accepted:
             answers.approve(run, "accept", "bob")
-            rollback.keep(run)
+            rollback.finalize(run)
         else:
             answers.reject(run, "accept", "bob")
         teardown(run)
@@ -123,7 +123,7 @@ def test_copies_are_removed_where_they_are_and_not_where_the_plan_would_have_the
         path = system.plans / "copied.yaml"
         path.write_text(path.read_text().replace("copied: copied_elsewhere", "copied: copied_moved"))
         days_later(monkeypatch, 8)
-        replaced_copies.drop_old(system.context())
+        replaced_copies.drop_old_copies(system.context())
         assert marked(system, run) == []
     finally:
         system.drop()
@@ -148,9 +148,9 @@ def test_a_source_that_left_the_plan_is_named(system, monkeypatch):
     path.write_text("\n".join(line for line in kept.splitlines() if "files:" not in line and "uploads:" not in line))
     days_later(monkeypatch, 8)
     with pytest.raises(RecoveryError, match=r"no longer has files\.uploads"):
-        replaced_copies.drop_old(system.context())
+        replaced_copies.drop_old_copies(system.context())
     path.write_text(kept)
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert not (system.storage / f".recovery-{run.id}").exists()
 
 
@@ -167,15 +167,15 @@ def test_a_target_that_left_the_plan_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         RestoreError, match=rf"no longer has config.settings, files.uploads at the target elsewhere, where restore {run.id} left"
     ):
-        replaced_copies.drop_old(system.context())
+        replaced_copies.drop_old_copies(system.context())
     path.write_text(kept)
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert not (run.folder / "request.json").exists()
 
 
 def test_copies_that_nobody_knows_are_named(system, caplog):
     run = restored(system, "first")
     shutil.rmtree(run.folder)
-    replaced_copies.drop_old(system.context())
+    replaced_copies.drop_old_copies(system.context())
     assert f"copies of restores that staging does not know: {run.id}" in caplog.text
     assert (system.storage / f".recovery-{run.id}").exists()

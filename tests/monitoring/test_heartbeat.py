@@ -66,7 +66,7 @@ def test_a_whole_address_as_host_is_taken_as_it_is():
 @pytest.mark.parametrize("status", [301, 404, 500])
 def test_anything_but_success_is_an_error_that_does_not_tell_the_address(status):
     with web(status, location="/elsewhere") as server:
-        with pytest.raises(ConnectionUnusable, match="dead_man did not take the ping") as error:
+        with pytest.raises(ConnectionUnusable, match="dead_man did not take the heartbeat") as error:
             heartbeat.ping(dead_man(server, extra={"path": "/secret-token"}))
         assert server.asked == ["/secret-token"]
     assert "secret-token" not in str(error.value)
@@ -90,12 +90,12 @@ def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path, monke
 
         set_id = system.back_up("told")
         context, plan = system.context(connect=connect), system.plan()
-        assert heartbeat.tell_success(context, "dead_man", set_id)
+        assert heartbeat.send(context, "dead_man", set_id)
         assert server.asked == ["/ping/1"]
         with monkeypatch.context() as later:
             later.setattr(heartbeat, "now", lambda: datetime.now(UTC) + plan.objectives.rpo)
-            assert not heartbeat.tell_success(context, "dead_man", set_id)
+            assert not heartbeat.send(context, "dead_man", set_id)
         shutil.rmtree(system.set_folders(set_id)[1])
         with pytest.raises(DestinationError, match=r"far has no .* Nobody was told that the backup succeeded"):
-            heartbeat.tell_success(context, "dead_man", set_id)
+            heartbeat.send(context, "dead_man", set_id)
         assert server.asked == ["/ping/1"]

@@ -14,7 +14,7 @@ sources:
   files: {{uploads: {{path: "${{UPLOADS:-/srv/uploads}}"}}}}
 encryption: {{recipients: [{RECIPIENT}], identity: id}}
 signing: signer
-destinations: {{local: {{folder: /backups, keep: {{within: 30d}}}}}}
+destinations: {{local: {{folder: /backups, keep_within: 30d}}}}
 approvals: {{approvers: [{{id: alice, name: Alice}}]}}
 """
 BUCKET = "s3: {connection: c, bucket: bucket, prefix: sets}"
@@ -40,7 +40,7 @@ def test_a_short_plan_has_sane_defaults(tmp_path):
     assert plan.schedule == "0 1 * * *"
     assert plan.objectives.rpo.total_seconds() == 86400
     assert plan.source_ids == ["postgres.main", "files.uploads"]
-    assert plan.good == "decoded"
+    assert plan.valid == "decoded"
 
 
 def test_every_error_is_told_at_once_with_path_and_remedy(tmp_path):
@@ -85,7 +85,7 @@ def test_variables_are_filled_as_in_compose(tmp_path):
         ("signing: signer", 'signing: signer\nservices: {stop: [[stop, "\\0"]]}', "services.stop.0.1: has a NUL character"),
         (RECIPIENT, "age1nonsense", "is not an age recipient"),
         ("identity: id", "", "'decoded' needs encryption.identity"),
-        ("keep: {within: 30d}", "keep: {}", "write at least one rule"),
+        ("keep_within: 30d", "keep: {}", "write at least one rule"),
         ("folder: /backups, ", "", "write either folder or s3"),
         ("folder: /backups, ", "folder: /backups, mount: /backups/disk, ", "/backups/disk must be the destination's folder or one above"),
         ("folder: /backups, ", f"{BUCKET}, mount: /backups, ", "mount: /backups must be the destination's folder"),
@@ -121,7 +121,7 @@ def test_a_broken_plan_does_not_hide_the_others(tmp_path):
     (tmp_path / "bad.yaml").write_text("plan: 5")
     (tmp_path / "twin.yml").write_text(PLAN)
     plans = load_plans(tmp_path)
-    assert [plan.plan for plan in plans.good] == ["shop"]
+    assert [plan.plan for plan in plans.valid] == ["shop"]
     assert [broken.path.name for broken in plans.broken] == ["bad.yaml", "twin.yml"]
     assert "another file of the folder is named 'shop' too" in str(plans.broken[1])
     assert load_plan("shop", tmp_path).plan == "shop"
@@ -154,5 +154,5 @@ def test_the_plan_that_ships_is_good(monkeypatch):
     monkeypatch.setenv("OPENMANUS_RECIPIENT", RECIPIENT)
     plans = load_plans(DEFAULT_FOLDER)
     assert not plans.broken
-    assert [plan.plan for plan in plans.good] == ["openmanus"]
-    assert plans.good[0].schedule == "0 1 * * *"
+    assert [plan.plan for plan in plans.valid] == ["openmanus"]
+    assert plans.valid[0].schedule == "0 1 * * *"

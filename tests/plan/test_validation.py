@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from recovery.plan.loader import load_plans
-from recovery.plan.overlap import share_a_place
+from recovery.plan.overlap import share_a_location
 from tests.support.system import SampleSystem
 
 
@@ -24,7 +24,7 @@ def told(tmp_path):
             yaml.safe_dump(plan).replace("HOME", str(system.home)).replace("FOLDER", str(system.folder))
         )
         found = load_plans(system.plans)
-        return "\n".join(map(str, found.broken)), found.good
+        return "\n".join(map(str, found.broken)), found.valid
 
     say.home = system.home
     return say
@@ -134,7 +134,7 @@ def test_a_target_on_the_live_server_under_another_name_fits(told):
         drill={"target": "staging", "schedule": "0 4 * * 0", "on_new_set": True},
     )
     assert not broken
-    assert good[0].targets["staging"].gates == ("plan", "switch", "accept")
+    assert good[0].targets["staging"].gates == ("plan", "cutover", "accept")
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_a_target_on_the_live_server_under_another_name_fits(told):
 def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same):
     there = {"one": {"connection": "spare", "databases": {"shop": "x"}}, "two": other}
     _, (plan,) = told(targets={name: {"sources": {"postgres": {"main": where}}} for name, where in there.items()})
-    assert share_a_place(plan, "one", plan, "two") is same
-    assert share_a_place(plan, "one", plan, "one")
-    assert not share_a_place(plan, "one", plan, "live")
-    assert not share_a_place(plan, "scratch", plan, "live")
+    assert share_a_location(plan, "one", plan, "two") is same
+    assert share_a_location(plan, "one", plan, "one")
+    assert not share_a_location(plan, "one", plan, "live")
+    assert not share_a_location(plan, "scratch", plan, "live")
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same
 def test_plans_that_protect_some_of_the_same_share_the_live_place(told, other, same):
     _, (plan,) = told(**sources(postgres={"main": {"connection": "live", "databases": ["shop"]}}))
     _, (beside,) = told(plan="beside", sources=other)
-    assert share_a_place(plan, "live", beside, "live") is share_a_place(beside, "live", plan, "live") is same
+    assert share_a_location(plan, "live", beside, "live") is share_a_location(beside, "live", plan, "live") is same
 
 
 def test_a_target_of_one_plan_may_be_live_in_another(told):
     _, (plan,) = told(targets={"spare": {"sources": {"files": {"uploads": {"path": "/srv/copy/below"}}}}})
     _, (beside,) = told(plan="beside", sources={"files": {"all": {"path": "/srv/copy"}}})
-    assert share_a_place(plan, "spare", beside, "live")
-    assert not share_a_place(plan, "live", beside, "live")
+    assert share_a_location(plan, "spare", beside, "live")
+    assert not share_a_location(plan, "live", beside, "live")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_yes_to_what_checks_said_before_they_began_again_is_void(started):
     shown = run.gate_file("accept", ".md").read_text()
     assert "✘ FAILED" in shown
     assert "✔" not in shown
-    rollback.keep(run)
+    rollback.finalize(run)
     assert "was accepted, but its checks did not all succeed" in teardown(run)
 
 
@@ -102,7 +102,7 @@ def test_checks_that_begin_again_void_a_yes(started, ok):
     run_until(system, run, "gate accept")
     check_again(system, run, ok=ok)
     with pytest.raises(ApprovalError, match="alice approved the gate accept, this changed: checks"):
-        rollback.keep(run)
+        rollback.finalize(run)
     assert "nobody accepted it" in teardown(run)
 
 
@@ -115,7 +115,7 @@ def test_only_the_last_round_of_checks_is_told(started):
     steps.check_system(run)
     assert "FAILED" not in gate_text(run, "accept")
     approve_gate(run, "accept")
-    rollback.keep(run)
+    rollback.finalize(run)
     assert teardown(run) == ""
     assert [each["ok"] for each in json.loads((run.folder / "report.json").read_text())["checks"]] == [True]
 
@@ -126,7 +126,7 @@ def test_checks_before_the_services_were_started_again_count_no_more(started):
     steps.start_services(run)
     assert "✘ FAILED: the checks did not run to their end" in gate_text(run, "accept")
     approve_gate(run, "accept")
-    rollback.keep(run)
+    rollback.finalize(run)
     assert "its checks did not all succeed" in teardown(run)
 
 
@@ -139,7 +139,7 @@ def test_services_that_did_not_start_the_second_time_are_told(started):
     assert "✘ FAILED: the services did not start" in gate_text(run, "accept")
     system.mend("start", "web")
     approve_gate(run, "accept")
-    rollback.keep(run)
+    rollback.finalize(run)
     assert "its services did not start cleanly" in teardown(run)
 
 
@@ -149,12 +149,12 @@ def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(sta
     run_until(system, run, "stop services")
     system.fail("start", "web")
     with pytest.raises(RestoreError, match="web does not start") as raised:
-        rollback.switch_back(run)
+        rollback.roll_back(run)
     assert raised.value.retryable
     rollback.discard(run)
-    assert "THE WAY BACK IS NOT COMPLETE" in ended(run)
+    assert "THE ROLLBACK IS NOT COMPLETE" in ended(run)
     system.mend("start", "web")
-    rollback.switch_back(run)
+    rollback.roll_back(run)
     rollback.discard(run)
     assert "nothing live was replaced" in ended(run).lower()
     assert system.services == {"web": True, "workers": True}
@@ -164,7 +164,7 @@ def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(sta
 def test_services_that_a_kill_left_down_are_started_when_the_restored_system_stays(started):
     system, run = started
     run_until(system, run, "switch files.uploads")
-    run.journal.say("starting services")
+    run.journal.record("starting services")
     teardown(run)
     assert system.services == {"web": True, "workers": True}
 

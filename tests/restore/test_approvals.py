@@ -26,9 +26,9 @@ def test_there_and_back(tmp_path):
 
 
 def test_nobody_answered(tmp_path):
-    with pytest.raises(ApprovalError, match="The gate switch was not approved by anyone"):
+    with pytest.raises(ApprovalError, match="The gate cutover was not approved by anyone"):
         read_approval(tmp_path / "switch.json", KEY.verify_key)
-    with pytest.raises(ApprovalError, match="What the gate switch asked can't be believed"):
+    with pytest.raises(ApprovalError, match="What the gate cutover asked can't be believed"):
         read_question(tmp_path / "switch.asked.json", KEY.verify_key)
 
 

@@ -36,7 +36,7 @@ def test_room_for_two_copies_recommends_the_switch_with_numbers(run):
     run.ask()
     findings = found(run, Space("the server", 3 << 20, 5 << 20))
     assert says(findings, "fact", "the server", "5.0 MiB free", "3.0 MiB")
-    assert says(findings, "fact", "method switch is recommended")
+    assert says(findings, "fact", "method swap is recommended")
     assert not says(findings, "refusal", "")
 
 
@@ -47,7 +47,7 @@ def test_no_room_for_a_second_copy_refuses_the_switch_and_names_the_other_method
 
 
 def test_unknown_room_is_refused_to_servers_of_a_drill_which_share_a_disk_with_backups(run):
-    steps.choose_drill(run, steps.Wish())
+    steps.choose_drill(run, steps.DrillRequest())
     assert says(found(run, Space("somewhere", 1, None)), "refusal", "somewhere")
 
 
@@ -66,7 +66,7 @@ def test_a_set_that_does_not_fit_even_in_place_is_refused(run):
 
 def test_in_place_with_room_for_two_copies_is_advised_against(run):
     run.ask(method="in place")
-    assert says(found(run, Space("the server", 1, 5 << 20)), "warning", "method switch would do")
+    assert says(found(run, Space("the server", 1, 5 << 20)), "warning", "method swap would do")
 
 
 def test_needs_of_one_file_system_are_added_up(run):

@@ -22,9 +22,9 @@ from recovery.plan.field_types import LIVE
 from recovery.plan.kinds.mongo import MongoTarget
 from recovery.plan.kinds.postgres import PostgresTarget
 from recovery.restore import checks
-from recovery.restore.checks import ask, at_path, same
-from recovery.targets.resolve import place_named
-from recovery.targets.target import Place
+from recovery.restore.checks import at_path, run_check, same
+from recovery.targets.resolve import resolve
+from recovery.targets.target import RestoreTarget
 from sandbox.servers import wait_for
 from tests.support.system import SampleSystem
 
@@ -41,7 +41,7 @@ def system(tmp_path_factory, postgres_server, mongo_server):
 
 @pytest.fixture(scope="module")
 def live(system):
-    return place_named(system.context(), LIVE)
+    return resolve(system.context(), LIVE)
 
 
 def check(**what):
@@ -160,21 +160,21 @@ def at(web, path, user=""):
     ],
 )
 def test_an_address(web, live, path, settings, ok, words):
-    outcome = ask(check(http={"url": at(web, path)} | settings), live)
+    outcome = run_check(check(http={"url": at(web, path)} | settings), live)
     assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
 
 
 def test_an_address_where_nobody_answers(live):
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-    outcome = ask(check(http={"url": f"http://127.0.0.1:{port}/"}), live)
+    outcome = run_check(check(http={"url": f"http://127.0.0.1:{port}/"}), live)
     assert not outcome.ok
     assert "Connection refused" in outcome.words
 
 
 @pytest.mark.parametrize("url", ["http://xn--/", "http://127.0.0.1/\0"])
 def test_what_only_looks_like_an_address_is_a_failed_check(live, url):
-    outcome = ask(check(http={"url": url}), live)
+    outcome = run_check(check(http={"url": url}), live)
     assert (outcome.ok, "not an address: " in outcome.words) == (False, True), outcome.words
 
 
@@ -182,7 +182,7 @@ def test_what_only_looks_like_an_address_is_a_failed_check(live, url):
 def test_login_and_query_of_an_address_are_used_and_never_said(web, live, path, caplog):
     caplog.set_level(logging.INFO)
     Web.get_nowhere = lambda self: self.send(404)
-    outcome = ask(check(http={"url": at(web, f"{path}?key=hush-query", user="watch:hush-hush@")}), live)
+    outcome = run_check(check(http={"url": at(web, f"{path}?key=hush-query", user="watch:hush-hush@")}), live)
     assert web.asked == [(f"/{path}", "key=hush-query", f"Basic {base64.b64encode(b'watch:hush-hush').decode()}")]
     said = f"{outcome} {caplog.text}"
     assert "hush" not in said
@@ -191,18 +191,18 @@ def test_login_and_query_of_an_address_are_used_and_never_said(web, live, path, 
 
 
 def test_an_answer_a_byte_at_a_time_is_not_waited_for(web, live):
-    outcome = ask(check(http={"url": at(web, "drips"), "fields": {"state": "ok"}}, timeout=timedelta(seconds=1)), live)
+    outcome = run_check(check(http={"url": at(web, "drips"), "fields": {"state": "ok"}}, timeout=timedelta(seconds=1)), live)
     assert (outcome.ok, outcome.words) == (False, "There was no answer within 1.0 s.")
 
 
 def test_an_answer_without_end_is_not_kept(web, live):
-    outcome = ask(check(http={"url": at(web, "endless"), "fields": {"state": "ok"}}), live)
+    outcome = run_check(check(http={"url": at(web, "endless"), "fields": {"state": "ok"}}), live)
     assert (outcome.ok, outcome.words) == (False, "the answer is too long to be looked at")
 
 
 def test_it_is_asked_again_until_it_is_right(web, live, caplog):
     caplog.set_level(logging.INFO)
-    outcome = ask(check(name="the web", http={"url": at(web, "soon")}, retries=5), live)
+    outcome = run_check(check(name="the web", http={"url": at(web, "soon")}, retries=5), live)
     assert (outcome.ok, outcome.words, outcome.title) == (True, "status 200", "the web")
     assert len(web.asked) == 3
     assert "the web, try 2 of 6: expected status 200, found 503" in caplog.text
@@ -210,7 +210,7 @@ def test_it_is_asked_again_until_it_is_right(web, live, caplog):
 
 def test_there_is_a_pause_between_two_tries_and_an_end(web, live):
     began = time.monotonic()
-    outcome = ask(check(http={"url": at(web, "down")}, retries=2, pause=timedelta(milliseconds=300)), live)
+    outcome = run_check(check(http={"url": at(web, "down")}, retries=2, pause=timedelta(milliseconds=300)), live)
     assert (outcome.ok, outcome.words) == (False, "expected status 200, found 503 (3 tries)")
     assert len(web.asked) == 3
     assert time.monotonic() - began >= 0.6
@@ -254,7 +254,7 @@ def test_paths_into_json():
     ],
 )
 def test_a_query(live, query, expected, ok, words):
-    outcome = ask(sql(query, **expected), live)
+    outcome = run_check(sql(query, **expected), live)
     assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
     assert outcome.title == "a query in checked of postgres.main"
     assert len(outcome.words) < 300
@@ -262,12 +262,12 @@ def test_a_query(live, query, expected, ok, words):
 
 def test_names_are_looked_for_where_the_database_says(system, live):
     system.sql("CREATE SCHEMA app; CREATE TABLE app.orders (n int); ALTER DATABASE checked SET search_path TO app, public")
-    assert ask(sql("SELECT count(*) FROM orders", equals=0), live).ok
-    assert ask(sql("SELECT count(*) FROM requests", equals=500), live).ok
+    assert run_check(sql("SELECT count(*) FROM orders", equals=0), live).ok
+    assert run_check(sql("SELECT count(*) FROM requests", equals=500), live).ok
 
 
 def test_a_query_that_takes_too_long_ends_at_the_server_too(system, live):
-    outcome = ask(check(sql=SQL | {"query": "SELECT pg_sleep(999)", "equals": 1}, timeout=timedelta(seconds=1)), live)
+    outcome = run_check(check(sql=SQL | {"query": "SELECT pg_sleep(999)", "equals": 1}, timeout=timedelta(seconds=1)), live)
     assert not outcome.ok
     with closing(system.postgres.connect()) as watcher:
         running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(999)%' AND state = 'active'"
@@ -277,7 +277,7 @@ def test_a_query_that_takes_too_long_ends_at_the_server_too(system, live):
 def test_a_query_whose_task_was_killed_ends_at_the_server_too(system, live):
     pid = os.fork()
     if pid == 0:
-        ask(check(sql=SQL | {"query": "SELECT pg_sleep(998)", "equals": 1}, timeout=timedelta(seconds=2)), live)
+        run_check(check(sql=SQL | {"query": "SELECT pg_sleep(998)", "equals": 1}, timeout=timedelta(seconds=2)), live)
         os._exit(0)
     with closing(system.postgres.connect()) as watcher:
         running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(998)%' AND state = 'active'"
@@ -298,8 +298,8 @@ def hung(kind):
 def test_a_server_that_hangs_is_not_waited_for(system, question):
     server, endpoint = hung("postgres" if question.sql else "mongo")
     with closing(server):
-        place = place_named(system.context(connect=lambda name: endpoint), LIVE)
-        outcome = ask(question.model_copy(update={"timeout": timedelta(seconds=1)}), place)
+        target = resolve(system.context(connect=lambda name: endpoint), LIVE)
+        outcome = run_check(question.model_copy(update={"timeout": timedelta(seconds=1)}), target)
     assert not outcome.ok
     assert "no answer within 1.0 s" in outcome.words or "does not answer" in outcome.words
     assert "hush" not in outcome.words
@@ -311,7 +311,7 @@ def test_a_wrong_password_is_said_without_it(system):
         return Endpoint(id=name, host=right.host, port=right.port, login=right.login, password="hush-hush", extra=right.extra)
 
     for question in (sql("SELECT 1", equals=1), mongo(at_least=1)):
-        outcome = ask(question, place_named(system.context(connect=connect), LIVE))
+        outcome = run_check(question, resolve(system.context(connect=connect), LIVE))
         assert not outcome.ok
         assert "hush" not in outcome.words
         assert f"checked_{'postgres' if question.sql else 'mongo'}" in outcome.words
@@ -339,13 +339,13 @@ def test_a_wrong_password_is_said_without_it(system):
     ],
 )
 def test_a_count_or_an_aggregation(live, rest, ok, words):
-    outcome = ask(mongo(**rest), live)
+    outcome = run_check(mongo(**rest), live)
     assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
 
 
 def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(system, live):
     slow = mongo(filter={"$where": "sleep(50) || true"}, at_least=1).model_copy(update={"timeout": timedelta(seconds=1)})
-    assert not ask(slow, live).ok
+    assert not run_check(slow, live).ok
     with system.mongo.client() as client:
         ops = {"$match": {"command.aggregate": "states", "active": True}}
         wait_for("the aggregation to end", lambda: not list(client.admin.aggregate([{"$currentOp": {}}, ops])))
@@ -358,7 +358,7 @@ def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(system, live)
 def test_what_can_not_be_said_to_the_server_is_a_failed_check(live, value):
     right = mongo(equals=1)
     wrong = right.model_copy(update={"mongo": right.mongo.model_copy(update={"filter": {"a": value}})})
-    outcome = ask(wrong, live)
+    outcome = run_check(wrong, live)
     assert (outcome.ok, "not one that MongoDB's extended JSON can say" in outcome.words) == (False, True), outcome.words
 
 
@@ -366,13 +366,13 @@ def test_an_answer_that_is_no_bson_is_a_failed_check(system, live):
     with system.mongo.client() as client:
         text = RawBSONDocument(encode({"_id": 1, "text": "é"}).replace("é".encode(), b"\xff\xff"))
         client.checked.damaged.insert_one(text)
-    outcome = ask(mongo("damaged", pipeline=[{"$limit": 1}], equals="é"), live)
+    outcome = run_check(mongo("damaged", pipeline=[{"$limit": 1}], equals="é"), live)
     assert (outcome.ok, "can't be read" in outcome.words) == (False, True), outcome.words
 
 
 def test_one_that_fails_as_nobody_foresaw_is_a_failed_check(live, monkeypatch, caplog):
     monkeypatch.setattr(checks, "run_one", lambda *_: {}["nobody thought of this"])
-    outcome = ask(check(argv=("true",)), live)
+    outcome = run_check(check(argv=("true",)), live)
     assert (outcome.ok, outcome.words) == (False, "it could not be asked: KeyError, see the log")
     assert "nobody thought of this" in caplog.text
 
@@ -381,7 +381,7 @@ def test_names_of_the_set_are_those_of_the_place(system, live):
     system.sql("CREATE TABLE IF NOT EXISTS here (n int)")
     with system.mongo.client() as client:
         client["checked_copy"]["states_copy"].insert_many([{"n": n} for n in range(7)])
-    elsewhere = Place(
+    elsewhere = RestoreTarget(
         "elsewhere",
         system.context(),
         settings={
@@ -391,24 +391,24 @@ def test_names_of_the_set_are_those_of_the_place(system, live):
             ),
         },
     )
-    assert ask(sql("SELECT current_database()::text", equals="checked"), live).ok
-    assert ask(sql("SELECT current_database()::text", equals="postgres"), elsewhere).ok
-    assert ask(mongo(equals=7), elsewhere).ok
-    assert ask(mongo(equals=300), live).ok
+    assert run_check(sql("SELECT current_database()::text", equals="checked"), live).ok
+    assert run_check(sql("SELECT current_database()::text", equals="postgres"), elsewhere).ok
+    assert run_check(mongo(equals=7), elsewhere).ok
+    assert run_check(mongo(equals=300), live).ok
 
 
 def test_a_command_and_what_it_is_called(live, caplog):
     caplog.set_level(logging.INFO)
-    outcome = ask(check(argv=("sh", "-c", "echo fine # hush-hush")), live)
+    outcome = run_check(check(argv=("sh", "-c", "echo fine # hush-hush")), live)
     assert "hush-hush" not in caplog.text
     assert (outcome.ok, outcome.words, outcome.title) == (True, "fine", "sh")
-    outcome = ask(check(argv=("sh", "-c", "echo why; false"), name="what's in the way", retries=1), live)
+    outcome = run_check(check(argv=("sh", "-c", "echo why; false"), name="what's in the way", retries=1), live)
     assert (outcome.ok, outcome.words, outcome.title) == (False, "why (2 tries)", "what's in the way")
 
 
 def test_a_source_that_the_place_lacks_is_a_failed_check(system):
-    nowhere = Place("nowhere", system.context(), settings={})
-    outcome = ask(sql("SELECT 1", equals=1), nowhere)
+    nowhere = RestoreTarget("nowhere", system.context(), settings={})
+    outcome = run_check(sql("SELECT 1", equals=1), nowhere)
     assert (outcome.ok, outcome.words) == (False, "The target nowhere has no place for postgres.main.")
 
 

@@ -16,7 +16,7 @@ def whole(tmp_path, postgres_server, mongo_server):
 
 
 def at_destinations(whole):
-    return {path: path.stat().st_mtime_ns for place in ("near", "far") for path in sorted((whole.folder / place).rglob("*"))}
+    return {path: path.stat().st_mtime_ns for target in ("near", "far") for path in sorted((whole.folder / target).rglob("*"))}
 
 
 def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
@@ -37,8 +37,8 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
         "This was a dry run",
     ):
         assert words in text, text
-    for step in (safety_backup.make_safe, steps.stop_services):
-        if step is safety_backup.make_safe:
+    for step in (safety_backup.back_up_live, steps.stop_services):
+        if step is safety_backup.back_up_live:
             assert step(run) is False
         else:
             with pytest.raises(ApprovalError, match="dry run"):

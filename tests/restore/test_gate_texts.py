@@ -36,10 +36,10 @@ def test_the_first_gate_says_what_is_replaced_by_what(system):
 
 def test_the_second_gate_says_what_was_proven_and_what_stops(system):
     run = system.restore()
-    run_until(system, run, "prove files.uploads")
+    run_until(system, run, "verify files.uploads")
     text = gate_text(run, "switch")
     for words in (
-        "proven equal to the set",
+        "verified against the set",
         "- config.settings: staged in",
         "- files.uploads: staged in",
         "service stop web",
@@ -56,14 +56,14 @@ def test_without_services_somebody_is_told_to_stop_what_writes(system):
     lines = [line for line in path.read_text().splitlines() if "/service" not in line and not line.startswith(("services:", "checks:"))]
     path.write_text("\n".join(lines))
     run = system.restore()
-    run_until(system, run, "prove files.uploads")
+    run_until(system, run, "verify files.uploads")
     assert "stop what writes to the data yourself" in gate_text(run, "switch")
     for name in ("switch",):
         answers.show(run, name, gate_text(run, name))
         answers.approve(run, name, "alice")
     steps.stop_services(run)
     for source_id in run.plan.source_ids:
-        steps.switch(run, source_id)
+        steps.cut_over(run, source_id)
     steps.start_services(run)
     steps.check_system(run)
     assert "The plan names no checks: look at the system yourself" in gate_text(run, "accept")

@@ -89,7 +89,7 @@ def test_sources_are_staged_and_switched_in_any_order(system):
     damage(system, lose)
     run = system.restore()
     every = dict(steps(system, run))
-    names = [name for name in every if not name.startswith(("stage ", "prove ", "switch "))]
+    names = [name for name in every if not name.startswith(("stage ", "verify ", "cutover "))]
     for verb, after in (("switch", "safety"), ("prove", "gate plan"), ("stage", "gate plan")):
         names[names.index(after) + 1 : names.index(after) + 1] = [name for name in reversed(every) if name.startswith(f"{verb} ")]
     for name in names:
@@ -109,7 +109,7 @@ def test_in_place(system):
 def test_in_place_a_folder_that_two_need_is_not_gone(system):
     damage(system, lose)
     words = refused(system, method="in place")
-    assert f"{system.home}/custom is gone, and both config.settings and config.lib need it. Choose method: switch" in words
+    assert f"{system.home}/custom is gone, and both config.settings and config.lib need it. Choose method: swap" in words
     run = system.restore("without")
     asked = tuple(source_id for source_id in run.plan.source_ids if source_id != "config.lib")
     run_until(system, run, request=system.ask(run, method="in place", sources=asked))

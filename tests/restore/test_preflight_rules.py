@@ -53,7 +53,7 @@ def room(facts):
 def test_nothing_to_object_to_is_two_facts_about_room():
     assert judge(made_up()) == [
         Judgement("fact", f"{STAGING}: 10.0 KiB free; work needs 2.0 KiB, a copy beside the live data 0 B", ROOM),
-        Judgement("fact", "As far as known there is room for two copies: method switch is recommended.", ROOM),
+        Judgement("fact", "As far as known there is room for two copies: method swap is recommended.", ROOM),
     ]
 
 
@@ -65,7 +65,7 @@ def test_findings_are_in_order_whatever_rule_they_are_of():
         reports={MAIN: Preflight("pg"), UPLOADS: Preflight("folder", findings=(Finding("refusal", "no such part."),))},
         locations={MAIN: {SHOP}},
         live={"shop": {SHOP}},
-        occupied={MAIN: ["database shop, 7 MiB"]},
+        occupied_locations={MAIN: ["database shop, 7 MiB"]},
         disks={STAGING: Disk(1, 1)},
     )
     starts = [
@@ -114,7 +114,7 @@ def test_sources_of_which_one_leaves_the_other_out_may_overlap():
 def test_in_place_a_lost_folder_that_two_sources_need_is_refused():
     lost = [overlap(left_out=True, lost=Path("/srv"))]
     assert refusals(made_up(method="in place", overlaps=lost)) == [
-        "/srv is gone, and both postgres.main and files.uploads need it. Choose method: switch, or restore one after the other."
+        "/srv is gone, and both postgres.main and files.uploads need it. Choose method: swap, or restore one after the other."
     ]
     assert not refusals(made_up(overlaps=lost))
 
@@ -149,7 +149,7 @@ def test_live_system_that_does_not_answer_is_a_warning_of_each_source():
 
 def test_target_that_is_not_empty_is_refused_with_some_of_what_is_there():
     there = [f"database shop{number}, 1 MiB" for number in range(25)]
-    (text,) = refusals(made_up(target="elsewhere", occupied={MAIN: there}))
+    (text,) = refusals(made_up(target="elsewhere", occupied_locations={MAIN: there}))
     assert text.startswith("postgres.main: the target elsewhere is not empty: database shop0, 1 MiB, ")
     assert text.endswith("and 5 more. Write elsewhere into overwrite if that may be set aside.")
 
@@ -201,10 +201,10 @@ def test_unknown_room_that_nobody_needs_is_not_told():
 
 NO_COPY = "There is no room for a copy beside the live data at the server. Make room, or choose method: in place."
 TOO_LITTLE = "There is too little room at the server. Make room there."
-TWO_COPIES = "As far as known there is room for two copies: method switch is recommended."
+TWO_COPIES = "As far as known there is room for two copies: method swap is recommended."
 IN_PLACE = "There is no room for a second copy at the server: in place is the method that fits."
 NEITHER = "The set does not fit even in place at the server (dropping the live data gives back 2 B). Make room."
-SWITCH_WOULD_DO = "There is room for two copies, so method switch would do: it replaces nothing before all is proven."
+SWITCH_WOULD_DO = "There is room for two copies, so method swap would do: it replaces nothing before all is verified."
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recovery.common.errors import ApprovalError, ProofError, RecoveryError, RestoreError, ToolError
+from recovery.common.errors import ApprovalError, RecoveryError, RestoreError, ToolError, VerificationError
 from recovery.maintenance import replaced_copies
 from recovery.packs.content_diff import Difference
 from recovery.restore import answers, choose_set, safety_backup
@@ -61,14 +61,14 @@ def test_refused_at_the_last_gate_what_was_there_comes_back(whole):
 
 
 def not_equal(monkeypatch, run, source_id):
-    """Let the proof of what was loaded in place of a source find a difference; the way back's finds none that is not there."""
-    kind = type(run.component(source_id))
-    prove = kind.prove
+    """Let the verification of what was loaded in place of a source find a difference; the rollback's finds none that is not there."""
+    kind = type(run.source(source_id))
+    verify = kind.verify
 
-    def found(component, what):
-        return [Difference("thing", "this one", "on purpose")] if not what.way_back else prove(component, what)
+    def found(source, what):
+        return [Difference("thing", "this one", "on purpose")] if not what.rolling_back else verify(source, what)
 
-    monkeypatch.setattr(kind, "prove", found)
+    monkeypatch.setattr(kind, "verify", found)
 
 
 @pytest.mark.parametrize("broken", ["postgres.main", "mongo.documents", "files.uploads", "config.settings"])
@@ -76,12 +76,12 @@ def test_what_fails_half_way_is_taken_back(whole, broken, monkeypatch):
     run = whole.restore()
     run_until(whole, run, "safety", ask(whole, run))
     not_equal(monkeypatch, run, broken)
-    with pytest.raises(ProofError, match="on purpose"):
+    with pytest.raises(VerificationError, match="on purpose"):
         for name, step in steps(whole, run, run.request()):
-            if name.startswith("switch "):
+            if name.startswith("cutover "):
                 step()
     assert whole.fingerprint() != whole.before
-    assert f"loaded again from the safety set {run.safety.manifest().set_id}, and proven equal" in teardown(run)
+    assert f"loaded again from the safety set {run.safety.manifest().set_id}, and verified" in teardown(run)
     assert whole.fingerprint() == whole.before, journal_steps(run)
     assert all(whole.services.values())
 
@@ -121,8 +121,8 @@ def test_what_somebody_writes_after_the_safety_backup_is_not_dropped(whole, writ
     write(whole)
     as_written = whole.fingerprint()
     with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
-        restore_steps.switch(run, source_id)
-    assert "The switch failed; nothing live was replaced" in teardown(run)
+        restore_steps.cut_over(run, source_id)
+    assert "The cutover failed; nothing live was replaced" in teardown(run)
     assert whole.fingerprint() == as_written
     assert all(whole.services.values())
 
@@ -141,14 +141,14 @@ def ready(system, run, source_id, **asked):
 def dies_before_it_drops(monkeypatch, run, source_id):
     """What is replaced is decided by then; no step of the journal lies between that and the comparison with the safety set."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(SourceRestore, "refuse_unsaved", die)
-        restore_steps.switch(run, source_id)
+        patch.setattr(SourceRestore, "refuse_if_changed", die)
+        restore_steps.cut_over(run, source_id)
 
 
 def refused(system, run, source_id, named):
     as_written = system.fingerprint()
     with pytest.raises(RestoreError, match=rf"{source_id} is not, or not any more, as the safety set has it: .*{named}"):
-        restore_steps.switch(run, source_id)
+        restore_steps.cut_over(run, source_id)
     assert "nothing live was replaced" in teardown(run)
     assert system.fingerprint() == as_written
 
@@ -193,7 +193,7 @@ def test_settings_that_come_before_it_is_decided_what_is_missing_stay(trees):
     run = trees.restore()
     ready(trees, run, "config.settings", config="missing")
     flow.write_text("late")
-    restore_steps.switch(run, "config.settings")
+    restore_steps.cut_over(run, "config.settings")
     assert flow.read_text() == "late"
     assert "as-in-the-set" in (trees.home / ".env").read_text()
     assert teardown(run)
@@ -227,7 +227,7 @@ def test_documents_that_expire_meanwhile_are_no_loss(whole):
     run = whole.restore()
     run_until(whole, run, "safety", ask(whole, run, sources=("mongo.documents",)))
     collection(whole, "sessions").delete_one({"_id": 3})
-    restore_steps.switch(run, "mongo.documents")
+    restore_steps.cut_over(run, "mongo.documents")
     assert teardown(run)
     assert whole.fingerprint() == before, journal_steps(run)
 
@@ -237,14 +237,14 @@ def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
     path = whole.plans / "whole.yaml"
     path.write_text(path.read_text().replace("whole_postgres, databases: [whole]", "whole_postgres"))
     run = whole.restore()
-    run_until(whole, run, "gate switch", ask(whole, run, sources=("postgres.main",)))
+    run_until(whole, run, "gate cutover", ask(whole, run, sources=("postgres.main",)))
     with whole.postgres.connect() as connection:
         connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS false")
     for name, step in steps(whole, run, run.request()):
         if name in {"stop services", "safety"}:
             step()
     with pytest.raises(RestoreError, match=r"as the safety set has it: .*whole"):
-        restore_steps.switch(run, "postgres.main")
+        restore_steps.cut_over(run, "postgres.main")
     assert "nothing live was replaced" in teardown(run)
     with whole.postgres.connect() as connection:
         connection.execute("ALTER DATABASE whole ALLOW_CONNECTIONS true")
@@ -257,32 +257,32 @@ def test_a_server_that_is_another_one_during_the_safety_backup_is_noticed(whole,
     with Postgres(server_folder / "another", 18) as other:
         own, whole.postgres = whole.postgres, other
         with pytest.raises(ApprovalError, match="not the one that was approved"):
-            safety_backup.make_safe(run)
+            safety_backup.back_up_live(run)
         whole.postgres = own
-    assert not run.journal.said("safe")
+    assert not run.journal.entries("safe")
     assert teardown(run)
     assert whole.fingerprint() == whole.before
 
 
 def test_without_a_safety_set_nothing_is_dropped(whole):
-    for place in ("near", "far"):
-        (whole.folder / place).rename(whole.folder / f"gone {place}")
+    for target in ("near", "far"):
+        (whole.folder / target).rename(whole.folder / f"gone {target}")
     run = whole.restore()
     for name, step in steps(whole, run, ask(whole, run)):
         if name == "choose":
-            for place in ("near", "far"):
-                (whole.folder / f"gone {place}").rename(whole.folder / place)
+            for target in ("near", "far"):
+                (whole.folder / f"gone {target}").rename(whole.folder / target)
         if name == "safety":
-            for place in ("near", "far"):
-                (whole.folder / place).rename(whole.folder / f"gone {place}")
+            for target in ("near", "far"):
+                (whole.folder / target).rename(whole.folder / f"gone {target}")
             with pytest.raises(RestoreError, match="No destination takes the safety set"):
                 step()
             break
         step()
     with pytest.raises(RestoreError, match="no safety set"):
-        restore_steps.switch(run, "files.uploads")
-    for place in ("near", "far"):
-        (whole.folder / f"gone {place}").rename(whole.folder / place)
+        restore_steps.cut_over(run, "files.uploads")
+    for target in ("near", "far"):
+        (whole.folder / f"gone {target}").rename(whole.folder / target)
     assert teardown(run)
     assert whole.fingerprint() == whole.before
     assert all(whole.services.values())
@@ -292,8 +292,8 @@ def test_one_destination_for_the_safety_set_is_enough(whole):
     run = whole.restore()
     run_until(whole, run, "stop services", ask(whole, run))
     (whole.folder / "near").rename(whole.folder / "gone")
-    safety_backup.make_safe(run)
-    assert run.journal.said("safe")[-1].facts["destinations"] == ["far"]
+    safety_backup.back_up_live(run)
+    assert run.journal.entries("safe")[-1].facts["destinations"] == ["far"]
     (whole.folder / "gone").rename(whole.folder / "near")
     teardown(run)
     made = run.safety.manifest()
@@ -305,7 +305,7 @@ def test_one_destination_for_the_safety_set_is_enough(whole):
 
 def test_what_was_written_until_the_services_stopped_comes_back(whole):
     run = whole.restore()
-    run_until(whole, run, "gate switch", ask(whole, run))
+    run_until(whole, run, "gate cutover", ask(whole, run))
     (whole.storage / "while the gate waited").write_text("work\n")
     for name, step in steps(whole, run, run.request()):
         if name in {"stop services", "safety", "start services", "check", "gate accept"} or name.startswith("switch"):
@@ -325,7 +325,7 @@ def test_a_set_that_can_not_be_read_whole_drops_nothing(whole):
         pack.write_bytes(bytes(data))
     restore_steps.stage(run, "files.uploads")
     with pytest.raises(RecoveryError, match="could not be fetched"):
-        restore_steps.prove(run, "files.uploads")
+        restore_steps.verify(run, "files.uploads")
     assert teardown(run)
     assert whole.fingerprint() == whole.before
 

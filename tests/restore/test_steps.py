@@ -14,11 +14,11 @@ from recovery.backup import steps as backup_steps
 from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay, StagingError
 from recovery.crypto.signing import SigningKey
 from recovery.maintenance import replaced_copies
-from recovery.plan.model import Keep
+from recovery.plan.model import Retention
 from recovery.restore import answers, choose_set, gate_texts, preflight, rollback
 from recovery.restore import steps as restore_steps
 from recovery.restore.approvals import Approval, write_signed
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.layout import CONTENTS_FILE, PACKS_FILE, new_set_id
 from recovery.sets.prune import prune
@@ -69,10 +69,10 @@ def test_everything_comes_back_and_the_old_is_kept_for_its_days(whole, monkeypat
     assert (whole.storage / f".recovery-{run.id}" / "before" / "new.txt").read_text() == "came later\n"
 
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=6, hours=23))
-    replaced_copies.drop_old(whole.context())
+    replaced_copies.drop_old_copies(whole.context())
     assert whole.leftovers() == aside, "copies went before their days were over"
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=7, hours=1))
-    replaced_copies.drop_old(whole.context())
+    replaced_copies.drop_old_copies(whole.context())
     assert whole.leftovers() == []
     assert whole.fingerprint() == whole.set_state
     assert [path.name for path in run.folder.iterdir()] == ["journal.jsonl"]
@@ -84,11 +84,11 @@ def test_a_refused_copy_goes_after_its_days_too(whole, monkeypatch):
     whole.sql("INSERT INTO requests (what) VALUES ('written meanwhile')")
     answers.show(run, "accept", gate_texts.gate_text(run, "accept"))
     answers.reject(run, "accept", "bob")
-    assert "the data of before is back" in teardown(run)
+    assert "the previous data is back" in teardown(run)
     assert whole.fingerprint() == whole.before
     assert f"whole__stage_{run.id}" in whole.leftovers()
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
-    replaced_copies.drop_old(whole.context())
+    replaced_copies.drop_old_copies(whole.context())
     assert whole.leftovers() == []
     assert whole.fingerprint() == whole.before
 
@@ -105,15 +105,15 @@ def test_some_sources_in_the_order_of_the_plan_whatever_order_was_asked(whole):
         restore_steps.stage(run, "postgres.main")
     for source_id in run.request().sources:
         restore_steps.stage(run, source_id)
-        restore_steps.prove(run, source_id)
+        restore_steps.verify(run, source_id)
     approve_gate(run, "switch")
     restore_steps.stop_services(run)
     for source_id in run.request().sources:
-        restore_steps.switch(run, source_id)
+        restore_steps.cut_over(run, source_id)
     restore_steps.start_services(run)
     restore_steps.check_system(run)
     approve_gate(run, "accept")
-    rollback.keep(run)
+    rollback.finalize(run)
     assert teardown(run) == ""
     after = whole.fingerprint()
     for source_id in ("config.settings", "files.uploads"):
@@ -153,16 +153,16 @@ def test_documents_with_a_ttl_survive_until_acceptance(tmp_path):
             begun = passes()
             wait_for("the TTL monitor to come round twice", lambda: passes() >= begun + 2)
 
-        run_until(system, run, "gate switch")
+        run_until(system, run, "gate cutover")
         pass_twice()
         assert client["ttl"][f"__stage_{run.id}_short"].count_documents({}) == 50
-        switches = [f"switch {source_id}" for source_id in run.plan.source_ids]
+        switches = [f"cutover {source_id}" for source_id in run.plan.source_ids]
         for name in ("stop services", *switches, "start services", "check"):
             do(system, run, name)
         pass_twice()
         assert expires.count_documents({}) == 50, "documents went before anybody accepted the system"
         approve_gate(run, "accept")
-        rollback.keep(run)
+        rollback.finalize(run)
         assert expires.index_information()["ends_1"]["expireAfterSeconds"] == 0
         wait_for("them to expire after acceptance", lambda: expires.count_documents({}) == 0)
         assert teardown(run) == ""
@@ -178,7 +178,7 @@ def test_documents_with_a_ttl_survive_until_acceptance(tmp_path):
         ({"set": "yesterday"}, PlanError, "is not a set id"),
         ({"set": "20250101T000000Z-0000"}, RestoreError, "There is no set 20250101T000000Z-0000"),
         ({"newest_before": "2026-11-23T01:00:00"}, PlanError, "offset"),
-        ({"newest_before": "2020-01-01T00:00:00Z"}, RestoreError, "no good set that ends before"),
+        ({"newest_before": "2020-01-01T00:00:00Z"}, RestoreError, "no valid set that ends before"),
         ({"newest_before": "2999-01-01T00:00:00Z"}, PlanError, "still to come"),
         ({"sources": ("files.other",)}, PlanError, "has no source files.other"),
         ({"sources": ()}, PlanError, "No source was chosen"),
@@ -197,7 +197,7 @@ def test_wishes_that_are_refused(system, asked, error, words):
 def test_who_is_the_only_approver_can_not_ask(system):
     plan = system.plan()
     alone = plan.model_copy(update={"approvals": plan.approvals.model_copy(update={"approvers": plan.approvals.approvers[:1]})})
-    run = RestoreRun(system.context(alone), "restore 1")
+    run = RestoreSession(system.context(alone), "restore 1")
     with pytest.raises(ApprovalError, match="alice asked for this restore and is the only approver"):
         choose_set.choose(run, system.ask(run, requester="alice"))
 
@@ -249,7 +249,7 @@ def test_no_prune_takes_the_set_that_is_restored(system):
 
     def prune_all():
         for destination in run.context.destinations():
-            prune(destination, "small", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=newer[-1], others=())
+            prune(destination, "small", Retention(keep_last=1), level="decoded", key=key, now=datetime.now(UTC), after=newer[-1], others=())
         return [folder.exists() for folder in system.set_folders(system.set_id)]
 
     assert prune_all() == [True, True]
@@ -266,8 +266,8 @@ def flip(path, at=-100):
     path.write_bytes(data)
 
 
-def packs(system, place, source="files/uploads"):
-    return sorted((system.set_folders(system.set_id)[place] / source).iterdir())
+def packs(system, target, source="files/uploads"):
+    return sorted((system.set_folders(system.set_id)[target] / source).iterdir())
 
 
 def test_a_damaged_pack_is_taken_from_another_destination(system, caplog):
@@ -289,8 +289,8 @@ def test_a_damaged_pack_is_taken_from_another_destination(system, caplog):
 
 
 def test_a_damaged_pack_everywhere_is_refused_before_anything_live_is_touched(whole):
-    for place in (0, 1):
-        flip(packs(whole, place)[0])
+    for target in (0, 1):
+        flip(packs(whole, target)[0])
     run = whole.restore()
     with pytest.raises(RecoveryError, match="could not be fetched from any destination"):
         run_until(whole, run)
@@ -321,12 +321,12 @@ def test_a_tampered_manifest_is_no_set(system):
     flip(near / "manifest.json", 20)
     run = system.restore()
     choose_set.choose(run, system.ask(run))
-    assert run.journal.said("chosen")[0].facts["destinations"] == ["far"]
-    assert any("manifest" in words for words in run.journal.said("chosen")[0].facts["warnings"])
+    assert run.journal.entries("chosen")[0].facts["destinations"] == ["far"]
+    assert any("manifest" in words for words in run.journal.entries("chosen")[0].facts["warnings"])
     teardown(run)
     flip(far / "manifest.json", 20)
     second = system.restore("restore 2")
-    with pytest.raises(RestoreError, match="There is no good set"):
+    with pytest.raises(RestoreError, match="There is no valid set"):
         choose_set.choose(second, system.ask(second))
     assert_unchanged(system, run)
 
@@ -352,9 +352,9 @@ def test_a_proof_that_fails_leaves_live_alone(system, monkeypatch):
     staged = system.storage / f".recovery-{run.id}" / "new" / "top.txt"
     staged.write_text("as in the sex\n")
     with pytest.raises(RecoveryError, match="not equal to the set"):
-        do(system, run, "prove files.uploads")
-    do(system, run, "gate switch")
-    with pytest.raises(RestoreError, match="was not proven"):
+        do(system, run, "verify files.uploads")
+    do(system, run, "gate cutover")
+    with pytest.raises(RestoreError, match="was not verified"):
         do(system, run, "stop services")
     teardown(run)
     assert_unchanged(system, run)
@@ -392,7 +392,7 @@ def of_another_gate(run, gate):
 
 
 def of_another_run(run, gate):
-    other = RestoreRun(run.context, "another run")
+    other = RestoreSession(run.context, "another run")
     shutil.copytree(run.folder, other.folder)
     answers.show(other, gate, run.gate_file(gate, ".md").read_text())
     answers.approve(other, gate, "alice")
@@ -443,7 +443,7 @@ FORGERIES = [
 @pytest.mark.parametrize("gate", ["plan", "switch"])
 def test_a_gate_is_not_opened_by(system, gate, forge):
     run = system.restore()
-    run_until(system, run, "preflight" if gate == "plan" else "prove files.uploads")
+    run_until(system, run, "preflight" if gate == "plan" else "verify files.uploads")
     answers.show(run, gate, gate_texts.gate_text(run, gate))
     forge(run, gate)
     with pytest.raises(ApprovalError):
@@ -457,7 +457,7 @@ def test_a_gate_is_not_opened_by(system, gate, forge):
 
 def test_another_plan_voids_an_approval(system):
     run = system.restore()
-    run_until(system, run, "gate switch")
+    run_until(system, run, "gate cutover")
     system.write_plan(rpo="23h")
     with pytest.raises(ApprovalError, match="this changed: plan"):
         restore_steps.stop_services(system.restore())
@@ -505,12 +505,12 @@ def test_an_approver_does_not_answer_for_themselves(system):
 def test_another_target_behind_the_same_connection_is_not_touched(tmp_path, whole):
     with Postgres(tmp_path / "elsewhere") as other:
         run = whole.restore()
-        run_until(whole, run, "gate switch")
+        run_until(whole, run, "gate cutover")
         restore_steps.stop_services(run)
-        restore_steps.switch(run, "config.settings")
+        restore_steps.cut_over(run, "config.settings")
         kept, whole.postgres = whole.postgres, other
         with pytest.raises(ApprovalError, match="not the one that was approved"):
-            restore_steps.switch(run, "postgres.main")
+            restore_steps.cut_over(run, "postgres.main")
         whole.postgres = kept
         assert "switched back" in teardown(run)
     assert_unchanged(whole, run)
@@ -530,32 +530,32 @@ def test_a_moved_folder_is_not_touched(system):
 
 def test_staging_anew_voids_the_proof(system):
     run = system.restore()
-    run_until(system, run, "gate switch")
+    run_until(system, run, "gate cutover")
     restore_steps.stage(run, "files.uploads")
-    with pytest.raises(RestoreError, match=r"files\.uploads was not proven"):
+    with pytest.raises(RestoreError, match=r"files\.uploads was not verified"):
         restore_steps.stop_services(run)
     assert system.service_calls == []
-    restore_steps.prove(run, "files.uploads")
+    restore_steps.verify(run, "files.uploads")
     restore_steps.stop_services(run)
 
 
 def test_a_staging_that_failed_half_way_can_not_be_proven_or_switched(system):
     run = system.restore()
-    run_until(system, run, "gate switch")
-    for place in (0, 1):
-        flip(packs(system, place)[-1])
+    run_until(system, run, "gate cutover")
+    for target in (0, 1):
+        flip(packs(system, target)[-1])
     with pytest.raises(RecoveryError):
         restore_steps.stage(run, "files.uploads")
     with pytest.raises(RestoreError, match="was not staged"):
-        restore_steps.prove(run, "files.uploads")
-    with pytest.raises(RestoreError, match="was not proven"):
+        restore_steps.verify(run, "files.uploads")
+    with pytest.raises(RestoreError, match="was not verified"):
         restore_steps.stop_services(run)
     teardown(run)
     assert_unchanged(system, run)
 
 
 @pytest.mark.parametrize(
-    "name", ["stage postgres.main", "prove mongo.documents", "stop services", "switch files.uploads", "preflight", "choose"]
+    "name", ["stage postgres.main", "verify mongo.documents", "stop services", "switch files.uploads", "preflight", "choose"]
 )
 def test_while_the_last_gate_waits_no_earlier_task_does_anything(whole, name):
     run = whole.restore()
@@ -586,7 +586,7 @@ def test_once_ended_nothing_is_done_any_more(whole):
     assert (whole.fingerprint(), whole.service_calls, whole.leftovers()) == (state, told, left)
 
 
-LATE = ["stage files.uploads", "prove files.uploads", "stop services", "switch config.settings", "start services"]
+LATE = ["stage files.uploads", "verify files.uploads", "stop services", "switch config.settings", "start services"]
 
 
 @pytest.mark.parametrize("name", LATE)
@@ -595,9 +595,9 @@ def test_a_task_that_lives_on_does_nothing_once_the_way_back_began(system, name)
     order = [step for step, _ in steps(system, system.restore())]
     run = system.restore()
     run_until(system, run, order[order.index(name) - 1])
-    rollback.switch_back(run)
+    rollback.roll_back(run)
     told = system.service_calls
-    with pytest.raises(RestoreError, match="being taken back"):
+    with pytest.raises(RestoreError, match="being rolled back"):
         do(system, run, name)
     assert system.service_calls == told
     teardown(run)
@@ -607,10 +607,10 @@ def test_a_task_that_lives_on_does_nothing_once_the_way_back_began(system, name)
 def test_marking_gates_and_stages_as_done_does_not_do_them(system):
     run = system.restore()
     run_until(system, run, "gate plan")
-    for name in ("prove files.uploads", "stop services", "switch files.uploads", "start services", "check"):
+    for name in ("verify files.uploads", "stop services", "switch files.uploads", "start services", "check"):
         with pytest.raises(RecoveryError):
             do(system, run, name)
-    assert not rollback.keep(run)
+    assert not rollback.finalize(run)
     teardown(run)
     assert_unchanged(system, run)
 
@@ -641,12 +641,12 @@ def test_a_start_that_fails_is_for_the_last_gate(system, answer):
     system.mend("start", "web")
     if answer == "alice accepts":
         answers.approve(run, "accept", "alice")
-        rollback.keep(run)
+        rollback.finalize(run)
         assert "its services did not start cleanly" in teardown(run)
         assert system.fingerprint() == system.set_state
     else:
         answers.reject(run, "accept", "bob")
-        assert "the data of before is back" in teardown(run)
+        assert "the previous data is back" in teardown(run)
         assert system.fingerprint() == system.before
         assert all(system.services.values())
 
@@ -661,11 +661,11 @@ def test_failed_checks_are_told_at_the_last_gate(system):
     assert "web does not check, on purpose" in text
     answers.show(run, "accept", text)
     answers.approve(run, "accept", "bob")
-    rollback.keep(run)
+    rollback.finalize(run)
     assert "its checks did not all succeed" in teardown(run)
 
 
-# A way back that fails ------------------------------------------------------------------------------------------------
+# A rollback that fails ------------------------------------------------------------------------------------------------
 
 
 def test_a_way_back_that_fails_keeps_everything_and_can_be_gone_again(whole, monkeypatch):
@@ -677,7 +677,7 @@ def test_a_way_back_that_fails_keeps_everything_and_can_be_gone_again(whole, mon
     with server.connect() as connection:
         connection.execute(f'ALTER DATABASE "whole__before_{run.id}" RENAME TO whole_hidden')
     words = teardown(run)
-    assert "THE WAY BACK IS NOT COMPLETE" in words
+    assert "THE ROLLBACK IS NOT COMPLETE" in words
     assert "postgres.main" in words
     after = whole.fingerprint()
     assert after["files.uploads"] == whole.before["files.uploads"], "one source must not keep the others from coming back"
@@ -689,12 +689,12 @@ def test_a_way_back_that_fails_keeps_everything_and_can_be_gone_again(whole, mon
     with pytest.raises(RestoreUnderWay):
         whole.back_up("meanwhile")
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=30))
-    replaced_copies.drop_old(whole.context())
+    replaced_copies.drop_old_copies(whole.context())
     assert any("__stage_" in name for name in whole.leftovers()), "copies were dropped although live is not back"
 
     with server.connect() as connection:
         connection.execute(f'ALTER DATABASE whole_hidden RENAME TO "whole__before_{run.id}"')
-    assert "the data of before is back" in teardown(run)
+    assert "the previous data is back" in teardown(run)
     assert whole.fingerprint() == whole.before
     assert run.journal.closed
     back_up_again(whole, "afterwards")
@@ -711,9 +711,9 @@ def test_the_way_back_is_not_gone_on_another_server(tmp_path, whole):
         kept, whole.postgres = whole.postgres, other
         words = teardown(run)
         whole.postgres = kept
-    assert "THE WAY BACK IS NOT COMPLETE" in words
+    assert "THE ROLLBACK IS NOT COMPLETE" in words
     assert whole.fingerprint()["postgres.main"] == whole.set_state["postgres.main"]
-    assert "the data of before is back" in teardown(run)
+    assert "the previous data is back" in teardown(run)
     assert whole.fingerprint() == whole.before
 
 
@@ -732,7 +732,7 @@ def test_a_backup_waits_from_the_switch_to_the_acceptance(system):
     run = system.restore()
     for name, step in steps(system, run):
         step()
-        if name == "gate switch":
+        if name == "gate cutover":
             system.back_up("allowed", sources=("files.uploads",))
         if name in {"stop services", "switch config.settings", "check", "gate accept"}:
             with pytest.raises(RestoreUnderWay):

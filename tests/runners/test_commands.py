@@ -81,7 +81,7 @@ def test_a_daemon_that_keeps_the_output_open_is_not_waited_for_and_lives_on(tmp_
 
 
 def test_a_command_ends_with_a_task_that_is_killed(tmp_path):
-    """A stop that runs on after its task was killed would meet the start of the way back."""
+    """A stop that runs on after its task was killed would meet the start of the rollback."""
     pid = os.fork()
     if pid == 0:
         run_one(("sh", "-c", f"cd {tmp_path}; echo $$ > new; mv new command; exec sleep 1000"), long(900))

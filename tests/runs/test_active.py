@@ -60,7 +60,7 @@ def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(system, 
     run = system.restore()
     run_until(system, run)
     assert teardown(run) == ""
-    with pytest.raises(RestoreError, match=f"restore {run.id} of small to live switched this system"):
+    with pytest.raises(RestoreError, match=f"restore {run.id} of small to live cut over this system"):
         upload.upload(twin.context(), staged, "near")
 
 
@@ -104,8 +104,8 @@ def test_a_backup_waits_for_a_restore_to_a_target_that_is_its_system(system, tmp
     other.back_up()
     run = other.restore()
     run_until(other, run, "choose", other.ask(run, target="elsewhere", sources=("files.uploads",)))
-    system.back_up("before the switch")
-    run.journal.say("stopping services")
+    system.back_up("before the cutover")
+    run.journal.record("stopping services")
     with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of other to elsewhere is between"):
         system.back_up("meanwhile")
 

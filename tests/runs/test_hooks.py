@@ -240,7 +240,7 @@ def test_not_even_one_that_fails_as_nobody_foresaw_keeps_the_others_from_running
 
 
 def until(system, run, last):
-    """Take a restore's steps up to one, with the hooks before the switch in their place."""
+    """Take a restore's steps up to one, with the hooks before the cutover in their place."""
     for name, step in steps(system, run):
         if name == "stop services":
             restore_hooks.before_restore(run)
@@ -252,7 +252,7 @@ def until(system, run, last):
 def ended(run):
     """The teardowns, with the hooks after the restore in their place; what failed."""
     faults = []
-    for step in (rollback.switch_back, restore_hooks.after_restore):
+    for step in (rollback.roll_back, restore_hooks.after_restore):
         try:
             step(run)
         except Exception as error:  # noqa: BLE001
@@ -268,14 +268,14 @@ def test_around_a_restore(hooked):
     assert ended(run) == ""
     assert hooked.service_calls.index("hook thaw") > hooked.service_calls.index("check web")
     assert hook_calls(hooked) == ["freeze", "announce", "thaw", "tell"]
-    assert "is done" not in " ".join(json.dumps(entry.facts) for entry in run.journal.said("hook") + run.journal.said("hook done"))
+    assert "is done" not in " ".join(json.dumps(entry.facts) for entry in run.journal.entries("hook") + run.journal.entries("hook done"))
     assert restore_hooks.after_restore(run) is False, "the restore has ended"
 
 
 def test_none_before_the_second_gate_and_none_after_a_restore_that_did_not_come_that_far(hooked):
     hooked.back_up()
     run = hooked.restore()
-    until(hooked, run, "prove files.uploads")
+    until(hooked, run, "verify files.uploads")
     with pytest.raises(ApprovalError):
         restore_hooks.before_restore(run)
     assert restore_hooks.after_restore(run) is False
@@ -352,7 +352,7 @@ def test_none_before_once_the_switch_or_the_way_back_began(hooked):
     until(hooked, run, "stop services")
     with pytest.raises(RestoreError, match="too late"):
         restore_hooks.before_restore(run)
-    rollback.switch_back(run)
+    rollback.roll_back(run)
     with pytest.raises(RestoreError, match="taken back"):
         restore_hooks.before_restore(run)
     assert hook_calls(hooked) == ["freeze", "announce"]
@@ -363,8 +363,8 @@ def test_none_for_practice_for_a_dry_run_or_elsewhere(hooked, asked):
     run = hooked.restore()
     make_private(run.folder)
     write_record(run.folder / "request.json", hooked.ask(run, **asked))
-    run.journal.say("chosen")
-    run.journal.say("stopping services")
+    run.journal.record("chosen")
+    run.journal.record("stopping services")
     assert restore_hooks.before_restore(run) is False
     assert restore_hooks.after_restore(run) is False
     assert hook_calls(hooked) == []

@@ -13,51 +13,51 @@ def journal(tmp_path):
 
 
 def test_what_was_said_in_its_order(journal):
-    journal.say("began", by="operator")
-    journal.say("staged", "files.uploads", entries=3)
-    journal.say("staged", "config.settings", entries=4)
-    assert [(entry.step, entry.source) for entry in journal.entries()] == [
+    journal.record("began", by="operator")
+    journal.record("staged", "files.uploads", entries=3)
+    journal.record("staged", "config.settings", entries=4)
+    assert [(entry.step, entry.source) for entry in journal.everything()] == [
         ("began", ""), ("staged", "files.uploads"), ("staged", "config.settings"),
     ]  # fmt: skip
-    assert [entry.facts["entries"] for entry in journal.said("staged")] == [3, 4]
-    assert [entry.facts["entries"] for entry in journal.said("staged", "config.settings")] == [4]
+    assert [entry.facts["entries"] for entry in journal.entries("staged")] == [3, 4]
+    assert [entry.facts["entries"] for entry in journal.entries("staged", "config.settings")] == [4]
     assert journal.last("staged").source == "config.settings"
     assert journal.last("switched") is None
-    times = [entry.time for entry in journal.entries()]
+    times = [entry.time for entry in journal.everything()]
     assert times == sorted(times)
     assert all(time.tzinfo for time in times)
 
 
 def test_another_process_sees_it_at_once(journal, tmp_path):
-    journal.say("one")
+    journal.record("one")
     assert Journal(tmp_path / "journal.jsonl").said("one")
 
 
 def test_nothing_is_said_after_the_end(journal):
-    journal.say("closed", reason="")
+    journal.record("closed", reason="")
     assert journal.closed
     with pytest.raises(RestoreError, match="has ended"):
-        journal.say("switching", "postgres.main")
-    assert [entry.step for entry in journal.entries()] == ["closed"]
+        journal.record("switching", "postgres.main")
+    assert [entry.step for entry in journal.everything()] == ["closed"]
 
 
 def test_odd_words_do_not_break_lines(journal):
     odd = "line\nbreak \u2028 \x85 \udcff ☃"
-    journal.say("odd", name=odd)
-    journal.say("next")
-    assert [entry.step for entry in journal.entries()] == ["odd", "next"]
-    assert journal.said("odd")[0].facts["name"] == odd
+    journal.record("odd", name=odd)
+    journal.record("next")
+    assert [entry.step for entry in journal.everything()] == ["odd", "next"]
+    assert journal.entries("odd")[0].facts["name"] == odd
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40, -1])
 def test_a_line_that_a_kill_cut_off_counts_as_not_said(journal, tmp_path, cut):
-    journal.say("one")
+    journal.record("one")
     path = tmp_path / "journal.jsonl"
     line = path.read_bytes().replace(b'"one"', b'"two"')
     path.write_bytes(path.read_bytes() + line[: cut if cut > 0 else -2])
-    assert [entry.step for entry in journal.entries()] == ["one"]
-    journal.say("three")
-    assert [entry.step for entry in journal.entries()] == ["one", "three"]
+    assert [entry.step for entry in journal.everything()] == ["one"]
+    journal.record("three")
+    assert [entry.step for entry in journal.everything()] == ["one", "three"]
 
 
 def test_processes_that_speak_at_once_lose_nothing(journal, tmp_path):
@@ -66,16 +66,16 @@ def test_processes_that_speak_at_once_lose_nothing(journal, tmp_path):
         pid = os.fork()
         if pid == 0:
             for number in range(25):
-                journal.say("said", str(child), number=number, padding="x" * 5000)
+                journal.record("said", str(child), number=number, padding="x" * 5000)
             os._exit(0)
         children.append(pid)
     for pid in children:
         assert os.waitpid(pid, 0)[1] == 0
     for child in range(4):
-        assert [entry.facts["number"] for entry in journal.said("said", str(child))] == list(range(25))
+        assert [entry.facts["number"] for entry in journal.entries("said", str(child))] == list(range(25))
     assert all(json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines())
 
 
 def test_it_is_for_its_owner_alone(journal, tmp_path):
-    journal.say("one")
+    journal.record("one")
     assert (tmp_path / "journal.jsonl").stat().st_mode & 0o077 == 0

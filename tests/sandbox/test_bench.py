@@ -51,11 +51,11 @@ def test_a_restore_with_its_proof_is_measured(results):
     rounds = results["restore"]["rounds"]
     steps = {f"{step} {source}" for source in ("postgres.main", "mongo.documents") for step in ("stage", "prove")}
     assert {name: each["parts"].keys() for name, each in rounds.items()} == {
-        "with proof": steps,
+        "with verification": steps,
         "plain": {"pg_restore -j2", "mongorestore"},
     }
     assert all(each["cpu_seconds"] > sum(each["parts_cpu"].values()) - 0.01 for each in rounds.values())
-    assert results["restore"]["times_plain"] == rounds["with proof"]["seconds"] / rounds["plain"]["seconds"]
+    assert results["restore"]["times_plain"] == rounds["with verification"]["seconds"] / rounds["plain"]["seconds"]
 
 
 def test_no_plan_but_its_own_is_read(results, server_folder):

@@ -52,7 +52,7 @@ def test_names_say_nothing_about_the_order(tmp_path):
     younger = manifest(NOW, set_id="20200101T000000Z-0000")
     older = manifest(NOW - HOUR, set_id="20300101T000000Z-ffff")
     catalog = Catalog("openmanus", (CatalogSet(younger, ("local",)), CatalogSet(older, ("local",))), (), ())
-    assert choose(catalog, "latest", now=NOW, good="decoded", rpo=RPO).chosen.manifest == younger
+    assert choose(catalog, "latest", now=NOW, level="decoded", rpo=RPO).chosen.manifest == younger
     assert read([local]).sets == ()
 
 
@@ -97,7 +97,7 @@ def test_a_manifest_that_cannot_be_believed_is_a_finding_and_no_set(tmp_path, ta
     assert [each.manifest for each in catalog.sets] == [good]
     [finding] = catalog.findings
     assert str(local.root) in finding
-    choice = choose(catalog, "latest", now=NOW, good="decoded", rpo=RPO)
+    choice = choose(catalog, "latest", now=NOW, level="decoded", rpo=RPO)
     assert choice.chosen.manifest == good
     assert finding in choice.warnings
 
@@ -131,11 +131,11 @@ def test_a_destination_that_cannot_be_read_is_said_and_the_others_serve(tmp_path
     catalog = read(places)
     assert catalog.unreachable == ("local",)
     assert [each.destinations for each in catalog.sets] == [("offsite",)]
-    choice = choose(catalog, "latest", now=NOW, good="decoded", rpo=RPO)
+    choice = choose(catalog, "latest", now=NOW, level="decoded", rpo=RPO)
     assert choice.chosen.manifest == made
     assert any("local could not be read" in warning for warning in choice.warnings)
     with pytest.raises(RestoreError, match="local could not be read"):
-        choose(catalog, "latest", now=NOW + 2 * RPO, good="decoded", rpo=RPO)
+        choose(catalog, "latest", now=NOW + 2 * RPO, level="decoded", rpo=RPO)
 
 
 def test_no_destination_at_all_is_an_error(tmp_path):
@@ -150,7 +150,7 @@ def catalog_of(*manifests):
 
 
 def take(catalog, wanted="latest", now=NOW, **options):
-    return choose(catalog, wanted, now=now, good="decoded", rpo=RPO, **options)
+    return choose(catalog, wanted, now=now, level="decoded", rpo=RPO, **options)
 
 
 def test_latest_is_the_newest_good_set():
@@ -173,9 +173,9 @@ def test_latest_older_than_the_rpo_has_to_be_confirmed():
 
 
 def test_nothing_good_is_an_error():
-    with pytest.raises(RestoreError, match="There is no good set"):
+    with pytest.raises(RestoreError, match="There is no valid set"):
         take(catalog_of())
-    with pytest.raises(RestoreError, match="There is no good set"):
+    with pytest.raises(RestoreError, match="There is no valid set"):
         take(catalog_of(manifest(NOW, level="stored")), confirm_old=True)
 
 
@@ -215,7 +215,7 @@ def test_newest_before_takes_nothing_younger_than_the_moment():
     choice = take(catalog, newest_before="2026-11-23T09:59:59+01:00")
     assert choice.chosen.manifest == early
     assert any("ends 4 h 59 min before the moment asked for, 2026-11-23T08:59:59Z" in fact for fact in choice.facts)
-    with pytest.raises(RestoreError, match="no good set that ends before 2026-11-23T03:00:00Z"):
+    with pytest.raises(RestoreError, match="no valid set that ends before 2026-11-23T03:00:00Z"):
         take(catalog, newest_before="2026-11-23T03:00:00Z")
 
 
@@ -246,7 +246,7 @@ def test_a_set_from_the_future_is_never_the_latest_and_is_named(future, options)
     choice = take(catalog_of(future, past), **options)
     assert choice.chosen.manifest == past
     assert any(f"{future.set_id} is dated 36" in warning and "a clock was wrong" in warning for warning in choice.warnings)
-    with pytest.raises(RestoreError, match=rf"There is no good set .*{future.set_id} is dated"):
+    with pytest.raises(RestoreError, match=rf"There is no valid set .*{future.set_id} is dated"):
         take(catalog_of(future), **options)
 
 

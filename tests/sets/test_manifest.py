@@ -226,11 +226,11 @@ def test_the_moments_of_a_set():
 
 
 def test_what_makes_a_set_good():
-    assert manifest(level="decoded").good("decoded")
-    assert manifest(level="decoded").good("stored")
-    assert not manifest(level="stored").good("decoded")
-    assert not manifest(missing={"files.uploads": "no answer"}).good("stored")
-    assert not manifest(sources={"postgres.a": source(level="decoded"), "postgres.b": source(level="stored")}).good("decoded")
+    assert manifest(level="decoded").valid("decoded")
+    assert manifest(level="decoded").valid("stored")
+    assert not manifest(level="stored").valid("decoded")
+    assert not manifest(missing={"files.uploads": "no answer"}).valid("stored")
+    assert not manifest(sources={"postgres.a": source(level="decoded"), "postgres.b": source(level="stored")}).valid("decoded")
 
 
 def test_set_ids():

@@ -9,7 +9,7 @@ import pytest
 from recovery.common.errors import RetentionError
 from recovery.destinations.base import Destination
 from recovery.destinations.folder import Folder
-from recovery.plan.model import Keep
+from recovery.plan.model import Retention
 from recovery.sets import prune as sets_prune
 from recovery.sets.prune import prune
 from recovery.sets.records import add_record, hold, release
@@ -21,12 +21,12 @@ DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).replace(microsecond=0)
 
 
-def kept(verdicts):
-    return {verdict.manifest.set_id for verdict in verdicts if verdict.keep}
+def kept(decisions):
+    return {decision.manifest.set_id for decision in decisions if decision.keep}
 
 
-def plan(sets, held=None, now=NOW, good="decoded", **keep):
-    return plan_retention(sets, held or {}, Keep(**keep), good, now)
+def plan(sets, held=None, now=NOW, level="decoded", **keep):
+    return plan_retention(sets, held or {}, Retention(**keep), level, now)
 
 
 def ids(*sets):
@@ -57,21 +57,21 @@ def test_a_set_stays_if_any_rule_wants_it():
 
 
 def test_sets_that_are_not_good_do_not_count_but_stay_with_their_neighbours():
-    good = daily(10)
+    level = daily(10)
     broken = [
         manifest(each.created + timedelta(hours=1), **({"missing": {"files.uploads": "no answer"}} if number % 2 else {"level": "stored"}))
-        for number, each in enumerate(good)
+        for number, each in enumerate(level)
     ]
-    assert kept(plan(good + broken, last=3)) == ids(*good[:3], *broken[:3])
-    assert kept(plan(good + broken, within="60h")) == ids(*good[:4], *broken[:3])
+    assert kept(plan(level + broken, last=3)) == ids(*level[:3], *broken[:3])
+    assert kept(plan(level + broken, within="60h")) == ids(*level[:4], *broken[:3])
 
 
 def test_a_long_row_of_failures_pushes_nothing_out():
-    good = manifest(NOW - 400 * DAY)
+    level = manifest(NOW - 400 * DAY)
     older = manifest(NOW - 500 * DAY)
     failures = [manifest(NOW - number * DAY, missing={"files.uploads": "no answer"}) for number in range(300)]
-    assert ids(good) <= kept(plan([older, good, *failures], last=1))
-    assert ids(good) <= kept(plan([older, good, *failures], within="30d"))
+    assert ids(level) <= kept(plan([older, level, *failures], last=1))
+    assert ids(level) <= kept(plan([older, level, *failures], within="30d"))
 
 
 def test_the_newest_good_set_stays_at_any_age():
@@ -80,7 +80,7 @@ def test_the_newest_good_set_stays_at_any_age():
 
 
 def test_nothing_is_deleted_where_no_good_set_would_be_left():
-    with pytest.raises(RetentionError, match="leave no good set"):
+    with pytest.raises(RetentionError, match="leave no valid set"):
         plan([manifest(NOW - 100 * DAY, level="stored")], within="30d")
     assert plan([], within="30d") == ()
     assert len(kept(plan([manifest(NOW, level="stored")], within="30d"))) == 1
@@ -88,9 +88,9 @@ def test_nothing_is_deleted_where_no_good_set_would_be_left():
 
 def test_held_sets_stay_and_say_why():
     sets = daily(5)
-    verdicts = plan(sets, {sets[4].set_id: "held by alice: an audit"}, last=1)
-    assert kept(verdicts) == ids(sets[0], sets[4])
-    assert verdicts[4].reason == "held by alice: an audit"
+    decisions = plan(sets, {sets[4].set_id: "held by alice: an audit"}, last=1)
+    assert kept(decisions) == ids(sets[0], sets[4])
+    assert decisions[4].reason == "held by alice: an audit"
 
 
 def test_a_set_dated_in_the_future_is_kept_and_pushes_nothing_out():
@@ -114,7 +114,7 @@ def test_order_comes_from_the_recorded_time_and_never_from_the_name():
 
 def expected(sets, held, within, last, now):
     """The same rules, said set by set."""
-    past_good = [each for each in sets if each.good("decoded") and each.created <= now + timedelta(minutes=5)]
+    past_good = [each for each in sets if each.valid("decoded") and each.created <= now + timedelta(minutes=5)]
     result = set()
     for each in sets:
         newer_good = [other for other in past_good if other.created > each.created]
@@ -145,23 +145,23 @@ def test_random_histories():
         within = dice.choice([None, timedelta(days=dice.randrange(1, 60))])
         last = dice.choice([None, dice.randrange(1, 8)]) if within else dice.randrange(1, 8)
         rules = {name: value for name, value in (("within", within), ("last", last)) if value}
-        usable = [each for each in sets if each.good("decoded") and each.created <= now + timedelta(minutes=5)]
+        usable = [each for each in sets if each.valid("decoded") and each.created <= now + timedelta(minutes=5)]
         want = expected(sets, held, within, last, now)
         if not usable and want != ids(*sets):
             with pytest.raises(RetentionError):
                 plan(sets, held, now, **rules)
             continue
-        verdicts = plan(sets, held, now, **rules)
-        assert kept(verdicts) == want
+        decisions = plan(sets, held, now, **rules)
+        assert kept(decisions) == want
         deletions += len(sets) - len(want)
         if usable:
-            assert max(usable, key=lambda each: each.created).set_id in kept(verdicts)
-            left = [each for each in usable if each.set_id in kept(verdicts)]
+            assert max(usable, key=lambda each: each.created).set_id in kept(decisions)
+            left = [each for each in usable if each.set_id in kept(decisions)]
             assert len(left) >= min(last or 1, len(usable))
             if within:
                 for moment in (now - within * dice.random() for _ in range(5)):
                     assert any(each.created <= moment for each in left) == any(each.created <= moment for each in usable)
-        survivors = [each for each in sets if each.set_id in kept(verdicts)]
+        survivors = [each for each in sets if each.set_id in kept(decisions)]
         assert kept(plan(survivors, held, now, **rules)) == ids(*survivors)
     assert deletions > 500
 
@@ -172,12 +172,12 @@ def test_years_of_nights_never_lose_the_promise():
     for night in range(250):
         now = NOW + night * DAY
         sets.append(manifest(now, missing={"files.x": "gone"} if dice.random() < 0.4 else None))
-        good_before = [each for each in sets if each.good("decoded")]
+        good_before = [each for each in sets if each.valid("decoded")]
         if not good_before:
             continue
-        verdicts = plan(sets, now=now, last=5, within="4d")
-        sets = [verdict.manifest for verdict in verdicts if verdict.keep]
-        assert len([each for each in sets if each.good("decoded")]) >= min(5, len(good_before))
+        decisions = plan(sets, now=now, last=5, within="4d")
+        sets = [decision.manifest for decision in decisions if decision.keep]
+        assert len([each for each in sets if each.valid("decoded")]) >= min(5, len(good_before))
         assert len(sets) < 40
 
 
@@ -206,8 +206,8 @@ def ship(tmp_path, destination, age, **changes):
 
 
 def run(destination: Destination, newest, keep=None, now=None, plan_name="openmanus", others=()):
-    keep, now = keep or Keep(last=1), now or datetime.now(UTC)
-    return prune(destination, plan_name, keep, good="decoded", key=KEY.verify_key, now=now, after=newest.set_id, others=others)
+    keep, now = keep or Retention(keep_last=1), now or datetime.now(UTC)
+    return prune(destination, plan_name, keep, level="decoded", key=KEY.verify_key, now=now, after=newest.set_id, others=others)
 
 
 def folders_at(destination):
@@ -220,7 +220,7 @@ def test_prune_deletes_what_no_rule_keeps_and_nothing_else(destination, tmp_path
     newest = ship(tmp_path, destination, timedelta())
     foreign = ship(tmp_path, destination, 100 * DAY, plan="other")
     put(destination, "openmanus/notes.txt", b"not a set", tmp_path)
-    done = run(destination, newest, Keep(last=2))
+    done = run(destination, newest, Retention(keep_last=2))
     assert done.deleted == (old[0].set_id, old[1].set_id)
     assert set(done.kept) == ids(newest, old[2])
     assert folders_at(destination) == {*ids(newest, old[2]), "notes.txt"}
@@ -317,9 +317,9 @@ def test_a_manifest_that_changes_between_plan_and_delete_is_left_alone(local, tm
     real = sets_prune._plan
 
     def tamper_after_planning(*arguments):
-        verdicts = real(*arguments)
+        decisions = real(*arguments)
         (local.root / doomed.path / "manifest.json").write_bytes(b"{}")
-        return verdicts
+        return decisions
 
     monkeypatch.setattr(sets_prune, "_plan", tamper_after_planning)
     assert run(local, newest).deleted == ()
@@ -332,7 +332,7 @@ KILLED = """
     from pathlib import Path
     from recovery.crypto.signing import VerifyKey
     from recovery.destinations.folder import Folder
-    from recovery.plan.model import Keep
+    from recovery.plan.model import Retention
     from recovery.sets.prune import prune
     root, public, after, survive = sys.argv[1:]
     left = int(survive)
@@ -346,7 +346,8 @@ KILLED = """
         unlink(self, missing_ok)
     Path.unlink = unlink_and_die
     key = VerifyKey.from_pem(Path(public).read_text())
-    prune(Folder("local", Path(root)), "openmanus", Keep(last=1), good="decoded", key=key, now=datetime.now(UTC), after=after, others=())
+    rules = {"level": "decoded", "key": key, "now": datetime.now(UTC), "after": after, "others": ()}
+    prune(Folder("local", Path(root)), "openmanus", Retention(keep_last=1), **rules)
 """
 
 

@@ -30,7 +30,7 @@ def made(postgres_server, mongo_server, tmp_path_factory):
     made.set_id = made.back_up()
     made.drop()
     run = made.restore()
-    proof = Record(kind="proof", plan="whole", set_id=made.set_id, time=now(), by="run drill", text="proven equal", facts={})
+    proof = Record(kind="proof", plan="whole", set_id=made.set_id, time=now(), by="run drill", text="verified", facts={})
     add_record(run.context.destination("near"), proof, run.context.signing_key())
     return made
 
@@ -102,7 +102,7 @@ DAMAGES = {
     "instructions": (lambda folder: flip(folder / "RESTORE.md"), "RESTORE.md is not what the manifest says"),
     "manifest": (lambda folder: flip(folder / "manifest.json"), "manifest at"),
     "signature": (lambda folder: (folder / "manifest.json.sig").unlink(), "was not signed by the key"),
-    "record": (lambda folder: flip(next((folder / "records").glob("*-proof.json"))), "is not believed"),
+    "record": (lambda folder: flip(next((folder / "records").glob("*-verification.json"))), "is not believed"),
 }
 
 
@@ -184,7 +184,7 @@ def unopened(postgres_server, mongo_server, tmp_path_factory):
     """A system whose plan has no identity: its sets are stored without being opened."""
     made = SampleSystem(tmp_path_factory.mktemp("unopened") / "small", "unopened", postgres=postgres_server, mongo=mongo_server)
     path = made.plans / "unopened.yaml"
-    path.write_text(path.read_text().replace(", identity: unopened_backup_identity", "") + "good: stored\n")
+    path.write_text(path.read_text().replace(", identity: unopened_backup_identity", "") + "verification: checksum\n")
     made.set_id = made.back_up("whole")
     yield made
     made.drop()

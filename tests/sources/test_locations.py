@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.plan.location import meet
+from recovery.plan.location import overlap
 from recovery.sources.trees import filesystem
 
 MOUNTS = rb"""
@@ -64,4 +64,4 @@ def mounted(monkeypatch):
 )
 def test_places_are_told_apart_by_what_is_mounted(mounted, one, other, same):
     here, there = filesystem.landings(Path(one)), filesystem.landings(Path(other))
-    assert any(meet(mine, theirs) for mine in here for theirs in there) is same
+    assert any(overlap(mine, theirs) for mine in here for theirs in there) is same

@@ -43,20 +43,20 @@ def went_around(runner, heard):
     return [argv for argv in heard if argv not in runner.started and argv not in packs]
 
 
-def restored(component, restore):
-    assert [finding.text for finding in component.preflight(restore).findings if finding.level == "refusal"] == []
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.compare(restore)
-    component.switch(restore)
-    component.switch_back(restore)
-    component.discard(restore)
+def restored(source, restore):
+    assert [finding.text for finding in source.preflight(restore).findings if finding.level == "refusal"] == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.compare(restore)
+    source.swap(restore)
+    source.roll_back(restore)
+    source.discard(restore)
 
 
-def in_place(component, restore):
-    component.replace(restore)
-    assert component.prove(restore) == []
-    component.settle(restore)
+def in_place(source, restore):
+    source.replace(restore)
+    assert source.verify_staged(restore) == []
+    source.finalize(restore)
 
 
 # Nothing goes around the runner -----------------------------------------------------------------------------------------
@@ -66,14 +66,14 @@ def test_every_tool_of_postgresql_is_started_by_the_runner(site):
     site.create("run_shop", *SHOP)
     dumping, restoring, replacing, choosing = (Recording() for _ in range(4))
 
-    def component(runner):
-        return site.component("run_shop", schema_sql=True, runner=runner)
+    def source(runner):
+        return site.source("run_shop", schema_sql=True, runner=runner)
 
     with started() as heard:
-        saved = site.back_up(component(dumping))
-        restored(component(restoring), site.restore(saved))
-        in_place(component(replacing), site.restore(saved, in_place=True))
-        restored(component(choosing), site.restore(saved, only=["run_shop.public.customer"]))
+        saved = site.back_up(source(dumping))
+        restored(source(restoring), site.restore(saved))
+        in_place(source(replacing), site.restore(saved, in_place=True))
+        restored(source(choosing), site.restore(saved, only=["run_shop.public.customer"]))
     assert dumping.names == {"pg_dump", "pg_dumpall", "pg_restore"}
     assert restoring.names == {"pg_restore", "psql"}
     assert replacing.names == {"pg_restore", "psql"}
@@ -86,17 +86,17 @@ def test_every_tool_of_postgresql_is_started_by_the_runner(site):
 
 def test_every_tool_of_mongodb_is_started_by_the_runner(standalone, tmp_path):
     runner = Recording()
-    component = mongo(standalone, "run_shop", runner=runner)
+    source = mongo(standalone, "run_shop", runner=runner)
     with standalone.client() as client:
         client.run_shop.orders.insert_many([{"n": number} for number in range(50)])
         client.run_shop.create_collection("last", capped=True, size=4096)
         client.run_shop.last.insert_one({})
         series(client.run_shop, "weather", 5)
     with started() as heard:
-        saved = back_up(component, tmp_path / "set")
+        saved = back_up(source, tmp_path / "set")
         assert runner.names == {"mongodump"}
-        restored(component, LocalRestore(saved, tmp_path / "switch"))
-        in_place(component, LocalRestore(saved, tmp_path / "in place", in_place=True))
+        restored(source, LocalRestore(saved, tmp_path / "switch"))
+        in_place(source, LocalRestore(saved, tmp_path / "in place", in_place=True))
     assert runner.names == {"mongodump", "mongorestore"}
     assert went_around(runner, heard) == []
     assert {"mongodump", "mongorestore"} <= {Path(argv[0]).name for argv in heard}
@@ -106,9 +106,9 @@ def test_every_tool_of_a_folder_is_started_by_the_runner(tmp_path):
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "file").write_text("saved")
     runner = Recording()
-    component = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=runner)
+    source = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=runner)
     with started() as heard:
-        restored(component, LocalRestore(back_up(component, tmp_path / "set"), tmp_path / "work"))
+        restored(source, LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work"))
     assert runner.names == {"rm"}
     assert went_around(runner, heard) == []
 
@@ -127,28 +127,28 @@ REFUSED = "read and write files in this worker's folders, and where they would r
 def test_postgresql_refuses_files_that_are_elsewhere_before_anything_is_changed(site, elsewhere, tmp_path):
     site.sql("postgres", "CREATE ROLE run_clerk")
     site.create("run_shop", *SHOP, "GRANT SELECT ON customer TO run_clerk")
-    saved = site.back_up(site.component("run_shop"))
+    saved = site.back_up(site.source("run_shop"))
     site.clean()
     site.create("run_shop", "CREATE TABLE live ()")
     was = site.number("run_shop"), site.databases(), site.own_roles()
-    component = site.component("run_shop", runner=elsewhere)
+    source = site.source("run_shop", runner=elsewhere)
     opened = []
     (tmp_path / "dump").mkdir()
     with pytest.raises(ToolError, match=REFUSED) as refused:
-        component.dump(tmp_path / "dump", lambda: opened.append(1))
+        source.dump(tmp_path / "dump", lambda: opened.append(1))
     assert "Let them run on the worker itself" in str(refused.value)
     assert not refused.value.retryable
     assert (opened, list((tmp_path / "dump").iterdir())) == ([], [])
     for asked in ({}, {"only": ["run_shop.public.customer"]}):
         restore = site.restore(saved, **asked)
-        assert REFUSED in texts(component, restore, "refusal")
+        assert REFUSED in texts(source, restore, "refusal")
         with pytest.raises(ToolError, match=REFUSED):
-            component.stage(restore)
+            source.stage(restore)
     restore = site.restore(saved, in_place=True)
-    assert REFUSED in texts(component, restore, "refusal")
+    assert REFUSED in texts(source, restore, "refusal")
     with pytest.raises(ToolError, match=REFUSED):
-        component.replace(restore)
-    assert restore.journalled("dropping") == []
+        source.replace(restore)
+    assert restore.recorded_facts("dropping") == []
     assert (site.number("run_shop"), site.databases(), site.own_roles()) == was
     assert elsewhere.started == []
 
@@ -161,12 +161,12 @@ def test_mongodb_needs_shared_files_only_where_its_tools_run(mongo_server, stand
     saved = back_up(mongo(mongo_server, "run_away", runner=elsewhere), tmp_path / "snapshot")
     with pytest.raises(ToolError, match=REFUSED):
         back_up(mongo(standalone, "run_away", runner=elsewhere), tmp_path / "mongodump")
-    component = mongo(mongo_server, "run_away", runner=elsewhere)
+    source = mongo(mongo_server, "run_away", runner=elsewhere)
     restore = LocalRestore(saved, tmp_path / "work", in_place=True)
-    assert REFUSED in texts(component, restore, "refusal")
+    assert REFUSED in texts(source, restore, "refusal")
     with pytest.raises(ToolError, match=REFUSED):
-        component.replace(restore)
-    assert restore.journalled("dropping") == []
+        source.replace(restore)
+    assert restore.recorded_facts("dropping") == []
     with mongo_server.client() as client:
         assert client.run_away.orders.count_documents({}) == 1
         client.drop_database("run_away")
@@ -176,9 +176,9 @@ def test_mongodb_needs_shared_files_only_where_its_tools_run(mongo_server, stand
 def test_a_folder_is_not_restored_by_tools_that_do_not_see_it(elsewhere, tmp_path):
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "file").write_text("saved")
-    component = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=elsewhere)
-    restore = LocalRestore(back_up(component, tmp_path / "set"), tmp_path / "work")
-    assert REFUSED in texts(component, restore, "refusal")
+    source = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=elsewhere)
+    restore = LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work")
+    assert REFUSED in texts(source, restore, "refusal")
     with pytest.raises(ToolError, match=REFUSED):
-        component.stage(restore)
+        source.stage(restore)
     assert [path.name for path in (tmp_path / "live").iterdir()] == ["file"]

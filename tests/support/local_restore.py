@@ -16,13 +16,13 @@ from recovery.sources.model import Dump
 from sandbox.servers import postgres_bin
 
 
-def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
+def back_up(source, folder: Path, pack_size: int = 4 << 20) -> Path:
     """Dump, seal, read back, and keep the contents, in a folder laid out for ``LocalRestore``."""
     folder.mkdir(parents=True)
     dump_folder = folder / "dump"
     dump_folder.mkdir()
     opened = []
-    dump = component.dump(dump_folder, lambda: opened.append(1))
+    dump = source.dump(dump_folder, lambda: opened.append(1))
     assert len(opened) == 1, "opened() must be called once"
     identity = pyrage.x25519.Identity.generate()
     (folder / "identity").write_text(str(identity))
@@ -36,24 +36,24 @@ def back_up(component, folder: Path, pack_size: int = 4 << 20) -> Path:
         packs[artifact.name] = [pack.model_dump() for pack in made]
         with (dump_folder / f"{artifact.name}.inventory.jsonl").open("a", encoding="ascii") as inventory:
             inventory.writelines(json.dumps(["told", line, {}]) + "\n" for line in told)
-        write_contents(component, folder, artifact.name, made)
+        write_contents(source, folder, artifact.name, made)
     (folder / "packs.json").write_text(json.dumps(packs))
     return folder
 
 
-def reader_of(component):
+def reader_of(source):
     """What reads the packs of a source like this one."""
-    return registry.reader(component.kind, component.runner, [postgres_bin(18), postgres_bin(16)])
+    return registry.reader(source.kind, source.runner, [postgres_bin(18), postgres_bin(16)])
 
 
-def write_contents(component, folder: Path, artifact: str, packs: list[Pack]) -> None:
+def write_contents(source, folder: Path, artifact: str, packs: list[Pack]) -> None:
     def rows(pack: Pack):
         with (folder / "packs" / pack.file).open("rb") as source, open_pack(source, pack, identities(folder)) as stream:
-            yield from reader_of(component).read_pack(artifact, read_members(stream))
+            yield from reader_of(source).read_pack(artifact, read_members(stream))
 
     inventory = folder / "dump" / f"{artifact}.inventory.jsonl"
     read = itertools.chain.from_iterable(map(rows, packs))
-    write_rows(folder / f"{artifact}.contents.jsonl", reader_of(component).contents(artifact, inventory, read))
+    write_rows(folder / f"{artifact}.contents.jsonl", reader_of(source).contents(artifact, inventory, read))
 
 
 def identities(folder: Path):
@@ -65,16 +65,16 @@ def read_dump(folder: Path) -> Dump:
 
 
 class LocalRestore:
-    """``components.base.Restore`` over a folder that ``back_up`` made; the journal is kept in a file."""
+    """``components.base.RestoreView`` over a folder that ``back_up`` made; the journal is kept in a file."""
 
-    def __init__(self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, way_back=False) -> None:
+    def __init__(self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, rolling_back=False) -> None:
         self.set_folder = set_folder
         self.id = restore_id or secrets.token_hex(4)
         self.folder = work
         self.options = options or {}
         self.only = tuple(only)
         self.in_place = in_place
-        self.way_back = way_back
+        self.rolling_back = rolling_back
         work.mkdir(parents=True, exist_ok=True)
         self._journal = work.parent / f"{work.name}.journal.jsonl"
         self.on_journal = lambda step, facts: None
@@ -99,19 +99,19 @@ class LocalRestore:
             ):
                 extract(reader, folder, only)
 
-    def refuse_unsaved(self):
+    def refuse_if_changed(self):
         """There is no restore around it that made a safety set."""
 
-    def journal(self, step, **facts):
+    def record(self, step, **facts):
         self.on_journal(step, facts)
         with self._journal.open("a") as out:
             out.write(json.dumps([step, facts]) + "\n")
         self.after_journal(step, facts)
 
     def created(self):
-        return [folder for facts in self.journalled("staged") for folder in facts["created"]]
+        return [folder for facts in self.recorded_facts("staged") for folder in facts["created"]]
 
-    def journalled(self, step):
+    def recorded_facts(self, step):
         if not self._journal.exists():
             return []
         return [facts for said, facts in map(json.loads, self._journal.read_text().splitlines()) if said == step]

@@ -11,7 +11,7 @@ from recovery.common.connections import Endpoint
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.runners.local import LOCAL
-from recovery.sources.mongo.component import Mongo
+from recovery.sources.mongo.source import Mongo
 from tests.support.local_restore import back_up
 
 TOOLS = [Path(".venv/mongo-tools").absolute()]
@@ -36,9 +36,9 @@ def rows_of(set_folder):
     return [row for row in read_rows(set_folder / "documents.contents.jsonl") if row[0] not in {"user", "role"}]
 
 
-def state(component, folder):
+def state(source, folder):
     """What is live now, by an independent backup of it."""
-    return rows_of(back_up(component, folder))
+    return rows_of(back_up(source, folder))
 
 
 def every_type():

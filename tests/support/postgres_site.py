@@ -8,7 +8,7 @@ from recovery.common.connections import Endpoint
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.runners.local import LOCAL
-from recovery.sources.postgres.component import Postgres
+from recovery.sources.postgres.source import Postgres
 from tests.support.local_restore import LocalRestore, back_up
 
 HARD = Path(__file__).with_name("postgres_hard.sql")
@@ -31,7 +31,7 @@ class Site:
         self._roles = roles
         self._number = 0
 
-    def component(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", runner=LOCAL, **settings):
+    def source(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", runner=LOCAL, **settings):
         endpoint = Endpoint("pg", host, self.server.port, user, password or self.server.password)
         tools = [self.server.bin] if tools is None else tools
         return Postgres("main", PostgresSettings(connection="pg", databases=databases, **settings), endpoint, tools, renamed, runner=runner)
@@ -81,8 +81,8 @@ class Site:
         self._number += 1
         return self.folder / str(self._number)
 
-    def back_up(self, component):
-        return back_up(component, self.new_folder())
+    def back_up(self, source):
+        return back_up(source, self.new_folder())
 
     def restore(self, set_folder, **options):
         return LocalRestore(set_folder, self.new_folder(), **options)
@@ -92,5 +92,5 @@ def contents(set_folder, artifact, *kinds):
     return {(kind, name): facts for kind, name, facts in read_rows(set_folder / f"{artifact}.contents.jsonl", *kinds)}
 
 
-def texts(component, restore, level):
-    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+def texts(source, restore, level):
+    return "\n".join(finding.text for finding in source.preflight(restore).findings if finding.level == level)

@@ -40,7 +40,7 @@ def started():
 
 @cache
 def _listen():
-    """Once for each process: it can't be taken back."""
+    """Once for each process: it can't be rolled back."""
     sys.addaudithook(_hear)
 
 

@@ -32,16 +32,16 @@ def steps(system, run, request=None):
     yield "gate plan", lambda: approve_gate(run, "plan")
     for source_id in sources:
         yield f"stage {source_id}", lambda source_id=source_id: restore_steps.stage(run, source_id)
-        yield f"prove {source_id}", lambda source_id=source_id: restore_steps.prove(run, source_id)
-    yield "gate switch", lambda: approve_gate(run, "switch")
+        yield f"verify {source_id}", lambda source_id=source_id: restore_steps.verify(run, source_id)
+    yield "gate cutover", lambda: approve_gate(run, "switch")
     yield "stop services", lambda: restore_steps.stop_services(run)
-    yield "safety", lambda: safety_backup.make_safe(run)
+    yield "safety", lambda: safety_backup.back_up_live(run)
     for source_id in sources:
-        yield f"switch {source_id}", lambda source_id=source_id: restore_steps.switch(run, source_id)
+        yield f"cutover {source_id}", lambda source_id=source_id: restore_steps.cut_over(run, source_id)
     yield "start services", lambda: restore_steps.start_services(run)
     yield "check", lambda: restore_steps.check_system(run)
     yield "gate accept", lambda: approve_gate(run, "accept")
-    yield "keep", lambda: rollback.keep(run)
+    yield "keep", lambda: rollback.finalize(run)
 
 
 def run_until(system, run, until="keep", request=None):
@@ -56,7 +56,7 @@ def run_until(system, run, until="keep", request=None):
 def teardown(run):
     """The teardowns, as Airflow runs them whatever happened; why the restore failed, empty if it did not."""
     faults = []
-    for step in (rollback.switch_back, rollback.discard):
+    for step in (rollback.roll_back, rollback.discard):
         try:
             step(run)
         except Exception as error:  # noqa: BLE001
@@ -70,7 +70,7 @@ def teardown(run):
 
 def journal_steps(run):
     """The journal's steps, for messages."""
-    return [f"{entry.step} {entry.source}".strip() for entry in run.journal.entries()]
+    return [f"{entry.step} {entry.source}".strip() for entry in run.journal.everything()]
 
 
 def refused_by_preflight(run, request):

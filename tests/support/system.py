@@ -15,7 +15,7 @@ from recovery.common.connections import Clients, Endpoint
 from recovery.common.errors import ConnectionUnusable
 from recovery.crypto.key_kit import create_keys
 from recovery.plan.loader import load_plan
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs.context import PlanContext
 from recovery.runs.restore_request import Request
 from recovery.runs.staged_set import RunRecord, StagedSet
@@ -37,8 +37,8 @@ sources:
 encryption: {{recipients: [{recipient}], identity: {name}_backup_identity}}
 signing: {name}_backup_signing
 destinations:
-  near: {{folder: "{folder}/near", keep: {{within: 30d}}}}
-  far: {{folder: "{folder}/far", keep: {{last: 3}}}}
+  near: {{folder: "{folder}/near", keep_within: 30d}}
+  far: {{folder: "{folder}/far", keep_last: 3}}
 approvals: {{approvers: [{{id: alice, name: Alice}}, {{id: bob, name: Bob}}], timeout: {timeout}}}
 services:
   stop: [["{folder}/service", stop, web], ["{folder}/service", stop, workers]]
@@ -294,7 +294,7 @@ class SampleSystem(ControllableServices):
 
     def restore(self, run_id="restore 1"):
         """The run of a restore, which has not begun."""
-        return RestoreRun(self.context(), run_id)
+        return RestoreSession(self.context(), run_id)
 
     def ask(self, run, **asked):
         """What an operator asks; all sources unless named."""

@@ -13,7 +13,7 @@ from recovery.common.files import write_record
 from recovery.drill import steps as drill_steps
 from recovery.restore import choose_set, preflight
 from recovery.restore import steps as restore_steps
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from tests.support.restore_driver import approve_gate, journal_steps, refused_by_preflight, run_until, steps, teardown
 from tests.support.system import SampleSystem
 
@@ -41,7 +41,7 @@ def test_a_whole_system_comes_back_elsewhere_and_the_live_one_is_not_touched(who
     assert whole.elsewhere_fingerprint() == whole.set_state
     assert whole.fingerprint() == whole.before
     assert whole.service_calls == []  # the services of the live system
-    assert [entry.facts["gate"] for entry in run.journal.said("approved")] == ["switch"]
+    assert [entry.facts["gate"] for entry in run.journal.entries("approved")] == ["switch"]
 
 
 def test_checks_of_sources_that_were_not_restored_are_not_asked_there(whole):
@@ -94,10 +94,10 @@ def test_rejected_there_leaves_nothing_there(whole):
 def test_the_gate_that_the_target_has_can_not_be_passed_by(whole):
     run = whole.restore()
     for name, step in steps(whole, run, whole.ask(run, target="elsewhere")):
-        if name == "gate switch":
+        if name == "gate cutover":
             continue
         if name == "stop services":
-            with pytest.raises(ApprovalError, match="gate switch was not approved"):
+            with pytest.raises(ApprovalError, match="gate cutover was not approved"):
                 step()
             break
         step()
@@ -108,7 +108,7 @@ def test_a_target_without_gates_needs_nobody(system):
     run_until(system, run, request=system.ask(run, target="elsewhere", requester=""))
     assert teardown(run) == "", journal_steps(run)
     assert system.elsewhere_fingerprint()["files.uploads"] != system.before["files.uploads"]
-    assert run.journal.said("asked") == []
+    assert run.journal.entries("asked") == []
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_live_databases_that_two_sources_reach_by_two_names_are_refused(whole):
 
 def test_a_second_restore_to_one_place_is_refused_until_the_first_has_ended(system):
     first = system.restore("first")
-    run_until(system, first, "prove files.uploads", system.ask(first, target="elsewhere"))
+    run_until(system, first, "verify files.uploads", system.ask(first, target="elsewhere"))
     second = system.restore("second")
     asked = system.ask(second, target="elsewhere", requester="alice")
     with pytest.raises(RestoreError, match=f"The restore {first.id} of small to elsewhere has not ended: operator asked .*, run 'first'"):
@@ -269,14 +269,14 @@ def test_two_targets_that_lead_to_the_same_data_are_one_place(system, folder, re
 
 def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(system):
     system.edit_plan("services:\n  stop", "drill: {target: elsewhere}\nservices:\n  stop")
-    run, practice = system.restore(), RestoreRun(system.context(), "drill monday")
-    run_until(system, run, "prove files.uploads", system.ask(run, target="elsewhere"))
+    run, practice = system.restore(), RestoreSession(system.context(), "drill monday")
+    run_until(system, run, "verify files.uploads", system.ask(run, target="elsewhere"))
     with pytest.raises(RestoreError, match=f"The restore {run.id} of small to elsewhere has not ended"):
-        drill_steps.choose_drill(practice, drill_steps.Wish())
+        drill_steps.choose_drill(practice, drill_steps.DrillRequest())
     assert "No set was chosen" in teardown(practice)
     teardown(run)
-    again = RestoreRun(system.context(), "drill tuesday")
-    assert drill_steps.choose_drill(again, drill_steps.Wish())
+    again = RestoreSession(system.context(), "drill tuesday")
+    assert drill_steps.choose_drill(again, drill_steps.DrillRequest())
     with pytest.raises(RestoreError, match=f"The drill {again.id} of small to elsewhere has not ended: the schedule .*, run 'tuesday'"):
         choose_set.choose(system.restore("second"), system.ask(system.restore("second"), target="elsewhere"))
 
@@ -315,7 +315,7 @@ def test_of_several_that_choose_at_once_one_begins(system):
 
 def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(system):
     lost = system.restore("lost")
-    run_until(system, lost, "prove files.uploads", system.ask(lost, target="elsewhere"))
+    run_until(system, lost, "verify files.uploads", system.ask(lost, target="elsewhere"))
     again = system.restore("lost")
     with pytest.raises(RestoreError, match="has its set"):
         choose_set.choose(again, system.ask(again, target="elsewhere"))
@@ -328,15 +328,15 @@ def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(system):
 
 def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(whole):
     run = whole.restore()
-    run_until(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
+    run_until(whole, run, "verify files.uploads", whole.ask(run, target="elsewhere"))
     approve_gate(run, "switch")
     with whole.mongo.client() as client:
         client.whole_elsewhere.theirs.insert_one({"_id": 1})
     restore_steps.stop_services(run)
-    restore_steps.switch(run, "config.settings")
-    restore_steps.switch(run, "postgres.main")
+    restore_steps.cut_over(run, "config.settings")
+    restore_steps.cut_over(run, "postgres.main")
     with pytest.raises(RestoreError, match=r"mongo.documents: the target elsewhere was empty and is so no more: whole_elsewhere.theirs"):
-        restore_steps.switch(run, "mongo.documents")
+        restore_steps.cut_over(run, "mongo.documents")
     assert "switched back" in teardown(run)
     with whole.mongo.client() as client:
         assert set(client.whole_elsewhere.list_collection_names()) == {"theirs", "system.views"}
@@ -345,7 +345,7 @@ def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(
 
 def test_a_target_changed_after_its_gate_voids_the_approval(whole):
     run = whole.restore()
-    run_until(whole, run, "prove files.uploads", whole.ask(run, target="elsewhere"))
+    run_until(whole, run, "verify files.uploads", whole.ask(run, target="elsewhere"))
     approve_gate(run, "switch")
     text = (whole.plans / "whole.yaml").read_text()
     (whole.plans / "whole.yaml").write_text(text.replace("whole_elsewhere", "whole_elsewhere_too"))
@@ -366,7 +366,7 @@ def test_a_request_that_somebody_rewrote_in_staging_opens_no_gate(system, change
 
 def test_a_plan_that_changed_since_preflight_stops_a_restore_that_asks_nobody(system):
     run = system.restore()
-    run_until(system, run, "prove files.uploads", system.ask(run, target="elsewhere"))
+    run_until(system, run, "verify files.uploads", system.ask(run, target="elsewhere"))
     system.write_plan(rpo="25h")
     with pytest.raises(ApprovalError, match="Since preflight looked, the plan changed"):
         restore_steps.stop_services(system.restore())

@@ -62,8 +62,8 @@ def around(plan):
     return PlanContext(plan, Clients(no_connection, no_connection))
 
 
-def found_by(place, source_id):
-    return place.context.endpoint(place.settings[source_id].connection)
+def found_by(target, source_id):
+    return target.context.endpoint(target.settings[source_id].connection)
 
 
 def postgres(endpoint, **changes):
@@ -95,16 +95,16 @@ def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder
     assert in_a_process(lambda: scratch.start(around(plan), drill_folder, ALL)) == 0
     root = record(drill_folder).root
     assert len(command_lines_with(root)) == 2
-    place = scratch.place(around(plan), drill_folder)
-    assert (place.name, place.gates, place.services.stop, place.sources) == ("scratch", (), (), list(plan.source_ids))
+    target = scratch.target(around(plan), drill_folder)
+    assert (target.name, target.gates, target.services.stop, target.sources) == ("scratch", (), (), list(plan.source_ids))
 
-    server = found_by(place, "postgres.main")
+    server = found_by(target, "postgres.main")
     with postgres(server) as connection:
         assert connection.info.server_version // 10000 == 18
         assert connection.execute("SHOW listen_addresses").fetchone() == ("127.0.0.1",)
     with pytest.raises(psycopg.OperationalError, match="password"):
         postgres(server, password="wrong")
-    documents = found_by(place, "mongo.documents")
+    documents = found_by(target, "mongo.documents")
     with mongo(documents) as client:
         assert client.admin.command("hello")["setName"]
         with client.start_session() as session, session.start_transaction():
@@ -113,27 +113,27 @@ def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder
         client.some.things.find_one()
 
     for source_id, kind in (("files.uploads", FilesTarget), ("config.settings", ConfigTarget)):
-        assert isinstance(place.settings[source_id], kind)
+        assert isinstance(target.settings[source_id], kind)
         assert list((root / source_id).iterdir()) == []
     assert not any(secret in line for secret in (server.password, documents.password) for line in command_lines_with(root))
     assert not any(secret in (drill_folder / "scratch.json").read_text() for secret in (server.password, documents.password))
-    assert "password=" not in repr(place.context.endpoint("scratch postgres.main"))
+    assert "password=" not in repr(target.context.endpoint("scratch postgres.main"))
     assert {path.stat().st_mode & 0o077 for path in root.iterdir()} == {0}
     with pytest.raises(ConnectionUnusable, match="no other"):
-        place.context.endpoint("other")
+        target.context.endpoint("other")
 
     scratch.remove(drill_folder)
     assert command_lines_with(root) == []
     assert not root.exists()
     scratch.remove(drill_folder)
     with pytest.raises(RestoreError, match="not there"):
-        scratch.place(around(plan), drill_folder)
+        scratch.target(around(plan), drill_folder)
 
 
 def test_the_server_is_of_the_major_version_that_the_set_needs(plan, drill_folder):
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(18), postgres_bin(16))})})
     scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": "16.9 (Debian 16.9-1)"}})
-    with postgres(found_by(scratch.place(around(plan), drill_folder), "postgres.main")) as connection:
+    with postgres(found_by(scratch.target(around(plan), drill_folder), "postgres.main")) as connection:
         assert connection.info.server_version // 10000 == 16
 
 
@@ -192,7 +192,7 @@ def test_a_server_that_ended_meanwhile_is_said_with_its_last_words(plan, drill_f
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     runners_processes.end_all(record(drill_folder).root, {"mongod": signal.SIGKILL})
     with pytest.raises(RestoreError, match=r"mongo\.documents does not run any more; its last words:\n\S"):
-        scratch.place(around(plan), drill_folder)
+        scratch.target(around(plan), drill_folder)
 
 
 def test_only_the_servers_of_this_drill_are_ended(plan, drill_folder, tmp_path, mongo_server):
@@ -213,7 +213,7 @@ def test_only_the_servers_of_this_drill_are_ended(plan, drill_folder, tmp_path, 
 def test_another_worker_says_to_set_a_queue(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     rewrite(drill_folder, host="worker-7")
-    for use in (lambda: scratch.place(around(plan), drill_folder), lambda: scratch.remove(drill_folder)):
+    for use in (lambda: scratch.target(around(plan), drill_folder), lambda: scratch.remove(drill_folder)):
         with pytest.raises(RestoreError, match=r"on the worker worker-7, this task runs on \S+\. Next: Let drill\.queue"):
             use()
     assert record(drill_folder).root.exists()

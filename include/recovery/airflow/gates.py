@@ -11,7 +11,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from recovery.airflow import mail
-from recovery.airflow.tasks import in_words, restore_run
+from recovery.airflow.tasks import operator_errors, restore_session
 from recovery.common.errors import ApprovalError
 from recovery.plan.field_types import Gate as GateName
 from recovery.plan.model import Plan
@@ -26,7 +26,7 @@ class Gate(ApprovalOperator):
 
     Args:
         plan: whose restore it is.
-        gate: ``plan``, ``switch`` or ``accept``.
+        gate: ``plan``, ``cut_over`` or ``accept``.
         subject: its headline.
     """
 
@@ -47,44 +47,44 @@ class Gate(ApprovalOperator):
 
     def execute(self, context: Any) -> Any:
         """Ask."""
-        in_words(self._prepare)(context)
+        operator_errors(self._prepare)(context)
         mail.gate_waits(self.plan_name, self.gate, self.body or "", context)
         return super().execute(context)
 
     def _prepare(self, context: Any) -> None:
-        run = restore_run(self.plan_name, context["dag_run"])
-        if self.gate == "accept" and not state.in_use(run):
+        session = restore_session(self.plan_name, context["dag_run"])
+        if self.gate == "accept" and not state.in_use(session):
             raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
-        if self.gate not in run.gates:
-            raise AirflowSkipException(f"A restore to {run.place.name} has no gate {self.gate!r}, or this is a dry run.")
-        requester = run.request().requester
+        if self.gate not in session.gates:
+            raise AirflowSkipException(f"A restore to {session.target.name} has no gate {self.gate!r}, or this is a dry run.")
+        requester = session.request().requester
         self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
         if not self.assigned_users:  # Airflow would then let anybody answer
             raise ApprovalError(
                 f"The plan has no approver but {requester}, who asked for this restore, so nobody may answer the gate {self.gate!r}.",
                 "Add an approver to the plan, then trigger a new restore.",
             )
-        self.subject = f"{self.subject} {self.plan_name}, set {run.manifest().set_id}"
-        self.body = gate_text(run, self.gate)
-        answers.show(run, self.gate, self.body)
+        self.subject = f"{self.subject} {self.plan_name}, set {session.manifest().set_id}"
+        self.body = gate_text(session, self.gate)
+        answers.show(session, self.gate, self.body)
         log.info("%s\n\n%s", self.subject, self.body)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Make an approval of a yes; end with a failure after a no, or after no answer, which at the last gate keeps the system."""
-        run = in_words(restore_run)(self.plan_name, context["dag_run"])
+        session = operator_errors(restore_session)(self.plan_name, context["dag_run"])
         if event.get("error_type") == "timeout":
-            return in_words(self._unanswered)(run, context)
+            return operator_errors(self._unanswered)(session, context)
         answer = super(ApprovalOperator, self).execute_complete(context, event)
         person = (answer["responded_by_user"] or {}).get("name", "")  # the user name; an id may be a row number
         if answer["chosen_options"] != [self.APPROVE]:
-            in_words(answers.reject)(run, self.gate, person)
+            operator_errors(answers.reject)(session, self.gate, person)
             raise AirflowFailException(f"{person} rejected the gate {self.gate!r}.")
-        in_words(answers.approve)(run, self.gate, person)
+        operator_errors(answers.approve)(session, self.gate, person)
         log.info("%s approved", person)
         return answer
 
-    def _unanswered(self, run: Any, context: Any) -> None:
-        answers.reject(run, self.gate, None)
+    def _unanswered(self, session: Any, context: Any) -> None:
+        answers.reject(session, self.gate, None)
         if self.gate != "accept":
             raise AirflowFailException(f"Nobody answered the gate {self.gate!r} in time; that is a rejection.")
         log.error("Nobody accepted the restored system in time. It stays in use, and the old copies stay too.")

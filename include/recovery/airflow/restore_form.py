@@ -21,33 +21,45 @@ _ONLY = "only."
 def fields(plan: Plan) -> dict[str, Param]:
     """The parameters of a plan's restore DAG, by name."""
     found = {
-        "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
-        "newest_before": text_parameter("Instead: the newest set of before a moment, with its offset: 2026-11-23T01:00:00+01:00."),
+        "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a.", title="Set"),
+        "newest_before": text_parameter(
+            "Instead: the newest set of before a moment, with its offset: 2026-11-23T01:00:00+01:00.", title="Newest set before"
+        ),
         "sources": sources_parameter(plan, "Sources to restore; the others are not touched."),
         "target": Param(
-            LIVE,
-            enum=[LIVE, *plan.targets],
-            description="Where to: the live system, or one of the plan's targets.",
+            LIVE, enum=[LIVE, *plan.targets], description="Where to: the live system, or one of the plan's targets.", title="Target"
         ),
         "method": Param(
-            "switch",
-            enum=["switch", "in place"],
-            description="switch: restored beside the live data, proven, then exchanged. in place, where there is no room for two copies:"
+            "swap",
+            enum=["swap", "in place"],
+            description="swap: restored beside the live data, verified, then swapped. in place, where there is no room for two copies:"
             " a safety backup first, then dropped and loaded.",
+            title="Method",
         ),
         "config": Param(
             "missing",
             enum=["missing", "all"],
             description="Configuration: bring back only what is missing, or replace what differs too (an old .env has old passwords).",
+            title="Configuration",
         ),
-        "dry_run": Param(False, type="boolean", description="Find out and compare only; nothing is asked, nothing is changed."),
+        "dry_run": Param(
+            False, type="boolean", description="Find out and compare only; nothing is asked, nothing is changed.", title="Dry run"
+        ),
         "compare": Param(
             False,
             type="boolean",
             description="Say at the first gate what would change, table by table. Reads all of the live data, which takes its time.",
+            title="Compare with the live data",
         ),
-        "allow_stale": Param(False, type="boolean", description="Restore latest even if it is older than the RPO allows."),
-        "overwrite": text_parameter("For a target that is not empty: its name again, to confirm that what it has may be set aside."),
+        "allow_stale": Param(
+            False,
+            type="boolean",
+            description="Restore latest even if it is older than the RPO allows.",
+            title="Allow a set older than the RPO",
+        ),
+        "overwrite": text_parameter(
+            "For a target that is not empty: its name again, to confirm that what it has may be set aside.", title="Overwrite the target"
+        ),
     }
     return found | {_ONLY + source_id: _parts(plan, source_id) for source_id in plan.source_ids}
 
@@ -60,7 +72,7 @@ def _parts(plan: Plan, source_id: str) -> Param:
         [],
         type=["null", "array"],
         items={"type": "string"},
-        title=f"Only, of {source_id}",
+        title=f"Only these parts of {source_id}",
         description=f"{KINDS[kind_of(source_id)].parts} Empty: all of it.",
         section="Parts of sources",
         **choices,

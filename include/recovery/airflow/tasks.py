@@ -24,7 +24,7 @@ from recovery.common.errors import ApprovalError, PlanError, RecoveryError, Rest
 from recovery.common.units import human_duration
 from recovery.plan.loader import load_plan, load_plans
 from recovery.plan.model import Plan
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import StagedSet
@@ -45,12 +45,12 @@ T = TypeVar("T")
 def plans_to_build(family: str) -> Iterator[Plan]:
     """The plans whose DAG of a family is to be built: all of them, or in a task's process only the one that it runs."""
     wanted = get_parsing_context().dag_id
-    for plan in load_plans().good:
+    for plan in load_plans().valid:
         if wanted in {None, f"{plan.plan}_{family}"}:
             yield plan
 
 
-def in_words(function: Callable[P, T]) -> Callable[P, T]:
+def operator_errors(function: Callable[P, T]) -> Callable[P, T]:
     """Let a task's error reach the operator as its message alone, and be retried only where that may help."""
 
     @functools.wraps(function)
@@ -93,17 +93,17 @@ def staged_set(loaded: PlanContext, dag_run: Any) -> StagedSet:
     return StagedSet(loaded.plan, new_set_id(dag_run.run_after, dag_run.run_id))
 
 
-def restore_run(plan_name: str, dag_run: Any) -> RestoreRun:
+def restore_session(plan_name: str, dag_run: Any) -> RestoreSession:
     """The restore of a run, or the drill: ids of both never meet."""
     run_id = f"drill {dag_run.run_id}" if dag_run.dag_id == f"{plan_name}_drill" else dag_run.run_id
-    return RestoreRun(context(plan_name), run_id)
+    return RestoreSession(context(plan_name), run_id)
 
 
 def of_source(step: Callable[[Work], object]) -> Any:
     """A task that does a step of a backup for one source: call it with the plan's name and the source's id."""
 
     @task(task_id=step.__name__)
-    @in_words
+    @operator_errors
     def run(plan: str, source: str, dag_run: Any, ti: Any) -> None:
         loaded = context(plan)
         staged = staged_set(loaded, dag_run)
@@ -118,7 +118,7 @@ def of_destination(step: Callable[[PlanContext, StagedSet, str], object], trigge
     """A task that does a step of a backup for one destination: call it with the plan's name and the destination's."""
 
     @task(trigger_rule=trigger_rule)
-    @in_words
+    @operator_errors
     def run(plan: str, destination: str, dag_run: Any) -> None:
         loaded = context(plan)
         skip_if_false(step(loaded, staged_set(loaded, dag_run), destination))
@@ -126,15 +126,15 @@ def of_destination(step: Callable[[PlanContext, StagedSet, str], object], trigge
     return run
 
 
-def of_restore(step: Callable[[RestoreRun], object], task_id: str = "", *, changes: bool = True) -> Any:
+def of_restore(step: Callable[[RestoreSession], object], task_id: str = "", *, changes: bool = True) -> Any:
     """A task that does a step of a restore: call it with the plan's name. What changes anything is not done in a dry run."""
 
     name = task_id or step.__name__
 
     @task(task_id=name)
-    @in_words
+    @operator_errors
     def run(plan: str, dag_run: Any, ti: Any) -> None:
-        restore = restore_run(plan, dag_run)
+        restore = restore_session(plan, dag_run)
         refuse_lost(restore, ti)
         if changes:
             skip_dry_run(restore)
@@ -145,13 +145,13 @@ def of_restore(step: Callable[[RestoreRun], object], task_id: str = "", *, chang
     return run
 
 
-def of_restored_source(step: Callable[[RestoreRun, str], object], task_id: str, plan: Plan, source: str) -> Any:
+def of_restored_source(step: Callable[[RestoreSession, str], object], task_id: str, plan: Plan, source: str) -> Any:
     """A task that does a step of a restore for one source, placed in the graph."""
 
     @task(task_id=task_id)
-    @in_words
+    @operator_errors
     def run(plan: str, source: str, dag_run: Any = None) -> None:
-        restore = restore_run(plan, dag_run)
+        restore = restore_session(plan, dag_run)
         if source not in restore.request().sources:
             raise AirflowSkipException(f"{source} is not among the sources to restore.")
         skip_dry_run(restore)
@@ -162,7 +162,7 @@ def of_restored_source(step: Callable[[RestoreRun, str], object], task_id: str, 
     return run(plan.plan, source)
 
 
-def refuse_lost(restore: RestoreRun, ti: Any) -> None:
+def refuse_lost(restore: RestoreSession, ti: Any) -> None:
     """Refuse to take a restore whose folder can't be found for one that never began.
 
     Raises:
@@ -180,18 +180,18 @@ def refuse_lost(restore: RestoreRun, ti: Any) -> None:
 
 
 @contextmanager
-def failure_noted(restore: RestoreRun, step: str) -> Iterator[None]:
+def failure_noted(restore: RestoreSession, step: str) -> Iterator[None]:
     """Say in the journal which step failed, for the report. What it said is in its log alone: it may have values of the data in it."""
     try:
         yield
     except Exception:
         with suppress(OSError, RecoveryError):  # what the step said is what the operator has to read
             if restore.began and not restore.journal.closed:
-                restore.journal.say(Step.FAILED, what=step)
+                restore.journal.record(Step.FAILED, what=step)
         raise
 
 
-def skip_dry_run(restore: RestoreRun) -> None:
+def skip_dry_run(restore: RestoreSession) -> None:
     """Skip the task in a dry run."""
     if restore.request().dry_run:
         raise AirflowSkipException("This is a dry run: nothing is changed.")

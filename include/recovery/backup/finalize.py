@@ -45,7 +45,7 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
 
     Raises:
         PlanError: if a source was asked for that the plan doesn't have.
-        RestoreUnderWay: if a restore into what the plan protects is between its switch and its acceptance.
+        RestoreUnderWay: if a restore into what the plan protects is between its cutover and its acceptance.
         StagingError: if the staging folder can't be written.
     """
     plan = context.plan
@@ -69,28 +69,28 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
 
 
 def refuse_during_restore(plan: Plan) -> None:
-    """A backup must not read a system that a restore has half switched, or that nobody has accepted yet.
+    """A backup must not read a system that a restore has half cut over, or that nobody has accepted yet.
 
     Raises:
         RestoreUnderWay: if there is such a restore.
     """
     for each in active.into_live(plan):
-        if not each.journal.closed and each.journal.said(Step.STOPPING_SERVICES):
+        if not each.journal.closed and each.journal.entries(Step.STOPPING_SERVICES):
             raise RestoreUnderWay(
-                f"The {each} is between its switch and its acceptance.",
+                f"The {each} is between its cutover and its acceptance.",
                 "Answer its last gate, or look at its report; a backup that still waits goes on then, one that failed can be cleared.",
             )
 
 
 def _previous(context: PlanContext) -> dict[str, dict[str, int]]:
-    """Records of every database and tree in the newest good set; nothing if no destination can be read, which the uploads will say."""
+    """Records of every database and tree in the newest valid set; nothing if no destination can be read, which the uploads will say."""
     plan, key = context.plan, context.verify_key()
     try:
         catalog = read_catalog(plan.plan, context.destinations(), key)
     except DestinationError as error:
         log.warning("whether a source became empty can't be told, since no earlier set can be read: %s", error)
         return {}
-    good = catalog.good(plan.good, datetime.now(UTC))
+    good = catalog.valid(plan.required_level, datetime.now(UTC))
     return {source_id: dict(entry.totals.counts) for source_id, entry in good[0].manifest.sources.items()} if good else {}
 
 
@@ -99,7 +99,7 @@ def close(context: PlanContext, staged: StagedSet) -> None:
 
     Raises:
         StagingError: if nothing was verified.
-        RestoreError: if a restore switched the system meanwhile.
+        RestoreError: if a restore cut over the system meanwhile.
         KeyMaterialError: if the signing key is not one.
     """
     if not staged.run_file.exists():
@@ -151,11 +151,11 @@ def close(context: PlanContext, staged: StagedSet) -> None:
 
 
 def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
-    """What was read before a switch and what was read after it are not of one system."""
+    """What was read before a cutover and what was read after it are not of one system."""
     for each in active.into_live(plan):
-        if any(entry.time >= run.started for entry in each.journal.said(Step.STOPPING_SERVICES)):
+        if any(entry.time >= run.started for entry in each.journal.entries(Step.STOPPING_SERVICES)):
             raise RestoreError(
-                f"The {each} switched this system while set {run.set_id} was made; the set may be half of before.",
+                f"The {each} cut over this system while set {run.set_id} was made; the set may be half of before.",
                 "Trigger a new backup run once the restore has ended.",
             )
 

@@ -32,13 +32,13 @@ def noting(
 def refuse_lost(
     source_id: str, before: Mapping[str, int], counts: Mapping[str, int], artifacts: Collection[str], *, everything: bool
 ) -> list[str]:
-    """What a source had in the last good set and has no more, which is more likely a loss than meant.
+    """What a source had in the last valid set and has no more, which is more likely a loss than meant.
 
     One of several databases of an artifact may be drained each night, as a queue is: that is only said.
 
     Args:
         source_id: whose.
-        before: records in the last good set, by what they count for.
+        before: records in the last valid set, by what they count for.
         counts: records now.
         artifacts: names of what was dumped.
         everything: whether all databases are backed up, so that one that is not there is gone, and not left out by the plan.
@@ -50,9 +50,9 @@ def refuse_lost(
         SourceError: if an artifact is empty that was not, or all of the source, or if a database that had records is gone.
     """
     had = {name: records for name, records in before.items() if records}
-    gone = [f"{name} had {records} records in the last good set, and is gone now" for name, records in had.items() if name not in counts]
+    gone = [f"{name} had {records} records in the last valid set, and is gone now" for name, records in had.items() if name not in counts]
     emptied = {
-        name: f"{name} had {records} records in the last good set, and has none now"
+        name: f"{name} had {records} records in the last valid set, and has none now"
         for name, records in had.items()
         if name in counts and not counts[name]
     }

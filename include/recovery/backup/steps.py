@@ -293,11 +293,11 @@ def _note_place(write: Callable[[Row], None], number: int, member: Member) -> No
 
 
 def verify(work: Work) -> None:
-    """Prove the packs, not the dump: read them back, as a restore would, and find in them all that the source had.
+    """Verify the packs, not the dump: read them back, as a restore would, and find in them all that the source had.
 
     Raises:
         ArtifactError: if a pack is damaged, or something is missing.
-        SourceError: if the source, or a database of it, became empty or is gone since the last good set.
+        SourceError: if the source, or a database of it, became empty or is gone since the last valid set.
         StagingError: if the set is closed.
     """
     if work.verified:
@@ -324,7 +324,7 @@ def verify(work: Work) -> None:
     raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
     seconds = time.monotonic() - started
     log.info(
-        "%s: %s proven in %s, level %s, %s records",
+        "%s: %s verified in %s, level %s, %s records",
         work.source_id, human_size(raw), human_duration(seconds), level_name(level), sum(counts.values()),
     )  # fmt: skip
 

@@ -69,8 +69,8 @@ def prune(context: PlanContext, staged: StagedSet, name: str) -> bool:
     prune_destination(
         destination,
         plan.plan,
-        plan.destinations[name].keep,
-        good=plan.good,
+        plan.destinations[name],
+        level=plan.required_level,
         key=key,
         now=datetime.now(UTC),
         after=staged.id,

@@ -149,14 +149,14 @@ def _check_plans(chosen: argparse.Namespace) -> int:
 
     where = chosen.folder or folder()
     plans = load_plans(where)
-    for plan in plans.good:
+    for plan in plans.valid:
         has = f"{len(plan.source_ids)} sources, {len(plan.destinations)} destinations"
         print(f"plan {plan.plan}: good as written, with {has}; whether they can be reached, its first backup finds out")
     for broken in plans.broken:
         print(indented(str(broken)), file=sys.stderr)
-    if not plans.good and not plans.broken:
+    if not plans.valid and not plans.broken:
         print(f"There is no plan file in {where}.", file=sys.stderr)
-    return 1 if plans.broken or not plans.good else 0
+    return 1 if plans.broken or not plans.valid else 0
 
 
 def _print_schema(chosen: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from recovery.sets.find_sets import Found, find_sets, remarks
 from recovery.sets.manifest import Manifest, level_name
 from recovery.sets.records import Record, Records, read_records
 
-_COLUMNS = ("set", "plan", "age", "complete", "level", "size", "held", "last proof", "sources")
+_COLUMNS = ("set", "plan", "age", "complete", "level", "size", "held", "last verification", "sources")
 _THREADS = 8
 
 

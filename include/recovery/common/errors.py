@@ -92,5 +92,5 @@ class RestoreUnderWay(RestoreError):
     """A restore is under way, and what was asked for has to wait until it has ended."""
 
 
-class ProofError(RestoreError):
+class VerificationError(RestoreError):
     """What was restored is not equal to what the set holds."""

@@ -36,7 +36,7 @@ class Folder(Destination):
     """A folder.
 
     A file is written under a temporary name, synced, read again, renamed, and its folder synced. Reading again goes past
-    this machine's page cache, so it proves what the file system gives back, not what this process just had in memory; a
+    this machine's page cache, so it verifies what the file system gives back, not what this process just had in memory; a
     drive's own cache can't be seen through.
 
     A temporary file is locked by its writer, so one that isn't was left by a writer that was killed.

@@ -1,6 +1,6 @@
 """The first steps of a drill: which set, from which destination, and the scratch place. The rest is a restore like any other.
 
-A drill is a restore for practice: no gates, nothing stays, and its proof is kept with the set. What it proves and how
+A drill is a restore for practice: no gates, nothing stays, and its verification is kept with the set. What it verifies and how
 long it took is told by :mod:`recovery.restore.report.drill_proof`.
 """
 
@@ -20,7 +20,7 @@ from recovery.plan.model import Plan
 from recovery.restore import rollback
 from recovery.restore.choose_set import take
 from recovery.restore.report import write
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.restore.state import timed
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import NOTHING_DUE, Request
@@ -37,7 +37,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Wish:
+class DrillRequest:
     """What was asked of a drill."""
 
     person: str = "the schedule"
@@ -61,68 +61,68 @@ def destinations(plan: Plan) -> list[str]:
     return list(plan.drill.destinations or plan.destinations)
 
 
-def choose_drill(run: RestoreRun, wish: Wish) -> bool:
-    """Choose the newest good set and the destination whose turn it is, and hold the set there; end what earlier drills left.
+def choose_drill(session: RestoreSession, drill_request: DrillRequest) -> bool:
+    """Choose the newest valid set and the destination whose turn it is, and hold the set there; end what earlier drills left.
 
     Returns:
-        False if nothing is due: a drill from each destination has proven the newest set.
+        False if nothing is due: a drill from each destination has verified the newest set.
 
     Raises:
-        RestoreError: if the newest good set is older than the RPO allows, or no destination of drills has it; or if nothing is
+        RestoreError: if the newest valid set is older than the RPO allows, or no destination of drills has it; or if nothing is
             due, and one lacks it, or something is left of an earlier drill. Where something is due, such faults wait for the end.
         PlanError: if a parameter is not usable.
     """
-    if run.journal.closed or run.began:
+    if session.journal.closed or session.began:
         raise RestoreError("This drill has ended, or has its set; it can't choose again.", "Trigger a new drill.")
-    chosen_sources = _wanted_sources(run.plan, wish)
-    left = end_earlier(run)
-    catalog = read_catalog(run.plan.plan, run.context.destinations(), run.context.verify_key())
-    choice = choose(catalog, wish.set, now=now(), good=run.plan.good, rpo=run.plan.objectives.rpo)
-    asked = _asked_destinations(run.plan, wish)
-    name = _whose_turn(run, catalog, choice, asked, by_hand=wish.by_hand)
-    lacking = list(_lacking(run, catalog, choice, asked)) if wish.set == LATEST else []
+    chosen_sources = _wanted_sources(session.plan, drill_request)
+    left = end_earlier(session)
+    catalog = read_catalog(session.plan.plan, session.context.destinations(), session.context.verify_key())
+    choice = choose(catalog, drill_request.set, now=now(), level=session.plan.required_level, rpo=session.plan.objectives.rpo)
+    asked = _asked_destinations(session.plan, drill_request)
+    name = _whose_turn(session, catalog, choice, asked, by_hand=drill_request.by_hand)
+    lacking = list(_lacking(session, catalog, choice, asked)) if drill_request.set == LATEST else []
     faults = [f"Something is left of earlier drills, with data of the set: {' '.join(left)}"] if left else []
     faults += [words for words, late in lacking if late or name is None]
     if name is None:
-        _end_idle(run, choice, faults)
+        _end_idle(session, choice, faults)
         return False
     request = Request(
-        run_id=run.run_id,
-        requester=wish.person,
+        run_id=session.run_id,
+        requester=drill_request.person,
         started=now(),
         set=choice.chosen.manifest.set_id,
         sources=chosen_sources,
-        target=run.plan.drill.target,
+        target=session.plan.drill.target,
         drill=True,
         destination=name,
     )
     chosen = replace(choice.chosen, destinations=(name,))
-    take(run, request, replace(choice, chosen=chosen, warnings=(*choice.warnings, *(words for words, late in lacking if not late))))
+    take(session, request, replace(choice, chosen=chosen, warnings=(*choice.warnings, *(words for words, late in lacking if not late))))
     if faults:
-        run.journal.say(Step.FAULTS_BESIDE, what=faults)
+        session.journal.record(Step.FAULTS_BESIDE, what=faults)
         log.error("%s", " ".join(faults))
     log.info("set %s is fetched from %s", request.set, name)
     return True
 
 
-def _end_idle(run: RestoreRun, choice: Choice, faults: Sequence[str]) -> None:
-    log.info("nothing is due: drills have proven %s from each destination of theirs that has it", choice.chosen.manifest.set_id)
+def _end_idle(session: RestoreSession, choice: Choice, faults: Sequence[str]) -> None:
+    log.info("nothing is due: drills have verified %s from each destination of theirs that has it", choice.chosen.manifest.set_id)
     for warning in choice.warnings:
         log.warning("%s", warning)
     if faults:
         raise RestoreError(" ".join(faults), "Look at the backups' uploads and at this log; then trigger a new drill.")
-    run.close_unbegun(NOTHING_DUE)
+    session.close_unbegun(NOTHING_DUE)
 
 
-def _wanted_sources(plan: Plan, wish: Wish) -> tuple[str, ...]:
+def _wanted_sources(plan: Plan, drill_request: DrillRequest) -> tuple[str, ...]:
     there = sources(plan)
-    if unknown := sorted(set(wish.sources) - set(there)):
+    if unknown := sorted(set(drill_request.sources) - set(there)):
         raise PlanError(f"Drills of this plan have no source {', '.join(unknown)}.", f"They have {', '.join(there)}.")
-    return tuple(source_id for source_id in there if source_id in (wish.sources or there))
+    return tuple(source_id for source_id in there if source_id in (drill_request.sources or there))
 
 
-def _whose_turn(run: RestoreRun, catalog: Catalog, choice: Choice, asked: Sequence[str], *, by_hand: bool) -> str | None:
-    """The destination to fetch from: where this set was not proven yet, the one whose last drill is the longest ago."""
+def _whose_turn(session: RestoreSession, catalog: Catalog, choice: Choice, asked: Sequence[str], *, by_hand: bool) -> str | None:
+    """The destination to fetch from: where this set was not verified yet, the one whose last drill is the longest ago."""
     manifest = choice.chosen.manifest
     holding = [name for name in asked if name in choice.chosen.destinations]
     if not holding:
@@ -130,74 +130,76 @@ def _whose_turn(run: RestoreRun, catalog: Catalog, choice: Choice, asked: Sequen
             f"Set {manifest.set_id} is not at {', '.join(asked)}, but at {', '.join(choice.chosen.destinations)}.",
             "Look at the uploads of the backup that made it, and at what could not be read, in this log.",
         )
-    due = [name for name in holding if not _proven(run, manifest, name)]
+    due = [name for name in holding if not _proven(session, manifest, name)]
     if not due and not by_hand:
         return None
-    last = {name: _last_try(run, _sets_at(catalog, name), name) for name in due or holding}
+    last = {name: _last_try(session, _sets_at(catalog, name), name) for name in due or holding}
     for name, time in last.items():
         log.info("the last drill from %s: %s", name, "none" if time == _NEVER else f"{human_duration(now() - time)} ago")
     return min(last, key=lambda name: last[name])
 
 
-def _lacking(run: RestoreRun, catalog: Catalog, choice: Choice, asked: Sequence[str]) -> Iterator[tuple[str, bool]]:
+def _lacking(session: RestoreSession, catalog: Catalog, choice: Choice, asked: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """The destinations without the newest set, in sentences, and whether that can't be because its upload is still under way.
 
     It may be for as long as what is there, or of the first sets what is elsewhere, is no older than the RPO.
     """
-    rpo, good = run.plan.objectives.rpo, catalog.good(run.plan.good, now())
+    rpo, good = session.plan.objectives.rpo, catalog.valid(session.plan.required_level, now())
     for name in asked:
         if name in catalog.unreachable:
             yield f"The destination {name} can't be read, so nothing is known of what a restore from there would bring.", True
         elif name not in choice.chosen.destinations:
             own = max((each.manifest.begins for each in good if name in each.destinations), default=None)
             has = f"its newest is {human_duration(now() - own)} old, the RPO is {human_duration(rpo)}" if own else "it has none"
-            words = f"The destination {name} lacks the newest good set, {choice.chosen.manifest.set_id}: {has}."
+            words = f"The destination {name} lacks the newest valid set, {choice.chosen.manifest.set_id}: {has}."
             yield words, now() - (own or min(each.manifest.begins for each in good)) > rpo
 
 
-def _asked_destinations(plan: Plan, wish: Wish) -> list[str]:
-    if wish.destination and wish.destination not in plan.destinations:
-        raise PlanError(f"The plan has no destination {wish.destination!r}.", f"It has {', '.join(plan.destinations)}.")
-    return [wish.destination] if wish.destination else destinations(plan)
+def _asked_destinations(plan: Plan, drill_request: DrillRequest) -> list[str]:
+    if drill_request.destination and drill_request.destination not in plan.destinations:
+        raise PlanError(f"The plan has no destination {drill_request.destination!r}.", f"It has {', '.join(plan.destinations)}.")
+    return [drill_request.destination] if drill_request.destination else destinations(plan)
 
 
 def _sets_at(catalog: Catalog, name: str) -> list[Manifest]:
     return [each.manifest for each in catalog.sets if name in each.destinations][:_LOOKED_BACK]
 
 
-def _proven(run: RestoreRun, manifest: Manifest, name: str) -> bool:
-    """Whether a drill of everything from a destination has proven a set."""
-    proofs = read_records(run.context.destination(name), manifest.path, run.context.verify_key(), manifest).of("proof")
-    return any(proof.facts.get("drill") and proof.facts.get("destination") == name and _of_all(run, proof.facts) for proof in proofs)
+def _proven(session: RestoreSession, manifest: Manifest, name: str) -> bool:
+    """Whether a drill of everything from a destination has verified a set."""
+    proofs = read_records(session.context.destination(name), manifest.path, session.context.verify_key(), manifest).of("proof")
+    return any(proof.facts.get("drill") and proof.facts.get("destination") == name and _of_all(session, proof.facts) for proof in proofs)
 
 
-def _last_try(run: RestoreRun, manifests: Iterable[Manifest], name: str) -> datetime:
+def _last_try(session: RestoreSession, manifests: Iterable[Manifest], name: str) -> datetime:
     """When a drill of everything from a destination was last tried: one that fails must not keep the others from their turn.
 
     Where the destination could not even take the report, staging still knows for a while.
     """
-    tries = [request.started for request in _earlier(run) if request.destination == name and _of_all(run, {"sources": request.sources})]
+    tries = [
+        request.started for request in _earlier(session) if request.destination == name and _of_all(session, {"sources": request.sources})
+    ]
     for manifest in manifests:
-        reports = read_records(run.context.destination(name), manifest.path, run.context.verify_key(), manifest).of("report")
-        times = [each.time for each in reports if each.facts.get("kind") == "drill" and _of_all(run, each.facts)]
+        reports = read_records(session.context.destination(name), manifest.path, session.context.verify_key(), manifest).of("report")
+        times = [each.time for each in reports if each.facts.get("kind") == "drill" and _of_all(session, each.facts)]
         if times:
             tries.append(max(times))
             break
     return max(tries, default=_NEVER)
 
 
-def _of_all(run: RestoreRun, facts: Mapping[str, Any]) -> bool:
+def _of_all(session: RestoreSession, facts: Mapping[str, Any]) -> bool:
     """Whether a drill was about all that the plan's drills are about, and not about what somebody wished that day."""
-    return set(sources(run.plan)) <= set(facts.get("sources", ()))
+    return set(sources(session.plan)) <= set(facts.get("sources", ()))
 
 
-def _earlier(run: RestoreRun) -> list[Request]:
+def _earlier(session: RestoreSession) -> list[Request]:
     """What was asked of the other drills that staging knows."""
-    requests = [read_record(path, Request) for path in sorted(run.folder.parent.glob("*/request.json"))]
-    return [request for request in requests if request.drill and request.run_id != run.run_id]
+    requests = [read_record(path, Request) for path in sorted(session.folder.parent.glob("*/request.json"))]
+    return [request for request in requests if request.drill and request.run_id != session.run_id]
 
 
-def end_earlier(run: RestoreRun) -> list[str]:
+def end_earlier(session: RestoreSession) -> list[str]:
     """End drills that were cut off: what they staged and started goes, and their holds are released.
 
     There is one drill of a plan at a time, so one that has not ended, and is not this one, does not go on.
@@ -206,8 +208,8 @@ def end_earlier(run: RestoreRun) -> list[str]:
         What is left of scratch places that can't be removed from here, a sentence each.
     """
     left = []
-    for request in _earlier(run):
-        earlier = RestoreRun(run.context, request.run_id)
+    for request in _earlier(session):
+        earlier = RestoreSession(session.context, request.run_id)
         if not earlier.journal.closed:
             log.warning("drill %s was cut off; ending it", earlier.id)
             _end(earlier)
@@ -219,33 +221,33 @@ def end_earlier(run: RestoreRun) -> list[str]:
     return left
 
 
-def _end(run: RestoreRun) -> None:
-    for step in (rollback.switch_back, rollback.discard, finish):
+def _end(session: RestoreSession) -> None:
+    for step in (rollback.roll_back, rollback.discard, finish):
         try:
-            step(run)
+            step(session)
         except RecoveryError as error:  # its own report is red; this drill says what it finds
-            log.warning("ending drill %s: %s", run.id, error)
+            log.warning("ending drill %s: %s", session.id, error)
 
 
-def start_scratch(run: RestoreRun) -> None:
+def start_scratch(session: RestoreSession) -> None:
     """Make the scratch place, if this drill goes there.
 
     Raises:
         RestoreError: if a server is not installed, or does not start.
     """
-    if run.request().target != SCRATCH:
-        log.info("this drill goes to the target %s", run.request().target)
+    if session.request().target != SCRATCH:
+        log.info("this drill goes to the target %s", session.request().target)
         return
-    with run.changing(scratch.LOCK), timed(run, "start scratch servers"):
-        if run.journal.said(Step.STAGING):
+    with session.changing(scratch.LOCK), timed(session, "start scratch servers"):
+        if session.journal.entries(Step.STAGING):
             raise RestoreError("Sources are staged already; the scratch place is not made anew.", "Trigger a new drill.")
-        versions = {source_id: run.manifest().sources[source_id].versions for source_id in run.request().sources}
-        run.journal.say(Step.STARTING_SCRATCH)
-        scratch.start(run.context, run.folder, versions)
+        versions = {source_id: session.manifest().sources[source_id].versions for source_id in session.request().sources}
+        session.journal.record(Step.STARTING_SCRATCH)
+        scratch.start(session.context, session.folder, versions)
 
 
-def finish(run: RestoreRun) -> bool:
-    """Write the report, keep the proof with the set, release the hold; raise where the drill failed, or found a fault beside it.
+def finish(session: RestoreSession) -> bool:
+    """Write the report, keep the verification with the set, release the hold; raise where the drill failed, or found a fault beside it.
 
     Returns:
         False if nothing was due.
@@ -253,10 +255,10 @@ def finish(run: RestoreRun) -> bool:
     Raises:
         RestoreError: with the reason.
     """
-    ended = run.journal.last(Step.CLOSED)
-    if ended and not run.began:
+    ended = session.journal.last(Step.CLOSED)
+    if ended and not session.began:
         if ended.facts["reason"] == NOTHING_DUE:
             return False
         raise RestoreError(f"This drill has ended before: {ended.facts['reason']}.", "Trigger a new drill.")
-    write.finish(run)
+    write.finish(session)
     return True

@@ -7,7 +7,7 @@ import logging
 from recovery.common.errors import ManifestError, PlanError, RestoreUnderWay
 from recovery.common.units import now
 from recovery.plan.model import Plan
-from recovery.runs.active import known
+from recovery.runs.active import recorded_restores
 from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
 from recovery.sets.catalog import read_manifest
@@ -22,7 +22,7 @@ def release_holds(context: PlanContext, set_id: str, person: str) -> None:
 
     Raises:
         PlanError: if this is no set id, or no destination has the set.
-        RestoreUnderWay: if a restore has not ended that was given the set, or made it as its way back.
+        RestoreUnderWay: if a restore has not ended that was given the set, or made it as its rollback.
         DestinationError: if a destination can't be read or written.
     """
     if not is_set_id(set_id):
@@ -45,7 +45,7 @@ def release_holds(context: PlanContext, set_id: str, person: str) -> None:
 
 
 def _refuse_during_restore(plan: Plan, set_id: str) -> None:
-    for each in known(plan):
-        needed = [entry.facts["set"] for step in (Step.CHOSEN, Step.MAKING_SAFE) for entry in each.journal.said(step)]
+    for each in recorded_restores(plan):
+        needed = [entry.facts["set"] for step in (Step.CHOSEN, Step.MAKING_SAFE) for entry in each.journal.entries(step)]
         if set_id in needed and not each.journal.closed:
             raise RestoreUnderWay(f"The restore {each.folder.name} needs set {set_id}, and has not ended.", "Wait until it has ended.")

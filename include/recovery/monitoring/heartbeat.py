@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 _PING_SECONDS = 20
 
 
-def tell_success(context: PlanContext, address: str, set_id: str) -> bool:
-    """Call a dead-man address for a backup of now that every destination has, whatever became of tasks.
+def send(context: PlanContext, address: str, set_id: str) -> bool:
+    """Call a heartbeat address for a backup of now that every destination has, whatever became of tasks.
 
     Args:
         context: the plan whose backup it is.
@@ -42,7 +42,7 @@ def tell_success(context: PlanContext, address: str, set_id: str) -> bool:
 
 
 def ping(endpoint: Endpoint) -> None:
-    """Call a dead-man address once.
+    """Call a heartbeat address once.
 
     Raises:
         ConnectionUnusable: if it does not answer with success; it may a moment later.
@@ -57,7 +57,7 @@ def ping(endpoint: Endpoint) -> None:
         httpx.get(f"{url}{path}", timeout=_PING_SECONDS).raise_for_status()
     except httpx.HTTPError as error:
         raise ConnectionUnusable(
-            f"The dead-man address of {endpoint.id} did not take the ping: {type(error).__name__}.",
+            f"The heartbeat address of {endpoint.id} did not take the heartbeat: {type(error).__name__}.",
             "Check the Connection and the service behind it.",
             retryable=True,
         ) from None

@@ -96,7 +96,7 @@ Duration = Annotated[
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=str | int), Field(json_schema_extra=_JSON_SIZE)]
 Argv = Annotated[tuple[str, ...], Field(min_length=1, description="A command and its arguments; no shell reads them.")]
 Level = Literal["stored", "decoded", "restored"]
-Gate = Literal["plan", "switch", "accept"]
+Gate = Literal["plan", "cutover", "accept"]
 """The questions of a restore, in their order."""
 LIVE = "live"
 """The target of a restore that is the system itself."""

@@ -37,7 +37,7 @@ class BrokenPlan:
 class Plans:
     """What a folder of plan files holds."""
 
-    good: tuple[Plan, ...]
+    valid: tuple[Plan, ...]
     broken: tuple[BrokenPlan, ...]
 
 
@@ -55,17 +55,17 @@ def load_plans(where: Path | None = None) -> Plans:
     where = where or folder()
     if not where.is_dir():
         raise PlanError(f"There is no plan folder {where}.", "Create it, or let RECOVERY_PLANS name the right one.")
-    good: dict[str, Plan] = {}
+    valid: dict[str, Plan] = {}
     broken = []
     for path in sorted(path for path in where.iterdir() if path.suffix in {".yaml", ".yml"}):
         result = read_plan(path)
         if isinstance(result, BrokenPlan):
             broken.append(result)
-        elif result.plan in good:
+        elif result.plan in valid:
             broken.append(BrokenPlan(path, (f"plan: another file of the folder is named {result.plan!r} too; choose another name",)))
         else:
-            good[result.plan] = result
-    return Plans(tuple(good.values()), tuple(broken))
+            valid[result.plan] = result
+    return Plans(tuple(valid.values()), tuple(broken))
 
 
 def load_plan(name: str, where: Path | None = None) -> Plan:
@@ -75,7 +75,7 @@ def load_plan(name: str, where: Path | None = None) -> Plan:
         PlanError: if the folder has none of that name that can be used.
     """
     plans = load_plans(where)
-    for plan in plans.good:
+    for plan in plans.valid:
         if plan.plan == name:
             return plan
     faults = "".join(f"\n{broken}" for broken in plans.broken)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-Landing = tuple[str, ...]
+Location = tuple[str, ...]
 """Where something of a restore goes, from the outside to the inside, and the same however it is reached: what kind of server or
 ``files``, the server's own identifier, a database, a collection; of files the parts of the path. A shorter one means all below it."""
 
 
-def meet(one: Landing, other: Landing) -> bool:
+def overlap(one: Location, other: Location) -> bool:
     """Whether one of two is, or lies in, the other."""
     return all(mine == theirs for mine, theirs in zip(one, other, strict=False))
 
 
-def lies_in(landing: Landing, others: Iterable[Landing]) -> bool:
+def contained_in(landing: Location, others: Iterable[Location]) -> bool:
     """Whether one is, or lies in, any of others."""
     return any(landing[: len(other)] == other for other in others)

@@ -8,13 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from recovery.plan import validation
 from recovery.plan.checks import Check
-from recovery.plan.field_types import AbsolutePath, ConnectionId, Duration, Name, Part, Size, cron, plain_prefix, recipient, timezone_name
+from recovery.plan.field_types import (
+    AbsolutePath,
+    ConnectionId,
+    Duration,
+    Level,
+    Name,
+    Part,
+    Size,
+    cron,
+    plain_prefix,
+    recipient,
+    timezone_name,
+)
 from recovery.plan.hooks import Hooks
 from recovery.plan.kinds import KINDS
 from recovery.plan.restore_targets import Drill, Target
@@ -38,21 +50,21 @@ class Encryption(Part):
     recipients: Annotated[tuple[Annotated[str, AfterValidator(recipient)], ...], Field(min_length=1)]
     """age public keys; any one of their identities opens the sets."""
     identity: ConnectionId | None = None
-    """Connection with the age identity as its password, to verify and restore. Without it verify reaches only ``stored``."""
+    """Connection with the age identity as its password, to verify and restore. Without it verify reaches only ``checksum``."""
 
 
-class Keep(Part):
+class Retention(Part):
     """Which sets a destination keeps: all that any rule wants."""
 
-    within: Duration | None = None
+    keep_within: Duration | None = None
     """Every set younger than this."""
-    last: Annotated[int, Field(ge=1)] | None = None
+    keep_last: Annotated[int, Field(ge=1)] | None = None
     """This many newest sets."""
 
     @model_validator(mode="after")
-    def _some_rule(self) -> Keep:
-        if self.within is None and self.last is None:
-            raise ValueError("write at least one rule, such as {within: 30d} or {last: 14}")
+    def _some_rule(self) -> Self:
+        if self.keep_within is None and self.keep_last is None:
+            raise ValueError("write at least one rule, such as keep_within: 30d or keep_last: 14")
         return self
 
 
@@ -64,17 +76,16 @@ class S3Place(Part):
     prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$"), AfterValidator(plain_prefix)] = ""
 
 
-class Destination(Part):
+class Destination(Retention):
     """A place where sets are kept: a folder or an S3 bucket."""
 
     folder: AbsolutePath | None = None
     mount: AbsolutePath | None = None
     """Of a folder: what must be mounted whenever it is used, the folder itself or one above it."""
     s3: S3Place | None = None
-    keep: Keep
 
     @model_validator(mode="after")
-    def _one_place(self) -> Destination:
+    def _one_place(self) -> Self:
         if (self.folder is None) == (self.s3 is None):
             raise ValueError("write either folder or s3")
         if self.mount and (self.folder is None or not self.folder.is_relative_to(self.mount)):
@@ -113,7 +124,7 @@ class Alerts(Part):
     """Who is told."""
 
     mail: Mail | None = None
-    ping: ConnectionId | None = None
+    heartbeat: ConnectionId | None = None
     """An HTTP Connection whose address is called after every complete backup, so that somebody outside notices when none comes."""
 
 
@@ -160,8 +171,8 @@ class Plan(Part):
     signing: ConnectionId
     """Connection with the Ed25519 key that signs sets, as its password."""
     destinations: Annotated[dict[Name, Destination], Field(min_length=1)]
-    good: Literal["stored", "decoded"] = "decoded"
-    """What verify must reach before a set counts as good: ``stored`` or ``decoded``."""
+    verification: Literal["checksum", "content"] = "content"
+    """What verify must reach before a set counts as valid: ``checksum`` or ``content``."""
     approvals: Approvals
     services: Services = Services()
     hooks: Hooks = Hooks()
@@ -183,7 +194,7 @@ class Plan(Part):
     """Pause before the first retry; it doubles from one to the next."""
     timeout: Duration = timedelta(hours=6)
     """How long any one task may take."""
-    keep_before: Duration = timedelta(days=7)
+    keep_replaced: Duration = timedelta(days=7)
     """How long the copies that a restore set aside are kept."""
 
     @model_validator(mode="after")
@@ -191,6 +202,11 @@ class Plan(Part):
         if faults := list(validation.faults(self)):
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def required_level(self) -> Level:
+        """What must have been verified of a set before it counts as valid, as manifests say it."""
+        return "decoded" if self.verification == "content" else "stored"
 
     def source(self, source_id: str) -> SourceSettings:
         """The settings of ``<kind>.<name>``.

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery.plan.field_types import LIVE
-from recovery.plan.location import Landing, meet
+from recovery.plan.location import Location, overlap
 from recovery.plan.source_settings import SourceSettings, TargetSettings
 
 if TYPE_CHECKING:
     from recovery.plan.model import Plan
 
 
-def share_a_place(plan: Plan, one: str, other_plan: Plan, other: str) -> bool:
+def share_a_location(plan: Plan, one: str, other_plan: Plan, other: str) -> bool:
     """Whether two places, live or a target, of one plan or of two, lead to the same data, as far as the plans say."""
     if (plan.plan, one) == (other_plan.plan, other):
         return True
@@ -49,9 +49,9 @@ def roots_there(source: SourceSettings, there: TargetSettings | None) -> tuple[P
     return there.roots(source) if there else source.roots()
 
 
-def shared_locations(places: set[Landing], others: set[Landing]) -> str:
+def shared_locations(places: set[Location], others: set[Location]) -> str:
     """What of two is the same on a server, in words."""
-    same = sorted(max(one, other, key=len)[1:] for one in places for other in others if meet(one, other))
+    same = sorted(max(one, other, key=len)[1:] for one in places for other in others if overlap(one, other))
     return ", ".join(f"{'.'.join(names) or 'all'} of {connection}" for connection, *names in same)
 
 

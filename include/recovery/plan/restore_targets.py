@@ -16,7 +16,7 @@ class Target(Part):
     """Somewhere else than the live system, such as a staging system."""
 
     sources: TargetSources
-    gates: tuple[Gate, ...] = ("plan", "switch", "accept")
+    gates: tuple[Gate, ...] = ("plan", "cutover", "accept")
     """The gates that a restore to it goes through."""
     services: Services = Services()
     """What uses the data there."""

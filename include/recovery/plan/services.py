@@ -8,7 +8,7 @@ from recovery.plan.field_types import Argv, Duration, Part
 
 
 class Services(Part):
-    """What uses the data: stopped before the switch, started after it."""
+    """What uses the data: stopped before the cutover, started after it."""
 
     stop: tuple[Argv, ...] = ()
     start: tuple[Argv, ...] = ()

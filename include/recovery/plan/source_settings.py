@@ -12,7 +12,7 @@ from pydantic import JsonValue, model_validator
 
 from recovery.plan.excludes import Excludes
 from recovery.plan.field_types import ConnectionId, DatabaseName, Part, SourceId, exactly_one
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 
 
 class SourceSettings(Part):
@@ -36,7 +36,7 @@ class SourceSettings(Part):
         """The topmost entry that it excludes on the way to a path below its folder; None if it has what lies there."""
         return None
 
-    def on_server(self, there: TargetSettings | None = None) -> set[Landing]:
+    def on_server(self, there: TargetSettings | None = None) -> set[Location]:
         """What it has on its server, or gets at a target: family, connection, database and so on; without names, all of the server."""
         return set()
 
@@ -81,14 +81,14 @@ class ServerSettings(SourceSettings):
         """Whether whatever the server has is protected."""
         return not self.databases
 
-    def on_server(self, there: TargetSettings | None = None) -> set[Landing]:
+    def on_server(self, there: TargetSettings | None = None) -> set[Location]:
         """See :meth:`SourceSettings.on_server`."""
         assert isinstance(there, ServerTarget | None)
         connection = there.connection if there else self.connection
         inside = {there.renamed(part) if there else part for part in self.parts()}
         return {(self.family, connection, *names) for names in inside or {()}}
 
-    def parts(self) -> Sequence[Landing]:
+    def parts(self) -> Sequence[Location]:
         """What the plan names: databases, or what is in them."""
         return [(name,) for name in self.databases]
 
@@ -100,7 +100,7 @@ class ServerTarget(TargetSettings):
     databases: dict[DatabaseName, DatabaseName] = {}
     """Other names for databases there, by their name in the set."""
 
-    def renamed(self, part: Landing) -> Landing:
+    def renamed(self, part: Location) -> Location:
         """What a database, or something in it, is called here."""
         database, *inner = part
         return (self.databases.get(database, database), *inner)

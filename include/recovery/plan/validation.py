@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery.plan.field_types import LIVE, SCRATCH
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.plan.overlap import nested_paths, roots_there, roots_within, shared_locations
 from recovery.plan.restore_targets import Target
 from recovery.plan.source_settings import Question, ServerSettings, ServerTarget, SourceSettings, Statement, TargetSettings
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def faults(plan: Plan) -> Iterator[str]:
     """One sentence for everything that does not fit, with the key's path and what to write instead."""
-    if plan.good == "decoded" and plan.encryption.identity is None:
-        yield "good: 'decoded' needs encryption.identity; name the Connection, or write good: stored"
+    if plan.verification == "content" and plan.encryption.identity is None:
+        yield "verification: 'content' needs encryption.identity; name the Connection, or write verification: checksum"
     for source_id, root in _roots(plan):
         for key, folder in _own_folders(plan):
             if folder.is_relative_to(root):
@@ -132,7 +132,7 @@ def _meeting_there(sources: Mapping[str, SourceSettings], target: Target) -> Ite
             yield f".sources.{other_id}: {root} and {path} of {one_id} are, or lie in, one another; name a folder apart from it"
 
 
-def _named_places(source: SourceSettings, there: TargetSettings) -> set[Landing]:
+def _named_places(source: SourceSettings, there: TargetSettings) -> set[Location]:
     """Without names in the plan only the set knows."""
     return {place for place in source.on_server(there) if len(place) > 2}
 

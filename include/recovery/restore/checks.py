@@ -21,7 +21,7 @@ from recovery.plan.checks import Check, HttpQuestion
 from recovery.plan.source_settings import Question
 from recovery.runners.commands import Outcome, run_one
 from recovery.sources.base import Queryable
-from recovery.targets.target import Place
+from recovery.targets.target import RestoreTarget
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class _WrongError(Exception):
     """The system answered, and the answer is not the right one; its text says what was expected and found."""
 
 
-def ask(check: Check, place: Place) -> Outcome:
+def run_check(check: Check, target: RestoreTarget) -> Outcome:
     """Ask once or, while the answer is wrong, as often as the check says.
 
     Args:
@@ -44,7 +44,7 @@ def ask(check: Check, place: Place) -> Outcome:
     started = time.monotonic()
     tries = check.retries + 1
     for number in range(1, tries + 1):
-        ok, words = _try(check, place)
+        ok, words = _try(check, target)
         log.log(logging.INFO if ok else logging.WARNING, "%s, try %d of %d: %s", check.title, number, tries, words)
         if ok or number == tries:
             break
@@ -54,12 +54,12 @@ def ask(check: Check, place: Place) -> Outcome:
     return Outcome(check.title, ok, words, time.monotonic() - started)
 
 
-def _try(check: Check, place: Place) -> tuple[bool, str]:
+def _try(check: Check, target: RestoreTarget) -> tuple[bool, str]:
     try:
         if check.argv:
             outcome = run_one(check.argv, check.timeout, check.title)
             return outcome.ok, outcome.words
-        return True, _right_answer(check, place)
+        return True, _right_answer(check, target)
     except _WrongError as wrong:
         return False, str(wrong)
     except RecoveryError as error:
@@ -71,7 +71,7 @@ def _try(check: Check, place: Place) -> tuple[bool, str]:
         return False, f"it could not be asked: {type(error).__name__}, see the log"
 
 
-def _right_answer(check: Check, place: Place) -> str:
+def _right_answer(check: Check, target: RestoreTarget) -> str:
     """What was found, if it is right.
 
     Raises:
@@ -81,7 +81,7 @@ def _right_answer(check: Check, place: Place) -> str:
     if check.http:
         return _http(check.http, check.timeout)
     assert check.question
-    question, source = check.question, place.source(check.question.source, Queryable)  # before the thread: Connections are looked up here
+    question, source = check.question, target.source(check.question.source, Queryable)  # before the thread: Connections are looked up here
     return _compared(within(check.timeout, lambda: source.answer(question, check.timeout)), question)
 
 

@@ -7,19 +7,19 @@ import logging
 from recovery.common.errors import ApprovalError, DestinationError, PlanError, RestoreError, StagingError
 from recovery.common.files import locked, write_record
 from recovery.common.units import now
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs import active
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
 from recovery.sets import records
 from recovery.sets.catalog import Choice, read_catalog
 from recovery.sets.catalog import choose as choose_set
-from recovery.targets.target import Place
+from recovery.targets.target import RestoreTarget
 
 log = logging.getLogger(__name__)
 
 
-def choose(run: RestoreRun, request: Request) -> None:
+def choose(session: RestoreSession, request: Request) -> None:
     """Choose the set, and hold it so that no prune takes it away.
 
     Raises:
@@ -27,27 +27,27 @@ def choose(run: RestoreRun, request: Request) -> None:
         ApprovalError: if nobody is known to have asked for it, or nobody else could approve it.
         PlanError: if a parameter is not usable.
     """
-    if run.journal.closed:
+    if session.journal.closed:
         raise RestoreError("This restore has ended; it can't be run again.", "Trigger a new restore.")
-    if run.began:
+    if session.began:
         raise RestoreError("This restore has its set; it can't choose again.", "Trigger a new restore.")
-    _check_request(run, request, run.place_of(request))
-    request = request.model_copy(update={"sources": tuple(name for name in run.plan.source_ids if name in request.sources)})
-    key = run.context.verify_key()
-    catalog = read_catalog(run.plan.plan, run.context.destinations(), key)
+    _check_request(session, request, session.target_of(request))
+    request = request.model_copy(update={"sources": tuple(name for name in session.plan.source_ids if name in request.sources)})
+    key = session.context.verify_key()
+    catalog = read_catalog(session.plan.plan, session.context.destinations(), key)
     choice = choose_set(
         catalog,
         request.set,
         now=now(),
-        good=run.plan.good,
-        rpo=run.plan.objectives.rpo,
+        level=session.plan.required_level,
+        rpo=session.plan.objectives.rpo,
         newest_before=request.newest_before,
         confirm_old=request.allow_stale,
     )
-    take(run, request, choice)
+    take(session, request, choice)
 
 
-def take(run: RestoreRun, request: Request, choice: Choice) -> None:
+def take(session: RestoreSession, request: Request, choice: Choice) -> None:
     """Begin a restore of a set that was chosen: write down what was asked, and hold the set unless this is a dry run.
 
     Raises:
@@ -60,23 +60,23 @@ def take(run: RestoreRun, request: Request, choice: Choice) -> None:
     if lacking:
         raise RestoreError(f"Set {manifest.set_id} does not have {', '.join(lacking)}.", "Choose another set, or fewer sources.")
     try:
-        with locked(run.folder.with_name("choosing.lock")):
-            active.refuse_second(run.plan, run.folder, request)
-            _write_down(run, request, choice)
+        with locked(session.folder.with_name("choosing.lock")):
+            active.refuse_second(session.plan, session.folder, request)
+            _write_down(session, request, choice)
     except OSError as error:
         raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
     if not request.dry_run:
-        _hold(run, choice)
+        _hold(session, choice)
     for fact in (*choice.facts, *choice.warnings):
         log.info("%s", fact)
 
 
-def _write_down(run: RestoreRun, request: Request, choice: Choice) -> None:
+def _write_down(session: RestoreSession, request: Request, choice: Choice) -> None:
     manifest = choice.chosen.manifest
-    run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    run.set.choose(manifest)
-    write_record(run.folder / "request.json", request)
-    run.journal.say(
+    session.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    session.set.choose(manifest)
+    write_record(session.folder / "request.json", request)
+    session.journal.record(
         Step.CHOSEN,
         set=manifest.set_id,
         destinations=list(choice.chosen.destinations),
@@ -85,52 +85,52 @@ def _write_down(run: RestoreRun, request: Request, choice: Choice) -> None:
     )
 
 
-def _check_request(run: RestoreRun, request: Request, place: Place) -> None:
-    if place.gates and not request.dry_run and not request.drill:
-        _check_people(run, request)
+def _check_request(session: RestoreSession, request: Request, target: RestoreTarget) -> None:
+    if target.gates and not request.dry_run and not request.drill:
+        _check_people(session, request)
     if not request.sources:
-        raise PlanError("No source was chosen.", f"Choose of {', '.join(place.sources)}.")
+        raise PlanError("No source was chosen.", f"Choose of {', '.join(target.sources)}.")
     for source_id in (*request.sources, *request.only):
-        if source_id not in run.plan.source_ids:
-            raise PlanError(f"The plan has no source {source_id}.", f"It has {', '.join(run.plan.source_ids)}.")
-        if source_id not in place.sources:
-            raise PlanError(f"The target {place.name} has no place for {source_id}.", f"Choose of {', '.join(place.sources)}.")
+        if source_id not in session.plan.source_ids:
+            raise PlanError(f"The plan has no source {source_id}.", f"It has {', '.join(session.plan.source_ids)}.")
+        if source_id not in target.sources:
+            raise PlanError(f"The target {target.name} has no place for {source_id}.", f"Choose of {', '.join(target.sources)}.")
     if idle := sorted(request.only.keys() - set(request.sources)):
         raise PlanError(f"Parts of {', '.join(idle)} were named, which is not among the sources.", "Choose it as a source too.")
-    if request.drill and place.live:
+    if request.drill and target.live:
         raise PlanError("A drill never goes into the live system.", "Let drill.target be scratch, or a target of the plan.")
-    if request.overwrite and (place.live or request.overwrite != place.name):
+    if request.overwrite and (target.live or request.overwrite != target.name):
         raise PlanError(
-            f"overwrite names {request.overwrite!r}, the target is {place.name}.",
+            f"overwrite names {request.overwrite!r}, the target is {target.name}.",
             "Leave it empty, or write the name of the target whose data may be replaced.",
         )
-    if request.method == "in place" and not place.live:
-        raise PlanError("Method in place is for the live system only.", "Choose method switch for a target.")
+    if request.method == "in place" and not target.live:
+        raise PlanError("Method in place is for the live system only.", "Choose method swap for a target.")
 
 
-def _check_people(run: RestoreRun, request: Request) -> None:
+def _check_people(session: RestoreSession, request: Request) -> None:
     if not request.requester:
         raise ApprovalError(
             "Nobody is known to have asked for this restore, so nobody could be told apart from who approves it.",
             "Trigger it in the UI or API, logged in.",
         )
-    if all(approver.id == request.requester for approver in run.plan.approvals.approvers):
+    if all(approver.id == request.requester for approver in session.plan.approvals.approvers):
         raise ApprovalError(
             f"{request.requester} asked for this restore and is the only approver of the plan.",
             "Add an approver to the plan, or let somebody else trigger it.",
         )
 
 
-def _hold(run: RestoreRun, choice: Choice) -> None:
+def _hold(session: RestoreSession, choice: Choice) -> None:
     """Wherever the set is: one destination that can be written is enough to go on, as long as that one is read too."""
     manifest = choice.chosen.manifest
-    record = records.hold(manifest, now(), run.request().requester, f"restore {run.id}, run {run.run_id}")
-    key = run.context.signing_key()
+    record = records.hold(manifest, now(), session.request().requester, f"restore {session.id}, run {session.run_id}")
+    key = session.context.signing_key()
     faults = []
     for name in choice.chosen.destinations:
-        run.journal.say(Step.HOLDING, destination=name, record=record.model_dump(mode="json"))
+        session.journal.record(Step.HOLDING, destination=name, record=record.model_dump(mode="json"))
         try:
-            records.add_record(run.context.destination(name), record, key)
+            records.add_record(session.context.destination(name), record, key)
         except DestinationError as error:
             log.warning("%s", error)
             faults.append(str(error))

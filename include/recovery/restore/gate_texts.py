@@ -4,83 +4,83 @@ from __future__ import annotations
 
 from recovery.common.units import human_duration, iso, plain_markdown
 from recovery.plan.field_types import Gate
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.restore.state import all_checked, last_checks, services_started
 from recovery.runs.journal_steps import Step
 
 
-def gate_text(run: RestoreRun, gate: Gate) -> str:
+def gate_text(session: RestoreSession, gate: Gate) -> str:
     """The Markdown that a gate shows."""
     match gate:
         case "plan":
-            return run.findings().text
-        case "switch":
-            return _switch(run)
+            return session.findings().text
+        case "cutover":
+            return _cutover(session)
         case "accept":
-            return _accept(run)
+            return _accept(session)
 
 
-def _switch(run: RestoreRun) -> str:
-    sources = run.request().sources
-    services = run.place.services
-    lines = _ready_in_place(run) if run.in_place else _ready(run)
+def _cutover(session: RestoreSession) -> str:
+    sources = session.request().sources
+    services = session.target.services
+    lines = _ready_in_place(session) if session.in_place else _ready(session)
     stop = (
         ", ".join(" ".join(command) for command in services.stop)
         or "⚠ none are named in the plan: stop what writes to the data yourself first"
     )
-    where = "live data" if run.place.live else f"data of the target {run.place.name}"
+    where = "live data" if session.target.live else f"data of the target {session.target.name}"
     how = (
         f"makes a safety backup of the {where}, then **drops** it and loads the set"
-        if run.in_place
+        if session.in_place
         else f"puts the restored data in the place of the {where}"
     )
     lines += ["", f"**Approve** stops the services and {how}. That is the downtime.", ""]
     lines += [f"- Services stopped and started: {stop}", f"- In this order: {', '.join(sources)}"]
-    if run.in_place:
-        lines.append("- The way back is to load the safety backup, which takes about as long again; the last gate can order it.")
+    if session.in_place:
+        lines.append("- The rollback is to load the safety backup, which takes about as long again; the last gate can order it.")
     else:
-        lines.append(f"- The data of now is set aside for {human_duration(run.plan.keep_before)}; the last gate can bring it back.")
+        lines.append(f"- The data of now is set aside for {human_duration(session.plan.keep_replaced)}; the last gate can bring it back.")
     lines += ["", "**Reject**, or no answer, discards what was staged. Nothing live was touched so far."]
     return "\n".join(lines)
 
 
-def _ready(run: RestoreRun) -> list[str]:
-    lines = ["Everything was restored beside the data that is there and **proven equal to the set**:", ""]
-    for source_id in run.request().sources:
-        lines.append(f"- {source_id}: staged in {_took(run, 'stage', source_id)}, proven in {_took(run, 'prove', source_id)}")
+def _ready(session: RestoreSession) -> list[str]:
+    lines = ["Everything was restored beside the data that is there and **verified against the set**:", ""]
+    for source_id in session.request().sources:
+        lines.append(f"- {source_id}: staged in {_took(session, 'stage', source_id)}, verified in {_took(session, 'verify', source_id)}")
     return lines
 
 
-def _ready_in_place(run: RestoreRun) -> list[str]:
+def _ready_in_place(session: RestoreSession) -> list[str]:
     lines = ["The chosen set was **read whole**, and found to be what its manifest says:", ""]
-    return lines + [f"- {source_id}: in {_took(run, 'prove', source_id)}" for source_id in run.request().sources]
+    return lines + [f"- {source_id}: in {_took(session, 'verify', source_id)}" for source_id in session.request().sources]
 
 
-def _accept(run: RestoreRun) -> str:
+def _accept(session: RestoreSession) -> str:
     lines = ["The restored system is **in use**.", ""]
-    checks = last_checks(run)
+    checks = last_checks(session)
     lines += [
         f"- {'✔' if entry.facts['ok'] else '✘ FAILED'} {plain_markdown(entry.facts['check'] + ': ' + entry.facts['words'])}"
         for entry in checks
     ]
-    if not run.place.checks:
+    if not session.target.checks:
         lines.append("- The plan names no checks: look at the system yourself.")
-    elif all(entry.facts["ok"] for entry in checks) and not all_checked(run):
+    elif all(entry.facts["ok"] for entry in checks) and not all_checked(session):
         lines.append("- ✘ FAILED: the checks did not run to their end.")
-    if not services_started(run):
+    if not services_started(session):
         lines.append("- ✘ FAILED: the services did not start; see the task's log.")
     lines.append("- Airflow never changes this text: if `check_system` ran again after it was written, its log has what counts.")
-    started = run.journal.said(Step.STARTING_SERVICES)[0].time
-    aside = f"The safety set {run.safety.manifest().set_id} stays held" if run.in_place else "The data of before stays aside"
-    lines += ["", f"**Approve** keeps it. {aside} for {human_duration(run.plan.keep_before)}.", ""]
-    writes = "those writes are lost" if run.in_place else "the refused copy is set aside with those writes"
+    started = session.journal.entries(Step.STARTING_SERVICES)[0].time
+    aside = f"The safety set {session.safety.manifest().set_id} stays held" if session.in_place else "The previous data stays aside"
+    lines += ["", f"**Approve** keeps it. {aside} for {human_duration(session.plan.keep_replaced)}.", ""]
+    writes = "those writes are lost" if session.in_place else "the refused copy is set aside with those writes"
     lines.append(
-        f"**Reject** stops the services and brings the data of before back. What was written since {iso(started)} is not in it; {writes}."
+        f"**Reject** stops the services and brings the previous data back. What was written since {iso(started)} is not in it; {writes}."
     )
-    lines += ["", f"**No answer** in {human_duration(run.plan.approvals.timeout)} keeps it too, but the run ends as failed."]
+    lines += ["", f"**No answer** in {human_duration(session.plan.approvals.timeout)} keeps it too, but the run ends as failed."]
     return "\n".join(lines)
 
 
-def _took(run: RestoreRun, step: str, source_id: str) -> str:
-    seconds = [entry.facts["seconds"] for entry in run.journal.said(Step.TOOK, source_id) if entry.facts["what"] == step]
+def _took(session: RestoreSession, step: str, source_id: str) -> str:
+    seconds = [entry.facts["seconds"] for entry in session.journal.entries(Step.TOOK, source_id) if entry.facts["what"] == step]
     return human_duration(seconds[-1]) if seconds else "an unknown time"

@@ -11,7 +11,7 @@ from recovery.common.files import write_record
 from recovery.restore import preflight_text, source_view
 from recovery.restore.preflight_facts import compare, gather
 from recovery.restore.preflight_rules import Judgement, judge
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.restore.state import timed
 from recovery.runs import active
 from recovery.runs.journal_steps import Step
@@ -20,27 +20,27 @@ from recovery.runs.restore_request import Findings
 log = logging.getLogger(__name__)
 
 
-def preflight(run: RestoreRun) -> None:
+def preflight(session: RestoreSession) -> None:
     """Find out what would fail later, and what the restore would replace: the text of the first gate.
 
     Raises:
         RestoreError: if something refuses; all refusals are told.
         RecoveryError: if the set can't be fetched, believed or opened.
     """
-    with run.changing("preflight"), timed(run, "preflight"):
-        if run.journal.said(Step.STAGING):
+    with session.changing("preflight"), timed(session, "preflight"):
+        if session.journal.entries(Step.STAGING):
             raise RestoreError("Sources are staged already by what preflight found.", "Go on, or trigger a new restore.")
-        active.refuse_second(run.plan, run.folder, run.request())  # again: no lock keeps two plans from choosing at one time
-        fetch(run)
-        facts = gather(run)
+        active.refuse_second(session.plan, session.folder, session.request())  # again: no lock keeps two plans from choosing at one time
+        fetch(session)
+        facts = gather(session)
         findings = judge(facts)
         _refuse(findings)
-        text = preflight_text.render(replace(facts, changes=compare(run)), findings)
+        text = preflight_text.render(replace(facts, changes=compare(session)), findings)
         log.info("%s", text)
-        targets = {source_id: report.identity for source_id, report in facts.reports.items()}
-        found = Findings(text=text, targets=targets, plan=run.plan_digest, request=run.request_digest)
-        write_record(run.folder / "findings.json", found)
-        run.journal.say(Step.PREFLIGHT_DONE)
+        targets = {source_id: report.fingerprint for source_id, report in facts.reports.items()}
+        found = Findings(text=text, targets=targets, plan=session.plan_digest, request=session.request_digest)
+        write_record(session.folder / "findings.json", found)
+        session.journal.record(Step.PREFLIGHT_DONE)
 
 
 def _refuse(findings: Sequence[Judgement]) -> None:
@@ -50,16 +50,18 @@ def _refuse(findings: Sequence[Judgement]) -> None:
         )
 
 
-def fetch(run: RestoreRun) -> None:
+def fetch(session: RestoreSession) -> None:
     """Fetch what the chosen set says of itself; a source that was stored without being opened is read now.
 
     Raises:
         RestoreError: if no destination has the whole set, or the identity doesn't open it.
     """
-    manifest, fetched = run.manifest(), run.set
-    fetched.fetch(run.holders(), run.context.required_decryption_key(), run.request().sources)
-    for source_id in run.request().sources:
+    manifest, fetched = session.manifest(), session.set
+    fetched.fetch(session.holders(), session.context.required_decryption_key(), session.request().sources)
+    for source_id in session.request().sources:
         if manifest.sources[source_id].level == "stored":
             log.info("%s was stored without being opened; reading it now", source_id)
             for artifact in fetched.artifacts(source_id):
-                fetched.make_contents(run.context.reader(source_id), source_id, artifact, source_view.of(run, source_id).read(artifact))
+                fetched.make_contents(
+                    session.context.reader(source_id), source_id, artifact, source_view.of(session, source_id).read(artifact)
+                )

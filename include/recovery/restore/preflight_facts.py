@@ -13,10 +13,10 @@ from recovery.common.errors import RecoveryError
 from recovery.packs.content_diff import Change
 from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.loader import load_plans
-from recovery.plan.location import Landing, meet
+from recovery.plan.location import Location, overlap
 from recovery.plan.model import Plan
 from recovery.restore import source_view
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs import active
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
@@ -33,7 +33,7 @@ class Overlap:
 
     sources: tuple[str, str]
     """In the order of restoring."""
-    location: Landing
+    location: Location
     """The inner one of their two locations."""
     left_out: bool
     """The source around it leaves it out: today's plan excludes it, and the set has nothing there."""
@@ -67,14 +67,14 @@ class Facts:
     """What each source says of itself, in the order of restoring."""
     failures: Mapping[str, str] = field(default_factory=dict)
     """Why a source could say nothing."""
-    locations: Mapping[str, Collection[Landing]] = field(default_factory=dict)
+    locations: Mapping[str, Collection[Location]] = field(default_factory=dict)
     """What the restore would replace, by source: of those whose report refuses nothing, and not in a scratch place."""
-    live: Mapping[str, Collection[Landing]] = field(default_factory=dict)
+    live: Mapping[str, Collection[Location]] = field(default_factory=dict)
     """What is live, by the name of the plan that protects it; empty unless the restore goes to one of the plan's targets."""
     silent: Sequence[str] = ()
     """What could not be asked about that."""
-    occupied: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """See :func:`occupied`, by source; those that have something there."""
+    occupied_locations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """See :func:`occupied_locations`, by source; those that have something there."""
     overlaps: Sequence[Overlap] = ()
     disks: Mapping[str, Disk] = field(default_factory=dict)
     """By folder, for all that the restore and the reports name."""
@@ -94,22 +94,22 @@ class Facts:
         return self.request.method == "in place"
 
 
-def gather(run: RestoreRun) -> Facts:
+def gather(session: RestoreSession) -> Facts:
     """Ask everything, but what a comparison would tell: that reads all of the data.
 
     Raises:
         RecoveryError: if a source gives a report, and then no answer.
     """
-    request, chosen = run.request(), run.journal.said(Step.CHOSEN)[-1].facts
-    reports, failures = _reports(run, request.sources)
+    request, chosen = session.request(), session.journal.entries(Step.CHOSEN)[-1].facts
+    reports, failures = _reports(session, request.sources)
     fit = [source_id for source_id, report in reports.items() if all(finding.level != "refusal" for finding in report.findings)]
-    live, silent = ({}, []) if request.target in {LIVE, SCRATCH} else _live(run, fit)
-    locations = {} if request.target == SCRATCH else {name: run.component(name).lands(source_view.of(run, name)) for name in fit}
+    live, silent = ({}, []) if request.target in {LIVE, SCRATCH} else _live(session, fit)
+    locations = {} if request.target == SCRATCH else {name: session.source(name).locations(source_view.of(session, name)) for name in fit}
     return Facts(
-        folder=run.folder,
-        plan=run.plan,
+        folder=session.folder,
+        plan=session.plan,
         request=request,
-        manifest=run.manifest(),
+        manifest=session.manifest(),
         choice=chosen["facts"],
         choice_warnings=chosen["warnings"],
         reports=reports,
@@ -117,66 +117,66 @@ def gather(run: RestoreRun) -> Facts:
         locations=locations,
         live=live,
         silent=silent,
-        occupied={source_id: there for source_id in fit if (there := occupied(run, source_id))},
-        overlaps=list(_overlaps(run, locations)),
-        disks=disks(run.folder, reports.values()),
-        others=[str(other) for other in active.others(run.plan, run.folder)],
+        occupied_locations={source_id: there for source_id in fit if (there := occupied_locations(session, source_id))},
+        overlaps=list(_overlaps(session, locations)),
+        disks=disks(session.folder, reports.values()),
+        others=[str(other) for other in active.others(session.plan, session.folder)],
     )
 
 
-def _reports(run: RestoreRun, sources: Iterable[str]) -> tuple[dict[str, Preflight], dict[str, str]]:
+def _reports(session: RestoreSession, sources: Iterable[str]) -> tuple[dict[str, Preflight], dict[str, str]]:
     reports, failures = {}, {}
     for source_id in sources:
         log.info("preflight of %s", source_id)
         try:
-            reports[source_id] = run.component(source_id).preflight(source_view.of(run, source_id))
+            reports[source_id] = session.source(source_id).preflight(source_view.of(session, source_id))
         except RecoveryError as error:
             failures[source_id] = str(error)
     return reports, failures
 
 
-def _live(run: RestoreRun, sources: Iterable[str]) -> tuple[dict[str, set[Landing]], list[str]]:
+def _live(session: RestoreSession, sources: Iterable[str]) -> tuple[dict[str, set[Location]], list[str]]:
     """All that is live of the kinds of some sources: what today's plan names, what the set has, and what other plans protect."""
-    families = {run.plan.source(source_id).family for source_id in sources}
+    families = {session.plan.source(source_id).family for source_id in sources}
     plans = load_plans()
     silent: list[str] = []
-    every = (run.plan, *(plan for plan in plans.good if plan.plan != run.plan.plan))
-    live = {plan.plan: _owned(run, plan, families, silent) for plan in every}
+    every = (session.plan, *(plan for plan in plans.valid if plan.plan != session.plan.plan))
+    live = {plan.plan: _owned(session, plan, families, silent) for plan in every}
     return live, silent + [f"the plan file {broken.path.name}" for broken in plans.broken]
 
 
-def _owned(run: RestoreRun, plan: Plan, families: Collection[str], silent: list[str]) -> set[Landing]:
-    found: set[Landing] = set()
-    own = plan is run.plan
+def _owned(session: RestoreSession, plan: Plan, families: Collection[str], silent: list[str]) -> set[Location]:
+    found: set[Location] = set()
+    own = plan is session.plan
     for source_id in plan.source_ids:
         if plan.source(source_id).family not in families:
             continue
         try:
-            component = replace(run.context, plan=plan).source(source_id, Restorer)
-            found |= component.owns()
-            if own and source_id in run.manifest().sources:
-                found |= component.lands(source_view.of(run, source_id, whole=True))
+            restorer = replace(session.context, plan=plan).source(source_id, Restorer)
+            found |= restorer.own_locations()
+            if own and source_id in session.manifest().sources:
+                found |= restorer.locations(source_view.of(session, source_id, whole=True))
         except (RecoveryError, OSError) as error:
             log.warning("%s: %s", source_id, error)
             silent.append(source_id if own else f"{source_id} of the plan {plan.plan}")
     return found
 
 
-def occupied(run: RestoreRun, source_id: str) -> list[str]:
+def occupied_locations(session: RestoreSession, source_id: str) -> list[str]:
     """What is already where a source goes, in words, if the target has to be empty: nobody said that it may be set aside."""
-    if run.request().target in {LIVE, SCRATCH, run.request().overwrite}:
+    if session.request().target in {LIVE, SCRATCH, session.request().overwrite}:
         return []
-    return list(run.component(source_id).occupied(source_view.of(run, source_id)).values())
+    return list(session.source(source_id).occupied_locations(source_view.of(session, source_id)).values())
 
 
-def _overlaps(run: RestoreRun, locations: Mapping[str, Collection[Landing]]) -> Iterator[Overlap]:
+def _overlaps(session: RestoreSession, locations: Mapping[str, Collection[Location]]) -> Iterator[Overlap]:
     for one, other in combinations(locations, 2):
         for mine, theirs in product(locations[one], locations[other]):
-            if meet(mine, theirs):
+            if overlap(mine, theirs):
                 outer, inner = (one, theirs) if len(mine) < len(theirs) else (other, mine)
-                component = run.component(outer)
-                left_out = component.leaves_out(source_view.of(run, outer), inner)
-                yield Overlap((one, other), inner, left_out, component.lost_folder(inner))
+                restorer = session.source(outer)
+                left_out = restorer.leaves_out(source_view.of(session, outer), inner)
+                yield Overlap((one, other), inner, left_out, restorer.lost_folder(inner))
 
 
 def disks(folder: Path, reports: Iterable[Preflight]) -> dict[str, Disk]:
@@ -187,13 +187,13 @@ def disks(folder: Path, reports: Iterable[Preflight]) -> dict[str, Disk]:
     return {path: Disk(Path(path).stat().st_dev, shutil.disk_usage(path).free) for path in named}
 
 
-def compare(run: RestoreRun) -> dict[str, list[Change]]:
+def compare(session: RestoreSession) -> dict[str, list[Change]]:
     """What the restore would change, source by source, if somebody wants to know. Reads all of it."""
-    request = run.request()
+    request = session.request()
     if not (request.compare or request.dry_run):
         return {}
     found = {}
     for source_id in request.sources:
         log.info("comparing %s with the set", source_id)
-        found[source_id] = run.component(source_id).compare(source_view.of(run, source_id))
+        found[source_id] = session.source(source_id).compare(source_view.of(session, source_id))
     return found

@@ -9,7 +9,7 @@ from itertools import groupby
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.plan.field_types import SCRATCH
-from recovery.plan.location import meet
+from recovery.plan.location import overlap
 from recovery.restore.preflight_facts import Facts
 from recovery.sources.model import Finding
 
@@ -56,7 +56,7 @@ def sources_lie_apart(facts: Facts) -> Iterator[Judgement]:
             )
         elif gone := {str(overlap.lost_folder) for overlap in overlaps if facts.in_place and overlap.lost_folder}:
             text = f"{shortened(sorted(gone))} is gone, and both {one} and {other} need it."
-            yield Judgement("refusal", f"{text} Choose method: switch, or restore one after the other.")
+            yield Judgement("refusal", f"{text} Choose method: swap, or restore one after the other.")
 
 
 def sources_say(facts: Facts) -> Iterator[Judgement]:
@@ -83,7 +83,7 @@ def target_is_not_live(facts: Facts) -> Iterator[Judgement]:
             own = plan == facts.plan.plan
             system = "live system itself" if own else f"live system of the plan {plan}"
             clone = "; if it is a clone of the live server, give its databases other names in the plan" if own else ""
-            if same := sorted("/".join(location) for location in locations if any(meet(location, other) for other in live)):
+            if same := sorted("/".join(location) for location in locations if any(overlap(location, other) for other in live)):
                 text = f"the target {facts.request.target} is the {system} ({shortened(same)}). Correct the plan or the Connection{clone}."
                 yield Judgement("refusal", text, source_id)
 
@@ -91,7 +91,7 @@ def target_is_not_live(facts: Facts) -> Iterator[Judgement]:
 def target_is_empty(facts: Facts) -> Iterator[Judgement]:
     """Nothing is at a target, unless somebody said that it may be set aside."""
     target = facts.request.target
-    for source_id, there in facts.occupied.items():
+    for source_id, there in facts.occupied_locations.items():
         text = f"the target {target} is not empty: {shortened(there)}. Write {target} into overwrite if that may be set aside."
         yield Judgement("refusal", text, source_id)
 
@@ -184,7 +184,7 @@ def method_fits(facts: Facts) -> Iterator[Judgement]:
     elif short:
         yield Judgement("refusal", f"There is too little room at {where}. Make room there.", ROOM)
     else:
-        yield Judgement("fact", "As far as known there is room for two copies: method switch is recommended.", ROOM)
+        yield Judgement("fact", "As far as known there is room for two copies: method swap is recommended.", ROOM)
 
 
 def _in_place_fits(short: list[_FileSystem], where: str) -> Iterator[Judgement]:
@@ -194,7 +194,7 @@ def _in_place_fits(short: list[_FileSystem], where: str) -> Iterator[Judgement]:
     elif short:
         yield Judgement("fact", f"There is no room for a second copy at {where}: in place is the method that fits.", ROOM)
     else:
-        text = "There is room for two copies, so method switch would do: it replaces nothing before all is proven."
+        text = "There is room for two copies, so method swap would do: it replaces nothing before all is verified."
         yield Judgement("warning", text, ROOM)
 
 

@@ -48,7 +48,7 @@ def _source(facts: Facts, source_id: str, findings: Sequence[Judgement]) -> list
     lines.append(f"- {human_size(entry.totals.raw_bytes)}, {records:,} records in the set, {entry.consistency}, verified: {entry.level}")
     lines += bounded([f"- ⚠ {plain_markdown(warning)}" for warning in entry.warnings])
     lines += _findings(findings, source_id)
-    lines.append(f"- Target: `{facts.reports[source_id].identity}`")
+    lines.append(f"- Target: `{facts.reports[source_id].fingerprint}`")
     return [*lines, *_changes(facts.changes[source_id])] if source_id in facts.changes else lines
 
 
@@ -75,7 +75,7 @@ def _what_a_yes_does(facts: Facts) -> str:
     if facts.in_place:
         return (
             "Approving reads the chosen set whole. Nothing live is replaced before the next gate. From there on services are stopped, a"
-            " **safety backup** is made of what is there, and that is dropped and the set loaded. The way back is the safety backup."
+            " **safety backup** is made of what is there, and that is dropped and the set loaded. The rollback is the safety backup."
         )
     what, data = ("live", "live data") if facts.into_live else ("there", "data there")
     return f"Approving restores all of this **beside** the {data}. Nothing {what} is replaced before the next gate."

@@ -9,8 +9,8 @@ from recovery.common.faults import Faults
 from recovery.plan.field_types import SCRATCH
 from recovery.restore import answers, source_view
 from recovery.restore.answers import answered
-from recovery.restore.session import RestoreRun
-from recovery.restore.state import begun_to_switch, in_use, kept, may_have_writes, services_down, timed
+from recovery.restore.session import RestoreSession
+from recovery.restore.state import cut_over_sources, in_use, kept, may_have_writes, services_down, timed
 from recovery.restore.steps import replace
 from recovery.runners.commands import run_all
 from recovery.runs.journal_steps import Step
@@ -19,7 +19,7 @@ from recovery.targets import scratch
 log = logging.getLogger(__name__)
 
 
-def keep(run: RestoreRun) -> bool:
+def finalize(session: RestoreSession) -> bool:
     """After acceptance, or when nobody answered: what had to wait for it.
 
     Returns:
@@ -28,67 +28,67 @@ def keep(run: RestoreRun) -> bool:
     Raises:
         ApprovalError: if the last gate was neither approved nor left unanswered.
     """
-    if not run.began or run.request().drill or not in_use(run):
+    if not session.began or session.request().drill or not in_use(session):
         return False
-    if answered(run, "accept") != "unanswered":
-        answers.authorise(run, "accept")
-    settle(run)
+    if answered(session, "accept") != "unanswered":
+        answers.authorise(session, "accept")
+    finalize_sources(session)
     return True
 
 
-def settle(run: RestoreRun) -> None:
+def finalize_sources(session: RestoreSession) -> None:
     """Do for every source what had to wait until the restored system stays; once."""
-    for source_id in run.request().sources:
-        with run.changing(source_id, forward=False):
-            if not run.journal.said(Step.SETTLED, source_id):
-                answers.same_target(run, source_id)
-                run.component(source_id).settle(source_view.of(run, source_id))
-                run.journal.say(Step.SETTLED, source_id)
+    for source_id in session.request().sources:
+        with session.changing(source_id, forward=False):
+            if not session.journal.entries(Step.FINALIZED, source_id):
+                answers.same_target(session, source_id)
+                session.source(source_id).finalize(source_view.of(session, source_id))
+                session.journal.record(Step.FINALIZED, source_id)
 
 
-def switch_back(run: RestoreRun) -> bool:
-    """Take everything back that was switched, in reverse order, and start the services again, where the restored system doesn't stay.
+def roll_back(session: RestoreSession) -> bool:
+    """Take everything back that was cut over, in reverse order, and start the services again, where the restored system doesn't stay.
 
     Returns:
-        False if there was nothing to take back.
+        False if there was nothing to roll back.
 
     Raises:
-        RecoveryError: if a source can't be taken back; the others are, and the services are started.
+        RecoveryError: if a source can't be rolled back; the others are, and the services are started.
     """
-    if not run.began or run.journal.closed:
+    if not session.began or session.journal.closed:
         return False
     faults = Faults()
-    with run.changing("services", forward=False):
-        if kept(run):
-            if services_down(run):
-                _start_again(run, faults)
+    with session.changing("services", forward=False):
+        if kept(session):
+            if services_down(session):
+                _start_again(session, faults)
             if faults:
                 raise _tried_again("The restored system stays, but its services do not start:", faults, "Start them by hand.")
             return False
-        run.journal.say(Step.TURNING_BACK)
-        if not run.journal.said(Step.STOPPING_SERVICES):
+        session.journal.record(Step.ROLLING_BACK)
+        if not session.journal.entries(Step.STOPPING_SERVICES):
             return False
-        if in_use(run):
+        if in_use(session):
             with faults.noted("services"):
-                run_all(run.place.services.stop, run.place.services)
-    with timed(run, "switch back"):
-        for source_id in reversed(run.request().sources):
+                run_all(session.target.services.stop, session.target.services)
+    with timed(session, "roll back"):
+        for source_id in reversed(session.request().sources):
             with faults.noted(source_id):
-                _take_back(run, source_id)
-        with run.changing("services", forward=False):
-            _start_again(run, faults)
+                _take_back(session, source_id)
+        with session.changing("services", forward=False):
+            _start_again(session, faults)
     if faults:
-        safe = run.journal.last(Step.SAFE)
+        safe = session.journal.last(Step.SAFE)
         where = f"is in the safety set {safe.facts['set']}" if safe else "is still there, live or set aside"
-        words = f"The data of before of what is named {where}. Read the runbook's chapter on a way back that failed."
-        raise _tried_again("The way back is not complete:", faults, words)
+        words = f"The previous data of what is named {where}. Read the runbook's chapter on a failed rollback."
+        raise _tried_again("The rollback is not complete:", faults, words)
     return True
 
 
-def _start_again(run: RestoreRun, faults: Faults) -> None:
+def _start_again(session: RestoreSession, faults: Faults) -> None:
     with faults.noted("services"):
-        run_all(run.place.services.start, run.place.services)
-        run.journal.say(Step.SERVICES_STARTED_AGAIN)
+        run_all(session.target.services.start, session.target.services)
+        session.journal.record(Step.SERVICES_STARTED_AGAIN)
 
 
 def _tried_again(what: str, faults: Faults, next_step: str) -> RestoreError:
@@ -96,62 +96,62 @@ def _tried_again(what: str, faults: Faults, next_step: str) -> RestoreError:
     return RestoreError(what + "\n" + "\n".join(faults.sentences), next_step, retryable=True)
 
 
-def _take_back(run: RestoreRun, source_id: str) -> None:
-    """Under the source's lock, since a switch whose run was ended by hand may still be at it."""
-    with run.changing(source_id, forward=False):
-        if source_id in begun_to_switch(run):
-            answers.same_target(run, source_id)
-            run.journal.say(Step.SWITCHING_BACK, source_id)
-            if run.in_place and not source_view.of(run, source_id).journalled("dropping"):
+def _take_back(session: RestoreSession, source_id: str) -> None:
+    """Under the source's lock, since a cutover whose run was ended by hand may still be at it."""
+    with session.changing(source_id, forward=False):
+        if source_id in cut_over_sources(session):
+            answers.same_target(session, source_id)
+            session.journal.record(Step.ROLLING_SOURCE_BACK, source_id)
+            if session.in_place and not source_view.of(session, source_id).recorded_facts("dropping"):
                 log.info("%s: nothing was dropped, so nothing is brought back", source_id)
-            elif run.in_place:
-                replace(run, source_id, source_view.of_safety_set(run, source_id))
-                run.component(source_id).settle(source_view.of_safety_set(run, source_id))
+            elif session.in_place:
+                replace(session, source_id, source_view.of_safety_set(session, source_id))
+                session.source(source_id).finalize(source_view.of_safety_set(session, source_id))
             else:
-                run.component(source_id).switch_back(source_view.of(run, source_id))
-            run.journal.say(Step.SWITCHED_BACK, source_id)
+                session.source(source_id).roll_back(source_view.of(session, source_id))
+            session.journal.record(Step.SOURCE_ROLLED_BACK, source_id)
 
 
-def discard(run: RestoreRun) -> None:
+def discard(session: RestoreSession) -> None:
     """Remove what was staged and is not in use, and the scratch folders.
 
-    Where people worked with the restored system before it was refused, its copy stays for ``keep_before``: it has their writes.
+    Where people worked with the restored system before it was refused, its copy stays for ``keep_replaced``: it has their writes.
 
     Raises:
         RecoveryError: if something can't be removed; the rest is.
     """
-    if not run.began or run.journal.closed:
+    if not session.began or session.journal.closed:
         return
-    in_scratch = run.request().target == SCRATCH  # which goes with all that is in it, whatever state that is in
-    if not in_scratch and not kept(run) and begun_to_switch(run):
+    in_scratch = session.request().target == SCRATCH  # which goes with all that is in it, whatever state that is in
+    if not in_scratch and not kept(session) and cut_over_sources(session):
         raise RestoreError(
-            "A source could not be switched back, so nothing is discarded.", "Read the runbook's chapter on a way back that failed."
+            "A source could not be rolled back, so nothing is discarded.", "Read the runbook's chapter on a failed rollback."
         )
-    if kept(run):
-        settle(run)
+    if kept(session):
+        finalize_sources(session)
     faults = Faults()
-    run.journal.say(Step.DISCARDING)
+    session.journal.record(Step.DISCARDING)
     if in_scratch:
         with faults.noted("the scratch place"):
-            scratch.remove(run.folder)
-    for source_id in run.request().sources:
-        with run.changing(source_id, forward=False):
-            if not in_scratch and _something_staged(run, source_id) and not may_have_writes(run, source_id):
+            scratch.remove(session.folder)
+    for source_id in session.request().sources:
+        with session.changing(source_id, forward=False):
+            if not in_scratch and _something_staged(session, source_id) and not may_have_writes(session, source_id):
                 with faults.noted(source_id):
-                    _discard(run, source_id)
-            source_view.of(run, source_id).clean()
+                    _discard(session, source_id)
+            source_view.of(session, source_id).clean()
     if faults:
-        run.journal.say(Step.NOT_DISCARDED, faults=faults.sentences)
-        raise _tried_again("Not everything staged could be removed:", faults, f"Remove it by hand; its names hold {run.id}.")
-    run.journal.say(Step.DISCARDED)
+        session.journal.record(Step.NOT_DISCARDED, faults=faults.sentences)
+        raise _tried_again("Not everything staged could be removed:", faults, f"Remove it by hand; its names hold {session.id}.")
+    session.journal.record(Step.DISCARDED)
 
 
-def _something_staged(run: RestoreRun, source_id: str) -> bool:
+def _something_staged(session: RestoreSession, source_id: str) -> bool:
     """In place, what is staged at first becomes the live data itself once that is dropped."""
-    dropped = run.in_place and source_view.of(run, source_id).journalled("dropping")
-    return bool(run.journal.said(Step.STAGING, source_id)) and not dropped
+    dropped = session.in_place and source_view.of(session, source_id).recorded_facts("dropping")
+    return bool(session.journal.entries(Step.STAGING, source_id)) and not dropped
 
 
-def _discard(run: RestoreRun, source_id: str) -> None:
-    answers.same_target(run, source_id)
-    run.component(source_id).discard(source_view.of(run, source_id))
+def _discard(session: RestoreSession, source_id: str) -> None:
+    answers.same_target(session, source_id)
+    session.source(source_id).discard(source_view.of(session, source_id))

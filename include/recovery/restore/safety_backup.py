@@ -8,9 +8,9 @@ from dataclasses import replace
 from recovery.backup import finalize, steps, upload
 from recovery.common.errors import DestinationError, RecoveryError, RestoreError
 from recovery.common.units import now
-from recovery.plan.location import lies_in
+from recovery.plan.location import contained_in
 from recovery.restore import answers, source_view
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.restore.state import timed
 from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
@@ -23,8 +23,8 @@ from recovery.sources.base import InPlaceRestorer
 log = logging.getLogger(__name__)
 
 
-def make_safe(run: RestoreRun) -> bool:
-    """Make a set of all that is about to be replaced, decoded, and held from pruning for the plan's ``keep_before``.
+def back_up_live(session: RestoreSession) -> bool:
+    """Make a set of all that is about to be replaced, decoded, and held from pruning for the plan's ``keep_replaced``.
 
     Services are stopped by now; whether somebody writes all the same is looked at before anything is dropped. It is staged in the
     restore's own folder, so that no backup's sweep takes it away. One destination that holds it is enough; the others are named.
@@ -35,71 +35,80 @@ def make_safe(run: RestoreRun) -> bool:
     Raises:
         RecoveryError: if it can't be made, or not be read back; nothing was replaced then.
     """
-    if not run.in_place:
+    if not session.in_place:
         return False
-    with run.changing("safety"), timed(run, "safety backup"):
-        answers.authorise(run, "switch")
-        if not run.journal.said(Step.SERVICES_STOPPED):
+    with session.changing("safety"), timed(session, "safety backup"):
+        answers.authorise(session, "cutover")
+        if not session.journal.entries(Step.SERVICES_STOPPED):
             raise RestoreError("The services were not stopped; marking a task as success does not do its work.", "Trigger a new restore.")
-        if run.journal.said(Step.SAFE):
+        if session.journal.entries(Step.SAFE):
             log.info("the safety set is made already")
             return True
-        sources = run.request().sources
+        sources = session.request().sources
         for source_id in sources:
-            answers.authorise(run, "switch", source_id)
-        plan = run.plan.model_copy(update={"staging": run.plan.staging.model_copy(update={"folder": run.folder / "safety" / "staging"})})
-        context, staged = replace(run.context, plan=plan), StagedSet(plan, _set_id(run))
-        _back_up(run, context, staged)
+            answers.authorise(session, "cutover", source_id)
+        plan = session.plan.model_copy(
+            update={"staging": session.plan.staging.model_copy(update={"folder": session.folder / "safety" / "staging"})}
+        )
+        context, staged = replace(session.context, plan=plan), StagedSet(plan, _set_id(session))
+        _back_up(session, context, staged)
         places = _upload(context, staged)
-        run.safety.choose(_read_back(run, staged.id, places[0]))
-        run.safety.fetch([run.context.destination(name) for name in places], run.context.required_decryption_key(), sources)
+        session.safety.choose(_read_back(session, staged.id, places[0]))
+        session.safety.fetch([session.context.destination(name) for name in places], session.context.required_decryption_key(), sources)
         staged.remove()
         for source_id in sources:
-            answers.authorise(run, "switch", source_id)
-        run.journal.say(Step.SAFE, set=staged.id, destinations=places)
+            answers.authorise(session, "cutover", source_id)
+        session.journal.record(Step.SAFE, set=staged.id, destinations=places)
         log.info("what is there is safe in set %s, which is held from pruning", staged.id)
         return True
 
 
-def refuse_unsaved(run: RestoreRun, source_id: str) -> None:
+def refuse_if_changed(session: RestoreSession, source_id: str) -> None:
     """Nothing is dropped that the safety set does not have as it is at this moment.
 
     Raises:
         RestoreError: if there is such a thing; nothing of this source was replaced then.
     """
-    component, safe = run.place.source(source_id, InPlaceRestorer), source_view.of_safety_set(run, source_id)
+    restorer, safe = session.target.source(source_id, InPlaceRestorer), source_view.of_safety_set(session, source_id)
     log.info("%s: comparing what is live with the safety set", source_id)
-    saved = component.lands(safe)
-    unsaved = [words for landing, words in component.occupied(source_view.of(run, source_id)).items() if not lies_in(landing, saved)]
-    unsaved += [f"{change.count} of kind {change.kind}, such as {', '.join(change.names[:3])}" for change in component.unsaved(safe)]
-    if unsaved:
+    saved = restorer.locations(safe)
+    changed_since_backup = [
+        words
+        for landing, words in restorer.occupied_locations(source_view.of(session, source_id)).items()
+        if not contained_in(landing, saved)
+    ]
+    changed_since_backup += [
+        f"{change.count} of kind {change.kind}, such as {', '.join(change.names[:3])}" for change in restorer.changed_since_backup(safe)
+    ]
+    if changed_since_backup:
         raise RestoreError(
-            f"{source_id} is not, or not any more, as the safety set has it: {'; '.join(unsaved)}. Dropping it now would lose that.",
+            f"{source_id} is not, or not any more, as the safety set has it: {'; '.join(changed_since_backup)}."
+            " Dropping it now would lose that.",
             "Find out who still writes, and let services.stop in the plan stop it; then trigger a new restore.",
         )
 
 
-def _set_id(run: RestoreRun) -> str:
+def _set_id(session: RestoreSession) -> str:
     """Said before anything of it is made: whatever becomes of this restore, maintenance ends its hold."""
-    if not run.journal.said(Step.MAKING_SAFE):
-        run.journal.say(Step.MAKING_SAFE, set=new_set_id(now(), f"{run.run_id} safety"))
-    return str(run.journal.said(Step.MAKING_SAFE)[-1].facts["set"])
+    if not session.journal.entries(Step.MAKING_SAFE):
+        session.journal.record(Step.MAKING_SAFE, set=new_set_id(now(), f"{session.run_id} safety"))
+    return str(session.journal.entries(Step.MAKING_SAFE)[-1].facts["set"])
 
 
-def _back_up(run: RestoreRun, context: PlanContext, staged: StagedSet) -> None:
+def _back_up(session: RestoreSession, context: PlanContext, staged: StagedSet) -> None:
     asked = RunRecord(
-        plan=run.plan.plan,
+        plan=session.plan.plan,
         set_id=staged.id,
-        run_id=run.run_id,
+        run_id=session.run_id,
         started=now(),
-        sources=run.request().sources,
-        note=f"made by restore {run.id} before it replaced the live data in place",
+        sources=session.request().sources,
+        note=f"made by restore {session.id} before it replaced the live data in place",
         hold=True,
         safety=True,
         allow_empty=True,
     )
     finalize.prepare(context, staged, asked)
-    for source_id in sorted(asked.sources, key=lambda each: not run.plan.source(each).snapshot):  # scans wait for snapshots
+    for source_id in sorted(asked.sources, key=lambda each: not session.plan.source(each).snapshot):  # scans wait for snapshots
         work = steps.Work(context, staged, source_id, last_try=True, damaged=True)
         for step in (steps.dump, steps.compress, steps.verify):
             log.info("safety backup: %s of %s", step.__name__, source_id)
@@ -122,9 +131,9 @@ def _upload(context: PlanContext, staged: StagedSet) -> list[str]:
     return places
 
 
-def _read_back(run: RestoreRun, set_id: str, destination: str) -> Manifest:
+def _read_back(session: RestoreSession, set_id: str, destination: str) -> Manifest:
     try:
-        manifest = read_manifest(run.context.destination(destination), f"{run.plan.plan}/{set_id}", run.context.verify_key())
+        manifest = read_manifest(session.context.destination(destination), f"{session.plan.plan}/{set_id}", session.context.verify_key())
     except RecoveryError as error:
         raise RestoreError(f"The safety set can't be read back: {error.what}", "Mend the destination; nothing was replaced.") from None
     if not isinstance(manifest, Manifest):

@@ -32,15 +32,15 @@ from recovery.runs.context import PlanContext
 from recovery.runs.journal import Journal
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Findings, Request
-from recovery.sets.local_copy import FetchedSet
+from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import Manifest
 from recovery.sources.base import Restorer
 from recovery.targets import scratch
-from recovery.targets.resolve import place_named
-from recovery.targets.target import Place
+from recovery.targets.resolve import resolve
+from recovery.targets.target import RestoreTarget
 
 
-class RestoreRun:
+class RestoreSession:
     """Paths and checks of one restore; cheap to make, in every task anew."""
 
     def __init__(self, context: PlanContext, run_id: str) -> None:
@@ -65,7 +65,7 @@ class RestoreRun:
         """End a restore that has not chosen a set, so that clearing it does not begin it in somebody's name."""
         make_private(self.folder)
         if not self.journal.closed:
-            self.journal.say(Step.CLOSED, reason=reason, unkept=[])
+            self.journal.record(Step.CLOSED, reason=reason, unkept=[])
 
     def request(self) -> Request:
         """What was asked.
@@ -82,40 +82,40 @@ class RestoreRun:
     @property
     def began(self) -> bool:
         """Whether a set was chosen."""
-        return bool(self.journal.said(Step.CHOSEN))
+        return bool(self.journal.entries(Step.CHOSEN))
 
     @property
-    def set(self) -> FetchedSet:
+    def set(self) -> LocalSet:
         """The chosen set."""
-        return FetchedSet(self.folder)
+        return LocalSet(self.folder)
 
     @property
-    def safety(self) -> FetchedSet:
+    def safety(self) -> LocalSet:
         """The set of the live data from before it was replaced in place; empty unless there was need for one."""
-        return FetchedSet(self.folder / "safety")
+        return LocalSet(self.folder / "safety")
 
     def manifest(self) -> Manifest:
         """The chosen set's manifest."""
         return self.set.manifest()
 
     @cached_property
-    def place(self) -> Place:
+    def target(self) -> RestoreTarget:
         """Where this restore goes."""
-        return self.place_of(self.request())
+        return self.target_of(self.request())
 
-    def place_of(self, request: Request) -> Place:
+    def target_of(self, request: Request) -> RestoreTarget:
         """Where a restore with this request goes.
 
         Raises:
             PlanError: if the plan has no such target.
         """
-        return place_named(self.context, request.target, lambda: scratch.place(self.context, self.folder))
+        return resolve(self.context, request.target, lambda: scratch.target(self.context, self.folder))
 
     @property
     def gates(self) -> tuple[Gate, ...]:
         """The gates that have to be opened."""
         request = self.request()
-        return () if request.dry_run or (request.drill and request.target != LIVE) else self.place.gates
+        return () if request.dry_run or (request.drill and request.target != LIVE) else self.target.gates
 
     @property
     def in_place(self) -> bool:
@@ -128,13 +128,13 @@ class RestoreRun:
 
     def holders(self) -> list[Destination]:
         """The destinations that have the chosen set, or the one that it is to be fetched from."""
-        names = [name for name in self.journal.said(Step.CHOSEN)[-1].facts["destinations"] if name in self.plan.destinations]
+        names = [name for name in self.journal.entries(Step.CHOSEN)[-1].facts["destinations"] if name in self.plan.destinations]
         wanted = self.request().destination
         return [self.context.destination(name) for name in names if wanted in {None, name}]
 
-    def component(self, source_id: str) -> Restorer:
+    def source(self, source_id: str) -> Restorer:
         """A source, as it is where this restore goes."""
-        return self.place.source(source_id, Restorer)
+        return self.target.source(source_id, Restorer)
 
     @contextmanager
     def changing(self, what: str, *, forward: bool = True) -> Iterator[None]:
@@ -142,7 +142,7 @@ class RestoreRun:
 
         Args:
             what: a source id, or ``services``: changes of different things may happen at the same time.
-            forward: refuse once the way back or the clean-up began.
+            forward: refuse once the rollback or the clean-up began.
 
         Raises:
             RestoreError: if this restore has ended.
@@ -150,6 +150,6 @@ class RestoreRun:
         with locked(self.folder / "locks" / what):
             if self.journal.closed:
                 raise RestoreError("This restore has ended; nothing is changed in its name any more.", "Trigger a new restore.")
-            if forward and (self.journal.said(Step.TURNING_BACK) or self.journal.said(Step.DISCARDING)):
-                raise RestoreError("This restore is being taken back.", "Read the report; then trigger a new restore.")
+            if forward and (self.journal.entries(Step.ROLLING_BACK) or self.journal.entries(Step.DISCARDING)):
+                raise RestoreError("This restore is being rolled back.", "Read the report; then trigger a new restore.")
             yield

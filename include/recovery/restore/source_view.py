@@ -11,43 +11,43 @@ from recovery.destinations.base import Destination
 from recovery.packs.content_index import Row, read_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs import active
 from recovery.runs.journal_steps import Step
-from recovery.sets.local_copy import FetchedSet
+from recovery.sets.local_copy import LocalSet
 from recovery.sources.read_packs import read_packs
 
 
 class SourceRestore:
-    """:class:`recovery.sources.base.Restore` for one source of one restore.
+    """:class:`recovery.sources.base.RestoreView` for one source of one restore.
 
     Args:
         run: the restore.
         source_id: whose part this is.
-        fetched: the set that is restored: the chosen one, or on the way back of a restore in place the safety set.
+        fetched: the set that is restored: the chosen one, or during the rollback of a restore in place the safety set.
         holders: gives the destinations that have it.
         whole: whatever parts were asked for.
         before_drop: in place, makes sure that nothing is dropped which the safety set lacks.
-        way_back: see :attr:`recovery.sources.base.Restore.way_back`.
+        way_back: see :attr:`recovery.sources.base.RestoreView.rolling_back`.
     """
 
     def __init__(
         self,
-        run: RestoreRun,
+        session: RestoreSession,
         source_id: str,
-        fetched: FetchedSet,
+        fetched: LocalSet,
         holders: Callable[[], Sequence[Destination]],
         *,
         whole: bool = False,
-        way_back: bool = False,
+        rolling_back: bool = False,
         before_drop: Callable[[], None] | None = None,
     ) -> None:
-        self._run = run
+        self._run = session
         self._source_id = source_id
         self._set = fetched
         self._holders = holders
         self._whole = whole
-        self.way_back = way_back
+        self.rolling_back = rolling_back
         self._before_drop = before_drop
 
     @property
@@ -119,22 +119,22 @@ class SourceRestore:
         """
         return sum(1 for _ in self.read(artifact))
 
-    def refuse_unsaved(self) -> None:
-        """See :func:`recovery.restore.safety_backup.refuse_unsaved`; only where something is dropped in place."""
+    def refuse_if_changed(self) -> None:
+        """See :func:`recovery.restore.safety_backup.refuse_if_changed`; only where something is dropped in place."""
         assert self._before_drop
         self._before_drop()
 
-    def journal(self, step: str, **facts: object) -> None:
+    def record(self, step: str, **facts: object) -> None:
         """Say a step of this source; apart from the steps of the restore itself, whatever they are called."""
-        self._run.journal.say_of(self._source_id, step, facts)
+        self._run.journal.record_of(self._source_id, step, facts)
 
-    def journalled(self, step: str) -> list[dict[str, object]]:
+    def recorded_facts(self, step: str) -> list[dict[str, object]]:
         """What was said of a step of this source."""
-        return [entry.facts for entry in self._run.journal.said_of(self._source_id, step)]
+        return [entry.facts for entry in self._run.journal.entries_of(self._source_id, step)]
 
     def created(self) -> list[str]:
         """What is said with the step ``staged`` of every source."""
-        said = [entry for source_id in self._run.request().sources for entry in self._run.journal.said_of(source_id, "staged")]
+        said = [entry for source_id in self._run.request().sources for entry in self._run.journal.entries_of(source_id, "staged")]
         return [folder for entry in said for folder in entry.facts.get("created", [])]
 
     def clean(self) -> None:
@@ -143,7 +143,7 @@ class SourceRestore:
             shutil.rmtree(self._run.folder / name / self._source_id, ignore_errors=True)
 
 
-def of(run: RestoreRun, source_id: str, *, whole: bool = False, before_drop: Callable[[], None] | None = None) -> SourceRestore:
+def of(session: RestoreSession, source_id: str, *, whole: bool = False, before_drop: Callable[[], None] | None = None) -> SourceRestore:
     """What a source gets of a restore.
 
     Args:
@@ -152,13 +152,13 @@ def of(run: RestoreRun, source_id: str, *, whole: bool = False, before_drop: Cal
         whole: as if all of the source had been asked for.
         before_drop: see :class:`SourceRestore`.
     """
-    return SourceRestore(run, source_id, run.set, run.holders, whole=whole, before_drop=before_drop)
+    return SourceRestore(session, source_id, session.set, session.holders, whole=whole, before_drop=before_drop)
 
 
-def of_safety_set(run: RestoreRun, source_id: str) -> SourceRestore:
+def of_safety_set(session: RestoreSession, source_id: str) -> SourceRestore:
     """What a source gets to bring back, in place, what was live before."""
 
     def holders() -> list[Destination]:
-        return [run.context.destination(name) for name in run.journal.said(Step.SAFE)[-1].facts["destinations"]]
+        return [session.context.destination(name) for name in session.journal.entries(Step.SAFE)[-1].facts["destinations"]]
 
-    return SourceRestore(run, source_id, run.safety, holders, way_back=True)
+    return SourceRestore(session, source_id, session.safety, holders, rolling_back=True)

@@ -1,6 +1,6 @@
-"""The steps of a restore, one function a task, from staging to the last check; what follows it is in ``way_back``.
+"""The steps of a restore, one function a task, from staging to the last check; what follows it is in ``rolling_back``.
 
-Nothing that is live is touched before its replacement stands beside it and was proven equal to the set. Every step
+Nothing that is live is touched before its replacement stands beside it and was verified against the set. Every step
 that changes something takes a lock, verifies the approval that it needs, and says in the journal what it is about to do.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Difference
 from recovery.restore import answers, source_view
-from recovery.restore.checks import ask
-from recovery.restore.preflight_facts import occupied
-from recovery.restore.safety_backup import refuse_unsaved
-from recovery.restore.session import RestoreRun
+from recovery.restore.checks import run_check
+from recovery.restore.preflight_facts import occupied_locations
+from recovery.restore.safety_backup import refuse_if_changed
+from recovery.restore.session import RestoreSession
 from recovery.restore.source_view import SourceRestore
 from recovery.restore.state import in_use, since_staging, timed
 from recovery.runners.commands import run_all
@@ -28,162 +28,164 @@ log = logging.getLogger(__name__)
 _DIFFERENCES_SHOWN = 20
 
 
-def stage(run: RestoreRun, source_id: str) -> None:
+def stage(session: RestoreSession, source_id: str) -> None:
     """Restore a source beside its live data. In place there is nothing to stage.
 
     Raises:
         RecoveryError: if the gate was not approved, the set can't be fetched or opened, or the target refuses.
     """
-    with run.changing(source_id), timed(run, "stage", source_id):
-        _refuse_after_switch(run)
-        answers.authorise(run, "plan", source_id)
-        run.journal.say(Step.STAGING, source_id)
-        source_view.of(run, source_id).clean()
-        if not run.in_place:
-            run.component(source_id).stage(source_view.of(run, source_id))
-        run.journal.say(Step.STAGED, source_id)
+    with session.changing(source_id), timed(session, "stage", source_id):
+        _refuse_after_switch(session)
+        answers.authorise(session, "plan", source_id)
+        session.journal.record(Step.STAGING, source_id)
+        source_view.of(session, source_id).clean()
+        if not session.in_place:
+            session.source(source_id).stage(source_view.of(session, source_id))
+        session.journal.record(Step.STAGED, source_id)
 
 
-def prove(run: RestoreRun, source_id: str) -> None:
+def verify(session: RestoreSession, source_id: str) -> None:
     """Compare what was staged with the set; in place, decode all that the set has of the source.
 
     Raises:
         ProofError: if they are not equal, with the differences.
     """
-    with run.changing(source_id), timed(run, "prove", source_id):
-        _refuse_after_switch(run)
-        if not since_staging(run, Step.STAGED, source_id):
+    with session.changing(source_id), timed(session, "verify", source_id):
+        _refuse_after_switch(session)
+        if not since_staging(session, Step.STAGED, source_id):
             raise RestoreError(f"{source_id} was not staged; marking the task as success does not stage it.", "Trigger a new restore.")
-        if run.in_place:
-            _decode(run, source_id)
-        elif differences := run.component(source_id).prove(source_view.of(run, source_id)):
-            raise unequal(run, source_id, differences, "Nothing live was touched. Choose another set, and keep this one for inspection.")
-        run.journal.say(Step.PROVEN, source_id)
-        log.info("%s: %s", source_id, "the set can be read whole" if run.in_place else "what was staged is equal to the set")
+        if session.in_place:
+            _decode(session, source_id)
+        elif differences := session.source(source_id).verify_staged(source_view.of(session, source_id)):
+            raise unequal(
+                session, source_id, differences, "Nothing live was touched. Choose another set, and keep this one for inspection."
+            )
+        session.journal.record(Step.VERIFIED, source_id)
+        log.info("%s: %s", source_id, "the set can be read whole" if session.in_place else "what was staged is equal to the set")
 
 
-def _decode(run: RestoreRun, source_id: str) -> None:
-    for artifact in source_view.of(run, source_id).artifacts():
-        records = source_view.of(run, source_id).decode(artifact)
+def _decode(session: RestoreSession, source_id: str) -> None:
+    for artifact in source_view.of(session, source_id).artifacts():
+        records = source_view.of(session, source_id).decode(artifact)
         log.info("%s: %s is whole, %d things in it", source_id, artifact, records)
 
 
-def _refuse_after_switch(run: RestoreRun) -> None:
-    if run.journal.said(Step.STOPPING_SERVICES):
+def _refuse_after_switch(session: RestoreSession) -> None:
+    if session.journal.entries(Step.STOPPING_SERVICES):
         raise RestoreError(
-            "The switch has begun; what was staged is not touched any more.", "Answer the last gate, or trigger a new restore."
+            "The cutover has begun; what was staged is not touched any more.", "Answer the last gate, or trigger a new restore."
         )
 
 
-def unequal(run: RestoreRun, source_id: str, differences: list[Difference], next_step: str) -> ProofError:
+def unequal(session: RestoreSession, source_id: str, differences: list[Difference], next_step: str) -> VerificationError:
     """The error of a restore that is not equal to its set; the report names what differs, without any values."""
     names = [f"{difference.kind} {difference.name}" for difference in differences[:_DIFFERENCES_SHOWN]]
-    run.journal.say(Step.UNEQUAL, source_id, count=len(differences), names=names)
+    session.journal.record(Step.UNEQUAL, source_id, count=len(differences), names=names)
     shown = shortened(differences, at_most=_DIFFERENCES_SHOWN, between="\n")
-    return ProofError(
+    return VerificationError(
         f"{source_id}: what was restored is not equal to the set, in {len(differences)} things:\n{shown}\n",
         next_step,
     )
 
 
-def stop_services(run: RestoreRun) -> None:
+def stop_services(session: RestoreSession) -> None:
     """Stop what uses the data.
 
     Raises:
-        ApprovalError: if the switch was not approved.
+        ApprovalError: if the cutover was not approved.
         ToolError: if a command fails.
     """
-    with run.changing("services"), timed(run, "stop services"):
-        answers.authorise(run, "switch")
-        _refuse_in_use(run)
-        unproven = [source_id for source_id in run.request().sources if not since_staging(run, Step.PROVEN, source_id)]
+    with session.changing("services"), timed(session, "stop services"):
+        answers.authorise(session, "cutover")
+        _refuse_in_use(session)
+        unproven = [source_id for source_id in session.request().sources if not since_staging(session, Step.VERIFIED, source_id)]
         if unproven:
             raise RestoreError(
-                f"{', '.join(unproven)} was not proven as it is staged now; marking a task as success does not do its work.",
+                f"{', '.join(unproven)} was not verified as it is staged now; marking a task as success does not do its work.",
                 "Trigger a new restore.",
             )
-        run.journal.say(Step.STOPPING_SERVICES)
-        run_all(run.place.services.stop, run.place.services)
-        run.journal.say(Step.SERVICES_STOPPED)
+        session.journal.record(Step.STOPPING_SERVICES)
+        run_all(session.target.services.stop, session.target.services)
+        session.journal.record(Step.SERVICES_STOPPED)
 
 
-def switch(run: RestoreRun, source_id: str) -> None:
+def cut_over(session: RestoreSession, source_id: str) -> None:
     """Put what was staged, or in place the set itself, in the place of the live data.
 
     Raises:
-        ApprovalError: if the switch was not approved, or the target is not the one that was approved.
+        ApprovalError: if the cutover was not approved, or the target is not the one that was approved.
         RestoreError: if an earlier step did not happen.
     """
-    with run.changing(source_id), timed(run, "switch", source_id):
-        answers.authorise(run, "switch", source_id)
-        _refuse_in_use(run)
-        if not since_staging(run, Step.PROVEN, source_id) or not run.journal.said(Step.SERVICES_STOPPED):
-            raise RestoreError(f"{source_id} is not ready to be switched: an earlier step did not happen.", "Trigger a new restore.")
-        if run.in_place and not run.journal.said(Step.SAFE):
+    with session.changing(source_id), timed(session, "cut over", source_id):
+        answers.authorise(session, "cutover", source_id)
+        _refuse_in_use(session)
+        if not since_staging(session, Step.VERIFIED, source_id) or not session.journal.entries(Step.SERVICES_STOPPED):
+            raise RestoreError(f"{source_id} is not ready to be cut over: an earlier step did not happen.", "Trigger a new restore.")
+        if session.in_place and not session.journal.entries(Step.SAFE):
             raise RestoreError("There is no safety set of what is there; marking its task as success makes none.", "Trigger a new restore.")
-        if not run.journal.said(Step.SWITCHING, source_id):
-            _refuse_filled(run, source_id)
-        run.journal.say(Step.SWITCHING, source_id)
-        if run.in_place:
-            replace(run, source_id, source_view.of(run, source_id, before_drop=partial(refuse_unsaved, run, source_id)))
+        if not session.journal.entries(Step.CUTTING_OVER, source_id):
+            _refuse_filled(session, source_id)
+        session.journal.record(Step.CUTTING_OVER, source_id)
+        if session.in_place:
+            replace(session, source_id, source_view.of(session, source_id, before_drop=partial(refuse_if_changed, session, source_id)))
         else:
-            run.component(source_id).switch(source_view.of(run, source_id))
-        run.journal.say(Step.SWITCHED, source_id)
+            session.source(source_id).swap(source_view.of(session, source_id))
+        session.journal.record(Step.CUT_OVER, source_id)
 
 
-def _refuse_filled(run: RestoreRun, source_id: str) -> None:
+def _refuse_filled(session: RestoreSession, source_id: str) -> None:
     """Since preflight looked somebody may have put something into an empty target."""
-    if there := occupied(run, source_id):
+    if there := occupied_locations(session, source_id):
         raise RestoreError(
-            f"{source_id}: the target {run.place.name} was empty and is so no more: {shortened(there)}.",
-            f"Trigger a new restore, with {run.place.name} in overwrite if that may be set aside.",
+            f"{source_id}: the target {session.target.name} was empty and is so no more: {shortened(there)}.",
+            f"Trigger a new restore, with {session.target.name} in overwrite if that may be set aside.",
         )
 
 
-def replace(run: RestoreRun, source_id: str, what: SourceRestore) -> None:
-    """Drop the live data of a source, load what a set has in its place, and prove that it is equal.
+def replace(session: RestoreSession, source_id: str, what: SourceRestore) -> None:
+    """Drop the live data of a source, load what a set has in its place, and verify that it is equal.
 
     Raises:
         ProofError: if it is not.
     """
-    component = run.place.source(source_id, InPlaceRestorer)
-    component.replace(what)
-    if differences := component.prove(what):
-        raise unequal(run, source_id, differences, "The way back brings what was there before; keep this set for inspection.")
+    restorer = session.target.source(source_id, InPlaceRestorer)
+    restorer.replace(what)
+    if differences := restorer.verify_staged(what):
+        raise unequal(session, source_id, differences, "The rollback brings what was there before; keep this set for inspection.")
 
 
-def start_services(run: RestoreRun) -> None:
+def start_services(session: RestoreSession) -> None:
     """Start what uses the data.
 
     Raises:
-        RestoreError: if a source was not switched.
+        RestoreError: if a source was not cut over.
         ToolError: if a command fails; the last gate then asks what to do.
     """
-    with run.changing("services"), timed(run, "start services"):
-        answers.authorise(run, "switch")
-        _all_said(run, Step.SWITCHED)
-        run.journal.say(Step.STARTING_SERVICES)
-        run_all(run.place.services.start, run.place.services)
-        run.journal.say(Step.SERVICES_STARTED)
+    with session.changing("services"), timed(session, "start services"):
+        answers.authorise(session, "cutover")
+        _all_said(session, Step.CUT_OVER)
+        session.journal.record(Step.STARTING_SERVICES)
+        run_all(session.target.services.start, session.target.services)
+        session.journal.record(Step.SERVICES_STARTED)
 
 
-def check_system(run: RestoreRun) -> None:
+def check_system(session: RestoreSession) -> None:
     """Run the plan's checks on the restored system, all of them.
 
     Raises:
         RestoreError: if one fails; the last gate then asks what to do.
     """
-    with run.changing("services"), timed(run, "check system"):
-        _all_said(run, Step.SWITCHED)
-        run.journal.say(Step.CHECKING)
-        sources = run.request().sources
-        if unasked := run.place.unasked(sources):
-            run.journal.say(Step.NOT_ASKED, checks=unasked)
+    with session.changing("services"), timed(session, "check system"):
+        _all_said(session, Step.CUT_OVER)
+        session.journal.record(Step.CHECKING)
+        sources = session.request().sources
+        if unasked := session.target.unasked(sources):
+            session.journal.record(Step.NOT_ASKED, checks=unasked)
             log.info("not asked here: %s", ", ".join(unasked))
         outcomes = []
-        for check in run.place.asked(sources):
-            outcome = ask(check, run.place)
-            run.journal.say(Step.CHECKED, check=outcome.title, ok=outcome.ok, words=outcome.words)
+        for check in session.target.asked(sources):
+            outcome = run_check(check, session.target)
+            session.journal.record(Step.CHECKED, check=outcome.title, ok=outcome.ok, words=outcome.words)
             outcomes.append(outcome)
         failed = [outcome for outcome in outcomes if not outcome.ok]
         if failed:
@@ -191,16 +193,16 @@ def check_system(run: RestoreRun) -> None:
             raise RestoreError(
                 f"{len(failed)} of {len(outcomes)} checks of the restored system failed:\n{words}\n", "Answer the last gate."
             )
-        run.journal.say(Step.ALL_CHECKED, checks=len(outcomes))
+        session.journal.record(Step.ALL_CHECKED, checks=len(outcomes))
 
 
-def _refuse_in_use(run: RestoreRun) -> None:
-    if in_use(run):
-        raise RestoreError("The services run again on the restored system; nothing is switched under them.", "Answer the last gate.")
+def _refuse_in_use(session: RestoreSession) -> None:
+    if in_use(session):
+        raise RestoreError("The services run again on the restored system; nothing is cut over under them.", "Answer the last gate.")
 
 
-def _all_said(run: RestoreRun, step: Step) -> None:
-    missing = [source_id for source_id in run.request().sources if not run.journal.said(step, source_id)]
+def _all_said(session: RestoreSession, step: Step) -> None:
+    missing = [source_id for source_id in session.request().sources if not session.journal.entries(step, source_id)]
     if missing:
         raise RestoreError(
             f"{', '.join(missing)} was not {step}; marking a task as success does not do its work.", "Trigger a new restore."

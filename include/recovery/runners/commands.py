@@ -59,7 +59,7 @@ def run_one(command: Sequence[str], timeout: timedelta, title: str = "") -> Outc
         title: what it is called; the program's name by default.
 
     What it leaves running in the background stays, and may keep its output open. The command itself ends with the task,
-    so that a stop whose task was killed does not run on beside the start of the way back.
+    so that a stop whose task was killed does not run on beside the start of the rollback.
     """
     title = title or PurePath(command[0]).name
     started = time.monotonic()

@@ -13,7 +13,7 @@ from recovery.common.units import human_duration, now
 from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.loader import load_plans
 from recovery.plan.model import Plan
-from recovery.plan.overlap import share_a_place
+from recovery.plan.overlap import share_a_location
 from recovery.runs.journal import Journal
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
@@ -28,7 +28,7 @@ _END_DRILL = "Wait until it has ended; one that was cut off is ended by the next
 
 
 @dataclass(frozen=True)
-class Known:
+class ActiveRestore:
     """A restore or drill whose folder is in staging."""
 
     plan: Plan
@@ -43,13 +43,13 @@ class Known:
 
     @property
     def id(self) -> str:
-        """See ``RestoreRun.id``."""
+        """See ``RestoreSession.id``."""
         return self.folder.name
 
     @property
     def changing(self) -> bool:
         """Whether it has its set and has not ended, and is there to change something."""
-        return bool(self.request and not self.request.dry_run and self.journal.said(Step.CHOSEN) and not self.journal.closed)
+        return bool(self.request and not self.request.dry_run and self.journal.entries(Step.CHOSEN) and not self.journal.closed)
 
     @property
     def target(self) -> str:
@@ -57,7 +57,7 @@ class Known:
         return self.request.target if self.request else LIVE
 
 
-def known(plan: Plan, *, whole: bool = True) -> Iterator[Known]:
+def recorded_restores(plan: Plan, *, whole: bool = True) -> Iterator[ActiveRestore]:
     """Every restore and drill of a plan that has a journal.
 
     Args:
@@ -68,7 +68,7 @@ def known(plan: Plan, *, whole: bool = True) -> Iterator[Known]:
         StagingError: if so.
     """
     for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
-        yield Known(plan, path.parent, Journal(path), _asked(path.with_name("request.json"), whole=whole))
+        yield ActiveRestore(plan, path.parent, Journal(path), _asked(path.with_name("request.json"), whole=whole))
 
 
 def _asked(path: Path, *, whole: bool) -> Request | None:
@@ -81,26 +81,26 @@ def _asked(path: Path, *, whole: bool) -> Request | None:
         return None
 
 
-def into_live(plan: Plan) -> Iterator[Known]:
+def into_live(plan: Plan) -> Iterator[ActiveRestore]:
     """Every restore into what a plan protects, be it of this plan or of another that protects some of the same."""
     for each in _plans(plan):
-        for found in known(each, whole=each is plan):
-            if share_a_place(plan, LIVE, each, found.target):
+        for found in recorded_restores(each, whole=each is plan):
+            if share_a_location(plan, LIVE, each, found.target):
                 yield found
 
 
 def _plans(own: Plan) -> Iterator[Plan]:
     yield own
     plans = load_plans()
-    yield from (plan for plan in plans.good if plan.plan != own.plan)
+    yield from (plan for plan in plans.valid if plan.plan != own.plan)
     for broken in plans.broken:
         log.warning("Whether a restore of the plan file %s is under way can't be told, since it is broken.", broken.path.name)
 
 
-def others(own: Plan, folder: Path) -> Iterator[Known]:
+def others(own: Plan, folder: Path) -> Iterator[ActiveRestore]:
     """The restores and drills, of any plan, that are to change something and have not ended; but for the one whose folder is given."""
     for plan in _plans(own):
-        yield from (other for other in known(plan, whole=plan is own) if other.changing and other.folder != folder)
+        yield from (other for other in recorded_restores(plan, whole=plan is own) if other.changing and other.folder != folder)
 
 
 def refuse_second(own: Plan, folder: Path, request: Request) -> None:
@@ -115,7 +115,7 @@ def refuse_second(own: Plan, folder: Path, request: Request) -> None:
         return
     for other in others(own, folder):
         asked = other.request
-        if asked and share_a_place(own, request.target, other.plan, asked.target):
+        if asked and share_a_location(own, request.target, other.plan, asked.target):
             raise RestoreError(
                 f"The {other} has not ended: {asked.requester or 'somebody'} asked for it {human_duration(now() - asked.started)} ago,"
                 f" run {asked.run_id.removeprefix('drill ')!r}.",

@@ -33,23 +33,23 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def say(self, step: Step, source: str = "", /, **facts: object) -> None:
+    def record(self, step: Step, source: str = "", /, **facts: object) -> None:
         """Write that a step begins or is done; returns once it can't be lost.
 
         Raises:
             RestoreError: if the journal is closed.
         """
-        self._say(step, source, facts)
+        self._write(step, source, facts)
 
-    def say_of(self, source: str, step: str, facts: Mapping[str, object]) -> None:
-        """Write a step that only a source itself knows, apart from those of the restore, whatever it is called; as :meth:`say`."""
-        self._say(f"{source}: {step}", "", facts)
+    def record_of(self, source: str, step: str, facts: Mapping[str, object]) -> None:
+        """Write a step that only a source itself knows, apart from those of the restore, whatever it is called; as :meth:`record`."""
+        self._write(f"{source}: {step}", "", facts)
 
-    def said_of(self, source: str, step: str) -> list[Entry]:
-        """Every time that a source said a step of its own."""
-        return [entry for entry in self.entries() if entry.step == f"{source}: {step}"]
+    def entries_of(self, source: str, step: str) -> list[Entry]:
+        """Every entry of a step that only the source knows."""
+        return [entry for entry in self.everything() if entry.step == f"{source}: {step}"]
 
-    def _say(self, step: str, source: str, facts: Mapping[str, object]) -> None:
+    def _write(self, step: str, source: str, facts: Mapping[str, object]) -> None:
         with locked(self._path.with_suffix(".lock")):
             if self.closed:
                 raise RestoreError("This restore has ended; its journal is closed.", "Trigger a new restore.")
@@ -74,8 +74,8 @@ class Journal:
             journal.seek(-1, os.SEEK_END)
             return b"" if journal.read(1) == b"\n" else b"\n"
 
-    def entries(self) -> Iterator[Entry]:
-        """Everything that was said, oldest first."""
+    def everything(self) -> Iterator[Entry]:
+        """Every entry, oldest first."""
         if not self._path.exists():
             return
         for line in self._path.read_text().splitlines():
@@ -85,15 +85,15 @@ class Journal:
                 continue  # a kill cut this line off before the step that it announces began
             yield Entry(parse_moment(said["time"]), said["step"], said["source"], said["facts"])
 
-    def said(self, step: Step, source: str | None = None) -> list[Entry]:
-        """Every time a step was said, for one source or for any."""
-        return [entry for entry in self.entries() if entry.step == step and source in {None, entry.source}]
+    def entries(self, step: Step, source: str | None = None) -> list[Entry]:
+        """Every entry of a step, for one source or for any."""
+        return [entry for entry in self.everything() if entry.step == step and source in {None, entry.source}]
 
     def last(self, step: Step, source: str | None = None) -> Entry | None:
-        """The last time a step was said."""
-        return next(reversed(self.said(step, source)), None)
+        """The last entry of a step."""
+        return next(reversed(self.entries(step, source)), None)
 
     @property
     def closed(self) -> bool:
         """Whether the restore has ended; nothing may be changed in its name any more."""
-        return bool(self.said(Step.CLOSED))
+        return bool(self.entries(Step.CLOSED))

@@ -33,8 +33,8 @@ class Request(BaseModel):
     """``live``, the name of one of the plan's targets, or for a drill ``scratch``."""
     overwrite: str = ""
     """The target's name again: what is there already may be set aside or replaced."""
-    method: Literal["switch", "in place"] = "switch"
-    """Beside the live data, and then switched; or dropped and loaded, after a safety backup."""
+    method: Literal["swap", "in place"] = "swap"
+    """Beside the live data, and then cut over; or dropped and loaded, after a safety backup."""
     config: Literal["missing", "all"] = "missing"
     allow_stale: bool = False
     """Restore a set that is older than the RPO allows."""

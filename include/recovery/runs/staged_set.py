@@ -48,7 +48,7 @@ class RunRecord(BaseModel):
     """See :attr:`recovery.sets.manifest.Manifest.safety`."""
     allow_empty: bool = False
     previous: dict[str, dict[str, int]] = {}
-    """Records of each source in the newest good set, as its manifest counts them, to notice what became empty or is gone."""
+    """Records of each source in the newest valid set, as its manifest counts them, to notice what became empty or is gone."""
     recipients: tuple[str, ...] = ()
     """Age recipients that every file of the set is encrypted to, whatever the plan says by then. Written when the run begins."""
 

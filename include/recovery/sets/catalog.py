@@ -55,9 +55,9 @@ class Catalog:
         """The set of an id."""
         return next((each for each in self.sets if each.manifest.set_id == set_id), None)
 
-    def good(self, level: Level, now: datetime) -> list[CatalogSet]:
-        """The good sets, newest first, without those dated in the future."""
-        return [each for each in self.sets if each.manifest.good(level) and not ahead(each.manifest, now)]
+    def valid(self, level: Level, now: datetime) -> list[CatalogSet]:
+        """The valid sets, newest first, without those dated in the future."""
+        return [each for each in self.sets if each.manifest.valid(level) and not ahead(each.manifest, now)]
 
 
 @dataclass(frozen=True)
@@ -175,25 +175,25 @@ def choose(
     wanted: str,
     *,
     now: datetime,
-    good: Level,
+    level: Level,
     rpo: timedelta,
     newest_before: str | None = None,
     confirm_old: bool = False,
 ) -> Choice:
     """The set that a restore takes.
 
-    ``latest`` looks at good sets only: complete, and proven to the plan's level; those dated in the future are left out and
+    ``latest`` looks at valid sets only: complete, and verified to the plan's level; those dated in the future are left out and
     named. It refuses one that is older than the RPO, since that is how hidden new sets show. A destination that can't be
     reached is a warning and no refusal: the worst day may well have taken it along, and the age of what is left decides.
-    Naming a set or a moment confirms its age by itself; that a named set is not good is a warning, which the first gate shows.
+    Naming a set or a moment confirms its age by itself; that a named set is not valid is a warning, which the first gate shows.
 
     Args:
         catalog: what there is.
         wanted: ``latest`` or a set id.
         now: this moment.
-        good: the plan's level of a good set.
+        level: what must have been verified of a valid set.
         rpo: the plan's objective.
-        newest_before: only with ``latest``: the newest good set of which nothing is younger than this moment, in ISO 8601 with offset.
+        newest_before: only with ``latest``: the newest valid set of which nothing is younger than this moment, in ISO 8601 with offset.
         confirm_old: take ``latest`` even if it is older than the RPO.
 
     Raises:
@@ -201,17 +201,17 @@ def choose(
         RestoreError: if there is no such set, or it was refused.
     """
     if wanted != LATEST:
-        return _named(catalog, wanted, newest_before, now, good)
+        return _named(catalog, wanted, newest_before, now, level)
     if newest_before is not None:
-        return _before(catalog, _moment(newest_before), now, good)
-    usable = catalog.good(good, now)
+        return _before(catalog, _moment(newest_before), now, level)
+    usable = catalog.valid(level, now)
     if not usable:
-        raise _none(catalog, "no good set", now)
+        raise _none(catalog, "no valid set", now)
     choice = _choice(catalog, usable[0], now)
     if choice.age > rpo and not confirm_old:
         old = f"is {human_duration(choice.age)} old; the plan's RPO is {human_duration(rpo)}."
         raise RestoreError(
-            f"The newest good set, {usable[0].manifest.set_id}, {old}{_clues(catalog, now)}",
+            f"The newest valid set, {usable[0].manifest.set_id}, {old}{_clues(catalog, now)}",
             "Find out why there is no newer one; to restore it all the same, set allow_stale, or name the set.",
         )
     return choice
@@ -224,7 +224,7 @@ def _moment(text: str) -> datetime:
         raise PlanError(f"newest_before: {error}.", "Write the moment with its offset.") from None
 
 
-def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: datetime, good: Level) -> Choice:
+def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: datetime, level: Level) -> Choice:
     if not is_set_id(set_id):
         raise PlanError(f"{set_id!r} is not a set id, which looks like 20261123T010000Z-4f2a.", "Write latest, or copy the id of a set.")
     if newest_before is not None:
@@ -233,19 +233,19 @@ def _named(catalog: Catalog, set_id: str, newest_before: str | None, now: dateti
     if found is None:
         raise _none(catalog, f"no set {set_id}", now)
     choice = _choice(catalog, found, now)
-    if found.manifest.good(good):
+    if found.manifest.valid(level):
         return choice
-    return Choice(found, choice.age, choice.facts, (*choice.warnings, f"The set is not good: {shortcomings(found.manifest, good)}."))
+    return Choice(found, choice.age, choice.facts, (*choice.warnings, f"The set is not valid: {shortcomings(found.manifest, level)}."))
 
 
-def _before(catalog: Catalog, moment: datetime, now: datetime, good: Level) -> Choice:
+def _before(catalog: Catalog, moment: datetime, now: datetime, level: Level) -> Choice:
     if moment > now:
         raise PlanError(f"newest_before: {iso(moment)} is still to come.", "Write a moment that has passed, or latest.")
-    for each in sorted(catalog.good(good, now), key=lambda each: each.manifest.ends, reverse=True):
+    for each in sorted(catalog.valid(level, now), key=lambda each: each.manifest.ends, reverse=True):
         if each.manifest.ends <= moment:
             distance = f"The set ends {human_duration(moment - each.manifest.ends)} before the moment asked for, {iso(moment)}."
             return _choice(catalog, each, now, distance)
-    raise _none(catalog, f"no good set that ends before {iso(moment)}", now)
+    raise _none(catalog, f"no valid set that ends before {iso(moment)}", now)
 
 
 def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> Choice:
@@ -278,12 +278,12 @@ def _wrong_clocks(catalog: Catalog, now: datetime) -> list[str]:
 
 
 def shortcomings(manifest: Manifest, level: Level) -> str:
-    """Why a set is not good, in words."""
+    """Why a set is not valid, in words."""
     reasons = [f"{source} is missing ({reason.rstrip('.')})" for source, reason in manifest.missing.items()]
     reasons += ["it is the safety backup of a restore, most likely of a damaged system"] if manifest.safety else []
     reasons += (
         []
-        if manifest.model_copy(update={"complete": True, "safety": False}).good(level)
+        if manifest.model_copy(update={"complete": True, "safety": False}).valid(level)
         else [f"it was verified to the level {level_name(manifest.level)}, the plan asks for {level_name(level)}"]
     )
     return "; ".join(reasons)

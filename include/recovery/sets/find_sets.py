@@ -173,7 +173,7 @@ def latest(found: Sequence[Found]) -> list[Found]:
     Raises:
         PlanError: if there are sets of several plans.
     """
-    fit = [each for each in found if each.manifest and each.manifest.good("stored") and not ahead(each.manifest, now())]
+    fit = [each for each in found if each.manifest and each.manifest.valid("stored") and not ahead(each.manifest, now())]
     if len({each.manifest.plan for each in fit if each.manifest}) > 1:
         raise PlanError("There are sets of several plans here.", "Choose one with --plan.")
     return fit[:1]

@@ -32,5 +32,5 @@ def is_set_id(text: str) -> bool:
 
 def pack_path(source_id: str, file: str) -> str:
     """Where a pack of ``<component>.<source>`` lies below its set: ``<component>/<source>/<file>``."""
-    component, _, source = source_id.partition(".")
-    return f"{component}/{source}/{file}"
+    source, _, source = source_id.partition(".")
+    return f"{source}/{source}/{file}"

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FetchedSet:
+class LocalSet:
     """Paths below one folder: ``set/`` has the manifest and the packs' list, ``rows/<source>/`` the contents."""
 
     folder: Path
@@ -171,7 +171,7 @@ class FetchedSet:
             path.unlink()
 
     def make_contents(self, reader: SetReader, source_id: str, artifact: str, read: Iterable[Row]) -> None:
-        """Put what was read of the packs to the inventory, where the set was stored without being opened: nothing can be proven else."""
+        """Put what was read of the packs to the inventory, where the set was stored without being opened: nothing can be verified else."""
         known = self.rows_file(source_id, artifact)
         found = known.with_suffix(".found")
         write_rows(found, reader.contents(artifact, known, read))

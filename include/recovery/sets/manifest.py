@@ -32,7 +32,7 @@ MAX_PACKS_BYTES = 1 << 30
 """A list of packs is never larger: that is four million packs."""
 
 LEVELS: tuple[Level, ...] = ("stored", "decoded", "restored")
-"""What was proven of a set, from least to most; these words are in manifests and records."""
+"""What was verified of a set, from least to most; these words are in manifests and records."""
 
 _SHOWN: dict[Level, str] = {"stored": "checksum", "decoded": "content", "restored": "restore-tested"}
 
@@ -212,7 +212,7 @@ class Manifest(_Part):
 
     @property
     def level(self) -> Level:
-        """What was proven of every source when the set was made."""
+        """What was verified of every source when the set was made."""
         return min((entry.level for entry in self.sources.values()), key=LEVELS.index)
 
     @property
@@ -225,8 +225,8 @@ class Manifest(_Part):
         """The set's folder at a destination."""
         return f"{self.plan}/{self.set_id}"
 
-    def good(self, level: Level) -> bool:
-        """A backup that is complete, and proven to at least this level."""
+    def valid(self, level: Level) -> bool:
+        """A backup that is complete, and verified to at least this level."""
         return self.complete and not self.safety and LEVELS.index(self.level) >= LEVELS.index(level)
 
 

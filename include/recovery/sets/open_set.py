@@ -21,7 +21,7 @@ from recovery.plan.source_id import kind_of
 from recovery.runners.local import LOCAL
 from recovery.sets.find_sets import Found
 from recovery.sets.layout import CONTENTS_FILE, PACKS_FILE
-from recovery.sets.local_copy import FetchedSet
+from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import File, Manifest, StoredPack, parse_packs
 from recovery.sets.transfer import download, fetch_packs
 from recovery.sources import registry
@@ -41,7 +41,7 @@ class Unproven:
     read: Sequence[Path]
     """Rows of what each pack holds, in order."""
 
-    def prove(self) -> None:
+    def verify(self) -> None:
         """Find all of the inventory in the packs, as a backup does that may open them.
 
         Raises:
@@ -70,7 +70,7 @@ class Opened:
         fetched: its contents.
     """
 
-    def __init__(self, found: Found, identity: Identity, fetched: FetchedSet) -> None:
+    def __init__(self, found: Found, identity: Identity, fetched: LocalSet) -> None:
         self._found = found
         self._identity = identity
         self._fetched = fetched
@@ -154,7 +154,7 @@ def opened(found: Found, manifest: Manifest, identity: Identity) -> Iterator[Ope
         ArtifactError: if what was decrypted makes no sense.
     """
     with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
-        fetched = FetchedSet(Path(folder))
+        fetched = LocalSet(Path(folder))
         fetched.choose(manifest)
         with _understood(CONTENTS_FILE):
             fetched.fetch([found.destination], identity, ())

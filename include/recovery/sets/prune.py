@@ -13,12 +13,12 @@ from recovery.common.units import human_duration, human_size, iso
 from recovery.crypto.signing import VerifyKey
 from recovery.destinations.base import Destination
 from recovery.plan.field_types import Level
-from recovery.plan.model import Keep
+from recovery.plan.model import Retention
 from recovery.sets.catalog import MAX_SKEW, Listing, list_destination, read_manifest
 from recovery.sets.layout import MANIFEST_FILE, is_set_id
 from recovery.sets.manifest import Manifest
 from recovery.sets.records import read_records
-from recovery.sets.retention import Verdict, plan_retention
+from recovery.sets.retention import RetentionDecision, plan_retention
 
 log = logging.getLogger(__name__)
 LEFTOVER_AGE = timedelta(days=3)
@@ -42,9 +42,9 @@ class Pruned:
 def prune(
     destination: Destination,
     plan: str,
-    keep: Keep,
+    retention: Retention,
     *,
-    good: Level,
+    level: Level,
     key: VerifyKey,
     now: datetime,
     after: str,
@@ -62,8 +62,8 @@ def prune(
     Args:
         destination: where.
         plan: the plan's name.
-        keep: the destination's rules.
-        good: the plan's level of a good set.
+        retention: the destination's rules.
+        level: what must have been verified of a valid set.
         key: from the plan or the recovery kit.
         now: this worker's clock.
         after: id of the set that the run before has just brought here. If it isn't here, something is wrong, and nothing is deleted.
@@ -80,17 +80,17 @@ def prune(
             f"The set {after} of this run is not at {destination.describe()}, so nothing there is deleted.",
             "Clear the upload, then this task.",
         )
-    verdicts = _plan(destination, listing, keep, good, key, now)
+    decisions = _plan(destination, listing, retention, level, key, now)
     for finding in listing.findings:
         log.warning("%s: left alone: %s", destination.describe(), finding)
-    for verdict in verdicts:
+    for decision in decisions:
         log.info(
-            "%s: %s %s of %s, %s: %s", destination.describe(), "keep" if verdict.keep else "DELETE", verdict.manifest.set_id,
-            iso(verdict.manifest.created), human_size(verdict.manifest.stored_bytes), verdict.reason,
+            "%s: %s %s of %s, %s: %s", destination.describe(), "keep" if decision.keep else "DELETE", decision.manifest.set_id,
+            iso(decision.manifest.created), human_size(decision.manifest.stored_bytes), decision.reason,
         )  # fmt: skip
-    doomed = [verdict.manifest for verdict in reversed(verdicts) if not verdict.keep]
+    doomed = [decision.manifest for decision in reversed(decisions) if not decision.keep]
     deleted = tuple(manifest.set_id for manifest in doomed if _delete(destination, manifest, key))
-    kept = tuple(verdict.manifest.set_id for verdict in verdicts if verdict.manifest.set_id not in deleted)
+    kept = tuple(decision.manifest.set_id for decision in decisions if decision.manifest.set_id not in deleted)
     swept = tuple(name for name in listing.without if is_set_id(name) and _sweep(destination, f"{plan}/{name}", key, others, silent))
     for name in listing.without:
         if not is_set_id(name):
@@ -129,14 +129,16 @@ def _check_clock(destination: Destination, there: datetime, now: datetime) -> No
         )
 
 
-def _plan(destination: Destination, listing: Listing, keep: Keep, good: Level, key: VerifyKey, now: datetime) -> tuple[Verdict, ...]:
+def _plan(
+    destination: Destination, listing: Listing, retention: Retention, level: Level, key: VerifyKey, now: datetime
+) -> tuple[RetentionDecision, ...]:
     """The plan with holds; they are only read of sets that would go otherwise."""
-    without = plan_retention(listing.manifests, {}, keep, good, now)
+    without = plan_retention(listing.manifests, {}, retention, level, now)
     held = {}
-    for verdict in without:
-        if not verdict.keep and (why := _holds(destination, verdict.manifest.path, key, verdict.manifest)):
-            held[verdict.manifest.set_id] = why
-    return plan_retention(listing.manifests, held, keep, good, now)
+    for decision in without:
+        if not decision.keep and (why := _holds(destination, decision.manifest.path, key, decision.manifest)):
+            held[decision.manifest.set_id] = why
+    return plan_retention(listing.manifests, held, retention, level, now)
 
 
 def _holds(destination: Destination, path: str, key: VerifyKey, manifest: Manifest | None) -> str:

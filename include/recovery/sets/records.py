@@ -1,4 +1,4 @@
-"""What is said of a set after it was closed: holds and their release, proofs, reports. Signed, and only ever added.
+"""What is said of a set after it was closed: holds and their release, verifications, reports. Signed, and only ever added.
 
 A record is ``records/<time>-<kind>.json`` in the set's folder, its signature ``….json.sig`` beside it. A record that is
 not verified is not believed, with one exception: a hold that can't be verified still protects, until a verified

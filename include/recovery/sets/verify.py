@@ -167,7 +167,7 @@ class _Reading:
                 list(pool.map(lambda pack: self._pack(pack, contents), self._packs))
             for unproven in contents.unproven(self._packs) if contents else ():
                 with self._result.noting():
-                    unproven.prove()
+                    unproven.verify()
 
     def _file(self, name: str, file: File) -> None:
         """Compare size and SHA-256."""

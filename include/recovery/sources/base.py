@@ -2,9 +2,9 @@
 
 A source is one thing of a plan, ready to be worked on. It knows nothing of Airflow, encryption or destinations. A backup calls
 :meth:`Dumper.dump`; its artifacts are packed by others; :class:`SetReader` reads them back, also without a plan. A restore calls
-:meth:`Restorer.preflight`, :meth:`Restorer.stage`, :meth:`Restorer.prove`, :meth:`Restorer.switch`, and then
-:meth:`Restorer.settle` or :meth:`Restorer.switch_back`, and :meth:`Restorer.discard`; in place, :meth:`InPlaceRestorer.replace`
-takes the place of staging and switching.
+:meth:`Restorer.preflight`, :meth:`Restorer.stage`, :meth:`Restorer.verify_staged`, :meth:`Restorer.swap`, and then
+:meth:`Restorer.finalize` or :meth:`Restorer.roll_back`, and :meth:`Restorer.discard`; in place, :meth:`InPlaceRestorer.replace`
+takes the place of staging and swapping.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import IO, Any, ClassVar, Protocol, Self
 from recovery.common.connections import Connect, Endpoint
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Row
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.runners.processes import User
 from recovery.sources.model import Dump, Preflight
 
 
-class Restore(Protocol):
+class RestoreView(Protocol):
     """What a component gets from the restore that it takes part in, for one source."""
 
     @property
@@ -48,10 +48,10 @@ class Restore(Protocol):
 
     @property
     def in_place(self) -> bool:
-        """The live data is dropped and the set loaded in its place: what is staged and proven has the live names."""
+        """The live data is dropped and the set loaded in its place: what is staged and verified has the live names."""
 
     @property
-    def way_back(self) -> bool:
+    def rolling_back(self) -> bool:
         """This loads the safety set again, after a restore in place was refused or failed."""
 
     @property
@@ -67,29 +67,29 @@ class Restore(Protocol):
     def unpack(self, artifact: str, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
         """Fetch, check, decrypt and extract an artifact's packs into a folder that exists, all or some members."""
 
-    def refuse_unsaved(self) -> None:
+    def refuse_if_changed(self) -> None:
         """In place: refuse if what is live, and would be dropped, is not in the safety set as it is now."""
 
-    def journal(self, step: str, **facts: object) -> None:
+    def record(self, step: str, **facts: object) -> None:
         """Say, on disk, what is about to be done; returns once it can't be lost."""
 
-    def journalled(self, step: str) -> list[dict[str, object]]:
+    def recorded_facts(self, step: str) -> list[dict[str, object]]:
         """The facts of every time that a step was said for this source, oldest first."""
 
     def created(self) -> Sequence[str]:
         """The folders that this restore had to make since they were gone, for whichever of its sources."""
 
 
-def say_dropping(restore: Restore) -> None:
-    """Say, once and just before it begins, that a restore in place changes what is live; the way back is gone only then.
+def announce_drop(restore: RestoreView) -> None:
+    """Say, once and just before it begins, that a restore in place changes what is live; the rollback is gone only then.
 
     Raises:
         RestoreError: if the safety set does not have what is live as it is at this moment.
 
     """
-    if not restore.way_back and not restore.journalled("dropping"):
-        restore.refuse_unsaved()
-        restore.journal("dropping")
+    if not restore.rolling_back and not restore.recorded_facts("dropping"):
+        restore.refuse_if_changed()
+        restore.record("dropping")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class SetReader(ABC):
     def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
         """Put what was read of all packs of an artifact together with its inventory: the rows that the set keeps.
 
-        They hold all that :meth:`Restorer.prove` compares and all that :meth:`Restorer.stage` needs to know.
+        They hold all that :meth:`Restorer.verify_staged` compares and all that :meth:`Restorer.stage` needs to know.
 
         Args:
             artifact: its name.
@@ -187,7 +187,7 @@ class Source(ABC):
 
     @classmethod
     def mark_of(cls, restore_id: str, *, replaced: bool) -> str:
-        """What names have in them of data that a restore replaced, or that it staged and did not switch."""
+        """What names have in them of data that a restore replaced, or that it staged and did not swap."""
         return f"__{'before' if replaced else 'stage'}_{restore_id}"
 
 
@@ -239,11 +239,14 @@ class Restorer(Source):
     ability = "be restored beside its live data"
 
     @abstractmethod
-    def identity(self, restore: Restore) -> str:
-        """The target itself, as :attr:`recovery.sources.model.Preflight.identity` has it; quick, since every changing step asks again."""
+    def fingerprint(self, restore: RestoreView) -> str:
+        """The target itself, as :attr:`recovery.sources.model.Preflight.fingerprint` has it.
+
+        Quick, since every changing step asks again.
+        """
 
     @abstractmethod
-    def preflight(self, restore: Restore) -> Preflight:
+    def preflight(self, restore: RestoreView) -> Preflight:
         """Find out, without changing anything, what the restore would replace and what would fail later.
 
         A target that is gone (database dropped, folder deleted) is a fact, not a refusal. A part that was asked for and
@@ -251,64 +254,64 @@ class Restorer(Source):
         """
 
     @abstractmethod
-    def stage(self, restore: Restore) -> None:
+    def stage(self, restore: RestoreView) -> None:
         """Restore beside the live data. Done again after a failure, it starts afresh."""
 
     @abstractmethod
-    def prove(self, restore: Restore) -> list[Difference]:
+    def verify_staged(self, restore: RestoreView) -> list[Difference]:
         """Compare what was staged with the set, by its contents. Empty when equal."""
 
     @abstractmethod
-    def switch(self, restore: Restore) -> None:
+    def swap(self, restore: RestoreView) -> None:
         """Put what was staged in the place of the live data, which is set aside. Done again, it resumes."""
 
     @abstractmethod
-    def switch_back(self, restore: Restore) -> None:
-        """Take a switch back, whole or half done: the live data as it was before, the restored set aside for discard."""
+    def roll_back(self, restore: RestoreView) -> None:
+        """Take a roll back, whole or half done: the live data as it was before, the restored set aside for discard."""
 
     @abstractmethod
-    def settle(self, restore: Restore) -> None:
+    def finalize(self, restore: RestoreView) -> None:
         """After acceptance: what had to wait for it. The set-aside copies stay. Done again, it does no harm."""
 
     @abstractmethod
-    def discard(self, restore: Restore) -> None:
-        """Remove what was staged and not switched, or switched back. Never what is live or was before."""
+    def discard(self, restore: RestoreView) -> None:
+        """Remove what was staged and not swapped, or rolled back. Never what is live or was before."""
 
     @abstractmethod
-    def lands(self, restore: Restore) -> set[Landing]:
+    def locations(self, restore: RestoreView) -> set[Location]:
         """What the restore would replace, so that a target that is live after all is noticed.
 
-        Two locations of which one lies in the other, by :func:`recovery.plan.location.meet`, are not apart.
+        Two locations of which one lies in the other, by :func:`recovery.plan.location.overlap`, are not apart.
         """
 
     @abstractmethod
-    def owns(self) -> set[Landing]:
+    def own_locations(self) -> set[Location]:
         """What is this source's own today, by the plan or as it is found, whatever a set has; databases that are gone too."""
 
     @abstractmethod
-    def occupied(self, restore: Restore) -> dict[Landing, str]:
+    def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
         """What is already there where the restore puts things, each in words with its size; empty if nothing is.
 
         A target that is not the live system is refused unless this is empty, or was confirmed.
         """
 
     @abstractmethod
-    def compare(self, restore: Restore) -> list[Change]:
+    def compare(self, restore: RestoreView) -> list[Change]:
         """What the restore would change: what is there now beside what was asked for of the set. Reads all of it."""
 
     @abstractmethod
-    def before_copies(self) -> list[str]:
+    def replaced_copies(self) -> list[str]:
         """The restore ids whose set-aside copies are still at this source."""
 
     @abstractmethod
-    def drop_before(self, restore: Restore) -> None:
+    def drop_replaced(self, restore: RestoreView) -> None:
         """Remove the copies that a restore set aside, where it set them aside, whatever the plan names today."""
 
-    def leaves_out(self, restore: Restore, location: Landing) -> bool:
+    def leaves_out(self, restore: RestoreView, location: Location) -> bool:
         """Whether a location in this source's own is none of its business: today's plan excludes it, and the set has nothing there."""
         return False
 
-    def lost_folder(self, location: Landing) -> Path | None:
+    def lost_folder(self, location: Location) -> Path | None:
         """The folder of a location, if it is gone and a restore in place of this source would bring it back as a whole."""
         return None
 
@@ -318,16 +321,16 @@ class InPlaceRestorer(Restorer):
 
     ability = "be restored in place"
 
-    def unsaved(self, restore: Restore) -> list[Change]:
+    def changed_since_backup(self, restore: RestoreView) -> list[Change]:
         """In place: what is live and not as the safety set has it, so that it would be lost if it were dropped now. Reads all of it."""
         return [change for change in self.compare(restore) if change.what != "equal"]
 
     @abstractmethod
-    def replace(self, restore: Restore) -> None:
+    def replace(self, restore: RestoreView) -> None:
         """In place: drop the live data that was asked for, and load the set's. Done again, it starts afresh.
 
-        Once everything is ready, and before anything live is changed, :func:`say_dropping`: without it nothing is taken back.
-        What is loaded is then proven by :meth:`prove`, and gets what had to wait by :meth:`settle`. The way back is the
+        Once everything is ready, and before anything live is changed, :func:`announce_drop`: without it nothing is rolled back.
+        What is loaded is then verified by :meth:`verify_staged`, and gets what had to wait by :meth:`finalize`. The rollback is the
         same with the safety set, which may lack what was not there before: that is then dropped.
         """
 

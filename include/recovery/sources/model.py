@@ -69,7 +69,7 @@ class Space:
 class Preflight:
     """What a component says before a restore touches anything."""
 
-    identity: str
+    fingerprint: str
     """The target itself and where it was found: PostgreSQL system identifier or MongoDB UUID with the address, mount and inode."""
     findings: tuple[Finding, ...] = ()
     bytes_needed: Mapping[str, int] = field(default_factory=dict)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from recovery.common.errors import PlanError
 from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.runs.context import PlanContext
-from recovery.targets.target import Place, portable
+from recovery.targets.target import RestoreTarget, portable_checks
 
 
-def place_named(context: PlanContext, name: str, scratch: Callable[[], Place] | None = None) -> Place:
+def resolve(context: PlanContext, name: str, scratch: Callable[[], RestoreTarget] | None = None) -> RestoreTarget:
     """The live system, a target by its name, or the scratch place.
 
     Raises:
@@ -18,17 +18,17 @@ def place_named(context: PlanContext, name: str, scratch: Callable[[], Place] | 
     """
     plan = context.plan
     if name == LIVE:
-        return Place(LIVE, context, gates=("plan", "switch", "accept"), services=plan.services, checks=plan.checks)
+        return RestoreTarget(LIVE, context, gates=("plan", "cutover", "accept"), services=plan.services, checks=plan.checks)
     if name == SCRATCH and scratch is not None:
         return scratch()
     if name not in plan.targets:
         raise PlanError(f"The plan has no target {name!r}.", f"It has {', '.join([LIVE, *plan.targets])}.")
     target = plan.targets[name]
-    return Place(
+    return RestoreTarget(
         name,
         context,
         settings=dict(target.sources),
         gates=target.gates,
         services=target.services,
-        checks=(*portable(plan, dict(target.sources)), *target.checks),
+        checks=(*portable_checks(plan, dict(target.sources)), *target.checks),
     )

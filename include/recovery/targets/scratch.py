@@ -35,7 +35,7 @@ from recovery.runners import local_server, processes
 from recovery.runners.processes import User
 from recovery.runs.context import PlanContext
 from recovery.sources import registry
-from recovery.targets.target import Place, portable
+from recovery.targets.target import RestoreTarget, portable_checks
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _root(plan: Plan, folder: Path, user: User | None) -> Path:
     return base / f"recovery-drill-{folder.name}-{secrets.token_hex(4)}"  # nobody can be there first
 
 
-def place(context: PlanContext, folder: Path) -> Place:
+def target(context: PlanContext, folder: Path) -> RestoreTarget:
     """The scratch place of a drill, whose servers run.
 
     Raises:
@@ -141,7 +141,7 @@ def place(context: PlanContext, folder: Path) -> Place:
         return context.endpoint(connection_id)
 
     there = replace(context, clients=replace(context.clients, connect=look_up))
-    return Place(SCRATCH, there, settings=settings, checks=portable(context.plan, settings))
+    return RestoreTarget(SCRATCH, there, settings=settings, checks=portable_checks(context.plan, settings))
 
 
 def _connection_id(source_id: str) -> str:

@@ -15,7 +15,7 @@ from recovery.runs.context import PlanContext, R
 
 
 @dataclass(frozen=True)
-class Place:
+class RestoreTarget:
     """Where a restore goes, and what is there."""
 
     name: str
@@ -63,6 +63,6 @@ class Place:
         return self.context.source(source_id, role, self.settings.get(source_id))
 
 
-def portable(plan: Plan, settings: Mapping[str, TargetSettings]) -> tuple[Check, ...]:
+def portable_checks(plan: Plan, settings: Mapping[str, TargetSettings]) -> tuple[Check, ...]:
     """The plan's checks that make sense somewhere else than in the live system: those of sources that are there."""
     return tuple(check for check in plan.checks if check.source in settings)

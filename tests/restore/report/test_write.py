@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.units import parse_moment
 from recovery.restore import answers, steps
 from recovery.restore.gate_texts import gate_text
@@ -56,18 +56,18 @@ def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(system):
 
 def test_a_failure_is_kept_too_and_is_no_proof(system):
     run = system.restore()
-    run_until(system, run, "prove files.uploads")
+    run_until(system, run, "verify files.uploads")
     answers.show(run, "switch", gate_text(run, "switch"))
     answers.reject(run, "switch", "bob")
     words = teardown(run)
-    assert "bob rejected the gate 'switch'; nothing live was replaced." in words
+    assert "bob rejected the gate 'cutover'; nothing live was replaced." in words
     for found in records(run):
         (kept,) = found.of("report")
-        assert kept.text == "bob rejected the gate 'switch'; nothing live was replaced."
+        assert kept.text == "bob rejected the gate 'cutover'; nothing live was replaced."
         assert found.of("proof") == ()
     text = (run.folder / "report.md").read_text()
     assert "**FAILED: bob rejected" in text
-    assert "| switch | rejected | bob |" in text
+    assert "| cutover | rejected | bob |" in text
 
 
 def test_what_checks_were_given_and_said_stays_out_of_the_record(system):
@@ -78,8 +78,8 @@ def test_what_checks_were_given_and_said_stays_out_of_the_record(system):
     run = system.restore("restore 2")
     run_until(system, run)
     assert teardown(run) == ""
-    for place in system.set_folders(system.set_id):
-        for file in (place / "records").iterdir():
+    for target in system.set_folders(system.set_id):
+        for file in (target / "records").iterdir():
             assert b"hush-hush" not in file.read_bytes()
             assert b"check is done" not in file.read_bytes()
     assert "✔ service" in (run.folder / "report.md").read_text()
@@ -112,7 +112,7 @@ def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(system
     assert [facts[name] for name in ("kind", "target", "method", "destinations")] == ["restore", "live", "switch", ["near", "far"]]
     assert all(each["waited_seconds"] >= 0 for each in facts["answers"])
     (aside,) = facts["set_aside"]
-    assert (aside["source"], aside["what"]) == ("files.uploads", "the data of before")
+    assert (aside["source"], aside["what"]) == ("files.uploads", "the previous data")
     assert (system.storage / aside["mark"]).is_dir()
     assert parse_moment(aside["until"]) - parse_moment(facts["ended"]) == timedelta(days=7)
     assert facts["by_people"] == dict.fromkeys(BY_PEOPLE, "")
@@ -122,14 +122,14 @@ def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(system
         "- Of files.uploads only: year1/\\*\\*, top.txt",
         f"since {facts['set_begins']}",
         "within the RTO of 2 h",
-        "| prove | files.uploads |",
+        "| verify | files.uploads |",
         f"| accept | approved | alice | {facts['answers'][-1]['time']} |",
-        f"| files.uploads | the data of before | `{aside['mark']}` | {aside['until']} |",
+        f"| files.uploads | the previous data | `{aside['mark']}` | {aside['until']} |",
         "| Who was told what, and when |  |",
     ):
         assert words in text, text
     (proof,) = records(run)[0].of("proof")
-    assert proof.text == "restored and proven equal: files.uploads (year1/**, top.txt)", "a part is not said to be the whole"
+    assert proof.text == "restored and verified: files.uploads (year1/**, top.txt)", "a part is not said to be the whole"
     assert proof.facts == {"restore": run.id, "sources": ["files.uploads"], "only": {"files.uploads": ["year1/**", "top.txt"]}}
 
 
@@ -146,8 +146,8 @@ def test_what_was_not_equal_is_named_without_its_values(system):
     run = system.restore()
     run_until(system, run, "stage files.uploads")
     (system.storage / f".recovery-{run.id}" / "new" / "top.txt").write_text("damaged on the way\n")
-    with pytest.raises(ProofError):
-        steps.prove(run, "files.uploads")
+    with pytest.raises(VerificationError):
+        steps.verify(run, "files.uploads")
     assert "Nothing live was replaced: the run was ended by hand, or a worker died" in teardown(run)
     facts = json.loads((run.folder / "report.json").read_text())
     (difference,) = facts["differences"]
@@ -163,7 +163,7 @@ def test_a_refused_copy_is_named_with_the_day_of_its_end(system):
     run_until(system, run, "check")
     answers.show(run, "accept", gate_text(run, "accept"))
     answers.reject(run, "accept", "alice")
-    assert "alice rejected the gate 'accept'; the data of before is back." in teardown(run)
+    assert "alice rejected the gate 'accept'; the previous data is back." in teardown(run)
     facts = json.loads((run.folder / "report.json").read_text())
     assert {(each["source"], each["what"]) for each in facts["set_aside"]} == {
         (source, "the refused copy, with what was written to it") for source in ("config.settings", "files.uploads")
@@ -189,8 +189,8 @@ def test_waiting_for_people_is_told_apart_from_work(system):
     run_until(system, run, "preflight")
     approve_gate(run, "plan")
     facts = write.describe(run, "")
-    (asked,) = run.journal.said("asked")
-    (approved,) = run.journal.said("approved")
+    (asked,) = run.journal.entries("asked")
+    (approved,) = run.journal.entries("approved")
     assert facts["waiting_seconds"] == pytest.approx((approved.time - asked.time).total_seconds())
     assert facts["working_seconds"] == pytest.approx(facts["restore_seconds"] - facts["waiting_seconds"])
     teardown(run)
@@ -242,7 +242,7 @@ def test_in_place_a_refusal_says_from_where_the_data_came_back(system):
     run_until(system, run, "check", in_place(system, run))
     answers.show(run, "accept", gate_text(run, "accept"))
     answers.reject(run, "accept", "bob")
-    words = f"bob rejected the gate 'accept'; the data of before was loaded again from the safety set {run.safety.manifest().set_id}"
+    words = f"bob rejected the gate 'accept'; the previous data was loaded again from the safety set {run.safety.manifest().set_id}"
     assert words in teardown(run)
     assert system.fingerprint() == before
 

@@ -10,11 +10,11 @@ import pytest
 
 from recovery.common.errors import RestoreError, SourceError
 from recovery.plan.kinds.config import ConfigSettings
-from recovery.plan.location import lies_in
+from recovery.plan.location import contained_in
 from recovery.runners.local import LOCAL
-from recovery.sources.config.component import Config
+from recovery.sources.config.source import Config
 from recovery.sources.trees import filesystem
-from tests.sources.config.test_component import OLD_PASSWORD, PASSWORD, comparable, config, disturb, finished, home, switched, texts
+from tests.sources.config.test_source import OLD_PASSWORD, PASSWORD, comparable, config, disturb, finished, home, switched, texts
 from tests.support.file_zoo import entries, snapshot
 from tests.support.kills import Killed, Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up
@@ -25,16 +25,18 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def component(home, tmp_path):
-    component = config(home)
-    back_up(component, tmp_path / "set")
-    return component
+def source(home, tmp_path):
+    source = config(home)
+    back_up(source, tmp_path / "set")
+    return source
 
 
 def a_restore(tmp_path: Path, *only, options=None, in_place=False, set_folder="set", like=None) -> LocalRestore:
-    way_back = set_folder == "safety"
+    rolling_back = set_folder == "safety"
     work = like.folder if like else tmp_path / f"work{next(_numbers)}"
-    return LocalRestore(tmp_path / set_folder, work, like and like.id, options, only=map(str, only), in_place=in_place, way_back=way_back)
+    return LocalRestore(
+        tmp_path / set_folder, work, like and like.id, options, only=map(str, only), in_place=in_place, rolling_back=rolling_back
+    )
 
 
 def without(tree: dict, *paths: str) -> dict:
@@ -44,40 +46,40 @@ def without(tree: dict, *paths: str) -> dict:
 # Parts --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_single_file_is_replaced_because_it_was_asked_for(tmp_path, home, component):
+def test_a_single_file_is_replaced_because_it_was_asked_for(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path, home / ".env")
-    said = texts(component, restore, "warning")
+    said = texts(source, restore, "warning")
     assert f"{home}/.env (content; other values: DB_PASSWORD; only there now: NEW_KEY)" in said
     assert PASSWORD not in said
-    assert "custom" not in texts(component, restore)
-    switched(component, restore)
+    assert "custom" not in texts(source, restore)
+    switched(source, restore)
     assert PASSWORD in (home / ".env").read_text()
     assert without(comparable(home), ".env") == without(later, ".env")
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert comparable(home) == later
 
 
-def test_a_file_in_a_named_folder(tmp_path, home, component):
+def test_a_file_in_a_named_folder(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path, home / "custom/plugins/two.py")
-    switched(component, restore)
-    finished(component, restore)
+    switched(source, restore)
+    finished(source, restore)
     assert (home / "custom/plugins/two.py").read_text() == "two\n"
     assert without(comparable(home), "custom/plugins/two.py") == later
 
 
-def test_a_folder_keeps_what_the_set_does_not_have(tmp_path, home, component):
+def test_a_folder_keeps_what_the_set_does_not_have(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     (home / "custom").chmod(0o700)
     restore = a_restore(tmp_path, f"{home}/custom/")
-    assert f"Not in the set, and left alone: {home}/custom/later.py." in texts(component, restore)
-    switched(component, restore)
-    finished(component, restore)
+    assert f"Not in the set, and left alone: {home}/custom/later.py." in texts(source, restore)
+    switched(source, restore)
+    finished(source, restore)
     assert (home / "custom/app.py").read_text() == "print()\n"
     assert (home / "custom/later.py").read_text() == "later\n"
     assert stat.S_IMODE((home / "custom").stat().st_mode) == 0o755
@@ -85,38 +87,38 @@ def test_a_folder_keeps_what_the_set_does_not_have(tmp_path, home, component):
     assert without(comparable(home), "custom/app.py", "custom/plugins/two.py") == without(later, "custom/app.py")
 
 
-def test_the_folder_of_a_part_is_gone(tmp_path, home, component):
+def test_the_folder_of_a_part_is_gone(tmp_path, home, source):
     saved = snapshot(home)
     shutil.rmtree(home / "custom")
     later = comparable(home)
     restore = a_restore(tmp_path, home / "custom/plugins/two.py")
-    switched(component, restore)
+    switched(source, restore)
     found = snapshot(home)
     for path in (b"custom", b"custom/plugins", b"custom/plugins/two.py"):
         assert found.pop(path) == saved[path], "folders above come with what the set says of them"
     assert without(comparable(home), "custom", "custom/plugins", "custom/plugins/two.py") == later
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert comparable(home) == later
 
 
-def test_a_folder_above_a_part_that_differs_stays(tmp_path, home, component):
+def test_a_folder_above_a_part_that_differs_stays(tmp_path, home, source):
     (home / "custom").chmod(0o700)
     (home / "custom/app.py").unlink()
     restore = a_restore(tmp_path, home / "custom/app.py", options={"config": "all"})
-    switched(component, restore)
-    finished(component, restore)
+    switched(source, restore)
+    finished(source, restore)
     assert stat.S_IMODE((home / "custom").stat().st_mode) == 0o700
 
 
-def test_a_file_where_the_folder_of_a_part_was(tmp_path, home, component):
+def test_a_file_where_the_folder_of_a_part_was(tmp_path, home, source):
     shutil.rmtree(home / "custom")
     (home / "custom").write_text("a file")
     restore = a_restore(tmp_path, home / "custom/app.py")
-    assert f"{home}/custom is a file where the set has a folder, and what was asked for lies in it" in texts(component, restore, "refusal")
-    component.stage(restore)
+    assert f"{home}/custom is a file where the set has a folder, and what was asked for lies in it" in texts(source, restore, "refusal")
+    source.stage(restore)
     with pytest.raises(RestoreError, match="what was asked for lies in it"):
-        component.switch(restore)
+        source.swap(restore)
     assert (home / "custom").read_text() == "a file"
 
 
@@ -124,13 +126,13 @@ def test_only_the_folders_of_a_part_are_looked_at(tmp_path, home):
     other = tmp_path / "etc" / "app"
     other.mkdir(parents=True)
     (other / "other.env").write_text("A=1\n")
-    component = Config("settings", ConfigSettings(paths=[home / ".env", other / "other.env"]), runner=LOCAL)
-    back_up(component, tmp_path / "set")
+    source = Config("settings", ConfigSettings(paths=[home / ".env", other / "other.env"]), runner=LOCAL)
+    back_up(source, tmp_path / "set")
     shutil.rmtree(other.parent)
     restore = a_restore(tmp_path, home / ".env")
-    assert component.identity(restore).endswith(f"inode {home.stat().st_ino}")
+    assert source.fingerprint(restore).endswith(f"inode {home.stat().st_ino}")
     (home / ".env").unlink()
-    switched(component, restore)
+    switched(source, restore)
     assert (home / ".env").exists()
     assert not other.parent.exists()
 
@@ -139,14 +141,14 @@ def test_links_across_named_paths(tmp_path, home):
     """Each folder gets its own, also as a part."""
     (home.parent / "other").mkdir()
     os.link(home / ".env", home.parent / "other" / "linked.env")
-    component = Config("settings", ConfigSettings(paths=[home / ".env", home.parent / "other/linked.env"]), runner=LOCAL)
-    back_up(component, tmp_path / "set")
+    source = Config("settings", ConfigSettings(paths=[home / ".env", home.parent / "other/linked.env"]), runner=LOCAL)
+    back_up(source, tmp_path / "set")
     assert entries(tmp_path / "set", "settings")[f"{home.parent}/other/linked.env"[1:]]["type"] == "hardlink"
     for only in ([], [home.parent / "other/linked.env"]):
         (home.parent / "other/linked.env").unlink()
         restore = a_restore(tmp_path, *only)
-        switched(component, restore)
-        finished(component, restore)
+        switched(source, restore)
+        finished(source, restore)
         assert PASSWORD in (home.parent / "other/linked.env").read_text()
 
 
@@ -162,8 +164,8 @@ def test_links_across_named_paths(tmp_path, home):
         ("{home}/../openmanus/.env", "can't be"),
     ],
 )
-def test_refusals(tmp_path, home, component, part, words):
-    said = texts(component, a_restore(tmp_path, part.format(home=home)), "refusal")
+def test_refusals(tmp_path, home, source, part, words):
+    said = texts(source, a_restore(tmp_path, part.format(home=home)), "refusal")
     assert words.format(home=home) in said
 
 
@@ -175,13 +177,13 @@ def elsewhere(home: Path, there: Path) -> Config:
     return Config("settings", ConfigSettings(paths=paths, exclude=["*.pyc"]), there, runner=LOCAL)
 
 
-def test_below_another_folder(tmp_path, home, component):
+def test_below_another_folder(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     there = tmp_path / "staging"
     moved = elsewhere(home, there)
     restore = a_restore(tmp_path)
-    assert moved.occupied(restore) == {}
+    assert moved.occupied_locations(restore) == {}
     said = texts(moved, restore)
     assert f"{there}{home}/.env" in said.partition("Missing, and brought back: ")[2]
     assert "no longer named" not in said
@@ -192,7 +194,7 @@ def test_below_another_folder(tmp_path, home, component):
     assert (new / "custom/plugins/two.py").read_text() == "two\n"
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (there, *new.parents) if there in {folder, *folder.parents}} == {0o700}
     assert comparable(home) == later
-    assert list(moved.occupied(restore).values()) == [
+    assert list(moved.occupied_locations(restore).values()) == [
         f"{new}/.env: 1 file (44 B)",
         f"{new}/docker-compose.yml: 1 file (13 B)",
         f"{new}/custom: 3 files, 2 folders, 1 link (16 B)",
@@ -201,58 +203,57 @@ def test_below_another_folder(tmp_path, home, component):
     again = a_restore(tmp_path, options={"config": "all"})
     switched(moved, again)
     finished(moved, again)
-    assert moved.before_copies() == [again.id]
-    assert component.before_copies() == []
-    moved.drop_before(again)
-    assert moved.before_copies() == []
+    assert moved.replaced_copies() == [again.id]
+    assert source.replaced_copies() == []
+    moved.drop_replaced(again)
+    assert moved.replaced_copies() == []
 
 
-def test_below_another_folder_and_back_leaves_nothing(tmp_path, home, component):
+def test_below_another_folder_and_back_leaves_nothing(tmp_path, home, source):
     moved, restore = elsewhere(home, tmp_path / "staging"), a_restore(tmp_path, home / ".env")
     switched(moved, restore)
     assert [path.name for path in (tmp_path / "staging").rglob("*") if path.is_file() and ".recovery" not in str(path)] == [".env"]
-    moved.switch_back(restore)
+    moved.roll_back(restore)
     moved.discard(restore)
     assert not (tmp_path / "staging").exists()
 
 
-def test_where_it_lands(tmp_path, home, component):
+def test_where_it_lands(tmp_path, home, source):
     whole, part = a_restore(tmp_path), a_restore(tmp_path, home / ".env")
-    assert ("files", *(home / "custom").parts) in component.lands(whole)
-    assert component.lands(part) < component.lands(whole)
-    inside = component.lands(a_restore(tmp_path, home / "custom" / "plugins"))
-    assert all(lies_in(landing, component.lands(whole)) for landing in inside)
-    assert component.owns() == component.lands(whole)
-    assert not elsewhere(home, tmp_path / "staging").lands(whole) & component.lands(whole)
+    assert ("files", *(home / "custom").parts) in source.locations(whole)
+    assert source.locations(part) < source.locations(whole)
+    inside = source.locations(a_restore(tmp_path, home / "custom" / "plugins"))
+    assert all(contained_in(landing, source.locations(whole)) for landing in inside)
+    assert source.own_locations() == source.locations(whole)
+    assert not elsewhere(home, tmp_path / "staging").locations(whole) & source.locations(whole)
     (tmp_path / "link").symlink_to("/")
-    assert elsewhere(home, tmp_path / "link").lands(whole) == component.lands(whole)
+    assert elsewhere(home, tmp_path / "link").locations(whole) == source.locations(whole)
     shutil.rmtree(home)
-    assert elsewhere(home, tmp_path / "link").lands(whole) == component.lands(whole)
+    assert elsewhere(home, tmp_path / "link").locations(whole) == source.locations(whole)
 
 
 # Comparing ----------------------------------------------------------------------------------------------------------
 
 
-def compared(component: Config, restore: LocalRestore) -> dict:
+def compared(source: Config, restore: LocalRestore) -> dict:
     return {
-        (change.kind, change.what): (change.count, [name.rpartition("/")[2] for name in change.names])
-        for change in component.compare(restore)
+        (change.kind, change.what): (change.count, [name.rpartition("/")[2] for name in change.names]) for change in source.compare(restore)
     }
 
 
-def test_compare(tmp_path, home, component):
-    assert set(compared(component, a_restore(tmp_path))) == {("file", "equal"), ("folder", "equal"), ("link", "equal")}
+def test_compare(tmp_path, home, source):
+    assert set(compared(source, a_restore(tmp_path))) == {("file", "equal"), ("folder", "equal"), ("link", "equal")}
     disturb(home)
     (home / "custom").chmod(0o700)
-    found = compared(component, a_restore(tmp_path))
+    found = compared(source, a_restore(tmp_path))
     assert found["file", "added"] == (1, ["two.py"])
     assert ("file", "changed") not in found, "what differs stays"
-    found = compared(component, a_restore(tmp_path, options={"config": "all"}))
+    found = compared(source, a_restore(tmp_path, options={"config": "all"}))
     assert found["file", "changed"] == (2, [".env", "app.py"])
     assert found["folder", "changed"] == (1, ["custom"])
     assert ("file", "removed") not in found, "what the set does not have stays"
-    assert compared(component, a_restore(tmp_path, home / ".env")) == {("file", "changed"): (1, [".env"])}
-    (change,) = component.compare(a_restore(tmp_path, home / ".env"))
+    assert compared(source, a_restore(tmp_path, home / ".env")) == {("file", "changed"): (1, [".env"])}
+    (change,) = source.compare(a_restore(tmp_path, home / ".env"))
     assert change.bytes == 44
 
 
@@ -260,7 +261,7 @@ def test_compare(tmp_path, home, component):
 
 
 def both_ways(tmp_path, home, *only, **options):
-    """A restore in place, and its way back with a set of what was there before."""
+    """A restore in place, and its rollback with a set of what was there before."""
     safe = config(home)
     safe.damaged = True
     back_up(safe, tmp_path / "safety")
@@ -268,102 +269,102 @@ def both_ways(tmp_path, home, *only, **options):
     return forth, a_restore(tmp_path, *only, options=options, in_place=True, set_folder="safety", like=forth)
 
 
-def unsaved(component: Config, forth: LocalRestore, back: LocalRestore) -> list[str]:
+def changed_since_backup(source: Config, forth: LocalRestore, back: LocalRestore) -> list[str]:
     """What is found not to be in the set of now, just before anything is dropped."""
     found = []
 
     def refuse():
-        found.extend(f"{change.kind} {change.what}: {', '.join(change.names)}" for change in component.unsaved(back))
+        found.extend(f"{change.kind} {change.what}: {', '.join(change.names)}" for change in source.changed_since_backup(back))
         raise Killed
 
-    forth.refuse_unsaved = refuse
+    forth.refuse_if_changed = refuse
     with pytest.raises(Killed):
-        component.replace(forth)
-    del forth.refuse_unsaved
+        source.replace(forth)
+    del forth.refuse_if_changed
     return found
 
 
-def go(component: Config, restore: LocalRestore) -> None:
-    component.replace(restore)
-    assert component.prove(restore) == []
-    component.settle(restore)
+def go(source: Config, restore: LocalRestore) -> None:
+    source.replace(restore)
+    assert source.verify_staged(restore) == []
+    source.finalize(restore)
 
 
 @pytest.mark.parametrize("choice", ["missing", "all"])
-def test_there_and_back_in_place(tmp_path, home, component, choice):
+def test_there_and_back_in_place(tmp_path, home, source, choice):
     disturb(home)
     (home / "custom").chmod(0o700)
     (home / ".env").unlink() if choice == "missing" else None
     later = comparable(home)
     forth, back = both_ways(tmp_path, home, config=choice)
-    needed = component.preflight(forth)
+    needed = source.preflight(forth)
     assert needed.bytes_needed[str(home)] > 0
     assert needed.second_copy == ()
-    identity = component.identity(forth)
-    assert unsaved(component, forth, back) == []
-    go(component, forth)
+    identity = source.identity(forth)
+    assert changed_since_backup(source, forth, back) == []
+    go(source, forth)
     assert PASSWORD in (home / ".env").read_text()
     assert (home / "custom/plugins/two.py").exists()
     assert (home / "custom/app.py").read_text() == ("print()\n" if choice == "all" else "print(1)\n")
     assert stat.S_IMODE((home / "custom").stat().st_mode) == (0o755 if choice == "all" else 0o700)
     assert (home / "custom/later.py").exists()
     assert not list(home.rglob(".recovery-*"))
-    assert component.before_copies() == []
-    assert component.identity(forth) == identity
-    go(component, back)
+    assert source.replaced_copies() == []
+    assert source.identity(forth) == identity
+    go(source, back)
     assert comparable(home) == later
     assert not list(home.rglob(".recovery-*"))
 
 
 @pytest.mark.parametrize("choice", ["missing", "all"])
-def test_what_came_since_the_safety_set(tmp_path, home, component, choice):
+def test_what_came_since_the_safety_set(tmp_path, home, source, choice):
     """In a folder that was gone, so that all that is in it would go."""
     shutil.rmtree(home / "custom/plugins")
     forth, back = both_ways(tmp_path, home, config=choice)
-    assert unsaved(component, forth, back) == []
+    assert changed_since_backup(source, forth, back) == []
     (home / "custom/plugins").mkdir()
     (home / "custom/plugins/other.py").touch()
     (home / "custom/app.pyc").touch()
     plugins = f"{home}/custom/plugins"[1:]
-    assert unsaved(component, forth, back) == [f"file removed: {plugins}/other.py", f"folder removed: {plugins}"]
+    assert changed_since_backup(source, forth, back) == [f"file removed: {plugins}/other.py", f"folder removed: {plugins}"]
 
 
-def test_a_part_in_place(tmp_path, home, component):
+def test_a_part_in_place(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     forth, back = both_ways(tmp_path, home, home / "custom/plugins", home / ".env")
-    go(component, forth)
+    go(source, forth)
     assert PASSWORD in (home / ".env").read_text()
     assert without(comparable(home), ".env", "custom/plugins/two.py") == without(later, ".env")
-    go(component, back)
+    go(source, back)
     assert comparable(home) == later
 
 
-def test_all_of_it_was_gone_and_goes_again(tmp_path, home, component):
+def test_all_of_it_was_gone_and_goes_again(tmp_path, home, source):
     shutil.rmtree(home.parent)
     forth, back = both_ways(tmp_path, home)
     assert back.artifacts() == []
-    go(component, forth)
+    go(source, forth)
     assert (home / "custom/plugins/two.py").exists()
-    go(component, back)
+    go(source, back)
     assert not home.parent.exists()
 
 
-def test_a_proof_in_place_that_fails(tmp_path, home, component):
+def test_a_proof_in_place_that_fails(tmp_path, home, source):
     disturb(home)
     forth, back = both_ways(tmp_path, home, config="all")
-    component.replace(forth)
+    source.replace(forth)
     (home / ".env").chmod(0o644)
     (home / "custom/plugins/two.py").unlink()
-    said = "\n".join(map(str, component.prove(forth)))
+    said = "\n".join(map(str, source.verify_staged(forth)))
     assert "two.py: is missing" in said
     assert ".env: mode" in said
-    component.replace(back)
+    source.replace(back)
     (home / "custom/plugins/two.py").write_text("again")
-    assert "two.py: is there, but not in the set" in "\n".join(map(str, component.prove(back)))
+    assert "two.py: is there, but not in the set" in "\n".join(map(str, source.verify_staged(back)))
 
 
-def test_what_no_safety_set_would_have_is_refused(tmp_path, home, component):
+def test_what_no_safety_set_would_have_is_refused(tmp_path, home, source):
     """The plan named more when the set was made; it names less now."""
     disturb(home)
     for now in (config(home, "custom"), config(home, "custom", "docker-compose.yml")):
@@ -374,29 +375,29 @@ def test_what_no_safety_set_would_have_is_refused(tmp_path, home, component):
         assert texts(now, forth, "refusal") == ""
 
 
-def test_an_excluded_entry_of_a_folder_that_goes_is_refused(tmp_path, home, component):
+def test_an_excluded_entry_of_a_folder_that_goes_is_refused(tmp_path, home, source):
     shutil.rmtree(home / "custom")
     (home / ".env").unlink()
     (home / ".env").mkdir()
     (home / ".env/kept.pyc").touch()
     forth = a_restore(tmp_path, options={"config": "all"}, in_place=True)
-    assert f"no safety set has it: {home}/.env/kept.pyc." in texts(component, forth, "refusal")
+    assert f"no safety set has it: {home}/.env/kept.pyc." in texts(source, forth, "refusal")
 
 
-def test_what_the_way_back_does_not_bring_back_is_told(tmp_path, home, component):
+def test_what_the_way_back_does_not_bring_back_is_told(tmp_path, home, source):
     disturb(home)
     safe = config(home, "custom")
     back_up(safe, tmp_path / "safety")
     forth = a_restore(tmp_path, options={"config": "all"}, in_place=True)
     back = a_restore(tmp_path, options={"config": "all"}, in_place=True, set_folder="safety", like=forth)
-    go(component, forth)
-    component.replace(back)
-    assert [f"{one.name}: {one.what}" for one in component.prove(back)] == [
+    go(source, forth)
+    source.replace(back)
+    assert [f"{one.name}: {one.what}" for one in source.verify_staged(back)] == [
         f"{str(home)[1:]}/.env: was there before, and no safety set has it"
     ]
 
 
-def test_a_set_that_can_not_be_fetched_leaves_everything_in_place_as_it_is(tmp_path, home, component):
+def test_a_set_that_can_not_be_fetched_leaves_everything_in_place_as_it_is(tmp_path, home, source):
     disturb(home)
     (home / "docker-compose.yml").unlink()
     shutil.rmtree(home / "custom")
@@ -408,16 +409,16 @@ def test_a_set_that_can_not_be_fetched_leaves_everything_in_place_as_it_is(tmp_p
 
     forth.unpack = away
     with pytest.raises(RestoreError, match="away"):
-        component.replace(forth)
+        source.replace(forth)
     assert snapshot(home) == before
-    assert forth.journalled("dropping") == []
+    assert forth.recorded_facts("dropping") == []
     del forth.unpack
-    go(component, forth)
-    assert len(forth.journalled("dropping")) == 1
+    go(source, forth)
+    assert len(forth.recorded_facts("dropping")) == 1
 
 
 @pytest.mark.parametrize("then", ["again", "back"])
-def test_killed_in_place_at_any_point(tmp_path, home, component, monkeypatch, then):
+def test_killed_in_place_at_any_point(tmp_path, home, source, monkeypatch, then):
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
@@ -431,25 +432,25 @@ def test_killed_in_place_at_any_point(tmp_path, home, component, monkeypatch, th
     def replace(steps: int) -> None:
         forth = restores[steps] = a_restore(tmp_path, options={"config": "all"}, in_place=True)
         forth.on_journal = killer.point
-        component.replace(forth)
+        source.replace(forth)
 
     for steps in killed_at_each_point(killer, replace):
         forth = restores[steps]
         if then == "again":
-            go(component, forth)
+            go(source, forth)
             assert PASSWORD in (home / ".env").read_text()
-        go(component, a_restore(tmp_path, options={"config": "all"}, in_place=True, set_folder="safety", like=forth))
+        go(source, a_restore(tmp_path, options={"config": "all"}, in_place=True, set_folder="safety", like=forth))
         assert comparable(home) == later
         assert not list(home.rglob(".recovery-*"))
     assert len(restores) == 10, "two entries of the journal, three entries removed, three moved, a folder, and the end"
 
 
-def test_a_backup_of_what_a_disaster_left(tmp_path, home, component):
+def test_a_backup_of_what_a_disaster_left(tmp_path, home, source):
     (home / ".env").unlink()
     with pytest.raises(SourceError, match=r"\.env"):
-        component.dump(tmp_path, lambda: None)
-    component.damaged = True
-    back_up(component, tmp_path / "safety")
+        source.dump(tmp_path, lambda: None)
+    source.damaged = True
+    back_up(source, tmp_path / "safety")
     assert f"{home}/custom"[1:] in entries(tmp_path / "safety", "settings")
     (tmp_path / "dump").mkdir()
-    assert component.dump(tmp_path / "dump", lambda: None).warnings == (f"settings: not there, so not in the set: {home}/.env.",)
+    assert source.dump(tmp_path / "dump", lambda: None).warnings == (f"settings: not there, so not in the set: {home}/.env.",)

@@ -50,46 +50,48 @@ def disturb(live: Path) -> None:
 
 
 class Both:
-    """A restore in place with the set of then, and the way back with the set of now."""
+    """A restore in place with the set of then, and the rollback with the set of now."""
 
     def __init__(self, tmp_path: Path, live: Path, *only: str, exclude=(), change=disturb, number: int = 0) -> None:
         self.live = live
-        self.component = files(live, *exclude)
+        self.source = files(live, *exclude)
         self.saved = snapshot(live)
         folder = tmp_path / f"sets{number}"
-        back_up(self.component, folder / "set")
+        back_up(self.source, folder / "set")
         change(live)
         self.later = snapshot(live) if live.exists() else None
         back_up(files(live, *exclude, damaged=True), folder / "safety")
         self.forth = LocalRestore(folder / "set", folder / "work", only=only, in_place=True)
-        self.back = LocalRestore(folder / "safety", folder / "work", self.forth.id, only=only, in_place=True, way_back=True)
+        self.back = LocalRestore(folder / "safety", folder / "work", self.forth.id, only=only, in_place=True, rolling_back=True)
 
-    def unsaved(self) -> list[str]:
+    def changed_since_backup(self) -> list[str]:
         """What is found not to be in the set of now, just before anything is dropped."""
         found = []
 
         def refuse():
-            found.extend(f"{change.kind} {change.what}: {', '.join(change.names)}" for change in self.component.unsaved(self.back))
+            found.extend(
+                f"{change.kind} {change.what}: {', '.join(change.names)}" for change in self.source.changed_since_backup(self.back)
+            )
             raise Killed
 
-        self.forth.refuse_unsaved = refuse
+        self.forth.refuse_if_changed = refuse
         with pytest.raises(Killed):
-            self.component.replace(self.forth)
+            self.source.replace(self.forth)
         return found
 
     def go(self, restore: LocalRestore) -> None:
-        self.component.replace(restore)
-        assert self.component.prove(restore) == []
-        self.component.settle(restore)
+        self.source.replace(restore)
+        assert self.source.verify_staged(restore) == []
+        self.source.finalize(restore)
 
     def end(self) -> None:
-        """The way back, and what must be there then."""
+        """The rollback, and what must be there then."""
         self.go(self.back)
         assert (snapshot(self.live) if self.live.exists() else None) == self.later
 
 
-def refusals(component: Files, restore: LocalRestore) -> str:
-    return finding_texts(component, restore, "refusal")
+def refusals(source: Files, restore: LocalRestore) -> str:
+    return finding_texts(source, restore, "refusal")
 
 
 # There and back -----------------------------------------------------------------------------------------------------
@@ -98,18 +100,18 @@ def refusals(component: Files, restore: LocalRestore) -> str:
 def test_there_and_back(tmp_path, live):
     both = Both(tmp_path, live)
     inode = live.stat().st_ino
-    assert refusals(both.component, both.forth) == ""
-    assert "all of them are removed" in finding_texts(both.component, both.forth, "fact")
-    identity = both.component.identity(both.forth)
+    assert refusals(both.source, both.forth) == ""
+    assert "all of them are removed" in finding_texts(both.source, both.forth, "fact")
+    identity = both.source.identity(both.forth)
     both.go(both.forth)
     assert snapshot(live) == both.saved
     assert not list(live.glob(".recovery-*"))
-    assert both.component.before_copies() == []
+    assert both.source.replaced_copies() == []
     assert live.stat().st_ino == inode
     (live / "written by a service").write_text("after the restore")
     (live / "lost/too").write_text("after the restore")
     both.end()
-    assert both.component.identity(both.forth) == identity
+    assert both.source.identity(both.forth) == identity
 
 
 @pytest.mark.parametrize("linked", ["above", "itself"])
@@ -122,10 +124,10 @@ def test_a_folder_that_links_lead_to(tmp_path, live, linked):
     assert snapshot(live) == both.saved
     both.end()
     beside = LocalRestore(tmp_path / "sets0/set", tmp_path / "sets0/beside")
-    restored(both.component, beside)
+    restored(both.source, beside)
     assert snapshot(live) == both.saved
-    both.component.switch_back(beside)
-    both.component.discard(beside)
+    both.source.roll_back(beside)
+    both.source.discard(beside)
     assert snapshot(live) == both.later
     assert path.is_symlink() == (linked == "itself")
 
@@ -155,16 +157,16 @@ def test_a_folder_that_was_not_there_before(tmp_path, live, only):
     fill(live, {"1.x": "x", "sub/later": "then"})
     age(live)
     both = Both(tmp_path, live, *only, change=shutil.rmtree)
-    identity = both.component.identity(both.forth)
+    identity = both.source.identity(both.forth)
     assert identity.startswith("gone below")
     both.go(both.forth)
     if not only:
         assert snapshot(live) == both.saved
     assert snapshot(live)[b"."] == both.saved[b"."]
-    assert both.component.identity(both.forth) == identity, "a folder that the restore created is still gone"
+    assert both.source.identity(both.forth) == identity, "a folder that the restore created is still gone"
     both.end()
     assert not live.exists()
-    assert both.component.identity(both.forth) == identity
+    assert both.source.identity(both.forth) == identity
 
 
 def test_a_backup_of_a_folder_that_is_gone(tmp_path, live):
@@ -193,7 +195,7 @@ def test_a_backup_of_a_folder_that_is_gone(tmp_path, live):
 )
 def test_a_part_there_and_back(tmp_path, live, only, touched):
     both = Both(tmp_path, live, *only)
-    assert refusals(both.component, both.forth) == ""
+    assert refusals(both.source, both.forth) == ""
     both.go(both.forth)
     found = snapshot(live)
     wanted = below(both.saved, *touched)
@@ -236,11 +238,11 @@ def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
     both = Both(tmp_path, live)
     for name in ("gone.tmp", "top.tmp"):
         (live / name).unlink()
-    both.component = files(live, "*.tmp")
+    both.source = files(live, "*.tmp")
     (live / "sub/x.tmp").write_text("now")
     (live / "top.tmp").mkdir()
     (live / "top.tmp/y").write_text("now")
-    assert "left out, and what is there stays: gone.tmp, sub/x.tmp, top.tmp." in finding_texts(both.component, both.forth, "warning")
+    assert "left out, and what is there stays: gone.tmp, sub/x.tmp, top.tmp." in finding_texts(both.source, both.forth, "warning")
     for restore in (both.forth, both.back):
         both.go(restore)
         assert (live / "sub/x.tmp").read_text() == (live / "top.tmp/y").read_text() == "now"
@@ -251,12 +253,12 @@ def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
 def test_parts_that_are_excluded_now(tmp_path, live):
     fill(live, {"sub/x.tmp": "then", "y.tmp": "then"})
     both = Both(tmp_path, live, "sub", "y.tmp", change=lambda live: fill(live, {"sub/x.tmp": "now", "y.tmp": "now", "sub/a": "later"}))
-    both.component = files(live, "*.tmp")
-    assert refusals(both.component, both.forth) == ""
+    both.source = files(live, "*.tmp")
+    assert refusals(both.source, both.forth) == ""
     both.go(both.forth)
     assert [(live / path).read_text() for path in ("sub/x.tmp", "y.tmp", "sub/a")] == ["now", "now", "a"]
     both.forth.only = ("y.tmp",)
-    assert "That is all that was asked for" in refusals(both.component, both.forth)
+    assert "That is all that was asked for" in refusals(both.source, both.forth)
 
 
 def test_a_link_beside_a_part_is_not_in_its_way(tmp_path, live):
@@ -276,11 +278,11 @@ def test_what_is_dropped_is_in_the_safety_set(tmp_path, live, only):
     both = Both(tmp_path, live, *only, exclude=("*.tmp",), change=lambda live: shutil.rmtree(live / "lost"))
     fill(live, {"top.tmp": "1", "sub/x.tmp": "2"})
     with file_zoo.listen(live / "sub/app.sock"):
-        assert both.unsaved() == []
+        assert both.changed_since_backup() == []
     os.utime(live / "z", ns=(1, 1))
     (live / "sub/deep").chmod(0o700)
     fill(live, {"lost/other": "late", "sub/late": "late"})
-    found = both.unsaved()
+    found = both.changed_since_backup()
     assert "file removed: lost/other, sub/late" in found
     assert f"file changed: {'z' if only else 'same'}" in found
     assert "folder changed: sub/deep" in found
@@ -291,8 +293,8 @@ def test_what_is_dropped_is_in_the_safety_set(tmp_path, live, only):
 def test_the_mode_of_the_folder_itself(tmp_path, live):
     both = Both(tmp_path, live)
     live.chmod(0o711)
-    assert both.unsaved() == ["folder changed: ."]
-    assert Both(tmp_path, live, "sub", number=1, change=lambda live: live.chmod(0o750)).unsaved() == []
+    assert both.changed_since_backup() == ["folder changed: ."]
+    assert Both(tmp_path, live, "sub", number=1, change=lambda live: live.chmod(0o750)).changed_since_backup() == []
 
 
 @pytest.mark.parametrize("change", [disturb, shutil.rmtree])
@@ -305,18 +307,18 @@ def test_it_is_said_before_anything_live_changes(tmp_path, live, change):
 
     both.forth.on_journal = dies
     with pytest.raises(Killed):
-        both.component.replace(both.forth)
+        both.source.replace(both.forth)
     assert (snapshot(live) if live.exists() else None) == both.later
     both.forth.on_journal = lambda step, facts: None
     both.go(both.forth)
     both.end()
-    assert len(both.forth.journalled("dropping")) == 1
+    assert len(both.forth.recorded_facts("dropping")) == 1
 
 
 def test_what_removing_gives_back(tmp_path, live):
     fill(live, {"large": "x" * (1 << 20), "large.tmp": "x" * (1 << 20)})
     both = Both(tmp_path, live, exclude=("*.tmp",))
-    (space,) = both.component.preflight(both.forth).second_copy
+    (space,) = both.source.preflight(both.forth).second_copy
     assert 1 << 20 <= space.freed < 2 << 20
 
 
@@ -352,8 +354,8 @@ def test_a_mount_below_is_emptied_and_filled(tmp_path, live, mount):
     fill(live, {"sub/a": "a", "sub/deep/b": "b"})
     age(live)
     both = Both(tmp_path, live)
-    assert refusals(both.component, both.forth) == ""
-    assert f"emptied and filled where it is: {live}/sub" in finding_texts(both.component, both.forth, "fact")
+    assert refusals(both.source, both.forth) == ""
+    assert f"emptied and filled where it is: {live}/sub" in finding_texts(both.source, both.forth, "fact")
     both.go(both.forth)
     assert snapshot(live) == both.saved
     assert live.joinpath("sub").is_mount()
@@ -369,17 +371,17 @@ def test_the_folder_is_a_mount_point(tmp_path, live, mount, in_place):
         age(live)
         both = Both(tmp_path, live, *only, number=number)
         both.forth.in_place = in_place
-        assert refusals(both.component, both.forth) == ""
+        assert refusals(both.source, both.forth) == ""
         if in_place:
             both.go(both.forth)
             both.end()
             continue
-        both.component.stage(both.forth)
-        assert both.component.prove(both.forth) == []
-        both.component.switch(both.forth)
+        both.source.stage(both.forth)
+        assert both.source.verify_staged(both.forth) == []
+        both.source.swap(both.forth)
         assert below(snapshot(live), "lost", "changed") == below(both.saved, "lost", "changed")
-        both.component.switch_back(both.forth)
-        both.component.discard(both.forth)
+        both.source.roll_back(both.forth)
+        both.source.discard(both.forth)
         assert snapshot(live) == both.later
     assert live.is_mount()
 
@@ -388,11 +390,11 @@ def test_a_mount_in_the_way_of_a_part(tmp_path, live, mount):
     both = Both(tmp_path, live, "same", change=lambda live: None)
     mount(live / "sub")
     both.forth.in_place = False
-    assert refusals(both.component, both.forth) == ""
+    assert refusals(both.source, both.forth) == ""
     both.forth.only = ("sub",)
-    assert "is a mount point" in refusals(both.component, both.forth)
+    assert "is a mount point" in refusals(both.source, both.forth)
     both.forth.only = ("sub/deep/b",)
-    assert f"{live}/sub is a mount point" in refusals(both.component, both.forth)
+    assert f"{live}/sub is a mount point" in refusals(both.source, both.forth)
 
 
 def test_a_mounted_file_can_not_be_removed(tmp_path, live):
@@ -400,7 +402,7 @@ def test_a_mounted_file_can_not_be_removed(tmp_path, live):
     if subprocess.run(["mount", "--bind", live / "same", live / "changed"], check=False, capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
-        assert f"single files are mounted, which can't be removed: {live}/changed" in refusals(both.component, both.forth)
+        assert f"single files are mounted, which can't be removed: {live}/changed" in refusals(both.source, both.forth)
     finally:
         subprocess.run(["umount", live / "changed"], check=True)
 
@@ -420,12 +422,12 @@ def test_no_room_even_in_place(tmp_path, live, mount):
 
 def test_a_proof_in_place_that_fails(tmp_path, live):
     both = Both(tmp_path, live)
-    both.component.replace(both.forth)
+    both.source.replace(both.forth)
     (live / "sub/a").write_text("A")
     (live / "gone").unlink()
     (live / "sub/stranger").touch()
     (live / "newcomer").touch()
-    said = "\n".join(map(str, both.component.prove(both.forth)))
+    said = "\n".join(map(str, both.source.verify_staged(both.forth)))
     for words in ("sub/a: sha256", "gone: is missing", "sub/stranger: is there, but not in the set"):
         assert words in said
     assert "newcomer" not in said
@@ -437,7 +439,7 @@ def test_a_proof_in_place_that_fails(tmp_path, live):
 @pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
 @pytest.mark.parametrize(("then", "first"), [("again", 0), ("back", 1), ("back again", 2)])
 def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, stride):
-    """Again until it is done, or back from wherever it was; a way back that is killed is done again. Each takes a third at most."""
+    """Again until it is done, or back from wherever it was; a rollback that is killed is done again. Each takes a third at most."""
     os.link(live / "changed", live / "z")
     age(live)
     both = Both(tmp_path, live, *only)
@@ -450,10 +452,10 @@ def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, str
 
     for left in itertools.count(first, 3 * stride):
         if then == "back again":
-            both.component.replace(both.forth)
+            both.source.replace(both.forth)
         killer.left = left
         try:
-            both.component.replace(both.back if then == "back again" else both.forth)
+            both.source.replace(both.back if then == "back again" else both.forth)
         except Killed:
             killer.left = None
         else:
@@ -474,18 +476,18 @@ def test_without_root(tmp_path):
     if os.geteuid():
         pytest.skip("the other tests are the same then")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        os.chown(place, file_zoo.NOBODY, file_zoo.NOBODY)
-        live = place / "live"
+        point = Path(folder)
+        os.chown(point, file_zoo.NOBODY, file_zoo.NOBODY)
+        live = point / "live"
         as_nobody(file_zoo.build, live)
-        component, before = files(live), snapshot(live)
-        unsealed(back_up(component, place / "set"))
+        source, before = files(live), snapshot(live)
+        unsealed(back_up(source, point / "set"))
 
         def there() -> bool:
             (live / "a/b/c/file").write_text("other")
-            restore = Unsealed(place / "set", place / "work", in_place=True)
-            component.replace(restore)
-            return component.prove(restore) == [] and snapshot(live) == before
+            restore = Unsealed(point / "set", point / "work", in_place=True)
+            source.replace(restore)
+            return source.verify_staged(restore) == [] and snapshot(live) == before
 
         assert as_nobody(there)
 
@@ -498,11 +500,11 @@ def test_what_can_not_be_looked_at_is_not_removed(tmp_path, live):
     for path in (tmp_path / "sets0").rglob("*"):
         path.chmod(0o755)
     (live / "sub").chmod(0)
-    assert "can be read" in as_nobody(refusals, both.component, both.forth)
+    assert "can be read" in as_nobody(refusals, both.source, both.forth)
     (live / "sub").chmod(0o755)
     live.chmod(0o777)
     with pytest.raises(RestoreError, match=r"could not be replaced in place: (Operation not permitted|Permission denied)"):
-        as_nobody(both.component.replace, both.forth)
+        as_nobody(both.source.replace, both.forth)
 
 
 # Through a whole restore --------------------------------------------------------------------------------------------

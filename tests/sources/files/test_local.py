@@ -60,17 +60,17 @@ def disturb(live: Path) -> None:
     os.utime(live, ns=(1, 1_650_000_000_000_000_001))
 
 
-def restored(component: Files, restore: LocalRestore) -> None:
-    assert [finding.text for finding in component.preflight(restore).findings if finding.level == "refusal"] == []
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
-    component.settle(restore)
-    component.discard(restore)
+def restored(source: Files, restore: LocalRestore) -> None:
+    assert [finding.text for finding in source.preflight(restore).findings if finding.level == "refusal"] == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    source.finalize(restore)
+    source.discard(restore)
 
 
-def finding_texts(component: Files, restore: LocalRestore, level: str) -> str:
-    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+def finding_texts(source: Files, restore: LocalRestore, level: str) -> str:
+    return "\n".join(finding.text for finding in source.preflight(restore).findings if finding.level == level)
 
 
 # Backup and back ----------------------------------------------------------------------------------------------------
@@ -79,18 +79,18 @@ def finding_texts(component: Files, restore: LocalRestore, level: str) -> str:
 def test_everything_comes_back(tmp_path):
     live = tmp_path / "live"
     file_zoo.build(live)
-    component = files(live)
+    source = files(live)
     before = snapshot(live)
-    back_up(component, tmp_path / "set", pack_size=1 << 20)
+    back_up(source, tmp_path / "set", pack_size=1 << 20)
     assert len(list((tmp_path / "set" / "packs").iterdir())) > 2, "the tree is to be spread over packs"
     for path in live.iterdir():
         path.rename(tmp_path / path.name)
     (live / "other").write_text("other")
-    restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+    restored(source, LocalRestore(tmp_path / "set", tmp_path / "work"))
     assert snapshot(live) == before
     assert (live / "holes").stat().st_blocks * 512 < 1 << 20
     assert (live / "linked").stat().st_ino == (live / "a/b/c/linked too").stat().st_ino
-    back_up(component, tmp_path / "again")
+    back_up(source, tmp_path / "again")
     assert rows(tmp_path / "again", "uploads", "tree") == rows(tmp_path / "set", "uploads", "tree")
     assert entries(tmp_path / "again", "uploads") == entries(tmp_path / "set", "uploads")
 
@@ -103,34 +103,34 @@ def test_on_another_file_system(tmp_path):
         (live / "file").write_text("in memory")
         os.utime(live / "file", ns=(1, 1_600_000_000_123_456_789))
         before = snapshot(live)
-        component = files(live)
-        back_up(component, tmp_path / "set")
+        source = files(live)
+        back_up(source, tmp_path / "set")
         (live / "file").unlink()
-        restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+        restored(source, LocalRestore(tmp_path / "set", tmp_path / "work"))
         assert snapshot(live) == before
 
 
 def test_attributes_that_the_file_system_cant_hold(tmp_path, live, monkeypatch):
     os.setxattr(live / "same", "user.kept", b"1")
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     monkeypatch.setattr(filesystem, "_PROBES", {"user.too-long-for-any-file-system" + "x" * 255: b"1"})
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    assert "Extended attributes that can't be set" in finding_texts(component, restore, "warning")
-    assert "user.kept" in finding_texts(component, restore, "warning")
-    component.stage(restore)
+    assert "Extended attributes that can't be set" in finding_texts(source, restore, "warning")
+    assert "user.kept" in finding_texts(source, restore, "warning")
+    source.stage(restore)
     os.removexattr(restore_path(live, restore) / "new/same", "user.kept")
-    assert component.prove(restore) == []
+    assert source.verify_staged(restore) == []
 
 
 def test_a_folder_whose_entries_inherit(tmp_path, live):
     """An upload folder that several users share; what is staged in it must not inherit its access control list."""
     os.setxattr(live, "system.posix_acl_default", file_zoo.ACL)
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     saved = snapshot(live)
     (live / "inherits").touch()
-    restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+    restored(source, LocalRestore(tmp_path / "set", tmp_path / "work"))
     assert snapshot(live) == saved
 
 
@@ -144,12 +144,12 @@ def test_five_thousand_files(tmp_path):
         path = live / f"{number % 50:02d}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"%d" % number * 20)
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     before = snapshot(live)
     shutil.rmtree(live / "07")
     (live / "08" / "8.jpg").write_bytes(b"damaged")
-    restored(component, LocalRestore(tmp_path / "set", tmp_path / "work"))
+    restored(source, LocalRestore(tmp_path / "set", tmp_path / "work"))
     assert snapshot(live) == before
     ((_, _, tree),) = rows(tmp_path / "set", "uploads", "tree")
     assert (tree["files"], tree["folders"]) == (5000, 51)
@@ -163,21 +163,21 @@ def test_a_hundred_thousand_files(tmp_path):
         path = live / f"{number % 500:03d}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"%d" % number)
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     before = snapshot(live)
     shutil.rmtree(live / "007")
     (live / "008" / "8.jpg").write_bytes(b"damaged")
     (live / "009" / "later.jpg").write_bytes(b"later")
     for number, (only, in_place) in enumerate([(("007/*", "008/8.jpg"), False), ((), True), ((), False)]):
         restore = LocalRestore(tmp_path / "set", tmp_path / f"work{number}", only=only, in_place=in_place)
-        found = {(change.kind, change.what): change.count for change in component.compare(restore)}
+        found = {(change.kind, change.what): change.count for change in source.compare(restore)}
         assert found["file", "equal" if number else "added"] == (100_000 if number == 2 else 99_999 if number else 200)
         if in_place:
-            component.replace(restore)
-            assert component.prove(restore) == []
+            source.replace(restore)
+            assert source.verify_staged(restore) == []
         else:
-            restored(component, restore)
+            restored(source, restore)
         if number == 0:
             assert (live / "009/later.jpg").exists()
             (live / "008" / "8.jpg").write_bytes(b"damaged")
@@ -207,19 +207,19 @@ def deep(tmp_path):
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_thousand_and_more_folders_in_one_another(tmp_path, deep, in_place):
     make_deep(deep, ["d"] * 1500)
-    component = files(deep)
+    source = files(deep)
     before = found_below(deep)
-    back_up(component, tmp_path / "set")
+    back_up(source, tmp_path / "set")
     subprocess.run(["rm", "-rf", deep / "d"], check=True)
     (deep / "d").mkdir()
     make_deep(deep / "d", ["e"] * 1500)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work", in_place=in_place)
     if in_place:
-        component.replace(restore)
-        assert component.prove(restore) == []
+        source.replace(restore)
+        assert source.verify_staged(restore) == []
     else:
-        restored(component, restore)
-        component.drop_before(restore)
+        restored(source, restore)
+        source.drop_replaced(restore)
     assert found_below(deep) == before
 
 
@@ -230,14 +230,14 @@ def found_below(folder: Path) -> bytes:
 def test_a_path_that_gets_too_long_where_it_is_staged(tmp_path, deep):
     left = 4095 - len(str(deep)) - len("/file") - 20
     make_deep(deep, ["n" * 99] * (left // 100) + ["m" * (left % 100)])
-    component = files(deep)
-    back_up(component, tmp_path / "set")
+    source = files(deep)
+    back_up(source, tmp_path / "set")
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    assert f"get longer in {deep} than the 4095 bytes that Linux takes: nnn" in finding_texts(component, restore, "refusal")
+    assert f"get longer in {deep} than the 4095 bytes that Linux takes: nnn" in finding_texts(source, restore, "refusal")
     restore.in_place = True
-    assert finding_texts(component, restore, "refusal") == ""
-    component.replace(restore)
-    assert component.prove(restore) == []
+    assert finding_texts(source, restore, "refusal") == ""
+    source.replace(restore)
+    assert source.verify_staged(restore) == []
 
 
 def test_a_path_that_is_too_long_to_be_read_fails_the_backup(tmp_path, deep):
@@ -250,13 +250,13 @@ def test_excluded_entries(tmp_path, live):
     (live / "sub/deep.tmp").write_text("excluded too")
     (live / "cache").mkdir()
     (live / "cache/x").touch()
-    component = files(live, "*.tmp", "cache/*")
-    back_up(component, tmp_path / "set")
+    source = files(live, "*.tmp", "cache/*")
+    back_up(source, tmp_path / "set")
     assert entries(tmp_path / "set", "uploads").keys() == {".", "same", "changed", "gone", "sub", "sub/a", "sub/b", "cache"}
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    assert f"stay where they are, unless the set has them: {'old.tmp'}" in finding_texts(component, restore, "fact")
-    assert "are set aside with their folder" in finding_texts(component, restore, "fact")
-    restored(component, restore)
+    assert f"stay where they are, unless the set has them: {'old.tmp'}" in finding_texts(source, restore, "fact")
+    assert "are set aside with their folder" in finding_texts(source, restore, "fact")
+    restored(source, restore)
     assert (live / "old.tmp").read_text() == "excluded"
     assert not (live / "sub/deep.tmp").exists()
     assert (restore_path(live, restore) / "before/sub/deep.tmp").read_text() == "excluded too"
@@ -286,13 +286,13 @@ def test_messages_can_be_printed_whatever_names_there_are(tmp_path, live):
     assert f"{live}/\\xff\\nodd.sock" in warning
     with open(odd, "wb"):
         pass
-    component = files(live)
+    source = files(live)
     os.unlink(odd + b".sock")
-    back_up(component, tmp_path / "set")
+    back_up(source, tmp_path / "set")
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.stage(restore)
+    source.stage(restore)
     os.unlink(os.path.join(os.fsencode(restore_path(live, restore)), b"new", b"\xff\nodd"))
-    assert "entry \\xff\\nodd: is missing" in map(str, component.prove(restore))
+    assert "entry \\xff\\nodd: is missing" in map(str, source.verify_staged(restore))
 
 
 def test_the_point_is_the_scan(tmp_path, live):
@@ -316,9 +316,9 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_what_cant_be_read_fails_with_every_name(live):
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        source, out = Path(place) / "source", Path(place) / "out"
+    with tempfile.TemporaryDirectory() as point:
+        Path(point).chmod(0o755)
+        source, out = Path(point) / "source", Path(point) / "out"
         shutil.copytree(live, source)
         source.chmod(0o755)
         out.mkdir()
@@ -332,9 +332,9 @@ def test_what_cant_be_read_fails_with_every_name(live):
     assert "3 entries" in said
 
 
-def refusal(component: Files, out: Path) -> str:
+def refusal(source: Files, out: Path) -> str:
     with pytest.raises(SourceError) as error:
-        component.dump(out, lambda: None)
+        source.dump(out, lambda: None)
     return error.value.what
 
 
@@ -345,7 +345,7 @@ def changed(set_folder: Path) -> dict:
     return {path: facts["what"] for _, path, facts in rows(set_folder, "uploads", "changed")}
 
 
-def back_up_while(component: Files, folder: Path, meanwhile) -> Path:
+def back_up_while(source: Files, folder: Path, meanwhile) -> Path:
     """A backup with something done between the scan and the packing."""
 
     class Meanwhile(Files):
@@ -355,7 +355,7 @@ def back_up_while(component: Files, folder: Path, meanwhile) -> Path:
             return dump
 
     changing = Meanwhile.__new__(Meanwhile)
-    changing.__dict__.update(component.__dict__)
+    changing.__dict__.update(source.__dict__)
     return back_up(changing, folder)
 
 
@@ -461,86 +461,86 @@ def test_some_file_systems_make_up_inodes(tmp_path, live, monkeypatch, mount):
     refuse_moved("files.uploads", live, inventory)
 
 
-def contents(component: Files, dump_folder: Path, read) -> list:
-    return list(reader_of(component).contents("uploads", dump_folder / "uploads.inventory.jsonl", read))
+def contents(source: Files, dump_folder: Path, read) -> list:
+    return list(reader_of(source).contents("uploads", dump_folder / "uploads.inventory.jsonl", read))
 
 
 def test_an_archive_that_lacks_what_is_still_there(tmp_path, live):
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     read = rows(tmp_path / "set", "uploads", "entry")
-    assert len(contents(component, tmp_path / "set/dump", read)) == len(read) + 1
+    assert len(contents(source, tmp_path / "set/dump", read)) == len(read) + 1
     for lost in ("sub/a", "sub", "same"):
         with pytest.raises(ArtifactError, match=f"lacks {lost}, and tar did not say why"):
-            contents(component, tmp_path / "set/dump", [row for row in read if row[1] != lost])
+            contents(source, tmp_path / "set/dump", [row for row in read if row[1] != lost])
 
 
 def test_an_archive_that_has_what_was_not_scanned(tmp_path, live):
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     read = rows(tmp_path / "set", "uploads", "entry")
     with pytest.raises(ArtifactError, match="has stranger, which the scan did not see"):
-        contents(component, tmp_path / "set/dump", [*read, ("entry", "stranger", read[0][2])])
+        contents(source, tmp_path / "set/dump", [*read, ("entry", "stranger", read[0][2])])
     with pytest.raises(ArtifactError, match="the scan did not see"):
-        contents(component, tmp_path / "set/dump", [*read, read[0]])
+        contents(source, tmp_path / "set/dump", [*read, read[0]])
 
 
 def test_what_vanished_is_known_from_what_tar_said(tmp_path, live):
     """Weeks later, or where the source is not mounted, nobody could look at it."""
     (live / "odd: näme\n").write_text("odd")
-    component = files(live)
-    back_up_while(component, tmp_path / "set", lambda: [shutil.rmtree(live), live.mkdir()])
+    source = files(live)
+    back_up_while(source, tmp_path / "set", lambda: [shutil.rmtree(live), live.mkdir()])
     assert set(changed(tmp_path / "set").values()) == {"vanished"}
     assert changed(tmp_path / "set")["odd: näme\n"] == "vanished"
     read = rows(tmp_path / "set", "uploads", "entry")
     live.rmdir()
-    assert contents(component, tmp_path / "set/dump", read) == list(read_rows(tmp_path / "set/uploads.contents.jsonl"))
+    assert contents(source, tmp_path / "set/dump", read) == list(read_rows(tmp_path / "set/uploads.contents.jsonl"))
     with pytest.raises(ArtifactError, match="tar did not say why"):
-        contents(component, tmp_path / "set/dump", [])
+        contents(source, tmp_path / "set/dump", [])
 
 
 @pytest.mark.parametrize("words", ["file changed as we read it", "File shrank by 3 bytes; padding with zeros"])
 def test_a_file_that_tar_saw_changing_is_named_even_if_it_looks_the_same(tmp_path, live, words):
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     inventory = tmp_path / "set/dump/uploads.inventory.jsonl"
     (live / "sub/a").unlink()
     write_rows(inventory, [*list(read_rows(inventory)), ("told", f"/usr/bin/tar: sub/a: {words}", {}), ("told", f"sub: {words}", {})])
-    found = contents(component, tmp_path / "set/dump", rows(tmp_path / "set", "uploads", "entry"))
+    found = contents(source, tmp_path / "set/dump", rows(tmp_path / "set", "uploads", "entry"))
     assert [row for row in found if row[0] == "changed"] == [("changed", "sub/a", {"what": "changed while read"})]
 
 
 def test_the_inventory_ends_with_totals(tmp_path, live):
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     ((_, _, scanned),) = read_rows(tmp_path / "set/dump/uploads.inventory.jsonl", "tree")
     ((_, _, kept),) = rows(tmp_path / "set", "uploads", "tree")
     assert scanned == {name: kept[name] for name in scanned}
     assert (scanned["files"], scanned["bytes"]) == (5, 13)
 
 
-# Switch and back ----------------------------------------------------------------------------------------------------
+# Swap and back ----------------------------------------------------------------------------------------------------
 
 
 def test_the_way_back(tmp_path, live):
-    component = files(live, "*.tmp")
+    source = files(live, "*.tmp")
     saved = snapshot(live)
-    back_up(component, tmp_path / "set")
+    back_up(source, tmp_path / "set")
     disturb(live)
     later = snapshot(live)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.stage(restore)
+    source.stage(restore)
     assert snapshot(live) == later, "staging changes nothing that is live"
-    component.switch(restore)
+    source.swap(restore)
     assert without(snapshot(live), b"scratch.tmp") == saved
-    assert component.before_copies() == [restore.id]
-    (live / "written by a service").write_text("after the switch")
-    component.switch_back(restore)
+    assert source.replaced_copies() == [restore.id]
+    (live / "written by a service").write_text("after the swap")
+    source.roll_back(restore)
     assert snapshot(live) == later
     assert (restore_path(live, restore) / "new/written by a service").exists()
-    component.discard(restore)
+    source.discard(restore)
     assert snapshot(live) == later
-    assert component.before_copies() == []
+    assert source.replaced_copies() == []
     assert not restore_path(live, restore).exists()
 
 
@@ -558,65 +558,65 @@ def killer(monkeypatch):
 
 @pytest.fixture
 def disturbed(tmp_path, live):
-    component = files(live, "*.tmp")
+    source = files(live, "*.tmp")
     saved = snapshot(live)
-    back_up(component, tmp_path / "set")
+    back_up(source, tmp_path / "set")
     disturb(live)
-    return component, saved, snapshot(live)
+    return source, saved, snapshot(live)
 
 
 @pytest.mark.parametrize("then", ["resume", "back"])
 def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, killer, then):
-    component, saved, later = disturbed
+    source, saved, later = disturbed
     restores = {}
 
-    def switch(steps: int) -> None:
+    def swap(steps: int) -> None:
         restore = restores[steps] = LocalRestore(tmp_path / "set", tmp_path / f"work{steps}")
         restore.on_journal = killer.point
         left, killer.left = killer.left, None
-        component.stage(restore)
+        source.stage(restore)
         killer.left = left
-        component.switch(restore)
+        source.swap(restore)
 
     points = 0
-    for steps in killed_at_each_point(killer, switch):
+    for steps in killed_at_each_point(killer, swap):
         points += 1
         restore = restores[steps]
         if then == "resume":
-            component.switch(restore)
+            source.swap(restore)
             assert without(snapshot(live), b"scratch.tmp") == saved
-        component.switch_back(restore)
+        source.roll_back(restore)
         assert snapshot(live) == later
-        component.discard(restore)
+        source.discard(restore)
         assert snapshot(live) == later
         assert not restore_path(live, restore).exists()
     assert points == 10, "an entry of the journal, four entries set aside, four brought, an entry of the journal"
 
 
 def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, killer):
-    component, saved, later = disturbed
+    source, saved, later = disturbed
     restores = {}
 
     def back(steps: int) -> None:
         restore = restores[steps] = LocalRestore(tmp_path / "set", tmp_path / f"work{steps}")
         left, killer.left = killer.left, None
-        component.stage(restore)
-        component.switch(restore)
+        source.stage(restore)
+        source.swap(restore)
         assert without(snapshot(live), b"scratch.tmp") == saved
         (live / "written later").touch()
         restore.on_journal = killer.point
         killer.left = left
-        component.switch_back(restore)
+        source.roll_back(restore)
 
     for steps in killed_at_each_point(killer, back):
-        component.switch_back(restores[steps])
+        source.roll_back(restores[steps])
         assert snapshot(live) == later
-        component.discard(restores[steps])
+        source.discard(restores[steps])
     assert len(restores) > 8
 
 
 def test_staging_killed_starts_afresh(tmp_path, live, disturbed):
-    component, _, later = disturbed
+    source, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     unpack = restore.unpack
 
@@ -627,59 +627,59 @@ def test_staging_killed_starts_afresh(tmp_path, live, disturbed):
 
     restore.unpack = half
     with pytest.raises(Killed):
-        component.stage(restore)
+        source.stage(restore)
     restore.unpack = unpack
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.discard(restore)
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
     assert snapshot(live) == later
 
 
 def test_order_of_steps_is_kept(tmp_path, live, disturbed):
-    component, saved, _ = disturbed
+    source, saved, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.switch_back(restore)
-    component.discard(restore)
-    component.stage(restore)
-    component.switch(restore)
-    with pytest.raises(RestoreError, match="already switched"):
-        component.stage(restore)
-    component.switch(restore)
-    component.discard(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
+    source.stage(restore)
+    source.swap(restore)
+    with pytest.raises(RestoreError, match="already swapped"):
+        source.stage(restore)
+    source.swap(restore)
+    source.discard(restore)
+    source.discard(restore)
     assert without(snapshot(live), b"scratch.tmp") == saved
     assert (restore_path(live, restore) / "before/newer").exists(), "discard leaves what was live"
 
 
 def test_after_the_way_back_there_is_no_switch(tmp_path, disturbed):
-    component, _, _ = disturbed
+    source, _, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.stage(restore)
-    component.switch(restore)
-    component.switch_back(restore)
-    component.switch_back(restore)
-    with pytest.raises(RestoreError, match="already switched"):
-        component.stage(restore)
+    source.stage(restore)
+    source.swap(restore)
+    source.roll_back(restore)
+    source.roll_back(restore)
+    with pytest.raises(RestoreError, match="already swapped"):
+        source.stage(restore)
 
 
 def test_a_half_switch_is_not_discarded(tmp_path, disturbed, killer):
-    component, _, _ = disturbed
+    source, _, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.stage(restore)
+    source.stage(restore)
     killer.left = 3
     with pytest.raises(Killed):
-        component.switch(restore)
-    with pytest.raises(RestoreError, match="half switched"):
-        component.discard(restore)
-    component.switch_back(restore)
-    with pytest.raises(RestoreError, match="was taken back"):
-        component.switch(restore)
+        source.swap(restore)
+    with pytest.raises(RestoreError, match="half swapped"):
+        source.discard(restore)
+    source.roll_back(restore)
+    with pytest.raises(RestoreError, match="was rolled back"):
+        source.swap(restore)
 
 
 def test_somebody_writes_in_the_middle(tmp_path, live, disturbed, monkeypatch):
-    component, _, later = disturbed
+    source, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.stage(restore)
+    source.stage(restore)
     rename = filesystem.rename
 
     def interfering(source: bytes, target: bytes) -> None:
@@ -689,8 +689,8 @@ def test_somebody_writes_in_the_middle(tmp_path, live, disturbed, monkeypatch):
 
     monkeypatch.setattr(filesystem, "rename", interfering)
     with pytest.raises(RestoreError, match="something still writes there"):
-        component.switch(restore)
-    component.switch_back(restore)
+        source.swap(restore)
+    source.roll_back(restore)
     assert snapshot(live) == later
     assert (restore_path(live, restore) / "late/changed").read_text() == "a service wrote this"
 
@@ -709,7 +709,7 @@ def test_rename_replaces_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(filesystem, "_RENAME_NOREPLACE", 1 << 20)
 
 
-# A proof that fails -------------------------------------------------------------------------------------------------
+# A verification that fails -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -724,21 +724,21 @@ def test_rename_replaces_nothing(tmp_path, monkeypatch):
     ],
 )
 def test_what_was_staged_wrong_is_named(tmp_path, live, disturbed, harm, named):
-    component, _, _ = disturbed
+    source, _, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.stage(restore)
+    source.stage(restore)
     harm(restore_path(live, restore) / "new")
-    assert named in "\n".join(map(str, component.prove(restore)))
+    assert named in "\n".join(map(str, source.verify_staged(restore)))
 
 
 def test_rows_that_do_not_add_up_are_found(tmp_path, live, disturbed):
-    component, _, _ = disturbed
+    source, _, _ = disturbed
     contents_file = tmp_path / "set/uploads.contents.jsonl"
     write_rows(tmp_path / "less", (row for row in list(read_rows(contents_file)) if row[1] != "same"))
     (tmp_path / "less").rename(contents_file)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    component.stage(restore)
-    found = "\n".join(map(str, component.prove(restore)))
+    source.stage(restore)
+    found = "\n".join(map(str, source.verify_staged(restore)))
     assert "tree .: files is 4, the set has 5" in found
     assert "entry same: is there, but not in the set" in found
 
@@ -752,35 +752,35 @@ def test_a_folder_that_is_gone_comes_back(tmp_path, live):
     deep.parent.mkdir(parents=True)
     (tmp_path / "moved").rename(deep)
     saved = snapshot(deep)
-    component = files(deep)
-    back_up(component, tmp_path / "set")
+    source = files(deep)
+    back_up(source, tmp_path / "set")
     shutil.rmtree(live)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    gone = component.preflight(restore)
+    gone = source.preflight(restore)
     assert gone.identity.startswith("gone below ")
     assert f"{deep} is gone; it is created again in {tmp_path}." in [finding.text for finding in gone.findings]
     assert not live.exists(), "preflight changes nothing"
-    component.stage(restore)
-    assert component.preflight(restore).identity == gone.identity, "a folder that the restore created is still gone"
-    assert component.prove(restore) == []
-    component.switch(restore)
+    source.stage(restore)
+    assert source.preflight(restore).fingerprint == gone.identity, "a folder that the restore created is still gone"
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     assert snapshot(deep) == saved
-    component.discard(restore)
-    assert component.before_copies() == []
+    source.discard(restore)
+    assert source.replaced_copies() == []
     assert snapshot(deep) == saved
 
 
 def test_a_folder_that_was_gone_goes_again(tmp_path, live):
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     shutil.rmtree(live)
     for switched in (False, True):
         restore = LocalRestore(tmp_path / "set", tmp_path / f"work{switched}")
-        component.stage(restore)
+        source.stage(restore)
         if switched:
-            component.switch(restore)
-            component.switch_back(restore)
-        component.discard(restore)
+            source.swap(restore)
+            source.roll_back(restore)
+        source.discard(restore)
         assert not live.exists()
 
 
@@ -788,16 +788,16 @@ def test_a_folder_that_was_gone_goes_again(tmp_path, live):
 
 
 def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
-    component, _, later = disturbed
+    source, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    preflight = component.preflight(restore)
-    assert preflight.identity == component.identity(restore)
+    preflight = source.preflight(restore)
+    assert preflight.identity == source.fingerprint(restore)
     assert preflight.identity.endswith(f", inode {live.stat().st_ino}")
     assert str(live.stat().st_dev) not in preflight.identity.split(" ")
-    facts = finding_texts(component, restore, "fact")
+    facts = finding_texts(source, restore, "fact")
     assert "5 files in 2 folders" in facts
     assert "has 4 files now" in facts
-    assert "3 of them were written after the newest file of the set" in finding_texts(component, restore, "warning")
+    assert "3 of them were written after the newest file of the set" in finding_texts(source, restore, "warning")
     assert preflight.bytes_needed == {}
     (space,) = preflight.second_copy
     assert (space.where, space.folder) == (str(live), str(live))
@@ -809,34 +809,34 @@ def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
 def test_a_worker_without_rights(tmp_path, disturbed, live):
     if not IS_ROOT:
         pytest.skip("changes to another user")
-    component, _, _ = disturbed
+    source, _, _ = disturbed
     open_up(tmp_path)
     for path in (tmp_path / "set").rglob("*"):
         path.chmod(0o755)
     live.chmod(0o755)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    assert f"{live} is not writable for this worker" in as_nobody(finding_texts, component, restore, "refusal")
-    assert "owners are not compared" in as_nobody(finding_texts, component, restore, "warning")
+    assert f"{live} is not writable for this worker" in as_nobody(finding_texts, source, restore, "refusal")
+    assert "owners are not compared" in as_nobody(finding_texts, source, restore, "warning")
     live.chmod(0o1777)
-    assert "belongs to another user" in as_nobody(finding_texts, component, restore, "refusal")
+    assert "belongs to another user" in as_nobody(finding_texts, source, restore, "refusal")
 
 
 def test_a_whole_restore_without_root(tmp_path):
     """Owners become the worker's own; everything else is compared and comes back."""
     if not IS_ROOT:
         pytest.skip("test_everything_comes_back is the same then")
-    with tempfile.TemporaryDirectory() as place:
-        os.chown(place, file_zoo.NOBODY, file_zoo.NOBODY)
-        live = Path(place) / "live"
+    with tempfile.TemporaryDirectory() as point:
+        os.chown(point, file_zoo.NOBODY, file_zoo.NOBODY)
+        live = Path(point) / "live"
         as_nobody(file_zoo.build, live)
-        component = files(live)
+        source = files(live)
         before = snapshot(live)
-        unsealed(back_up(component, Path(place) / "set"))
+        unsealed(back_up(source, Path(point) / "set"))
 
         def there_and_back() -> bool:
             os.chmod(live / "a/b/c", 0o755)
             shutil.rmtree(live)
-            restored(component, Unsealed(Path(place) / "set", Path(place) / "work"))
+            restored(source, Unsealed(Path(point) / "set", Path(point) / "work"))
             return snapshot(live) == before
 
         assert as_nobody(there_and_back)
@@ -863,7 +863,7 @@ class Unsealed(LocalRestore):
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root may set the mark")
 def test_entries_that_are_immutable(tmp_path, live, disturbed):
-    component, _, _ = disturbed
+    source, _, _ = disturbed
     request_get, request_set, immutable = 0x80086601, 0x40086602, 0x10
     with (live / "same").open() as file:
         flags = array("I", [0, 0])
@@ -873,8 +873,8 @@ def test_entries_that_are_immutable(tmp_path, live, disturbed):
         except OSError:
             pytest.skip("this file system has no such mark")
         try:
-            refusal = finding_texts(component, LocalRestore(tmp_path / "set", tmp_path / "work"), "refusal")
-            in_place = finding_texts(component, LocalRestore(tmp_path / "set", tmp_path / "work", in_place=True), "refusal")
+            refusal = finding_texts(source, LocalRestore(tmp_path / "set", tmp_path / "work"), "refusal")
+            in_place = finding_texts(source, LocalRestore(tmp_path / "set", tmp_path / "work", in_place=True), "refusal")
         finally:
             fcntl.ioctl(file, request_set, flags)
     assert f"{live}/same is marked immutable" in refusal
@@ -893,10 +893,10 @@ def mounted(live):
 
 
 def test_mounts_below_are_saved_but_refused_in_a_restore(tmp_path, live, mounted):
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     assert "mount point/inside" in entries(tmp_path / "set", "uploads")
-    refusal = finding_texts(component, LocalRestore(tmp_path / "set", tmp_path / "work"), "refusal")
+    refusal = finding_texts(source, LocalRestore(tmp_path / "set", tmp_path / "work"), "refusal")
     assert f"something is mounted, which can't be renamed: {mounted}" in refusal
 
 
@@ -923,17 +923,17 @@ def test_removing_never_enters_a_mount(live, mounted):
 
 
 def test_copies_are_dropped_one_by_one(tmp_path, live):
-    component = files(live)
-    back_up(component, tmp_path / "set")
+    source = files(live)
+    back_up(source, tmp_path / "set")
     restores = [LocalRestore(tmp_path / "set", tmp_path / f"work{number}") for number in range(2)]
     for restore in restores:
-        restored(component, restore)
+        restored(source, restore)
     saved = snapshot(live)
-    assert component.before_copies() == sorted(restore.id for restore in restores)
-    component.drop_before(restores[0])
-    assert component.before_copies() == [restores[1].id]
+    assert source.replaced_copies() == sorted(restore.id for restore in restores)
+    source.drop_replaced(restores[0])
+    assert source.replaced_copies() == [restores[1].id]
     assert snapshot(live) == saved
     waiting = LocalRestore(tmp_path / "set", tmp_path / "waiting")
-    component.stage(waiting)
-    component.drop_before(waiting)
-    assert component.prove(waiting) == [], "what is staged is no copy of before"
+    source.stage(waiting)
+    source.drop_replaced(waiting)
+    assert source.verify_staged(waiting) == [], "what is staged is no copy of before"

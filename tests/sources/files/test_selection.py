@@ -9,7 +9,7 @@ import pytest
 
 from recovery.common.errors import RestoreError
 from recovery.plan.kinds.files import FilesSettings
-from recovery.plan.location import lies_in
+from recovery.plan.location import contained_in
 from recovery.runners.local import LOCAL
 from recovery.sources.files.local import Files
 from recovery.sources.trees import filesystem
@@ -35,9 +35,9 @@ def fill(folder: Path, content: dict[str, str]) -> None:
 
 def age(folder: Path) -> None:
     """Times of long ago, so that any change shows."""
-    for place, _, names in os.walk(folder, topdown=False):
+    for point, _, names in os.walk(folder, topdown=False):
         for number, name in enumerate(sorted([*names, "."])):
-            os.utime(Path(place) / name, ns=(1, OLD + number), follow_symlinks=False)
+            os.utime(Path(point) / name, ns=(1, OLD + number), follow_symlinks=False)
 
 
 @pytest.fixture
@@ -117,15 +117,15 @@ def apart(tree: dict, *starts: str) -> dict:
 def test_what_was_asked_for_comes_and_the_rest_is_not_touched(tmp_path, live, saved, only, touched):
     disturb(live)
     later = snapshot(live)
-    component, restore = files(live), a_restore(tmp_path, *only)
-    restored(component, restore)
+    source, restore = files(live), a_restore(tmp_path, *only)
+    restored(source, restore)
     found = snapshot(live)
     assert below(found, *touched) == below(saved, *touched)
     assert apart(found, *touched) == apart(later, *touched), "content, metadata and times, of folders too"
     before = live / f".recovery-{restore.id}" / "before"
     assert below(snapshot(before), *touched) == below(later, *touched)
-    assert component.before_copies() == [restore.id]
-    component.drop_before(restore)
+    assert source.replaced_copies() == [restore.id]
+    source.drop_replaced(restore)
     assert not (live / f".recovery-{restore.id}").exists()
     assert snapshot(live) == found
 
@@ -143,48 +143,48 @@ def test_the_way_back_of_a_part(tmp_path, live, saved):
     shutil.rmtree(live / "2025")
     age(live)
     later = snapshot(live)
-    component, restore = files(live), a_restore(tmp_path, "2025/12/old.pdf", "2026/03", "a.pdf")
-    component.stage(restore)
-    assert component.prove(restore) == []
+    source, restore = files(live), a_restore(tmp_path, "2025/12/old.pdf", "2026/03", "a.pdf")
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     assert snapshot(live) == later, "staging changes nothing that is live"
-    component.switch(restore)
-    (live / "2026/03/written by a service").write_text("after the switch")
+    source.swap(restore)
+    (live / "2026/03/written by a service").write_text("after the swap")
     (live / "new at the top").write_text("stays")
-    component.switch_back(restore)
+    source.roll_back(restore)
     (live / "new at the top").unlink()
     os.utime(live, ns=(1, later[b"."][3]))
     assert snapshot(live) == later
-    component.discard(restore)
+    source.discard(restore)
     assert snapshot(live) == later
-    assert component.before_copies() == []
+    assert source.replaced_copies() == []
 
 
 def test_folders_that_are_gone_come_as_the_set_has_them(tmp_path, live, saved):
     shutil.rmtree(live / "2026")
     age(live)
     later = snapshot(live)
-    component, restore = files(live), a_restore(tmp_path, "2026/03/one.pdf")
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
+    source, restore = files(live), a_restore(tmp_path, "2026/03/one.pdf")
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     found = snapshot(live)
     assert found == later | {path: saved[path] for path in (b"2026", b"2026/03", b"2026/03/one.pdf")}
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert snapshot(live) == later
 
 
 @pytest.mark.parametrize("back", [False, True])
 def test_the_whole_folder_is_gone(tmp_path, live, saved, back):
     shutil.rmtree(live)
-    component, restore = files(live), a_restore(tmp_path, "2026/04/four.pdf")
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
+    source, restore = files(live), a_restore(tmp_path, "2026/04/four.pdf")
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     assert snapshot(live) == {path: saved[path] for path in (b".", b"2026", b"2026/04", b"2026/04/four.pdf")}
     if back:
-        component.switch_back(restore)
-    component.discard(restore)
+        source.roll_back(restore)
+    source.discard(restore)
     assert live.exists() != back
 
 
@@ -199,23 +199,23 @@ def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then):
     restores = {}
     touched = ["2025", "2026/03/deep/three.pdf", "a.pdf", "2026/04"]
 
-    def switch(steps: int) -> None:
+    def swap(steps: int) -> None:
         restore = restores[steps] = a_restore(tmp_path, "2025/**/*.pdf", "2026/03/deep/three.pdf", "a.pdf", "2026/04")
         restore.on_journal = killer.point
         left, killer.left = killer.left, None
-        component.stage(restore)
+        source.stage(restore)
         killer.left = left
-        component.switch(restore)
+        source.swap(restore)
 
-    component = files(live)
-    for steps in killed_at_each_point(killer, switch):
+    source = files(live)
+    for steps in killed_at_each_point(killer, swap):
         if then == "resume":
-            component.switch(restores[steps])
+            source.swap(restores[steps])
             assert below(snapshot(live), *touched) == below(saved, *touched)
             assert apart(snapshot(live), *touched) == apart(later, *touched)
-        component.switch_back(restores[steps])
+        source.roll_back(restores[steps])
         assert snapshot(live) == later
-        component.discard(restores[steps])
+        source.discard(restores[steps])
         assert snapshot(live) == later
     assert len(restores) == 9, "two entries of the journal, two entries set aside, four brought, and the end"
 
@@ -237,12 +237,12 @@ def test_links_of_a_file_that_was_not_asked_for(tmp_path, live, in_place):
     shutil.rmtree(live / "linked")
     age(live)
     first = (live / "0 first").stat()
-    component, restore = files(live), a_restore(tmp_path, "linked", "z*", in_place=in_place)
+    source, restore = files(live), a_restore(tmp_path, "linked", "z*", in_place=in_place)
     if in_place:
-        component.replace(restore)
-        assert component.prove(restore) == []
+        source.replace(restore)
+        assert source.verify_staged(restore) == []
     else:
-        restored(component, restore)
+        restored(source, restore)
     one = [(live / name).stat() for name in ("linked/b", "linked/c", "zz")]
     assert {status.st_ino for status in one} == {one[0].st_ino}
     assert one[0].st_nlink == 3
@@ -257,11 +257,11 @@ def test_links_of_a_file_that_was_not_asked_for(tmp_path, live, in_place):
 def test_every_kind_of_entry_by_a_pattern(tmp_path):
     live = tmp_path / "live"
     file_zoo.build(live)
-    component, before = files(live), snapshot(live)
-    back_up(component, tmp_path / "set", pack_size=1 << 20)
+    source, before = files(live), snapshot(live)
+    back_up(source, tmp_path / "set", pack_size=1 << 20)
     for path in live.iterdir():
         path.rename(tmp_path / path.name)
-    restored(component, a_restore(tmp_path, "**"))
+    restored(source, a_restore(tmp_path, "**"))
     assert apart(snapshot(live), ".") == apart(before, ".")
 
 
@@ -289,7 +289,7 @@ def test_refusals(tmp_path, live, saved, only, words):
     (said,) = [finding.text for finding in preflight.findings if finding.level == "refusal"]
     assert words in said
     assert "a.pdf'" not in said.replace(repr(only), "")
-    assert preflight.identity == files(live).identity(restore)
+    assert preflight.identity == files(live).fingerprint(restore)
 
 
 def test_an_empty_set_has_nothing(tmp_path):
@@ -314,24 +314,24 @@ def test_something_else_where_the_set_has_a_folder(tmp_path, live, saved, made):
         (live / "2026").write_text("a file now")
     else:
         Path(live / "2026").symlink_to(tmp_path)
-    component, restore = files(live), a_restore(tmp_path, "2026/03/one.pdf")
-    assert f"{live}/2026 is not a folder" in finding_texts(component, restore, "refusal")
-    component.stage(restore)
+    source, restore = files(live), a_restore(tmp_path, "2026/03/one.pdf")
+    assert f"{live}/2026 is not a folder" in finding_texts(source, restore, "refusal")
+    source.stage(restore)
     with pytest.raises(RestoreError, match="is not a folder"):
-        component.switch(restore)
-    restored(component, a_restore(tmp_path, "2026"))
+        source.swap(restore)
+    restored(source, a_restore(tmp_path, "2026"))
     assert (live / "2026/03/one.pdf").read_text() == "one"
 
 
 def test_preflight_of_a_part(tmp_path, live, saved):
     disturb(live)
     later = snapshot(live)
-    component, restore = files(live), a_restore(tmp_path, "2026/03")
-    preflight = component.preflight(restore)
-    facts = finding_texts(component, restore, "fact")
+    source, restore = files(live), a_restore(tmp_path, "2026/03")
+    preflight = source.preflight(restore)
+    facts = finding_texts(source, restore, "fact")
     assert f"{live} gets what the set has of 2026/03: 3 files in 3 folders, 11 B." in facts
     assert "has 3 files of these now" in facts
-    assert "1 of them were written after" in finding_texts(component, restore, "warning")
+    assert "1 of them were written after" in finding_texts(source, restore, "warning")
     assert [space.needed for space in preflight.second_copy] == [6 * 4096 + 11]
     assert snapshot(live) == later
 
@@ -341,24 +341,24 @@ def test_preflight_of_a_part(tmp_path, live, saved):
 
 def test_excluded_entries_go_with_a_folder_only(tmp_path, live, saved):
     (live / "2026/03/x.tmp").write_text("excluded")
-    component = files(live, "*.tmp")
-    restored(component, a_restore(tmp_path, "2026/03/*.pdf"))
+    source = files(live, "*.tmp")
+    restored(source, a_restore(tmp_path, "2026/03/*.pdf"))
     assert (live / "2026/03/x.tmp").exists()
     restore = a_restore(tmp_path, "2026")
-    restored(component, restore)
+    restored(source, restore)
     assert (live / f".recovery-{restore.id}/before/2026/03/x.tmp").read_text() == "excluded"
 
 
 # Comparing ----------------------------------------------------------------------------------------------------------
 
 
-def compared(component: Files, restore: LocalRestore) -> dict:
-    return {(change.kind, change.what): (change.count, change.bytes, change.names) for change in component.compare(restore)}
+def compared(source: Files, restore: LocalRestore) -> dict:
+    return {(change.kind, change.what): (change.count, change.bytes, change.names) for change in source.compare(restore)}
 
 
 def test_compare(tmp_path, live, saved):
-    component = files(live, "*.tmp")
-    assert compared(component, a_restore(tmp_path)) == {
+    source = files(live, "*.tmp")
+    assert compared(source, a_restore(tmp_path)) == {
         ("file", "equal"): (8, 33, tuple(sorted(p for p in map(os.fsdecode, saved) if (live / p).is_file()))),
         ("folder", "equal"): (8, 0, (".", "2025", "2025/12", "2026", "2026/03", "2026/03/deep", "2026/04", "other")),
     }
@@ -367,7 +367,7 @@ def test_compare(tmp_path, live, saved):
     Path(live / "link").symlink_to("nowhere")
     age(live)
     later = snapshot(live)
-    found = compared(component, a_restore(tmp_path))
+    found = compared(source, a_restore(tmp_path))
     assert found["file", "added"] == (1, 5, ("2026/03/deep/three.pdf",))
     assert found["file", "changed"] == (
         6,
@@ -382,15 +382,15 @@ def test_compare(tmp_path, live, saved):
 
 
 def test_compare_a_part(tmp_path, live, saved):
-    component = files(live)
+    source = files(live)
     disturb(live)
-    assert compared(component, a_restore(tmp_path, "2026/03/*.pdf")) == {("file", "changed"): (1, 3, ("2026/03/one.pdf",))}
-    assert compared(component, a_restore(tmp_path, "2025")) == {
+    assert compared(source, a_restore(tmp_path, "2026/03/*.pdf")) == {("file", "changed"): (1, 3, ("2026/03/one.pdf",))}
+    assert compared(source, a_restore(tmp_path, "2025")) == {
         ("file", "equal"): (1, 3, ("2025/12/old.pdf",)),
         ("folder", "equal"): (2, 0, ("2025", "2025/12")),
     }
     shutil.rmtree(live)
-    assert compared(component, a_restore(tmp_path, "2026/04/four.pdf")) == {
+    assert compared(source, a_restore(tmp_path, "2026/04/four.pdf")) == {
         ("file", "added"): (1, 4, ("2026/04/four.pdf",)),
         ("folder", "added"): (2, 0, ("2026", "2026/04")),
     }
@@ -411,38 +411,40 @@ def test_a_folder_elsewhere(tmp_path, live, saved):
     disturb(live)
     later = snapshot(live)
     there = tmp_path / "staging" / "uploads"
-    component = files(live, there=there)
+    source = files(live, there=there)
     restore = a_restore(tmp_path)
-    assert component.occupied(restore) == {}
-    assert component.identity(restore).startswith("gone below ")
-    restored(component, restore)
+    assert source.occupied_locations(restore) == {}
+    assert source.fingerprint(restore).startswith("gone below ")
+    restored(source, restore)
     assert snapshot(there) == saved
     assert snapshot(live) == later
-    assert component.occupied(a_restore(tmp_path)) == {("files", *there.parts): f"{there} has 8 files, 7 folders (33 B)"}
-    assert list(component.occupied(a_restore(tmp_path, "2026/03/*.pdf")).values()) == [f"{there} has 1 file (3 B)"]
-    assert list(component.occupied(a_restore(tmp_path, "2026/03/deep")).values()) == [f"{there} has 1 file, 1 folder (5 B)"]
+    assert source.occupied_locations(a_restore(tmp_path)) == {("files", *there.parts): f"{there} has 8 files, 7 folders (33 B)"}
+    assert list(source.occupied_locations(a_restore(tmp_path, "2026/03/*.pdf")).values()) == [f"{there} has 1 file (3 B)"]
+    assert list(source.occupied_locations(a_restore(tmp_path, "2026/03/deep")).values()) == [f"{there} has 1 file, 1 folder (5 B)"]
 
 
 def test_elsewhere_and_back_leaves_nothing(tmp_path, live, saved):
     there = tmp_path / "staging" / "uploads"
-    component, restore = files(live, there=there), a_restore(tmp_path, "2026/03")
-    component.stage(restore)
-    component.switch(restore)
+    source, restore = files(live, there=there), a_restore(tmp_path, "2026/03")
+    source.stage(restore)
+    source.swap(restore)
     assert (there / "2026/03/one.pdf").exists()
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert not (tmp_path / "staging").exists()
 
 
 def test_where_it_lands_is_told_by_the_folder_itself(tmp_path, live, saved):
     restore = a_restore(tmp_path)
-    here = files(live).lands(restore)
+    here = files(live).locations(restore)
     Path(tmp_path / "other name").symlink_to(live)
-    assert files(live, there=tmp_path / "other name").lands(restore) == here
-    assert files(live, there=tmp_path / "copy").lands(restore) != here
+    assert files(live, there=tmp_path / "other name").locations(restore) == here
+    assert files(live, there=tmp_path / "copy").locations(restore) != here
     Path(tmp_path / "here").symlink_to(tmp_path)
-    assert files(live, there=tmp_path / "copy" / "x").lands(restore) == files(live, there=tmp_path / "here/copy/x").lands(restore)
-    assert files(live, there=tmp_path / "copy").lands(restore) == files(live, there=tmp_path / "copy").lands(a_restore(tmp_path, "2026"))
+    assert files(live, there=tmp_path / "copy" / "x").locations(restore) == files(live, there=tmp_path / "here/copy/x").locations(restore)
+    assert files(live, there=tmp_path / "copy").locations(restore) == files(live, there=tmp_path / "copy").locations(
+        a_restore(tmp_path, "2026")
+    )
 
 
 def test_the_same_folder_mounted_twice_is_where_it_lands(tmp_path, live, saved):
@@ -451,10 +453,10 @@ def test_the_same_folder_mounted_twice_is_where_it_lands(tmp_path, live, saved):
     if subprocess.run(["mount", "--bind", live, other], check=False, capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
-        there = files(live, there=other).lands(a_restore(tmp_path))
-        assert any(lies_in(landing, there) for landing in files(live).lands(a_restore(tmp_path)))
-        assert any(lies_in(landing, there) for landing in files(live, there=live / "2026").lands(a_restore(tmp_path)))
-        assert not any(lies_in(landing, there) for landing in files(live, there=tmp_path / "third").lands(a_restore(tmp_path)))
+        there = files(live, there=other).locations(a_restore(tmp_path))
+        assert any(contained_in(landing, there) for landing in files(live).locations(a_restore(tmp_path)))
+        assert any(contained_in(landing, there) for landing in files(live, there=live / "2026").locations(a_restore(tmp_path)))
+        assert not any(contained_in(landing, there) for landing in files(live, there=tmp_path / "third").locations(a_restore(tmp_path)))
         (live / "inner").mkdir()
         assert "lie in one another" in finding_texts(files(live, there=other / "inner"), a_restore(tmp_path), "refusal")
     finally:

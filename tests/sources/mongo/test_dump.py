@@ -43,9 +43,9 @@ def db(client, request):
     client.drop_database(name)
 
 
-def dump(component, folder, opened=lambda: None):
+def dump(source, folder, opened=lambda: None):
     folder.mkdir()
-    return component.dump(folder, opened)
+    return source.dump(folder, opened)
 
 
 def user(client, name, roles, password="secret"):

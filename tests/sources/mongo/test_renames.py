@@ -7,7 +7,7 @@ import pytest
 from recovery.common.errors import PlanError
 from recovery.packs.content_diff import compare
 from recovery.plan.kinds.mongo import MongoTarget
-from recovery.plan.location import lies_in
+from recovery.plan.location import contained_in
 from recovery.sources.mongo.renames import Names, read_by
 from sandbox.servers import Mongo as MongoServer
 from tests.support.local_restore import LocalRestore, back_up
@@ -40,8 +40,8 @@ def target(databases=(), **collections):
     return MongoTarget(connection="x", databases=dict(databases), collections=collections.pop("collections", collections))
 
 
-def refusals(component, restore):
-    return [finding.text for finding in component.preflight(restore).findings if finding.level == "refusal"]
+def refusals(source, restore):
+    return [finding.text for finding in source.preflight(restore).findings if finding.level == "refusal"]
 
 
 def renamed(rows, old, new):
@@ -49,14 +49,14 @@ def renamed(rows, old, new):
     return [(kind, name.replace(old, new, 1), facts) for kind, name, facts in rows]
 
 
-def bring(component, set_folder, work, **asked):
+def bring(source, set_folder, work, **asked):
     restore = LocalRestore(set_folder, work, **asked)
-    assert refusals(component, restore) == []
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
-    component.settle(restore)
-    component.discard(restore)
+    assert refusals(source, restore) == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    source.finalize(restore)
+    source.discard(restore)
     return restore
 
 
@@ -65,14 +65,14 @@ def test_a_database_lands_under_another_name_without_users(mongo_server, elsewhe
     db.command("createUser", "theirs", pwd="x", roles=["read"])
     wanted = rows_of(back_up(mongo(mongo_server, db.name), tmp_path / "set"))
     db.command("dropUser", "theirs")
-    component = mongo(elsewhere, db.name, there=target({db.name: "there"}))
+    source = mongo(elsewhere, db.name, there=target({db.name: "there"}))
     restore = LocalRestore(tmp_path / "set", tmp_path / "first")
-    assert component.occupied(restore) == {}
-    assert {change.what for change in component.compare(restore)} == {"added"}
-    assert any("not brought to another system" in finding.text for finding in component.preflight(restore).findings)
-    bring(component, tmp_path / "set", tmp_path / "work")
+    assert source.occupied_locations(restore) == {}
+    assert {change.what for change in source.compare(restore)} == {"added"}
+    assert any("not brought to another system" in finding.text for finding in source.preflight(restore).findings)
+    bring(source, tmp_path / "set", tmp_path / "work")
     assert compare(renamed(wanted, db.name, "there"), state(mongo(elsewhere, "there"), tmp_path / "after")) == []
-    assert {change.what for change in component.compare(restore)} == {"equal"}
+    assert {change.what for change in source.compare(restore)} == {"equal"}
     assert there.client.admin["system.users"].count_documents({"user": "theirs"}) == 0
     assert db.name not in there.client.list_database_names()
 
@@ -96,8 +96,8 @@ def test_what_a_view_reads_is_renamed_where_it_is_named_and_nowhere_else(mongo_s
     db.create_collection("hourly", viewOn="weather", pipeline=[{"$group": {"_id": "$where"}}])
     set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
     others = {f"{db.name}.{old}": new for old, new in (("orders", "o.2"), ("lines", "l"), ("weather", "w"), ("joined", "j"))}
-    component = mongo(elsewhere, db.name, there=target({db.name: "there"}, collections=others))
-    bring(component, set_folder, tmp_path / "work")
+    source = mongo(elsewhere, db.name, there=target({db.name: "there"}, collections=others))
+    bring(source, set_folder, tmp_path / "work")
     found = {entry["name"]: entry["options"] for entry in there.list_collections()}
     wanted = [
         {"$lookup": {"from": "o.2", "pipeline": [{"$unionWith": "l"}, {"$match": {"from": "orders"}}], "as": "orders"}},
@@ -131,8 +131,8 @@ def test_a_part_lands_beside_what_the_target_has(mongo_server, elsewhere, db, th
         db[name].insert_many([{"_id": n} for n in range(3)])
     there.mine.insert_one({"_id": 1})
     set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
-    component = mongo(elsewhere, db.name, there=target({db.name: "there"}, collections={f"{db.name}.one": "first"}))
-    bring(component, set_folder, tmp_path / "work", only=[f"{db.name}.one"])
+    source = mongo(elsewhere, db.name, there=target({db.name: "there"}, collections={f"{db.name}.one": "first"}))
+    bring(source, set_folder, tmp_path / "work", only=[f"{db.name}.one"])
     assert sorted(there.list_collection_names()) == ["first", "mine"]
     assert there.first.count_documents({}) == 3
 
@@ -143,20 +143,20 @@ def test_a_target_in_use_is_set_aside_and_comes_back(mongo_server, elsewhere, db
     there.create_collection("seen", viewOn="one", pipeline=[])
     series(there, "weather", 5)
     set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
-    component = mongo(elsewhere, db.name, there=target({db.name: "there"}))
+    source = mongo(elsewhere, db.name, there=target({db.name: "there"}))
     before = state(mongo(elsewhere, "there"), tmp_path / "before")
     restore = LocalRestore(set_folder, tmp_path / "work")
-    occupied = {names[2:]: words for names, words in component.occupied(restore).items()}
-    assert occupied["there", "one"].startswith("there.one with about 1,500 documents, ")
-    assert occupied["there", "seen"] == "the view there.seen"
-    assert occupied.keys() == {("there", "one"), ("there", "seen"), ("there", "weather")}
-    assert component.occupied(LocalRestore(set_folder, tmp_path / "w", only=[f"{db.name}.other"])) == {}
-    component.stage(restore)
-    component.switch(restore)
-    assert component.before_copies() == [restore.id]
+    occupied_locations = {names[2:]: words for names, words in source.occupied_locations(restore).items()}
+    assert occupied_locations["there", "one"].startswith("there.one with about 1,500 documents, ")
+    assert occupied_locations["there", "seen"] == "the view there.seen"
+    assert occupied_locations.keys() == {("there", "one"), ("there", "seen"), ("there", "weather")}
+    assert source.occupied_locations(LocalRestore(set_folder, tmp_path / "w", only=[f"{db.name}.other"])) == {}
+    source.stage(restore)
+    source.swap(restore)
+    assert source.replaced_copies() == [restore.id]
     assert there.list_collection_names().count("weather") == 0
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert compare(before, state(mongo(elsewhere, "there"), tmp_path / "after")) == []
 
 
@@ -165,22 +165,22 @@ def test_the_same_place_is_recognized_however_it_is_reached(mongo_server, elsewh
     db.two.insert_one({})
     set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
 
-    def lands(where, there=None, only=(), **changes):
-        component = mongo(where, db.name, there=there, **changes)
-        return component.lands(LocalRestore(set_folder, tmp_path / "work", only=only))
+    def locations(where, there=None, only=(), **changes):
+        source = mongo(where, db.name, there=there, **changes)
+        return source.locations(LocalRestore(set_folder, tmp_path / "work", only=only))
 
-    live = lands(mongo_server)
-    assert lands(mongo_server, target(), host="localhost") == live
-    assert not lands(elsewhere, target()) & live
-    assert not lands(mongo_server, target({db.name: "there"})) & live
-    one = lands(mongo_server, only=[f"{db.name}.one"])
-    assert all(lies_in(landing, live) for landing in one)
-    assert mongo(mongo_server, db.name).owns() == live
-    assert mongo(mongo_server, collections=(f"{db.name}.one",)).owns() == one
-    assert live < mongo(mongo_server).owns()
-    assert lands(mongo_server, target(), [f"{db.name}.one"]) == one
-    assert not lands(mongo_server, target(one="three", collections={f"{db.name}.one": "three"}), [f"{db.name}.one"]) & one
-    assert lands(mongo_server, target(collections={f"{db.name}.two": "one"}), [f"{db.name}.two"]) == one
+    live = locations(mongo_server)
+    assert locations(mongo_server, target(), host="localhost") == live
+    assert not locations(elsewhere, target()) & live
+    assert not locations(mongo_server, target({db.name: "there"})) & live
+    one = locations(mongo_server, only=[f"{db.name}.one"])
+    assert all(contained_in(landing, live) for landing in one)
+    assert mongo(mongo_server, db.name).own_locations() == live
+    assert mongo(mongo_server, collections=(f"{db.name}.one",)).own_locations() == one
+    assert live < mongo(mongo_server).own_locations()
+    assert locations(mongo_server, target(), [f"{db.name}.one"]) == one
+    assert not locations(mongo_server, target(one="three", collections={f"{db.name}.one": "three"}), [f"{db.name}.one"]) & one
+    assert locations(mongo_server, target(collections={f"{db.name}.two": "one"}), [f"{db.name}.two"]) == one
 
 
 @pytest.mark.parametrize(
@@ -224,9 +224,9 @@ def test_names_that_can_not_be_are_refused(databases, collections, words):
 def test_a_name_of_what_the_set_lacks_is_a_warning(mongo_server, elsewhere, db, tmp_path):
     db.one.insert_one({})
     set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
-    component = mongo(elsewhere, db.name, there=target({"not": "there"}, collections={f"{db.name}.oen": "x"}))
+    source = mongo(elsewhere, db.name, there=target({"not": "there"}, collections={f"{db.name}.oen": "x"}))
     texts = [
-        finding.text for finding in component.preflight(LocalRestore(set_folder, tmp_path / "work")).findings if finding.level == "warning"
+        finding.text for finding in source.preflight(LocalRestore(set_folder, tmp_path / "work")).findings if finding.level == "warning"
     ]
     assert [text for text in texts if f"another name for {db.name}.oen" in text]
     assert [text for text in texts if "another name for not," in text]

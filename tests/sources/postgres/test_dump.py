@@ -1,4 +1,4 @@
-"""Dump, contents, stage and proof on real servers."""
+"""Dump, contents, stage and verification on real servers."""
 
 import threading
 from pathlib import Path
@@ -49,7 +49,7 @@ def hard_database(site):
         f"ALTER DATABASE {name} CONNECTION LIMIT 17",
         f"ALTER DATABASE {name} OWNER TO hard_owner",
     )
-    return site.back_up(site.component(ODD, schema_sql=True))
+    return site.back_up(site.source(ODD, schema_sql=True))
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +57,21 @@ def hard_set(site):
     return hard_database(site)
 
 
-def staged(site, set_folder, component=None):
-    component = component or site.component()
+def staged(site, set_folder, source=None):
+    source = source or site.source()
     restore = site.restore(set_folder)
-    assert [finding for finding in component.preflight(restore).findings if finding.level == "refusal"] == []
-    component.stage(restore)
-    return component, restore
+    assert [finding for finding in source.preflight(restore).findings if finding.level == "refusal"] == []
+    source.stage(restore)
+    return source, restore
 
 
-def differing(component, restore):
-    return {(difference.kind, difference.name) for difference in component.prove(restore)}
+def differing(source, restore):
+    return {(difference.kind, difference.name) for difference in source.verify_staged(restore)}
 
 
 def test_hard_content_comes_back_equal(site, hard_set):
-    component, restore = staged(site, hard_set)
-    assert component.prove(restore) == []
+    source, restore = staged(site, hard_set)
+    assert source.verify_staged(restore) == []
     rows = contents(hard_set, ODD)
     assert rows["table", "shop.customer"]["count"] == 302
     assert (
@@ -84,12 +84,12 @@ def test_hard_content_comes_back_equal(site, hard_set):
     assert rows["large objects", "all"]["count"] == 4
     assert rows["materialized view", "shop.later"]["populated"] is False
     assert "count" not in rows["table", "shop.event"]
-    component.discard(restore)
+    source.discard(restore)
     assert not any("__stage_" in name for name in site.databases())
 
 
 def test_the_proof_finds_every_kind_of_change(site, hard_set):
-    component, restore = staged(site, hard_set)
+    source, restore = staged(site, hard_set)
     changes = {
         "UPDATE shop.customer SET ratio = ratio + 1e-14 WHERE id = 7": ("table", "shop.customer"),
         "DELETE FROM ONLY shop.dog WHERE legs = 3": ("table", "shop.dog"),
@@ -128,27 +128,27 @@ def test_the_proof_finds_every_kind_of_change(site, hard_set):
         "ALTER USER MAPPING FOR hard_reader SERVER far OPTIONS (SET password 'other')": ("user mapping", "hard_reader on server far"),
     }
     site.sql(f"{ODD}__stage_{restore.id}", *changes)
-    found = differing(component, restore)
+    found = differing(source, restore)
     assert found == {*changes.values(), ("published table", "shop.b in publication shouted")}
-    assert "mapping secret" not in str(component.prove(restore))
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.discard(restore)
+    assert "mapping secret" not in str(source.verify_staged(restore))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
 
 
 def test_what_is_live_has_to_be_exactly_in_the_safety_set(site):
     site.create("exact", "CREATE TABLE t (at timestamp)", "CREATE VIEW v AS SELECT at::date::text AS at FROM t")
-    component = site.component("exact")
-    restore = site.restore(site.back_up(component), in_place=True, only=["exact"])
-    assert component.unsaved(restore) == []
+    source = site.source("exact")
+    restore = site.restore(site.back_up(source), in_place=True, only=["exact"])
+    assert source.changed_since_backup(restore) == []
     site.sql("exact", "CREATE OR REPLACE VIEW v AS SELECT at::text AS at FROM t")
-    [change] = component.unsaved(restore)
+    [change] = source.changed_since_backup(restore)
     assert (change.kind, change.what, change.names) == ("view", "changed", ("exact.public.v",))
     site.sql("postgres", "DROP DATABASE exact")
 
 
 def test_a_flipped_byte_in_the_dump_is_found_by_the_digest(site, hard_set):
-    component = site.component()
+    source = site.source()
     restore = site.restore(hard_set)
     unpack = restore.unpack
 
@@ -159,9 +159,9 @@ def test_a_flipped_byte_in_the_dump_is_found_by_the_digest(site, hard_set):
                 file.write_bytes(file.read_bytes().replace(b"Kunde 77 ", b"Kunde 77!"))
 
     restore.unpack = flip
-    component.stage(restore)
-    assert ("table", "shop.customer") in differing(component, restore)
-    component.discard(restore)
+    source.stage(restore)
+    assert ("table", "shop.customer") in differing(source, restore)
+    source.discard(restore)
 
 
 def test_digests_do_not_depend_on_settings_of_the_database(site):
@@ -172,7 +172,7 @@ def test_digests_do_not_depend_on_settings_of_the_database(site):
     settings = {"timezone": "'America/St_Johns'", "datestyle": "'SQL, DMY'", "intervalstyle": "iso_8601", "bytea_output": "escape"}
     for name, value in (settings | {"extra_float_digits": "-10", "statement_timeout": "'1ms'"}).items():
         site.sql("postgres", f"ALTER DATABASE bent SET {name} = {value}")
-    backup = site.back_up(site.component("plain", "bent"))
+    backup = site.back_up(site.source("plain", "bent"))
     assert contents(backup, "plain", "table") == contents(backup, "bent", "table")
 
 
@@ -188,14 +188,14 @@ def test_settings_of_the_user_change_nothing(site):
     settings |= {"default_transaction_isolation": "serializable", "default_tablespace": "pg_global", "standard_conforming_strings": "off"}
     for name, value in settings.items():
         site.sql("postgres", f"ALTER ROLE odd_admin SET {name} = {value}")
-    usual = site.back_up(site.component("customary"))
-    component = site.component("customary", user="odd_admin", password="o")
-    backup = site.back_up(component)
+    usual = site.back_up(site.source("customary"))
+    source = site.source("customary", user="odd_admin", password="o")
+    backup = site.back_up(source)
     assert contents(backup, "customary", "table", "schema") == contents(usual, "customary", "table", "schema")
-    component, restore = staged(site, backup, component)
-    assert component.prove(restore) == []
+    source, restore = staged(site, backup, source)
+    assert source.verify_staged(restore) == []
     assert site.sql(f"customary__stage_{restore.id}", "SELECT words FROM t") == [(["a", None],)]
-    component.discard(restore)
+    source.discard(restore)
 
 
 def test_login_triggers_do_not_run(site):
@@ -207,14 +207,14 @@ def test_login_triggers_do_not_run(site):
         " 'BEGIN INSERT INTO public.visit VALUES (clock_timestamp()); END';"
         "CREATE EVENT TRIGGER greeting ON login EXECUTE FUNCTION greet()",
     )
-    backup = site.back_up(site.component("greeted"))
+    backup = site.back_up(site.source("greeted"))
     assert contents(backup, "greeted")["table", "public.visit"]["count"] == 0
-    component, restore = staged(site, backup)
-    assert component.prove(restore) == []
-    component.discard(restore)
+    source, restore = staged(site, backup)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
     folder = site.new_folder()
     folder.mkdir()
-    dump = site.component("greeted", user="comer", password="c").dump(folder, lambda: None)
+    dump = site.source("greeted", user="comer", password="c").dump(folder, lambda: None)
     assert any("the login trigger greeting runs whenever a backup comes in" in warning for warning in dump.warnings)
 
 
@@ -227,15 +227,15 @@ def test_statistics_that_can_not_be_collected_do_not_end_a_restore(site, caplog)
         "CREATE FUNCTION refuse(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RAISE 'not today'; END $$",
         "CREATE STATISTICS of_refusing ON refuse(a) FROM refusing",
     )
-    component, restore = staged(site, site.back_up(site.component("uneven")))
+    source, restore = staged(site, site.back_up(site.source("uneven")))
     assert "not today" in caplog.text
     assert [line for line in caplog.messages if "has no statistics" in line] == [
         "table public.refusing has no statistics, or not all: ANALYZE it once that is mended"
     ]
     counts = "SELECT relname, reltuples FROM pg_class WHERE relname IN ('fine', 'also_fine')"
     assert set(site.sql(f"uneven__stage_{restore.id}", counts)) == {("fine", 99.0), ("also_fine", 99.0)}
-    assert component.prove(restore) == []
-    component.discard(restore)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
 
 
 def entry(what):
@@ -275,17 +275,17 @@ def test_encodings_other_than_utf8(site):
             connection.execute(f'CREATE TABLE "{word}" ("{word}") AS SELECT text \'{word}\'')
             connection.execute(f'CREATE SEQUENCE "{word}s" START 5')
             connection.execute(f"COMMENT ON TABLE \"{word}\" IS '{word}'")
-    backup = site.back_up(site.component("latin1", "sql_ascii", "euc_jp"))
+    backup = site.back_up(site.source("latin1", "sql_ascii", "euc_jp"))
     assert contents(backup, "latin1")["table", 'public."übel"']["bytes"] == len("übel\n".encode("latin1"))
     assert contents(backup, "euc_jp")["sequence", 'public."日本s"']["value"] == 5
-    component, restore = staged(site, backup)
-    assert component.prove(restore) == []
-    component.discard(restore)
+    source, restore = staged(site, backup)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
 
 
 def test_the_dump_is_of_the_moment_when_its_snapshot_opened(site):
     site.create("moving", "CREATE TABLE t AS SELECT 1 AS a", "CREATE TABLE u ()")
-    component = site.component("moving")
+    source = site.source("moving")
     folder = site.new_folder()
     folder.mkdir()
     refused = []
@@ -296,7 +296,7 @@ def test_the_dump_is_of_the_moment_when_its_snapshot_opened(site):
             site.sql("moving", "SET lock_timeout = '50ms'", "DROP TABLE u")
         refused.append(caught.value)
 
-    dump = component.dump(folder, opened)
+    dump = source.dump(folder, opened)
     [file] = [path for path in (folder / "database-0").glob("*.dat") if path.name != "toc.dat" and path.read_bytes().startswith(b"1\n")]
     assert file.read_bytes() == b"1\n\\.\n\n\n"
     assert len(refused) == 1
@@ -326,7 +326,7 @@ def test_every_database_but_what_restores_made(site):
     site.sql("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'cut'")
     folder = site.new_folder()
     folder.mkdir()
-    dump = site.component(schema_sql=True).dump(folder, lambda: None)
+    dump = site.source(schema_sql=True).dump(folder, lambda: None)
     artifacts = [artifact.name for artifact in dump.artifacts]
     assert len(artifacts) == len(set(artifacts))
     dumped = {name for artifact in artifacts for name in database_of(folder, artifact)}
@@ -336,7 +336,7 @@ def test_every_database_but_what_restores_made(site):
     assert {warning.split()[1] for warning in dump.warnings if warning.startswith("Database ")} == left_out
     assert any(warning.startswith("Database cut was left by a DROP DATABASE that did not end") for warning in dump.warnings)
     with pytest.raises(SourceError, match="no database cut"):
-        site.component("cut").dump(folder, lambda: pytest.fail("opened"))
+        site.source("cut").dump(folder, lambda: pytest.fail("opened"))
     site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE false")
     for name in [*names, "closed"]:
         site.sql("postgres", f'DROP DATABASE "{name}"')
@@ -346,7 +346,7 @@ def test_schemas_that_are_left_out_for_their_names_are_named(site):
     site.create("yearly", "CREATE SCHEMA sales__before_20241231", "CREATE SCHEMA sales__before_2024")
     folder = site.new_folder()
     folder.mkdir()
-    [warning] = site.component("yearly").dump(folder, lambda: None).warnings
+    [warning] = site.source("yearly").dump(folder, lambda: None).warnings
     assert warning.startswith("yearly: schema sales__before_20241231 has the name of a copy")
 
 
@@ -356,13 +356,13 @@ def database_of(folder, artifact):
 
 def test_a_named_database_that_is_missing_fails(site):
     with pytest.raises(SourceError, match="no database nowhere, which the plan names"):
-        site.component("postgres", "nowhere").dump(site.folder, lambda: pytest.fail("opened"))
+        site.source("postgres", "nowhere").dump(site.folder, lambda: pytest.fail("opened"))
 
 
 def test_a_server_that_does_not_answer_is_tried_again(site):
-    component = site.component(password="wrong")
+    source = site.source(password="wrong")
     with pytest.raises(SourceUnreachable, match="password authentication failed") as caught:
-        component.dump(site.folder, lambda: None)
+        source.dump(site.folder, lambda: None)
     assert caught.value.retryable
     assert "wrong" not in str(caught.value)
 
@@ -376,14 +376,14 @@ def test_a_backup_user_without_superuser_rights(site):
         "GRANT SELECT ON ALL TABLES IN SCHEMA public TO bk",
     )
     site.sql("readable", "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO bk")
-    component = site.component("readable", user="bk", password="b")
-    backup = site.back_up(component)
+    source = site.source("readable", user="bk", password="b")
+    backup = site.back_up(source)
     assert any("passwords are not saved" in warning for warning in read_dump(backup).warnings)
     assert b"PASSWORD" not in (backup / "dump/globals/globals.sql").read_bytes()
     assert contents(backup, "readable")["table", "public.t"]["count"] == 9
-    component, restore = staged(site, backup)
-    assert component.prove(restore) == []
-    component.discard(restore)
+    source, restore = staged(site, backup)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
 
 
 def test_what_the_backup_user_may_not_read_is_named(site):
@@ -406,7 +406,7 @@ def test_what_the_backup_user_may_not_read_is_named(site):
         ("half", ["table public.rows_hidden (row security hides rows)", "large object 4711"], ["hid den", "counter", "walled"]),
     ):
         with pytest.raises(SourceError) as caught:
-            site.component("secretive", user=user, password="b").dump(site.folder, lambda: pytest.fail("opened"))
+            site.source("secretive", user=user, password="b").dump(site.folder, lambda: pytest.fail("opened"))
         assert all(name in str(caught.value) for name in expected), str(caught.value)
         assert not any(name in str(caught.value) for name in others), str(caught.value)
 
@@ -425,9 +425,9 @@ def wrapped_tools(site, body):
 
 
 def test_a_killed_pg_dump_fails_the_dump(site):
-    component = site.component("postgres", tools=wrapped_tools(site, "kill -9 $$"))
+    source = site.source("postgres", tools=wrapped_tools(site, "kill -9 $$"))
     with pytest.raises(ToolError, match="killed by signal 9"):
-        site.back_up(component)
+        site.back_up(source)
 
 
 def test_a_table_that_the_dump_lacks_fails_it_by_name(site):
@@ -437,13 +437,13 @@ def test_a_table_that_the_dump_lacks_fails_it_by_name(site):
         "CREATE TABLE lost AS SELECT 1 a",
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     )
-    component = site.component("lossy", tools=wrapped_tools(site, 'exec {pg_dump} --exclude-table-data=public.lost "$@"'))
+    source = site.source("lossy", tools=wrapped_tools(site, 'exec {pg_dump} --exclude-table-data=public.lost "$@"'))
     with pytest.raises(SourceError, match=r"the rows of table public\.lost") as caught:
-        site.back_up(component)
+        site.back_up(source)
     assert "kept" not in str(caught.value)
-    component = site.component("lossy", tools=wrapped_tools(site, 'exec {pg_dump} --table=public.kept "$@"'))
+    source = site.source("lossy", tools=wrapped_tools(site, 'exec {pg_dump} --table=public.kept "$@"'))
     with pytest.raises(SourceError, match=r"table public\.lost.*function public\.f\(\)"):
-        site.back_up(component)
+        site.back_up(source)
 
 
 def test_missing_tools_are_named_with_the_places(monkeypatch, tmp_path):
@@ -465,17 +465,17 @@ def test_missing_tools_are_named_with_the_places(monkeypatch, tmp_path):
 
 
 def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
-    component = site.component(ODD)
+    source = site.source(ODD)
     folder = site.new_folder()
     folder.mkdir()
-    dump = component.dump(folder, lambda: None)
+    dump = source.dump(folder, lambda: None)
     [artifact] = [artifact for artifact in dump.artifacts if artifact.name == ODD]
     inventory = folder / f"{ODD}.inventory.jsonl"
     whole = members(artifact.root)
 
     def read(without=None):
         return list(
-            reader_of(component).contents(
+            reader_of(source).contents(
                 ODD, inventory, read_pack(ODD, [member for member in members(artifact.root) if member[0].name != without])
             )
         )
@@ -488,15 +488,15 @@ def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
 
 def test_an_emptied_large_object_is_noticed_by_its_size(site, tmp_path):
     site.create("blobs", "SELECT lo_from_bytea(n, 'some bytes') FROM generate_series(4711, 4712) n", "SELECT lo_put(4712, 9999, 'end')")
-    component = site.component("blobs")
-    dump = component.dump(tmp_path, lambda: None)
+    source = site.source("blobs")
+    dump = source.dump(tmp_path, lambda: None)
     for artifact in dump.artifacts:
         assert artifact.bytes == sum(path.stat().st_size for path in Path(artifact.root).rglob("*") if path.is_file())
     [artifact] = [artifact for artifact in dump.artifacts if artifact.name == "blobs"]
     inventory = tmp_path / "blobs.inventory.jsonl"
 
     def kept():
-        rows = reader_of(component).contents("blobs", inventory, read_pack("blobs", members(artifact.root)))
+        rows = reader_of(source).contents("blobs", inventory, read_pack("blobs", members(artifact.root)))
         return next(facts for kind, _, facts in rows if kind == "large objects")
 
     found = kept()
@@ -514,7 +514,7 @@ def test_snapshots_of_two_dumps_at_once_do_not_disturb_each_other(site):
 
     def once():
         folder = site.new_folder()
-        results.append(contents(site.back_up(site.component("twice")), "twice", "table") if folder else None)
+        results.append(contents(site.back_up(site.source("twice")), "twice", "table") if folder else None)
 
     threads = [threading.Thread(target=once) for _ in range(2)]
     for thread in threads:

@@ -41,7 +41,7 @@ def saved(site):
         "ALTER LARGE OBJECT 4711 OWNER TO t_other",
         "GRANT EXECUTE ON FUNCTION pg_ls_dir(text) TO t_reader",
     )
-    backup = site.back_up(site.component(*NAMES))
+    backup = site.back_up(site.source(*NAMES))
     site.clean()
     return backup
 
@@ -51,7 +51,7 @@ def live(site, saved):
     """The databases as they are now, all of other content; the roles are gone."""
     for name in NAMES:
         site.create(name, "CREATE TABLE t AS SELECT 'live' AS state, 1 AS n")
-    yield site.component(*NAMES)
+    yield site.source(*NAMES)
     site.clean()
 
 
@@ -69,15 +69,15 @@ def test_one_database_is_restored_and_the_others_stay(site, live, saved):
     assert "Members of these roles that the server lacks and that are not created: t_user" in facts
     live.stage(restore)
     assert site.own_databases() == {*NAMES, f"till__stage_{restore.id}"}
-    assert live.prove(restore) == []
-    live.switch(restore)
+    assert live.verify_staged(restore) == []
+    live.swap(restore)
     assert [site.state(name) for name in NAMES] == ["saved", "live", "live"]
     assert site.own_databases() == {*NAMES, f"till__before_{restore.id}"}
     assert numbers(site, "yard", "loft") == others
-    live.settle(restore)
+    live.finalize(restore)
     live.discard(restore)
     assert site.state("till") == "saved"
-    live.switch_back(restore)
+    live.roll_back(restore)
     live.discard(restore)
     assert site.state("till") == "live"
     assert site.own_databases() == set(NAMES)
@@ -99,7 +99,7 @@ def test_roles_come_with_the_databases_that_need_them(site, live, saved, only, r
     assert f"Roles that the server lacks and that are created: {created}." in texts(live, restore, "fact")
     live.stage(restore)
     assert site.own_roles() == roles
-    assert live.prove(restore) == []
+    assert live.verify_staged(restore) == []
     live.discard(restore)
     assert site.own_roles() == set()
 
@@ -108,51 +108,51 @@ def test_who_was_a_member_of_a_role_that_comes_back_is_one_again(site, live, sav
     site.sql("postgres", "CREATE ROLE t_user LOGIN")
     restore = site.restore(saved, only=["till"])
     live.stage(restore)
-    live.switch(restore)
+    live.swap(restore)
     members = "SELECT member::regrole::text FROM pg_auth_members WHERE roleid = 't_reader'::regrole"
     assert site.sql("postgres", members) == [("t_user",)]
-    live.switch_back(restore)
+    live.roll_back(restore)
     live.discard(restore)
     assert site.own_roles() == {"t_user"}
 
 
 def test_a_database_lands_under_another_name(site, live, saved):
-    component = site.component(*NAMES, renamed={"till": "till_test", "yard": "yard_test"})
+    source = site.source(*NAMES, renamed={"till": "till_test", "yard": "yard_test"})
     site.create("till_test", "CREATE TABLE t AS SELECT 'in the way' AS state")
     restore = site.restore(saved, only=["till"])
     live_number = numbers(site, "till")
-    facts = texts(component, restore, "fact")
+    facts = texts(source, restore, "fact")
     assert "Database till of the set is restored as till_test." in facts
     assert "yard" not in facts
-    component.stage(restore)
-    assert component.prove(restore) == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     site.sql(f"till_test__stage_{restore.id}", "UPDATE t SET state = 'else'", "DROP INDEX i")
-    assert {(found.kind, found.name) for found in component.prove(restore)} == {("table", "public.t"), ("index", "public.i")}
-    component.stage(restore)
-    component.switch(restore)
+    assert {(found.kind, found.name) for found in source.verify_staged(restore)} == {("table", "public.t"), ("index", "public.i")}
+    source.stage(restore)
+    source.swap(restore)
     assert site.own_databases() == {*NAMES, "till_test", f"till_test__before_{restore.id}"}
     assert (site.state("till_test"), site.state("till")) == ("saved", "live")
     assert numbers(site, "till") == live_number
     outside = "SELECT pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'till_test'"
     assert site.sql("till_test", outside) == [("t_owner", "the till")]
     assert site.sql("till_test", "SHOW work_mem") == [("7MB",)]
-    assert site.component("till", renamed={"till": "till_test"}).before_copies() == [restore.id]
-    assert live.before_copies() == []
-    site.component("till", renamed={"till": "by_now_another"}).drop_before(restore)
-    assert component.before_copies() == []
+    assert site.source("till", renamed={"till": "till_test"}).replaced_copies() == [restore.id]
+    assert live.replaced_copies() == []
+    site.source("till", renamed={"till": "by_now_another"}).drop_replaced(restore)
+    assert source.replaced_copies() == []
     assert site.state("till_test") == "saved"
 
 
 def test_the_way_back_under_another_name(site, live, saved):
-    component = site.component(*NAMES, renamed={"till": "yard", "yard": "till"})
+    source = site.source(*NAMES, renamed={"till": "yard", "yard": "till"})
     restore = site.restore(saved, only=["till", "yard"])
     site.sql("postgres", "DROP DATABASE yard")
-    component.stage(restore)
-    component.switch(restore)
+    source.stage(restore)
+    source.swap(restore)
     assert site.sql("yard", "SELECT to_regclass('named')::text") == [("named",)]
     assert site.sql("till", "SELECT to_regclass('named')::text") == [(None,)]
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert site.own_databases() == {"till", "loft"}
     assert site.state("till") == "live"
 
@@ -165,38 +165,38 @@ def test_what_the_set_lacks_and_what_is_no_name_is_refused(site, live, saved):
     ):
         restore = site.restore(saved, only=only)
         assert words in texts(live, restore, "refusal")
-    component = site.component(*NAMES, renamed={"till": "loft"})
-    assert "The databases till and loft of the set would both become loft." in texts(component, site.restore(saved), "refusal").replace(
+    source = site.source(*NAMES, renamed={"till": "loft"})
+    assert "The databases till and loft of the set would both become loft." in texts(source, site.restore(saved), "refusal").replace(
         "loft and till", "till and loft"
     )
-    assert texts(component, site.restore(saved, only=["till", "yard"]), "refusal") == ""
+    assert texts(source, site.restore(saved, only=["till", "yard"]), "refusal") == ""
 
 
 def test_what_is_there_already(site, live, saved):
     restore = site.restore(saved, only=["till", "yard"])
-    assert [text.partition(",")[0] for text in live.occupied(restore).values()] == ["database till", "database yard"]
-    assert all(text.endswith("B") for text in live.occupied(restore).values())
+    assert [text.partition(",")[0] for text in live.occupied_locations(restore).values()] == ["database till", "database yard"]
+    assert all(text.endswith("B") for text in live.occupied_locations(restore).values())
     site.create("till_empty")
     site.sql("postgres", "DROP DATABASE yard")
-    component = site.component(renamed={"till": "till_empty"})
-    assert component.occupied(restore) == {}
+    source = site.source(renamed={"till": "till_empty"})
+    assert source.occupied_locations(restore) == {}
     site.sql("till_empty", "CREATE TYPE something AS ENUM ('a')")
-    assert len(component.occupied(restore)) == 1
+    assert len(source.occupied_locations(restore)) == 1
     site.sql("till_empty", "DROP TYPE something", "SELECT lo_create(5)")
-    assert len(component.occupied(restore)) == 1
+    assert len(source.occupied_locations(restore)) == 1
 
 
 def test_where_it_lands_is_the_same_however_it_is_reached(site, live, saved):
     restore = site.restore(saved, only=["till", "yard"])
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert live.lands(restore) == site.component(host="localhost").lands(restore) == live.occupied(restore).keys()
-    assert live.lands(restore) == {("postgres", system, "till"), ("postgres", system, "yard")}
-    assert site.component(renamed={"till": "x"}).lands(restore) == {("postgres", system, "x"), ("postgres", system, "yard")}
-    assert len(live.lands(site.restore(saved))) == 3
+    assert live.locations(restore) == site.source(host="localhost").locations(restore) == live.occupied_locations(restore).keys()
+    assert live.locations(restore) == {("postgres", system, "till"), ("postgres", system, "yard")}
+    assert site.source(renamed={"till": "x"}).locations(restore) == {("postgres", system, "x"), ("postgres", system, "yard")}
+    assert len(live.locations(site.restore(saved))) == 3
 
 
-def changed(component, restore):
-    return {(change.kind, change.what): change for change in component.compare(restore)}
+def changed(source, restore):
+    return {(change.kind, change.what): change for change in source.compare(restore)}
 
 
 def test_what_a_restore_would_change(site, live, saved):
@@ -206,7 +206,7 @@ def test_what_a_restore_would_change(site, live, saved):
     assert found["table", "added"] == Change("table", "added", 3, 16, ("till.public.named", "till.public.t", "yard.public.t"))
     assert {what for _, what in found} == {"added"}
     live.stage(restore)
-    live.switch(restore)
+    live.swap(restore)
     assert {what for _, what in changed(live, restore)} == {"equal"}
     site.sql(
         "till",
@@ -231,30 +231,30 @@ def test_a_database_and_a_table_of_another_at_once(site, live, saved):
     for role in ROLES:
         site.sql("postgres", f"CREATE ROLE {role}")
     site.sql("yard", "CREATE TABLE stays AS SELECT 'live' AS state")
-    component = site.component(*NAMES, renamed={"till": "till_test"})
+    source = site.source(*NAMES, renamed={"till": "till_test"})
     restore = site.restore(saved, only=["till", "yard.public.t"])
-    found = changed(component, restore)
+    found = changed(source, restore)
     assert found["table", "added"].names == ("till.public.named", "till.public.t")
     assert found["table", "changed"].names == ("yard.public.t",)
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert component.lands(restore) == {("postgres", system, "till_test"), ("postgres", system, "yard")}
-    assert list(component.occupied(restore)) == [("postgres", system, "yard", "public.t")]
-    assert texts(component, restore, "refusal") == ""
-    component.stage(restore)
-    assert component.prove(restore) == []
+    assert source.locations(restore) == {("postgres", system, "till_test"), ("postgres", system, "yard")}
+    assert list(source.occupied_locations(restore)) == [("postgres", system, "yard", "public.t")]
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     others = numbers(site, *NAMES)
-    component.switch(restore)
+    source.swap(restore)
     assert numbers(site, *NAMES) == others
     assert [site.state(name) for name in ("till_test", *NAMES)] == ["saved", "live", "saved", "live"]
     assert site.sql("yard", "SELECT state FROM stays") == [("live",)]
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert site.own_databases() == set(NAMES)
     assert [site.state(name) for name in NAMES] == ["live", "live", "live"]
     in_place = site.restore(saved, only=["till", "yard.public.t"], in_place=True)
-    assert "Single tables are not restored in place" in texts(component, in_place, "refusal")
+    assert "Single tables are not restored in place" in texts(source, in_place, "refusal")
     with pytest.raises(RestoreError, match="Single tables"):
-        component.replace(in_place)
+        source.replace(in_place)
 
 
 def test_room_for_a_second_copy(site, live, saved):
@@ -264,37 +264,37 @@ def test_room_for_a_second_copy(site, live, saved):
     assert space.needed > 1 << 20
     assert space.folder == str(site.server.folder)
     assert space.free > 0
-    [twice] = site.component(renamed={"till": "x"}).preflight(site.restore(saved, only=["till"])).second_copy
+    [twice] = site.source(renamed={"till": "x"}).preflight(site.restore(saved, only=["till"])).second_copy
     assert twice.needed == space.needed
     site.sql("postgres", "CREATE ROLE t_user LOGIN PASSWORD 'u'")
-    [unseen] = site.component(user="t_user", password="u").preflight(restore).second_copy
+    [unseen] = site.source(user="t_user", password="u").preflight(restore).second_copy
     assert (unseen.free, unseen.folder) == (None, None)
 
 
 def test_the_way_back_takes_no_other_restores_database_for_its_own(site, live, saved):
     """Two restores to one empty place, the later one on top: the first one's copy is what the second has set aside."""
-    component = site.component("till", renamed={"till": "till_test"})
+    source = site.source("till", renamed={"till": "till_test"})
     first, second = (site.restore(saved, only=["till"]) for _ in range(2))
     for restore in (first, second):
-        component.stage(restore)
+        source.stage(restore)
     for restore in (first, second):
-        component.switch(restore)
+        source.swap(restore)
     number = site.number("till_test")
     with pytest.raises(RestoreError, match="till_test is not the one that was restored"):
-        component.switch_back(first)
-    component.discard(first)
+        source.roll_back(first)
+    source.discard(first)
     assert site.number("till_test") == number
     assert site.state("till_test") == "saved"
-    component.switch_back(second)
-    component.discard(second)
-    component.switch_back(first)
-    component.discard(first)
+    source.roll_back(second)
+    source.discard(second)
+    source.roll_back(first)
+    source.discard(first)
     assert site.own_databases() == set(NAMES)
 
 
 def test_what_a_source_owns_is_what_the_plan_names_or_all_there_is(site, live, saved):
-    assert {names[2] for names in site.component("till", "gone").owns()} == {"till", "gone"}
+    assert {names[2] for names in site.source("till", "gone").own_locations()} == {"till", "gone"}
     site.create("till__stage_00000000")
-    owned = {names[2] for names in site.component().owns()}
+    owned = {names[2] for names in site.source().own_locations()}
     assert owned >= {*NAMES, "postgres"}
     assert "till__stage_00000000" not in owned

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from recovery.plan.field_types import ExtendedJson, extended_json
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
 
 
@@ -30,7 +30,7 @@ class MongoSettings(ServerSettings):
         """Whether whatever the server has is protected."""
         return not (self.databases or self.collections)
 
-    def parts(self) -> Sequence[Landing]:
+    def parts(self) -> Sequence[Location]:
         """See :meth:`ServerSettings.parts`."""
         return [tuple(name.split(".", 1)) for name in self.collections or self.databases]
 
@@ -53,7 +53,7 @@ class MongoTarget(ServerTarget):
     collections: dict[str, str] = {}
     """Other names for collections there, by ``database.collection`` of the set."""
 
-    def renamed(self, part: Landing) -> Landing:
+    def renamed(self, part: Location) -> Location:
         """See :meth:`ServerTarget.renamed`."""
         database, *inner = super().renamed(part)
         return (database, *(self.collections.get(".".join(part), name) for name in inner))

@@ -16,7 +16,7 @@ from recovery.plan.source_id import kind_of
 from recovery.restore import state
 from recovery.restore.report import drill_proof
 from recovery.restore.report.outcome import safe
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs.journal_steps import Step
 from recovery.sources import registry
 
@@ -33,7 +33,7 @@ BY_PEOPLE = {
 _ANSWERS = {Step.APPROVED, Step.REJECTED, Step.UNANSWERED}
 
 
-def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
+def describe(session: RestoreSession, reason: str) -> dict[str, Any]:
     """The report of a restore, a drill or a dry run.
 
     Args:
@@ -42,25 +42,25 @@ def describe(run: RestoreRun, reason: str) -> dict[str, Any]:
     """
     ended = now()
     return (
-        _asked(run)
-        | {"result": reason or ("dry run" if run.request().dry_run else "success"), "ended": iso(ended)}
-        | _lost(run)
-        | _times(run, ended)
+        _asked(session)
+        | {"result": reason or ("dry run" if session.request().dry_run else "success"), "ended": iso(ended)}
+        | _lost(session)
+        | _times(session, ended)
         | {
-            "gates": list(run.gates),
-            "answers": _answers(run),
+            "gates": list(session.gates),
+            "answers": _answers(session),
             "steps": [
                 {"step": entry.facts["what"], "source": entry.source, "seconds": entry.facts["seconds"]}
-                for entry in run.journal.said(Step.TOOK)
+                for entry in session.journal.entries(Step.TOOK)
             ],
-            "checks": [{"check": entry.facts["check"], "ok": entry.facts["ok"]} for entry in state.last_checks(run)],
-            "unasked": state.unasked(run),
+            "checks": [{"check": entry.facts["check"], "ok": entry.facts["ok"]} for entry in state.last_checks(session)],
+            "unasked": state.unasked(session),
             "differences": [
                 {"source": entry.source, "count": entry.facts["count"], "names": list(map(_clean, entry.facts["names"]))}
-                for entry in run.journal.said(Step.UNEQUAL)
+                for entry in session.journal.entries(Step.UNEQUAL)
             ],
-            "set_aside": _set_aside(run, ended),
-            "safety_set": run.safety.manifest().set_id if safe(run) else None,
+            "set_aside": _set_aside(session, ended),
+            "safety_set": session.safety.manifest().set_id if safe(session) else None,
             "by_people": dict.fromkeys(BY_PEOPLE, ""),
         }
     )
@@ -71,71 +71,71 @@ def _clean(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _asked(run: RestoreRun) -> dict[str, Any]:
-    request = run.request()
+def _asked(session: RestoreSession) -> dict[str, Any]:
+    request = session.request()
     return {
         "kind": "dry run" if request.dry_run else "drill" if request.drill else "restore",
-        "restore": run.id,
-        "run_id": run.run_id,
-        "plan": run.plan.plan,
+        "restore": session.id,
+        "run_id": session.run_id,
+        "plan": session.plan.plan,
         "requester": request.requester,
         "started": iso(request.started),
-        "set": run.manifest().set_id,
-        "destinations": [destination.name for destination in run.holders()],
+        "set": session.manifest().set_id,
+        "destinations": [destination.name for destination in session.holders()],
         "sources": list(request.sources),
         "only": {source_id: list(map(_clean, parts)) for source_id, parts in request.only.items() if parts},
         "target": request.target,
         "method": request.method,
         "config": request.config,
-        "warnings": list(run.journal.said(Step.CHOSEN)[-1].facts["warnings"]),
+        "warnings": list(session.journal.entries(Step.CHOSEN)[-1].facts["warnings"]),
     }
 
 
-def _lost(run: RestoreRun) -> dict[str, Any]:
+def _lost(session: RestoreSession) -> dict[str, Any]:
     """What was written after the set began and before somebody asked for the restore may be lost."""
-    manifest, started = run.manifest(), run.request().started
+    manifest, started = session.manifest(), session.request().started
     return {
         "set_begins": iso(manifest.begins),
         "set_ends": iso(manifest.ends),
         "data_loss_seconds": (started - manifest.begins).total_seconds(),
-        "rpo_seconds": run.plan.objectives.rpo.total_seconds(),
+        "rpo_seconds": session.plan.objectives.rpo.total_seconds(),
     }
 
 
-def _times(run: RestoreRun, ended: datetime) -> dict[str, Any]:
-    whole = (ended - run.request().started).total_seconds()
-    waiting = sum(each["waited_seconds"] for each in _answers(run))
+def _times(session: RestoreSession, ended: datetime) -> dict[str, Any]:
+    whole = (ended - session.request().started).total_seconds()
+    waiting = sum(each["waited_seconds"] for each in _answers(session))
     return {
-        "back_seconds": _back(run),
-        "rto_seconds": run.plan.objectives.rto.total_seconds(),
-        "downtime_seconds": _downtime(run),
+        "back_seconds": _back(session),
+        "rto_seconds": session.plan.objectives.rto.total_seconds(),
+        "downtime_seconds": _downtime(session),
         "restore_seconds": whole,
         "waiting_seconds": waiting,
         "working_seconds": whole - waiting,
     }
 
 
-def _back(run: RestoreRun) -> float | None:
+def _back(session: RestoreSession) -> float | None:
     """Seconds until the restored system could be used, which is what the RTO is about."""
-    if run.request().drill:
-        return drill_proof.total(run)
-    back = run.journal.last(Step.SERVICES_STARTED)
-    return (back.time - run.request().started).total_seconds() if back and state.kept(run) else None
+    if session.request().drill:
+        return drill_proof.total(session)
+    back = session.journal.last(Step.SERVICES_STARTED)
+    return (back.time - session.request().started).total_seconds() if back and state.kept(session) else None
 
 
-def _downtime(run: RestoreRun) -> float | None:
+def _downtime(session: RestoreSession) -> float | None:
     """From the stop of the services until they last were started, by whichever way; None if they were not."""
-    stopped = run.journal.said(Step.STOPPING_SERVICES)
-    started = [*run.journal.said(Step.SERVICES_STARTED), *run.journal.said(Step.SERVICES_STARTED_AGAIN)]
-    if not stopped or not started or state.services_down(run):
+    stopped = session.journal.entries(Step.STOPPING_SERVICES)
+    started = [*session.journal.entries(Step.SERVICES_STARTED), *session.journal.entries(Step.SERVICES_STARTED_AGAIN)]
+    if not stopped or not started or state.services_down(session):
         return None
     return (max(entry.time for entry in started) - stopped[0].time).total_seconds()
 
 
-def _answers(run: RestoreRun) -> list[dict[str, Any]]:
+def _answers(session: RestoreSession) -> list[dict[str, Any]]:
     asked: dict[str, datetime] = {}
     found = []
-    for entry in run.journal.entries():
+    for entry in session.journal.everything():
         gate = entry.facts.get("gate")
         if entry.step == Step.ASKED and gate:
             asked[gate] = entry.time
@@ -147,32 +147,32 @@ def _answers(run: RestoreRun) -> list[dict[str, Any]]:
     return found
 
 
-def _set_aside(run: RestoreRun, ended: datetime) -> list[dict[str, Any]]:
+def _set_aside(session: RestoreSession, ended: datetime) -> list[dict[str, Any]]:
     """Copies that are beside the data now, by source: what they are, the mark in their names, and until when they stay."""
-    request = run.request()
-    if request.drill or request.dry_run or run.in_place:
+    request = session.request()
+    if request.drill or request.dry_run or session.in_place:
         return []
     found = []
     for source_id in request.sources:
-        until: str | None = iso(ended + run.plan.keep_before)
-        if state.kept(run):
-            what, prefix = "the data of before", "__before_" if _copy_there(run, source_id) else ""
-        elif source_id in state.begun_to_switch(run):
-            what, prefix, until = "both copies, until the way back is complete", "__before_", None
-        elif state.may_have_writes(run, source_id):
+        until: str | None = iso(ended + session.plan.keep_replaced)
+        if state.kept(session):
+            what, prefix = "the previous data", "__before_" if _copy_there(session, source_id) else ""
+        elif source_id in state.cut_over_sources(session):
+            what, prefix, until = "both copies, until the rollback is complete", "__before_", None
+        elif state.may_have_writes(session, source_id):
             what, prefix = "the refused copy, with what was written to it", "__stage_"
         else:
             continue
         if prefix:
-            mark = registry.source_class(kind_of(source_id)).mark_of(run.id, replaced=prefix == "__before_")
+            mark = registry.source_class(kind_of(source_id)).mark_of(session.id, replaced=prefix == "__before_")
             found.append({"source": source_id, "what": what, "mark": mark, "until": until})
     return found
 
 
-def _copy_there(run: RestoreRun, source_id: str) -> bool:
+def _copy_there(session: RestoreSession, source_id: str) -> bool:
     """Whether something was there before, and so was set aside; where that can't be told, it is taken to be so."""
     try:
-        return run.id in run.component(source_id).before_copies()
+        return session.id in session.source(source_id).replaced_copies()
     except RecoveryError as error:
         log.warning("%s: whether a copy was set aside can't be told: %s", source_id, error)
         return True

@@ -4,67 +4,69 @@ from __future__ import annotations
 
 from recovery.restore import answers, hooks, source_view, state
 from recovery.restore.report import drill_proof
-from recovery.restore.session import RestoreRun
+from recovery.restore.session import RestoreSession
 from recovery.runs.journal_steps import Step
 
 
-def verdict(run: RestoreRun) -> str:
+def verdict(session: RestoreSession) -> str:
     """The reason in words; empty if the restore, drill or dry run did what it was asked to."""
-    if run.request().dry_run:
-        return "" if run.journal.said(Step.PREFLIGHT_DONE) else "The dry run found that the restore would fail: read the log of preflight."
-    return drill_proof.verdict(run) if run.request().drill else _of_restore(run)
-
-
-def _of_restore(run: RestoreRun) -> str:
-    if not state.is_over(run):
-        safety = f" The data of before is in the safety set {run.safety.manifest().set_id}." if safe(run) else ""
+    if session.request().dry_run:
         return (
-            f"THE WAY BACK IS NOT COMPLETE: look at what switch_back named. Read the runbook's chapter on a way back that failed.{safety}"
+            ""
+            if session.journal.entries(Step.PREFLIGHT_DONE)
+            else "The dry run found that the restore would fail: read the log of preflight."
         )
-    for gate in run.gates:
-        if (no := answers.answer(run, gate)) and no.step == Step.REJECTED:
-            back = _back(run, "the data of before is back") if state.in_use(run) else "nothing live was replaced"
+    return drill_proof.verdict(session) if session.request().drill else _of_restore(session)
+
+
+def _of_restore(session: RestoreSession) -> str:
+    if not state.is_over(session):
+        safety = f" The previous data is in the safety set {session.safety.manifest().set_id}." if safe(session) else ""
+        return f"THE ROLLBACK IS NOT COMPLETE: look at what roll_back named. Read the runbook's chapter on a failed rollback.{safety}"
+    for gate in session.gates:
+        if (no := answers.answer(session, gate)) and no.step == Step.REJECTED:
+            back = _back(session, "the previous data is back") if state.in_use(session) else "nothing live was replaced"
             return f"{no.facts['person']} rejected the gate {gate!r}; {back}."
-    if run.journal.said(Step.SWITCHED_BACK):
-        return f"The switch failed; {_back(run, 'everything was switched back, the data of before is in use')}."
-    if not state.in_use(run):
-        silent = [gate for gate in run.gates if answers.answered(run, gate) == "unanswered"]
-        why = f"nobody answered the gate {silent[0]!r} in time" if silent else _what_failed(run)
+    if session.journal.entries(Step.SOURCE_ROLLED_BACK):
+        return f"The cutover failed; {_back(session, 'everything was switched back, the data of before is in use')}."
+    if not state.in_use(session):
+        silent = [gate for gate in session.gates if answers.answered(session, gate) == "unanswered"]
+        why = f"nobody answered the gate {silent[0]!r} in time" if silent else _what_failed(session)
         return f"Nothing live was replaced: {why}."
-    return _in_use(run)
+    return _in_use(session)
 
 
-def _what_failed(run: RestoreRun) -> str:
-    failed = run.journal.last(Step.FAILED)
+def _what_failed(session: RestoreSession) -> str:
+    failed = session.journal.last(Step.FAILED)
     return f"{failed.facts['what']} failed, its log says why" if failed else "the run was ended by hand, or a worker died"
 
 
-def safe(run: RestoreRun) -> bool:
+def safe(session: RestoreSession) -> bool:
     """Whether there is a safety set of the data that was replaced in place."""
-    return bool(run.journal.said(Step.SAFE))
+    return bool(session.journal.entries(Step.SAFE))
 
 
-def _back(run: RestoreRun, switched: str) -> str:
-    if run.in_place:
-        if not any(source_view.of(run, source_id).journalled("dropping") for source_id in run.request().sources):
+def _back(session: RestoreSession, switched: str) -> str:
+    if session.in_place:
+        if not any(source_view.of(session, source_id).recorded_facts("dropping") for source_id in session.request().sources):
             return "nothing live was replaced"
-        return f"the data of before was loaded again from the safety set {run.safety.manifest().set_id}, and proven equal to it"
+        return f"the previous data was loaded again from the safety set {session.safety.manifest().set_id}, and verified against it"
     return switched
 
 
-def _in_use(run: RestoreRun) -> str:
-    journal = run.journal
-    if state.services_down(run):
+def _in_use(session: RestoreSession) -> str:
+    journal = session.journal
+    if state.services_down(session):
         return "The restored system is in place, but its SERVICES ARE DOWN: start them by hand."
-    if "accept" in run.gates and answers.answered(run, "accept") != "approved":
-        aside = f"The safety set {run.safety.manifest().set_id} is" if run.in_place else "The copies of before are"
+    if "accept" in session.gates and answers.answered(session, "accept") != "approved":
+        aside = f"The safety set {session.safety.manifest().set_id} is" if session.in_place else "The copies of before are"
         return f"The restored system is in use, but nobody accepted it. {aside} still there."
-    if not all(journal.said(Step.SETTLED, source_id) for source_id in run.request().sources):
+    if not all(journal.entries(Step.FINALIZED, source_id) for source_id in session.request().sources):
         return "The restored system was accepted, but not everything that waited for it was done."
-    if not state.services_started(run):
+    if not state.services_started(session):
         return "The restored system was accepted, but its services did not start cleanly."
-    if not state.all_checked(run):
+    if not state.all_checked(session):
         return "The restored system was accepted, but its checks did not all succeed."
-    if undone := hooks.undone_after_restore(run):
+    if undone := hooks.undone_after_restore(session):
         return f"The restored system is in use, but these hooks after it failed or did not run: {', '.join(undone)}."
     return ""

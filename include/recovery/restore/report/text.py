@@ -97,8 +97,8 @@ def _aside(facts: dict[str, Any]) -> list[str]:
     rows = [(each["source"], each["what"], f"`{each['mark']}`", each["until"] or "somebody has decided") for each in facts["set_aside"]]
     lines = _table("Set aside", ("source", "what", "in its name", "until"), rows)
     if facts["safety_set"]:
-        held = "held until maintenance releases it, `keep_before` after the end of this restore"
-        lines += ["", f"The data of before is in the **safety set {facts['safety_set']}**, {held}."]
+        held = "held until maintenance releases it, `keep_replaced` after the end of this restore"
+        lines += ["", f"The previous data is in the **safety set {facts['safety_set']}**, {held}."]
     return lines
 
 

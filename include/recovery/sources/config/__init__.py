@@ -3,7 +3,7 @@
 from recovery.sources.model import SourceType
 
 TYPE = SourceType(
-    source="recovery.sources.config.component:Config",
+    source="recovery.sources.config.source:Config",
     reader="recovery.sources.config.reader:ConfigReader",
     guide="recovery.sources.config.guide:GUIDE",
 )

@@ -26,21 +26,21 @@ from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts
 from recovery.plan.excludes import Excludes
 from recovery.plan.kinds.files import FilesSettings, FilesTarget
-from recovery.plan.location import Landing, meet
+from recovery.plan.location import Location, overlap
 from recovery.runners.base import Runner
-from recovery.sources.base import Access, Restore, say_dropping
+from recovery.sources.base import Access, RestoreView, announce_drop
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.trees import entries, filesystem
-from recovery.sources.trees.component import ByRename, Place, in_words
 from recovery.sources.trees.diff import amount, beside
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.selection import Only, Part, at_or_below, ways
+from recovery.sources.trees.source import SwapPoint, TreeSource, translated_errors
 from recovery.sources.trees.walk import Found, Walk, is_mark, mark
 
 log = logging.getLogger(__name__)
 
 
-class Files(ByRename):
+class Files(TreeSource):
     """One folder. Staged in ``<folder>/.recovery-<id>/new``, exchanged top-level entry by top-level entry.
 
     Excluded entries are neither saved nor replaced: at the top level they stay; deeper ones go with the folder that
@@ -85,18 +85,18 @@ class Files(ByRename):
         """The folder itself."""
         return [self.root]
 
-    def places(self, restore: Restore) -> Sequence[Place]:
+    def swap_points(self, restore: RestoreView) -> Sequence[SwapPoint]:
         """The folder itself: it is often a mount point, so a folder beside it would be on another file system."""
-        return [Place(home=self.root, work=self.root / mark(restore.id), live=self.root, starts=(".",))]
+        return [SwapPoint(home=self.root, work=self.root / mark(restore.id), live=self.root, starts=(".",))]
 
-    def part(self, restore: Restore, place: Place) -> Part:
+    def part(self, restore: RestoreView, point: SwapPoint) -> Part:
         """What was asked for: everything, or what is at or below the topmost entries that a pattern matches."""
         asked = at_or_below(self._tops(restore)) if restore.only else None
         if next(self._left_out(restore), None) is None:
             return Part(lambda: self.entries_of(restore), asked)
         return Part(lambda: self.entries_of(restore), lambda path: (asked is None or asked(path)) and not self._excludes(path))
 
-    def _tops(self, restore: Restore) -> dict[str, None]:
+    def _tops(self, restore: RestoreView) -> dict[str, None]:
         only = Only(restore.only)
         tops = dict.fromkeys(top for path, _ in self.entries_of(restore) if (top := only.top(path)) is not None)
         return {top: None for top in tops if not (restore.in_place and self._excludes(top))}
@@ -105,28 +105,28 @@ class Files(ByRename):
         """Whether the plan excludes an entry of the set, or a folder that it lies in."""
         return self._excluded.any and path != "." and any(self._excluded(raw(start)) for start in ways(path))
 
-    def _left_out(self, restore: Restore) -> Iterator[str]:
+    def _left_out(self, restore: RestoreView) -> Iterator[str]:
         """In place, the entries of the set that today's plan excludes: no safety set has the live ones, so these stay."""
         only = Only(restore.only)
         for path, _ in self.entries_of(restore) if restore.in_place and self._excluded.any else ():
             if self._excludes(path) and (not restore.only or only.top(path) is not None):
                 yield path
 
-    def starts(self, restore: Restore, place: Place) -> Sequence[bytes]:
+    def starts(self, restore: RestoreView, point: SwapPoint) -> Sequence[bytes]:
         """The staged folder as a whole, or what is in it."""
-        return os.listdir(os.fsencode(place.exchange.new)) if restore.only else [b"."]
+        return os.listdir(os.fsencode(point.swap.new)) if restore.only else [b"."]
 
-    def changes(self, restore: Restore, place: Place) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    def changes(self, restore: RestoreView, point: SwapPoint) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
         """Every top-level entry, live or staged, and the folder's own metadata; of a part, see :meth:`_units`."""
         if restore.only:
             units = self._units(self._tops(restore))
             folders = dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units)
             return map(raw, units), [(path, self._folder(restore, path)) for path in folders]
-        staged = set(os.listdir(os.fsencode(place.exchange.new)))
+        staged = set(os.listdir(os.fsencode(point.swap.new)))
         return sorted(staged | set(self._leaving(staged))), [(".", self._folder(restore, "."))]
 
-    def _folder(self, restore: Restore, path: str) -> Facts:
-        """What a live folder is like after the switch: as the set has it if it was asked for or had to be made, else as it is now."""
+    def _folder(self, restore: RestoreView, path: str) -> Facts:
+        """What a live folder is like after the swap: as the set has it if it was asked for or had to be made, else as it is now."""
         brought = path == "." and (not restore.only or self.root in self.created(restore))
         for each, facts in self.entries_of(restore) if brought else ():
             if each == path:
@@ -153,19 +153,19 @@ class Files(ByRename):
         return top
 
     def _is_folder(self, path: str) -> bool:
-        place = at(self.root, raw(path))
-        if os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place)):
+        point = at(self.root, raw(path))
+        if os.path.lexists(point) and (os.path.islink(point) or not os.path.isdir(point)):
             raise RestoreError(
-                f"{readable(place)} is not a folder, but what was asked for lies in a folder of that name.",
+                f"{readable(point)} is not a folder, but what was asked for lies in a folder of that name.",
                 f"Ask for {readable(path)} as a whole, or move it away.",
             )
-        return os.path.lexists(place)
+        return os.path.lexists(point)
 
-    def newcomers(self, restore: Restore, place: Place) -> Iterable[bytes]:
-        """Top-level entries that were written after the switch; of a part, none: what was not asked for stays."""
+    def newcomers(self, restore: RestoreView, point: SwapPoint) -> Iterable[bytes]:
+        """Top-level entries that were written after the swap; of a part, none: what was not asked for stays."""
         if restore.only:
             return []
-        planned = {unit.path for unit in place.exchange.units()}
+        planned = {unit.path for unit in point.swap.units()}
         return [name for name in self._leaving(planned) if name not in planned]
 
     def _leaving(self, named: Collection[bytes]) -> Iterator[bytes]:
@@ -176,23 +176,23 @@ class Files(ByRename):
 
     # In place -------------------------------------------------------------------------------------------------------
 
-    def replace(self, restore: Restore) -> None:
+    def replace(self, restore: RestoreView) -> None:
         """Remove the live entries that were asked for, excluded ones apart, and unpack the set's there."""
-        with in_words(self.id, "replaced in place"):
+        with translated_errors(self.id, "replaced in place"):
             self._replace(restore)
 
-    def _replace(self, restore: Restore) -> None:
-        (place,) = self.places(restore)
-        part, replaced = self.part(restore, place), self.replaced(restore)
+    def _replace(self, restore: RestoreView) -> None:
+        (point,) = self.swap_points(restore)
+        part, replaced = self.part(restore, point), self.replaced(restore)
         if not self.root.exists():
-            say_dropping(restore)
-        self.create(restore, place)
+            announce_drop(restore)
+        self.create(restore, point)
         covers = self._plan(restore, replaced)
-        say_dropping(restore)
-        filesystem.remove(place.work, self.runner)
+        announce_drop(restore)
+        filesystem.remove(point.work, self.runner)
         kept = replaced.clear(self._stays(part))
-        self.unpack(restore, place, self.root, part, covers)
-        filesystem.remove(place.work, self.runner)
+        self.unpack(restore, point, self.root, part, covers)
+        filesystem.remove(point.work, self.runner)
         root = self.root in self.created(restore)
         everything = root or not restore.only
         brought = {path: facts for path, facts in self.entries_of(restore) if path in kept or (everything and path == ".")}
@@ -200,8 +200,8 @@ class Files(ByRename):
         if root and "." not in brought:
             self.remove_created(restore)
 
-    def _plan(self, restore: Restore, replaced: InPlace) -> Callable[[str], bool]:
-        """What is replaced is decided once, and holds for the way back; of everything, whatever is there is added each time."""
+    def _plan(self, restore: RestoreView, replaced: InPlace) -> Callable[[str], bool]:
+        """What is replaced is decided once, and holds for the rollback; of everything, whatever is there is added each time."""
         if not restore.only:
             ours = {raw(path) for path, _ in self.entries_of(restore) if "/" not in path and path != "." and not self._excludes(path)}
             replaced.plan(sorted(ours | set(self._leaving(ours))), ["."])
@@ -218,13 +218,13 @@ class Files(ByRename):
         ours = {raw(path) for path, _ in part.entries() if self._excluded(raw(path))}
         return lambda path: path not in ours and self._excluded(path)
 
-    def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`ByRename.prove`. In place: the same of the live entries; what came at the top level since is left out."""
+    def verify_staged(self, restore: RestoreView) -> list[Difference]:
+        """See :meth:`TreeSource.verify_staged`. In place: the same of the live entries; what came at the top level since is left out."""
         if not restore.in_place:
-            return super().prove(restore)
-        with in_words(self.id, "proven"):
-            (place,) = self.places(restore)
-            part, units = self.part(restore, place), self.replaced(restore).units
+            return super().verify_staged(restore)
+        with translated_errors(self.id, "proven"):
+            (point,) = self.swap_points(restore)
+            part, units = self.part(restore, point), self.replaced(restore).units
             came = not restore.only and any(text(name) not in units for name in self._leaving(set()))
             asked, stayed = at_or_below(units if restore.only or came else [*units, "."]), self.replaced(restore).stayed
 
@@ -246,34 +246,34 @@ class Files(ByRename):
             passed=lambda path: not covers(text(path)),
         )
 
-    def _look_at_asked(self, restore: Restore, part: Part) -> Walk:
+    def _look_at_asked(self, restore: RestoreView, part: Part) -> Walk:
         """A look at what is live of what was asked for."""
         return self._look(self._tops(restore) if restore.only else (), part.wanted, part)
 
-    def lands(self, restore: Restore) -> set[Landing]:
+    def locations(self, restore: RestoreView) -> set[Location]:
         """The folder."""
-        return self.owns()
+        return self.own_locations()
 
-    def owns(self) -> set[Landing]:
+    def own_locations(self) -> set[Location]:
         """The folder."""
         return filesystem.landings(self.root)
 
-    def occupied(self, restore: Restore) -> dict[Landing, str]:
+    def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
         """What is in the folder, or is there already of what was asked for."""
-        (place,) = self.places(restore)
-        walk = self._look_at_asked(restore, self.part(restore, place))
+        (point,) = self.swap_points(restore)
+        walk = self._look_at_asked(restore, self.part(restore, point))
         there = amount(found for found in walk if found.path != b".")
         return {filesystem.landing(self.root): f"{self.root} has {there}"} if there else {}
 
-    def compare(self, restore: Restore) -> list[Change]:
+    def compare(self, restore: RestoreView) -> list[Change]:
         """By reading everything that is live of what was asked for; folders above it count only if they have to be made."""
-        (place,) = self.places(restore)
-        part = self.part(restore, place)
+        (point,) = self.swap_points(restore)
+        part = self.part(restore, point)
         walk = self._look_at_asked(restore, part)
         return self._beside_live(part, walk, lambda path: part.wanted(path) or not os.path.lexists(at(self.root, raw(path))))
 
-    def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`ByRename.unsaved`: of all that would be removed, also what came since that was planned.
+    def changed_since_backup(self, restore: RestoreView) -> list[Change]:
+        """See :meth:`TreeSource.changed_since_backup`: of all that would be removed, also what came since that was planned.
 
         A folder's time alone is no loss: settings and other excluded entries that come and go in it change it, too.
         """
@@ -284,26 +284,26 @@ class Files(ByRename):
         return [change for change in found if change.what != "equal"]
 
     def _beside_live(self, part: Part, walk: Walk, counts: Callable[[str], bool], timeless: Collection[str] = ()) -> list[Change]:
-        with in_words(self.id, "compared"):
+        with translated_errors(self.id, "compared"):
             return beside(part, walk, filesystem.abilities(filesystem.nearest(self.root)), counts, timeless)
 
     # Preflight ------------------------------------------------------------------------------------------------------
 
-    def preflight(self, restore: Restore) -> Preflight:
+    def preflight(self, restore: RestoreView) -> Preflight:
         """What is there now and goes, what comes, and what would be in the way."""
         only = Only(restore.only)
         if refusals := list(self.unmatched(restore, only)):
-            return Preflight(self.identity(restore), tuple(refusals))
-        (place,) = self.places(restore)
-        part = self.part(restore, place)
-        room = dataclasses.replace(self.room(place, part), freed=self._freed(restore, part))
-        return Preflight(self.identity(restore), tuple(self._findings(restore, place, part, room)), second_copy=(room,))
+            return Preflight(self.fingerprint(restore), tuple(refusals))
+        (point,) = self.swap_points(restore)
+        part = self.part(restore, point)
+        room = dataclasses.replace(self.room(point, part), freed=self._freed(restore, part))
+        return Preflight(self.fingerprint(restore), tuple(self._findings(restore, point, part, room)), second_copy=(room,))
 
-    def _freed(self, restore: Restore, part: Part) -> int:
+    def _freed(self, restore: RestoreView, part: Part) -> int:
         files = [found.status for found in self._look_at_asked(restore, part) if found.kind == "file"] if restore.in_place else []
         return sum(status.st_blocks * 512 // status.st_nlink for status in files)
 
-    def _findings(self, restore: Restore, place: Place, part: Part, room: Space) -> Iterator[Finding]:
+    def _findings(self, restore: RestoreView, point: SwapPoint, part: Part, room: Space) -> Iterator[Finding]:
         total, newest = entries.Totals(), 0
         for path, facts in part.entries():
             total.add(path, facts)
@@ -312,18 +312,18 @@ class Files(ByRename):
         asked = f" of {shortened(list(restore.only))}" if restore.only else ""
         brings = f"{tree['files'] + tree['hardlinks']} files in {tree['folders']} folders, {human_size(tree['bytes'])}"
         yield Finding("fact", f"{self.root} gets what the set has{asked}: {brings}.")
-        yield from self.common_findings(restore, place, part)
+        yield from self.common_findings(restore, point, part)
         yield from self._excluded_findings(restore)
         if self.root != self._live and _inside(self.root, self._live):
             yield Finding(
                 "refusal", f"{self.root} and {self._live}, which is live, lie in one another: the restore would change what is live."
             )
         if self.root.is_dir():
-            yield from self._live_findings(restore, place, part, newest, room)
+            yield from self._live_findings(restore, point, part, newest, room)
         elif self.root.exists():
             yield Finding("refusal", f"{self.root} is not a folder.")
 
-    def _live_findings(self, restore: Restore, place: Place, part: Part, newest: int, room: Space) -> Iterator[Finding]:
+    def _live_findings(self, restore: RestoreView, point: SwapPoint, part: Part, newest: int, room: Space) -> Iterator[Finding]:
         walk = self._look_at_asked(restore, part)
         files = size = newer = 0
         fixed = []
@@ -335,10 +335,10 @@ class Files(ByRename):
             if restore.in_place and filesystem.is_fixed(path := at(self.root, found.path), found.status):
                 fixed.append(readable(path))
         has = f"{self.root} has {files} files{' of these' if restore.only else ''} now, {human_size(size)}"
-        goes = "removed" if restore.in_place else f"set aside in {place.exchange.before}"
+        goes = "removed" if restore.in_place else f"set aside in {point.swap.before}"
         yield Finding("fact", f"{has}; all of them are {goes}.")
         if newer:
-            yield Finding("warning", f"{newer} of them were written after the newest file of the set: they are not live after the switch.")
+            yield Finding("warning", f"{newer} of them were written after the newest file of the set: they are not live after the swap.")
         if walk.problems:
             yield Finding("refusal" if restore.in_place else "warning", f"Not all of {self.root} can be read: {shortened(walk.problems)}.")
         if fixed:
@@ -351,17 +351,17 @@ class Files(ByRename):
             )
         if not restore.only:
             yield from self._staying(restore)
-        yield from self._in_the_way(restore, place)
+        yield from self._in_the_way(restore, point)
 
-    def _excluded_findings(self, restore: Restore) -> Iterator[Finding]:
+    def _excluded_findings(self, restore: RestoreView) -> Iterator[Finding]:
         left = dict.fromkeys(next(start for start in ways(path) if self._excluded(raw(start))) for path in self._left_out(restore))
         if left:
             names = shortened([readable(path) for path in sorted(left)])
             yield Finding("warning", f"The plan excludes now what the set has, so it is left out, and what is there stays: {names}.")
         if left and restore.only and not self._tops(restore):
-            yield Finding("refusal", "That is all that was asked for. Choose method: switch, or correct the plan's exclude.")
+            yield Finding("refusal", "That is all that was asked for. Choose method: swap, or correct the plan's exclude.")
 
-    def _staying(self, restore: Restore) -> Iterator[Finding]:
+    def _staying(self, restore: RestoreView) -> Iterator[Finding]:
         staying = sorted(readable(name) for name in os.listdir(os.fsencode(self.root)) if not is_mark(name) and self._excluded(name))
         if staying:
             unless = "" if restore.in_place else ", unless the set has them"
@@ -369,7 +369,7 @@ class Files(ByRename):
         if self._excluded.any and not restore.in_place:
             yield Finding("fact", f"Excluded entries in folders below {self.root} are set aside with their folder.")
 
-    def _in_the_way(self, restore: Restore, place: Place) -> Iterator[Finding]:
+    def _in_the_way(self, restore: RestoreView, point: SwapPoint) -> Iterator[Finding]:
         """What can't be renamed, or removed."""
         by_folder: dict[Path, list[bytes]] = {}
         try:
@@ -404,4 +404,4 @@ class Files(ByRename):
 def _inside(one: Path, other: Path) -> bool:
     """Whether one of two folders lies in the other, however it is reached."""
     first, second = filesystem.landings(one), filesystem.landings(other)
-    return not first & second and any(meet(mine, theirs) for mine in first for theirs in second)
+    return not first & second and any(overlap(mine, theirs) for mine in first for theirs in second)

@@ -20,7 +20,7 @@ _SHOWN = 2000
 _ONE = "Let the pipeline of the plan give one document with one field."
 
 
-def ask(endpoint: Endpoint, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
+def execute(endpoint: Endpoint, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
     """Run a command in a database.
 
     Args:

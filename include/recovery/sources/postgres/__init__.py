@@ -3,7 +3,7 @@
 from recovery.sources.model import SourceType
 
 TYPE = SourceType(
-    source="recovery.sources.postgres.component:Postgres",
+    source="recovery.sources.postgres.source:Postgres",
     reader="recovery.sources.postgres.reader:PostgresReader",
     guide="recovery.sources.postgres.guide:GUIDE",
     scratch="recovery.sources.postgres.scratch_server:SERVER",

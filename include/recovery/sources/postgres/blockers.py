@@ -17,7 +17,7 @@ def blockers(connection: Connection, target: Target) -> Iterator[Finding]:
     """What speaks against replacing a database by the method of the restore."""
     name, fate = target.name, "be lost with" if target.in_place else "stay with"
     for (gid,) in connection.execute("SELECT gid FROM pg_prepared_xacts WHERE database = %s", [name]).fetchall():
-        doing = "dropping it" if target.in_place else "the switch"
+        doing = "dropping it" if target.in_place else "the swap"
         yield _refusal(f"The prepared transaction {gid!r} in {name} blocks {doing}. COMMIT PREPARED or ROLLBACK PREPARED it.")
     for (slot,) in connection.execute("SELECT slot_name FROM pg_replication_slots WHERE database = %s", [name]).fetchall():
         yield _refusal(f"The logical replication slot {slot} would {fate} the replaced database {name}. {CREATE_AGAIN}")

@@ -61,13 +61,13 @@ _PINS_SINCE = {"idle_session_timeout": 14, "transaction_timeout": 17}
 _PINS_OF_SUPERUSERS = {"ignore_checksum_failure": 0, "zero_damaged_pages": 0, "event_triggers": 17}
 """Settings to turn off that only a superuser may change, by the version that brought them.
 
-The first two hide damage. A ``login`` trigger writes to a database whenever we come in, even to one that is being proven.
+The first two hide damage. A ``login`` trigger writes to a database whenever we come in, even to one that is being verified.
 """
 _OURS = {"host", "port", "user", "password", "dbname", "options", "client_encoding", "service"}
 
 
 @contextmanager
-def in_words(doing: str, kind: type[RecoveryError] = SourceError) -> Iterator[None]:
+def translated_errors(doing: str, kind: type[RecoveryError] = SourceError) -> Iterator[None]:
     """Turn what the server refuses during a block into an error for the operator.
 
     Raises:
@@ -96,7 +96,7 @@ def codec(connection: Connection) -> str:
     name = connection.info.parameter_status("server_encoding") or "UTF8"
     if name == "SQL_ASCII":
         return "latin1"
-    with in_words(f"Asking for the encoding of {connection.info.dbname}"):
+    with translated_errors(f"Asking for the encoding of {connection.info.dbname}"):
         connection.execute(SQL("SET client_encoding TO {}").format(Literal(name)))
         found = connection.info.encoding
         connection.execute("SET client_encoding TO utf8")
@@ -267,7 +267,7 @@ class Server:
         query = """SELECT current_setting('server_version_num')::int / 10000, current_setting('server_version'),
             (SELECT system_identifier::text FROM pg_control_system()), current_user,
             (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery()"""
-        with self._maintenance(_PINS) as connection, in_words("Asking the server for its version"):
+        with self._maintenance(_PINS) as connection, translated_errors("Asking the server for its version"):
             row = connection.execute(query).fetchone()
         assert row is not None
         about = About(*row)
@@ -290,7 +290,7 @@ class Server:
         """
         query = """SELECT datname, datallowconn AND datconnlimit <> -2 AND datname NOT IN ('template0', 'template1')
             FROM pg_database ORDER BY datname"""
-        with self.maintenance() as connection, in_words("Listing the databases"):
+        with self.maintenance() as connection, translated_errors("Listing the databases"):
             return dict(connection.execute(query).fetchall())
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Comparing databases with what a set holds of them: the proof of a restore, and what a restore would change."""
+"""Comparing databases with what a set holds of them: the verification of a restore, and what a restore would change."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.packs.content_diff import Change, Difference, changes
 from recovery.packs.content_diff import compare as compare_rows
 from recovery.packs.content_index import Facts, Row
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals, versions
 from recovery.sources.postgres.accounts.roles import created_roles, needed_roles
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.columns import BY_COLUMNS
 from recovery.sources.postgres.definitions.expressions import canonical
@@ -32,16 +32,16 @@ _DEPARSED = {"definition", "default", "bound", "partition key", "using", "check"
 """Facts that the server writes anew, at whatever depth, from what it has stored."""
 
 
-def prove(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> list[Difference]:
-    """Compare what was loaded, and the roles, with the set; see :meth:`recovery.sources.base.Restorer.prove`."""
+def verify_staged(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> list[Difference]:
+    """Compare what was loaded, and the roles, with the set; see :meth:`recovery.sources.base.Restorer.verify_staged`."""
     differences = _prove_roles(server, restore, chosen)
     for target in chosen:
         differences += _prove_database(server, jobs, restore, target)
     return differences
 
 
-def _prove_roles(server: Server, restore: Restore, chosen: Sequence[Target]) -> list[Difference]:
-    """Roles that this restore created or took over must be the set's, but for what the switch gives them; others must be there."""
+def _prove_roles(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> list[Difference]:
+    """Roles that this restore created or took over must be the set's, but for what the swap gives them; others must be there."""
     created = set(created_roles(restore))
 
     def looked_at(rows: Iterable[tuple[str, Facts]]) -> list[Row]:
@@ -54,12 +54,12 @@ def _prove_roles(server: Server, restore: Restore, chosen: Sequence[Target]) -> 
 
 
 def _staged(role: Facts) -> Facts:
-    """What a role has before the switch; that it is valid for ever can be said in two ways."""
+    """What a role has before the swap; that it is valid for ever can be said in two ways."""
     kept = {key: value for key, value in versions.membership(role).items() if key not in {"login", "comment"}}
     return kept | {"valid until": None if kept["valid until"] == "infinity" else kept["valid until"]}
 
 
-def _prove_database(server: Server, jobs: int, restore: Restore, target: Target) -> list[Difference]:
+def _prove_database(server: Server, jobs: int, restore: RestoreView, target: Target) -> list[Difference]:
     expected = expected_objects(restore, target)
     found = found_objects(server, jobs, target.loaded, target.facts["encoding"], expected)
     found["database", target.saved] = _outside(server, target)
@@ -69,7 +69,7 @@ def _prove_database(server: Server, jobs: int, restore: Restore, target: Target)
     return differences
 
 
-def compare(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target], *, exactly: bool = False) -> list[Change]:
+def compare(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target], *, exactly: bool = False) -> list[Change]:
     """What a restore would change in databases, object by object; a name begins with that of its database in the set.
 
     Args:
@@ -113,7 +113,7 @@ def _within(target: Target, objects: Objects) -> Iterator[Row]:
         yield kind, name if kind == "database" else f"{target.saved}.{name}", facts
 
 
-def expected_objects(restore: Restore, target: Target) -> Objects:
+def expected_objects(restore: RestoreView, target: Target) -> Objects:
     """What a set holds of a database."""
     return {(kind, name): facts for kind, name, facts in restore.rows(target.artifact) if kind not in {"snapshot", "text"}}
 
@@ -163,8 +163,8 @@ def _large_objects(connection: Connection) -> Facts:
 
 
 def _outside(server: Server, target: Target) -> Facts:
-    """What a database is on the outside; of a staged one what it will be: owner, rights and settings are tried, read, and taken back."""
-    with server.maintenance() as connection, in_words(f"Trying the settings of database {target.loaded}", RestoreError):
+    """What a database is on the outside; of a staged one what it will be: owner, rights and settings are tried, read, and rolled back."""
+    with server.maintenance() as connection, translated_errors(f"Trying the settings of database {target.loaded}", RestoreError):
         if target.in_place:
             facts = server_globals.database_facts(connection, target.name)
         else:
@@ -173,7 +173,7 @@ def _outside(server: Server, target: Target) -> Facts:
                     connection.execute(statement)
                 facts = server_globals.database_facts(connection, target.stage)
     if facts is None:
-        raise ProofError(f"Database {target.loaded} is not there.", "Start the restore again.")
+        raise VerificationError(f"Database {target.loaded} is not there.", "Start the restore again.")
     return facts
 
 

@@ -10,27 +10,27 @@ from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.common.units import human_size
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.sources.model import Space
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.targets import Target
 
 _ALWAYS_THERE = {("schema", "public"), ("extension", "plpgsql"), ("comment", "schema public")}
 
 
-def landing(server: Server, database: str) -> Landing:
-    """A database, below the system identifier of its server; see :data:`recovery.plan.location.Landing`."""
+def landing(server: Server, database: str) -> Location:
+    """A database, below the system identifier of its server; see :data:`recovery.plan.location.Location`."""
     return ("postgres", server.about.system, database)
 
 
-def lands(server: Server, chosen: Sequence[Target]) -> set[Landing]:
-    """Every database that is replaced; see :meth:`recovery.sources.base.Restorer.lands`."""
+def of_databases(server: Server, chosen: Sequence[Target]) -> set[Location]:
+    """Every database that is replaced; see :meth:`recovery.sources.base.Restorer.locations`."""
     return {landing(server, target.name) for target in chosen}
 
 
-def occupied(server: Server, chosen: Sequence[Target]) -> dict[Landing, str]:
-    """The databases that are there and not empty; see :meth:`recovery.sources.base.Restorer.occupied`."""
+def occupied_locations(server: Server, chosen: Sequence[Target]) -> dict[Location, str]:
+    """The databases that are there and not empty; see :meth:`recovery.sources.base.Restorer.occupied_locations`."""
     known = server.databases()
     return {
         landing(server, target.name): f"database {target.name}, {_size(server, target.name)}"
@@ -40,14 +40,14 @@ def occupied(server: Server, chosen: Sequence[Target]) -> dict[Landing, str]:
 
 
 def _size(server: Server, database: str) -> str:
-    with server.maintenance() as connection, in_words(f"Asking for the size of {database}", RestoreError):
+    with server.maintenance() as connection, translated_errors(f"Asking for the size of {database}", RestoreError):
         row = connection.execute("SELECT pg_database_size(%s)", [database]).fetchone()
     assert row is not None
     return human_size(row[0])
 
 
 def _has_something(server: Server, database: str) -> bool:
-    with server.connect(database) as connection, in_words(f"Looking into database {database}", RestoreError):
+    with server.connect(database) as connection, translated_errors(f"Looking into database {database}", RestoreError):
         if connection.execute("SELECT oid FROM pg_largeobject_metadata LIMIT 1").fetchone():
             return True
         return any((kind, name) not in _ALWAYS_THERE for kind, name, _ in catalog.object_rows(connection))

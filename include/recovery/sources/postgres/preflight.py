@@ -11,12 +11,12 @@ from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import Facts
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Preflight
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import globals_artifact, needed_roles, roles
 from recovery.sources.postgres.blockers import blockers
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.locations import second_copy
 from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
@@ -27,7 +27,7 @@ from recovery.sources.postgres.targets import Target, databases, targets
 _NEEDS_SUPERUSER = ("event trigger", "foreign-data wrapper", "language", "access method", "transform")
 
 
-def preflight(server: Server, restore: Restore, renamed: Mapping[str, str], backed_up: Sequence[str]) -> Preflight:
+def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], backed_up: Sequence[str]) -> Preflight:
     """See :meth:`recovery.sources.base.Restorer.preflight`.
 
     Args:
@@ -48,7 +48,7 @@ def preflight(server: Server, restore: Restore, renamed: Mapping[str, str], back
     if any(finding.level == "refusal" for finding in parts):
         return Preflight(server.identity, tuple(findings))
     chosen, tables = targets(restore, renamed), contents.chosen(restore, renamed)
-    with server.maintenance() as connection, in_words("Looking at the target", RestoreError):
+    with server.maintenance() as connection, translated_errors("Looking at the target", RestoreError):
         for target in chosen:
             findings += _version(server, target)
             findings += _live(connection, target)
@@ -66,7 +66,7 @@ def preflight(server: Server, restore: Restore, renamed: Mapping[str, str], back
     return Preflight(server.identity, tuple(findings), {str(restore.folder): max(scratch, default=0)}, room)
 
 
-def _parts(restore: Restore, renamed: Mapping[str, str]) -> Iterator[Finding]:
+def _parts(restore: RestoreView, renamed: Mapping[str, str]) -> Iterator[Finding]:
     """Whether the set has the databases that were asked for, and each has a name of its own where it lands."""
     try:
         asked = parse(restore.only)
@@ -106,7 +106,7 @@ def _rows(connection: Connection, query: str, *values: Any) -> list[Any]:
     return connection.execute(query, values).fetchall()
 
 
-def _unpacked(restore: Restore, target: Target) -> int:
+def _unpacked(restore: RestoreView, target: Target) -> int:
     """Bytes of a database's dump while it is restored."""
     data = sum(facts.get("bytes", 0) for _, _, facts in restore.rows(target.artifact, "table", "large objects"))
     return int(data * 1.05) + (64 << 20)
@@ -156,22 +156,22 @@ def _way_back(server: Server, connection: Connection, target: Target, backed_up:
     open_to_all = _rows(connection, "SELECT datallowconn AND datconnlimit <> -2 FROM pg_database WHERE datname = %s", target.name)
     if open_to_all and backed_up and target.name not in backed_up:
         yield refusal(
-            f"The plan does not name database {target.name}, so no safety backup would have it, and there would be no way back."
-            " Add it to the plan's databases, or choose method: switch."
+            f"The plan does not name database {target.name}, so no safety backup would have it, and there would be no rollback."
+            " Add it to the plan's databases, or choose method: swap."
         )
     elif open_to_all == [(False,)]:
-        yield refusal(f"Database {target.name} lets no connections in, so no safety backup would have it. Choose method: switch.")
+        yield refusal(f"Database {target.name} lets no connections in, so no safety backup would have it. Choose method: swap.")
     elif open_to_all:
         with server.connect(target.name) as inside:
             earlier = sorted(swap.all_aside(inside))
         if earlier:
             yield refusal(
                 f"Database {target.name} has tables that earlier restores set aside ({', '.join(earlier)}); no backup has them, and they"
-                " would be dropped with it. Wait until their days are over, drop their schemas by hand, or choose method: switch."
+                " would be dropped with it. Wait until their days are over, drop their schemas by hand, or choose method: swap."
             )
 
 
-def _extensions(connection: Connection, restore: Restore, target: Target, superuser: bool) -> Iterator[Finding]:
+def _extensions(connection: Connection, restore: RestoreView, target: Target, superuser: bool) -> Iterator[Finding]:
     query = """SELECT a.name, a.default_version, coalesce(bool_or(v.trusted OR NOT v.superuser), false) FROM pg_available_extensions a
         LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version GROUP BY 1, 2"""
     available = {name: (version, trusted) for name, version, trusted in _rows(connection, query)}
@@ -189,7 +189,7 @@ def _extensions(connection: Connection, restore: Restore, target: Target, superu
             yield refusal(f"Only a superuser can create the extension {name} of database {target.saved}.")
 
 
-def _tablespaces(connection: Connection, restore: Restore, target: Target) -> Iterator[Finding]:
+def _tablespaces(connection: Connection, restore: RestoreView, target: Target) -> Iterator[Finding]:
     used = {target.facts["tablespace"]}
     used |= {facts.get("tablespace") for _, _, facts in restore.rows(target.artifact, "table", "index", "materialized view")}
     known = {name for (name,) in _rows(connection, "SELECT spcname FROM pg_tablespace")}
@@ -197,7 +197,7 @@ def _tablespaces(connection: Connection, restore: Restore, target: Target) -> It
         yield refusal(f"Database {target.saved} uses the tablespace {name}, which the server lacks. CREATE TABLESPACE {name} first.")
 
 
-def _roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -> Iterator[Finding]:
+def _roles(connection: Connection, restore: RestoreView, chosen: Sequence[Target]) -> Iterator[Finding]:
     """Roles that the restore brings: those that would be created or taken over, and those that are there."""
     artifact = globals_artifact(restore)
     if artifact is None:
@@ -216,7 +216,7 @@ def _roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -
     asleep = sorted(name for name in wanted.keys() & found.keys() if server_globals.is_asleep(found[name]))
     others = restore.others
     if waiting := [name for name in asleep if server_globals.waits_for(found[name]) in others]:
-        yield refusal(f"Roles wait for the switch of another restore that has not ended: {', '.join(waiting)}. Wait until it has.")
+        yield refusal(f"Roles wait for the swap of another restore that has not ended: {', '.join(waiting)}. Wait until it has.")
     elif asleep:
         yield fact(f"Roles that an earlier restore created and left without LOGIN, and that this one takes over: {', '.join(asleep)}.")
     yield from _staying(wanted, {name: facts for name, facts in found.items() if name not in asleep})
@@ -238,7 +238,7 @@ def _shared(some: dict[str, Facts], others: dict[str, Facts]) -> Iterable[tuple[
     return [("role", name, facts) for name, facts in some.items() if name in others]
 
 
-def _rights(connection: Connection, restore: Restore, chosen: Sequence[Target]) -> Iterator[Finding]:
+def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Target]) -> Iterator[Finding]:
     """What a user that is no superuser needs."""
     me, may_create, may_signal = _rows(
         connection, "SELECT rolname, rolcreatedb, pg_has_role('pg_signal_backend', 'USAGE') FROM pg_roles WHERE rolname = current_user"

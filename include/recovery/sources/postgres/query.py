@@ -11,7 +11,7 @@ from threading import Timer
 from typing import Any
 
 from recovery.common.errors import SourceError
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Answer:
     """The first rows, of a statement that gives any."""
 
 
-def ask(server: Server, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
+def execute(server: Server, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
     """Run statements in a database with the search path that it has for its users; what the server notices goes into the log.
 
     One statement is a transaction of its own, or none at all (``VACUUM``); several are one transaction, unless they
@@ -54,7 +54,7 @@ def ask(server: Server, database: str, statement: str, timeout: timedelta, *, re
             search_path=None,
             row_security=None,
         ) as connection,
-        in_words(f"Asking database {database}"),
+        translated_errors(f"Asking database {database}"),
     ):
         connection.add_notice_handler(lambda notice: log.info("%s: %s", notice.severity, notice.message_primary))
         with _cancelled_after(connection, timeout):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recovery.packs.content_index import Facts
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.selection import parse
 
 NAME_BYTES = 63
@@ -41,16 +41,16 @@ class Target:
 
     @property
     def before(self) -> str:
-        """What the live database is called after the switch."""
+        """What the live database is called after the swap."""
         return f"{self.name}__before_{self.restore_id}"
 
     @property
     def loaded(self) -> str:
-        """The database that is restored into and proven."""
+        """The database that is restored into and verified."""
         return self.name if self.in_place else self.stage
 
 
-def databases(restore: Restore, renamed: Mapping[str, str] | None = None) -> list[Target]:
+def databases(restore: RestoreView, renamed: Mapping[str, str] | None = None) -> list[Target]:
     """Every database of a set, in the order of its artifacts, whatever was asked for."""
     found = []
     for artifact in restore.artifacts():
@@ -62,7 +62,7 @@ def databases(restore: Restore, renamed: Mapping[str, str] | None = None) -> lis
     return found
 
 
-def targets(restore: Restore, renamed: Mapping[str, str] | None = None) -> list[Target]:
+def targets(restore: RestoreView, renamed: Mapping[str, str] | None = None) -> list[Target]:
     """The databases of a set that were asked for as a whole."""
     wanted = parse(restore.only).databases
     return [target for target in databases(restore, renamed) if not restore.only or target.saved in wanted]

@@ -23,7 +23,7 @@ from recovery.common.errors import RestoreError
 from recovery.common.paths import at, readable, text
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.runners.base import Runner, need_shared_files
 from recovery.sources.trees.entries import Abilities, read_xattrs
 from recovery.sources.trees.walk import Walk
@@ -132,20 +132,20 @@ def mounts_below(folder: Path) -> list[str]:
 def mounts_in_the_way(path: Path, home: Path) -> Iterator[str]:
     """Mounts at, in, or above an entry, but below the folder that it is set aside in."""
     inside = os.path.realpath(home).rstrip("/") + "/"
-    place = os.path.join(os.path.realpath(path.parent), path.name)
+    point = os.path.join(os.path.realpath(path.parent), path.name)
     for point in (mount.point for mount in mounts()):
-        if point == place:
+        if point == point:
             yield f"{path} is a mount point of its own, which can't be renamed: mount its folder instead, or restore it where it lies"
-        elif point.startswith(place + "/") or (place.startswith(point + "/") and point.startswith(inside)):
+        elif point.startswith(point + "/") or (point.startswith(point + "/") and point.startswith(inside)):
             yield f"{point} is a mount point, so {path} can't be exchanged by rename"
 
 
-def landing(path: Path) -> Landing:
-    """A path without links in it; see :data:`recovery.plan.location.Landing`."""
+def landing(path: Path) -> Location:
+    """A path without links in it; see :data:`recovery.plan.location.Location`."""
     return ("files", *Path(os.path.realpath(path)).parts)
 
 
-def landings(path: Path) -> set[Landing]:
+def landings(path: Path) -> set[Location]:
     """A path without links in it, and the same in its file system, which may be mounted at several places."""
     real = Path(os.path.realpath(path))
     mount = _mount(nearest(real))
@@ -159,7 +159,7 @@ def _root(mount: Mount) -> str:
 
 def nearest(folder: Path) -> Path:
     """A folder, or if it is gone the nearest parent that exists."""
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(point for point in (folder, *folder.parents) if point.exists())
 
 
 @contextmanager

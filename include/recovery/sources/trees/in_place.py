@@ -1,4 +1,4 @@
-"""What of a live tree is removed to make room for a set's, remembered so that it can be done again, and taken back with another set.
+"""What of a live tree is removed to make room for a set's, remembered so that it can be done again, and rolled back with another set.
 
 The file has ``["unit", path, there]`` for each entry that goes with everything below it, and whether it was there;
 ``["folder", path, facts]`` for each live folder that stays but has entries removed and loaded in it, with what it was

@@ -151,12 +151,12 @@ def refuse_moved(source_id: str, root: Path, inventory: Path) -> None:
             )
 
 
-def _moved(place: bytes, was: Landmark) -> str | None:
+def _moved(point: bytes, was: Landmark) -> str | None:
     try:
-        now = landmark(place, os.lstat(place))
+        now = landmark(point, os.lstat(point))
     except OSError as error:
         return f"was there when it was listed, and can't be looked at now: {error.strerror}"
-    if not was or (now and (now["inode"] == was["inode"] or _makes_up_inodes(place)) and now["mounted"] >= was["mounted"]):
+    if not was or (now and (now["inode"] == was["inode"] or _makes_up_inodes(point)) and now["mounted"] >= was["mounted"]):
         return None
     return "was another folder or file system when it was listed"
 
@@ -167,7 +167,7 @@ def _makes_up_inodes(folder: bytes) -> bool:
     return kind.startswith("fuse") or kind in _MAKE_UP_INODES
 
 
-def note_told(source_id: str, inventory: Path, said: Sequence[str]) -> None:
+def note_archived(source_id: str, inventory: Path, said: Sequence[str]) -> None:
     """Keep what tar said of entries that changed or vanished while they were packed.
 
     Raises:

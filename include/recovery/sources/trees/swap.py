@@ -1,11 +1,11 @@
-"""Staged and live entries change places by rename, one after another, so that a kill at any point is resumed or taken back.
+"""Staged and live entries change places by rename, one after another, so that a kill at any point is resumed or rolled back.
 
 A *work folder* lies on the file system of the live entries and holds
 
-- ``new/``: what was staged, and again after the way back;
+- ``new/``: what was staged, and again after the rollback;
 - ``before/``: the live entries that were set aside;
 - ``late/``: what somebody wrote in the way of an entry that came back;
-- ``exchange.jsonl``: the units of the exchange, and the metadata of live folders before and after it, written before
+- ``swap.jsonl``: the units of the exchange, and the metadata of live folders before and after it, written before
   the first rename.
 
 What happened to a unit is read from the disk: it is staged as long as it lies in ``new``, and set aside once it lies in
@@ -48,7 +48,7 @@ class Unit:
     """The set has it."""
 
 
-class Exchange:
+class Swap:
     """The units of one work folder."""
 
     def __init__(self, live: Path, work: Path) -> None:
@@ -145,7 +145,7 @@ class Exchange:
             self._move(live, new)
         if unit.live and os.path.lexists(before):
             if os.path.lexists(live):
-                log.warning("%s was written while it was taken back; it is set aside in %s", readable(live), self.late)
+                log.warning("%s was written while it was rolled back; it is set aside in %s", readable(live), self.late)
                 self._move(live, at(self.late, unit.path))
             self._move(before, live)
 
@@ -162,6 +162,6 @@ class Exchange:
         except OSError as error:
             raise RestoreError(
                 f"{readable(source)} could not be renamed to {readable(target)}: {error.strerror}.",
-                "Remove the obstacle; the exchange resumes where it stopped, or is taken back.",
+                "Remove the obstacle; the exchange resumes where it stopped, or is rolled back.",
             ) from error
         self._touched |= {os.path.dirname(source), os.path.dirname(target)}

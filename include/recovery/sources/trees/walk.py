@@ -60,7 +60,7 @@ system than the folder that it lies in. Both stay what they are when a file syst
 gives its device another number. Nothing of what is no folder: programs replace files."""
 
 
-def landmark(place: bytes, status: os.stat_result) -> Landmark:
+def landmark(point: bytes, status: os.stat_result) -> Landmark:
     """What to know a folder by; an automount is looked into, so that it is what it is while it is read.
 
     Raises:
@@ -68,8 +68,8 @@ def landmark(place: bytes, status: os.stat_result) -> Landmark:
     """
     if not stat.S_ISDIR(status.st_mode):
         return {}
-    status = os.stat(os.path.join(place, b"."))
-    return {"inode": status.st_ino, "mounted": status.st_dev != os.stat(os.path.dirname(os.path.normpath(place))).st_dev}
+    status = os.stat(os.path.join(point, b"."))
+    return {"inode": status.st_ino, "mounted": status.st_dev != os.stat(os.path.dirname(os.path.normpath(point))).st_dev}
 
 
 @dataclass

@@ -34,24 +34,24 @@ def db(client):
 class InPlace:
     """A restore in place whose two sets, the chosen one and the safety set, share folder and journal."""
 
-    def __init__(self, component, chosen, safety, work, only=()):
-        self.component = component
+    def __init__(self, source, chosen, safety, work, only=()):
+        self.source = source
         self.forward, self.back = (
-            LocalRestore(folder, work, "0123abcd", only=only, in_place=True, way_back=back)
+            LocalRestore(folder, work, "0123abcd", only=only, in_place=True, rolling_back=back)
             for folder, back in ((chosen, False), (safety, True))
         )
 
     def replace(self, restore):
-        self.component.replace(restore)
-        assert self.component.prove(restore) == []
+        self.source.replace(restore)
+        assert self.source.verify_staged(restore) == []
 
     def there(self):
-        assert not [found.text for found in self.component.preflight(self.forward).findings if found.level == "refusal"]
+        assert not [found.text for found in self.source.preflight(self.forward).findings if found.level == "refusal"]
         self.replace(self.forward)
 
     def and_back(self):
         self.replace(self.back)
-        self.component.settle(self.back)
+        self.source.finalize(self.back)
 
 
 def accounts(db):
@@ -64,8 +64,8 @@ def test_everything_comes_back_in_place_and_the_way_back_is_exact(mongo_server, 
     db.command("createRole", "helper", privileges=[], roles=["read"])
     db.command("createUser", "lost", pwd="its own", roles=["helper"])
     db.command("createUser", "kept", pwd="x", roles=["read"])
-    component = mongo(mongo_server, db.name)
-    wanted = rows_of(back_up(component, tmp_path / "set"))
+    source = mongo(mongo_server, db.name)
+    wanted = rows_of(back_up(source, tmp_path / "set"))
     order = list(db.capped.find())
     for name in ("types", "a view on it", "weather", "validated"):
         db.drop_collection(name)
@@ -79,22 +79,22 @@ def test_everything_comes_back_in_place_and_the_way_back_is_exact(mongo_server, 
     db.command("dropUser", "lost")
     db.command("dropRole", "helper")
     db.command("createUser", "newer", pwd="x", roles=["read"])
-    before = rows_of(back_up(component, tmp_path / "safety"))
-    restore = InPlace(component, tmp_path / "set", tmp_path / "safety", tmp_path / "work")
+    before = rows_of(back_up(source, tmp_path / "safety"))
+    restore = InPlace(source, tmp_path / "set", tmp_path / "safety", tmp_path / "work")
     restore.there()
     assert accounts(db) == {"lost", "helper", "kept", "newer"}
     with mongo_server.client(username="lost", password="its own", authSource=db.name) as lost:
         assert lost[db.name].indexed.count_documents({}) == 50
-    assert [row for row in state(component, tmp_path / "loaded") if row[2].get("ttl") is not None] == []
-    component.settle(restore.forward)
-    component.settle(restore.forward)
-    assert compare(wanted, state(component, tmp_path / "there")) == []
+    assert [row for row in state(source, tmp_path / "loaded") if row[2].get("ttl") is not None] == []
+    source.finalize(restore.forward)
+    source.finalize(restore.forward)
+    assert compare(wanted, state(source, tmp_path / "there")) == []
     assert list(db.capped.find()) == order
     restore.and_back()
-    assert compare(before, state(component, tmp_path / "back")) == []
+    assert compare(before, state(source, tmp_path / "back")) == []
     assert accounts(db) == {"kept", "newer"}
     assert not [name for name in db.list_collection_names() if name.startswith("__")]
-    assert component.before_copies() == []
+    assert source.replaced_copies() == []
 
 
 def test_single_collections_in_place_leave_the_rest_alone(mongo_server, client, db, tmp_path):
@@ -103,39 +103,39 @@ def test_single_collections_in_place_leave_the_rest_alone(mongo_server, client, 
         where.orders.insert_many([{"_id": n} for n in range(5)])
         where.lines.insert_one({"_id": 1})
         series(where, "weather", 10)
-    component = mongo(mongo_server, db.name, other.name)
-    wanted = rows_of(back_up(component, tmp_path / "set"))
+    source = mongo(mongo_server, db.name, other.name)
+    wanted = rows_of(back_up(source, tmp_path / "set"))
     for where in (db, other):
         where.orders.drop()
         where.lines.insert_one({"_id": 2})
         where.weather.insert_one({"at": OLD, "where": 9, "t": 9})
     db.newer.insert_one({})
-    before = rows_of(back_up(component, tmp_path / "safety"))
+    before = rows_of(back_up(source, tmp_path / "safety"))
     chosen = {f"{db.name}.orders", f"{db.name}.weather"}
-    restore = InPlace(component, tmp_path / "set", tmp_path / "safety", tmp_path / "work", sorted(chosen))
+    restore = InPlace(source, tmp_path / "set", tmp_path / "safety", tmp_path / "work", sorted(chosen))
     db.lines.insert_one({"_id": "after the safety set"})
-    untouched = [row for row in state(component, tmp_path / "untouched") if row[1].partition("[")[0] not in chosen]
+    untouched = [row for row in state(source, tmp_path / "untouched") if row[1].partition("[")[0] not in chosen]
     restore.there()
-    component.settle(restore.forward)
-    after = state(component, tmp_path / "there")
+    source.finalize(restore.forward)
+    after = state(source, tmp_path / "there")
     assert compare([*untouched, *(row for row in wanted if row[1].partition("[")[0] in chosen)], after) == []
     restore.and_back()
     expected = [*untouched, *(row for row in before if row[1].partition("[")[0] in chosen)]
-    assert compare(expected, state(component, tmp_path / "back")) == []
+    assert compare(expected, state(source, tmp_path / "back")) == []
     assert "orders" not in db.list_collection_names(), "it was not there before"
     client.drop_database(other.name)
 
 
 def test_a_database_that_the_chosen_set_lacks_stays_there_and_back(mongo_server, client, db, tmp_path):
-    """The safety set has it too, but the restore does not replace it, so the way back must not either."""
+    """The safety set has it too, but the restore does not replace it, so the rollback must not either."""
     newer = client[f"{db.name}newer"]
     db.one.insert_one({"_id": 1})
     back_up(mongo(mongo_server, db.name), tmp_path / "set")
     newer.one.insert_one({"_id": 1})
-    component = mongo(mongo_server, db.name, newer.name)
-    back_up(component, tmp_path / "safety")
+    source = mongo(mongo_server, db.name, newer.name)
+    back_up(source, tmp_path / "safety")
     newer.one.insert_one({"_id": "after the safety set"})
-    restore = InPlace(component, tmp_path / "set", tmp_path / "safety", tmp_path / "work")
+    restore = InPlace(source, tmp_path / "set", tmp_path / "safety", tmp_path / "work")
     restore.there()
     restore.and_back()
     assert newer.one.count_documents({}) == 2
@@ -151,8 +151,8 @@ def changed(mongo_server, db, tmp_path):
     series(db, "weather", 10)
     db.command("createRole", "gone", privileges=[], roles=["read"])
     db.command("createUser", "gone", pwd="x", roles=["gone"])
-    component = mongo(mongo_server, db.name)
-    wanted = rows_of(back_up(component, tmp_path / "set"))
+    source = mongo(mongo_server, db.name)
+    wanted = rows_of(back_up(source, tmp_path / "set"))
     db.same.insert_one({"_id": "new"})
     db.kind.drop()
     db.kind.insert_one({"_id": "a collection where the set has a view"})
@@ -161,8 +161,8 @@ def changed(mongo_server, db, tmp_path):
     db.weather.insert_one({"at": OLD, "where": 1, "t": 1})
     db.command("dropUser", "gone")
     db.command("dropRole", "gone")
-    before = rows_of(back_up(component, tmp_path / "safety"))
-    return InPlace(component, tmp_path / "set", tmp_path / "safety", tmp_path / "work"), wanted, before
+    before = rows_of(back_up(source, tmp_path / "safety"))
+    return InPlace(source, tmp_path / "set", tmp_path / "safety", tmp_path / "work"), wanted, before
 
 
 def test_killed_anywhere_it_is_done_again_or_taken_back(changed, db, tmp_path, monkeypatch, stride):
@@ -172,17 +172,17 @@ def test_killed_anywhere_it_is_done_again_or_taken_back(changed, db, tmp_path, m
     restore.forward.on_journal = killer.point
     for at in itertools.count(0, stride):
         journal.unlink(missing_ok=True)
-        killed = killer.dies(at, lambda: restore.component.replace(restore.forward))
+        killed = killer.dies(at, lambda: restore.source.replace(restore.forward))
         if at % 4 == 0 or not killed:
             restore.replace(restore.forward)
-            restore.component.settle(restore.forward)
-            assert compare(wanted, state(restore.component, tmp_path / f"there{at}")) == []
+            restore.source.finalize(restore.forward)
+            assert compare(wanted, state(restore.source, tmp_path / f"there{at}")) == []
             assert accounts(db) == {"gone"}
-        if restore.forward.journalled("dropping"):
+        if restore.forward.recorded_facts("dropping"):
             if at % 2:
-                killer.dies(at // 2, lambda: restore.component.replace(restore.back))
+                killer.dies(at // 2, lambda: restore.source.replace(restore.back))
             restore.and_back()
-        assert compare(before, state(restore.component, tmp_path / f"back{at}")) == [], f"killed before change {at}"
+        assert compare(before, state(restore.source, tmp_path / f"back{at}")) == [], f"killed before change {at}"
         assert accounts(db) == set()
         if not killed:
             break
@@ -197,16 +197,16 @@ def test_a_set_that_can_not_be_unpacked_leaves_everything_as_it_is(changed, tmp_
 
     monkeypatch.setattr(restore.forward, "unpack", damaged)
     with pytest.raises(RestoreError):
-        restore.component.replace(restore.forward)
-    assert compare(before, state(restore.component, tmp_path / "after")) == []
-    assert restore.forward.journalled("dropping") == []
+        restore.source.replace(restore.forward)
+    assert compare(before, state(restore.source, tmp_path / "after")) == []
+    assert restore.forward.recorded_facts("dropping") == []
     with pytest.raises(RestoreError, match="Nothing was replaced"):
-        restore.component.replace(restore.back)
+        restore.source.replace(restore.back)
 
 
 def test_what_dropping_gives_back(changed, client, db):
     restore, _, _ = changed
-    (space,) = restore.component.preflight(restore.forward).second_copy
+    (space,) = restore.source.preflight(restore.forward).second_copy
     assert space.freed >= db.command("collStats", "same")["storageSize"] > 0
 
 
@@ -224,7 +224,7 @@ def test_the_proof_looks_at_what_is_live(changed, db, harm, words):
     restore, _, _ = changed
     restore.there()
     harm(db)
-    assert words in "\n".join(map(str, restore.component.prove(restore.forward)))
+    assert words in "\n".join(map(str, restore.source.verify_staged(restore.forward)))
 
 
 def test_nothing_expires_before_it_is_settled(changed, db):
@@ -232,7 +232,7 @@ def test_nothing_expires_before_it_is_settled(changed, db):
     restore.there()
     assert "expireAfterSeconds" not in db.same.index_information()["ttl"]
     assert "expireAfterSeconds" not in db.weather.options()
-    restore.component.settle(restore.forward)
+    restore.source.finalize(restore.forward)
     assert db.same.index_information()["ttl"]["expireAfterSeconds"] == 3600
     assert db.weather.options()["expireAfterSeconds"] == 1_700_000_000
 
@@ -242,10 +242,10 @@ def test_what_has_no_safety_set_is_not_replaced_in_place(mongo_server, db, tmp_p
     db.one.insert_one({})
     db.two.insert_one({})
     back_up(mongo(mongo_server, db.name), tmp_path / "set")
-    component = mongo(mongo_server, collections=(f"{db.name}.one",))
+    source = mongo(mongo_server, collections=(f"{db.name}.one",))
 
     def refusals(**asked):
-        found = component.preflight(LocalRestore(tmp_path / "set", tmp_path / "work", **asked)).findings
+        found = source.preflight(LocalRestore(tmp_path / "set", tmp_path / "work", **asked)).findings
         return [finding.text for finding in found if finding.level == "refusal"]
 
     (refusal,) = refusals(in_place=True)
@@ -256,10 +256,10 @@ def test_what_has_no_safety_set_is_not_replaced_in_place(mongo_server, db, tmp_p
 
 def test_in_place_needs_no_room_for_names_that_are_staged(mongo_server, db, tmp_path):
     db["n" * (255 - len(db.name) - 1)].insert_one({"_id": 1})
-    component = mongo(mongo_server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(mongo_server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     db["n" * (255 - len(db.name) - 1)].insert_one({"_id": 2})
-    InPlace(component, set_folder, set_folder, tmp_path / "work").there()
+    InPlace(source, set_folder, set_folder, tmp_path / "work").there()
     assert db["n" * (255 - len(db.name) - 1)].count_documents({}) == 1
 
 
@@ -267,10 +267,10 @@ def test_the_roles_backup_and_restore_are_enough(mongo_server, client, changed, 
     restore, _, before = changed
     client.admin.command("createUser", "in place", pwd="s3cret / x", roles=["backup", "restore"])
     try:
-        restore.component = mongo(mongo_server, db.name, login="in place", password="s3cret / x")
+        restore.source = mongo(mongo_server, db.name, login="in place", password="s3cret / x")
         restore.there()
         restore.and_back()
-        assert compare(before, state(restore.component, tmp_path / "after")) == []
+        assert compare(before, state(restore.source, tmp_path / "after")) == []
     finally:
         client.admin.command("dropUser", "in place")
 
@@ -279,34 +279,34 @@ def test_what_is_loaded_twice_is_dropped_first(changed, monkeypatch):
     """A kill in the middle of mongorestore leaves half of it; the next attempt begins with nothing."""
     restore, _, _ = changed
     with killed_at_tool(monkeypatch, "mongorestore", after=True):
-        restore.component.replace(restore.forward)
+        restore.source.replace(restore.forward)
     restore.replace(restore.forward)
 
 
 @pytest.mark.parametrize("replica_set", [True, False])
 def test_the_safety_set_of_a_disaster_has_what_is_left(mongo_server, server_folder, tmp_path, replica_set):
-    """What the plan names and is gone is left out and said; the way back then drops what was restored."""
+    """What the plan names and is gone is left out and said; the rollback then drops what was restored."""
     where = mongo_server if replica_set else MongoServer(server_folder / "mongo-disaster", replica_set=False)
     with nullcontext() if replica_set else where, where.client() as client:
         for name in ("disaster", "disaster2"):
             client[name].one.insert_one({"_id": 1})
             client[name].command("createUser", "theirs", pwd="x", roles=["read"])
-        component = mongo(where, "disaster", "disaster2")
-        wanted = rows_of(back_up(component, tmp_path / "set"))
+        source = mongo(where, "disaster", "disaster2")
+        wanted = rows_of(back_up(source, tmp_path / "set"))
         for left in (["disaster"], []):
             for name in ("disaster", "disaster2"):
                 if name not in left:
                     client.drop_database(name)
                     client[name].command("dropAllUsersFromDatabase")
             with pytest.raises(SourceError, match="does not have disaster"):
-                component.dump(empty_folder(tmp_path / "refused"), lambda: None)
-            component.damaged = True
-            safety = back_up(component, tmp_path / f"safety{len(left)}")
-            component.damaged = False
+                source.dump(empty_folder(tmp_path / "refused"), lambda: None)
+            source.damaged = True
+            safety = back_up(source, tmp_path / f"safety{len(left)}")
+            source.damaged = False
             assert any(text == "disaster2 is not there, and not in this set." for text in read_dump(safety).warnings)
-            restore = InPlace(component, tmp_path / "set", safety, tmp_path / f"work{len(left)}")
+            restore = InPlace(source, tmp_path / "set", safety, tmp_path / f"work{len(left)}")
             restore.there()
-            assert compare(wanted, state(component, tmp_path / f"there{len(left)}")) == []
+            assert compare(wanted, state(source, tmp_path / f"there{len(left)}")) == []
             restore.and_back()
             assert [name for name in client.list_database_names() if name.startswith("disaster")] == left
             assert accounts(client.disaster2) == set()

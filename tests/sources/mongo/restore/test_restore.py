@@ -9,16 +9,16 @@ import time
 import bson
 import pytest
 
-from recovery.common.errors import ProofError, RecoveryError, RestoreError
+from recovery.common.errors import RecoveryError, RestoreError, VerificationError
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.runners.local import LOCAL
 from recovery.sources.mongo.client import ClientTools
-from recovery.sources.mongo.component import Mongo
 from recovery.sources.mongo.restore import load as restore_load
 from recovery.sources.mongo.restore import timeseries
 from recovery.sources.mongo.restore.load import mongorestore
+from recovery.sources.mongo.source import Mongo
 from sandbox.servers import Mongo as MongoServer
 from tests.support.kills import Killed, MongoKiller, killed_at_tool
 from tests.support.local_restore import LocalRestore, back_up
@@ -52,10 +52,10 @@ def contents(folder):
     return list(read_rows(folder / "documents.contents.jsonl"))
 
 
-def begun(component, set_folder, work):
+def begun(source, set_folder, work):
     restore = LocalRestore(set_folder, work)
-    component.stage(restore)
-    assert component.prove(restore) == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     return restore
 
 
@@ -64,8 +64,8 @@ def begun(component, set_folder, work):
 
 def test_everything_comes_back_equal(server, client, db, tmp_path):
     hard_content(client, db.name)
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     order = list(db.capped.find())
     db.types.delete_many({})
     db.indexed.drop_index("wild")
@@ -73,72 +73,72 @@ def test_everything_comes_back_equal(server, client, db, tmp_path):
     db.top.drop()
     db.unknown.insert_one({})
     restore = LocalRestore(set_folder, tmp_path / "work")
-    found = component.preflight(restore)
+    found = source.preflight(restore)
     assert not [finding for finding in found.findings if finding.level == "refusal"]
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
-    component.settle(restore)
-    component.discard(restore)
-    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    source.finalize(restore)
+    source.discard(restore)
+    assert compare(contents(set_folder), state(source, tmp_path / "again")) == []
     assert list(db.capped.find()) == order
     assert db["a view on it"].count_documents({}) == 39
-    assert component.before_copies() == [restore.id]
+    assert source.replaced_copies() == [restore.id]
     assert db[f"__before_{restore.id}_unknown"].count_documents({}) == 1
-    component.drop_before(restore)
-    assert component.before_copies() == []
+    source.drop_replaced(restore)
+    assert source.replaced_copies() == []
     assert not [name for name in db.list_collection_names() if name.startswith("__")]
 
 
 def test_a_database_that_is_gone_is_made_anew(server, client, db, tmp_path):
     db.one.insert_many([{"_id": n} for n in range(5)])
     series(db, "weather", 20)
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     client.drop_database(db.name)
     restore = LocalRestore(set_folder, tmp_path / "work")
-    found = component.preflight(restore)
+    found = source.preflight(restore)
     assert any("is not there" in finding.text for finding in found.findings)
     assert not [finding for finding in found.findings if finding.level == "refusal"]
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
-    component.settle(restore)
-    component.discard(restore)
-    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
-    assert component.before_copies() == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    source.finalize(restore)
+    source.discard(restore)
+    assert compare(contents(set_folder), state(source, tmp_path / "again")) == []
+    assert source.replaced_copies() == []
 
 
 def test_a_standalone_server_is_restored_too(server_folder, tmp_path):
     with MongoServer(server_folder / "mongo-alone", replica_set=False) as alone, alone.client() as client:
         hard_content(client, "hard")
-        component = mongo(alone, "hard")
-        set_folder = back_up(component, tmp_path / "set")
+        source = mongo(alone, "hard")
+        set_folder = back_up(source, tmp_path / "set")
         client.hard.types.drop()
         client.hard.new.insert_one({})
-        before = state(component, tmp_path / "before")
+        before = state(source, tmp_path / "before")
         restore = LocalRestore(set_folder, tmp_path / "work")
-        assert not [finding for finding in component.preflight(restore).findings if finding.level == "refusal"]
-        component.stage(restore)
-        assert component.prove(restore) == []
-        component.switch(restore)
-        component.switch_back(restore)
-        assert compare(before, state(component, tmp_path / "back")) == []
-        component.discard(restore)
-        component.switch(restore := begun(component, set_folder, tmp_path / "work2"))
-        component.settle(restore)
-        component.settle(restore)
-        assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+        assert not [finding for finding in source.preflight(restore).findings if finding.level == "refusal"]
+        source.stage(restore)
+        assert source.verify_staged(restore) == []
+        source.swap(restore)
+        source.roll_back(restore)
+        assert compare(before, state(source, tmp_path / "back")) == []
+        source.discard(restore)
+        source.swap(restore := begun(source, set_folder, tmp_path / "work2"))
+        source.finalize(restore)
+        source.finalize(restore)
+        assert compare(contents(set_folder), state(source, tmp_path / "again")) == []
 
 
 def test_what_was_dropped_after_the_switch_does_not_hinder_acceptance(server, db, tmp_path):
     for name in ("tokens", "more"):
         db[name].create_index("at", expireAfterSeconds=60, name="ttl")
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
-    component.switch(restore)
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
+    source.swap(restore)
     db.tokens.drop()
-    component.settle(restore)
+    source.finalize(restore)
     assert db.more.index_information()["ttl"]["expireAfterSeconds"] == 60
 
 
@@ -175,11 +175,11 @@ def test_stock_mongorestore_takes_an_artifact(server, client, db, server_folder,
 def test_single_collections_leave_the_others_alone(server, db, tmp_path):
     for name in ("one", "two"):
         db[name].insert_one({"_id": 1})
-    component = mongo(server, collections=(f"{db.name}.one",))
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    source = mongo(server, collections=(f"{db.name}.one",))
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
     for name in ("one", "two", "three"):
         db[name].insert_one({"_id": 2})
-    component.switch(restore)
+    source.swap(restore)
     assert {name: db[name].count_documents({}) for name in ("one", "two", "three")} == {"one": 1, "two": 2, "three": 1}
 
 
@@ -187,21 +187,21 @@ def test_a_user_with_the_roles_backup_and_restore_is_enough(server, client, db, 
     hard_content(client, db.name)
     db.command("createUser", "needed", pwd="x", roles=["readWrite"])
     client.admin.command("createUser", "restorer", pwd="s3cret / x", roles=["backup", "restore"])
-    component = mongo(server, db.name, login="restorer", password="s3cret / x")
+    source = mongo(server, db.name, login="restorer", password="s3cret / x")
     try:
-        set_folder = back_up(component, tmp_path / "set")
+        set_folder = back_up(source, tmp_path / "set")
         db.command("dropUser", "needed")
         restore = LocalRestore(set_folder, tmp_path / "work")
-        assert not [finding for finding in component.preflight(restore).findings if finding.level == "refusal"]
-        component.stage(restore)
-        assert component.prove(restore) == []
-        component.switch(restore)
-        component.switch_back(restore)
-        component.switch(restore := begun(component, set_folder, tmp_path / "work2"))
-        component.settle(restore)
-        component.discard(restore)
-        assert component.before_copies() == [restore.id]
-        component.drop_before(restore)
+        assert not [finding for finding in source.preflight(restore).findings if finding.level == "refusal"]
+        source.stage(restore)
+        assert source.verify_staged(restore) == []
+        source.swap(restore)
+        source.roll_back(restore)
+        source.swap(restore := begun(source, set_folder, tmp_path / "work2"))
+        source.finalize(restore)
+        source.discard(restore)
+        assert source.replaced_copies() == [restore.id]
+        source.drop_replaced(restore)
     finally:
         client.admin.command("dropUser", "restorer")
     assert compare([row for row in contents(set_folder) if row[0] != "user"], state(mongo(server, db.name), tmp_path / "again")) == []
@@ -215,22 +215,22 @@ def test_missing_users_come_back_and_existing_ones_stay_as_they_are(server, clie
     db.command("createRole", "helper", privileges=[], roles=["read"])
     db.command("createUser", "lost", pwd="old one", roles=["helper"])
     db.command("createUser", "kept", pwd="old one", roles=["helper"])
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     db.command("dropUser", "lost")
     db.command("dropRole", "helper")
     db.command("updateUser", "kept", pwd="new one", roles=["readWrite"])
     restore = LocalRestore(set_folder, tmp_path / "work")
-    texts = [finding.text for finding in component.preflight(restore).findings]
-    assert any("Made at the switch" in text and "lost" in text and "helper" in text and "kept" not in text for text in texts)
+    texts = [finding.text for finding in source.preflight(restore).findings]
+    assert any("Made at the swap" in text and "lost" in text and "helper" in text and "kept" not in text for text in texts)
     assert any("left as they are" in text and "kept" in text and "lost" not in text for text in texts)
-    component.stage(restore)
-    component.switch(restore)
+    source.stage(restore)
+    source.swap(restore)
     with server.client(username="lost", password="old one", authSource=db.name) as lost:
         assert lost[db.name].one.count_documents({}) == 1
     with server.client(username="kept", password="new one", authSource=db.name) as kept:
         kept[db.name].one.insert_one({})
-    component.switch_back(restore)
+    source.roll_back(restore)
     assert {user["user"] for user in db.command("usersInfo")["users"]} == {"kept"}
     assert db.command("rolesInfo")["roles"] == []
     db.command("dropUser", "kept")
@@ -289,47 +289,47 @@ def counts(db, prefix=""):
 
 
 def test_old_documents_are_not_deleted_until_the_restore_is_accepted(server, client, db, expired, tmp_path):
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     client.drop_database(db.name)
     restore = LocalRestore(set_folder, tmp_path / "work")
-    component.stage(restore)
+    source.stage(restore)
     passes(client)
     assert counts(db, f"__stage_{restore.id}_") == expired
-    assert component.prove(restore) == []
-    component.switch(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     passes(client)
     assert counts(db) == expired
-    component.settle(restore)
+    source.finalize(restore)
     passes(client)
     assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
-    again = {(kind, name): facts for kind, name, facts in state(component, tmp_path / "again")}
+    again = {(kind, name): facts for kind, name, facts in state(source, tmp_path / "again")}
     assert again["index", f"{db.name}.tokens[expiry]"]["ttl"] == "60"
     assert again["collection", f"{db.name}.clustered"]["ttl"] == "60"
     assert again["collection", f"{db.name}.weather"]["ttl"] == "60"
 
 
 def test_what_is_set_aside_is_not_deleted_and_expires_again_after_the_way_back(server, client, db, expired, tmp_path):
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
-    restore = begun(component, set_folder, tmp_path / "work")
-    component.switch(restore)
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
+    restore = begun(source, set_folder, tmp_path / "work")
+    source.swap(restore)
     passes(client)
     assert db[f"__before_{restore.id}_tokens"].count_documents({}) == 50
     assert db[f"__before_{restore.id}_clustered"].count_documents({}) == 5
     client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
-    component.switch_back(restore)
+    source.roll_back(restore)
     assert counts(db) == expired
-    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    assert compare(contents(set_folder), state(source, tmp_path / "again")) == []
     passes(client)
     assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
 
 
 def test_the_copies_that_stay_after_acceptance_do_not_expire(server, client, db, expired, tmp_path):
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
-    component.switch(restore)
-    component.settle(restore)
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
+    source.swap(restore)
+    source.finalize(restore)
     passes(client)
     assert counts(db, f"__before_{restore.id}_") == expired
 
@@ -348,8 +348,8 @@ def changed(server, client, db, tmp_path):
     db.create_collection("view", viewOn="same", pipeline=[{"$match": {"a": 1}}])
     series(db, "weather", 10)
     db.command("createUser", "gone", pwd="x", roles=["read"])
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     db.same.insert_one({"_id": "new"})
     db.lost.drop()
     db.kind.drop()
@@ -361,32 +361,32 @@ def changed(server, client, db, tmp_path):
     series(db, "extra series", 7)
     db.weather.insert_one({"at": OLD, "where": 1, "t": 1})
     db.command("dropUser", "gone")
-    return component, set_folder
+    return source, set_folder
 
 
 def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, changed, tmp_path, monkeypatch, stride):
-    component, set_folder = changed
+    source, set_folder = changed
     wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"}]
-    before = state(component, tmp_path / "before")
+    before = state(source, tmp_path / "before")
     killer = MongoKiller(monkeypatch)
     at = 0
     while True:
         restore = LocalRestore(set_folder, tmp_path / f"work{at}")
-        component.stage(restore)
+        source.stage(restore)
         restore.on_journal = killer.point
-        killed = killer.dies(at, lambda: component.switch(restore))  # noqa: B023 - called at once
+        killed = killer.dies(at, lambda: source.swap(restore))  # noqa: B023 - called at once
         if at % 3 == 0:
-            component.switch(restore)
-            component.settle(restore)
-            assert compare(wanted, state(component, tmp_path / f"after{at}")) == []
+            source.swap(restore)
+            source.finalize(restore)
+            assert compare(wanted, state(source, tmp_path / f"after{at}")) == []
             db.command("usersInfo", "gone")["users"][0]
         for again in range(100):
-            if not killer.dies(at // 2 + 5 * again, lambda: component.switch_back(restore)):  # noqa: B023
+            if not killer.dies(at // 2 + 5 * again, lambda: source.roll_back(restore)):  # noqa: B023
                 break
-        component.discard(restore)
-        assert compare(before, state(component, tmp_path / f"back{at}")) == [], f"killed before change {at}"
+        source.discard(restore)
+        assert compare(before, state(source, tmp_path / f"back{at}")) == [], f"killed before change {at}"
         assert db.command("usersInfo")["users"] == []
-        component.drop_before(restore)
+        source.drop_replaced(restore)
         if not killed:
             break
         at += stride
@@ -394,45 +394,45 @@ def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, c
 
 
 def test_a_stage_that_is_killed_starts_afresh(server, db, changed, tmp_path, monkeypatch):
-    component, set_folder = changed
+    source, set_folder = changed
     killer = MongoKiller(monkeypatch)
     restore = LocalRestore(set_folder, tmp_path / "work")
     for at in itertools.count():
-        if not killer.dies(at, lambda: component.stage(restore)):
+        if not killer.dies(at, lambda: source.stage(restore)):
             break
     assert at > 2
-    assert component.prove(restore) == []
+    assert source.verify_staged(restore) == []
     before = {name for name in db.list_collection_names() if not name.startswith("__stage") and not name.startswith("system.")}
-    component.discard(restore)
+    source.discard(restore)
     assert {name for name in db.list_collection_names() if not name.startswith("system.")} == before
 
 
 def test_a_restored_time_series_that_was_written_to_is_set_aside_when_refused(server, db, tmp_path):
     for name in ("weather", "quiet"):
         series(db, name, 10)
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
-    component.switch(restore)
-    db.weather.insert_one({"at": OLD, "where": "written after the switch"})
-    component.switch_back(restore)
-    component.discard(restore)
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
+    source.swap(restore)
+    db.weather.insert_one({"at": OLD, "where": "written after the swap"})
+    source.roll_back(restore)
+    source.discard(restore)
     assert {name: db[name].count_documents({}) for name in ("weather", "quiet")} == {"weather": 10, "quiet": 10}
     kept = db[f"__replaced_{restore.id}_weather"]
     assert kept.count_documents({}) == 11
-    assert kept.count_documents({"where": "written after the switch"}) == 1
+    assert kept.count_documents({"where": "written after the swap"}) == 1
     assert f"__replaced_{restore.id}_quiet" not in db.list_collection_names()
-    component.drop_before(restore)
+    source.drop_replaced(restore)
     assert not [name for name in db.list_collection_names() if name.startswith("__")]
 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db, tmp_path, monkeypatch, killed):
     series(db, "weather", 10)
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
     if killed:
         with killed_at_tool(monkeypatch, "mongorestore"):
-            component.switch(restore)
+            source.swap(restore)
         db.weather.insert_one({"who": "somebody"})
     else:
         bring = timeseries.bring
@@ -443,30 +443,30 @@ def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db,
 
         monkeypatch.setattr(timeseries, "bring", late)
     with pytest.raises(RestoreError, match="weather was made while its place was empty"):
-        component.switch(restore)
+        source.swap(restore)
     assert [found["who"] for found in db.weather.find()] == ["somebody"]
     with pytest.raises(RestoreError, match="weather was made while its place was empty"):
-        component.switch_back(restore)
+        source.roll_back(restore)
     db.weather.rename("theirs")
-    component.switch_back(restore)
+    source.roll_back(restore)
     assert db.weather.count_documents({}) == 10
     assert db.theirs.count_documents({}) == 1
 
 
 def test_room_for_the_staged_copy_is_counted_by_how_well_the_database_is_compressed(server, client, db, tmp_path):
     db.one.insert_many([{"_id": n} for n in range(1000)])
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     size = next(facts["bytes"] for kind, _, facts in contents(set_folder) if kind == "collection")
-    (space,) = component.preflight(LocalRestore(set_folder, tmp_path / "work")).second_copy
+    (space,) = source.preflight(LocalRestore(set_folder, tmp_path / "work")).second_copy
     assert space.needed == size, "a small database tells nothing"
     assert "test_mongo" in space.where
     assert 0 < space.free < shutil.disk_usage(server.folder).total
     assert server.folder.samefile(space.folder), "it is seen from here, so that the same disk is not counted twice"
     db.dull.insert_many([{"_id": n, "data": "x" * (8 << 20)} for n in range(9)])
     client.admin.command("fsync")
-    set_folder = back_up(component, tmp_path / "set2")
-    (space,) = component.preflight(LocalRestore(set_folder, tmp_path / "work2")).second_copy
+    set_folder = back_up(source, tmp_path / "set2")
+    (space,) = source.preflight(LocalRestore(set_folder, tmp_path / "work2")).second_copy
     assert space.needed < 72 << 20 >> 1
 
 
@@ -508,41 +508,41 @@ def test_the_proof_finds_what_is_not_as_in_the_set(server, db, tmp_path, harm, w
     db.many.create_index("x")
     db.create_collection("seen", viewOn="many", pipeline=[])
     series(db, "weather", 5)
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
     harm(db, f"__stage_{restore.id}_")
-    assert words in "\n".join(map(str, component.prove(restore)))
+    assert words in "\n".join(map(str, source.verify_staged(restore)))
 
 
 def test_what_writes_during_the_switch_stops_it_and_is_set_aside_on_the_way_back(server, db, tmp_path, monkeypatch):
     db.busy.insert_one({"_id": "live"})
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
     killer = MongoKiller(monkeypatch)
     restore.on_journal = lambda *_: setattr(killer, "left", 1)
     with pytest.raises(Killed):
-        component.switch(restore)
+        source.swap(restore)
     db.busy.insert_one({"_id": "came in between"})
     with pytest.raises(RestoreError, match="still writes"):
-        component.switch(restore)
-    component.switch_back(restore)
+        source.swap(restore)
+    source.roll_back(restore)
     assert [document["_id"] for document in db.busy.find()] == ["live"]
     assert [document["_id"] for document in db[f"__replaced_{restore.id}_busy"].find()] == ["came in between"]
-    assert component.before_copies() == [restore.id]
-    component.drop_before(restore)
+    assert source.replaced_copies() == [restore.id]
+    source.drop_replaced(restore)
     assert f"__replaced_{restore.id}_busy" not in db.list_collection_names()
 
 
 def test_a_series_whose_saved_file_is_damaged_is_not_loaded_silently(server, db, tmp_path):
     series(db, "weather", 40)
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
-    component.switch(restore)
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
+    source.swap(restore)
     (saved,) = (tmp_path / "work/before").rglob("*.bson")
     data = saved.read_bytes()
     saved.write_bytes(data[: int.from_bytes(data[:4], "little")])
-    with pytest.raises(ProofError, match="weather"):
-        component.switch_back(restore)
+    with pytest.raises(VerificationError, match="weather"):
+        source.roll_back(restore)
 
 
 def test_mongorestore_that_fails_on_a_document_is_an_error(server, db, tmp_path):
@@ -562,8 +562,8 @@ def test_missing_rights_are_named(server, client, db, tmp_path):
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
     client.admin.command("createUser", "reader", pwd="x", roles=["backup"])
     try:
-        component = mongo(server, db.name, login="reader", password="x")
-        found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
+        source = mongo(server, db.name, login="reader", password="x")
+        found = source.preflight(LocalRestore(set_folder, tmp_path / "work"))
     finally:
         client.admin.command("dropUser", "reader")
     refusals = [finding.text for finding in found.findings if finding.level == "refusal"]
@@ -575,8 +575,8 @@ def test_names_that_are_too_long_are_refused(server, db, tmp_path):
     fits, too_long = (n * "n" for n in (255 - len(db.name) - 1 - 20, 255 - len(db.name) - 1 - 19))
     for name in (fits, too_long):
         db[name].insert_one({})
-    component = mongo(server, db.name)
-    found = component.preflight(LocalRestore(back_up(component, tmp_path / "set"), tmp_path / "work"))
+    source = mongo(server, db.name)
+    found = source.preflight(LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work"))
     refusals = [finding.text for finding in found.findings if finding.level == "refusal"]
     assert len(refusals) == 1
     assert too_long in refusals[0]
@@ -584,18 +584,18 @@ def test_names_that_are_too_long_are_refused(server, db, tmp_path):
 
 def test_preflight_says_what_is_replaced_and_changes_nothing(server, client, db, tmp_path):
     hard_content(client, db.name)
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     db.newer.insert_one({})
-    before = state(component, tmp_path / "before")
+    before = state(source, tmp_path / "before")
     restore = LocalRestore(set_folder, tmp_path / "work")
     with client[db.name].indexed.watch():
-        found = component.preflight(restore)
+        found = source.preflight(restore)
     text = "\n".join(finding.text for finding in found.findings)
     for words in ("newer", "weather", "indexed[ttl]", "replica set rs0", "change streams"):
         assert words in text
     assert found.bytes_needed[str(restore.folder)] > 25 << 20
-    assert compare(before, state(component, tmp_path / "after")) == []
+    assert compare(before, state(source, tmp_path / "after")) == []
 
 
 def test_another_server_has_another_identity(server, mongo_server, db, tmp_path):
@@ -614,8 +614,8 @@ def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):
     db.one.insert_one({})
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
     monkeypatch.setenv("PATH", "/nowhere")
-    component = Mongo("documents", MongoSettings(connection="x", databases=(db.name,)), endpoint(server), [], runner=LOCAL)
-    found = component.preflight(LocalRestore(set_folder, tmp_path / "work"))
+    source = Mongo("documents", MongoSettings(connection="x", databases=(db.name,)), endpoint(server), [], runner=LOCAL)
+    found = source.preflight(LocalRestore(set_folder, tmp_path / "work"))
     assert [finding for finding in found.findings if finding.level == "refusal" and "mongorestore" in finding.text]
 
 
@@ -628,8 +628,8 @@ def test_the_fields_of_an_indexs_options_keep_their_order(server, db, tmp_path):
     db.some.insert_many([wanted, {"c": dict(reversed(wanted["c"].items()))}])
     db.some.create_index("c", partialFilterExpression=wanted, name="partial")
     db.some.create_index("$**", wildcardProjection=dict.fromkeys("zyxwvutsr", 1), name="wild")
-    component = mongo(server, db.name)
-    restore = begun(component, back_up(component, tmp_path / "set"), tmp_path / "work")
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
     found = db[f"__stage_{restore.id}_some"].index_information()
     assert list(found["partial"]["partialFilterExpression"]["c"]) == list("zyxwvutsr")
     assert db[f"__stage_{restore.id}_some"].count_documents(wanted, hint="partial") == 1
@@ -638,13 +638,13 @@ def test_the_fields_of_an_indexs_options_keep_their_order(server, db, tmp_path):
 def test_an_index_that_can_not_be_built_is_an_error(server, db, tmp_path, monkeypatch):
     db.some.insert_many([{"_id": n, "x": 1} for n in range(2)])
     db.some.create_index("x", name="x")
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     read = restore_load.from_metadata
     unique = {"v": 2, "key": {"x": 1}, "name": "x", "unique": True}
     monkeypatch.setattr(restore_load, "from_metadata", lambda *given: dataclasses.replace(read(*given), indexes=(unique,)))
     with pytest.raises(RecoveryError, match="duplicate key"):
-        component.stage(LocalRestore(set_folder, tmp_path / "work"))
+        source.stage(LocalRestore(set_folder, tmp_path / "work"))
 
 
 def many_documents(server, db, tmp_path, count):
@@ -652,15 +652,15 @@ def many_documents(server, db, tmp_path, count):
     for first in range(0, count, batch):
         db.small.insert_many([{"_id": n, "k": n % 97, "t": f"document {n}"} for n in range(first, first + batch)], ordered=False)
     db.small.create_index("k")
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     db.small.delete_many({"k": 5})
-    restore = begun(component, set_folder, tmp_path / "work")
-    component.switch(restore)
-    component.settle(restore)
-    assert compare(contents(set_folder), state(component, tmp_path / "again")) == []
+    restore = begun(source, set_folder, tmp_path / "work")
+    source.swap(restore)
+    source.finalize(restore)
+    assert compare(contents(set_folder), state(source, tmp_path / "again")) == []
     assert db.small.count_documents({}) == count
-    component.drop_before(restore)
+    source.drop_replaced(restore)
 
 
 def test_many_small_documents(server, db, tmp_path):
@@ -686,11 +686,11 @@ def test_a_user_comes_back_with_password_mechanisms_restrictions_and_data(server
         return [*users, *client.admin["system.roles"].find({"db": db.name})]
 
     before = there()
-    component = mongo(server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     for name in ("dropAllUsersFromDatabase", "dropAllRolesFromDatabase"):
         db.command(name)
-    component.switch(begun(component, set_folder, tmp_path / "work"))
+    source.swap(begun(source, set_folder, tmp_path / "work"))
     assert sorted(there(), key=str) == sorted(before, key=str)
     with server.client(username="ü ser.x", password="p", authSource=db.name, authMechanism="SCRAM-SHA-1") as own:
         own[db.name].one.insert_one({})

@@ -46,12 +46,12 @@ def of(rows, *names):
     return [(kind, name, facts) for kind, name, facts in rows if (name.rpartition("[")[0] if kind == "index" else name) in names]
 
 
-def put_back(component, set_folder, work, *only):
+def put_back(source, set_folder, work, *only):
     restore = LocalRestore(set_folder, work, only=only)
-    assert not [finding.text for finding in component.preflight(restore).findings if finding.level == "refusal"]
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
+    assert not [finding.text for finding in source.preflight(restore).findings if finding.level == "refusal"]
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     return restore
 
 
@@ -61,51 +61,51 @@ def put_back(component, set_folder, work, *only):
 def test_single_collections_come_back_and_the_rest_stays(mongo_server, dbs, tmp_path, names):
     for db in dbs:
         fill(db)
-    component = mongo(mongo_server, *(db.name for db in dbs))
-    wanted = rows_of(back_up(component, tmp_path / "set"))
+    source = mongo(mongo_server, *(db.name for db in dbs))
+    wanted = rows_of(back_up(source, tmp_path / "set"))
     for db in dbs:
         spoil(db)
-    before = state(component, tmp_path / "before")
+    before = state(source, tmp_path / "before")
     chosen = [f"{dbs[0].name}.{name}" for name in names]
-    restore = put_back(component, tmp_path / "set", tmp_path / "work", *chosen)
+    restore = put_back(source, tmp_path / "set", tmp_path / "work", *chosen)
     unpacked = {path.relative_to(restore.folder / "unpacked").as_posix() for path in (restore.folder / "unpacked").rglob("*.json")}
     assert len(unpacked) == len(names), "only what was chosen is unpacked"
-    component.settle(restore)
-    after = state(component, tmp_path / "after")
+    source.finalize(restore)
+    after = state(source, tmp_path / "after")
     untouched = [row for row in before if row not in of(before, *chosen)]
     assert compare([*untouched, *of(wanted, *chosen)], after) == []
     aside = {name for name in dbs[0].list_collection_names() if name.startswith("__before")}
     assert aside == {f"__before_{restore.id}_{name}" for name in names if not name.startswith("open")}
-    component.drop_before(restore)
+    source.drop_replaced(restore)
 
 
 def test_the_way_back_of_single_collections(mongo_server, dbs, tmp_path):
     fill(dbs[0])
-    component = mongo(mongo_server, dbs[0].name)
-    back_up(component, tmp_path / "set")
+    source = mongo(mongo_server, dbs[0].name)
+    back_up(source, tmp_path / "set")
     spoil(dbs[0])
-    before = state(component, tmp_path / "before")
+    before = state(source, tmp_path / "before")
     restore = put_back(
-        component, tmp_path / "set", tmp_path / "work", *(f"{dbs[0].name}.{name}" for name in ("orders", "tides", "open first"))
+        source, tmp_path / "set", tmp_path / "work", *(f"{dbs[0].name}.{name}" for name in ("orders", "tides", "open first"))
     )
-    assert compare(before, state(component, tmp_path / "switched")) != []
-    component.switch_back(restore)
-    component.discard(restore)
-    assert compare(before, state(component, tmp_path / "after")) == []
-    assert component.before_copies() == []
+    assert compare(before, state(source, tmp_path / "switched")) != []
+    source.roll_back(restore)
+    source.discard(restore)
+    assert compare(before, state(source, tmp_path / "after")) == []
+    assert source.replaced_copies() == []
 
 
 def test_a_whole_database_sets_aside_what_the_set_lacks_and_leaves_the_other_one(mongo_server, dbs, tmp_path):
     for db in dbs:
         fill(db)
-    component = mongo(mongo_server, *(db.name for db in dbs))
-    wanted = rows_of(back_up(component, tmp_path / "set"))
+    source = mongo(mongo_server, *(db.name for db in dbs))
+    wanted = rows_of(back_up(source, tmp_path / "set"))
     for db in dbs:
         spoil(db)
-    before = state(component, tmp_path / "before")
-    restore = put_back(component, tmp_path / "set", tmp_path / "work", dbs[0].name)
-    component.settle(restore)
-    after = state(component, tmp_path / "after")
+    before = state(source, tmp_path / "before")
+    restore = put_back(source, tmp_path / "set", tmp_path / "work", dbs[0].name)
+    source.finalize(restore)
+    after = state(source, tmp_path / "after")
     expected = [row for row in wanted if row[1].startswith(dbs[0].name)] + [row for row in before if row[1].startswith(dbs[1].name)]
     assert compare(expected, after) == []
     assert dbs[0][f"__before_{restore.id}_extra"].count_documents({}) == 1
@@ -142,27 +142,27 @@ def accounts(dbs):
 @pytest.mark.parametrize("whole_server", [False, True])
 def test_a_whole_database_brings_its_missing_users_and_roles(mongo_server, dbs, accounts, tmp_path, whole_server):
     there, drop = accounts
-    component = mongo(mongo_server, *([] if whole_server else [db.name for db in dbs]))
-    back_up(component, tmp_path / "set")
+    source = mongo(mongo_server, *([] if whole_server else [db.name for db in dbs]))
+    back_up(source, tmp_path / "set")
     drop()
-    restore = put_back(component, tmp_path / "set", tmp_path / "work", dbs[0].name)
+    restore = put_back(source, tmp_path / "set", tmp_path / "work", dbs[0].name)
     name = dbs[0].name
     assert there() == {f"{name}.worker", f"{name}.helper", f"admin.{name} keeper"}
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert there() == set()
 
 
 def test_single_collections_bring_no_users_and_preflight_says_so(mongo_server, dbs, accounts, tmp_path):
     there, drop = accounts
-    component = mongo(mongo_server, *(db.name for db in dbs))
-    back_up(component, tmp_path / "set")
+    source = mongo(mongo_server, *(db.name for db in dbs))
+    back_up(source, tmp_path / "set")
     drop()
-    restore = put_back(component, tmp_path / "set", tmp_path / "work", f"{dbs[0].name}.things")
+    restore = put_back(source, tmp_path / "set", tmp_path / "work", f"{dbs[0].name}.things")
     assert there() == set()
-    found = component.preflight(LocalRestore(tmp_path / "set", tmp_path / "work2", only=[f"{dbs[0].name}.things"])).findings
+    found = source.preflight(LocalRestore(tmp_path / "set", tmp_path / "work2", only=[f"{dbs[0].name}.things"])).findings
     assert [finding.level for finding in found if "Users and roles are not restored" in finding.text] == ["fact"]
-    component.switch_back(restore)
+    source.roll_back(restore)
 
 
 # Refusals and comparison ----------------------------------------------------------------------------------------------
@@ -180,10 +180,10 @@ def test_single_collections_bring_no_users_and_preflight_says_so(mongo_server, d
 )
 def test_a_part_that_the_set_lacks_is_refused_with_what_it_has(mongo_server, dbs, tmp_path, part, words):
     fill(dbs[0])
-    component = mongo(mongo_server, dbs[0].name)
-    back_up(component, tmp_path / "set")
+    source = mongo(mongo_server, dbs[0].name)
+    back_up(source, tmp_path / "set")
     asked = [f"{dbs[0].name}.weather", part.format(a=dbs[0].name)]
-    found = component.preflight(LocalRestore(tmp_path / "set", tmp_path / "work", only=asked)).findings
+    found = source.preflight(LocalRestore(tmp_path / "set", tmp_path / "work", only=asked)).findings
     (refusal,) = [finding.text for finding in found if finding.level == "refusal"]
     assert words.format(a=dbs[0].name) in refusal
 
@@ -192,12 +192,12 @@ def test_a_view_whose_source_will_be_missing_is_a_warning(mongo_server, dbs, tmp
     db = dbs[0]
     fill(db)
     db.create_collection("joined", viewOn="orders", pipeline=[{"$lookup": {"from": "weather", "pipeline": [], "as": "w"}}])
-    component = mongo(mongo_server, db.name)
-    back_up(component, tmp_path / "set")
+    source = mongo(mongo_server, db.name)
+    back_up(source, tmp_path / "set")
 
     def warnings(*names):
         restore = LocalRestore(tmp_path / "set", tmp_path / "work", only=[f"{db.name}.{name}" for name in names])
-        return [finding.text for finding in component.preflight(restore).findings if "will not be there" in finding.text]
+        return [finding.text for finding in source.preflight(restore).findings if "will not be there" in finding.text]
 
     assert warnings("open") == []
     db.orders.drop()
@@ -213,19 +213,19 @@ def test_a_view_whose_source_will_be_missing_is_a_warning(mongo_server, dbs, tmp
 def test_compare_counts_what_would_change_and_only_of_what_was_chosen(mongo_server, dbs, tmp_path):
     db = dbs[0]
     fill(db)
-    component = mongo(mongo_server, db.name)
-    set_folder = back_up(component, tmp_path / "set")
+    source = mongo(mongo_server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
     size = {name: facts["bytes"] for kind, name, facts in rows_of(set_folder) if kind == "collection"}
 
     def found(*only):
-        changes = component.compare(LocalRestore(set_folder, tmp_path / "work", only=only))
+        changes = source.compare(LocalRestore(set_folder, tmp_path / "work", only=only))
         return {(change.kind, change.what): (change.count, change.bytes, change.names) for change in changes}
 
     assert {what for _, what in found()} == {"equal"}
     spoil(db)
     db.orders.drop_index("what_1")
     db["dot.ted name"].drop()
-    before = state(component, tmp_path / "before")
+    before = state(source, tmp_path / "before")
     whole = found()
     names = [f"{db.name}.{name}" for name in ("orders", "orders[old]", "tides", "weather")]
     assert whole["collection", "changed"] == (4, sum(size[name] for name in names), tuple(names))
@@ -237,6 +237,6 @@ def test_compare_counts_what_would_change_and_only_of_what_was_chosen(mongo_serv
     single = found(f"{db.name}.orders")
     assert single["collection", "changed"] == (1, size[f"{db.name}.orders"], (f"{db.name}.orders",))
     assert {kind for kind, _ in single} == {"collection", "index"}
-    assert compare(before, state(component, tmp_path / "after")) == [], "it changes nothing"
+    assert compare(before, state(source, tmp_path / "after")) == [], "it changes nothing"
     db.client.drop_database(db.name)
     assert {what for _, what in found()} == {"added"}

@@ -39,48 +39,48 @@ def hard_set(older):
 
 
 def test_hard_content_comes_back_equal_on_an_older_major_version(older, hard_set):
-    component, restore = staged(older, hard_set)
-    assert component.prove(restore) == []
-    component.switch(restore)
+    source, restore = staged(older, hard_set)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     assert older.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
 
 
 def test_hard_content_of_an_older_version_comes_back_equal_on_a_newer_one(newer, hard_set):
-    component, restore = staged(newer, hard_set)
-    assert component.prove(restore) == []
-    assert component.compare(restore), "the database is not there yet"
+    source, restore = staged(newer, hard_set)
+    assert source.verify_staged(restore) == []
+    assert source.compare(restore), "the database is not there yet"
     changes = {
         "GRANT DELETE ON shop.a TO hard_reader": ("table", "shop.a"),
         "REVOKE INSERT ON shop.empty FROM CURRENT_USER": ("table", "shop.empty"),
         "ALTER PUBLICATION shouted SET (publish = 'delete')": ("publication", "shouted"),
     }
     newer.sql(f"{ODD}__stage_{restore.id}", *changes)
-    assert differing(component, restore) == set(changes.values())
-    component.stage(restore)
-    component.switch(restore)
+    assert differing(source, restore) == set(changes.values())
+    source.stage(restore)
+    source.swap(restore)
     assert newer.sql(ODD, "SELECT count(*) FROM shop.customer") == [(302,)]
-    assert {change.what for change in component.compare(newer.restore(hard_set))} == {"equal"}
-    component.switch_back(restore)
-    component.discard(restore)
+    assert {change.what for change in source.compare(newer.restore(hard_set))} == {"equal"}
+    source.roll_back(restore)
+    source.discard(restore)
 
 
 def test_single_tables_of_an_older_version_come_back_into_a_newer_one(older, newer):
     for site in (older, newer):
         site.sql("postgres", "CREATE ROLE keeper", "CREATE ROLE reader", "CREATE ROLE writer", "CREATE ROLE gone")
         site.create("shop", SHOP)
-    saved = older.back_up(older.component("shop"))
+    saved = older.back_up(older.source("shop"))
     newer.sql(
         "shop", LOST, "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO writer", "ALTER DEFAULT PRIVILEGES GRANT MAINTAIN ON TABLES TO gone"
     )
     parts = Parts(newer)
     restore = newer.restore(saved, only=["shop.shop.customer"])
     parts.staged(restore)
-    parts.switch(restore)
+    parts.swap(restore)
     assert newer.sql("shop", "SELECT count(*) FROM shop.customer WHERE name <> 'lost'") == [(300,)]
     assert newer.sql("shop", MAINTAIN.format("shop.customer")) == [("keeper",)]
-    parts.switch_back(restore)
+    parts.roll_back(restore)
     parts.discard(restore)
 
 
@@ -94,11 +94,11 @@ def test_every_locale_comes_back_whatever_the_server_s_own_is(older, newer):
     )
     for site, names in ((older, ("in_c_16", "in_utf_16")), (newer, ("in_c", "in_builtin"))):
         before = [row for row in site.sql("postgres", locales) if row[0] in names]
-        component, restore = staged(newer, site.back_up(site.component(*names)))
-        assert component.prove(restore) == []
-        component.switch(restore)
+        source, restore = staged(newer, site.back_up(site.source(*names)))
+        assert source.verify_staged(restore) == []
+        source.swap(restore)
         assert [row for row in newer.sql("postgres", locales) if row[0] in names] == before
-        component.discard(restore)
+        source.discard(restore)
 
 
 INSTALLED = sorted(path.parent for path in Path("/usr/lib/postgresql").glob("1[45]/bin/postgres"))
@@ -130,14 +130,14 @@ def test_content_from_before_16_comes_back_equal_in_18(server_folder, newer, tmp
             "GRANT CREATE ON SCHEMA public TO PUBLIC",
             "COMMENT ON SCHEMA public IS 'ours'",
         )
-        saved = oldest.back_up(oldest.component("old"))
-    component, restore = staged(newer, saved)
-    assert component.prove(restore) == []
+        saved = oldest.back_up(oldest.source("old"))
+    source, restore = staged(newer, saved)
+    assert source.verify_staged(restore) == []
     newer.sql(f"old__stage_{restore.id}", "CREATE OR REPLACE VIEW named AS SELECT id, lower(name) AS u FROM customer c")
-    assert differing(component, restore) == {("view", "public.named")}
-    component.switch(restore)
-    component.switch_back(restore)
-    component.discard(restore)
+    assert differing(source, restore) == {("view", "public.named")}
+    source.swap(restore)
+    source.roll_back(restore)
+    source.discard(restore)
 
 
 @pytest.mark.parametrize(

@@ -28,18 +28,18 @@ def saved(site):
         site.sql("postgres", f"ALTER DATABASE {name} SET work_mem = '7MB'", f"COMMENT ON DATABASE {name} IS 'saved'")
         site.sql("postgres", f"ALTER DATABASE {name} OWNER TO ip_gone", f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
         site.sql("postgres", f"GRANT CONNECT ON DATABASE {name} TO ip_group")
-    backup = site.back_up(site.component("cash", "cask"))
+    backup = site.back_up(site.source("cash", "cask"))
     site.clean()
     return backup
 
 
 class Replaced:
-    """One restore in place: the set's, and the way back with what was live before."""
+    """One restore in place: the set's, and the rollback with what was live before."""
 
-    def __init__(self, site, saved, safety, component=None, **asked):
-        self.component = component or site.component()
+    def __init__(self, site, saved, safety, source=None, **asked):
+        self.source = source or site.source()
         self.forward = LocalRestore(saved, site.new_folder(), in_place=True, **asked)
-        self.back = LocalRestore(safety, self.forward.folder, self.forward.id, in_place=True, way_back=True, **asked)
+        self.back = LocalRestore(safety, self.forward.folder, self.forward.id, in_place=True, rolling_back=True, **asked)
 
 
 def now(site):
@@ -53,7 +53,7 @@ def now(site):
 @pytest.fixture(scope="module")
 def safety(site, saved):
     now(site)
-    backup = site.back_up(site.component("cart", "cash"))
+    backup = site.back_up(site.source("cart", "cash"))
     site.clean()
     return backup
 
@@ -73,8 +73,8 @@ def as_before(site):
 def test_there_and_back(site, live):
     later = site.number("cart")
     session = site.server.connect("cash")
-    live.component.replace(live.forward)
-    assert live.component.prove(live.forward) == []
+    live.source.replace(live.forward)
+    assert live.source.verify_staged(live.forward) == []
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
     assert site.own_databases() == set(NAMES)
@@ -84,23 +84,23 @@ def test_there_and_back(site, live):
     assert site.sql("cash", outside) == [("ip_gone", "saved")]
     assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
     assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
-    live.component.settle(live.forward)
-    live.component.discard(live.forward)
+    live.source.finalize(live.forward)
+    live.source.discard(live.forward)
     assert site.state("cash") == "saved"
     assert site.own_roles() == set(ROLES)
-    live.component.replace(live.back)
-    assert live.component.prove(live.back) == []
-    live.component.settle(live.back)
+    live.source.replace(live.back)
+    assert live.source.verify_staged(live.back) == []
+    live.source.finalize(live.back)
     assert as_before(site)
     assert site.sql("cash", "SHOW work_mem") == [("5MB",)]
     assert site.number("cart") == later, "what was never replaced is not touched"
 
 
 def test_the_proof_is_of_what_has_the_live_names(site, live):
-    live.component.replace(live.forward)
+    live.source.replace(live.forward)
     site.sql("cash", "UPDATE t SET state = 'else'")
     site.sql("postgres", "ALTER DATABASE cask SET work_mem = '8MB'", "ALTER ROLE ip_gone CREATEDB")
-    found = {(difference.kind, difference.name) for difference in live.component.prove(live.forward)}
+    found = {(difference.kind, difference.name) for difference in live.source.verify_staged(live.forward)}
     assert found == {("table", "public.t"), ("database", "cask"), ("role", "ip_gone")}
 
 
@@ -118,26 +118,26 @@ POINTS = {
 """Statements, as :func:`killed_at_statement` takes them; they count ``since`` a statement or a step of the journal."""
 
 
-def killed(monkeypatch, point, component, restore, nth=1):
+def killed(monkeypatch, point, source, restore, nth=1):
     """Replace, and end it at a point."""
     asked = POINTS[point] | {"nth": nth}
     if asked.get("since") == "awaken":
         asked["since"] = (restore, "awaken")
     with killed_at_statement(monkeypatch, **asked):
-        component.replace(restore)
+        source.replace(restore)
 
 
 def test_nobody_can_write_to_one_while_another_is_loaded(site, live, monkeypatch):
     site.create("cask", "CREATE TABLE t AS SELECT 'live' AS state")
-    killed(monkeypatch, "before a database is created", live.component, live.forward)
+    killed(monkeypatch, "before a database is created", live.source, live.forward)
     assert site.own_databases() == {"cart"}
 
 
 @pytest.mark.parametrize("point", ["after a database is created", "after a database has its settings", "after the roles log in"])
 def test_a_kill_is_resumed(site, live, monkeypatch, point):
-    killed(monkeypatch, point, live.component, live.forward)
-    live.component.replace(live.forward)
-    assert live.component.prove(live.forward) == []
+    killed(monkeypatch, point, live.source, live.forward)
+    live.source.replace(live.forward)
+    assert live.source.verify_staged(live.forward) == []
     assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
     assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
 
@@ -147,9 +147,9 @@ def test_a_kill_is_resumed(site, live, monkeypatch, point):
     [*((point, 1) for point in list(POINTS)[:-1]), ("before a database is created", 2), ("after a database is loaded", 2)],
 )
 def test_a_kill_is_taken_back(site, live, monkeypatch, point, nth):
-    killed(monkeypatch, point, live.component, live.forward, nth)
-    live.component.replace(live.back)
-    assert live.component.prove(live.back) == []
+    killed(monkeypatch, point, live.source, live.forward, nth)
+    live.source.replace(live.back)
+    assert live.source.verify_staged(live.back) == []
     assert as_before(site)
 
 
@@ -164,10 +164,10 @@ def test_a_kill_is_taken_back(site, live, monkeypatch, point, nth):
     ],
 )
 def test_a_killed_way_back_is_resumed(site, live, monkeypatch, point):
-    live.component.replace(live.forward)
-    killed(monkeypatch, point, live.component, live.back)
-    live.component.replace(live.back)
-    assert live.component.prove(live.back) == []
+    live.source.replace(live.forward)
+    killed(monkeypatch, point, live.source, live.back)
+    live.source.replace(live.back)
+    assert live.source.verify_staged(live.back) == []
     assert as_before(site)
 
 
@@ -184,10 +184,10 @@ def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
 
     live.forward.on_journal = die
     with pytest.raises(Killed):
-        live.component.replace(live.forward)
-    if live.forward.journalled("dropping"):
-        live.component.replace(live.back)
-        assert live.component.prove(live.back) == []
+        live.source.replace(live.forward)
+    if live.forward.recorded_facts("dropping"):
+        live.source.replace(live.back)
+        assert live.source.verify_staged(live.back) == []
     assert site.number("cash") == cash
     assert as_before(site)
 
@@ -203,17 +203,17 @@ def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
 
     live.forward.unpack = damaged
     with pytest.raises(RestoreError, match="damaged"):
-        live.component.replace(live.forward)
+        live.source.replace(live.forward)
     assert site.number("cash") == cash
-    assert as_before(site), "no role was made either, since no way back is gone"
-    assert live.forward.journalled("dropping") == []
+    assert as_before(site), "no role was made either, since no rollback is gone"
+    assert live.forward.recorded_facts("dropping") == []
 
 
 def test_the_way_back_is_not_told_by_the_set(site, saved, live, monkeypatch):
-    killed(monkeypatch, in_place, "load", lambda: live.component.replace(live.forward), after=False, call=2)
-    assert len(live.forward.journalled("dropping")) == 1
+    killed(monkeypatch, in_place, "load", lambda: live.source.replace(live.forward), after=False, call=2)
+    assert len(live.forward.recorded_facts("dropping")) == 1
     live.back.set_folder = saved
-    live.component.replace(live.back)
+    live.source.replace(live.back)
     assert site.own_databases() == {"cash", "cart"}, "cask was not there before, and not made yet"
 
 
@@ -221,70 +221,70 @@ def test_one_database_in_place_leaves_the_others(site, saved):
     for name in NAMES:
         site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
     others = site.number("cask"), site.number("cart")
-    one = Replaced(site, saved, site.back_up(site.component(*NAMES)), only=["cash"])
-    one.component.replace(one.forward)
-    assert one.component.prove(one.forward) == []
+    one = Replaced(site, saved, site.back_up(site.source(*NAMES)), only=["cash"])
+    one.source.replace(one.forward)
+    assert one.source.verify_staged(one.forward) == []
     assert [site.state(name) for name in NAMES] == ["saved", "live", "live"]
-    one.component.replace(one.back)
-    assert one.component.prove(one.back) == []
+    one.source.replace(one.back)
+    assert one.source.verify_staged(one.back) == []
     assert (site.number("cask"), site.number("cart")) == others
     assert [site.state(name) for name in NAMES] == ["live", "live", "live"]
     site.clean()
 
 
 def test_the_safety_set_of_what_is_gone_brings_nothing_back(site, saved, safety):
-    component = site.component("cash", "cask")
-    component.damaged = True
-    none = site.back_up(component)
+    source = site.source("cash", "cask")
+    source.damaged = True
+    none = site.back_up(source)
     assert read_dump(none).warnings[:2] == (
         "Database cash is not there, and not in this set.",
         "Database cask is not there, and not in this set.",
     )
     both = Replaced(site, saved, none)
-    both.component.replace(both.forward)
-    assert both.component.prove(both.forward) == []
-    both.component.replace(both.back)
-    assert both.component.prove(both.back) == []
+    both.source.replace(both.forward)
+    assert both.source.verify_staged(both.forward) == []
+    both.source.replace(both.back)
+    assert both.source.verify_staged(both.back) == []
     assert site.own_databases() == site.own_roles() == set()
 
 
 def test_what_the_safety_set_lacks_is_not_dropped(site, live):
-    live.component.replace(live.forward)
+    live.source.replace(live.forward)
     [artifact] = [name for name in live.back.artifacts() if name == "cash"]
     artifacts = live.back.artifacts
     live.back.artifacts = lambda: [name for name in artifacts() if name != artifact]
     with pytest.raises(RestoreError, match="lacks cash, which was there before"):
-        live.component.replace(live.back)
+        live.source.replace(live.back)
     assert site.state("cash") == "saved"
     assert "cask" not in site.databases()
 
 
 def test_a_role_that_an_earlier_restore_left_asleep_is_as_before(site, live):
-    mark = "created by restore 01234567, asleep until its switch"
+    mark = "created by restore 01234567, asleep until its swap"
     site.sql("postgres", "CREATE ROLE ip_gone NOLOGIN PASSWORD 'earlier'", f"COMMENT ON ROLE ip_gone IS '{mark}'")
-    back = site.back_up(site.component("cash", "cart"))
+    back = site.back_up(site.source("cash", "cart"))
     assert contents(back, "globals")["role", "ip_gone"]["login"] is False
     live.back.set_folder = back
-    live.component.replace(live.forward)
+    live.source.replace(live.forward)
     assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
-    live.component.replace(live.back)
-    assert live.component.prove(live.back) == []
+    live.source.replace(live.back)
+    assert live.source.verify_staged(live.back) == []
     assert site.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'ip_gone'") == [(False,)]
 
 
 def test_preflight_in_place(site, live, saved):
-    component = site.component("cash", "cask")
-    facts = texts(component, live.forward, "fact")
+    source = site.source("cash", "cask")
+    facts = texts(source, live.forward, "fact")
     assert "Database cash, " in facts
     assert "is dropped, and then loaded from the set" in facts
     assert "before" not in facts
-    assert texts(component, live.forward, "refusal") == ""
-    (space,) = component.preflight(live.forward).second_copy
+    assert texts(source, live.forward, "refusal") == ""
+    (space,) = source.preflight(live.forward).second_copy
     assert space.needed > 0
     assert space.freed == site.sql("postgres", "SELECT pg_database_size('cash')")[0][0]
-    assert "no safety backup would have it" in texts(site.component("cask"), live.forward, "refusal")
+    assert "no safety backup would have it" in texts(site.source("cask"), live.forward, "refusal")
     site.sql("postgres", "ALTER DATABASE cash ALLOW_CONNECTIONS false")
-    assert "Database cash lets no connections in" in texts(site.component(), live.forward, "refusal")
+    assert "Database cash lets no connections in" in texts(site.source(), live.forward, "refusal")
 
 
 def test_an_owner_without_superuser_rights_replaces(site):
@@ -292,22 +292,22 @@ def test_an_owner_without_superuser_rights_replaces(site):
     site.sql("postgres", "CREATE DATABASE cash OWNER ip_clerk")
     who = {"user": "ip_clerk", "password": "l"}
     site.sql("cash", "CREATE TABLE t AS SELECT 'saved' AS state", **who)
-    component = site.component("cash", **who)
-    saved = site.back_up(component)
+    source = site.source("cash", **who)
+    saved = site.back_up(source)
     site.sql("cash", "UPDATE t SET state = 'live'", **who)
-    one = Replaced(site, saved, site.back_up(component), component, only=["cash"])
-    assert texts(component, one.forward, "refusal") == ""
-    component.replace(one.forward)
-    assert component.prove(one.forward) == []
+    one = Replaced(site, saved, site.back_up(source), source, only=["cash"])
+    assert texts(source, one.forward, "refusal") == ""
+    source.replace(one.forward)
+    assert source.verify_staged(one.forward) == []
     assert site.state("cash") == "saved"
-    component.replace(one.back)
-    assert component.prove(one.back) == []
+    source.replace(one.back)
+    assert source.verify_staged(one.back) == []
     assert site.state("cash") == "live"
     site.clean()
 
 
 def test_copies_that_earlier_restores_of_tables_set_aside_are_not_dropped(site, live):
     site.sql("cash", "CREATE SCHEMA public__before_0badcafe", "CREATE TABLE public__before_0badcafe.t ()")
-    found = [finding.text for finding in live.component.preflight(live.forward).findings if finding.level == "refusal"]
+    found = [finding.text for finding in live.source.preflight(live.forward).findings if finding.level == "refusal"]
     assert len(found) == 1
     assert "cash has tables that earlier restores set aside (0badcafe)" in found[0]

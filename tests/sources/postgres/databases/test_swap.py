@@ -1,4 +1,4 @@
-"""The switch, the way back, and what preflight refuses, on a real server."""
+"""The swap, the rollback, and what preflight refuses, on a real server."""
 
 import time
 
@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.databases import swap
 from sandbox.servers import Postgres
@@ -63,7 +63,7 @@ def saved(site):
             name, "CREATE TABLE t AS SELECT 'saved' AS state", "GRANT SELECT ON t TO gone_group, gone", "ALTER TABLE t OWNER TO gone"
         )
         site.sql("postgres", f"ALTER DATABASE {name} SET work_mem = '7MB'", f"GRANT CREATE ON DATABASE {name} TO gone")
-    backup = site.back_up(site.component(*NAMES))
+    backup = site.back_up(site.source(*NAMES))
     clean(site)
     return backup
 
@@ -74,7 +74,7 @@ def shop(site, saved):
     site.sql("postgres", "CREATE ROLE clerk LOGIN PASSWORD 'new' CREATEROLE")
     for name in NAMES:
         site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
-    yield site.component(*NAMES), site.restore(saved)
+    yield site.source(*NAMES), site.restore(saved)
     clean(site)
 
 
@@ -99,12 +99,12 @@ def as_before(site):
 
 
 def test_there_and_back(site, shop):
-    component, restore = shop
-    component.stage(restore)
-    assert component.prove(restore) == []
+    source, restore = shop
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     assert state(site) == "live"
     assert not may_log_in(site, "gone", "gone")
-    component.switch(restore)
+    source.swap(restore)
     assert names(site) == {"shop", "stock", f"shop__before_{restore.id}", f"stock__before_{restore.id}"}
     assert state(site) == state(site, "stock") == "saved"
     assert site.sql("shop", "SHOW work_mem") == [("7MB",)]
@@ -115,31 +115,31 @@ def test_there_and_back(site, shop):
     assert site.sql("shop", "SELECT state FROM t", user="clerk", password="new") == [("saved",)]
     with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
         site.server.connect(f"shop__before_{restore.id}")
-    component.settle(restore)
-    component.discard(restore)
+    source.finalize(restore)
+    source.discard(restore)
     assert state(site) == "saved"
     assert may_log_in(site, "gone", "gone")
-    component.switch_back(restore)
+    source.roll_back(restore)
     assert not may_log_in(site, "gone", "gone")
     assert state(site) == "live"
     assert site.sql("shop", "SELECT count(*) FROM pg_auth_members WHERE roleid = 'gone_group'::regrole") == [(0,)]
-    component.discard(restore)
-    component.discard(restore)
+    source.discard(restore)
+    source.discard(restore)
     assert as_before(site)
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
 
 
 def test_kept_copies_are_listed_and_dropped(site, shop):
-    component, restore = shop
+    source, restore = shop
     site.create("shop__before_00000000_not")
     site.create("other__before_11111111")
-    component.stage(restore)
-    component.switch(restore)
-    assert component.before_copies() == [restore.id]
-    assert site.component().before_copies() == sorted([restore.id, "11111111"])
-    site.component("postgres").drop_before(restore)
+    source.stage(restore)
+    source.swap(restore)
+    assert source.replaced_copies() == [restore.id]
+    assert site.source().replaced_copies() == sorted([restore.id, "11111111"])
+    site.source("postgres").drop_replaced(restore)
     assert "other__before_11111111" in site.databases()
-    assert component.before_copies() == []
+    assert source.replaced_copies() == []
     assert state(site) == "saved"
     assert names(site) == {"shop", "stock", "shop__before_00000000_not"}
 
@@ -147,7 +147,7 @@ def test_kept_copies_are_listed_and_dropped(site, shop):
 ENDED = r"pg_terminate_backend"
 RENAMED = r"RENAME TO"
 POINTS = {
-    "before the journal has the switch": lambda restore, _: killed_at_step(restore, "switch", after=False),
+    "before the journal has the swap": lambda restore, _: killed_at_step(restore, "switch", after=False),
     "before the databases are closed": lambda restore, _: killed_at_step(restore, "switch", after=True),
     "after the databases are closed": lambda _, patch: killed_at_statement(patch, ENDED, after=True),
     "before the first rename": lambda _, patch: killed_at_statement(patch, RENAMED),
@@ -164,153 +164,153 @@ BACK_POINTS = {
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_switch_is_resumed(site, shop, monkeypatch, point):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     with POINTS[point](restore, monkeypatch):
-        component.switch(restore)
-    component.switch(restore)
+        source.swap(restore)
+    source.swap(restore)
     assert state(site) == state(site, "stock") == "saved"
-    component.switch(restore)
-    component.switch_back(restore)
-    component.discard(restore)
+    source.swap(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert as_before(site)
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, point):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     with POINTS[point](restore, monkeypatch):
-        component.switch(restore)
-    component.switch_back(restore)
+        source.swap(restore)
+    source.roll_back(restore)
     assert state(site) == state(site, "stock") == "live"
-    component.discard(restore)
+    source.discard(restore)
     assert as_before(site)
     assert not may_log_in(site, "gone", "gone")
 
 
 @pytest.mark.parametrize("point", BACK_POINTS)
 def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, point):
-    component, restore = shop
-    component.stage(restore)
-    component.switch(restore)
+    source, restore = shop
+    source.stage(restore)
+    source.swap(restore)
     with BACK_POINTS[point](restore, monkeypatch):
-        component.switch_back(restore)
-    component.switch_back(restore)
-    component.switch_back(restore)
-    component.discard(restore)
+        source.roll_back(restore)
+    source.roll_back(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert as_before(site)
 
 
 def test_a_kill_when_the_journal_is_written_changes_nothing(site, shop):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     restore.on_journal = die
     with pytest.raises(Killed):
-        component.switch(restore)
+        source.swap(restore)
     assert state(site) == "live"
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert as_before(site)
 
 
 def test_a_commit_whose_answer_was_lost_counts(site, shop, monkeypatch):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     with killed_at_statement(monkeypatch, "COMMIT", after=True):
-        component.switch(restore)
-    component.switch(restore)
-    component.discard(restore)
+        source.swap(restore)
+    source.swap(restore)
+    source.discard(restore)
     assert state(site) == "saved"
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert as_before(site)
 
 
 def test_staging_again_starts_afresh(site, shop):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     site.sql(f"shop__stage_{restore.id}", "DROP TABLE t")
     site.create("shop__stage_ffffffff")
-    component.stage(restore)
-    assert component.prove(restore) == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     assert "shop__stage_ffffffff" in site.databases()
-    component.discard(restore)
+    source.discard(restore)
     assert names(site) == {"shop", "stock", "shop__stage_ffffffff"}
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
 
 
 def test_a_dropped_database_is_restored_and_the_way_back_leaves_none(site, shop):
-    component, restore = shop
+    source, restore = shop
     site.sql("postgres", "DROP DATABASE shop")
-    preflight = component.preflight(restore)
+    preflight = source.preflight(restore)
     assert any("Database shop is not there" in finding.text for finding in preflight.findings)
     assert not [finding for finding in preflight.findings if finding.level == "refusal"]
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     assert state(site) == state(site, "stock") == "saved"
-    component.switch_back(restore)
+    source.roll_back(restore)
     assert "shop" not in site.databases()
-    component.discard(restore)
+    source.discard(restore)
     assert names(site) == {"stock"}
 
 
 def test_sessions_are_ended_and_kept_out(site, shop):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     busy = site.server.connect("shop")
     busy.execute("BEGIN")
     busy.execute("UPDATE t SET state = 'lost'")
-    component.switch(restore)
+    source.swap(restore)
     with pytest.raises(psycopg.OperationalError):
         busy.execute("COMMIT")
     busy.close()
-    component.switch_back(restore)
+    source.roll_back(restore)
     assert state(site) == "live"
 
 
 def test_a_role_in_use_elsewhere_is_not_dropped(site, shop):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     site.create("elsewhere", "CREATE TABLE theirs ()", "ALTER TABLE theirs OWNER TO gone")
-    component.discard(restore)
+    source.discard(restore)
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == [("gone",)]
     assert not may_log_in(site, "gone", "gone")
 
 
 def test_a_switch_without_stage_is_refused(site, shop):
-    component, restore = shop
+    source, restore = shop
     with pytest.raises(RestoreError, match="no staged database"):
-        component.switch(restore)
-    component.switch_back(restore)
+        source.swap(restore)
+    source.roll_back(restore)
     assert as_before(site)
 
 
-def texts(component, restore, level):
-    return "\n".join(finding.text for finding in component.preflight(restore).findings if finding.level == level)
+def texts(source, restore, level):
+    return "\n".join(finding.text for finding in source.preflight(restore).findings if finding.level == level)
 
 
 def test_preflight_tells_what_would_happen(site, shop):
-    component, restore = shop
+    source, restore = shop
     session = site.server.connect("shop", application_name="till")
-    preflight = component.preflight(restore)
-    facts = texts(component, restore, "fact")
+    preflight = source.preflight(restore)
+    facts = texts(source, restore, "fact")
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert preflight.identity == component.identity(restore) == f"{system} at 127.0.0.1:{site.server.port}"
+    assert preflight.identity == source.fingerprint(restore) == f"{system} at 127.0.0.1:{site.server.port}"
     assert f"is replaced and kept as shop__before_{restore.id}" in facts
     assert "1 of postgres (till)" in facts
     assert "created: gone, gone_group" in facts
-    warnings = texts(component, restore, "warning")
+    warnings = texts(source, restore, "warning")
     assert "Role clerk exists and stays as it is: createrole is True, the set has False" in warnings
-    assert texts(component, restore, "refusal") == ""
+    assert texts(source, restore, "refusal") == ""
     assert names(site) == {"shop", "stock"}
     assert preflight.bytes_needed[str(restore.folder)] > 0
     session.close()
 
 
 def test_preflight_refuses_what_a_switch_would_break(site, shop):
-    component, restore = shop
+    source, restore = shop
     site.sql("stock", "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')")
     with site.server.connect("shop") as connection:
         connection.execute("BEGIN")
@@ -318,22 +318,22 @@ def test_preflight_refuses_what_a_switch_would_break(site, shop):
         connection.execute("PREPARE TRANSACTION 'waiting'")
     site.sql("stock", "CREATE SUBSCRIPTION feed CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)")
     try:
-        refusals = texts(component, restore, "refusal")
+        refusals = texts(source, restore, "refusal")
         assert "prepared transaction 'waiting' in shop" in refusals
         assert "slot follower would stay with the replaced database stock" in refusals
         assert "subscription feed would stay" in refusals
         assert "in place" not in refusals, "since that would drop the database, which is no better"
         in_place = site.restore(restore.set_folder, in_place=True)
-        refusals = texts(component, in_place, "refusal")
+        refusals = texts(source, in_place, "refusal")
         assert "prepared transaction 'waiting' in shop blocks dropping it" in refusals
         assert "slot follower would be lost with the replaced database stock" in refusals
         assert "subscription feed would be lost" in refusals
         with pytest.raises(RestoreError, match="'waiting' in shop"):
-            component.replace(in_place)
+            source.replace(in_place)
         assert as_before(site)
-        component.stage(restore)
+        source.stage(restore)
         with pytest.raises(RestoreError, match="'waiting' in shop"):
-            component.switch(restore)
+            source.swap(restore)
         assert state(site) == "live"
     finally:
         site.sql("shop", "ROLLBACK PREPARED 'waiting'")
@@ -343,52 +343,52 @@ def test_preflight_refuses_what_a_switch_would_break(site, shop):
             "ALTER SUBSCRIPTION feed SET (slot_name = NONE)",
             "DROP SUBSCRIPTION feed",
         )
-    component.discard(restore)
+    source.discard(restore)
 
 
 def test_preflight_refuses_names_that_would_be_cut(site):
     longest = "n" * 46
     for name, refused in ((longest, False), (longest + "n", True)):
         site.create(name, "CREATE TABLE t AS SELECT 1 a")
-        component = site.component(name)
-        restore = site.restore(site.back_up(component))
-        assert ("is too long" in texts(component, restore, "refusal")) == refused
-        assert ("choose method: in place" in texts(component, restore, "refusal")) == refused
+        source = site.source(name)
+        restore = site.restore(site.back_up(source))
+        assert ("is too long" in texts(source, restore, "refusal")) == refused
+        assert ("choose method: in place" in texts(source, restore, "refusal")) == refused
         in_place = site.restore(restore.set_folder, in_place=True)
-        assert texts(component, in_place, "refusal") == ""
+        assert texts(source, in_place, "refusal") == ""
         if not refused:
-            component.stage(restore)
-            component.switch(restore)
+            source.stage(restore)
+            source.swap(restore)
             assert f"{name}__before_{restore.id}" in site.databases()
-            component.drop_before(restore)
+            source.drop_replaced(restore)
         else:
-            component.replace(in_place)
-            assert component.prove(in_place) == []
+            source.replace(in_place)
+            assert source.verify_staged(in_place) == []
         site.sql("postgres", f"DROP DATABASE {name}")
 
 
 def test_preflight_says_what_becomes_of_scheduled_jobs(site, shop):
-    component, restore = shop
+    source, restore = shop
     site.sql("postgres", "ALTER DATABASE postgres SET cron.database_name = 'stock'")
     try:
-        refusals = texts(component, restore, "refusal")
+        refusals = texts(source, restore, "refusal")
         assert "pg_cron is bound to database stock" in refusals
         assert "choose method: in place" in refusals
         in_place = site.restore(restore.set_folder, in_place=True)
-        assert texts(component, in_place, "refusal") == ""
-        assert "set cron.launch_active_jobs to off" in texts(component, in_place, "warning")
+        assert texts(source, in_place, "refusal") == ""
+        assert "set cron.launch_active_jobs to off" in texts(source, in_place, "warning")
     finally:
         site.sql("postgres", "ALTER DATABASE postgres RESET cron.database_name")
 
 
 def test_preflight_refuses_what_the_server_lacks(site, shop):
-    component, restore = shop
+    source, restore = shop
     rows = restore.rows
     missing = [("extension", "postgis", {"version": "3.4", "schema": "public"}), ("table", "x", {"tablespace": "fast", "bytes": 1})]
     restore.rows = lambda artifact, *kinds: iter(
         [*rows(artifact, *kinds), *(row for row in missing if artifact == "shop" and row[0] in kinds)]
     )
-    refusals = texts(component, restore, "refusal")
+    refusals = texts(source, restore, "refusal")
     assert "needs the extension postgis 3.4, which is not installed" in refusals
     assert "tablespace fast" in refusals
 
@@ -397,7 +397,7 @@ def test_a_user_who_may_not_is_refused_with_the_grants_to_make(site, shop):
     _, restore = shop
     site.sql("postgres", "CREATE ROLE little LOGIN PASSWORD 'l'")
     try:
-        refusals = texts(site.component("shop", "stock", user="little", password="l"), restore, "refusal")
+        refusals = texts(site.source("shop", "stock", user="little", password="l"), restore, "refusal")
         assert "ALTER ROLE little CREATEDB" in refusals
         assert "GRANT pg_signal_backend TO little" in refusals
         assert "roles are missing or asleep: gone, gone_group" in refusals
@@ -411,19 +411,19 @@ def test_an_owner_without_superuser_rights_restores(site):
     site.sql("postgres", "CREATE DATABASE house OWNER landlord")
     who = {"user": "landlord", "password": "l"}
     site.sql("house", "CREATE TABLE t AS SELECT 'saved' AS state", "SELECT lo_from_bytea(0, 'x')", **who)
-    component = site.component("house", **who)
-    restore = site.restore(site.back_up(component))
+    source = site.source("house", **who)
+    restore = site.restore(site.back_up(source))
     site.sql("house", "UPDATE t SET state = 'live'", **who)
-    assert texts(component, restore, "refusal") == ""
-    component.stage(restore)
-    assert component.prove(restore) == []
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     session = site.server.connect("house", **who)
-    component.switch(restore)
+    source.swap(restore)
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
     assert state(site, "house") == "saved"
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert state(site, "house") == "live"
     site.sql("postgres", "DROP DATABASE house", "DROP ROLE landlord")
 
@@ -431,24 +431,24 @@ def test_an_owner_without_superuser_rights_restores(site):
 def test_configuration_tables_of_extensions(site):
     site.create("priced", "CREATE EXTENSION rates", "INSERT INTO rates.rate VALUES ('mine', 2.50)", "CREATE EXTENSION vector")
     site.sql("priced", "CREATE TABLE item AS SELECT '[1,2.5,-3e-7]'::vector(3) AS v", "CREATE INDEX ON item USING hnsw (v vector_l2_ops)")
-    component = site.component("priced")
-    restore = site.restore(site.back_up(component))
-    component.stage(restore)
-    assert component.prove(restore) == []
+    source = site.source("priced")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     staged = f"priced__stage_{restore.id}"
     assert site.sql(staged, "SELECT name, value::text FROM rates.rate ORDER BY 1") == [("built in", "1"), ("mine", "2.50")]
     site.sql(staged, "UPDATE rates.rate SET value = 3 WHERE own")
-    assert {(found.kind, found.name) for found in component.prove(restore)} == {("table", "rates.rate")}
-    component.discard(restore)
+    assert {(found.kind, found.name) for found in source.verify_staged(restore)} == {("table", "rates.rate")}
+    source.discard(restore)
     site.sql("postgres", "DROP DATABASE priced")
 
 
 def test_autovacuum_does_not_hold_up_the_switch(site, shop):
-    component, restore = shop
+    source, restore = shop
     site.sql("shop", "CREATE TABLE busy AS SELECT generate_series(1, 50000) a", "DELETE FROM busy WHERE a % 2 = 0")
-    component.stage(restore)
+    source.stage(restore)
     time.sleep(1)
-    component.switch(restore)
+    source.swap(restore)
     assert state(site) == "saved"
 
 
@@ -479,37 +479,37 @@ def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
 def test_a_template_comes_back_as_one(site):
     site.create("mold", "CREATE TABLE t AS SELECT 'saved' AS state")
     site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE true")
-    component = site.component("mold")
-    backup = site.back_up(component)
+    source = site.source("mold")
+    backup = site.back_up(source)
     site.sql("mold", "UPDATE t SET state = 'live'")
     templates = "SELECT datname FROM pg_database WHERE datistemplate AND datname LIKE 'mold%'"
     restore = site.restore(backup)
-    assert texts(component, restore, "refusal") == ""
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     assert ("mold",) in site.sql("postgres", templates)
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert state(site, "mold") == "live"
-    component.stage(restore)
-    component.switch(restore)
-    component.drop_before(restore)
+    source.stage(restore)
+    source.swap(restore)
+    source.drop_replaced(restore)
     assert site.sql("postgres", templates) == [("mold",)]
     in_place = site.restore(backup, in_place=True)
-    assert texts(component, in_place, "refusal") == ""
-    component.replace(in_place)
-    assert component.prove(in_place) == []
+    assert texts(source, in_place, "refusal") == ""
+    source.replace(in_place)
+    assert source.verify_staged(in_place) == []
     assert site.sql("postgres", templates) == [("mold",)]
     site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE false", "DROP DATABASE mold")
 
 
 def test_a_database_that_a_drop_left_behind_is_refused(site, shop):
-    component, restore = shop
+    source, restore = shop
     site.sql("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'shop'")
-    assert "Database shop was left by a DROP DATABASE that did not end" in texts(component, restore, "refusal")
+    assert "Database shop was left by a DROP DATABASE that did not end" in texts(source, restore, "refusal")
     in_place = site.restore(restore.set_folder, in_place=True)
-    assert "Database shop lets no connections in" in texts(component, in_place, "refusal")
+    assert "Database shop lets no connections in" in texts(source, in_place, "refusal")
 
 
 @pytest.fixture
@@ -521,7 +521,7 @@ def granted(site):
     site.sql("postgres", "GRANT SET, ALTER SYSTEM ON PARAMETER log_statement TO tuner", "GRANT SET ON PARAMETER log_statement TO PUBLIC")
     site.sql("postgres", "GRANT SET ON PARAMETER app.level TO tuner WITH GRANT OPTION")
     site.create("house", "CREATE TABLE t AS SELECT 'saved' AS state")
-    backup = site.back_up(site.component("house"))
+    backup = site.back_up(site.source("house"))
     site.sql("postgres", "REVOKE ALL ON PARAMETER log_statement, app.level FROM tuner, PUBLIC", "ALTER ROLE ALL RESET app.motto")
     yield backup
     site.sql("postgres", "DROP DATABASE house WITH (FORCE)")
@@ -535,43 +535,43 @@ MAY = "SELECT pg_has_role('boss', 'app', 'USAGE'), pg_has_role('boss', 'app', 'S
 @pytest.mark.parametrize("gone", [["app", "boss"], ["app"]])
 def test_memberships_have_all_that_their_grantors_gave(site, granted, gone):
     site.sql("postgres", *(f"DROP ROLE {role}" for role in gone))
-    component, restore = site.component("house"), site.restore(granted)
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
+    source, restore = site.source("house"), site.restore(granted)
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
     assert site.sql("postgres", MAY) == [(True, True, True)]
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
 
 
 def test_a_member_that_does_not_get_all_back_keeps_the_databases_from_being_switched(site, granted, monkeypatch):
     site.sql("postgres", "DROP ROLE app")
-    component, restore = site.component("house"), site.restore(granted)
-    component.stage(restore)
+    source, restore = site.source("house"), site.restore(granted)
+    source.stage(restore)
     with monkeypatch.context() as patch:
         patch.setattr(server_globals, "grants", lambda member, groups: [SQL("GRANT app TO boss")])
-        with pytest.raises(ProofError, match="have less of them than the set has: boss of app"):
-            component.switch(restore)
+        with pytest.raises(VerificationError, match="have less of them than the set has: boss of app"):
+            source.swap(restore)
     assert site.databases() >= {"house", f"house__stage_{restore.id}"}
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
 
 
 def test_rights_on_settings_come_with_a_role_and_what_stays_is_told(site, granted):
-    component, restore = site.component("house"), site.restore(granted)
-    warnings = texts(component, restore, "warning")
+    source, restore = site.source("house"), site.restore(granted)
+    warnings = texts(source, restore, "warning")
     assert "Role tuner exists and stays as it is: parameters is nothing, the set has" in warnings
     assert "stays as it is: settings is nothing, the set has ['app.motto=all']" in warnings
     assert "stays as it is: parameters is nothing, the set has [['log_statement', 'SET', False]]" in warnings
     site.sql("postgres", "DROP ROLE tuner")
-    component.stage(restore)
-    assert component.prove(restore) == []
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     rights = (("log_statement", "ALTER SYSTEM"), ("app.level", "SET WITH GRANT OPTION"))
     may = "SELECT " + ", ".join(f"has_parameter_privilege('tuner', '{name}', '{right}')" for name, right in rights)
-    component.switch(restore)
+    source.swap(restore)
     assert site.sql("postgres", may) == [(True, True)]
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert site.sql("postgres", "SELECT 1 FROM pg_roles WHERE rolname = 'tuner'") == []
 
 
@@ -579,93 +579,93 @@ def test_rights_on_settings_come_with_a_role_and_what_stays_is_told(site, grante
 
 
 def refused(site, shop):
-    """A restore that was switched and taken back; its copies and roles are still there."""
-    component, restore = shop
-    component.stage(restore)
-    component.switch(restore)
-    component.switch_back(restore)
+    """A restore that was swapped and rolled back; its copies and roles are still there."""
+    source, restore = shop
+    source.stage(restore)
+    source.swap(restore)
+    source.roll_back(restore)
     return restore
 
 
 def test_roles_of_a_refused_restore_are_taken_over_by_the_next(site, saved, shop):
-    component, _ = shop
+    source, _ = shop
     first = refused(site, shop)
     site.sql("postgres", "ALTER ROLE gone SUPERUSER PASSWORD 'other' VALID UNTIL '2001-01-01'", "ALTER ROLE gone SET timezone = 'UTC'")
     site.sql("postgres", "GRANT pg_read_all_data TO gone")
     second = site.restore(saved)
-    assert "takes over: gone, gone_group" in texts(component, second, "fact")
-    warnings = texts(component, second, "warning")
+    assert "takes over: gone, gone_group" in texts(source, second, "fact")
+    warnings = texts(source, second, "warning")
     assert "Role gone" not in warnings
     assert "log in as gone" not in warnings
-    component.stage(second)
-    assert component.prove(second) == []
-    component.discard(first)
-    assert component.prove(second) == [], "its roles are not the first one's any more"
-    component.switch(second)
-    component.settle(second)
-    component.discard(first)
+    source.stage(second)
+    assert source.verify_staged(second) == []
+    source.discard(first)
+    assert source.verify_staged(second) == [], "its roles are not the first one's any more"
+    source.swap(second)
+    source.finalize(second)
+    source.discard(first)
     assert may_log_in(site, "gone", "gone")
     assert site.sql("shop", "SELECT state FROM t", user="clerk", password="new") == [("saved",)]
     as_now = "SELECT rolsuper, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'gone'"
     assert site.sql("postgres", as_now) == [(False, None)]
-    component.switch_back(second)
-    component.discard(second)
+    source.roll_back(second)
+    source.discard(second)
     assert as_before(site)
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
 
 
 def test_roles_that_another_restore_still_needs_are_not_taken_over(site, saved, shop):
-    component, first = shop
-    component.stage(first)
+    source, first = shop
+    source.stage(first)
     second = site.restore(saved)
     second.others = frozenset({first.id})
-    assert "Roles wait for the switch of another restore that has not ended: gone, gone_group" in texts(component, second, "refusal")
-    with pytest.raises(RestoreError, match=f"waits for the switch of the restore {first.id}"):
-        component.stage(second)
-    component.discard(second)
-    component.switch(first)
+    assert "Roles wait for the swap of another restore that has not ended: gone, gone_group" in texts(source, second, "refusal")
+    with pytest.raises(RestoreError, match=f"waits for the swap of the restore {first.id}"):
+        source.stage(second)
+    source.discard(second)
+    source.swap(first)
     assert may_log_in(site, "gone", "gone")
-    component.switch_back(first)
-    component.discard(first)
+    source.roll_back(first)
+    source.discard(first)
 
 
 def test_a_restore_whose_role_is_gone_does_not_switch(site, shop):
-    component, restore = shop
-    component.stage(restore)
+    source, restore = shop
+    source.stage(restore)
     for database in (f"shop__stage_{restore.id}", f"stock__stage_{restore.id}"):
         site.sql(database, "REASSIGN OWNED BY gone_group TO postgres", "DROP OWNED BY gone_group")
     site.sql("postgres", "DROP ROLE gone_group")
     with pytest.raises(RestoreError, match="Roles that this restore created are gone: gone_group"):
-        component.switch(restore)
-    component.switch_back(restore)
-    component.discard(restore)
+        source.swap(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert as_before(site)
 
 
 @pytest.mark.parametrize("use", ["ALTER ROLE gone LOGIN", "COMMENT ON ROLE gone IS 'ours now'", "COMMENT ON ROLE gone IS NULL"])
 def test_a_role_that_somebody_uses_by_now_is_not_dropped(site, shop, use):
-    component, _ = shop
+    source, _ = shop
     first = refused(site, shop)
     site.sql("postgres", use)
-    component.discard(first)
+    source.discard(first)
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == [("gone",)]
 
 
 def test_a_role_that_somebody_locked_stays_locked_and_is_named(site, shop):
-    component, restore = shop
+    source, restore = shop
     site.sql("postgres", "ALTER ROLE clerk NOLOGIN")
-    assert "Nobody can log in as clerk, before or after the restore" in texts(component, restore, "warning")
-    component.stage(restore)
-    component.switch(restore)
+    assert "Nobody can log in as clerk, before or after the restore" in texts(source, restore, "warning")
+    source.stage(restore)
+    source.swap(restore)
     assert not may_log_in(site, "clerk", "new")
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
 
 
 def test_a_set_does_not_say_that_a_role_is_asleep(site, shop):
-    component, _ = shop
+    source, _ = shop
     first = refused(site, shop)
-    backup = site.back_up(component)
+    backup = site.back_up(source)
     assert contents(backup, "globals")["role", "gone"]["comment"] is None
     assert any("gone was left without LOGIN by a restore" in warning for warning in read_dump(backup).warnings)
-    component.discard(first)
+    source.discard(first)

@@ -12,9 +12,9 @@ from recovery.common.connections import Endpoint
 from recovery.common.errors import PlanError, RestoreError
 from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.runners.local import LOCAL
-from recovery.sources.postgres.component import Postgres
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.selection import Part, parse
+from recovery.sources.postgres.source import Postgres
 from recovery.sources.postgres.tables import swap
 from sandbox import servers
 from tests.support.kills import killed_at_statement, killed_at_step
@@ -92,20 +92,20 @@ class Parts:
 
     def __init__(self, site, renamed=None, user="postgres", password=None):
         endpoint = Endpoint("pg", "127.0.0.1", site.server.port, user, password or site.server.password)
-        self.component = Postgres("main", PostgresSettings(connection="pg"), endpoint, [site.server.bin], renamed, runner=LOCAL)
+        self.source = Postgres("main", PostgresSettings(connection="pg"), endpoint, [site.server.bin], renamed, runner=LOCAL)
         for step in ("stage", "prove", "compare", "switch", "switch_back", "settle", "discard", "drop_before", "before_copies"):
-            setattr(self, step, getattr(self.component, step))
+            setattr(self, step, getattr(self.source, step))
 
     def refusals(self, restore):
         return self.said(restore, "refusal")
 
     def said(self, restore, level):
-        return "\n".join(each.text for each in self.component.preflight(restore).findings if each.level == level)
+        return "\n".join(each.text for each in self.source.preflight(restore).findings if each.level == level)
 
     def staged(self, restore):
         assert self.refusals(restore) == ""
         self.stage(restore)
-        assert self.prove(restore) == []
+        assert self.verify_staged(restore) == []
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def saved(site):
     """A set of a database; one of its roles is gone."""
     site.sql("postgres", "CREATE ROLE keeper", "CREATE ROLE reader LOGIN PASSWORD 'r'", "CREATE ROLE writer", "CREATE ROLE gone")
     site.create("shop", SHOP)
-    backup = site.back_up(site.component("shop"))
+    backup = site.back_up(site.source("shop"))
     site.sql("shop", "DROP TABLE shop.part_of, shop.secret")
     site.sql("postgres", "CREATE DATABASE original TEMPLATE shop", "DROP DATABASE shop", "DROP ROLE gone")
     return backup
@@ -166,7 +166,7 @@ def test_a_table_is_restored_with_all_that_belongs_to_it(site, live, parts):
     restore = live("shop.shop.customer")
     parts.staged(restore)
     assert everything(site) == before
-    parts.switch(restore)
+    parts.swap(restore)
     assert aside(site) == {f"shop__before_{restore.id}"}
     now = everything(site)
     assert {key for key in now.keys() | before.keys() if now.get(key) != as_saved.get(key)} == {"table shop.orders"}
@@ -176,12 +176,12 @@ def test_a_table_is_restored_with_all_that_belongs_to_it(site, live, parts):
     site.sql("shop", "DELETE FROM shop.country WHERE code = 'it'", "INSERT INTO shop.country VALUES ('it', 'Italy')")
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         site.sql("shop", "INSERT INTO shop.orders VALUES (1000, 1000, 'x')")
-    parts.switch(restore)
-    parts.settle(restore)
+    parts.swap(restore)
+    parts.finalize(restore)
     parts.discard(restore)
     assert aside(site) == {f"shop__before_{restore.id}"}
-    parts.switch_back(restore)
-    parts.switch_back(restore)
+    parts.roll_back(restore)
+    parts.roll_back(restore)
     assert everything(site) == before
     assert aside(site) == {f"shop__replaced_{restore.id}"}
     parts.discard(restore)
@@ -196,9 +196,9 @@ def test_views_that_the_server_writes_in_other_words_are_pointed_to_the_restored
     site.sql("shop", f"CREATE VIEW other.literal AS SELECT id, (SELECT 'y') FROM shop.customer c WHERE {literal}", LOST)
     restore = live("shop.shop.customer")
     parts.staged(restore)
-    parts.switch(restore)
+    parts.swap(restore)
     assert site.sql("shop", "SELECT count(*) FROM other.literal") == [(300,)]
-    parts.switch_back(restore)
+    parts.roll_back(restore)
     parts.discard(restore)
 
 
@@ -210,16 +210,16 @@ def test_rows_that_an_enum_spreads_over_partitions_are_found_where_they_come_to_
     )
     site.sql("spread", "INSERT INTO t SELECT k, 1 FROM unnest(enum_range(NULL::e)) k")
     as_saved = site.sql("spread", "SELECT k::text, n, tableoid FROM t ORDER BY k")
-    saved = site.back_up(site.component("spread"))
+    saved = site.back_up(site.source("spread"))
     site.sql("spread", "DELETE FROM t WHERE k < '9'")
     restore = site.restore(saved, only=["spread.public.t"])
     parts.staged(restore)
-    parts.switch(restore)
+    parts.swap(restore)
     assert [row[:2] for row in site.sql("spread", "SELECT k::text, n FROM t ORDER BY k")] == [row[:2] for row in as_saved]
     assert {change.what for change in parts.compare(restore)} == {"equal"}
     site.sql("spread", "UPDATE t SET n = 2 WHERE k = '7'")
     assert [change.names for change in parts.compare(restore) if change.what == "changed"] == [("spread.public.t",)]
-    parts.switch_back(restore)
+    parts.roll_back(restore)
     parts.discard(restore)
     site.sql("postgres", "DROP DATABASE spread")
 
@@ -241,12 +241,12 @@ def test_a_schema_is_restored_as_it_was_with_what_came_since_set_aside(site, liv
     assert "newer" in parts.said(restore, "warning")
     parts.staged(restore)
     assert everything(site) == before
-    parts.switch(restore)
+    parts.swap(restore)
     now = everything(site)
     differing = {key for key in now.keys() | as_saved.keys() if now.get(key) != as_saved.get(key)}
     assert differing == {"table shop.country", f"enum {ODD}.kept"}
     assert site.sql("shop", f"SELECT count(*), (SELECT sum(max) FROM {ODD}.most) FROM {ODD}.counts") == [(500, 1)]
-    parts.switch_back(restore)
+    parts.roll_back(restore)
     assert everything(site) == before
     parts.discard(restore)
     assert everything(site) == before
@@ -263,13 +263,13 @@ def test_what_was_dropped_comes_back_under_another_name_of_the_database(site, li
     restore = live("shop.shop.orders", f"shop.{ODD}", "shop.shop.animal", "shop.shop.country", "shop.shop.customer")
     assert f"not restored: function {ODD}.stays()" in parts.said(restore, "warning")
     parts.staged(restore)
-    parts.switch(restore)
+    parts.swap(restore)
     now = everything(site, "till")
     differing = {key for key in now.keys() | as_saved.keys() if now.get(key) != as_saved.get(key)}
     assert all("other." in key or f"function {ODD}.stays" in key for key in differing)
     assert site.sql("till", "SELECT count(*), sum(legs) FROM shop.dog") == [(1, 4)]
     assert everything(site) == as_saved
-    parts.switch_back(restore)
+    parts.roll_back(restore)
     parts.discard(restore)
     assert everything(site, "till") == before
 
@@ -285,13 +285,13 @@ def test_foreign_keys_that_can_not_hold_are_reported_before_the_switch(site, liv
     restore = live("shop.shop.customer")
     assert parts.refusals(restore) == ""
     parts.stage(restore)
-    found = {difference.name: difference.what for difference in parts.prove(restore)}
+    found = {difference.name: difference.what for difference in parts.verify_staged(restore)}
     assert found.keys() == {"shop.customer at_home", "shop.orders bought"}
     assert found["shop.customer at_home"].startswith("100 rows of shop.customer in the set point to 1 rows of shop.country that the live")
     assert found["shop.customer at_home"].endswith("(code) = (fr)")
     assert found["shop.orders bought"].startswith("5 rows of shop.orders in the live database point to 5 rows of shop.customer")
     with pytest.raises(RestoreError, match="violates foreign key"):
-        parts.switch(restore)
+        parts.swap(restore)
     assert everything(site) == before
     assert aside(site) == set()
     together = live("shop.shop.customer", "shop.shop.orders", "shop.shop.country")
@@ -313,7 +313,7 @@ def test_what_live_lacks_is_found_before_the_switch(site, live, parts):
         assert parts.refusals(restore) == ""
         parts.stage(restore)
         with pytest.raises(RestoreError, match=f"Restoring to shop would fail.*{words}"):
-            parts.prove(restore)
+            parts.verify_staged(restore)
         assert everything(site) == before
         parts.discard(restore)
         assert not any("__stage_" in name for name in site.databases())
@@ -326,13 +326,13 @@ def test_nothing_goes_live_that_is_not_the_set(site, live, parts):
     parts.stage(restore)
     site.sql(f"shop__stage_{restore.id}", "SELECT setval('shop.customer_number_seq', 7)", "DROP INDEX shop.customer_lower")
     tampered = {"sequence shop.customer_number_seq", "index shop.customer_lower"}
-    assert {f"{each.kind} {each.name}" for each in parts.prove(restore)} == tampered
+    assert {f"{each.kind} {each.name}" for each in parts.verify_staged(restore)} == tampered
     with pytest.raises(RestoreError, match=r"would not be the set's.*index shop\.customer_lower"):
-        parts.switch(restore)
+        parts.swap(restore)
     site.sql(f"shop__stage_{restore.id}", "UPDATE shop.customer SET name = name || ' ' WHERE id = 7")
-    assert {f"{each.kind} {each.name}" for each in parts.prove(restore)} == {"table shop.customer", *tampered}
+    assert {f"{each.kind} {each.name}" for each in parts.verify_staged(restore)} == {"table shop.customer", *tampered}
     with pytest.raises(RestoreError, match=r"would not be the set's.*table shop\.customer: digest"):
-        parts.switch(restore)
+        parts.swap(restore)
     assert everything(site) == before
 
 
@@ -346,10 +346,10 @@ def test_a_switch_killed_before_its_end_has_changed_nothing(site, live, parts, m
     parts.stage(restore)
     for statement in ("CREATE TABLE", "COPY .* TO STDOUT", "ADD CONSTRAINT .* FOREIGN KEY", "COMMIT"):
         with killed_at_statement(monkeypatch, statement):
-            parts.switch(restore)
+            parts.swap(restore)
         assert everything(site) == before
-        parts.switch_back(restore)
-    parts.switch(restore)
+        parts.roll_back(restore)
+    parts.swap(restore)
     assert site.sql("shop", "SELECT count(*) FROM shop.customer") == [(300,)]
 
 
@@ -359,23 +359,23 @@ def test_a_kill_around_the_commit_is_resumed_and_taken_back(site, live, parts, m
     restore = live("shop.shop.customer")
     parts.stage(restore)
     with killed_at_step(restore, "switch tables", after=False):
-        parts.switch(restore)
+        parts.swap(restore)
     assert everything(site) == before
     with killed_at_statement(monkeypatch, "COMMIT", after=True):
-        parts.switch(restore)
+        parts.swap(restore)
     switched = everything(site)
     assert switched != before
-    parts.switch(restore)
+    parts.swap(restore)
     assert everything(site) == switched
     parts.discard(restore)
     assert everything(site) == switched
     with killed_at_statement(monkeypatch, "^DROP SCHEMA", after=True):
-        parts.switch_back(restore)
+        parts.roll_back(restore)
     assert everything(site) == switched
     with killed_at_statement(monkeypatch, "COMMIT", after=True):
-        parts.switch_back(restore)
+        parts.roll_back(restore)
     assert everything(site) == before
-    parts.switch_back(restore)
+    parts.roll_back(restore)
     parts.discard(restore)
     assert everything(site) == before
 
@@ -390,9 +390,9 @@ def test_a_lock_that_somebody_holds_is_named(site, live, parts, monkeypatch):
         busy.autocommit = False
         busy.execute("SELECT * FROM shop.customer")
         with pytest.raises(RestoreError, match=r"postgres \(till, process \d+, idle in transaction\) holds shop\.customer"):
-            parts.switch(restore)
+            parts.swap(restore)
     assert everything(site) == before
-    parts.switch(restore)
+    parts.swap(restore)
     assert site.sql("shop", "SELECT count(*) FROM shop.customer") == [(300,)]
 
 
@@ -404,25 +404,25 @@ def test_sets_and_comparisons_leave_out_what_was_set_aside_until_it_is_dropped(s
     site.sql("shop", LOST)
     restore = live("shop.shop.customer", f"shop.{ODD}.left")
     parts.stage(restore)
-    parts.switch(restore)
-    assert parts.before_copies() == site.component("shop").before_copies() == [restore.id]
-    assert site.component("postgres").before_copies() == []
-    backup = site.back_up(site.component("shop", schema_sql=True))
+    parts.swap(restore)
+    assert parts.replaced_copies() == site.source("shop").replaced_copies() == [restore.id]
+    assert site.source("postgres").replaced_copies() == []
+    backup = site.back_up(site.source("shop", schema_sql=True))
     assert not [row for row in contents(backup, "shop") if "__before_" in row[1]]
     assert ("table", "shop.customer") in contents(backup, "shop")
     again = site.restore(backup)
-    component = site.component("shop")
-    component.stage(again)
-    assert component.prove(again) == []
+    source = site.source("shop")
+    source.stage(again)
+    assert source.verify_staged(again) == []
     assert aside(site, f"shop__stage_{again.id}") == set()
-    component.discard(again)
+    source.discard(again)
     site.sql("shop", f"CREATE VIEW other.curious AS SELECT id FROM shop__before_{restore.id}.customer")
     with pytest.raises(RestoreError, match=r"view other\.curious"):
-        parts.drop_before(restore)
+        parts.drop_replaced(restore)
     site.sql("shop", "DROP VIEW other.curious")
-    parts.drop_before(restore)
+    parts.drop_replaced(restore)
     assert aside(site) == set()
-    assert parts.before_copies() == []
+    assert parts.replaced_copies() == []
     assert {key for key, facts in everything(site).items() if clean.get(key) != facts} == {"table shop.orders"}
 
 
@@ -430,7 +430,7 @@ def test_the_way_back_goes_on_when_people_worked_with_the_restored_tables(site, 
     site.sql("shop", "DELETE FROM shop.customer WHERE id > 10")
     restore = live("shop.shop.customer")
     parts.stage(restore)
-    parts.switch(restore)
+    parts.swap(restore)
     site.sql(
         "shop",
         "INSERT INTO shop.customer (name) VALUES ('since')",
@@ -438,7 +438,7 @@ def test_the_way_back_goes_on_when_people_worked_with_the_restored_tables(site, 
         "CREATE VIEW other.since AS SELECT name FROM shop.customer",
         "DELETE FROM shop.customer WHERE country = 'de'; DELETE FROM shop.country WHERE code = 'de'",
     )
-    parts.switch_back(restore)
+    parts.roll_back(restore)
     assert site.sql("shop", "SELECT count(*) FROM shop.customer") == [(10,)]
     assert site.sql("shop", "SELECT count(*) FROM other.since") == [(10,)]
     assert site.sql("shop", f"SELECT count(*) FROM shop__replaced_{restore.id}.customer WHERE name = 'SINCE'") == [(1,)]
@@ -460,9 +460,9 @@ def test_a_comparison_reads_what_is_live_and_writes_nothing(site, live, parts):
     assert found["policy", "added"].names == ("shop.shop.customer mine",)
     assert everything(site) == before
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert parts.component.lands(live("shop.shop.customer")) == {("postgres", system, "shop")}
-    occupied = parts.component.occupied(live("shop.shop.customer"))
-    assert [words.split(",")[0] for words in occupied.values()] == [
+    assert parts.source.locations(live("shop.shop.customer")) == {("postgres", system, "shop")}
+    occupied_locations = parts.source.occupied_locations(live("shop.shop.customer"))
+    assert [words.split(",")[0] for words in occupied_locations.values()] == [
         "shop.shop.customer",
         "shop.shop.customer_id_seq",
         "shop.shop.customer_number_seq",
@@ -558,15 +558,15 @@ def test_what_a_subscription_feeds_is_not_replaced(site, live, parts):
     site.sql("feeding", "CREATE PUBLICATION feed FOR TABLE shop.country")
     restore, words = live("shop.shop.country"), "the subscription feed {}would stay with the replaced shop.country"
     with subscribed(site):
-        for component in (parts, Parts(site, user="reader", password="r")):
-            assert words.format("of shop ").capitalize() in component.refusals(restore)
+        for source in (parts, Parts(site, user="reader", password="r")):
+            assert words.format("of shop ").capitalize() in source.refusals(restore)
         assert "subscription" not in parts.refusals(live("shop.shop.animal"))
     parts.staged(restore)
     with subscribed(site):
         with pytest.raises(RestoreError, match=words.format("")):
-            parts.switch(restore)
+            parts.swap(restore)
         assert aside(site) == set()
-    parts.switch(restore)
+    parts.swap(restore)
     assert aside(site)
 
 
@@ -576,7 +576,7 @@ def test_a_user_without_superuser_rights_restores_their_tables(site, live):
     try:
         site.sql("house", "CREATE SCHEMA rooms AUTHORIZATION landlord", "GRANT USAGE ON SCHEMA rooms TO reader")
         site.sql("house", "CREATE TABLE rooms.room AS SELECT generate_series(1, 9) AS id", "GRANT SELECT ON rooms.room TO reader", **who)
-        restore = site.restore(site.back_up(site.component("house")), only=["house.rooms.room"])
+        restore = site.restore(site.back_up(site.source("house")), only=["house.rooms.room"])
         parts = Parts(site, **who)
         refusals = parts.refusals(restore)
         assert "ALTER ROLE landlord CREATEDB" in refusals
@@ -584,9 +584,9 @@ def test_a_user_without_superuser_rights_restores_their_tables(site, live):
         site.sql("house", "ALTER ROLE landlord CREATEDB", "GRANT CREATE ON DATABASE house TO landlord", "DELETE FROM rooms.room")
         before = everything(site, "house")
         parts.staged(restore)
-        parts.switch(restore)
+        parts.swap(restore)
         assert site.sql("house", "SELECT count(*) FROM rooms.room", user="reader", password="r") == [(9,)]
-        parts.switch_back(restore)
+        parts.roll_back(restore)
         parts.discard(restore)
         assert everything(site, "house") == before
     finally:

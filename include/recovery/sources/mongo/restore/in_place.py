@@ -1,7 +1,7 @@
 """A restore in place: the live collections are dropped, and the set's loaded under their names.
 
 Before anything is dropped, the journal says what the restore replaces, and which users and roles it makes. Whatever is
-done in its name later, again after a kill or with the safety set on the way back, stays within that.
+done in its name later, again after a kill or with the safety set during the rollback, stays within that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from recovery.common.errors import RestoreError
 from recovery.common.files import empty_folder
-from recovery.sources.base import Restore, say_dropping
+from recovery.sources.base import RestoreView, announce_drop
 from recovery.sources.mongo.accounts import Accounts
 from recovery.sources.mongo.catalog import Namespace, mark
 from recovery.sources.mongo.client import Client
@@ -54,26 +54,26 @@ class Replacement(BaseModel):
         return {("user", name) for name in self.users} | {("role", name) for name in self.roles}
 
 
-def recorded(restore: Restore) -> Replacement:
+def recorded(restore: RestoreView) -> Replacement:
     """What the journal says.
 
     Raises:
         RestoreError: if nothing was replaced yet.
     """
-    said = restore.journalled(_PLAN)
+    said = restore.recorded_facts(_PLAN)
     if not said:
         raise RestoreError("Nothing was replaced in place yet.", "Start the restore again.")
     return Replacement.model_validate(said[0]["plan"])
 
 
-def replaced_parts(restore: Restore, wanted: Planned) -> Parts:
+def replaced_parts(restore: RestoreView, wanted: Planned) -> Parts:
     """What the journal says that is replaced, or would say."""
-    return recorded(restore).parts if restore.way_back or restore.journalled(_PLAN) else wanted.scope
+    return recorded(restore).parts if restore.rolling_back or restore.recorded_facts(_PLAN) else wanted.scope
 
 
-def planned_replacement(client: Client, restore: Restore, wanted: Planned) -> Replacement:
+def planned_replacement(client: Client, restore: RestoreView, wanted: Planned) -> Replacement:
     """What the journal says already, or what is wanted now, which it then says."""
-    if restore.way_back or restore.journalled(_PLAN):
+    if restore.rolling_back or restore.recorded_facts(_PLAN):
         return recorded(restore)
     missing = wanted.accounts.keys() - existing(client) if wanted.accounts else set()
     plan = Replacement(
@@ -82,12 +82,12 @@ def planned_replacement(client: Client, restore: Restore, wanted: Planned) -> Re
         users=tuple(sorted(name for kind, name in missing if kind == "user")),
         roles=tuple(sorted(name for kind, name in missing if kind == "role")),
     )
-    restore.journal(_PLAN, plan=plan.model_dump(mode="json"))
+    restore.record(_PLAN, plan=plan.model_dump(mode="json"))
     return plan
 
 
 def drop_and_load(
-    target: Target, restore: Restore, folder: Path, plan: Replacement, namespaces: Sequence[tuple[Namespace, Namespace]]
+    target: Target, restore: RestoreView, folder: Path, plan: Replacement, namespaces: Sequence[tuple[Namespace, Namespace]]
 ) -> None:
     """Drop what is replaced, and load what was unpacked, without any TTL.
 
@@ -103,7 +103,7 @@ def drop_and_load(
         lay_out(folder, stack, dump)
     new = [after for _, after in namespaces]
     target.tools.find("mongorestore")  # before anything is dropped that can't be loaded again
-    say_dropping(restore)
+    announce_drop(restore)
     _drop(target.client, restore.id, plan.parts, new)
     load_stacks(target, dumps)
     create_views(target.client, [after for after in new if after.type == "view"])
@@ -124,6 +124,6 @@ def _drop(client: Client, restore_id: str, parts: Parts, new: Sequence[Namespace
 
 
 def put_accounts(target: Target, folder: Path, plan: Replacement, wanted: Planned, accounts: Accounts) -> None:
-    """Make the users and roles that were missing before; on the way back, drop them, since the safety set lacks them."""
+    """Make the users and roles that were missing before; during the rollback, drop them, since the safety set lacks them."""
     create_accounts(target, folder, plan.accounts & wanted.accounts.keys(), accounts)
     drop_accounts(target.client, plan.accounts - wanted.accounts.keys())

@@ -58,7 +58,7 @@ def differences_now(client: Client, wanted: Planned, jobs: int, *, expiring: boo
     return changes(expected, rows_with_documents(client, [(now, now.data) for now in there], jobs))
 
 
-def occupied(client: Client, parts: Parts) -> list[tuple[Namespace, str]]:
+def occupied_locations(client: Client, parts: Parts) -> list[tuple[Namespace, str]]:
     """What is there already, and the same in words."""
     return [(now, _words(client, now)) for now in live_within(client, parts)]
 

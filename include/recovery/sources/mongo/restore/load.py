@@ -98,7 +98,7 @@ def load_stacks(target: Target, dumps: Iterable[tuple[Path, Sequence[tuple[Names
 
 
 def keep_series(dumps: Iterable[tuple[Path, Sequence[tuple[Namespace, Namespace]]]]) -> None:
-    """Of what was laid out and loaded, keep the time series, which are loaded again at the switch, with all of their indexes."""
+    """Of what was laid out and loaded, keep the time series, which are loaded again at the swap, with all of their indexes."""
     for folder, stack in dumps:
         for _, new in stack:
             if new.type == "timeseries":
@@ -228,7 +228,7 @@ def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -
     progress = CollectionsProgress("proving", len(places))
     found: dict[tuple[str, str], Facts] = {}
 
-    def prove(place: tuple[str, str]) -> Callable[[Event], None]:
+    def verify_staged(place: tuple[str, str]) -> Callable[[Event], None]:
         def task(stop: Event) -> None:
             def batches() -> Iterator[bytes]:
                 for batch in raw_batches(client, *place, MAJORITY):
@@ -242,6 +242,6 @@ def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -
 
         return task
 
-    in_threads(jobs, [prove(place) for place in places])
+    in_threads(jobs, [verify_staged(place) for place in places])
     progress.finish()
     return found

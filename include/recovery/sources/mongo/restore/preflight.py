@@ -14,7 +14,7 @@ from recovery.common.errors import ToolError
 from recovery.common.units import human_duration, human_size
 from recovery.common.wording import shortened
 from recovery.plan.kinds.mongo import MongoSettings
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.mongo.accounts import read_accounts
 from recovery.sources.mongo.catalog import Namespace, data_name, mark, read_database, split_name
@@ -31,7 +31,7 @@ OLDEST = (5, 1)
 _LONGEST_NAME = 255
 """Bytes of ``<database>.<collection>``."""
 _SERIES_RATE = 20 << 20
-"""Bytes a second at which a time series is saved, loaded and proven; loading alone was measured at 35 MiB/s on two cores."""
+"""Bytes a second at which a time series is saved, loaded and verified; loading alone was measured at 35 MiB/s on two cores."""
 _TELLING = 64 << 20
 """Bytes of documents from which on a database tells how well its documents are compressed."""
 _NAMED = 10
@@ -49,7 +49,7 @@ class _Look:
     """What preflight looks at."""
 
     target: Target
-    restore: Restore
+    restore: RestoreView
     wanted: Planned
     live: Sequence[Namespace]
     """What is there of what would be replaced."""
@@ -63,7 +63,7 @@ class _Look:
         return new + sum(self.sizes[now.full][1] for now in self.live if now.type == "timeseries")
 
 
-def preflight(target: Target, restore: Restore, names: Names, settings: MongoSettings) -> Preflight:
+def preflight(target: Target, restore: RestoreView, names: Names, settings: MongoSettings) -> Preflight:
     """See :meth:`recovery.sources.base.Restorer.preflight`."""
     client = target.client
     wanted = planned(restore, names)
@@ -85,7 +85,7 @@ def preflight(target: Target, restore: Restore, names: Names, settings: MongoSet
     ]
     saved = 0 if restore.in_place else look.series_bytes
     return Preflight(
-        identity=identity(client, target.endpoint),
+        fingerprint=identity(client, target.endpoint),
         findings=tuple(findings),
         bytes_needed={str(restore.folder): wanted.bytes + saved},
         second_copy=(replace(_second_copy(look), freed=_freed(look)),),
@@ -117,22 +117,23 @@ def _tools(target: Target) -> Iterator[Finding]:
         yield Finding("refusal", f"{error.what} {error.next_step}")
 
 
-def _parts(restore: Restore) -> Iterator[Finding]:
+def _parts(restore: RestoreView) -> Iterator[Finding]:
     yield from (Finding("refusal", text) for text in all_rows(restore).missing(restore.only))
 
 
-def _names(restore: Restore, names: Names) -> Iterator[Finding]:
+def _names(restore: RestoreView, names: Names) -> Iterator[Finding]:
     for fatal, text in names.faults(chosen(restore).names, all_rows(restore).names):
         yield Finding("refusal" if fatal else "warning", text)
 
 
 def _unsaved(look: _Look, settings: MongoSettings) -> Iterator[Finding]:
     """In place drops only what the safety set has, and that is made of what the plan names today."""
-    unsaved = [now.full for now in look.live if not _covered(now, settings)]
-    if unsaved:
+    changed_since_backup = [now.full for now in look.live if not _covered(now, settings)]
+    if changed_since_backup:
         yield Finding(
             "refusal",
-            f"In place would drop what today's plan does not back up, so that no safety set has it: {shortened(unsaved, at_most=_NAMED)}.",
+            "In place would drop what today's plan does not back up, so that no safety set has it:"
+            f" {shortened(changed_since_backup, at_most=_NAMED)}.",
         )
 
 
@@ -190,7 +191,7 @@ def _series(look: _Look) -> Iterator[Finding]:
     if (new or old) and not look.restore.in_place:
         yield Finding(
             "warning",
-            "Time series can't be renamed; they are saved, dropped and loaded within the switch, which takes about "
+            "Time series can't be renamed; they are saved, dropped and loaded within the swap, which takes about "
             f"{human_duration(look.series_bytes / _SERIES_RATE)} longer, and as long again to take back: {', '.join(sorted(new | old))}.",
         )
 
@@ -225,7 +226,7 @@ def _accounts(look: _Look, names: Names) -> Iterator[Finding]:
     missing = [f"{kind} {name}" for kind, name in wanted.accounts if (kind, name) not in live]
     other = [f"{kind} {name}" for (kind, name), facts in wanted.accounts.items() if live.get((kind, name), facts) != facts]
     if missing:
-        yield Finding("fact", f"Made at the switch, because the server lacks them: {', '.join(missing)}.")
+        yield Finding("fact", f"Made at the swap, because the server lacks them: {', '.join(missing)}.")
     if other:
         yield Finding("warning", f"Other on the server than in the set, and left as they are: {', '.join(other)}.")
 

@@ -11,7 +11,7 @@ from tarfile import TarInfo
 
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import account_kind, names_needed
 from recovery.sources.mongo.catalog import Namespace, data_path, metadata_path, split_name
 from recovery.sources.mongo.renames import Names, read_by
@@ -141,7 +141,7 @@ def _some(names: Sequence[str], asked: str) -> str:
     return shortened([*near, *(name for name in names if name not in near)], at_most=_SHOWN) or "nothing"
 
 
-def all_rows(restore: Restore) -> Planned:
+def all_rows(restore: RestoreView) -> Planned:
     """All that the set has."""
     kinds: dict[str, dict[str, Facts]] = {kind: {} for kind in ("collection", "index", "view", "user", "role", "database")}
     for artifact in restore.artifacts():  # none in a safety set of a server on which nothing was left
@@ -156,18 +156,18 @@ def all_rows(restore: Restore) -> Planned:
     )
 
 
-def chosen(restore: Restore) -> Planned:
+def chosen(restore: RestoreView) -> Planned:
     """What was asked for, with the names that it has in the set."""
     found = all_rows(restore)
     return found.only(Parts.of(restore.only)) if restore.only else found
 
 
-def planned(restore: Restore, names: Names) -> Planned:
+def planned(restore: RestoreView, names: Names) -> Planned:
     """What was asked for, with the names that it gets."""
     return chosen(restore).renamed(names)
 
 
-def unpack(restore: Restore, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
+def unpack(restore: RestoreView, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
     """Unpack what was asked for into an empty folder, and nothing else.
 
     Args:

@@ -1,4 +1,4 @@
-"""The switch of MongoDB, its way back, and what waits for acceptance: steps that can each be done again."""
+"""The swap of MongoDB, its rollback, and what waits for acceptance: steps that can each be done again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pymongo.errors import OperationFailure
 
 from recovery.common.errors import RestoreError
 from recovery.packs.content_index import Facts
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import Accounts
 from recovery.sources.mongo.catalog import Namespace, by_uuid, from_text, mark, read_database, to_text
 from recovery.sources.mongo.client import Client
@@ -22,7 +22,7 @@ from recovery.sources.mongo.restore.users import create_accounts, drop_accounts
 
 log = logging.getLogger(__name__)
 
-PLAN = "mongo switch planned"
+PLAN = "mongo swap planned"
 _NEVER_EXPIRES = 2_147_483_647
 """The longest that a TTL index takes, 68 years. What is older was deleted while the index had a shorter time."""
 
@@ -32,22 +32,22 @@ _GONE = {26, 27}
 Places = dict[str, tuple[str, str]]
 
 
-def recorded_plan(restore: Restore) -> SwitchPlan | None:
+def recorded_plan(restore: RestoreView) -> SwitchPlan | None:
     """The plan that the journal has."""
-    plans = restore.journalled(PLAN)
+    plans = restore.recorded_facts(PLAN)
     return SwitchPlan.model_validate(plans[-1]["plan"]) if plans else None
 
 
-def record(restore: Restore, plan: SwitchPlan) -> None:
+def record(restore: RestoreView, plan: SwitchPlan) -> None:
     """Journal a plan; only then may anything be changed."""
-    restore.journal(PLAN, plan=plan.model_dump(mode="json"))
+    restore.record(PLAN, plan=plan.model_dump(mode="json"))
     log.info(
         "%d collections change names, %d and %d time series change places", len(plan.moves), len(plan.series_before), len(plan.series_after)
     )
 
 
 def forward(
-    target: Target, restore: Restore, plan: SwitchPlan, staged_files: Path, expected: Mapping[str, Facts], accounts: Accounts
+    target: Target, restore: RestoreView, plan: SwitchPlan, staged_files: Path, expected: Mapping[str, Facts], accounts: Accounts
 ) -> None:
     """Carry a plan out, from wherever it stands.
 
@@ -76,7 +76,7 @@ def forward(
     create_accounts(target, restore.folder / "accounts", plan.accounts, accounts)
 
 
-def backward(target: Target, restore: Restore, plan: SwitchPlan) -> None:
+def backward(target: Target, restore: RestoreView, plan: SwitchPlan) -> None:
     """Take a plan back, from wherever it stands: the restored set goes back to its staged names.
 
     What was made under a name that the live data needs back, and a restored time series that was written to, is set
@@ -115,12 +115,12 @@ def _expire(client: Client, namespace: Namespace, what: str, change: Mapping[str
     except OperationFailure as error:
         if error.code not in _GONE:
             raise
-        log.warning("%s: its %s was not put on, because it was dropped since the switch", namespace.full, what)
+        log.warning("%s: its %s was not put on, because it was dropped since the swap", namespace.full, what)
     else:
         log.info("%s: %s is on", namespace.full, what)
 
 
-def drop_before(client: Client, databases: Collection[str], restore_id: str) -> None:
+def drop_replaced(client: Client, databases: Collection[str], restore_id: str) -> None:
     """Drop what a restore set aside."""
     drop_marked(client, databases, mark("before", restore_id))
     drop_marked(client, databases, mark("replaced", restore_id))
@@ -136,7 +136,7 @@ def _places(client: Client, plan: SwitchPlan) -> Places:
 def _move(client: Client, places: Places, database: str, uuid: str, name: str) -> None:
     if uuid not in places:
         raise RestoreError(
-            f"The collection that has to become {database}.{name} is gone.", "Take the switch back, and find out who dropped it."
+            f"The collection that has to become {database}.{name} is gone.", "Take the roll back, and find out who dropped it."
         )
     current = places[uuid][1]
     if current == name:
@@ -144,7 +144,7 @@ def _move(client: Client, places: Places, database: str, uuid: str, name: str) -
     if (database, name) in places.values():
         raise RestoreError(
             f"{database}.{name} was made while its place was empty: something still writes.",
-            "Stop what uses the database; then try again, or take the switch back.",
+            "Stop what uses the database; then try again, or take the roll back.",
         )
     client[database][current].rename(name)
     places[uuid] = (database, name)
@@ -158,7 +158,7 @@ def _move_back(client: Client, places: Places, restore_id: str, move: Move) -> N
         return
     occupant = next((uuid for uuid, place in places.items() if place == (move.database, move.old) and uuid != move.uuid), None)
     if occupant:
-        log.warning("%s.%s was made since the switch; it is set aside", move.database, move.old)
+        log.warning("%s.%s was made since the swap; it is set aside", move.database, move.old)
         _move(client, places, move.database, occupant, mark("replaced", restore_id, move.old))
     _move(client, places, move.database, move.uuid, move.old)
 
@@ -166,7 +166,7 @@ def _move_back(client: Client, places: Places, restore_id: str, move: Move) -> N
 def _collmod_ttl(client: Client, places: Places, ttl: Ttl, *, off: bool) -> None:
     database, name = places.get(ttl.uuid, (ttl.database, ""))
     if not name:
-        raise RestoreError(f"A collection of {database} with a TTL is gone.", "Take the switch back, and find out who dropped it.")
+        raise RestoreError(f"A collection of {database} with a TTL is gone.", "Take the roll back, and find out who dropped it.")
     seconds = from_text(ttl.seconds)
     if ttl.index is None:
         client[database].command("collMod", name, expireAfterSeconds="off" if off else seconds)
@@ -199,10 +199,10 @@ def _create_views(client: Client, views: Sequence[View], *, replace: bool) -> No
         other = live.get((view.database, view.name))
         if other and not replace:
             raise RestoreError(
-                f"The view {view.database}.{view.name} was made or changed since the switch was planned.",
-                "Stop what uses the database; then drop that view and try again, or take the switch back.",
+                f"The view {view.database}.{view.name} was made or changed since the swap was planned.",
+                "Stop what uses the database; then drop that view and try again, or take the roll back.",
             )
         if other:
-            log.warning("the view %s.%s was made since the switch and is dropped; it was %s", view.database, view.name, to_text(other))
+            log.warning("the view %s.%s was made since the swap and is dropped; it was %s", view.database, view.name, to_text(other))
             client[view.database].drop_collection(view.name)
     create_views(client, [view.namespace() for view in wanted])

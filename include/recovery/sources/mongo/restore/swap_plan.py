@@ -1,4 +1,4 @@
-"""What a switch of MongoDB changes, as one plan that is journalled before anything is.
+"""What a swap of MongoDB changes, as one plan that is journalled before anything is.
 
 A rename keeps a collection's UUID. So where everything stands, after a kill at any point, can be read from the
 server: the plan says which UUID goes by which name, and what is not there yet is moved.
@@ -57,7 +57,7 @@ class Series(_Item):
 
     name: str
     uuid: str = ""
-    """Of the buckets that are live before the switch; empty for a series that the set brings."""
+    """Of the buckets that are live before the swap; empty for a series that the set brings."""
 
     @property
     def full(self) -> str:
@@ -66,10 +66,10 @@ class Series(_Item):
 
 
 class SwitchPlan(_Frozen):
-    """Everything that a switch changes."""
+    """Everything that a swap changes."""
 
     moves: tuple[Move, ...] = ()
-    """In this order; taken back in reverse."""
+    """In this order; rolled back in reverse."""
     ttls: tuple[Ttl, ...] = ()
     views_before: tuple[View, ...] = ()
     views_after: tuple[View, ...] = ()
@@ -98,7 +98,7 @@ def make_plan(
     staged: Sequence[Namespace],
     missing: Collection[tuple[str, str]],
 ) -> SwitchPlan:
-    """Work out a switch.
+    """Work out a swap.
 
     Args:
         restore_id: marks the names of what is set aside.

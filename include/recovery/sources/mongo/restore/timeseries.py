@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.files import empty_folder
 from recovery.common.units import human_size
 from recovery.packs.content_index import Facts
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.mongo.catalog import BUCKETS, Namespace, data_path, mark, metadata, metadata_path, read_database
 from recovery.sources.mongo.client import Client
 from recovery.sources.mongo.raw_bson import blocks, digest
@@ -38,12 +38,12 @@ REPLACED = "mongo time series replaced"
 _FACTS = ("count", "digest", "bytes")
 
 
-def said(restore: Restore, step: str) -> dict[tuple[str, str], dict[str, object]]:
+def said(restore: RestoreView, step: str) -> dict[tuple[str, str], dict[str, object]]:
     """What the journal says of a step, by database and name of the series."""
-    return {(str(facts["database"]), str(facts["name"])): facts for facts in restore.journalled(step)}
+    return {(str(facts["database"]), str(facts["name"])): facts for facts in restore.recorded_facts(step)}
 
 
-def saved_folder(restore: Restore) -> Path:
+def saved_folder(restore: RestoreView) -> Path:
     """Where live series are saved, as a dump of their own."""
     return restore.folder / "before"
 
@@ -54,8 +54,8 @@ def uuid_of(client: Client, series: Series) -> str:
     return next((bytes(entry["info"]["uuid"]).hex() for entry in listed), "")
 
 
-def set_aside(target: Target, restore: Restore, series: Sequence[Series]) -> None:
-    """Save live series to files, prove the files, and drop the series.
+def set_aside(target: Target, restore: RestoreView, series: Sequence[Series]) -> None:
+    """Save live series to files, verify the files, and drop the series.
 
     Raises:
         ProofError: if a file does not hold what was read.
@@ -63,7 +63,7 @@ def set_aside(target: Target, restore: Restore, series: Sequence[Series]) -> Non
     for one in series:
         if (one.database, one.name) not in said(restore, SAVED):
             facts = _save(target.client, one, saved_folder(restore))
-            restore.journal(SAVED, database=one.database, name=one.name, **facts)
+            restore.record(SAVED, database=one.database, name=one.name, **facts)
             log.info("saved the time series %s: %s", one.full, human_size(facts["bytes"]))
         if uuid_of(target.client, one) == one.uuid:
             target.client[one.database].drop_collection(one.name)
@@ -73,8 +73,8 @@ def _save(client: Client, series: Series, folder: Path) -> Facts:
     live = next((now for now in read_database(client, series.database) if now.name == series.name), None)
     if live is None or live.uuid != series.uuid:
         raise RestoreError(
-            f"The time series {series.database}.{series.name} is not the one that was there when the switch was planned.",
-            "Find out who replaced it; the switch can be taken back.",
+            f"The time series {series.database}.{series.name} is not the one that was there when the swap was planned.",
+            "Find out who replaced it; the swap can be rolled back.",
         )
     path = folder / data_path(series.database, series.name, "timeseries")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _save(client: Client, series: Series, folder: Path) -> Facts:
     with path.open("rb") as stream:
         written = digest(blocks(stream))
     if written != read:
-        raise ProofError(f"{path} does not hold what was read from {live.full}.", "Check the staging disk; nothing was changed.")
+        raise VerificationError(f"{path} does not hold what was read from {live.full}.", "Check the staging disk; nothing was changed.")
     return read
 
 
@@ -96,8 +96,8 @@ def _copied(batches: Iterable[bytes], out: IO[bytes]) -> Iterator[bytes]:
         yield batch
 
 
-def bring(target: Target, restore: Restore, source: Path, series: Sequence[Series], expected: dict[str, Facts]) -> None:
-    """Load the set's series under their real names, and prove them there.
+def bring(target: Target, restore: RestoreView, source: Path, series: Sequence[Series], expected: dict[str, Facts]) -> None:
+    """Load the set's series under their real names, and verify them there.
 
     Args:
         target: the server.
@@ -116,10 +116,10 @@ def bring(target: Target, restore: Restore, source: Path, series: Sequence[Serie
     _prove(target, [(one, one.name) for one in missing], expected)
     for one in missing:
         facts = {fact: expected[one.full][fact] for fact in _FACTS}
-        restore.journal(LOADED, database=one.database, name=one.name, uuid=uuid_of(target.client, one), **facts)
+        restore.record(LOADED, database=one.database, name=one.name, uuid=uuid_of(target.client, one), **facts)
 
 
-def take_away(target: Target, restore: Restore, series: Sequence[Series], before: Collection[str]) -> None:
+def take_away(target: Target, restore: RestoreView, series: Sequence[Series], before: Collection[str]) -> None:
     """Drop what :func:`bring` loaded: not the series whose UUIDs are ``before``, nor what was brought back already.
 
     A series that is not exactly what was loaded has writes of its own; it is kept as ``__replaced_<id>_<name>``.
@@ -133,11 +133,11 @@ def take_away(target: Target, restore: Restore, series: Sequence[Series], before
             log.warning("the time series %s was made after the restored one was taken away; it stays", one.full)
             continue
         _keep_writes(target, restore, one.model_copy(update={"uuid": uuid}))
-        restore.journal(REPLACED, database=one.database, name=one.name, uuid=uuid)
+        restore.record(REPLACED, database=one.database, name=one.name, uuid=uuid)
         target.client[one.database].drop_collection(one.name)
 
 
-def _keep_writes(target: Target, restore: Restore, one: Series) -> None:
+def _keep_writes(target: Target, restore: RestoreView, one: Series) -> None:
     kept = _save(target.client, one, restore.folder / "replaced")
     loaded = said(restore, LOADED).get((one.database, one.name), {})
     if not kept["count"] or all(kept[fact] == loaded.get(fact) for fact in _FACTS):
@@ -148,7 +148,7 @@ def _keep_writes(target: Target, restore: Restore, one: Series) -> None:
     _prove(target, [(one, prefix + one.name)], {f"{one.database}.{prefix}{one.name}": kept})
 
 
-def bring_back(target: Target, restore: Restore, series: Sequence[Series]) -> None:
+def bring_back(target: Target, restore: RestoreView, series: Sequence[Series]) -> None:
     """Load what :func:`set_aside` saved under its own name again, where the live one is gone.
 
     Raises:
@@ -163,10 +163,10 @@ def bring_back(target: Target, restore: Restore, series: Sequence[Series]) -> No
     _prove(target, [(one, one.name) for one in gone], {one.full: saved[one.database, one.name] for one in gone})
     for one in gone:
         _set_ttl(target.client, saved_folder(restore), one)
-        restore.journal(RETURNED, database=one.database, name=one.name)
+        restore.record(RETURNED, database=one.database, name=one.name)
 
 
-def _make_room(target: Target, restore: Restore, step: str, series: Sequence[Series]) -> None:
+def _make_room(target: Target, restore: RestoreView, step: str, series: Sequence[Series]) -> None:
     """Make sure that names are free to be loaded under, and say in the journal that this begins.
 
     What an attempt that was killed had loaded is dropped: once begun, it was this restore that a time series came from,
@@ -180,12 +180,12 @@ def _make_room(target: Target, restore: Restore, step: str, series: Sequence[Ser
         client = target.client[one.database]
         entry = next(client.list_collections(filter={"name": one.name}), None)
         if entry is None and not uuid_of(target.client, one):
-            restore.journal(step, database=one.database, name=one.name)
+            restore.record(step, database=one.database, name=one.name)
             continue
         if (one.database, one.name) not in begun or not _as_loaded(entry, step):
             raise RestoreError(
                 f"{one.full} was made while its place was empty: something still writes.",
-                f"Stop what uses the database, rename or drop {one.full}; then try again, or take the switch back.",
+                f"Stop what uses the database, rename or drop {one.full}; then try again, or take the roll back.",
             )
         client.drop_collection(one.name)
 
@@ -195,7 +195,7 @@ def _as_loaded(entry: Mapping[str, Any] | None, step: str) -> bool:
     return entry is None or (entry["type"] == "timeseries" and (step == RETURNING or "expireAfterSeconds" not in entry["options"]))
 
 
-def keep(target: Target, restore: Restore, series: Sequence[Series]) -> None:
+def keep(target: Target, restore: RestoreView, series: Sequence[Series]) -> None:
     """After acceptance: load what was saved as a set-aside copy, so that it stays as long as those of collections."""
     saved = said(restore, SAVED)
     wanted = [one for one in series if (one.database, one.name) in saved and (one.database, one.name) not in said(restore, KEPT)]
@@ -204,7 +204,7 @@ def keep(target: Target, restore: Restore, series: Sequence[Series]) -> None:
     facts = {f"{one.database}.{prefix}{one.name}": saved[one.database, one.name] for one in wanted}
     _prove(target, [(one, prefix + one.name) for one in wanted], facts)
     for one in wanted:
-        restore.journal(KEPT, database=one.database, name=one.name)
+        restore.record(KEPT, database=one.database, name=one.name)
 
 
 def _load(target: Target, source: Path, series: Sequence[Series], folder: Path, old: str, new: str) -> None:
@@ -233,9 +233,9 @@ def _prove(target: Target, series: Sequence[tuple[Series, str]], expected: dict[
         facts = found[one.database, BUCKETS + name]
         wanted = {fact: expected[f"{one.database}.{name}"][fact] for fact in facts}
         if facts != wanted:
-            raise ProofError(
+            raise VerificationError(
                 f"The time series {one.database}.{name} was loaded with {facts}, not {wanted}.",
-                "Take the switch back; then find out what wrote.",
+                "Take the roll back; then find out what wrote.",
             )
 
 

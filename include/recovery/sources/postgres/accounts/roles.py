@@ -10,10 +10,10 @@ from typing import Any, cast
 from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.files import empty_folder
 from recovery.packs.content_index import Facts
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.versions import membership
 from recovery.sources.postgres.client import Connection
@@ -27,7 +27,7 @@ _AWAKEN = "awaken"
 """Journal step; fact ``roles``: those that this restore created and that it gives to the live system."""
 
 
-def globals_artifact(restore: Restore) -> str | None:
+def globals_artifact(restore: RestoreView) -> str | None:
     """The artifact with the roles; None if the set or the choice of the run has none."""
     for artifact in restore.artifacts():
         if next(restore.rows(artifact, "server"), None):
@@ -35,13 +35,13 @@ def globals_artifact(restore: Restore) -> str | None:
     return None
 
 
-def roles(restore: Restore) -> dict[str, Facts]:
+def roles(restore: RestoreView) -> dict[str, Facts]:
     """The set's roles."""
     artifact = globals_artifact(restore)
     return {name: facts for _, name, facts in restore.rows(artifact, "role")} if artifact else {}
 
 
-def needed_roles(restore: Restore, chosen: Sequence[Target]) -> dict[str, Facts]:
+def needed_roles(restore: RestoreView, chosen: Sequence[Target]) -> dict[str, Facts]:
     """The set's roles that a restore brings: all of them, or where parts were asked for, those that the databases among these need.
 
     These are owners, who has rights, and the roles that they are members of.
@@ -57,12 +57,12 @@ def needed_roles(restore: Restore, chosen: Sequence[Target]) -> dict[str, Facts]
     return {name: facts for name, facts in known.items() if name in needed}
 
 
-def created_roles(restore: Restore) -> list[str]:
+def created_roles(restore: RestoreView) -> list[str]:
     """The roles that this restore created or took over, by its journal, without repetition."""
-    return list(dict.fromkeys(str(facts["role"]) for facts in restore.journalled(CREATED_ROLE)))
+    return list(dict.fromkeys(str(facts["role"]) for facts in restore.recorded_facts(CREATED_ROLE)))
 
 
-def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Target]) -> None:
+def create_roles(connection: Connection, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Create the roles that the restore brings and the server lacks, without LOGIN until they are in use.
 
     Raises:
@@ -76,13 +76,13 @@ def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Targ
     others = restore.others
     for name, role in roles.items():
         if name not in existing:
-            restore.journal(CREATED_ROLE, role=name)
+            restore.record(CREATED_ROLE, role=name)
             server_globals.create_role(connection, role, restore.id)
-            log.info("role %s created, without LOGIN until the switch", name)
+            log.info("role %s created, without LOGIN until the swap", name)
         elif owner := server_globals.waits_for(existing[name]):
             if owner in others:
-                raise RestoreError(f"The role {name} waits for the switch of the restore {owner}.", "Wait until that one has ended.")
-            restore.journal(CREATED_ROLE, role=name)
+                raise RestoreError(f"The role {name} waits for the swap of the restore {owner}.", "Wait until that one has ended.")
+            restore.record(CREATED_ROLE, role=name)
             server_globals.adopt_role(connection, role, existing[name], restore.id)
             log.info("role %s, which a restore left without LOGIN, taken over", name)
     for name in created_roles(restore):
@@ -90,7 +90,7 @@ def create_roles(connection: Connection, restore: Restore, chosen: Sequence[Targ
             server_globals.finish_role(connection, roles[name])
 
 
-def set_roles(restore: Restore, artifact: str) -> dict[str, dict[str, Any]]:
+def set_roles(restore: RestoreView, artifact: str) -> dict[str, dict[str, Any]]:
     """The set's roles with their password hashes, by name; the file that held them is gone afterwards."""
     folder = empty_folder(restore.folder / "globals")
     try:
@@ -100,7 +100,7 @@ def set_roles(restore: Restore, artifact: str) -> dict[str, dict[str, Any]]:
         shutil.rmtree(folder)
 
 
-def awaken(connection: Connection, restore: Restore) -> None:
+def awaken(connection: Connection, restore: RestoreView) -> None:
     """Let the created roles log in, take their mark off, and give them back to their members, whoever those are.
 
     Only roles that are still asleep: another restore that took one over may have given it to the live system already.
@@ -119,7 +119,7 @@ def awaken(connection: Connection, restore: Restore) -> None:
         for name in created & wanted.keys()
         if server_globals.is_asleep(known[name]) or (wanted[name]["login"] and not known[name]["login"])
     }
-    restore.journal(_AWAKEN, roles=sorted(sleeping))
+    restore.record(_AWAKEN, roles=sorted(sleeping))
     members: dict[str, list[list[Any]]] = {}
     for name, facts in wanted.items():
         if name in sleeping:
@@ -148,17 +148,17 @@ def _check_members(connection: Connection, members: Mapping[str, list[list[Any]]
             if group not in has or any(wanted and not found for wanted, found in zip(flags, has[group], strict=True)):
                 lacking.append(f"{name} of {group}")
     if lacking:
-        raise ProofError(
+        raise VerificationError(
             f"Members of the restored roles have less of them than the set has: {', '.join(lacking)}.",
-            "This is taken back; report it.",
+            "This is rolled back; report it.",
         )
 
 
-def asleep(connection: Connection, restore: Restore) -> list[Composed]:
+def asleep(connection: Connection, restore: RestoreView) -> list[Composed]:
     """Statements that put the roles to sleep again that were awakened."""
     known = {name for _, name, _ in server_globals.role_rows(connection)}
     created = set(created_roles(restore))
-    awake = known & {name for facts in restore.journalled(_AWAKEN) for name in cast("list[str]", facts["roles"])}
+    awake = known & {name for facts in restore.recorded_facts(_AWAKEN) for name in cast("list[str]", facts["roles"])}
     statements = []
     for name in sorted(awake):
         statements.append(SQL("ALTER ROLE {} NOLOGIN").format(Identifier(name)))
@@ -170,7 +170,7 @@ def asleep(connection: Connection, restore: Restore) -> list[Composed]:
     return statements
 
 
-def drop_role(connection: Connection, restore: Restore, role: str) -> None:
+def drop_role(connection: Connection, restore: RestoreView, role: str) -> None:
     """Drop a role that carries the mark of this very restore: any other of the name is somebody's by now."""
     facts = next((facts for _, name, facts in server_globals.role_rows(connection) if name == role), None)
     if facts is None:

@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from recovery.common.errors import RestoreError
 from recovery.packs.content_index import Facts, Row
-from recovery.sources.postgres.client import Connection, in_words
+from recovery.sources.postgres.client import Connection, translated_errors
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +77,15 @@ _LISTS = {
 """Settings whose value is a list of names, stored as quoted (``GUC_LIST_QUOTE`` in PostgreSQL's source)."""
 _PROVIDERS: dict[str, LiteralString] = {"c": "libc", "i": "icu", "b": "builtin"}
 """Who knows the rules of a locale, by ``pg_database.datlocprovider``."""
-_ASLEEP = re.compile(r"created by restore ([0-9a-f]{8}), asleep until its switch")
+_ASLEEP = re.compile(r"created by restore ([0-9a-f]{8}), asleep until its swap")
 
 
 def asleep_mark(restore_id: str) -> str:
-    """The comment of a role that a restore created or took over and that is not in use yet; the switch takes it off.
+    """The comment of a role that a restore created or took over and that is not in use yet; the swap takes it off.
 
     It lies on the server, so that any restore, whatever staging it has, can tell such a role from one that somebody locked.
     """
-    return f"created by restore {restore_id}, asleep until its switch"
+    return f"created by restore {restore_id}, asleep until its swap"
 
 
 def is_asleep(facts: Facts) -> bool:
@@ -94,20 +94,20 @@ def is_asleep(facts: Facts) -> bool:
 
 
 def waits_for(facts: Facts) -> str | None:
-    """The id of the restore for whose switch a role is asleep; None if it is not."""
+    """The id of the restore for whose swap a role is asleep; None if it is not."""
     mark = _ASLEEP.fullmatch(facts["comment"] or "")
     return mark[1] if mark and not facts["login"] else None
 
 
 def role_rows(connection: Connection) -> list[Row]:
     """Every role but the server's own, without passwords."""
-    with in_words("Reading the roles"):
+    with translated_errors("Reading the roles"):
         return [("role", name, facts) for name, facts in connection.execute(_with_parameters(connection, _ROLES, "r.oid")).fetchall()]
 
 
 def server_facts(connection: Connection) -> Facts:
     """What everybody has on a server: rights on settings, and settings for all roles in all databases."""
-    with in_words("Reading the settings for all roles"):
+    with translated_errors("Reading the settings for all roles"):
         row = connection.execute(_with_parameters(connection, _SERVER, "0")).fetchone()
     assert row is not None
     facts: Facts = row[0]
@@ -121,13 +121,13 @@ def _with_parameters(connection: Connection, query: LiteralString, grantee: Lite
 
 def tablespace_rows(connection: Connection) -> list[Row]:
     """Every tablespace but the server's own."""
-    with in_words("Reading the tablespaces"):
+    with translated_errors("Reading the tablespaces"):
         return [("tablespace", name, facts) for name, facts in connection.execute(_TABLESPACES).fetchall()]
 
 
 def passwords(connection: Connection) -> dict[str, str | None] | None:
     """Password hash of every role; None if we may not read them."""
-    with in_words("Reading the roles' password hashes"):
+    with translated_errors("Reading the roles' password hashes"):
         row = connection.execute("SELECT has_table_privilege('pg_authid', 'SELECT')").fetchone()
         assert row is not None
         if not row[0]:
@@ -137,7 +137,7 @@ def passwords(connection: Connection) -> dict[str, str | None] | None:
 
 def database_facts(connection: Connection, name: str) -> Facts | None:
     """What a database is on the outside; None if there is none of that name."""
-    with in_words(f"Reading the settings of database {name}"):
+    with translated_errors(f"Reading the settings of database {name}"):
         row = connection.execute(_DATABASE, [name]).fetchone()
     return row[0] if row else None
 
@@ -169,7 +169,7 @@ def create_role(connection: Connection, role: dict[str, Any], restore_id: str) -
         options.append(SQL("PASSWORD {}").format(Literal(role["password"])))
     if role["valid until"]:
         options.append(SQL("VALID UNTIL {}").format(Literal(role["valid until"])))
-    with in_words(f"Creating role {role['name']}", RestoreError), connection.transaction():
+    with translated_errors(f"Creating role {role['name']}", RestoreError), connection.transaction():
         _keep_out_of_log(connection)
         connection.execute(SQL("CREATE ROLE {} NOLOGIN {}").format(Identifier(role["name"]), SQL(" ").join(options)))
         connection.execute(comment(role["name"], asleep_mark(restore_id)))
@@ -193,7 +193,7 @@ def adopt_role(connection: Connection, role: dict[str, Any], found: Facts, resto
     options.append(SQL("PASSWORD {}").format(Literal(role["password"])))
     if role["valid until"] or found["valid until"]:
         options.append(SQL("VALID UNTIL {}").format(Literal(role["valid until"] or "infinity")))
-    with in_words(f"Taking over role {role['name']}", RestoreError), connection.transaction():
+    with translated_errors(f"Taking over role {role['name']}", RestoreError), connection.transaction():
         _keep_out_of_log(connection)
         connection.execute(SQL("ALTER ROLE {} NOLOGIN {}").format(name, SQL(" ").join(options)))
         connection.execute(SQL("ALTER ROLE {} RESET ALL").format(name))
@@ -222,7 +222,7 @@ def finish_role(connection: Connection, role: dict[str, Any]) -> None:
         RestoreError: if the server refuses.
     """
     name = Identifier(role["name"])
-    with in_words(f"Setting up role {role['name']}", RestoreError), connection.transaction():
+    with translated_errors(f"Setting up role {role['name']}", RestoreError), connection.transaction():
         for statement in (*grants(role["name"], role["member of"]), *settings(SQL("ROLE {}").format(name), role["settings"])):
             connection.execute(statement)
         for setting, privilege, may_grant in role["parameters"] or ():

@@ -1,6 +1,6 @@
-"""Replacing live databases in place: dropped, and loaded from the set under their own names; and the way back.
+"""Replacing live databases in place: dropped, and loaded from the set under their own names; and the rollback.
 
-The way back is the same with the safety set. What it has to bring back is told by the numbers of the databases: one
+The rollback is the same with the safety set. What it has to bring back is told by the numbers of the databases: one
 that still has the number which it had before anything was dropped was never replaced.
 """
 
@@ -10,10 +10,10 @@ import logging
 from collections.abc import Sequence
 
 from recovery.common.errors import RestoreError
-from recovery.sources.base import Restore, say_dropping
+from recovery.sources.base import RestoreView, announce_drop
 from recovery.sources.postgres.accounts.roles import asleep, awaken, create_roles, created_roles, drop_role, roles
 from recovery.sources.postgres.blockers import blockers
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.stage import drop, load
 from recovery.sources.postgres.databases.swap import dress, number
 from recovery.sources.postgres.targets import Target
@@ -24,21 +24,21 @@ _REPLACE = "replace"
 """Journal step, said before anything is dropped; fact ``live``: the number of each live database, null for one that is not there."""
 
 
-def replace(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> None:
+def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Drop databases and load the set's; see :meth:`recovery.sources.base.InPlaceRestorer.replace`."""
-    if not restore.way_back and not restore.journalled("dropping"):
+    if not restore.rolling_back and not restore.recorded_facts("dropping"):
         with server.maintenance() as connection:
-            restore.journal(_REPLACE, live={target.name: number(connection, target.name) for target in chosen})
+            restore.record(_REPLACE, live={target.name: number(connection, target.name) for target in chosen})
     live = _live_before(restore)
     besides = [*live, *(target.name for target in chosen)]
     with server.maintenance(besides) as connection:
         replaced = _replaced(connection, restore, chosen, live)
         _refuse_blocked(connection, replaced)
-        if restore.way_back:
+        if restore.rolling_back:
             _put_to_sleep(connection, restore)
 
     def begin() -> None:
-        say_dropping(restore)
+        announce_drop(restore)
         with server.maintenance(besides) as connection:
             create_roles(connection, restore, replaced)
             for target in replaced:  # all, so that nobody writes to one while another is loaded
@@ -48,35 +48,35 @@ def replace(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target
         begin()
     for target in replaced:
         load(server, jobs, restore, target, unpacked=begin if target is replaced[0] else None)
-        with server.maintenance(besides) as connection, in_words(f"Setting up database {target.name}", RestoreError):
+        with server.maintenance(besides) as connection, translated_errors(f"Setting up database {target.name}", RestoreError):
             with connection.transaction():
                 dress(connection, target)
     with server.maintenance(besides) as connection:
-        with in_words("Letting roles log in", RestoreError), connection.transaction():
+        with translated_errors("Letting roles log in", RestoreError), connection.transaction():
             awaken(connection, restore)
-        if restore.way_back:
+        if restore.rolling_back:
             _remove_what_was_not(connection, restore, chosen, live)
     log.info("replaced in place: %s", ", ".join(target.name for target in replaced) or "nothing")
 
 
-def touched(server: Server, restore: Restore, chosen: Sequence[Target]) -> list[Target]:
-    """The databases that :func:`replace` has replaced, or on the way back has brought back."""
+def touched(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> list[Target]:
+    """The databases that :func:`replace` has replaced, or during the rollback has brought back."""
     live = _live_before(restore)
     with server.maintenance([*live]) as connection:
         return _replaced(connection, restore, chosen, live)
 
 
-def _live_before(restore: Restore) -> dict[str, int | None]:
+def _live_before(restore: RestoreView) -> dict[str, int | None]:
     """The number of each database before the first was dropped, by its name; None for one that was not there."""
-    begun = restore.journalled(_REPLACE)
+    begun = restore.recorded_facts(_REPLACE)
     live = begun[-1]["live"] if begun else {}
     assert isinstance(live, dict)
     return live
 
 
-def _replaced(connection: Connection, restore: Restore, chosen: Sequence[Target], live: dict[str, int | None]) -> list[Target]:
-    """The databases to load: all; on the way back those that are not the ones of before any more."""
-    if not restore.way_back:
+def _replaced(connection: Connection, restore: RestoreView, chosen: Sequence[Target], live: dict[str, int | None]) -> list[Target]:
+    """The databases to load: all; during the rollback those that are not the ones of before any more."""
+    if not restore.rolling_back:
         return list(chosen)
     return [target for target in chosen if target.name in live and number(connection, target.name) != live[target.name]]
 
@@ -88,13 +88,13 @@ def _refuse_blocked(connection: Connection, chosen: Sequence[Target]) -> None:
         raise RestoreError(" ".join(found), "Then run the task again.")
 
 
-def _put_to_sleep(connection: Connection, restore: Restore) -> None:
-    with in_words("Putting roles to sleep", RestoreError), connection.transaction():
+def _put_to_sleep(connection: Connection, restore: RestoreView) -> None:
+    with translated_errors("Putting roles to sleep", RestoreError), connection.transaction():
         for statement in asleep(connection, restore):
             connection.execute(statement)
 
 
-def _remove_what_was_not(connection: Connection, restore: Restore, chosen: Sequence[Target], live: dict[str, int | None]) -> None:
+def _remove_what_was_not(connection: Connection, restore: RestoreView, chosen: Sequence[Target], live: dict[str, int | None]) -> None:
     """Drop the databases and the roles that this restore made and that were not there before.
 
     Raises:

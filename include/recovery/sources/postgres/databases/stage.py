@@ -18,10 +18,10 @@ from recovery.common.errors import RestoreError
 from recovery.common.files import empty_folder
 from recovery.common.progress import telling
 from recovery.common.units import human_size
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import create_roles
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Target
 
@@ -31,7 +31,7 @@ _ALONE = (re.compile(r"\d+; \d+ \d+ INDEX ATTACH "), re.compile(r"\d+; \d+ \d+ T
 _RIGHTS = re.compile(r"\d+; 0 0 ACL ")
 
 
-def stage(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target]) -> None:
+def stage(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Restore databases beside the live ones; see :meth:`recovery.sources.base.Restorer.stage`."""
     log.info("restoring with the client tools in %s", server.bin)  # looked for before anything is changed
     with server.maintenance() as connection:
@@ -44,7 +44,7 @@ def stage(server: Server, jobs: int, restore: Restore, chosen: Sequence[Target])
 
 def drop(connection: Connection, database: str) -> None:
     """Drop a database, if it is there, and end whoever uses it."""
-    with in_words(f"Dropping database {database}", RestoreError):
+    with translated_errors(f"Dropping database {database}", RestoreError):
         if connection.execute("SELECT FROM pg_database WHERE datname = %s AND datistemplate", [database]).fetchone() is not None:
             connection.execute(SQL("ALTER DATABASE {} IS_TEMPLATE false").format(Identifier(database)))
         connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(database)))
@@ -65,7 +65,7 @@ class Excerpt:
 def load(
     server: Server,
     jobs: int,
-    restore: Restore,
+    restore: RestoreView,
     target: Target,
     excerpt: Excerpt | None = None,
     unpacked: Callable[[], None] | None = None,
@@ -107,7 +107,7 @@ def load(
                     pass
     shutil.rmtree(folder)
     log.info("collecting the planner's statistics of %s", target.loaded)
-    with server.connect(target.loaded) as connection, in_words(f"Analyzing {target.loaded}", RestoreError):
+    with server.connect(target.loaded) as connection, translated_errors(f"Analyzing {target.loaded}", RestoreError):
         _analyze(connection)
 
 
@@ -160,15 +160,15 @@ def _so_far(connection: Connection, target: Target, size: int) -> str:
     return f"{target.loaded}: {human_size(row[0])} restored, it had {human_size(size)} at the source"
 
 
-def _create_database(server: Server, restore: Restore, target: Target) -> None:
+def _create_database(server: Server, restore: RestoreView, target: Target) -> None:
     """Create the database to restore into, empty of what the source did not have, and closed to everybody else."""
     name = Identifier(target.loaded)
-    with server.maintenance([target.loaded]) as connection, in_words(f"Creating database {target.loaded}", RestoreError):
+    with server.maintenance([target.loaded]) as connection, translated_errors(f"Creating database {target.loaded}", RestoreError):
         connection.execute(server_globals.create_statement(target.loaded, target.facts, server.about.major))
         connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
     schemas = {schema: facts for _, schema, facts in restore.rows(target.artifact, "schema")}
     extensions = {extension for _, extension, _ in restore.rows(target.artifact, "extension")}
-    with server.connect(target.loaded) as connection, in_words(f"Preparing database {target.loaded}", RestoreError):
+    with server.connect(target.loaded) as connection, translated_errors(f"Preparing database {target.loaded}", RestoreError):
         if "public" not in schemas:
             connection.execute("DROP SCHEMA public")
         elif target.major < 15:  # whose pg_dump leaves it as it is in a new database, which is not the same in a newer server

@@ -1,4 +1,4 @@
-"""The switch of PostgreSQL databases and the way back: renames, settings and roles in one transaction each."""
+"""The swap of PostgreSQL databases and the rollback: renames, settings and roles in one transaction each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from psycopg.sql import SQL, Identifier, Literal
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.packs.content_diff import compare
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import asleep, awaken, created_roles, drop_role
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.targets import Target
 
@@ -28,26 +28,26 @@ _BACK = "switch back"
 _END_SESSIONS_WITHIN = 30.0
 
 
-def switch(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Put the staged databases in the place of the live ones; see :meth:`recovery.sources.base.Restorer.switch`."""
+def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
+    """Put the staged databases in the place of the live ones; see :meth:`recovery.sources.base.Restorer.swap`."""
     with server.maintenance(_involved(chosen)) as connection:
         if _is_switched(connection, chosen, restore):
-            log.info("the databases are switched already")
+            log.info("the databases are swapped already")
             return
         _refuse_unstaged(connection, chosen)
         _refuse_prepared(connection, chosen)
-        restore.journal(
+        restore.record(
             _SWITCH,
             live={target.name: _lets_in(connection, target.name) for target in chosen},
             ours={target.name: number(connection, target.stage) for target in chosen},
         )
         live = [target.name for target in chosen if _lets_in(connection, target.name) is not None]
         close(connection, [*live, *(target.stage for target in chosen)])
-        with in_words("Switching the databases", RestoreError), connection.transaction():
+        with translated_errors("Swapping the databases", RestoreError), connection.transaction():
             for target in chosen:
                 _switch_one(connection, target, target.name in live)
             awaken(connection, restore)
-    log.info("switched: %s", ", ".join(target.name for target in chosen))
+    log.info("swapped: %s", ", ".join(target.name for target in chosen))
 
 
 def _involved(chosen: Sequence[Target]) -> list[str]:
@@ -66,12 +66,12 @@ def number(connection: Connection, database: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _is_switched(connection: Connection, chosen: Sequence[Target], restore: Restore) -> bool:
+def _is_switched(connection: Connection, chosen: Sequence[Target], restore: RestoreView) -> bool:
     """Said by the names and by which database has them: the transaction renames all or none, and only one that was begun can have.
 
     Of those that were begun only the last one can have ended: after it, no other is.
     """
-    begun = restore.journalled(_SWITCH)
+    begun = restore.recorded_facts(_SWITCH)
     if not begun or not chosen:
         return False
     was_open = _was_open(begun)
@@ -91,21 +91,21 @@ def _is_ours(connection: Connection, target: Target, begun: list[dict[str, objec
 
 
 def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
-    """Of each live database, whether it let connections in before the first switch; None for one that was not there."""
+    """Of each live database, whether it let connections in before the first swap; None for one that was not there."""
     live = begun[0]["live"]
     assert isinstance(live, dict)
     return live
 
 
-def _as_begun(restore: Restore, chosen: Sequence[Target]) -> Sequence[Target]:
-    """The databases by the names that they had when the switch was begun, whatever the plan calls them now."""
-    begun = restore.journalled(_SWITCH)
+def _as_begun(restore: RestoreView, chosen: Sequence[Target]) -> Sequence[Target]:
+    """The databases by the names that they had when the swap was begun, whatever the plan calls them now."""
+    begun = restore.recorded_facts(_SWITCH)
     return [replace(target, name=name) for target, name in zip(chosen, _was_open(begun), strict=True)] if begun else chosen
 
 
 def _refuse_unstaged(connection: Connection, chosen: Sequence[Target]) -> None:
     if missing := [target.stage for target in chosen if _lets_in(connection, target.stage) is None]:
-        raise RestoreError(f"There is no staged database {', '.join(missing)} to switch to.", "Start the restore again.")
+        raise RestoreError(f"There is no staged database {', '.join(missing)} to swap to.", "Start the restore again.")
 
 
 def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
@@ -113,7 +113,7 @@ def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
     names = [target.name for target in chosen]
     if found := connection.execute("SELECT database, gid FROM pg_prepared_xacts WHERE database = ANY (%s)", [names]).fetchall():
         raise RestoreError(
-            f"Prepared transactions block the switch: {', '.join(f'{gid!r} in {database}' for database, gid in found)}.",
+            f"Prepared transactions block the swap: {', '.join(f'{gid!r} in {database}' for database, gid in found)}.",
             "COMMIT PREPARED or ROLLBACK PREPARED them, then start the restore again.",
         )
 
@@ -128,7 +128,7 @@ def close(connection: Connection, databases: Sequence[str]) -> None:
     Raises:
         RestoreError: if the server refuses, or a session does not end.
     """
-    with in_words(f"Closing {', '.join(databases)}", RestoreError):
+    with translated_errors(f"Closing {', '.join(databases)}", RestoreError):
         for database in databases:
             _allow(connection, database, False)
         deadline = time.monotonic() + _END_SESSIONS_WITHIN
@@ -171,24 +171,24 @@ def dress(connection: Connection, target: Target) -> None:
         connection.execute(statement)
     found = server_globals.database_facts(connection, target.name)
     if differences := compare([("database", target.name, target.facts)], [("database", target.name, found or {})]):
-        raise ProofError(
+        raise VerificationError(
             f"The settings of the restored database are not the set's: {'; '.join(map(str, differences))}.",
-            "This is taken back; report it.",
+            "This is rolled back; report it.",
         )
 
 
-def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Put the databases back as they were; see :meth:`recovery.sources.base.Restorer.switch_back`."""
-    begun = restore.journalled(_SWITCH)
+def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
+    """Put the databases back as they were; see :meth:`recovery.sources.base.Restorer.roll_back`."""
+    begun = restore.recorded_facts(_SWITCH)
     if not begun:
-        log.info("no switch was begun, so nothing is taken back")
+        log.info("no swap was begun, so nothing is rolled back")
         return
     was_open, chosen = _was_open(begun), _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
-        restore.journal(_BACK)
+        restore.record(_BACK)
         if _is_switched(connection, chosen, restore):
             close(connection, [target.name for target in chosen])
-            with in_words("Switching the databases back", RestoreError), connection.transaction():
+            with translated_errors("Swapping the databases back", RestoreError), connection.transaction():
                 for target in reversed(chosen):
                     rename(connection, target.name, target.stage)
                     if (allow := was_open[target.name]) is not None:
@@ -196,10 +196,10 @@ def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> N
                         _allow(connection, target.name, allow)
                 for statement in asleep(connection, restore):
                     connection.execute(statement)
-            log.info("switched back: %s", ", ".join(target.name for target in chosen))
+            log.info("rolled back: %s", ", ".join(target.name for target in chosen))
             return
         _refuse_other_names(connection, chosen, begun)
-        with in_words("Opening the databases again", RestoreError):
+        with translated_errors("Opening the databases again", RestoreError):
             for target in chosen:
                 if (allow := was_open[target.name]) is not None:
                     _allow(connection, target.name, allow)
@@ -207,7 +207,7 @@ def switch_back(server: Server, restore: Restore, chosen: Sequence[Target]) -> N
 
 
 def _refuse_other_names(connection: Connection, chosen: Sequence[Target], begun: list[dict[str, object]]) -> None:
-    """Neither switched nor as before the switch: somebody renamed or dropped a database, so nothing here is known to be back."""
+    """Neither swapped nor as before the swap: somebody renamed or dropped a database, so nothing here is known to be back."""
     was_open = _was_open(begun)
     for target in chosen:
         there = [name for name in (target.stage, target.name, target.before) if _lets_in(connection, name) is not None]
@@ -221,20 +221,20 @@ def _refuse_other_names(connection: Connection, chosen: Sequence[Target], begun:
             )
 
 
-def settle(server: Server, chosen: Sequence[Target]) -> None:
-    """Make sure that the set-aside copies stay as they are; see :meth:`recovery.sources.base.Restorer.settle`."""
-    with server.maintenance(_involved(chosen)) as connection, in_words("Closing the set-aside databases", RestoreError):
+def finalize(server: Server, chosen: Sequence[Target]) -> None:
+    """Make sure that the set-aside copies stay as they are; see :meth:`recovery.sources.base.Restorer.finalize`."""
+    with server.maintenance(_involved(chosen)) as connection, translated_errors("Closing the set-aside databases", RestoreError):
         for target in chosen:
             if _lets_in(connection, target.before) is not None:
                 _allow(connection, target.before, False)
                 log.info("the replaced database %s is kept as %s", target.name, target.before)
 
 
-def discard(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
-    """Drop what was staged and not switched; see :meth:`recovery.sources.base.Restorer.discard`."""
+def discard(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
+    """Drop what was staged and not swapped; see :meth:`recovery.sources.base.Restorer.discard`."""
     chosen = _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
-        if (restore.journalled(_SWITCH) and not restore.journalled(_BACK)) or _is_switched(connection, chosen, restore):
+        if (restore.recorded_facts(_SWITCH) and not restore.recorded_facts(_BACK)) or _is_switched(connection, chosen, restore):
             log.info("the restored databases are in use; nothing is discarded")
             return
         for target in chosen:
@@ -246,7 +246,7 @@ def discard(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
 def _copies(connection: Connection, named: Sequence[str]) -> list[tuple[str, str]]:
     """``(database, restore id)`` of every set-aside copy of this source's databases."""
     found = []
-    with in_words("Listing the databases"):
+    with translated_errors("Listing the databases"):
         for (name,) in connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall():
             match = re.fullmatch(r"(.+)__before_([0-9a-f]{8})", name, re.DOTALL)
             if match and (not named or match[1] in named):
@@ -254,13 +254,13 @@ def _copies(connection: Connection, named: Sequence[str]) -> list[tuple[str, str
     return found
 
 
-def before_copies(server: Server, named: Sequence[str]) -> list[str]:
+def replaced_copies(server: Server, named: Sequence[str]) -> list[str]:
     """Ids of restores whose set-aside databases are still there."""
     with server.maintenance() as connection:
         return sorted({restore_id for _, restore_id in _copies(connection, named)})
 
 
-def drop_before(server: Server, restore: Restore, chosen: Sequence[Target]) -> None:
+def drop_replaced(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Drop the databases that a restore set aside, by the names that they had then."""
     chosen = _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:

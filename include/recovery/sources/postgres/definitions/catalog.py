@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from psycopg.sql import SQL, Composed
 
 from recovery.packs.content_index import Row
-from recovery.sources.postgres.client import Connection, in_words
+from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import columns, system_privileges
 from recovery.sources.postgres.definitions.sql_snippets import acl, in_order, own
 
@@ -228,7 +228,7 @@ def object_rows(connection: Connection) -> Iterator[Row]:
     Raises:
         SourceError: if the server refuses.
     """
-    with in_words(f"Reading the catalogs of {connection.info.dbname}"):
+    with translated_errors(f"Reading the catalogs of {connection.info.dbname}"):
         for query in (*QUERIES, *columns.queries(connection)):
             for kind, name, class_oid, oid, facts in connection.execute(query).fetchall():
                 yield kind, name, facts | ({"at": [class_oid, oid]} if oid else {})
@@ -236,7 +236,7 @@ def object_rows(connection: Connection) -> Iterator[Row]:
 
 def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]:
     """Number, size, owner and rights of every large object, as they are read."""
-    with in_words(f"Listing the large objects of {connection.info.dbname}"), connection.cursor("large_objects") as cursor:
+    with translated_errors(f"Listing the large objects of {connection.info.dbname}"), connection.cursor("large_objects") as cursor:
         cursor.itersize = 10_000
         for oid, size, owner, rights in cursor.execute(_LARGE_OBJECTS):
             yield int(oid), size, owner, rights
@@ -244,7 +244,7 @@ def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]
 
 def sequence_values(connection: Connection, names: list[str]) -> Iterator[tuple[str, int, bool]]:
     """Last value of each sequence, and whether it was handed out; names as the catalogs quote them."""
-    with in_words(f"Reading the sequences of {connection.info.dbname}"):
+    with translated_errors(f"Reading the sequences of {connection.info.dbname}"):
         for name in names:
             row = connection.execute(SQL("SELECT last_value, is_called FROM {}").format(SQL(name))).fetchone()
             assert row is not None
@@ -258,7 +258,7 @@ def dropped_by_invalidity(connection: Connection) -> list[str]:
         " JOIN pg_namespace n ON n.oid = t.relnamespace WHERE NOT i.indisvalid AND t.relkind IN ('r', 'm') AND {lasting} AND {own}"
         " ORDER BY 1"
     ).format(lasting=_LASTING, own=own("pg_class", "t"))
-    with in_words(f"Listing the indexes of {connection.info.dbname}"):
+    with translated_errors(f"Listing the indexes of {connection.info.dbname}"):
         return [name for (name,) in connection.execute(query).fetchall()]
 
 
@@ -270,7 +270,7 @@ _DUMPED = SQL(
 
 def tables(connection: Connection) -> list[str]:
     """Every table that pg_dump reads or locks, as the catalogs quote it."""
-    with in_words(f"Listing the tables of {connection.info.dbname}"):
+    with translated_errors(f"Listing the tables of {connection.info.dbname}"):
         return sorted(name for (name,) in connection.execute(_DUMPED).fetchall())
 
 
@@ -296,5 +296,5 @@ _UNREADABLE = SQL(
 
 def unreadable(connection: Connection) -> list[str]:
     """What this user may not read of a database, in words; at most 20 of the large objects."""
-    with in_words(f"Checking the rights in {connection.info.dbname}"):
+    with translated_errors(f"Checking the rights in {connection.info.dbname}"):
         return sorted(name for (name,) in connection.execute(_UNREADABLE).fetchall())

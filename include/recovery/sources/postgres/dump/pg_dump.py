@@ -23,7 +23,7 @@ from recovery.packs.content_index import RecordDigest, Row, read_rows, write_row
 from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.client import Connection, Server, codec, in_words
+from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.dump import archive
 
@@ -143,14 +143,14 @@ def _chosen(server: Server, named: Sequence[str], damaged: bool) -> tuple[list[s
 
 def _half_dropped(server: Server) -> set[str]:
     """Databases whose DROP DATABASE was cut short: they can only be dropped again."""
-    with server.maintenance() as connection, in_words("Listing the databases"):
+    with server.maintenance() as connection, translated_errors("Listing the databases"):
         return {name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datconnlimit = -2").fetchall()}
 
 
 def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
     """Open a snapshot and lock what it sees, so that no DDL gets between it and pg_dump."""
     connection = stack.enter_context(server.connect(database, autocommit=False))
-    with in_words(f"Opening a snapshot of {database}"):
+    with translated_errors(f"Opening a snapshot of {database}"):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         row = connection.execute(
             """SELECT pg_export_snapshot(), CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
@@ -179,7 +179,7 @@ def _table_bytes(snapshot: _Snapshot) -> int:
 
 def _lock(connection: Connection, database: str) -> None:
     tables = catalog.tables(connection)
-    with in_words(f"Locking the tables of {database} against changes of their definition"):
+    with translated_errors(f"Locking the tables of {database} against changes of their definition"):
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
         try:
             for start in range(0, len(tables), _LOCKS_AT_ONCE):
@@ -240,10 +240,10 @@ def _inventory(server: Server, snapshot: _Snapshot) -> Iterator[Row]:
     facts = server_globals.database_facts(connection, snapshot.database)
     assert facts is not None
     yield "database", snapshot.database, facts
-    with in_words(f"Asking for the size of {snapshot.database}"):
+    with translated_errors(f"Asking for the size of {snapshot.database}"):
         row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
     assert row is not None
-    with in_words(f"Listing the roles that {snapshot.database} needs"):
+    with translated_errors(f"Listing the roles that {snapshot.database} needs"):
         roles = connection.execute(_NEEDED_ROLES).fetchone()
     assert roles is not None
     about = {"version": server.about.version, "major": server.about.major, "system": server.about.system}
@@ -278,7 +278,7 @@ def _left_out(snapshot: _Snapshot) -> Iterator[str]:
     """What pg_dump does not save, and what coming in changes, in sentences."""
     for index in catalog.dropped_by_invalidity(snapshot.connection):
         yield f"{snapshot.database}: index {index} is not valid at the source; it is not dumped."
-    with in_words(f"Listing what is left out of {snapshot.database}"):
+    with translated_errors(f"Listing what is left out of {snapshot.database}"):
         query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1"
         for (schema,) in snapshot.connection.execute(query, [catalog.SET_ASIDE_SCHEMA]).fetchall():
             yield f"{snapshot.database}: schema {schema} has the name of a copy that a restore made, and is not backed up."

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from psycopg.sql import SQL, Composed, Identifier
 
-from recovery.common.errors import ProofError
+from recovery.common.errors import VerificationError
 from recovery.common.progress import Progress
 from recovery.packs.content_index import Facts
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.dump import archive
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
     Raises:
         ToolError: if a table can't be read.
     """
-    with server.connect(database) as connection, in_words(f"Preparing to read the tables of {database}", ProofError):
+    with server.connect(database) as connection, translated_errors(f"Preparing to read the tables of {database}", VerificationError):
         rows = connection.execute("SELECT name FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL", [list(tables)]).fetchall()
         statements = {name: _copy(name, tables[name]).as_string(connection) for (name,) in rows}
         scripts = []
@@ -58,8 +58,8 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
             with server.runner.tool(argv, env=server.environment(encoding), output=True) as psql:
                 found = dict(zip(group, texts_of(progress.counted(archive.blocks_of(psql.stdout))), strict=False))
         if len(found) != len(group):
-            raise ProofError(
-                f"Only {len(found)} of {len(group)} tables of {database} could be read.", "See psql's messages above; prove again."
+            raise VerificationError(
+                f"Only {len(found)} of {len(group)} tables of {database} could be read.", "See psql's messages above; verify again."
             )
         return found
 
@@ -104,7 +104,7 @@ def large_object_digest(connection: Connection) -> str:
     """Digest over the content of all large objects, each read in parts of 1 MiB."""
     large_objects = archive.LargeObjects()
     with (
-        in_words(f"Reading the large objects of {connection.info.dbname}", ProofError),
+        translated_errors(f"Reading the large objects of {connection.info.dbname}", VerificationError),
         connection.cursor("contents", binary=True) as cursor,
     ):
         cursor.itersize = 16

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from recovery.packs.content_index import Facts, Row
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.compare import Objects
 from recovery.sources.postgres.selection import Part, parse
 from recovery.sources.postgres.targets import Target, databases
@@ -164,7 +164,7 @@ def _owner(facts: Facts) -> str | None:
     return first_name(facts["of"])[0] if facts.get("of") else None
 
 
-def chosen(restore: Restore, renamed: Mapping[str, str] | None = None) -> list[Chosen]:
+def chosen(restore: RestoreView, renamed: Mapping[str, str] | None = None) -> list[Chosen]:
     """The databases of which schemas or tables were asked for, in the order of the set's artifacts.
 
     Raises:

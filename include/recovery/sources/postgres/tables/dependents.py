@@ -1,4 +1,4 @@
-"""Relations of a live database, and what else there uses them: what a switch takes with it, and what it can't."""
+"""Relations of a live database, and what else there uses them: what a swap takes with it, and what it can't."""
 
 from __future__ import annotations
 

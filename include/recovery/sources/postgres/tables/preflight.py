@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from recovery.common.errors import RestoreError
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding
 from recovery.sources.postgres.blockers import CREATE_AGAIN
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables.contents import Chosen, raw, split
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
@@ -31,7 +31,7 @@ def unpacked_bytes(part: Chosen) -> int:
     return int(part.bytes * 1.05) + (64 << 20)
 
 
-def findings(server: Server, restore: Restore, parts: Sequence[Chosen]) -> list[Finding]:
+def findings(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> list[Finding]:
     """What speaks for and against restoring the parts.
 
     Args:
@@ -49,7 +49,7 @@ def findings(server: Server, restore: Restore, parts: Sequence[Chosen]) -> list[
         if part.target.name not in there:
             found.append(_refusal(f"Database {part.target.name} is not there. Restore it as a whole, or create it first."))
         elif not refusals:
-            with server.connect(part.target.name) as live, in_words(f"Looking into {part.target.name}", RestoreError):
+            with server.connect(part.target.name) as live, translated_errors(f"Looking into {part.target.name}", RestoreError):
                 found += _live(live, part)
                 found += _rights(live, part) if not server.about.superuser else ()
     return found
@@ -95,7 +95,7 @@ def _roles(server: Server, part: Chosen) -> Iterator[Finding]:
             named |= {grantee for grantee, *_ in one.get("acl") or () if grantee}
         if kind == "policy":
             named |= set(filter(None, facts["roles"] or ()))
-    with server.maintenance() as connection, in_words("Reading the roles", RestoreError):
+    with server.maintenance() as connection, translated_errors("Reading the roles", RestoreError):
         known = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
     for name in sorted(named - known):
         yield _refusal(f"Role {name} owns tables of {part.target.saved} or has rights on them, and the server lacks it. Create it first.")
@@ -124,10 +124,10 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
         yield _refusal(f"In {database} the name {name}, which the restored tables need, is that of {what}, which stays. Rename it first.")
     query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
     for (gid,) in live.execute(query).fetchall():
-        yield _refusal(f"The prepared transaction {gid!r} in {database} may block the switch. COMMIT PREPARED or ROLLBACK PREPARED it.")
+        yield _refusal(f"The prepared transaction {gid!r} in {database} may block the swap. COMMIT PREPARED or ROLLBACK PREPARED it.")
     if linked.related:
         yield Finding(
-            "fact", f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the proof checks that they hold."
+            "fact", f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the verification checks that they hold."
         )
     if linked.views:
         yield Finding("fact", f"{len(linked.views)} views of {database} will show the restored tables.")

@@ -1,4 +1,4 @@
-"""Before a switch: it is done without rows on a copy of the live definitions, and foreign keys are checked against live rows.
+"""Before a swap: it is done without rows on a copy of the live definitions, and foreign keys are checked against live rows.
 
 So what the live database lacks (a type, a function, a column that a view shows) is known while nothing waits for it.
 """
@@ -14,9 +14,9 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import RestoreError
 from recovery.packs.content_diff import Difference
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.definitions.catalog import SET_ASIDE
 from recovery.sources.postgres.dump import archive
@@ -56,19 +56,19 @@ class Crossing:
     types: list[str]
 
 
-def database_of(restore: Restore) -> str:
+def database_of(restore: RestoreView) -> str:
     """The database that a restore rehearses in."""
     return f"__stage_{restore.id}_rehearsal"
 
 
-def rehearse(server: Server, restore: Restore, part: Chosen, switch: Callable[[Connection], None]) -> list[Crossing]:
-    """Switch in a copy of the live database without its rows.
+def rehearse(server: Server, restore: RestoreView, part: Chosen, swap: Callable[[Connection], None]) -> list[Crossing]:
+    """Swap in a copy of the live database without its rows.
 
     Args:
         server: where the live database is.
         restore: the restore.
         part: what was asked for.
-        switch: does it, in a transaction that is kept for the length of this function.
+        swap: does it, in a transaction that is kept for the length of this function.
 
     Returns:
         The foreign keys that cross between what is restored and what stays.
@@ -90,9 +90,13 @@ def rehearse(server: Server, restore: Restore, part: Chosen, switch: Callable[[C
         _create(server, connection, name, live)
     try:
         _load(server, dump, name)
-        log.info("rehearsing the switch of %s on a copy of its definitions", live)
-        with server.connect(name) as connection, in_words(f"Restoring to {live} would fail", RestoreError), connection.transaction():
-            switch(connection)
+        log.info("rehearsing the swap of %s on a copy of its definitions", live)
+        with (
+            server.connect(name) as connection,
+            translated_errors(f"Restoring to {live} would fail", RestoreError),
+            connection.transaction(),
+        ):
+            swap(connection)
             rows = connection.execute(_CROSSING, {"names": list(part.names)}).fetchall()
         return [Crossing(*row) for row in rows]
     finally:
@@ -102,12 +106,12 @@ def rehearse(server: Server, restore: Restore, part: Chosen, switch: Callable[[C
 
 
 def _create(server: Server, connection: Connection, name: str, live: str) -> None:
-    with in_words(f"Creating database {name}", RestoreError):
+    with translated_errors(f"Creating database {name}", RestoreError):
         facts = server_globals.database_facts(connection, live)
         assert facts is not None
         connection.execute(server_globals.create_statement(name, facts, server.about.major))
         connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(Identifier(name)))
-    with server.connect(live) as original, server.connect(name) as copy, in_words(f"Preparing database {name}", RestoreError):
+    with server.connect(live) as original, server.connect(name) as copy, translated_errors(f"Preparing database {name}", RestoreError):
         for query, statement in (
             ("SELECT FROM pg_namespace WHERE nspname = 'public'", "DROP SCHEMA public"),
             ("SELECT FROM pg_extension WHERE extname = 'plpgsql'", "DROP EXTENSION plpgsql"),
@@ -134,7 +138,7 @@ def not_holding(server: Server, part: Chosen, crossing: Sequence[Crossing]) -> l
     with (
         server.connect(part.target.stage) as staged,
         server.connect(part.target.name) as live,
-        in_words(f"Checking the foreign keys of {part.target.name}", RestoreError),
+        translated_errors(f"Checking the foreign keys of {part.target.name}", RestoreError),
     ):
         for key in crossing:
             child, parent = (staged, live) if key.from_restored else (live, staged)

@@ -1,8 +1,8 @@
 """Restoring single schemas and tables into a live database, while everything else in it stays as it is.
 
-They are staged in a database of their own. The switch is one transaction in the live database: the live tables go to
+They are staged in a database of their own. The swap is one transaction in the live database: the live tables go to
 schemas ``<schema>__before_<id>``, the set's are made under their names, and what uses them is pointed to these. Whether
-a database is switched is said by these schemas. The way back is the same exchange, and leaves the restored tables in
+a database is swapped is said by these schemas. The rollback is the same exchange, and leaves the restored tables in
 ``<schema>__replaced_<id>``.
 """
 
@@ -17,14 +17,14 @@ from typing import Any, cast
 from psycopg import errors
 from psycopg.sql import SQL, Identifier, Literal
 
-from recovery.common.errors import ProofError, RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference, changes
 from recovery.packs.content_index import Row
-from recovery.plan.location import Landing
-from recovery.sources.base import Restore
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.plan.location import Location
+from recovery.sources.base import RestoreView
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import Objects, alike, rows_of, to_be_read
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
@@ -38,40 +38,40 @@ from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leavin
 log = logging.getLogger(__name__)
 
 _SWITCH = "switch tables"
-"""Journal step; facts ``database``, its ``name`` there, ``foreign_keys`` that the way back makes again, ``schemas`` that were created."""
+"""Journal step; facts ``database``, its ``name`` there, ``foreign_keys`` that the rollback makes again, ``schemas`` that were created."""
 _BACK = "switch back tables"
 
 
-def stage(server: Server, jobs: int, restore: Restore, parts: Sequence[Chosen]) -> None:
+def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """Restore the parts beside the live databases."""
     for part in parts:
         tables_stage.stage(server, jobs, restore, part)
 
 
-def prove(server: Server, jobs: int, restore: Restore, parts: Sequence[Chosen]) -> list[Difference]:
-    """Compare what was staged with the set, rehearse the switch, and check the foreign keys to and from what stays.
+def verify_staged(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> list[Difference]:
+    """Compare what was staged with the set, rehearse the swap, and check the foreign keys to and from what stays.
 
     Raises:
-        RestoreError: if the switch would fail.
+        RestoreError: if the swap would fail.
     """
     differences = []
     for part in parts:
-        if found := tables_stage.prove(server, jobs, part):
+        if found := tables_stage.verify_staged(server, jobs, part):
             differences += found
             continue
         crossing = rehearsal.rehearse(server, restore, part, partial(_rehearsed, restore, part, _scripts(server, part)))
         differences += rehearsal.not_holding(server, part, crossing)
-        log.info("%s: %d relations are proven and can be switched", part.target.name, len(part.names))
+        log.info("%s: %d relations are verified and can be swapped", part.target.name, len(part.names))
     return differences
 
 
-def _as_begun(restore: Restore, parts: Sequence[Chosen]) -> list[Chosen]:
-    """The parts by the names that their databases had when these were switched, whatever the plan calls them now."""
-    names = {facts["database"]: str(facts["name"]) for facts in restore.journalled(_SWITCH)}
+def _as_begun(restore: RestoreView, parts: Sequence[Chosen]) -> list[Chosen]:
+    """The parts by the names that their databases had when these were swapped, whatever the plan calls them now."""
+    names = {facts["database"]: str(facts["name"]) for facts in restore.recorded_facts(_SWITCH)}
     return [replace(part, target=replace(part.target, name=names.get(part.target.saved, part.target.name))) for part in parts]
 
 
-def _rehearsed(restore: Restore, part: Chosen, scripts: tuple[bytes, bytes], copy: Connection) -> None:
+def _rehearsed(restore: RestoreView, part: Chosen, scripts: tuple[bytes, bytes], copy: Connection) -> None:
     _put_in_place(copy, restore, part, scripts, [])
 
 
@@ -79,7 +79,7 @@ def _scripts(server: Server, part: Chosen) -> tuple[bytes, bytes]:
     return create.definitions(server, part, "pre-data"), create.definitions(server, part, "post-data")
 
 
-def switch(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+def swap_tables(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """Put the staged tables in the place of the live ones, each database in one transaction. Done again, it resumes."""
     for part in parts:
         _switch_database(server, restore, part)
@@ -87,35 +87,35 @@ def switch(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
             drop(connection, part.target.stage)
 
 
-def _switch_database(server: Server, restore: Restore, part: Chosen) -> None:
+def _switch_database(server: Server, restore: RestoreView, part: Chosen) -> None:
     with server.connect(part.target.name) as live:
         if _is_switched(live, restore):
-            log.info("the tables of %s are switched already", part.target.name)
+            log.info("the tables of %s are swapped already", part.target.name)
             return
         _refuse_unstaged(server, part)
         scripts = _scripts(server, part)
         with (
             server.connect(part.target.stage, autocommit=False) as staged,
-            swap.at_once(server, live, f"Switching the tables of {part.target.name}") as waiting,
+            swap.at_once(server, live, f"Swapping the tables of {part.target.name}") as waiting,
         ):
             linked, schemas = _put_in_place(live, restore, part, scripts, waiting, staged)
             keys = [asdict(key) for key in linked.outgoing]
-            restore.journal(_SWITCH, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
-        log.info("switched: %d relations of %s", len(part.names), part.target.name)
+            restore.record(_SWITCH, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
+        log.info("swapped: %d relations of %s", len(part.names), part.target.name)
 
 
 def _refuse_unstaged(server: Server, part: Chosen) -> None:
     if part.target.stage not in server.databases():
-        raise RestoreError(f"There is no staged database {part.target.stage} to switch to.", "Start the restore again.")
+        raise RestoreError(f"There is no staged database {part.target.stage} to swap to.", "Start the restore again.")
 
 
-def _is_switched(live: Connection, restore: Restore) -> bool:
+def _is_switched(live: Connection, restore: RestoreView) -> bool:
     return bool(swap.aside_schemas(live, "before", restore.id))
 
 
 def _put_in_place(
     live: Connection,
-    restore: Restore,
+    restore: RestoreView,
     part: Chosen,
     scripts: tuple[bytes, bytes],
     waiting_for: list[str],
@@ -163,7 +163,7 @@ def _put_in_place(
     differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
     if differences:
         words = shortened(differences, between="; ")
-        raise ProofError(
+        raise VerificationError(
             f"The tables of {part.target.name} would not be the set's, or something else would change: {words}.",
             "Nothing was changed. Try again if others changed it meanwhile; else restore what is named, too, or the whole database.",
         )
@@ -181,24 +181,24 @@ def _is_of_schemas(key: tuple[str, str], schemas: Sequence[str]) -> bool:
     return (key[0] == "schema" and key[1] in quoted) or (key[0] == "comment" and key[1].removeprefix("schema ") in quoted)
 
 
-# The way back -----------------------------------------------------------------------------------------------------------
+# The rollback -----------------------------------------------------------------------------------------------------------
 
 
-def switch_back(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+def roll_back(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """Put the tables back as they were, each database in one transaction; the restored ones are set aside."""
     for part in reversed(_as_begun(restore, parts)):
         with server.connect(part.target.name) as live:
             if not _is_switched(live, restore):
                 log.info("the tables of %s are those of before", part.target.name)
                 continue
-            restore.journal(_BACK, database=part.target.saved)
-            with swap.at_once(server, live, f"Switching the tables of {part.target.name} back") as waiting:
+            restore.record(_BACK, database=part.target.saved)
+            with swap.at_once(server, live, f"Swapping the tables of {part.target.name} back") as waiting:
                 _take_back(live, restore, part, waiting)
-            log.info("switched back: the tables of %s", part.target.name)
+            log.info("rolled back: the tables of %s", part.target.name)
 
 
-def _take_back(live: Connection, restore: Restore, part: Chosen, waiting_for: list[str]) -> None:
-    facts = next(facts for facts in reversed(restore.journalled(_SWITCH)) if facts["database"] == part.target.saved)
+def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str]) -> None:
+    facts = next(facts for facts in reversed(restore.recorded_facts(_SWITCH)) if facts["database"] == part.target.saved)
     came_from = swap.aside_schemas(live, "before", restore.id)
     coming = relations_in(live, list(came_from))
     returning = _quoted(live, [(came_from[each.schema], each.name) for each in coming])
@@ -214,7 +214,7 @@ def _take_back(live: Connection, restore: Restore, part: Chosen, waiting_for: li
     _drop_created(live, created)
     unchanged = {key: facts for key, facts in unchanged.items() if not _is_of_schemas(key, created)}
     for difference in swap.changed(unchanged, swap.rest(live, returning)):
-        log.warning("the way back changed %s", difference)
+        log.warning("the rollback changed %s", difference)
 
 
 def _quoted(connection: Connection, names: Sequence[tuple[str, str]]) -> set[str]:
@@ -236,14 +236,14 @@ def _drop_created(live: Connection, schemas: Iterable[str]) -> None:
 # The end ----------------------------------------------------------------------------------------------------------------
 
 
-def settle(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+def finalize(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """The set-aside tables stay; nothing had to wait."""
     for part in parts:
         log.info("the replaced tables of %s are kept in schemas ...%s", part.target.name, swap.aside("", "before", restore.id))
 
 
-def discard(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
-    """Drop what was staged, and restored tables that were switched back; never what is live or was before."""
+def discard(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
+    """Drop what was staged, and restored tables that were rolled back; never what is live or was before."""
     there = server.databases()
     for part in _as_begun(restore, parts):
         with server.maintenance([part.target.stage]) as connection:
@@ -255,7 +255,7 @@ def discard(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
                     swap.drop_schemas(live, swap.aside_schemas(live, "replaced", restore.id))
 
 
-def before_copies(server: Server, named: Collection[str]) -> list[str]:
+def replaced_copies(server: Server, named: Collection[str]) -> list[str]:
     """Ids of restores whose set-aside tables are still there.
 
     Args:
@@ -265,12 +265,12 @@ def before_copies(server: Server, named: Collection[str]) -> list[str]:
     found = set()
     for database, usable in server.databases().items():
         if usable and not SET_ASIDE.search(database) and (not named or database in named):
-            with server.connect(database) as connection, in_words(f"Listing the schemas of {database}"):
+            with server.connect(database) as connection, translated_errors(f"Listing the schemas of {database}"):
                 found |= swap.all_aside(connection)
     return sorted(found)
 
 
-def drop_before(server: Server, restore: Restore, parts: Sequence[Chosen]) -> None:
+def drop_replaced(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """Drop the tables that a restore set aside."""
     there = server.databases()
     for part in _as_begun(restore, parts):
@@ -283,18 +283,18 @@ def drop_before(server: Server, restore: Restore, parts: Sequence[Chosen]) -> No
 # What is there ----------------------------------------------------------------------------------------------------------
 
 
-def lands(server: Server, parts: Sequence[Chosen]) -> set[Landing]:
+def locations(server: Server, parts: Sequence[Chosen]) -> set[Location]:
     """The databases that the parts land in."""
     return {landing(server, part.target.name) for part in parts}
 
 
-def occupied(server: Server, parts: Sequence[Chosen]) -> dict[Landing, str]:
+def occupied_locations(server: Server, parts: Sequence[Chosen]) -> dict[Location, str]:
     """The live relations that would be replaced, in words with sizes."""
     there = server.databases()
     found = {}
     for part in parts:
         if part.target.name in there:
-            with server.connect(part.target.name) as live, in_words(f"Looking at {part.target.name}", RestoreError):
+            with server.connect(part.target.name) as live, translated_errors(f"Looking at {part.target.name}", RestoreError):
                 for each in leaving(live, part):
                     words = f"{part.target.name}.{each.qualified}, {human_size(each.bytes)}"
                     found[(*landing(server, part.target.name), each.qualified)] = words

@@ -1,7 +1,7 @@
 """Staging single schemas and tables: a database beside the live one with all definitions of the set, and the rows asked for.
 
-Foreign keys are left out, since the rows that they point to may not be there; the switch makes them. So are owners and
-rights, which the switch gives, and which need roles that nothing here uses.
+Foreign keys are left out, since the rows that they point to may not be there; the swap makes them. So are owners and
+rights, which the swap gives, and which need roles that nothing here uses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from tarfile import TarInfo
 
 from recovery.packs.content_diff import Difference, compare
-from recovery.sources.base import Restore
+from recovery.sources.base import RestoreView
 from recovery.sources.postgres.client import Connection, Server
 from recovery.sources.postgres.compare import Objects, alike, rows_of
 from recovery.sources.postgres.databases.stage import Excerpt, load
@@ -38,7 +38,7 @@ _LEFT_OUT = (
 _GIVEN_LATER = ("owner", "acl", "populated")
 
 
-def stage(server: Server, jobs: int, restore: Restore, part: Chosen) -> None:
+def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None:
     """Restore what was asked for of one database into one beside it.
 
     Raises:
@@ -97,7 +97,7 @@ def _gone(part: Chosen, missing_roles: set[str]) -> Iterator[str]:
             yield f"COMMENT {schema} POLICY {own} ON {relation} "
 
 
-def prove(server: Server, jobs: int, part: Chosen) -> list[Difference]:
+def verify_staged(server: Server, jobs: int, part: Chosen) -> list[Difference]:
     """Compare what was staged with the set: rows, and all of the definitions but what is given later."""
     database, encoding = part.target.stage, part.target.facts["encoding"]
     texts = table_texts(server, database, encoding, part.tables, jobs)

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 from recovery.common.errors import RestoreError, SourceUnreachable
 from recovery.packs.content_diff import Difference, compare
 from recovery.sources.postgres.blockers import CREATE_AGAIN
-from recovery.sources.postgres.client import Connection, Server, in_words
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import Objects, alike, rows_of
 from recovery.sources.postgres.definitions.catalog import SET_ASIDE_SCHEMA
 from recovery.sources.postgres.tables.contents import belonging
@@ -23,7 +23,7 @@ from recovery.sources.postgres.tables.stage import objects
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = "20s"
-"""How long a switch waits for a lock that others hold."""
+"""How long a swap waits for a lock that others hold."""
 _HOLDERS = """SELECT coalesce(a.usename, 'a prepared transaction'), coalesce(a.application_name, ''), l.pid, coalesce(a.state, ''),
       l.relation::regclass::text
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.granted AND l.relation::regclass::text = ANY (%s)
@@ -66,7 +66,7 @@ def at_once(server: Server, connection: Connection, doing: str) -> Iterator[list
     """
     waiting_for: list[str] = []
     try:
-        with in_words(doing, RestoreError), connection.transaction():
+        with translated_errors(doing, RestoreError), connection.transaction():
             limit_waiting(connection)
             yield waiting_for
     except SourceUnreachable as error:
@@ -162,7 +162,7 @@ def put_back(connection: Connection, linked: Uses, *, forgiving: bool = False) -
     Args:
         connection: to their database.
         linked: what stays.
-        forgiving: make a foreign key that does not hold NOT VALID, and say so: the way back must go on.
+        forgiving: make a foreign key that does not hold NOT VALID, and say so: the rollback must go on.
     """
     for view in linked.views.values():
         connection.execute(view)
@@ -193,7 +193,7 @@ def drop_schemas(connection: Connection, schemas: Mapping[str, str]) -> None:
     if not schemas:
         return
     names = SQL(", ").join(map(Identifier, schemas))
-    with in_words(f"Dropping {', '.join(schemas)}", RestoreError), connection.transaction():
+    with translated_errors(f"Dropping {', '.join(schemas)}", RestoreError), connection.transaction():
         before = objects(connection)
         connection.execute(SQL("DROP SCHEMA {} CASCADE").format(names))
         if lost := compare(rows_of(before), rows_of(objects(connection))):

@@ -20,15 +20,15 @@ from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.excludes import Excludes
 from recovery.plan.kinds.config import ConfigSettings, ConfigTarget
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.runners.base import Runner
-from recovery.sources.base import Access, Restore, say_dropping
+from recovery.sources.base import Access, RestoreView, announce_drop
 from recovery.sources.model import Finding, Preflight
 from recovery.sources.trees import filesystem
-from recovery.sources.trees.component import ByRename, Place, in_words
 from recovery.sources.trees.diff import Compared, amount, changes, one_beside
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.selection import Only, Part, at_or_below
+from recovery.sources.trees.source import SwapPoint, TreeSource, translated_errors
 from recovery.sources.trees.walk import Walk, mark
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 _TOP = Path("/")
 
 
-class Config(ByRename):
+class Config(TreeSource):
     """Named files and folders. A named link is kept with what it points to.
 
     A restore brings what is missing; with the option ``config: all`` it also replaces what differs in content, mode or
     owner (a time alone is no difference). What is equal stays, and so does what the set does not have. Folders that
-    entries went into or out of keep the time of that, also after the way back. Staged in
+    entries went into or out of keep the time of that, also after the rollback. Staged in
     ``.recovery-<id>-<source>/new`` beside each named path, below which the set's paths are the same as below ``/``.
 
     A part that was asked for by its path is replaced if it differs, whatever the option says. In place is the same with
@@ -65,8 +65,8 @@ class Config(ByRename):
         """See :meth:`recovery.sources.base.Source.of`."""
         return cls(name, settings, there.folder if there else None, runner=access.runner)
 
-    def lost_folder(self, location: Landing) -> Path | None:
-        """See :meth:`ByRename.lost_folder`."""
+    def lost_folder(self, location: Location) -> Path | None:
+        """See :meth:`TreeSource.lost_folder`."""
         folder = Path(*location[1:]).parent
         return folder if location[1] == "/" and not folder.is_dir() else None
 
@@ -112,34 +112,34 @@ class Config(ByRename):
         """The folders of the named paths."""
         return list(dict.fromkeys(path.parent for path in self._named_here()))
 
-    def places(self, restore: Restore) -> Sequence[Place]:
+    def swap_points(self, restore: RestoreView) -> Sequence[SwapPoint]:
         """The folders of the paths that the set names, which may be others than the plan names now; of a part, those with some of it."""
         only = self._only(restore)
         homes: dict[Path, list[str]] = {}
         for start in self._starts(restore):
             if not restore.only or only.top(start) or any(path.startswith(start + "/") for path in only.patterns.values()):
                 homes.setdefault((self.root / start).parent, []).append(start)
-        return [Place(home, home / mark(restore.id, self.suffix), self.root, tuple(starts)) for home, starts in sorted(homes.items())]
+        return [SwapPoint(home, home / mark(restore.id, self.suffix), self.root, tuple(starts)) for home, starts in sorted(homes.items())]
 
-    def _only(self, restore: Restore) -> Only:
+    def _only(self, restore: RestoreView) -> Only:
         return Only(restore.only, wild=False)
 
-    def _starts(self, restore: Restore) -> list[str]:
+    def _starts(self, restore: RestoreView) -> list[str]:
         """The paths that the set names."""
         return [path for artifact in restore.artifacts() for _, path, _ in restore.rows(artifact, "tree")]
 
-    def part(self, restore: Restore, place: Place) -> Part:
+    def part(self, restore: RestoreView, point: SwapPoint) -> Part:
         """What belongs to a place, and was asked for."""
         only = self._only(restore)
         return Part(
             lambda: self.entries_of(restore),
-            lambda path: place.start_of(path) is not None and (not restore.only or only.top(path) is not None),
+            lambda path: point.start_of(path) is not None and (not restore.only or only.top(path) is not None),
         )
 
-    def changes(self, restore: Restore, place: Place) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    def changes(self, restore: RestoreView, point: SwapPoint) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
         """What is missing, and with ``config: all`` or asked for by its path what differs."""
-        replaces, part = self._replaces(restore), self.part(restore, place)
-        topmost = list(self._topmost(restore, place))
+        replaces, part = self._replaces(restore), self.part(restore, point)
+        topmost = list(self._topmost(restore, point))
         for one in topmost:
             if one.state == "differs" and not part.wanted(one.path):
                 raise RestoreError(
@@ -153,26 +153,26 @@ class Config(ByRename):
         folders = [(one.path, one.facts) for one in changing if one.state == "folder differs"]
         return [raw(one.path) for one in changing if one.state in {"missing", "differs"}], folders
 
-    def _replaces(self, restore: Restore) -> bool:
+    def _replaces(self, restore: RestoreView) -> bool:
         choice = restore.options.get("config", "missing")
         if choice not in {"missing", "all"}:
             raise RestoreError(f"config: {choice!r} is not a choice.", "Choose config: missing or config: all.")
         return choice == "all" or bool(restore.only)
 
-    def _topmost(self, restore: Restore, place: Place) -> Iterator[Compared]:
+    def _topmost(self, restore: RestoreView, point: SwapPoint) -> Iterator[Compared]:
         """The set's entries beside the live ones, but for what lies below one that is missing or differs."""
         covered: str | None = None
-        for one in self._compare(restore, place):
+        for one in self._compare(restore, point):
             if covered is not None and one.path.startswith(covered + "/"):
                 continue
             if one.state in {"missing", "differs"}:
                 covered = one.path
             yield one
 
-    def _compare(self, restore: Restore, place: Place) -> Iterator[Compared]:
+    def _compare(self, restore: RestoreView, point: SwapPoint) -> Iterator[Compared]:
         """Each of the set's entries beside the live one, folders before what is in them."""
-        able = filesystem.abilities(filesystem.nearest(place.home))
-        wanted = dict(self.part(restore, place).entries())
+        able = filesystem.abilities(filesystem.nearest(point.home))
+        wanted = dict(self.part(restore, point).entries())
         keys = {path: digests for artifact in restore.artifacts() for _, path, digests in restore.rows(artifact, "keys")}
         for path in sorted(wanted, key=lambda path: path.split("/")):
             facts = wanted[wanted[path]["target"]] if wanted[path]["type"] == "hardlink" else wanted[path]
@@ -180,30 +180,30 @@ class Config(ByRename):
 
     # Preflight ------------------------------------------------------------------------------------------------------
 
-    def preflight(self, restore: Restore) -> Preflight:
+    def preflight(self, restore: RestoreView) -> Preflight:
         """What is missing, equal or differs, by path, with the names of changed keys; and what would be in the way."""
         findings = list(self.unmatched(restore, self._only(restore)))
         if findings:
-            return Preflight(self.identity(restore), tuple(findings))
-        for place in self.places(restore):
-            findings += self.common_findings(restore, place, self.part(restore, place))
+            return Preflight(self.fingerprint(restore), tuple(findings))
+        for point in self.swap_points(restore):
+            findings += self.common_findings(restore, point, self.part(restore, point))
             try:
-                compared = list(self._topmost(restore, place))
+                compared = list(self._topmost(restore, point))
             except OSError as error:
                 findings.append(Finding("refusal", f"{readable(error.filename)} can't be compared: {error.strerror}."))
                 continue
-            findings += self._compared_findings(restore, place, compared)
-            findings += self._obstacles(restore, place)
-        return Preflight(self.identity(restore), tuple(findings), self._bytes_needed(restore))
+            findings += self._compared_findings(restore, point, compared)
+            findings += self._obstacles(restore, point)
+        return Preflight(self.fingerprint(restore), tuple(findings), self._bytes_needed(restore))
 
-    def _bytes_needed(self, restore: Restore) -> dict[str, int]:
+    def _bytes_needed(self, restore: RestoreView) -> dict[str, int]:
         """Room for what is staged: in place too, so it is no matter of a second copy."""
         needed: dict[str, int] = {}
-        for room in (self.room(place, self.part(restore, place)) for place in self.places(restore)):
+        for room in (self.room(point, self.part(restore, point)) for point in self.swap_points(restore)):
             needed[str(room.folder)] = needed.get(str(room.folder), 0) + room.needed
         return needed
 
-    def _compared_findings(self, restore: Restore, place: Place, compared: Sequence[Compared]) -> Iterator[Finding]:
+    def _compared_findings(self, restore: RestoreView, point: SwapPoint, compared: Sequence[Compared]) -> Iterator[Finding]:
         by_state: dict[str, list[str]] = {}
         for one in compared:
             how = f" ({one.how})" if one.how else ""
@@ -218,44 +218,45 @@ class Config(ByRename):
                 yield Finding("fact", f"Differs, and stays as it is (config: all replaces it): {shortened(differs)}.")
         if equal := by_state.get("equal"):
             yield Finding("fact", f"Equal, and left alone: {shortened(equal)}.")
-        if extra := self._extra(restore, place):
+        if extra := self._extra(restore, point):
             yield Finding("fact", f"Not in the set, and left alone: {shortened(extra)}.")
-        unnamed = [shown(self.root, start) for start in place.starts if self.root / start not in self._named_here()]
+        unnamed = [shown(self.root, start) for start in point.starts if self.root / start not in self._named_here()]
         if unnamed:
             yield Finding("warning", f"In the set, but no longer named in the plan: {shortened(unnamed)}.")
 
-    def _asked(self, restore: Restore, place: Place) -> list[str]:
+    def _asked(self, restore: RestoreView, point: SwapPoint) -> list[str]:
         """The named paths of a place, or the topmost of what was asked for."""
         if not restore.only:
-            return list(place.starts)
-        only, part = self._only(restore), self.part(restore, place)
+            return list(point.starts)
+        only, part = self._only(restore), self.part(restore, point)
         return list(dict.fromkeys(top for path, _ in part.entries() if (top := only.top(path)) is not None))
 
-    def _extra(self, restore: Restore, place: Place) -> list[str]:
-        starts = [raw(start) for start in self._asked(restore, place) if (self.root / start).is_dir()]
-        known = {path for path, _ in self.part(restore, place).entries()}
+    def _extra(self, restore: RestoreView, point: SwapPoint) -> list[str]:
+        starts = [raw(start) for start in self._asked(restore, point) if (self.root / start).is_dir()]
+        known = {path for path, _ in self.part(restore, point).entries()}
         live = (os.fsdecode(found.path) for found in Walk(self.root, starts, self._excluded))
         return sorted(shown(self.root, path) for path in live if path not in known)
 
-    def _obstacles(self, restore: Restore, place: Place) -> Iterator[Finding]:
+    def _obstacles(self, restore: RestoreView, point: SwapPoint) -> Iterator[Finding]:
         try:
-            paths = list(self.changes(restore, place)[0])
+            paths = list(self.changes(restore, point)[0])
         except RestoreError as error:
             yield Finding("refusal", str(error))
             return
-        reasons = list(filesystem.obstacles(place.home, ())) if place.home.is_dir() else []
+        reasons = list(filesystem.obstacles(point.home, ())) if point.home.is_dir() else []
         for path in (Path(os.fsdecode(at(self.root, path))) for path in paths):
             if path.parent.is_dir():
                 exists = os.path.lexists(path)
                 reasons += filesystem.obstacles(path.parent, [os.fsencode(path.name)] if exists else [])
-            reasons += filesystem.mounts_in_the_way(path, place.home)
+            reasons += filesystem.mounts_in_the_way(path, point.home)
         if reasons:
             yield Finding("refusal", f"Not everything can be replaced: {shortened(list(dict.fromkeys(reasons)))}.")
-        if restore.in_place and (unsaved := self._unsaved(paths)):
+        if restore.in_place and (changed_since_backup := self._unsaved(paths)):
             yield Finding(
                 "refusal",
-                f"In place would remove what today's plan does not back up, so that no safety set has it: {shortened(unsaved)}."
-                " Add it to the plan's paths, or choose method: switch.",
+                f"In place would remove what today's plan does not back up, so that no safety set has it:"
+                f" {shortened(changed_since_backup)}."
+                " Add it to the plan's paths, or choose method: swap.",
             )
 
     def _unsaved(self, units: Iterable[bytes]) -> list[str]:
@@ -270,95 +271,98 @@ class Config(ByRename):
 
     # Looking at what is live ----------------------------------------------------------------------------------------
 
-    def lands(self, restore: Restore) -> set[Landing]:
+    def locations(self, restore: RestoreView) -> set[Location]:
         """Every named path, or what was asked for."""
-        return _landings(self.root / path for place in self.places(restore) for path in self._asked(restore, place))
+        return _landings(self.root / path for point in self.swap_points(restore) for path in self._asked(restore, point))
 
-    def owns(self) -> set[Landing]:
+    def own_locations(self) -> set[Location]:
         """Every path that the plan names."""
         return _landings(self._named_here())
 
-    def occupied(self, restore: Restore) -> dict[Landing, str]:
+    def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
         """The named paths, or those that were asked for, that are there."""
-        paths = [path for place in self.places(restore) for path in self._asked(restore, place)]
+        paths = [path for point in self.swap_points(restore) for path in self._asked(restore, point)]
         there = [(path, amount(Walk(self.root, [raw(path)], self._excluded))) for path in paths if os.path.lexists(self.root / path)]
         return {
             (*filesystem.landing((self.root / path).parent), Path(path).name): f"{shown(self.root, path)}: {words or 'a socket or device'}"
             for path, words in there
         }
 
-    def compare(self, restore: Restore) -> list[Change]:
+    def compare(self, restore: RestoreView) -> list[Change]:
         """Only what would be changed: what differs and stays, and what the set does not have, is left out."""
         wanted: list[Row] = []
         live: list[Row] = []
-        with in_words(self.id, "compared"):
-            for place in self.places(restore):
-                part = self.part(restore, place)
-                for one in self._compare(restore, place):
+        with translated_errors(self.id, "compared"):
+            for point in self.swap_points(restore):
+                part = self.part(restore, point)
+                for one in self._compare(restore, point):
                     kept = one.state not in {"missing", "equal"} and not self._replaces(restore)
                     if not kept and (one.live is None or part.wanted(one.path)):
                         wanted.append(("entry", one.path, one.facts))
                         live += [("entry", one.path, one.facts if one.state == "equal" else one.live)] if one.live else []
         return changes(lambda: wanted, live)
 
-    def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`ByRename.unsaved`; and what came since where something was missing, which goes only if that may be replaced."""
-        parts = [self.part(restore, place) for place in self.places(restore) if self._replaces(restore)]
+    def changed_since_backup(self, restore: RestoreView) -> list[Change]:
+        """See :meth:`TreeSource.changed_since_backup`.
+
+        And what came since where something was missing, which goes only if that may be replaced.
+        """
+        parts = [self.part(restore, point) for point in self.swap_points(restore) if self._replaces(restore)]
         saved = {path for part in parts for path, _ in part.entries() if part.wanted(path)}
         going = ((text(found.path), found.kind) for found in self._going(map(raw, self.replaced(restore).units)))
         came = [("entry", path, {"type": kind}) for path, kind in going if path not in saved]
-        return super().unsaved(restore) + changes(lambda: (), came)
+        return super().changed_since_backup(restore) + changes(lambda: (), came)
 
     # In place -------------------------------------------------------------------------------------------------------
 
-    def replace(self, restore: Restore) -> None:
+    def replace(self, restore: RestoreView) -> None:
         """Stage, remove what differs, and put what was staged there."""
-        replaced, places = self.replaced(restore), self.places(restore)
-        with in_words(self.id, "replaced in place"):
+        replaced, swap_points = self.replaced(restore), self.swap_points(restore)
+        with translated_errors(self.id, "replaced in place"):
             try:
-                self._make_ready(restore, replaced, places)
+                self._make_ready(restore, replaced, swap_points)
             except Exception:
-                if not restore.journalled("dropping"):  # so there will be no way back
+                if not restore.recorded_facts("dropping"):  # so there will be no rollback
                     self.discard(restore)
                 raise
-            say_dropping(restore)
+            announce_drop(restore)
             replaced.clear(lambda path: False)
-            for place in places:
-                for unit in filter(place.start_of, replaced.units):
-                    if os.path.lexists(staged := at(place.exchange.new, raw(unit))):
+            for point in swap_points:
+                for unit in filter(point.start_of, replaced.units):
+                    if os.path.lexists(staged := at(point.swap.new, raw(unit))):
                         filesystem.rename(staged, at(self.root, raw(unit)))
             replaced.finish(
-                (path, facts) for place in places for path, facts in self.part(restore, place).entries() if path in replaced.folders
+                (path, facts) for point in swap_points for path, facts in self.part(restore, point).entries() if path in replaced.folders
             )
-            for home in {*self.homes(), *(place.home for place in places)}:
+            for home in {*self.homes(), *(point.home for point in swap_points)}:
                 filesystem.remove(home / mark(restore.id, self.suffix), self.runner)
             self.remove_created(restore)
 
-    def _make_ready(self, restore: Restore, replaced: InPlace, places: Sequence[Place]) -> None:
-        for place in places:
-            self.stage_at(restore, place)
+    def _make_ready(self, restore: RestoreView, replaced: InPlace, swap_points: Sequence[SwapPoint]) -> None:
+        for point in swap_points:
+            self.stage_at(restore, point)
         if not replaced.begun:
-            planned = [self.changes(restore, place) for place in places]
+            planned = [self.changes(restore, point) for point in swap_points]
             replaced.plan((path for paths, _ in planned for path in paths), [path for _, folders in planned for path, _ in folders])
 
-    def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`ByRename.prove`. In place: whether what was replaced is as the set has it."""
+    def verify_staged(self, restore: RestoreView) -> list[Difference]:
+        """See :meth:`TreeSource.verify_staged`. In place: whether what was replaced is as the set has it."""
         if not restore.in_place:
-            return super().prove(restore)
+            return super().verify_staged(restore)
         replaced = self.replaced(restore)
         covers, brought = at_or_below(replaced.units), set()
         differences = []
-        with in_words(self.id, "proven"):
-            for place in self.places(restore):
-                for one in self._compare(restore, place):
+        with translated_errors(self.id, "proven"):
+            for point in self.swap_points(restore):
+                for one in self._compare(restore, point):
                     if covers(one.path) or one.path in replaced.folders:
                         brought.add(one.path)
                         differences += [Difference("entry", one.path, one.how or "is missing")] if one.state != "equal" else []
             others = {unit: os.path.lexists(at(self.root, raw(unit))) for unit in replaced.units if unit not in brought}
         differences += [Difference("entry", unit, "is there, but not in the set") for unit, there in others.items() if there]
-        lost = [unit for unit, there in others.items() if restore.way_back and replaced.units[unit] and not there]
+        lost = [unit for unit, there in others.items() if restore.rolling_back and replaced.units[unit] and not there]
         return differences + [Difference("entry", unit, "was there before, and no safety set has it") for unit in lost]
 
 
-def _landings(paths: Iterable[Path]) -> set[Landing]:
+def _landings(paths: Iterable[Path]) -> set[Location]:
     return {(*folder, path.name) for path in paths for folder in filesystem.landings(path.parent)}

@@ -11,9 +11,9 @@ from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError
 from recovery.packs.content_diff import Change, Difference
 from recovery.plan.kinds.postgres import PostgresSettings, PostgresTarget, SqlQuestion, SqlStatement
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.runners.base import Runner
-from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, Restore
+from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, RestoreView
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.postgres import compare as postgres_compare
 from recovery.sources.postgres import locations, query
@@ -70,100 +70,102 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         """See :meth:`Dumper.dump`."""
         return pg_dump.dump(self._server, self._settings, folder, opened, damaged=self.damaged)
 
-    def identity(self, restore: Restore) -> str:
-        """See :meth:`InPlaceRestorer.identity` and :attr:`recovery.sources.postgres.client.Server.identity`."""
+    def fingerprint(self, restore: RestoreView) -> str:
+        """See :meth:`InPlaceRestorer.fingerprint` and :attr:`recovery.sources.postgres.client.Server.identity`."""
         return self._server.identity
 
-    def preflight(self, restore: Restore) -> Preflight:
+    def preflight(self, restore: RestoreView) -> Preflight:
         """See :meth:`InPlaceRestorer.preflight`."""
         return postgres_preflight.preflight(self._server, restore, self._renamed, self._settings.databases)
 
-    def stage(self, restore: Restore) -> None:
+    def stage(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.stage`."""
         if whole := self._whole(restore):
             databases_stage.stage(self._server, self._settings.jobs, restore, whole)
         if parts := self._parts(restore):
             tables_restore.stage(self._server, self._settings.jobs, restore, parts)
 
-    def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`InPlaceRestorer.prove`."""
+    def verify_staged(self, restore: RestoreView) -> list[Difference]:
+        """See :meth:`InPlaceRestorer.verify_staged`."""
         whole, parts = self._whole(restore), self._parts(restore)
         if restore.in_place:
             whole = in_place.touched(self._server, restore, whole)
-        differences = postgres_compare.prove(self._server, self._settings.jobs, restore, whole) if whole else []
-        return differences + (tables_restore.prove(self._server, self._settings.jobs, restore, parts) if parts else [])
+        differences = postgres_compare.verify_staged(self._server, self._settings.jobs, restore, whole) if whole else []
+        return differences + (tables_restore.verify_staged(self._server, self._settings.jobs, restore, parts) if parts else [])
 
-    def switch(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.switch`."""
+    def swap(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.swap`."""
         if whole := self._whole(restore):
-            swap.switch(self._server, restore, whole)
+            swap.swap_databases(self._server, restore, whole)
         if parts := self._parts(restore):
-            tables_restore.switch(self._server, restore, parts)
+            tables_restore.swap_tables(self._server, restore, parts)
 
-    def switch_back(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.switch_back`."""
+    def roll_back(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.roll_back`."""
         if parts := self._parts(restore):
-            tables_restore.switch_back(self._server, restore, parts)
+            tables_restore.roll_back(self._server, restore, parts)
         if whole := self._whole(restore):
-            swap.switch_back(self._server, restore, whole)
+            swap.roll_back(self._server, restore, whole)
 
-    def settle(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.settle`."""
-        swap.settle(self._server, self._whole(restore))
-        tables_restore.settle(self._server, restore, self._parts(restore))
+    def finalize(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.finalize`."""
+        swap.finalize(self._server, self._whole(restore))
+        tables_restore.finalize(self._server, restore, self._parts(restore))
 
-    def discard(self, restore: Restore) -> None:
+    def discard(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.discard`."""
         if whole := self._whole(restore):
             swap.discard(self._server, restore, whole)
         if parts := self._parts(restore):
             tables_restore.discard(self._server, restore, parts)
 
-    def lands(self, restore: Restore) -> set[Landing]:
-        """See :meth:`InPlaceRestorer.lands`."""
-        return locations.lands(self._server, self._whole(restore)) | tables_restore.lands(self._server, self._parts(restore))
+    def locations(self, restore: RestoreView) -> set[Location]:
+        """See :meth:`InPlaceRestorer.locations`."""
+        return locations.of_databases(self._server, self._whole(restore)) | tables_restore.locations(self._server, self._parts(restore))
 
-    def owns(self) -> set[Landing]:
-        """See :meth:`InPlaceRestorer.owns`: the databases that the plan names, or all of the server."""
+    def own_locations(self) -> set[Location]:
+        """See :meth:`InPlaceRestorer.own_locations`: the databases that the plan names, or all of the server."""
         named = self._settings.databases or [name for name in self._server.databases() if not SET_ASIDE.search(name)]
         return {locations.landing(self._server, self._renamed.get(name, name)) for name in named}
 
-    def occupied(self, restore: Restore) -> dict[Landing, str]:
-        """See :meth:`InPlaceRestorer.occupied`."""
-        return locations.occupied(self._server, self._whole(restore)) | tables_restore.occupied(self._server, self._parts(restore))
+    def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
+        """See :meth:`InPlaceRestorer.occupied_locations`."""
+        return locations.occupied_locations(self._server, self._whole(restore)) | tables_restore.occupied_locations(
+            self._server, self._parts(restore)
+        )
 
-    def compare(self, restore: Restore) -> list[Change]:
+    def compare(self, restore: RestoreView) -> list[Change]:
         """See :meth:`InPlaceRestorer.compare`."""
         jobs = self._settings.jobs
         whole = postgres_compare.compare(self._server, jobs, restore, self._whole(restore))
         return postgres_compare.together([*whole, *tables_restore.compare(self._server, jobs, self._parts(restore))])
 
-    def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`InPlaceRestorer.unsaved`: the safety set was read from the same objects, by the same code."""
+    def changed_since_backup(self, restore: RestoreView) -> list[Change]:
+        """See :meth:`InPlaceRestorer.changed_since_backup`: the safety set was read from the same objects, by the same code."""
         live = postgres_compare.compare(self._server, self._settings.jobs, restore, self._whole(restore), exactly=True)
         return [change for change in live if change.what != "equal"]
 
-    def replace(self, restore: Restore) -> None:
+    def replace(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.replace`."""
         if self._parts(restore):
-            raise RestoreError("Single tables are not restored in place.", "Choose method: switch.")
+            raise RestoreError("Single tables are not restored in place.", "Choose method: swap.")
         in_place.replace(self._server, self._settings.jobs, restore, self._whole(restore))
 
-    def before_copies(self) -> list[str]:
-        """See :meth:`InPlaceRestorer.before_copies`."""
+    def replaced_copies(self) -> list[str]:
+        """See :meth:`InPlaceRestorer.replaced_copies`."""
         names = [self._renamed.get(name, name) for name in self._settings.databases]
-        return sorted({*swap.before_copies(self._server, names), *tables_restore.before_copies(self._server, names)})
+        return sorted({*swap.replaced_copies(self._server, names), *tables_restore.replaced_copies(self._server, names)})
 
-    def drop_before(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.drop_before`."""
-        swap.drop_before(self._server, restore, self._whole(restore))
-        tables_restore.drop_before(self._server, restore, self._parts(restore))
+    def drop_replaced(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.drop_replaced`."""
+        swap.drop_replaced(self._server, restore, self._whole(restore))
+        tables_restore.drop_replaced(self._server, restore, self._parts(restore))
 
-    def _whole(self, restore: Restore) -> list[Target]:
+    def _whole(self, restore: RestoreView) -> list[Target]:
         """The databases that are restored as a whole."""
         return targets(restore, self._renamed)
 
-    def _parts(self, restore: Restore) -> list[Chosen]:
+    def _parts(self, restore: RestoreView) -> list[Chosen]:
         """The databases of which schemas or tables are restored."""
         return tables_contents.chosen(restore, self._renamed)
 
@@ -180,4 +182,4 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
 
     def _ask(self, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
         """Run SQL of the plan's owner in a database, by its name in the set."""
-        return query.ask(self._server, self._renamed.get(database, database), statement, timeout, read_only=read_only)
+        return query.execute(self._server, self._renamed.get(database, database), statement, timeout, read_only=read_only)

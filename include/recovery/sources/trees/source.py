@@ -1,6 +1,6 @@
-"""What files and config share: trees that are read where they are, staged beside what is live, and switched by rename.
+"""What files and config share: trees that are read where they are, staged beside what is live, and swapped by rename.
 
-Steps in a restore's journal: ``staged`` (with the folders that have to be created for it), ``exchange``, ``exchanged``,
+Steps in a restore's journal: ``staged`` (with the folders that have to be created for it), ``swap``, ``exchanged``,
 ``take back``, ``taken back``. What an exchange consists of is written in the work folders, see
 :mod:`recovery.sources.trees.swap`; what is replaced in place, in scratch, see
 :mod:`recovery.sources.trees.in_place`.
@@ -26,16 +26,16 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, Row
 from recovery.packs.extract import find_tar
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.plan.source_settings import TreeSettings
 from recovery.runners.base import Runner
-from recovery.sources.base import Dumper, InPlaceRestorer, Restore
+from recovery.sources.base import Dumper, InPlaceRestorer, RestoreView
 from recovery.sources.model import Dump, Finding, Space
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.in_place import InPlace
-from recovery.sources.trees.inventory import note_told, refuse_moved, take
+from recovery.sources.trees.inventory import note_archived, refuse_moved, take
 from recovery.sources.trees.selection import Only, Part, at_or_below
-from recovery.sources.trees.swap import Exchange
+from recovery.sources.trees.swap import Swap
 from recovery.sources.trees.walk import Walk, mark, marked_id
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _PATH_MAX = 4095
 
 
 @dataclass(frozen=True)
-class Place:
+class SwapPoint:
     """A folder that gets a work folder, and what is staged in it."""
 
     home: Path
@@ -58,16 +58,16 @@ class Place:
     """The set's named paths that belong here."""
 
     @property
-    def exchange(self) -> Exchange:
+    def swap(self) -> Swap:
         """What changes places here."""
-        return Exchange(self.live, self.work)
+        return Swap(self.live, self.work)
 
     def start_of(self, path: str) -> str | None:
         """The named path that an entry of the set is at or below; None if it belongs elsewhere."""
         return next((start for start in self.starts if start == "." or path == start or path.startswith(start + "/")), None)
 
 
-class ByRename(Dumper, InPlaceRestorer):
+class TreeSource(Dumper, InPlaceRestorer):
     """A source whose artifact is one tree."""
 
     root: Path
@@ -98,23 +98,23 @@ class ByRename(Dumper, InPlaceRestorer):
         """The folders in which restores leave their work folders."""
 
     @abstractmethod
-    def places(self, restore: Restore) -> Sequence[Place]:
+    def swap_points(self, restore: RestoreView) -> Sequence[SwapPoint]:
         """Where the set's named paths are staged."""
 
     @abstractmethod
-    def changes(self, restore: Restore, place: Place) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    def changes(self, restore: RestoreView, point: SwapPoint) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
         """Which entries change places, and which live folders get other metadata."""
 
     @abstractmethod
-    def part(self, restore: Restore, place: Place) -> Part:
+    def part(self, restore: RestoreView, point: SwapPoint) -> Part:
         """The set's entries that belong to a place and were asked for."""
 
-    def starts(self, restore: Restore, place: Place) -> Sequence[bytes]:
+    def starts(self, restore: RestoreView, point: SwapPoint) -> Sequence[bytes]:
         """Where to look at what was staged."""
-        return list(map(raw, place.starts))
+        return list(map(raw, point.starts))
 
-    def newcomers(self, restore: Restore, place: Place) -> Iterable[bytes]:
-        """Live entries that came after the switch and go when it is taken back."""
+    def newcomers(self, restore: RestoreView, point: SwapPoint) -> Iterable[bytes]:
+        """Live entries that came after the swap and go when it is rolled back."""
         return ()
 
     # Backup ---------------------------------------------------------------------------------------------------------
@@ -128,36 +128,36 @@ class ByRename(Dumper, InPlaceRestorer):
         refuse_moved(self.id, artifact, inventory)
 
     def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:
-        """See :func:`recovery.sources.trees.inventory.note_told`."""
-        note_told(self.id, inventory, messages)
+        """See :func:`recovery.sources.trees.inventory.note_archived`."""
+        note_archived(self.id, inventory, messages)
 
     # Preflight ------------------------------------------------------------------------------------------------------
 
-    def identity(self, restore: Restore) -> str:
-        """See :meth:`InPlaceRestorer.identity`. Mount and inode of each folder that is changed.
+    def fingerprint(self, restore: RestoreView) -> str:
+        """See :meth:`InPlaceRestorer.fingerprint`. Mount and inode of each folder that is changed.
 
         Of the nearest parent, and ``gone``, if it is not there.
 
         A folder that this restore created is still gone.
         """
         ours = set(self.created(restore))
-        return ", ".join(sorted(_identity(place.home, ours) for place in self.places(restore)))
+        return ", ".join(sorted(_identity(point.home, ours) for point in self.swap_points(restore)))
 
-    def common_findings(self, restore: Restore, place: Place, part: Part) -> Iterator[Finding]:
+    def common_findings(self, restore: RestoreView, point: SwapPoint, part: Part) -> Iterator[Finding]:
         """What preflight finds in every place: folders that are gone, what can't be set, what is in the way."""
         try:
             find_tar()
             filesystem.find_rm(self.runner)
         except ToolError as error:
             yield Finding("refusal", str(error))
-        parent = filesystem.nearest(place.home)
-        if parent != place.home:
-            yield Finding("fact", f"{place.home} is gone; it is created again in {parent}.")
+        parent = filesystem.nearest(point.home)
+        if parent != point.home:
+            yield Finding("fact", f"{point.home} is gone; it is created again in {parent}.")
             yield from (Finding("refusal", f"{reason}.") for reason in filesystem.obstacles(parent, (), renamed=False))
         able = filesystem.abilities(parent)
         if not able.owners:
             yield Finding(
-                "warning", f"This worker is not root: what it restores in {place.home} belongs to itself; owners are not compared."
+                "warning", f"This worker is not root: what it restores in {point.home} belongs to itself; owners are not compared."
             )
         count, names, longest = 0, set(), ""
         for path, facts in part.entries():
@@ -168,14 +168,14 @@ class ByRename(Dumper, InPlaceRestorer):
         if not restore.in_place and free.f_files and free.f_favail < count:
             yield Finding("refusal", f"{parent} has room for {free.f_favail} more entries (inodes), {count} are needed.")
         if lost := sorted(names - able.settable(dict.fromkeys(names, "")).keys()):
-            yield Finding("warning", f"Extended attributes that can't be set in {place.home} are not compared: {', '.join(lost)}.")
-        if len(at(place.live if restore.in_place else place.exchange.before, raw(longest))) > _PATH_MAX:
+            yield Finding("warning", f"Extended attributes that can't be set in {point.home} are not compared: {', '.join(lost)}.")
+        if len(at(point.live if restore.in_place else point.swap.before, raw(longest))) > _PATH_MAX:
             yield Finding(
                 "refusal",
-                f"Paths of the set get longer in {place.home} than the {_PATH_MAX} bytes that Linux takes: {readable(longest)[:80]}…",
+                f"Paths of the set get longer in {point.home} than the {_PATH_MAX} bytes that Linux takes: {readable(longest)[:80]}…",
             )
 
-    def unmatched(self, restore: Restore, only: Only) -> Iterator[Finding]:
+    def unmatched(self, restore: RestoreView, only: Only) -> Iterator[Finding]:
         """What was asked for and can't be, or is not in the set."""
         malformed = [pattern for pattern in only.patterns if pattern in only.malformed() or not pattern.startswith(self.before_paths)]
         if malformed:
@@ -184,14 +184,14 @@ class ByRename(Dumper, InPlaceRestorer):
             has = f"it has, for example, {', '.join(self.before_paths + each for each in near)}" if near else "it has nothing"
             yield Finding("refusal", f"Nothing that the set has of {self.id} is {pattern!r}; {has}.")
 
-    def room(self, place: Place, part: Part) -> Space:
+    def room(self, point: SwapPoint, part: Part) -> Space:
         """What the entries that were asked for need beside the live ones."""
-        folder = filesystem.nearest(place.home)
+        folder = filesystem.nearest(point.home)
         status = os.statvfs(folder)
         needed = sum(_ENTRY_COST + entries.stored(facts) for _, facts in part.entries())
-        return Space(str(place.home), needed, status.f_bavail * status.f_frsize, str(folder))
+        return Space(str(point.home), needed, status.f_bavail * status.f_frsize, str(folder))
 
-    def entries_of(self, restore: Restore) -> Iterator[tuple[str, Facts]]:
+    def entries_of(self, restore: RestoreView) -> Iterator[tuple[str, Facts]]:
         """Everything that the set has of this source."""
         for artifact in restore.artifacts():
             for _, path, facts in restore.rows(artifact, "entry"):
@@ -199,38 +199,38 @@ class ByRename(Dumper, InPlaceRestorer):
 
     # Restore --------------------------------------------------------------------------------------------------------
 
-    def stage(self, restore: Restore) -> None:
+    def stage(self, restore: RestoreView) -> None:
         """Unpack beside the live entries, in work folders that only this worker can enter."""
-        if restore.journalled("exchange"):
-            raise RestoreError(f"{self.id} was already switched.", "Trigger a new restore; this one can only be finished or taken back.")
-        for place in self.places(restore):
-            with in_words(self.id, "staged"):
-                self.stage_at(restore, place)
+        if restore.recorded_facts("exchange"):
+            raise RestoreError(f"{self.id} was already swapped.", "Trigger a new restore; this one can only be finished or rolled back.")
+        for point in self.swap_points(restore):
+            with translated_errors(self.id, "staged"):
+                self.stage_at(restore, point)
 
-    def stage_at(self, restore: Restore, place: Place) -> None:
+    def stage_at(self, restore: RestoreView, point: SwapPoint) -> None:
         """Stage what belongs to one place, afresh."""
-        self.create(restore, place)
-        if place.exchange.set_aside:
-            raise RestoreError(
-                f"{place.exchange.before} has entries that were live.", "Find out from its journal what became of that restore."
-            )
-        with filesystem.keeping_mtime(place.home):
-            filesystem.remove(place.work, self.runner)
-            filesystem.make_private(place.work)
-        new = place.exchange.new
+        self.create(restore, point)
+        if point.swap.set_aside:
+            raise RestoreError(f"{point.swap.before} has entries that were live.", "Find out from its journal what became of that restore.")
+        with filesystem.keeping_mtime(point.home):
+            filesystem.remove(point.work, self.runner)
+            filesystem.make_private(point.work)
+        new = point.swap.new
         new.mkdir(mode=0o700)
-        self.unpack(restore, place, new, self.part(restore, place))
+        self.unpack(restore, point, new, self.part(restore, point))
         filesystem.sync(new)
         log.info("%s: staged in %s", self.id, new)
 
-    def create(self, restore: Restore, place: Place) -> None:
+    def create(self, restore: RestoreView, point: SwapPoint) -> None:
         """Make the folders that are gone, said before."""
-        missing = [str(folder) for folder in (place.home, *place.home.parents) if not folder.exists()]
-        restore.journal("staged", created=missing[::-1])
+        missing = [str(folder) for folder in (point.home, *point.home.parents) if not folder.exists()]
+        restore.record("staged", created=missing[::-1])
         for folder in reversed(missing):
             Path(folder).mkdir(mode=self.made_mode, exist_ok=True)
 
-    def unpack(self, restore: Restore, place: Place, folder: Path, part: Part, covers: Callable[[str], bool] = lambda path: True) -> None:
+    def unpack(
+        self, restore: RestoreView, point: SwapPoint, folder: Path, part: Part, covers: Callable[[str], bool] = lambda path: True
+    ) -> None:
         """Unpack a part of the set, as far as something covers it.
 
         Hard links whose target does not come along are unpacked with it in a work folder, and moved from there. Folders
@@ -238,9 +238,9 @@ class ByRename(Dumper, InPlaceRestorer):
         """
         apart = part.apart()
         if apart:
-            aside = place.work / "apart"
-            if not place.work.exists():
-                filesystem.make_private(place.work)
+            aside = point.work / "apart"
+            if not point.work.exists():
+                filesystem.make_private(point.work)
             filesystem.remove(aside, self.runner)
             aside.mkdir(mode=0o700)
             for artifact in restore.artifacts():
@@ -252,18 +252,18 @@ class ByRename(Dumper, InPlaceRestorer):
         for artifact in restore.artifacts():
             restore.unpack(artifact, folder, lambda info: info.name not in apart and info.name in part and covers(info.name))
 
-    def prove(self, restore: Restore) -> list[Difference]:
+    def verify_staged(self, restore: RestoreView) -> list[Difference]:
         """Scan what was staged with the code that read the artifact, and compare entry by entry.
 
         What this worker can't set is left out on both sides; preflight named it.
         """
-        with in_words(self.id, "proven"):
-            return [difference for place in self.places(restore) for difference in self._prove(restore, place)]
+        with translated_errors(self.id, "proven"):
+            return [difference for point in self.swap_points(restore) for difference in self._prove(restore, point)]
 
-    def _prove(self, restore: Restore, place: Place) -> list[Difference]:
-        walk = Walk(place.exchange.new, self.starts(restore, place))
-        differences = self.beside(self.part(restore, place), walk, filesystem.abilities(place.work))
-        return differences if restore.only else differences + self._add_up(restore, place)
+    def _prove(self, restore: RestoreView, point: SwapPoint) -> list[Difference]:
+        walk = Walk(point.swap.new, self.starts(restore, point))
+        differences = self.beside(self.part(restore, point), walk, filesystem.abilities(point.work))
+        return differences if restore.only else differences + self._add_up(restore, point)
 
     def beside(
         self, part: Part, walk: Walk, able: entries.Abilities, covers: Callable[[str], bool] = lambda path: True
@@ -277,72 +277,72 @@ class ByRename(Dumper, InPlaceRestorer):
         differences = entries.differences(expected, map(able.comparable, entries.of_walk(walk, leaders)))
         return differences + [Difference("tree", str(walk.root), f"can't be read: {problem}") for problem in walk.problems]
 
-    def _add_up(self, restore: Restore, place: Place) -> list[Difference]:
+    def _add_up(self, restore: RestoreView, point: SwapPoint) -> list[Difference]:
         """Whether the set's entries are as many as it says."""
-        totals = {start: entries.Totals() for start in place.starts}
+        totals = {start: entries.Totals() for start in point.starts}
         for path, facts in self.entries_of(restore):
-            if (start := place.start_of(path)) is not None:
+            if (start := point.start_of(path)) is not None:
                 totals[start].add(path, facts)
-        trees = (row for artifact in restore.artifacts() for row in restore.rows(artifact, "tree") if row[1] in place.starts)
+        trees = (row for artifact in restore.artifacts() for row in restore.rows(artifact, "tree") if row[1] in point.starts)
         return compare(trees, (("tree", start, total.facts()) for start, total in totals.items()))
 
-    def switch(self, restore: Restore) -> None:
+    def swap(self, restore: RestoreView) -> None:
         """Exchange entries by rename, then give live folders the set's metadata."""
-        if restore.journalled("exchanged"):
+        if restore.recorded_facts("exchanged"):
             return
-        if restore.journalled("take back"):
-            raise RestoreError(f"{self.id} was taken back.", "Trigger a new restore.")
-        with in_words(self.id, "switched"):
-            if not restore.journalled("exchange"):
-                for place in self.places(restore):
-                    place.exchange.plan(*self.changes(restore, place))
-                restore.journal("exchange")
-            for place in self.places(restore):
-                place.exchange.forward()
-        restore.journal("exchanged")
+        if restore.recorded_facts("take back"):
+            raise RestoreError(f"{self.id} was rolled back.", "Trigger a new restore.")
+        with translated_errors(self.id, "switched"):
+            if not restore.recorded_facts("exchange"):
+                for point in self.swap_points(restore):
+                    point.swap.plan(*self.changes(restore, point))
+                restore.record("exchange")
+            for point in self.swap_points(restore):
+                point.swap.forward()
+        restore.record("exchanged")
 
-    def switch_back(self, restore: Restore) -> None:
-        """Exchange back; entries that came after a whole switch go to the staged ones."""
-        if not restore.journalled("exchange") or restore.journalled("taken back"):
+    def roll_back(self, restore: RestoreView) -> None:
+        """Exchange back; entries that came after a whole swap go to the staged ones."""
+        if not restore.recorded_facts("exchange") or restore.recorded_facts("taken back"):
             return
-        restore.journal("take back")
-        with in_words(self.id, "taken back"):
-            for place in self.places(restore):
-                if restore.journalled("exchanged"):
-                    place.exchange.withdraw(self.newcomers(restore, place))
-                place.exchange.back()
-        restore.journal("taken back")
+        restore.record("take back")
+        with translated_errors(self.id, "taken back"):
+            for point in self.swap_points(restore):
+                if restore.recorded_facts("exchanged"):
+                    point.swap.withdraw(self.newcomers(restore, point))
+                point.swap.back()
+        restore.record("taken back")
 
-    def settle(self, restore: Restore) -> None:
+    def finalize(self, restore: RestoreView) -> None:
         """Nothing has to wait for acceptance."""
         if not restore.in_place:
-            works = ", ".join(str(place.work) for place in self.places(restore))
+            works = ", ".join(str(point.work) for point in self.swap_points(restore))
             log.info("%s: the entries that were replaced stay in %s", self.id, works)
 
-    def discard(self, restore: Restore) -> None:
-        """Remove what was staged, or came back from a switch; after a switch that stays, only what it left over."""
-        back = bool(restore.journalled("taken back"))
-        if restore.journalled("exchange") and not back and not restore.journalled("exchanged"):
-            raise RestoreError(f"{self.id} is half switched.", "Clear the switch to resume it, or take it back; then discard.")
-        stays = bool(restore.journalled("exchanged")) and not back
-        for place in self.places(restore):
-            with in_words(self.id, "discarded"):
-                self._discard(place, stays)
+    def discard(self, restore: RestoreView) -> None:
+        """Remove what was staged, or came back from a swap; after a swap that stays, only what it left over."""
+        back = bool(restore.recorded_facts("taken back"))
+        if restore.recorded_facts("exchange") and not back and not restore.recorded_facts("exchanged"):
+            raise RestoreError(f"{self.id} is half swapped.", "Clear the swap to resume it, or take it back; then discard.")
+        stays = bool(restore.recorded_facts("exchanged")) and not back
+        for point in self.swap_points(restore):
+            with translated_errors(self.id, "discarded"):
+                self._discard(point, stays)
         if not stays:
             self.remove_created(restore)
 
-    def _discard(self, place: Place, stays: bool) -> None:
-        exchange = place.exchange
-        if stays and exchange.set_aside:
-            filesystem.remove(exchange.new, self.runner)
+    def _discard(self, point: SwapPoint, stays: bool) -> None:
+        swap = point.swap
+        if stays and swap.set_aside:
+            filesystem.remove(swap.new, self.runner)
             return
-        if exchange.set_aside:
-            raise RestoreError(f"{exchange.before} still has entries that were live.", "Move them back by hand; they were not taken back.")
-        if place.home.exists():
-            with filesystem.keeping_mtime(place.home):
-                filesystem.remove(place.work, self.runner)
+        if swap.set_aside:
+            raise RestoreError(f"{swap.before} still has entries that were live.", "Move them back by hand; they were not rolled back.")
+        if point.home.exists():
+            with filesystem.keeping_mtime(point.home):
+                filesystem.remove(point.work, self.runner)
 
-    def leaves_out(self, restore: Restore, location: Landing) -> bool:
+    def leaves_out(self, restore: RestoreView, location: Location) -> bool:
         """See :meth:`InPlaceRestorer.leaves_out`."""
         starts = [Path(row[1]) for artifact in restore.artifacts() for row in restore.rows(artifact, "tree")]
         roots = [(start, root) for start in starts for root in filesystem.landings(self.root / start) if location[: len(root)] == root]
@@ -355,9 +355,9 @@ class ByRename(Dumper, InPlaceRestorer):
         """See :meth:`recovery.sources.base.Source.mark_of`: one work folder has both."""
         return mark(restore_id)
 
-    def before_copies(self) -> list[str]:
+    def replaced_copies(self) -> list[str]:
         """The restore ids whose set-aside entries still lie beside the live ones."""
-        with in_words(self.id, "looked at"):
+        with translated_errors(self.id, "looked at"):
             found = [self._id_of(home, name) for home in self.homes() if home.is_dir() for name in os.listdir(os.fsencode(home))]
         return sorted({restore_id for restore_id in found if restore_id})
 
@@ -365,38 +365,38 @@ class ByRename(Dumper, InPlaceRestorer):
         restore_id = marked_id(name, self.suffix)
         return restore_id if restore_id and (home / mark(restore_id, self.suffix) / "before").is_dir() else None
 
-    def drop_before(self, restore: Restore) -> None:
+    def drop_replaced(self, restore: RestoreView) -> None:
         """Remove the entries that a restore set aside."""
-        for place in self.places(restore):
-            if self._id_of(place.home, os.fsencode(place.work.name)):
-                with in_words(self.id, "dropped"), filesystem.keeping_mtime(place.home):
-                    filesystem.remove(place.work, self.runner)
-                log.info("%s: removed %s", self.id, place.work)
+        for point in self.swap_points(restore):
+            if self._id_of(point.home, os.fsencode(point.work.name)):
+                with translated_errors(self.id, "dropped"), filesystem.keeping_mtime(point.home):
+                    filesystem.remove(point.work, self.runner)
+                log.info("%s: removed %s", self.id, point.work)
 
-    def replaced(self, restore: Restore) -> InPlace:
+    def replaced(self, restore: RestoreView) -> InPlace:
         """What this restore replaces in place."""
         return InPlace(self.root, restore.folder / "replaced.jsonl")
 
-    def remove_created(self, restore: Restore) -> None:
+    def remove_created(self, restore: RestoreView) -> None:
         """Remove the folders that this restore created, as far as nothing is in them."""
         for folder in reversed(self.created(restore)):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
-    def created(self, restore: Restore) -> list[Path]:
+    def created(self, restore: RestoreView) -> list[Path]:
         """The folders that were created because they were gone, outer ones first; two sources may need the same."""
         return sorted(map(Path, dict.fromkeys(restore.created())), key=lambda path: len(path.parts))
 
 
 def _identity(folder: Path, ours: set[Path]) -> str:
-    place = next(place for place in (folder, *folder.parents) if place.exists() and place not in ours)
-    if place != folder:  # its parents may be made meanwhile, for another source of the same restore
-        return f"gone below {filesystem.mount_of(place)}: {folder}"
-    return f"{filesystem.mount_of(place)}, inode {place.stat().st_ino}"
+    point = next(point for point in (folder, *folder.parents) if point.exists() and point not in ours)
+    if point != folder:  # its parents may be made meanwhile, for another source of the same restore
+        return f"gone below {filesystem.mount_of(point)}: {folder}"
+    return f"{filesystem.mount_of(point)}, inode {point.stat().st_ino}"
 
 
 @contextmanager
-def in_words(source: str, what: str) -> Iterator[None]:
+def translated_errors(source: str, what: str) -> Iterator[None]:
     """Say what the system refused.
 
     Raises:

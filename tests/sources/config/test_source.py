@@ -1,4 +1,4 @@
-"""Config: named files and folders, what is missing or differs, and the way back."""
+"""Config: named files and folders, what is missing or differs, and the rollback."""
 
 # pathlib has no paths of bytes.
 # ruff: noqa: PTH108, PTH115, PTH118, PTH123, PTH211
@@ -16,7 +16,7 @@ import pytest
 from recovery.common.errors import RestoreError, SourceError
 from recovery.plan.kinds.config import ConfigSettings
 from recovery.runners.local import LOCAL
-from recovery.sources.config.component import Config
+from recovery.sources.config.source import Config
 from recovery.sources.trees import filesystem
 from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
 from tests.support.kills import Killer, killed_at_each_point
@@ -50,10 +50,10 @@ def config(home: Path, *names: str, name: str = "settings") -> Config:
 
 
 @pytest.fixture
-def component(home, tmp_path):
-    component = config(home)
-    back_up(component, tmp_path / "set")
-    return component
+def source(home, tmp_path):
+    source = config(home)
+    back_up(source, tmp_path / "set")
+    return source
 
 
 def a_restore(tmp_path: Path, **options: str) -> LocalRestore:
@@ -61,20 +61,20 @@ def a_restore(tmp_path: Path, **options: str) -> LocalRestore:
     return LocalRestore(tmp_path / "set", tmp_path / f"work{a_restore.number}", options=options)
 
 
-def texts(component: Config, restore: LocalRestore, level: str | None = None) -> str:
-    return "\n".join(finding.text for finding in component.preflight(restore).findings if level in {None, finding.level})
+def texts(source: Config, restore: LocalRestore, level: str | None = None) -> str:
+    return "\n".join(finding.text for finding in source.preflight(restore).findings if level in {None, finding.level})
 
 
-def switched(component: Config, restore: LocalRestore) -> None:
-    assert texts(component, restore, "refusal") == ""
-    component.stage(restore)
-    assert component.prove(restore) == []
-    component.switch(restore)
+def switched(source: Config, restore: LocalRestore) -> None:
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
 
 
-def finished(component: Config, restore: LocalRestore) -> None:
-    component.settle(restore)
-    component.discard(restore)
+def finished(source: Config, restore: LocalRestore) -> None:
+    source.finalize(restore)
+    source.discard(restore)
 
 
 def disturb(home: Path) -> None:
@@ -97,7 +97,7 @@ def comparable(home: Path) -> dict:
 # Backup and back ----------------------------------------------------------------------------------------------------
 
 
-def test_everything_comes_back(tmp_path, home, component):
+def test_everything_comes_back(tmp_path, home, source):
     saved = snapshot(home)
     named = entries(tmp_path / "set", "settings")
     below = str(home).lstrip("/")
@@ -117,83 +117,83 @@ def test_everything_comes_back(tmp_path, home, component):
     (home / ".env").unlink()
     shutil.rmtree(home / "custom")
     restore = a_restore(tmp_path)
-    switched(component, restore)
-    finished(component, restore)
+    switched(source, restore)
+    finished(source, restore)
     del saved[b"custom/plugins/one.pyc"]
     saved[b"."][3] = (home.stat()).st_mtime_ns
     assert snapshot(home) == saved
     assert stat.S_IMODE((home / ".env").stat().st_mode) == 0o600
-    assert component.before_copies() == [], "nothing was replaced, so nothing was kept"
+    assert source.replaced_copies() == [], "nothing was replaced, so nothing was kept"
 
 
-def test_the_whole_folder_is_gone(tmp_path, home, component):
+def test_the_whole_folder_is_gone(tmp_path, home, source):
     saved = snapshot(home)
     shutil.rmtree(home.parent)
     restore = a_restore(tmp_path)
-    identity = component.preflight(restore).identity
+    identity = source.preflight(restore).fingerprint
     assert identity.startswith("gone below ")
-    assert f"{home} is gone; it is created again in {tmp_path}" in texts(component, restore, "fact")
-    switched(component, restore)
-    assert component.preflight(restore).identity == identity
-    finished(component, restore)
+    assert f"{home} is gone; it is created again in {tmp_path}" in texts(source, restore, "fact")
+    switched(source, restore)
+    assert source.preflight(restore).fingerprint == identity
+    finished(source, restore)
     assert {path: what for path, what in snapshot(home).items() if path != b"."} == {
         path: what for path, what in saved.items() if path not in {b".", b"not named", b"custom/plugins/one.pyc"}
     }
 
 
-def test_a_whole_folder_that_was_gone_goes_again(tmp_path, home, component):
+def test_a_whole_folder_that_was_gone_goes_again(tmp_path, home, source):
     shutil.rmtree(home.parent)
     restore = a_restore(tmp_path)
-    switched(component, restore)
-    component.switch_back(restore)
-    component.discard(restore)
+    switched(source, restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert not home.parent.exists()
 
 
-def test_only_what_is_missing(tmp_path, home, component):
+def test_only_what_is_missing(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path)
-    switched(component, restore)
-    finished(component, restore)
+    switched(source, restore)
+    finished(source, restore)
     found = comparable(home)
     assert found.pop(b"custom/plugins/two.py")[-2] == b"two\n"
     assert found == later
 
 
-def test_all(tmp_path, home, component):
+def test_all(tmp_path, home, source):
     disturb(home)
     (home / "custom").chmod(0o700)
     inode = (home / "docker-compose.yml").stat().st_ino
     restore = a_restore(tmp_path, config="all")
-    switched(component, restore)
-    finished(component, restore)
+    switched(source, restore)
+    finished(source, restore)
     assert PASSWORD in (home / ".env").read_text()
     assert (home / "custom/app.py").read_text() == "print()\n"
     assert (home / "custom/plugins/two.py").read_text() == "two\n"
     assert (home / "custom/later.py").read_text() == "later\n", "what the set does not have stays"
     assert (home / "docker-compose.yml").stat().st_ino == inode, "what is equal is left alone"
     assert stat.S_IMODE((home / "custom").stat().st_mode) == 0o755
-    assert component.before_copies() == [restore.id]
+    assert source.replaced_copies() == [restore.id]
     kept = home / f".recovery-{restore.id}-settings"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     below = str(home).lstrip("/")
     assert OLD_PASSWORD in (kept / "before" / below / ".env").read_text()
     assert not (kept / "new").exists()
-    config(tmp_path, "the plan names something else by now").drop_before(restore)
+    config(tmp_path, "the plan names something else by now").drop_replaced(restore)
     assert not kept.exists()
 
 
 @pytest.mark.parametrize("choice", ["missing", "all"])
-def test_a_file_where_a_folder_was(tmp_path, home, component, choice):
+def test_a_file_where_a_folder_was(tmp_path, home, source, choice):
     shutil.rmtree(home / "custom")
     (home / "custom").write_text("a file")
     restore = a_restore(tmp_path, config=choice)
-    assert "custom (a file where the set has a folder)" in texts(component, restore)
-    switched(component, restore)
+    assert "custom (a file where the set has a folder)" in texts(source, restore)
+    switched(source, restore)
     assert (home / "custom").is_dir() == (choice == "all")
-    component.switch_back(restore)
-    component.discard(restore)
+    source.roll_back(restore)
+    source.discard(restore)
     assert (home / "custom").read_text() == "a file"
 
 
@@ -202,12 +202,12 @@ def test_hard_links_and_odd_names(tmp_path, home):
     with open(odd, "wb") as out:
         out.write(b"odd")
     os.link(odd, home / "custom" / "zz linked")
-    component = config(home)
-    back_up(component, tmp_path / "set")
+    source = config(home)
+    back_up(source, tmp_path / "set")
     os.unlink(odd)
     restore = a_restore(tmp_path)
-    switched(component, restore)
-    finished(component, restore)
+    switched(source, restore)
+    finished(source, restore)
     with open(odd, "rb") as data:
         assert data.read() == b"odd"
 
@@ -216,19 +216,19 @@ def test_a_named_link_comes_with_what_it_points_to(tmp_path, home):
     (home / "releases" / "7").mkdir(parents=True)
     (home / "releases" / "7" / "code.py").write_text("seven")
     os.symlink("releases/7", home / "current")
-    component = config(home, "current")
-    back_up(component, tmp_path / "set")
+    source = config(home, "current")
+    back_up(source, tmp_path / "set")
     shutil.rmtree(home / "releases")
     (home / "current").unlink()
     restore = a_restore(tmp_path)
-    switched(component, restore)
-    finished(component, restore)
+    switched(source, restore)
+    finished(source, restore)
     assert (home / "current" / "code.py").read_text() == "seven"
     assert os.readlink(home / "current") == "releases/7"
     (home / "current").unlink()
     os.symlink("releases/8", home / "current")
     with pytest.raises(SourceError, match="releases/8"):
-        component.dump(tmp_path, lambda: None)
+        source.dump(tmp_path, lambda: None)
 
 
 def test_two_sources_in_one_folder(tmp_path, home):
@@ -243,11 +243,11 @@ def test_two_sources_in_one_folder(tmp_path, home):
     for source, restore in zip(sources, restores, strict=True):
         source.stage(restore)
     for source, restore in zip(sources, restores, strict=True):
-        assert source.prove(restore) == []
-        source.switch(restore)
+        assert source.verify_staged(restore) == []
+        source.swap(restore)
         finished(source, restore)
-    assert sources[0].before_copies() == ["0123abcd"]
-    assert sources[1].before_copies() == []
+    assert sources[0].replaced_copies() == ["0123abcd"]
+    assert sources[1].replaced_copies() == []
     assert (home / "custom/app.py").exists()
 
 
@@ -262,8 +262,8 @@ def test_what_is_named_must_be_there(tmp_path, home):
 
 
 def test_a_path_in_a_named_folder(tmp_path, home):
-    component = config(home, "custom", "custom/app.py")
-    back_up(component, tmp_path / "set")
+    source = config(home, "custom", "custom/app.py")
+    back_up(source, tmp_path / "set")
     assert [path for _, path, _ in rows(tmp_path / "set", "settings", "tree")] == [str(home / "custom").lstrip("/")]
     with pytest.raises(SourceError, match=r"names .*one\.pyc, but excludes it"):
         config(home, "custom", "custom/plugins/one.pyc").dump(tmp_path, lambda: None)
@@ -272,22 +272,22 @@ def test_a_path_in_a_named_folder(tmp_path, home):
 # Preflight ----------------------------------------------------------------------------------------------------------
 
 
-def test_preflight_names_keys_and_never_values(tmp_path, home, component, caplog):
+def test_preflight_names_keys_and_never_values(tmp_path, home, source, caplog):
     caplog.set_level(logging.DEBUG)
     disturb(home)
     later = comparable(home)
     for choice, verb in (("missing", "stays as it is"), ("all", "old passwords included")):
         restore = a_restore(tmp_path, config=choice)
-        said = texts(component, restore)
+        said = texts(source, restore)
         assert verb in said
         assert f"{home}/.env (content; other values: DB_PASSWORD; only there now: NEW_KEY)" in said
         assert f"{home}/custom/app.py (content)" in said
         assert f"Missing, and brought back: {home}/custom/plugins/two.py." in said
         assert f"{home}/docker-compose.yml" in said.partition("Equal, and left alone: ")[2]
         assert f"Not in the set, and left alone: {home}/custom/later.py." in said
-        switched(component, restore)
-        component.switch_back(restore)
-        component.discard(restore)
+        switched(source, restore)
+        source.roll_back(restore)
+        source.discard(restore)
         assert comparable(home) == later
         for secret in (PASSWORD, OLD_PASSWORD):
             assert secret not in said + caplog.text
@@ -295,49 +295,49 @@ def test_preflight_names_keys_and_never_values(tmp_path, home, component, caplog
     assert PASSWORD not in contents
 
 
-def test_a_time_alone_is_no_difference(tmp_path, home, component):
+def test_a_time_alone_is_no_difference(tmp_path, home, source):
     os.utime(home / ".env", ns=(1, 1))
-    assert ".env" in texts(component, a_restore(tmp_path)).partition("Equal, and left alone: ")[2]
+    assert ".env" in texts(source, a_restore(tmp_path)).partition("Equal, and left alone: ")[2]
 
 
-def test_modes_and_owners_are_differences(tmp_path, home, component):
+def test_modes_and_owners_are_differences(tmp_path, home, source):
     (home / ".env").chmod(0o644)
-    assert f"{home}/.env (mode)" in texts(component, a_restore(tmp_path))
+    assert f"{home}/.env (mode)" in texts(source, a_restore(tmp_path))
     restore = a_restore(tmp_path, config="all")
-    switched(component, restore)
+    switched(source, restore)
     assert stat.S_IMODE((home / ".env").stat().st_mode) == 0o600
 
 
-def test_a_choice_that_is_none(tmp_path, component):
+def test_a_choice_that_is_none(tmp_path, source):
     with pytest.raises(RestoreError, match="'some' is not a choice"):
-        component.preflight(a_restore(tmp_path, config="some"))
+        source.preflight(a_restore(tmp_path, config="some"))
 
 
-def test_paths_that_the_plan_no_longer_names(tmp_path, home, component):
+def test_paths_that_the_plan_no_longer_names(tmp_path, home, source):
     assert f"no longer named in the plan: {home}/custom" in texts(
         config(home, ".env", "docker-compose.yml"), a_restore(tmp_path), "warning"
     )
 
 
-def test_a_folder_that_is_not_writable(tmp_path, home, component):
+def test_a_folder_that_is_not_writable(tmp_path, home, source):
     if os.geteuid():
         pytest.skip("changes to another user")
     open_up(tmp_path)
     restore = a_restore(tmp_path)
-    said = as_nobody(texts, component, restore, "refusal")
+    said = as_nobody(texts, source, restore, "refusal")
     assert f"{home}/.env can't be compared: Permission denied" in said
     (home / ".env").chmod(0o644)
-    assert f"{home} is not writable for this worker" in as_nobody(texts, component, restore, "refusal")
+    assert f"{home} is not writable for this worker" in as_nobody(texts, source, restore, "refusal")
 
 
-def test_a_single_file_that_is_mounted(tmp_path, home, component):
+def test_a_single_file_that_is_mounted(tmp_path, home, source):
     (tmp_path / "outside").write_text("A=1\n")
     made = subprocess.run(["mount", "--bind", tmp_path / "outside", home / ".env"], check=False, capture_output=True)
     if made.returncode:
         pytest.skip("may not mount here")
     try:
-        assert texts(component, a_restore(tmp_path), "refusal") == "", "it stays as it is"
-        assert f"{home}/.env is a mount point of its own" in texts(component, a_restore(tmp_path, config="all"), "refusal")
+        assert texts(source, a_restore(tmp_path), "refusal") == "", "it stays as it is"
+        assert f"{home}/.env is a mount point of its own" in texts(source, a_restore(tmp_path, config="all"), "refusal")
     finally:
         subprocess.run(["umount", home / ".env"], check=True)
 
@@ -345,7 +345,7 @@ def test_a_single_file_that_is_mounted(tmp_path, home, component):
 # Secrecy ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, component):
+def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, source):
     if os.geteuid():
         pytest.skip("changes to another user")
     open_up(tmp_path)
@@ -358,7 +358,7 @@ def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, component):
         seen.append(as_nobody(os.access, folder, os.R_OK) or as_nobody(os.access, folder / str(home / ".env").lstrip("/"), os.R_OK))
 
     restore.unpack = watched
-    component.stage(restore)
+    source.stage(restore)
     assert seen == [False]
 
 
@@ -366,7 +366,7 @@ def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, component):
 
 
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, then):
+def test_a_switch_killed_at_any_point(tmp_path, home, source, monkeypatch, then):
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
@@ -374,30 +374,30 @@ def test_a_switch_killed_at_any_point(tmp_path, home, component, monkeypatch, th
     killer.watch(monkeypatch, filesystem.rename)
     restores = {}
 
-    def switch(steps: int) -> None:
+    def swap(steps: int) -> None:
         restore = restores[steps] = a_restore(tmp_path, config="all")
         restore.on_journal = killer.point
         left, killer.left = killer.left, None
-        component.stage(restore)
+        source.stage(restore)
         killer.left = left
-        component.switch(restore)
+        source.swap(restore)
 
     points = 0
-    for steps in killed_at_each_point(killer, switch):
+    for steps in killed_at_each_point(killer, swap):
         points += 1
         if then == "resume":
-            component.switch(restores[steps])
+            source.swap(restores[steps])
             assert PASSWORD in (home / ".env").read_text()
             assert (home / "custom/plugins/two.py").exists()
-        component.switch_back(restores[steps])
+        source.roll_back(restores[steps])
         assert comparable(home) == later
-        component.discard(restores[steps])
+        source.discard(restores[steps])
         assert comparable(home) == later
         assert not list(home.rglob(".recovery-*"))
     assert points == 7, "two entries of the journal, two files set aside, three brought"
 
 
-def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch):
+def test_a_way_back_killed_at_any_point(tmp_path, home, source, monkeypatch):
     disturb(home)
     later = comparable(home)
     killer = Killer()
@@ -407,24 +407,24 @@ def test_a_way_back_killed_at_any_point(tmp_path, home, component, monkeypatch):
     def back(steps: int) -> None:
         restore = restores[steps] = a_restore(tmp_path, config="all")
         left, killer.left = killer.left, None
-        component.stage(restore)
-        component.switch(restore)
+        source.stage(restore)
+        source.swap(restore)
         restore.on_journal = killer.point
         killer.left = left
-        component.switch_back(restore)
+        source.roll_back(restore)
 
     for steps in killed_at_each_point(killer, back):
-        component.switch_back(restores[steps])
+        source.roll_back(restores[steps])
         assert comparable(home) == later
-        component.discard(restores[steps])
+        source.discard(restores[steps])
     assert len(restores) == 8
 
 
-def test_rename_that_the_system_refuses(tmp_path, home, component, monkeypatch):
+def test_rename_that_the_system_refuses(tmp_path, home, source, monkeypatch):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path, config="all")
-    component.stage(restore)
+    source.stage(restore)
     rename = filesystem.rename
     calls = itertools.count()
 
@@ -435,6 +435,6 @@ def test_rename_that_the_system_refuses(tmp_path, home, component, monkeypatch):
 
     monkeypatch.setattr(filesystem, "rename", refusing)
     with pytest.raises(RestoreError, match="Device or resource busy"):
-        component.switch(restore)
-    component.switch_back(restore)
+        source.swap(restore)
+    source.roll_back(restore)
     assert comparable(home) == later

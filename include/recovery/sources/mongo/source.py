@@ -25,9 +25,9 @@ from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Change, Difference, compare
 from recovery.packs.content_index import Row, write_rows
 from recovery.plan.kinds.mongo import MongoCommand, MongoQuestion, MongoSettings, MongoTarget
-from recovery.plan.location import Landing
+from recovery.plan.location import Location
 from recovery.runners.base import Runner
-from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, Restore
+from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, RestoreView
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.mongo import query
 from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
@@ -37,7 +37,7 @@ from recovery.sources.mongo.dump import Taken, take_fuzzy, take_snapshot
 from recovery.sources.mongo.renames import Names
 from recovery.sources.mongo.restore import timeseries
 from recovery.sources.mongo.restore.in_place import drop_and_load, planned_replacement, put_accounts, recorded, replaced_parts
-from recovery.sources.mongo.restore.inspect import differences_now, live_within, occupied, rows_with_documents
+from recovery.sources.mongo.restore.inspect import differences_now, live_within, occupied_locations, rows_with_documents
 from recovery.sources.mongo.restore.load import (
     Target,
     create_views,
@@ -52,7 +52,7 @@ from recovery.sources.mongo.restore.load import (
 )
 from recovery.sources.mongo.restore.preflight import preflight
 from recovery.sources.mongo.restore.selection import Planned, landing, planned, unpack
-from recovery.sources.mongo.restore.swap import backward, drop_before, forward, put_ttls, record, recorded_plan
+from recovery.sources.mongo.restore.swap import backward, drop_replaced, forward, put_ttls, record, recorded_plan
 from recovery.sources.mongo.restore.swap_plan import make_plan
 from recovery.sources.mongo.restore.users import existing, load_accounts
 from recovery.sources.mongo.snapshot import SnapshotLost
@@ -154,17 +154,17 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
 
     # Restore ----------------------------------------------------------------------------------------------------------
 
-    def identity(self, restore: Restore) -> str:
-        """See :meth:`InPlaceRestorer.identity` and :func:`recovery.sources.mongo.client.identity`."""
+    def fingerprint(self, restore: RestoreView) -> str:
+        """See :meth:`InPlaceRestorer.fingerprint` and :func:`recovery.sources.mongo.client.identity`."""
         with self._target() as target:
             return identity(target.client, target.endpoint)
 
-    def preflight(self, restore: Restore) -> Preflight:
+    def preflight(self, restore: RestoreView) -> Preflight:
         """See :meth:`InPlaceRestorer.preflight` and :mod:`recovery.sources.mongo.restore.preflight`."""
         with self._target() as target:
             return preflight(target, restore, self._names, self._settings)
 
-    def stage(self, restore: Restore) -> None:
+    def stage(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.stage`. Collections, time series and views are made as ``__stage_<id>_<name>``."""
         unpacked, laid_out = empty_folder(restore.folder / _UNPACKED), empty_folder(restore.folder / _STAGED)
         unpack(restore, unpacked)
@@ -181,8 +181,8 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             create_views(target.client, views, lambda database, name: prefix + name if (database, name) in names else name)
         keep_series(dumps)
 
-    def prove(self, restore: Restore) -> list[Difference]:
-        """See :meth:`InPlaceRestorer.prove`. Nothing that is staged may have a TTL; users and roles are not staged."""
+    def verify_staged(self, restore: RestoreView) -> list[Difference]:
+        """See :meth:`InPlaceRestorer.verify_staged`. Nothing that is staged may have a TTL; users and roles are not staged."""
         wanted = self._planned(restore)
         with self._target() as target:
             if restore.in_place:
@@ -195,8 +195,8 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         expected = [(kind, name, facts | {"ttl": None}) for kind, rows in wanted.definitions() for name, facts in rows.items()]
         return compare(expected, there)
 
-    def switch(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.switch`."""
+    def swap(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.swap`."""
         wanted = self._planned(restore)
         unpacked = restore.folder / _UNPACKED
         accounts = load_accounts(unpacked)
@@ -210,17 +210,17 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 record(restore, plan)
             forward(target, restore, plan, restore.folder / _STAGED / "plain", wanted.collections, accounts)
 
-    def switch_back(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.switch_back`. The restored collections get their staged names again."""
+    def roll_back(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.roll_back`. The restored collections get their staged names again."""
         plan = recorded_plan(restore)
         if plan is None:
-            log.info("%s: nothing was switched", self.id)
+            log.info("%s: nothing was swapped", self.id)
             return
         with self._target() as target:
             backward(target, restore, plan)
 
-    def replace(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.replace`. Whatever is loaded has no TTL before it is settled."""
+    def replace(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.replace`. Whatever is loaded has no TTL before it is finalized."""
         wanted = self._planned(restore)
         unpacked = empty_folder(restore.folder / _UNPACKED)
         with self._target() as target:
@@ -231,27 +231,27 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             drop_and_load(target, restore, unpacked, plan, [(now, self._names.namespace(now)) for now in definitions(unpacked)])
             put_accounts(target, restore.folder / "accounts", plan, wanted, accounts)
 
-    def settle(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.settle`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
+    def finalize(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.finalize`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
         plan = None if restore.in_place else recorded_plan(restore)
         if plan is None and not restore.in_place:
-            raise RestoreError(f"{self.id} was not switched, so there is nothing to accept.", "Start the restore again.")
+            raise RestoreError(f"{self.id} was not swapped, so there is nothing to accept.", "Start the restore again.")
         with self._target() as target:
             put_ttls(target.client, landing(restore.folder / _UNPACKED, self._names))
             if plan:
                 timeseries.keep(target, restore, plan.series_before)
 
-    def lands(self, restore: Restore) -> set[Landing]:
-        """See :meth:`InPlaceRestorer.lands`: whole databases and single collections, below what the server is recognized by."""
+    def locations(self, restore: RestoreView) -> set[Location]:
+        """See :meth:`InPlaceRestorer.locations`: whole databases and single collections, below what the server is recognized by."""
         parts = self._planned(restore).scope
         single = (split_name(full) for full in parts.single)
         with self._target() as target:
             where = deployment(target.client)
-        inside: set[Landing] = {*((database,) for database in parts.whole), *(name for name in single if name[0] not in parts.whole)}
+        inside: set[Location] = {*((database,) for database in parts.whole), *(name for name in single if name[0] not in parts.whole)}
         return {("mongo", where, *names) for names in inside}
 
-    def owns(self) -> set[Landing]:
-        """See :meth:`InPlaceRestorer.owns`: the databases or collections that the plan names, or all databases of the server."""
+    def own_locations(self) -> set[Location]:
+        """See :meth:`InPlaceRestorer.own_locations`: the databases or collections that the plan names, or all databases of the server."""
         single = self._settings.collections
         with self._target() as target:
             where = deployment(target.client)
@@ -259,46 +259,49 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 return {("mongo", where, database) for database in self._searched(target.client)}
         return {("mongo", where, *split_name(self._names.full(full))) for full in single}
 
-    def occupied(self, restore: Restore) -> dict[Landing, str]:
-        """See :meth:`InPlaceRestorer.occupied`."""
+    def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
+        """See :meth:`InPlaceRestorer.occupied_locations`."""
         with self._target() as target:
-            where, there = deployment(target.client), occupied(target.client, self._planned(restore).scope)
+            where, there = deployment(target.client), occupied_locations(target.client, self._planned(restore).scope)
         return {("mongo", where, now.database, now.name): words for now, words in there}
 
-    def compare(self, restore: Restore) -> list[Change]:
+    def compare(self, restore: RestoreView) -> list[Change]:
         """See :meth:`InPlaceRestorer.compare`."""
         with self._target() as target:
             return differences_now(target.client, self._planned(restore), self._settings.jobs)
 
-    def unsaved(self, restore: Restore) -> list[Change]:
-        """See :meth:`InPlaceRestorer.unsaved`. Collections whose documents expire are left out: the server deletes them while one looks."""
+    def changed_since_backup(self, restore: RestoreView) -> list[Change]:
+        """See :meth:`InPlaceRestorer.changed_since_backup`.
+
+        Collections whose documents expire are left out: the server deletes them while one looks.
+        """
         with self._target() as target:
             found = differences_now(target.client, self._planned(restore), self._settings.jobs, expiring=False)
         return [change for change in found if change.what != "equal"]
 
-    def discard(self, restore: Restore) -> None:
+    def discard(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.discard`."""
         with self._target() as target:
             drop_marked(target.client, self._worked_in(restore), mark("stage", restore.id))
 
-    def before_copies(self) -> list[str]:
-        """See :meth:`InPlaceRestorer.before_copies`."""
+    def replaced_copies(self) -> list[str]:
+        """See :meth:`InPlaceRestorer.replaced_copies`."""
         with self._target() as target:
             names = [name for database in self._searched(target.client) for name in target.client[database].list_collection_names()]
         found = {marked for name in names if (marked := marked_id(name))}
         return sorted({restore_id for kind, restore_id in found if kind != "stage"})
 
-    def drop_before(self, restore: Restore) -> None:
-        """See :meth:`InPlaceRestorer.drop_before`."""
+    def drop_replaced(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.drop_replaced`."""
         with self._target() as target:
-            drop_before(target.client, self._worked_in(restore), restore.id)
+            drop_replaced(target.client, self._worked_in(restore), restore.id)
 
-    def _worked_in(self, restore: Restore) -> set[str]:
+    def _worked_in(self, restore: RestoreView) -> set[str]:
         """The databases that a restore may have left something in, also under the names that the plan had for them then."""
         plan = recorded_plan(restore)
         return {*self._planned(restore).databases, *(plan.databases if plan else ())}
 
-    def _planned(self, restore: Restore) -> Planned:
+    def _planned(self, restore: RestoreView) -> Planned:
         return planned(restore, self._names)
 
     def _searched(self, client: Client) -> Sequence[str]:
@@ -322,7 +325,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
 
     def _ask(self, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
         """Run a command of the plan's owner in a database, by its name in the set."""
-        return query.ask(self._endpoint, self._names.database(database), command, timeout)
+        return query.execute(self._endpoint, self._names.database(database), command, timeout)
 
 
 def _check_room(client: Client, settings: MongoSettings, folder: Path) -> None:
