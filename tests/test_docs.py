@@ -25,7 +25,7 @@ PAGES = sorted(
         *(ROOT / "include/recovery/airflow/dag_docs").glob("*.md"),
     ]
 )
-PLAN_PAGE = ROOT / "docs/plan.md"
+PLAN_PAGE = ROOT / "docs/reference/plan.md"
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SHARED = {"Services": "services", "Hook": "hook", "Check": "check"}
 """Parts that a plan has in several places, documented once, under these keys."""
@@ -202,4 +202,4 @@ def test_named_tests_exist(page):
 
 def test_every_page_can_be_found_from_the_readme():
     text = read(ROOT / "README.md")
-    assert not [title(page) for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in text]
+    assert not [title(page) for page in (ROOT / "docs").rglob("*.md") if title(page) not in text]

@@ -139,13 +139,13 @@ def restore(bed: Bed, name: str) -> dict[str, Any]:
     take(chains, [upload])
     _end(bed, name, run, keep=True)
     bed.restore(name, run).choose(APPROVER)
-    chains = [bed.tasks(name, run, f"stage:{source}", f"verify:{source}") for source in SOURCES]
+    chains = [bed.tasks(name, run, f"stage:{source}", f"verify_staged:{source}") for source in SOURCES]
     with _servers_cpu(bed) as used:
         seconds = take(chains)
-    proven = _round(seconds, _steps(dict(zip(SOURCES, chains, strict=True))), used[0])
+    verified = _round(seconds, _steps(dict(zip(SOURCES, chains, strict=True))), used[0])
     bed.restore(name, run).discard("")
     shutil.rmtree(bed.backups / name)
-    return {"rounds": {"with verification": asdict(proven), "plain": asdict(plain)}, "times_plain": seconds / plain.seconds}
+    return {"rounds": {"with verification": asdict(verified), "plain": asdict(plain)}, "times_plain": seconds / plain.seconds}
 
 
 def _plain_restore(bed: Bed, name: str) -> Round:

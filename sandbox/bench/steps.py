@@ -119,7 +119,7 @@ class RestoreTasks:
         """Restore a source beside its live data."""
         restore_steps.stage(self._run, source_id)
 
-    def verify(self, source_id: str) -> None:
+    def verify_staged(self, source_id: str) -> None:
         """Compare it with the set."""
         restore_steps.verify(self._run, source_id)
 

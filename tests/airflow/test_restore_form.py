@@ -23,7 +23,7 @@ def values(plan, **changes):
 
 def test_the_form_as_it_comes_asks_for_all_of_the_newest_set_into_the_live_system(plan):
     asked = restore_form.request(values(plan), **FACTS)
-    assert (asked.set, asked.target, asked.method, asked.only) == ("latest", "live", "switch", {})
+    assert (asked.set, asked.target, asked.method, asked.only) == ("latest", "live", "swap", {})
     assert asked.sources == tuple(plan.source_ids)
     assert not asked.dry_run
 

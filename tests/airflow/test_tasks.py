@@ -42,7 +42,7 @@ def instance(choose_set):
 
 def test_a_restore_whose_folder_is_gone_is_not_taken_for_one_that_never_began(system, tmp_path):
     run = system.restore()
-    run_until(system, run, "switch config.settings")
+    run_until(system, run, "cutover config.settings")
     tasks.refuse_lost(run, instance("success"))
     staging = run.plan.staging.folder
     staging.rename(tmp_path / "moved")

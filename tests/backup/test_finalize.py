@@ -423,7 +423,7 @@ def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(s
     monkeypatch.setattr(Folder, "free_space", lambda self: free.get(self.name))
     staged = verified(system, system.begin_backup())
     backup_upload.upload(system.context(), staged, "near")
-    with pytest.raises(DestinationError, match='"A full destination" in docs/restore-runbook'):
+    with pytest.raises(DestinationError, match='"A full destination" in docs/how-to/restore-runbook'):
         backup_upload.upload(system.context(), staged, "far")
     folder = system.folder / "far" / "small" / oldest
     (folder / "manifest.json").unlink()

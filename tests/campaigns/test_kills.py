@@ -134,7 +134,7 @@ def back_killed_at(system, run, at, early):
     reason = teardown(run)
     assert_unchanged(system, run)
     assert run.journal.closed
-    assert "switched back" in reason or "has ended before" in reason, reason
+    assert "rolled back" in reason or "has ended before" in reason, reason
     return killed
 
 

@@ -77,7 +77,7 @@ def draw(world, dice, sets):
     """What is asked of a random restore, and per source the fingerprint's keys that it brings; None for all of them."""
     sources = dice.sample(list(world.plan().source_ids), dice.randrange(1, 5))
     target = dice.choice(["live", "live", "elsewhere"])
-    method = dice.choice(["switch", "switch", "in place"]) if target == "live" else "switch"
+    method = dice.choice(["swap", "swap", "in place"]) if target == "live" else "swap"
     only, keys = {}, dict.fromkeys(sources)
     for source_id in sources:
         if dice.random() < 0.6:
@@ -165,7 +165,7 @@ def play(world, dice, count):
 
 @pytest.fixture
 def world(tmp_path, postgres_server, mongo_server):
-    made = World(tmp_path / "world", "world", postgres=postgres_server, mongo=mongo_server, gates=("switch",))
+    made = World(tmp_path / "world", "world", postgres=postgres_server, mongo=mongo_server, gates=("cutover",))
     yield made
     made.drop()
 

@@ -25,7 +25,7 @@ def plan(name="shop", **changes):
             "identity": "shop_backup_identity",
         },
         "signing": "shop_backup_signing",
-        "destinations": {"local": {"folder": "/var/backups/shop", "keep": {"last": 7}}},
+        "destinations": {"local": {"folder": "/var/backups/shop", "keep_last": 7}},
         "approvals": {"approvers": [{"id": "alice", "name": "Alice"}]},
     } | changes
 

@@ -12,8 +12,8 @@ GROUPS = [name.replace(".", "_") for name in SOURCES]
 GATES = ["approve_plan", "approve_cutover", "accept"]
 DESTINATIONS = ["local", "offsite"]
 DAGS = ["shop_backup", "shop_drill", "shop_maintenance", "shop_restore"]
-TEARDOWNS = ["switch_back", "discard", "report"]
-CHANGING = ["stop_services", *(f"cutover.{name}" for name in SOURCES), "start_services", "check_system", "keep", *TEARDOWNS]
+TEARDOWNS = ["roll_back", "discard", "report"]
+CHANGING = ["stop_services", *(f"cutover.{name}" for name in SOURCES), "start_services", "check_system", "finalize", *TEARDOWNS]
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
@@ -52,7 +52,7 @@ def test_a_backup_is_tried_again_and_a_restore_is_not(parsed):
         assert (task_id, task["retries"]) == (task_id, 4)
     retries = {task_id: task["retries"] for task_id, task in parsed.tasks("shop_restore").items()}
     assert {retries.pop(gate) for gate in GATES} == {3}  # asks again where Airflow lost an answer
-    assert {retries.pop(name) for name in ("switch_back", "discard")} == {3}  # a worker may die during the rollback, too
+    assert {retries.pop(name) for name in ("roll_back", "discard")} == {3}  # a worker may die during the rollback, too
     assert set(retries.values()) == {0}
 
 
@@ -129,9 +129,17 @@ def test_hooks_of_a_backup_are_tasks_where_the_plan_has_some(plans, parse, plain
 def test_restore_graph(parsed):
     expected = {("choose_set", "preflight"), ("preflight", "approve_plan")}
     for name in SOURCES:
-        stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "prove"))
+        stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "verify"))
         expected |= {("approve_plan", stage), (stage, verify), (verify, "approve_cutover")}
-    line = ["approve_cutover", "stop_services", "safety_backup", *CHANGING[1 : CHANGING.index("keep")], "accept", "keep", *TEARDOWNS]
+    line = [
+        "approve_cutover",
+        "stop_services",
+        "safety_backup",
+        *CHANGING[1 : CHANGING.index("finalize")],
+        "accept",
+        "finalize",
+        *TEARDOWNS,
+    ]
     expected |= set(pairwise(line))
     assert parsed.edges("shop_restore") == expected
 
@@ -143,7 +151,7 @@ def test_hooks_of_a_restore_are_tasks_where_the_plan_has_some(plans, parse, pars
     new = hooked.edges("shop_restore") - parsed.edges("shop_restore")
     assert new == {
         ("approve_cutover", "before_restore"), ("before_restore", "stop_services"),
-        ("switch_back", "after_restore"), ("after_restore", "discard"),
+        ("roll_back", "after_restore"), ("after_restore", "discard"),
     }  # fmt: skip
     assert hooked.tasks("shop_restore")["after_restore"]["is_teardown"] is True
 
@@ -161,14 +169,14 @@ def test_teardowns_of_a_restore(parsed):
 def test_drill_graph(parsed):
     expected = {("choose_set", "start_scratch"), ("start_scratch", "preflight")}
     for name in SOURCES:
-        stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "prove"))
+        stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "verify"))
         expected |= {("preflight", stage), (stage, verify), (verify, "stop_services")}
-    expected |= set(pairwise([*CHANGING[: CHANGING.index("keep")], *TEARDOWNS]))
+    expected |= set(pairwise([*CHANGING[: CHANGING.index("finalize")], *TEARDOWNS]))
     assert parsed.edges("shop_drill") == expected
     tasks = parsed.tasks("shop_drill")
     assert {task_id for task_id, task in tasks.items() if task.get("is_teardown")} == set(TEARDOWNS)
     assert [task_id for task_id, task in tasks.items() if task.get("on_failure_fail_dagrun")] == ["report"]
-    assert {task_id for task_id, task in tasks.items() if task["retries"]} == {"choose_set", "switch_back", "discard"}
+    assert {task_id for task_id, task in tasks.items() if task["retries"]} == {"choose_set", "roll_back", "discard"}
 
 
 def test_a_drill_has_the_sources_of_its_target_and_its_queue(plans, parse):
@@ -176,7 +184,7 @@ def test_a_drill_has_the_sources_of_its_target_and_its_queue(plans, parse):
     write_plan(plans, more=f"{target}drill: {{target: staging, queue: drills}}\n")
     parsed = parse()
     tasks = parsed.tasks("shop_drill")
-    assert [task_id for task_id in tasks if task_id.startswith("switch.")] == ["switch.files.uploads"]
+    assert [task_id for task_id in tasks if task_id.startswith("cutover.")] == ["cutover.files.uploads"]
     assert {task["queue"] for task in tasks.values()} == {"drills"}
     assert dict(parsed.dags["shop_drill"]["dag"]["params"])["sources"]["default"] == ["files.uploads"]
 

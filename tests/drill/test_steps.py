@@ -161,7 +161,7 @@ def test_a_whole_system_is_proven_in_scratch_servers_and_the_proof_kept(whole):
     assert facts["sources"] == list(run.plan.source_ids)
     assert (facts["checks"], facts["unasked"]) == (1, ["service"])
     assert proof.text.endswith("; checks asked: 1, not asked here: service")
-    timed = {f"{step} {source_id}" for step in ("stage", "prove", "switch") for source_id in run.plan.source_ids}
+    timed = {f"{step} {source_id}" for step in ("stage", "verify", "cut over") for source_id in run.plan.source_ids}
     assert facts["seconds"].keys() == timed | {"start scratch servers", "preflight", "stop services", "start services", "check system"}
     assert sum(facts["seconds"].values()) <= facts["total_seconds"] + 0.1
     assert facts["rto_seconds"] == 7200
@@ -193,11 +193,11 @@ def test_a_drill_that_was_killed_is_swept_by_the_next(whole):
 
 def test_what_is_killed_half_switched_goes_with_its_servers(whole):
     run = a_drill(whole)
-    run_until(run, "switch postgres.main")
+    run_until(run, "cutover postgres.main")
     root = root_of(run)
     runners_processes.end_all(root, {"postgres": signal.SIGQUIT, "mongod": signal.SIGKILL})
     reason = teardown(run)
-    assert "switch_back" in reason
+    assert "roll_back" in reason
     assert "the cutover did not succeed" in reason
     nothing_left(whole, run, root)
 
@@ -212,7 +212,7 @@ def test_users_and_roles_are_brought_to_scratch_servers(whole):
             client.drilled.command("dropUser", "carol")
             client.drilled.command("dropRole", "clerk")
     run = a_drill(whole)
-    run_until(run, "switch mongo.documents", DrillRequest(by_hand=True, sources=("mongo.documents",)))
+    run_until(run, "cutover mongo.documents", DrillRequest(by_hand=True, sources=("mongo.documents",)))
     found = run.target.context.endpoint("scratch mongo.documents")
     with pymongo.MongoClient(found.host, found.port, username="carol", password="secret", authSource="drilled") as client:
         assert client.drilled.states.count_documents({}) == 300
@@ -249,7 +249,7 @@ def test_a_start_that_is_under_way_does_not_outlive_the_end(system):
 
 def test_what_is_left_on_another_worker_is_red_until_it_is_gone(system):
     run = a_drill(system)
-    run_until(run, "switch files.uploads")
+    run_until(run, "cutover files.uploads")
     root = root_of(run)
 
     def on(host):
@@ -284,7 +284,7 @@ def test_a_target_of_the_plan_is_empty_again_afterwards(whole):
     whole.edit_plan("targets:\n", "drill: {target: elsewhere}\ntargets:\n")
     whole.elsewhere.mkdir()
     run = a_drill(whole)
-    run_until(run, "switch files.uploads")
+    run_until(run, "cutover files.uploads")
     there = whole.elsewhere_fingerprint()
     assert [name for name, found in there.items() if found != whole.before[name]] == ["mongo.documents"], "its TTL waits for acceptance"
     restore_steps.start_services(run)

@@ -15,7 +15,7 @@ SAMPLE_PLANS = {
     "drilled": {"servers": ("postgres", "mongo"), "more": f"drill: {{on_new_set: true, destinations: [near]}}\n{mail_lines()}"},
     "drill_red": {},
 }
-TEARDOWNS = {"switch_back", "discard", "report"}
+TEARDOWNS = {"roll_back", "discard", "report"}
 
 
 def proofs(run):

@@ -335,7 +335,7 @@ def one_table_and_one_folder(play):
     assert found["config.settings"] == play.before["config.settings"]
 
 
-@scenario(pytest.mark.long, servers=("postgres", "mongo"), gates=("switch",))
+@scenario(pytest.mark.long, servers=("postgres", "mongo"), gates=("cutover",))
 def into_a_target_with_one_gate(play):
     with pytest.raises(Refused) as refused:
         play.trigger(target="elsewere")
@@ -425,12 +425,12 @@ def connection_changed_after_the_gate(play):
     play.airflow.admin.put_connection(name, good | {"port": other.port, "password": other.password})
     try:
         play.system.unblock("stop", "web")
-        play.wait_until("the cutover to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.postgres.main"] == "failed")
+        play.wait_until("the cutover to fail", lambda: play.alice.states(play.dag, play.run_id)["cutover.postgres.main"] == "failed")
     finally:
         play.airflow.admin.put_connection(name, good)
     words = play.ended()
     assert "The target of postgres.main is not the one that was approved" in words
-    assert "switched back" in words
+    assert "rolled back" in words
     assert play.run.journal.entries("switched", "config.settings"), "nothing had been cut over before, so nothing was rolled back"
     play.assert_nothing_changed()
 
@@ -472,7 +472,7 @@ def killed_between_two_switches(play):
         play.wait_for_step("switched", "config.settings")
         play.wait_until("the next cutover", lambda: waiting_for(lock) is not None)
         os.kill(waiting_for(lock), signal.SIGKILL)
-        play.wait_until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["switch.files.uploads"] == "failed")
+        play.wait_until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["cutover.files.uploads"] == "failed")
     assert "everything was rolled back" in play.ended()
     play.assert_nothing_changed()
 
@@ -505,7 +505,7 @@ def killed_on_the_way_back(play):
     assert "the previous data is back" in play.ended()
     assert play.system.fingerprint() == play.before
     assert all(play.system.services.values())
-    assert play.alice.tasks(play.dag, play.run_id)["switch_back"].try_number > 1
+    assert play.alice.tasks(play.dag, play.run_id)["roll_back"].try_number > 1
 
 
 # By hand --------------------------------------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ def checks_fail_and_tasks_are_cleared_after_the_end(play):
     assert "This run was cleared" in words
     assert play.system.fingerprint() == later
     assert play.system.service_calls == told
-    for task in ("stage_and_verify.stage.files.uploads", "switch.files.uploads", "stop_services"):
+    for task in ("stage_and_verify.stage.files.uploads", "cutover.files.uploads", "stop_services"):
         play.operator.clear(play.dag, play.run_id, task)
         found = play.alice.wait_task(play.dag, play.run_id, task, {"success", "failed", "upstream_failed"})
         assert found.state != "success", task
@@ -635,11 +635,11 @@ def test_backup_disaster_restore_of_the_whole_sample(system, operator, alice, ma
         assert words in plan
     states = operator.tasks(restores, run)
     order = [
-        "stop_services", "switch.config.settings", "switch.config.code", "switch.postgres.main", "switch.mongo.documents",
-        "switch.files.uploads", "start_services", "check_system",
+        "stop_services", "cutover.config.settings", "cutover.config.code", "cutover.postgres.main", "cutover.mongo.documents",
+        "cutover.files.uploads", "start_services", "check_system",
     ]  # fmt: skip
     assert sorted(order, key=lambda task: states[task].started) == order
-    assert states["switch_back"].state == "skipped"
+    assert states["roll_back"].state == "skipped"
     report = operator.log_text(restores, run, "report")
     for words in ("SUCCESS", "| accept | approved | alice |", "within the RPO", "within the RTO"):
         assert words in report

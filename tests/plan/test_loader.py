@@ -48,7 +48,7 @@ def test_every_error_is_told_at_once_with_path_and_remedy(tmp_path):
     said = errors(tmp_path, text + "objectivs: {rpo: 1h}\nschedule: hourly\n")
     for expected in (
         "shop.yaml: sources.files.uploads.pth: is not a key of a plan here; did you mean path?",
-        "shop.yaml: destinations.local.keep.within: 'thirty' is not a duration; write for example 90s, 30m, 24h, 7d or 1d12h",
+        "shop.yaml: destinations.local.keep_within: 'thirty' is not a duration; write for example 90s, 30m, 24h, 7d or 1d12h",
         "shop.yaml: signing: is missing; write it",
         "shop.yaml: plan: ",
         "shop.yaml: objectivs: is not a key of a plan here; did you mean objectives?",
@@ -85,7 +85,7 @@ def test_variables_are_filled_as_in_compose(tmp_path):
         ("signing: signer", 'signing: signer\nservices: {stop: [[stop, "\\0"]]}', "services.stop.0.1: has a NUL character"),
         (RECIPIENT, "age1nonsense", "is not an age recipient"),
         ("identity: id", "", "'decoded' needs encryption.identity"),
-        ("keep_within: 30d", "keep: {}", "write at least one rule"),
+        ("keep_within: 30d", "mount: null", "write at least one rule"),
         ("folder: /backups, ", "", "write either folder or s3"),
         ("folder: /backups, ", "folder: /backups, mount: /backups/disk, ", "/backups/disk must be the destination's folder or one above"),
         ("folder: /backups, ", f"{BUCKET}, mount: /backups, ", "mount: /backups must be the destination's folder"),

@@ -35,7 +35,7 @@ def target(**sources):
 
 
 def destinations(**places):
-    return {"destinations": {name: place | {"keep": {"last": 3}} for name, place in places.items()}}
+    return {"destinations": {name: place | {"keep_last": 3} for name, place in places.items()}}
 
 
 def bucket(prefix="", connection="c", name="sets"):

@@ -163,7 +163,7 @@ def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(sta
 
 def test_services_that_a_kill_left_down_are_started_when_the_restored_system_stays(started):
     system, run = started
-    run_until(system, run, "switch files.uploads")
+    run_until(system, run, "cutover files.uploads")
     run.journal.record("starting services")
     teardown(run)
     assert system.services == {"web": True, "workers": True}

@@ -37,7 +37,7 @@ def test_the_first_gate_says_what_is_replaced_by_what(system):
 def test_the_second_gate_says_what_was_proven_and_what_stops(system):
     run = system.restore()
     run_until(system, run, "verify files.uploads")
-    text = gate_text(run, "switch")
+    text = gate_text(run, "cutover")
     for words in (
         "verified against the set",
         "- config.settings: staged in",
@@ -57,8 +57,8 @@ def test_without_services_somebody_is_told_to_stop_what_writes(system):
     path.write_text("\n".join(lines))
     run = system.restore()
     run_until(system, run, "verify files.uploads")
-    assert "stop what writes to the data yourself" in gate_text(run, "switch")
-    for name in ("switch",):
+    assert "stop what writes to the data yourself" in gate_text(run, "cutover")
+    for name in ("cutover",):
         answers.show(run, name, gate_text(run, name))
         answers.approve(run, name, "alice")
     steps.stop_services(run)

@@ -75,11 +75,11 @@ def test_all_of_it_comes_back(system, harm):
     assert state(system) == system.set_state
 
 
-@pytest.mark.parametrize(("harm", "method"), [(harm, "switch"), (lose, "switch"), (harm, "in place")])
+@pytest.mark.parametrize(("harm", "method"), [(harm, "swap"), (lose, "swap"), (harm, "in place")])
 def test_all_of_it_is_taken_back(system, harm, method):
     damage(system, harm)
     run = system.restore()
-    run_until(system, run, "switch files.years", system.ask(run, method=method, config="all"))
+    run_until(system, run, "cutover files.years", system.ask(run, method=method, config="all"))
     assert "back" in teardown(run)
     assert state(system) == system.before
     assert not list(system.home.rglob(".recovery-*"))
@@ -90,7 +90,7 @@ def test_sources_are_staged_and_switched_in_any_order(system):
     run = system.restore()
     every = dict(steps(system, run))
     names = [name for name in every if not name.startswith(("stage ", "verify ", "cutover "))]
-    for verb, after in (("switch", "safety"), ("prove", "gate plan"), ("stage", "gate plan")):
+    for verb, after in (("cutover", "safety"), ("verify", "gate plan"), ("stage", "gate plan")):
         names[names.index(after) + 1 : names.index(after) + 1] = [name for name in reversed(every) if name.startswith(f"{verb} ")]
     for name in names:
         every[name]()

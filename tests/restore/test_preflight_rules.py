@@ -19,7 +19,7 @@ PLAN = Plan.model_validate(
         "sources": {"postgres": {"main": {"connection": "pg"}}, "files": {"uploads": {"path": "/srv/uploads"}}},
         "encryption": {"recipients": ["age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg"], "identity": "id"},
         "signing": "signer",
-        "destinations": {"near": {"folder": "/backups", "keep": {"last": 3}}},
+        "destinations": {"near": {"folder": "/backups", "keep_last": 3}},
         "approvals": {"approvers": [{"id": "alice", "name": "Alice"}]},
         "pack": "1KiB",
     }
@@ -178,7 +178,7 @@ def test_in_place_the_safety_set_needs_room_in_staging():
     assert "work needs 3.1 KiB" in room(made_up(method="in place"))[0][1]
 
 
-@pytest.mark.parametrize("method", ["switch", "in place"])
+@pytest.mark.parametrize("method", ["swap", "in place"])
 def test_work_that_does_not_fit_is_refused(method):
     found = refusals(made_up(work={STAGING: 9 << 10}, method=method))
     assert any(text.startswith(f"{STAGING}: 10.0 KiB free; work needs 1") and "too little. Make room, or" in text for text in found)

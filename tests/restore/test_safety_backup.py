@@ -210,7 +210,7 @@ def test_settings_in_a_folder_that_leaves_them_out(trees, accepted):
     (trees.home / ".env").write_text("changed")
     before = snapshot(trees.home, times=False)
     run = trees.restore()
-    run_until(trees, run, "keep" if accepted else "gate accept", ask(trees, run))
+    run_until(trees, run, "finalize" if accepted else "gate accept", ask(trees, run))
     assert trees.fingerprint() == trees.set_state
     if not accepted:
         answers.reject(run, "accept", "alice")
@@ -308,7 +308,7 @@ def test_what_was_written_until_the_services_stopped_comes_back(whole):
     run_until(whole, run, "gate cutover", ask(whole, run))
     (whole.storage / "while the gate waited").write_text("work\n")
     for name, step in steps(whole, run, run.request()):
-        if name in {"stop services", "safety", "start services", "check", "gate accept"} or name.startswith("switch"):
+        if name in {"stop services", "safety", "start services", "check", "gate accept"} or name.startswith("cutover"):
             step()
     answers.reject(run, "accept", "alice")
     teardown(run)

@@ -106,7 +106,7 @@ def test_some_sources_in_the_order_of_the_plan_whatever_order_was_asked(whole):
     for source_id in run.request().sources:
         restore_steps.stage(run, source_id)
         restore_steps.verify(run, source_id)
-    approve_gate(run, "switch")
+    approve_gate(run, "cutover")
     restore_steps.stop_services(run)
     for source_id in run.request().sources:
         restore_steps.cut_over(run, source_id)
@@ -384,7 +384,7 @@ def the_question_itself(run, gate):
 
 
 def of_another_gate(run, gate):
-    other = "switch" if gate == "plan" else "plan"
+    other = "cutover" if gate == "plan" else "plan"
     if gate == "plan":
         answers.show(run, other, "another text")
         answers.approve(run, other, "alice")
@@ -440,7 +440,7 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize("forge", FORGERIES)
-@pytest.mark.parametrize("gate", ["plan", "switch"])
+@pytest.mark.parametrize("gate", ["plan", "cutover"])
 def test_a_gate_is_not_opened_by(system, gate, forge):
     run = system.restore()
     run_until(system, run, "preflight" if gate == "plan" else "verify files.uploads")
@@ -512,7 +512,7 @@ def test_another_target_behind_the_same_connection_is_not_touched(tmp_path, whol
         with pytest.raises(ApprovalError, match="not the one that was approved"):
             restore_steps.cut_over(run, "postgres.main")
         whole.postgres = kept
-        assert "switched back" in teardown(run)
+        assert "rolled back" in teardown(run)
     assert_unchanged(whole, run)
 
 
@@ -555,7 +555,7 @@ def test_a_staging_that_failed_half_way_can_not_be_proven_or_switched(system):
 
 
 @pytest.mark.parametrize(
-    "name", ["stage postgres.main", "verify mongo.documents", "stop services", "switch files.uploads", "preflight", "choose"]
+    "name", ["stage postgres.main", "verify mongo.documents", "stop services", "cutover files.uploads", "preflight", "choose"]
 )
 def test_while_the_last_gate_waits_no_earlier_task_does_anything(whole, name):
     run = whole.restore()
@@ -586,7 +586,7 @@ def test_once_ended_nothing_is_done_any_more(whole):
     assert (whole.fingerprint(), whole.service_calls, whole.leftovers()) == (state, told, left)
 
 
-LATE = ["stage files.uploads", "verify files.uploads", "stop services", "switch config.settings", "start services"]
+LATE = ["stage files.uploads", "verify files.uploads", "stop services", "cutover config.settings", "start services"]
 
 
 @pytest.mark.parametrize("name", LATE)
@@ -607,7 +607,7 @@ def test_a_task_that_lives_on_does_nothing_once_the_way_back_began(system, name)
 def test_marking_gates_and_stages_as_done_does_not_do_them(system):
     run = system.restore()
     run_until(system, run, "gate plan")
-    for name in ("verify files.uploads", "stop services", "switch files.uploads", "start services", "check"):
+    for name in ("verify files.uploads", "stop services", "cutover files.uploads", "start services", "check"):
         with pytest.raises(RecoveryError):
             do(system, run, name)
     assert not rollback.finalize(run)
@@ -719,9 +719,9 @@ def test_the_way_back_is_not_gone_on_another_server(tmp_path, whole):
 
 def test_what_appeared_in_the_way_is_kept_aside(system):
     run = system.restore()
-    run_until(system, run, "switch files.uploads")
+    run_until(system, run, "cutover files.uploads")
     (system.storage / "year1" / "written between").write_text("by a service that was not stopped\n")
-    assert "switched back" in teardown(run)
+    assert "rolled back" in teardown(run)
     assert system.fingerprint() == system.before
 
 
@@ -734,7 +734,7 @@ def test_a_backup_waits_from_the_switch_to_the_acceptance(system):
         step()
         if name == "gate cutover":
             system.back_up("allowed", sources=("files.uploads",))
-        if name in {"stop services", "switch config.settings", "check", "gate accept"}:
+        if name in {"stop services", "cutover config.settings", "check", "gate accept"}:
             with pytest.raises(RestoreUnderWay):
                 system.back_up(f"refused {name}")
     assert teardown(run) == ""

@@ -263,7 +263,7 @@ def ended(run):
 def test_around_a_restore(hooked):
     hooked.back_up()
     run = hooked.restore()
-    until(hooked, run, "keep")
+    until(hooked, run, "finalize")
     assert hooked.service_calls.index("hook announce") < hooked.service_calls.index("stop web")
     assert ended(run) == ""
     assert hooked.service_calls.index("hook thaw") > hooked.service_calls.index("check web")
@@ -289,7 +289,7 @@ def test_one_that_fails_before_leaves_the_live_system_alone_and_those_after_run(
     hooked.fail("hook", "announce")
     run = hooked.restore()
     with pytest.raises(HookError, match=r"before_restore.1 \(service\) failed: announce does not hook, on purpose"):
-        until(hooked, run, "keep")
+        until(hooked, run, "finalize")
     assert "Nothing live was replaced" in ended(run)
     assert hook_calls(hooked) == ["freeze", "thaw", "tell"]
     assert not any(line.startswith("stop") for line in hooked.service_calls)
@@ -311,7 +311,7 @@ def test_those_after_run_once_a_switch_began_without_any_before(hooked):
 def test_done_again_only_what_failed_is(hooked):
     hooked.back_up()
     run = hooked.restore()
-    until(hooked, run, "keep")
+    until(hooked, run, "finalize")
     hooked.fail("hook", "thaw")
     with pytest.raises(HookError, match="thaw does not hook, on purpose"):
         restore_hooks.after_restore(run)
@@ -327,7 +327,7 @@ def test_after_a_restore_one_that_fails_as_nobody_foresaw_keeps_no_other_from_ru
     hooked.back_up()
     unforeseen("thaw")
     run = hooked.restore()
-    until(hooked, run, "keep")
+    until(hooked, run, "finalize")
     with pytest.raises(HookError, match=r"after_restore.0 .* LookupError"):
         restore_hooks.after_restore(run)
     assert hook_calls(hooked) == ["freeze", "announce", "tell"]
@@ -338,7 +338,7 @@ def test_after_a_restore_one_that_fails_as_nobody_foresaw_keeps_no_other_from_ru
 def test_one_after_that_is_not_done_fails_the_run_of_a_restore_that_stays(hooked, marked):
     hooked.back_up()
     run = hooked.restore()
-    until(hooked, run, "keep")
+    until(hooked, run, "finalize")
     hooked.fail("hook", "tell")
     words = teardown(run) if marked else ended(run)
     undone = "after_restore.0, after_restore.1" if marked else "after_restore.1"

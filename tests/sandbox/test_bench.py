@@ -49,7 +49,7 @@ def test_memory_of_every_step_is_there_for_both_sizes(results):
 
 def test_a_restore_with_its_proof_is_measured(results):
     rounds = results["restore"]["rounds"]
-    steps = {f"{step} {source}" for source in ("postgres.main", "mongo.documents") for step in ("stage", "prove")}
+    steps = {f"{step} {source}" for source in ("postgres.main", "mongo.documents") for step in ("stage", "verify_staged")}
     assert {name: each["parts"].keys() for name, each in rounds.items()} == {
         "with verification": steps,
         "plain": {"pg_restore -j2", "mongorestore"},

@@ -61,7 +61,7 @@ def test_stock_openssl_checks_the_signature(made, tmp_path):
 
 def test_stock_tools_check_the_packs(made):
     folder, _ = made
-    # the commands of docs/format.md
+    # the commands of docs/reference/format.md
     command = r"""sed -E 's/.*"file":"([^"]*)".*"sha256":"([0-9a-f]{64})".*/\2  \1/' packs.jsonl | sha256sum --check --strict --quiet"""
     assert subprocess.run(["sh", "-c", command], cwd=folder, check=False, capture_output=True).returncode == 0
     pack = folder / "postgres/main/shop.001.tar.zst.age"

@@ -48,7 +48,7 @@ def reader_of(source):
 
 def write_contents(source, folder: Path, artifact: str, packs: list[Pack]) -> None:
     def rows(pack: Pack):
-        with (folder / "packs" / pack.file).open("rb") as source, open_pack(source, pack, identities(folder)) as stream:
+        with (folder / "packs" / pack.file).open("rb") as sealed, open_pack(sealed, pack, identities(folder)) as stream:
             yield from reader_of(source).read_pack(artifact, read_members(stream))
 
     inventory = folder / "dump" / f"{artifact}.inventory.jsonl"

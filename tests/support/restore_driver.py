@@ -33,7 +33,7 @@ def steps(system, run, request=None):
     for source_id in sources:
         yield f"stage {source_id}", lambda source_id=source_id: restore_steps.stage(run, source_id)
         yield f"verify {source_id}", lambda source_id=source_id: restore_steps.verify(run, source_id)
-    yield "gate cutover", lambda: approve_gate(run, "switch")
+    yield "gate cutover", lambda: approve_gate(run, "cutover")
     yield "stop services", lambda: restore_steps.stop_services(run)
     yield "safety", lambda: safety_backup.back_up_live(run)
     for source_id in sources:
@@ -41,16 +41,16 @@ def steps(system, run, request=None):
     yield "start services", lambda: restore_steps.start_services(run)
     yield "check", lambda: restore_steps.check_system(run)
     yield "gate accept", lambda: approve_gate(run, "accept")
-    yield "keep", lambda: rollback.finalize(run)
+    yield "finalize", lambda: rollback.finalize(run)
 
 
-def run_until(system, run, until="keep", request=None):
+def run_until(system, run, until="finalize", request=None):
     """Take the steps up to one, including it."""
     for name, step in steps(system, run, request):
         step()
         if name == until:
             return
-    assert until == "keep", f"there is no step {until}"
+    assert until == "finalize", f"there is no step {until}"
 
 
 def teardown(run):

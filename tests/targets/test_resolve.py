@@ -22,7 +22,7 @@ from tests.support.system import SampleSystem
 def whole(tmp_path, postgres_server, mongo_server):
     """A damaged system with a set of before, and a target on the same servers, which asks for the second gate only."""
     made = SampleSystem(
-        tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server, gates=("switch",)
+        tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server, gates=("cutover",)
     ).backed_up_and_damaged()
     yield made
     made.drop()
@@ -41,7 +41,7 @@ def test_a_whole_system_comes_back_elsewhere_and_the_live_one_is_not_touched(who
     assert whole.elsewhere_fingerprint() == whole.set_state
     assert whole.fingerprint() == whole.before
     assert whole.service_calls == []  # the services of the live system
-    assert [entry.facts["gate"] for entry in run.journal.entries("approved")] == ["switch"]
+    assert [entry.facts["gate"] for entry in run.journal.entries("approved")] == ["cutover"]
 
 
 def test_checks_of_sources_that_were_not_restored_are_not_asked_there(whole):
@@ -329,7 +329,7 @@ def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(system):
 def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(whole):
     run = whole.restore()
     run_until(whole, run, "verify files.uploads", whole.ask(run, target="elsewhere"))
-    approve_gate(run, "switch")
+    approve_gate(run, "cutover")
     with whole.mongo.client() as client:
         client.whole_elsewhere.theirs.insert_one({"_id": 1})
     restore_steps.stop_services(run)
@@ -337,7 +337,7 @@ def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(
     restore_steps.cut_over(run, "postgres.main")
     with pytest.raises(RestoreError, match=r"mongo.documents: the target elsewhere was empty and is so no more: whole_elsewhere.theirs"):
         restore_steps.cut_over(run, "mongo.documents")
-    assert "switched back" in teardown(run)
+    assert "rolled back" in teardown(run)
     with whole.mongo.client() as client:
         assert set(client.whole_elsewhere.list_collection_names()) == {"theirs", "system.views"}
     assert not [name for name in whole.leftovers() if "theirs" not in name]
@@ -346,7 +346,7 @@ def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(
 def test_a_target_changed_after_its_gate_voids_the_approval(whole):
     run = whole.restore()
     run_until(whole, run, "verify files.uploads", whole.ask(run, target="elsewhere"))
-    approve_gate(run, "switch")
+    approve_gate(run, "cutover")
     text = (whole.plans / "whole.yaml").read_text()
     (whole.plans / "whole.yaml").write_text(text.replace("whole_elsewhere", "whole_elsewhere_too"))
     with pytest.raises(ApprovalError, match="plan"):

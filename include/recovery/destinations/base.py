@@ -17,7 +17,7 @@ from typing import IO, NoReturn, Protocol
 
 from recovery.common.errors import DestinationError, RecoveryError
 
-NO_ROOM = 'Make room there, as "A full destination" in docs/restore-runbook.md says; then clear the task.'
+NO_ROOM = 'Make room there, as "A full destination" in docs/how-to/restore-runbook.md says; then clear the task.'
 """What to do about a full destination. A shorter rule frees nothing before an upload: prune runs after it."""
 
 _BUFFER = 1 << 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from recovery.plan.source_id import kind_of, name_of
+
 import hashlib
 import re
 from datetime import UTC, datetime
@@ -31,6 +33,5 @@ def is_set_id(text: str) -> bool:
 
 
 def pack_path(source_id: str, file: str) -> str:
-    """Where a pack of ``<component>.<source>`` lies below its set: ``<component>/<source>/<file>``."""
-    source, _, source = source_id.partition(".")
-    return f"{source}/{source}/{file}"
+    """Where a pack of ``<kind>.<name>`` lies below its set: ``<kind>/<name>/<file>``."""
+    return f"{kind_of(source_id)}/{name_of(source_id)}/{file}"

@@ -2,7 +2,7 @@
 
 A set's packs are not listed in the manifest but in ``packs.jsonl`` beside it, whose SHA-256 the manifest has: a
 terabyte is a thousand packs, and a catalog reads every manifest, so manifests have to stay small (64 KB at most).
-``docs/format.md`` describes all of it.
+``docs/reference/format.md`` describes all of it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from recovery.sets.records import read_records
 from tests.support.restore_driver import approve_gate, run_until, teardown
 from tests.support.system import SampleSystem
 
-FORMAT = Path(__file__).parents[3] / "docs/format.md"
+FORMAT = Path(__file__).parents[3] / "docs/reference/format.md"
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(system):
         assert kept.text == "restored"
         assert [kept.facts[name] for name in ("restore", "set", "requester", "result")] == [run.id, system.set_id, "operator", "success"]
         assert [(each["gate"], each["answer"], each["person"]) for each in kept.facts["answers"]] == [
-            ("plan", "approved", "alice"), ("switch", "approved", "alice"), ("accept", "approved", "alice"),
+            ("plan", "approved", "alice"), ("cutover", "approved", "alice"), ("accept", "approved", "alice"),
         ]  # fmt: skip
         assert {each["step"] for each in kept.facts["steps"]} >= {
-            "stage", "prove", "stop services", "switch", "start services", "check system",
+            "stage", "verify", "stop services", "cut over", "start services", "check system",
         }  # fmt: skip
         assert 0 < kept.facts["downtime_seconds"] < kept.facts["back_seconds"] < kept.facts["restore_seconds"]
         assert 0 < kept.facts["working_seconds"] <= kept.facts["restore_seconds"]
@@ -57,8 +57,8 @@ def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(system):
 def test_a_failure_is_kept_too_and_is_no_proof(system):
     run = system.restore()
     run_until(system, run, "verify files.uploads")
-    answers.show(run, "switch", gate_text(run, "switch"))
-    answers.reject(run, "switch", "bob")
+    answers.show(run, "cutover", gate_text(run, "cutover"))
+    answers.reject(run, "cutover", "bob")
     words = teardown(run)
     assert "bob rejected the gate 'cutover'; nothing live was replaced." in words
     for found in records(run):
@@ -109,7 +109,7 @@ def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(system
     ]  # fmt: skip
     assert facts["data_loss_seconds"] == (run.request().started - manifest.begins).total_seconds()
     assert facts["only"] == {"files.uploads": ["year1/**", "top.txt"]}
-    assert [facts[name] for name in ("kind", "target", "method", "destinations")] == ["restore", "live", "switch", ["near", "far"]]
+    assert [facts[name] for name in ("kind", "target", "method", "destinations")] == ["restore", "live", "swap", ["near", "far"]]
     assert all(each["waited_seconds"] >= 0 for each in facts["answers"])
     (aside,) = facts["set_aside"]
     assert (aside["source"], aside["what"]) == ("files.uploads", "the previous data")

@@ -1,4 +1,4 @@
-"""What a report says, as plain data; ``docs/format.md`` has the keys.
+"""What a report says, as plain data; ``docs/reference/format.md`` has the keys.
 
 It is the record that the disaster plan asks for, as far as the machine knows it. A record is signed, but not encrypted:
 so it has names, counts and times, and never values of data, arguments of commands, or what they said.

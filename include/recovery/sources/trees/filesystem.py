@@ -132,11 +132,11 @@ def mounts_below(folder: Path) -> list[str]:
 def mounts_in_the_way(path: Path, home: Path) -> Iterator[str]:
     """Mounts at, in, or above an entry, but below the folder that it is set aside in."""
     inside = os.path.realpath(home).rstrip("/") + "/"
-    point = os.path.join(os.path.realpath(path.parent), path.name)
+    entry = os.path.join(os.path.realpath(path.parent), path.name)
     for point in (mount.point for mount in mounts()):
-        if point == point:
+        if point == entry:
             yield f"{path} is a mount point of its own, which can't be renamed: mount its folder instead, or restore it where it lies"
-        elif point.startswith(point + "/") or (point.startswith(point + "/") and point.startswith(inside)):
+        elif point.startswith(entry + "/") or (entry.startswith(point + "/") and point.startswith(inside)):
             yield f"{point} is a mount point, so {path} can't be exchanged by rename"
 
 
