@@ -96,12 +96,12 @@ def build(plan: Plan) -> DAG:
             begun = begun >> before_backup(plan.plan)
         for source in plan.source_ids:
             with TaskGroup(tasks.group_id(source), tooltip=source):
-                verified.append(proven := verify(plan.plan, source))
+                verified.append(read_back := verify(plan.plan, source))
                 (
                     begun
                     >> dump.override(priority_weight=tasks.dump_priority(plan, source))(plan.plan, source)
                     >> compress(plan.plan, source)
-                    >> proven
+                    >> read_back
                 )
         for name in plan.destinations:
             uploads.append(sent := upload.override(task_id=f"upload.{name}")(plan.plan, name))

@@ -72,14 +72,14 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
             took = _restore(operator, approver, airflow, screenshots)
             with _step("\nTaking the fingerprints again"):
                 after = system.fingerprint()
-            proven = _prove(before, after)
+            equal = _equal(before, after)
             print(f"Restored in {human_duration(took)}, approvals included; the RTO is 2 h.")
             print(f"The demo took {human_duration(time.monotonic() - started)}.")
             if sys.stdin.isatty() and os.environ.get("CI") != "true":
                 _stay(airflow)
         finally:
             airflow.stop()
-    return 0 if proven else 1
+    return 0 if equal else 1
 
 
 def _back_up(operator: Person, airflow: Airflow, screenshots: Path | None) -> None:
@@ -147,7 +147,7 @@ def _show(task: Task) -> None:
         print(f"  {_SIGNS.get(task.state, '✘')} {task.task_id:<42} {task.state:<16} {human_duration(task.seconds)}", flush=True)
 
 
-def _prove(before: dict[str, Fingerprints], after: dict[str, Fingerprints]) -> bool:
+def _equal(before: dict[str, Fingerprints], after: dict[str, Fingerprints]) -> bool:
     print(f"\n{'source':<18}{'what':<34}{'before':>10}{'after':>10}  {'digest before':<14}{'digest after':<14}")
     equal = True
     for source, things in before.items():

@@ -11,7 +11,7 @@
       gates/<gate>.asked.json the signed question: that text, and everything else that an answer is about
       gates/<gate>.json       the signed approval that an answer became
       journal.jsonl           what was done, said before it was done
-      work/<source>/          scratch of each source's component
+      work/<source>/          scratch of each source
       report.md report.json   how it ended
 """
 

@@ -1,4 +1,4 @@
-"""What a component sees of the restore that it takes part in."""
+"""What a source sees of the restore that it takes part in."""
 
 from __future__ import annotations
 

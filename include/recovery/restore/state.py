@@ -40,8 +40,8 @@ def kept(session: RestoreSession) -> bool:
 
 def cut_over_sources(session: RestoreSession) -> list[str]:
     """The sources that were cut over, or half cut over, and not rolled back, in the order in which they were cut over."""
-    switching = dict.fromkeys(entry.source for entry in session.journal.entries(Step.CUTTING_OVER))
-    return [source_id for source_id in switching if not session.journal.entries(Step.SOURCE_ROLLED_BACK, source_id)]
+    begun = dict.fromkeys(entry.source for entry in session.journal.entries(Step.CUTTING_OVER))
+    return [source_id for source_id in begun if not session.journal.entries(Step.SOURCE_ROLLED_BACK, source_id)]
 
 
 def services_down(session: RestoreSession) -> bool:

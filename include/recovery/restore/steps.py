@@ -35,7 +35,7 @@ def stage(session: RestoreSession, source_id: str) -> None:
         RecoveryError: if the gate was not approved, the set can't be fetched or opened, or the target refuses.
     """
     with session.changing(source_id), timed(session, "stage", source_id):
-        _refuse_after_switch(session)
+        _refuse_after_cutover(session)
         answers.authorise(session, "plan", source_id)
         session.journal.record(Step.STAGING, source_id)
         source_view.of(session, source_id).clean()
@@ -51,7 +51,7 @@ def verify(session: RestoreSession, source_id: str) -> None:
         ProofError: if they are not equal, with the differences.
     """
     with session.changing(source_id), timed(session, "verify", source_id):
-        _refuse_after_switch(session)
+        _refuse_after_cutover(session)
         if not since_staging(session, Step.STAGED, source_id):
             raise RestoreError(f"{source_id} was not staged; marking the task as success does not stage it.", "Trigger a new restore.")
         if session.in_place:
@@ -70,7 +70,7 @@ def _decode(session: RestoreSession, source_id: str) -> None:
         log.info("%s: %s is whole, %d things in it", source_id, artifact, records)
 
 
-def _refuse_after_switch(session: RestoreSession) -> None:
+def _refuse_after_cutover(session: RestoreSession) -> None:
     if session.journal.entries(Step.STOPPING_SERVICES):
         raise RestoreError(
             "The cutover has begun; what was staged is not touched any more.", "Answer the last gate, or trigger a new restore."

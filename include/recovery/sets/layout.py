@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from recovery.plan.source_id import kind_of, name_of
-
 import hashlib
 import re
 from datetime import UTC, datetime
+
+from recovery.plan.source_id import kind_of, name_of
 
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.json.sig"

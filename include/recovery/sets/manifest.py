@@ -117,7 +117,7 @@ class StoredPack(_Part):
     """One line of ``packs.jsonl``."""
 
     source: str
-    """``<component>.<name>``."""
+    """``<kind>.<name>``."""
     artifact: str
     number: Number
     """Counts from 0 in its artifact; the order of unpacking."""

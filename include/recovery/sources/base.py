@@ -28,7 +28,7 @@ from recovery.sources.model import Dump, Preflight
 
 
 class RestoreView(Protocol):
-    """What a component gets from the restore that it takes part in, for one source."""
+    """What a source gets from the restore that it takes part in, for one source."""
 
     @property
     def id(self) -> str:
@@ -56,7 +56,7 @@ class RestoreView(Protocol):
 
     @property
     def options(self) -> Mapping[str, str]:
-        """Choices of the run for this component, such as ``{"config": "missing"}``."""
+        """Choices of the run for this source, such as ``{"config": "missing"}``."""
 
     def artifacts(self) -> Sequence[str]:
         """The names of the artifacts that the set has of this source."""

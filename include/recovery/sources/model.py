@@ -67,7 +67,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a component says before a restore touches anything."""
+    """What a source says before a restore touches anything."""
 
     fingerprint: str
     """The target itself and where it was found: PostgreSQL system identifier or MongoDB UUID with the address, mount and inode."""

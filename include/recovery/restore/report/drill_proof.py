@@ -19,7 +19,7 @@ def verdict(session: RestoreSession) -> str:
     return " ".join([*_faults(session), *(beside.facts["what"] if beside else ())])
 
 
-def proven(session: RestoreSession) -> bool:
+def verified(session: RestoreSession) -> bool:
     """Whether the drill has verified its set, whatever else it found."""
     return not _faults(session)
 

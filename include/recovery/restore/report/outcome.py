@@ -28,7 +28,7 @@ def _of_restore(session: RestoreSession) -> str:
             back = _back(session, "the previous data is back") if state.in_use(session) else "nothing live was replaced"
             return f"{no.facts['person']} rejected the gate {gate!r}; {back}."
     if session.journal.entries(Step.SOURCE_ROLLED_BACK):
-        return f"The cutover failed; {_back(session, 'everything was switched back, the data of before is in use')}."
+        return f"The cutover failed; {_back(session, 'everything was rolled back, the previous data is in use')}."
     if not state.in_use(session):
         silent = [gate for gate in session.gates if answers.answered(session, gate) == "unanswered"]
         why = f"nobody answered the gate {silent[0]!r} in time" if silent else _what_failed(session)
@@ -46,12 +46,12 @@ def safe(session: RestoreSession) -> bool:
     return bool(session.journal.entries(Step.SAFE))
 
 
-def _back(session: RestoreSession, switched: str) -> str:
+def _back(session: RestoreSession, swapped: str) -> str:
     if session.in_place:
         if not any(source_view.of(session, source_id).recorded_facts("dropping") for source_id in session.request().sources):
             return "nothing live was replaced"
         return f"the previous data was loaded again from the safety set {session.safety.manifest().set_id}, and verified against it"
-    return switched
+    return swapped
 
 
 def _in_use(session: RestoreSession) -> str:
@@ -59,7 +59,7 @@ def _in_use(session: RestoreSession) -> str:
     if state.services_down(session):
         return "The restored system is in place, but its SERVICES ARE DOWN: start them by hand."
     if "accept" in session.gates and answers.answered(session, "accept") != "approved":
-        aside = f"The safety set {session.safety.manifest().set_id} is" if session.in_place else "The copies of before are"
+        aside = f"The safety set {session.safety.manifest().set_id} is" if session.in_place else "The replaced data is"
         return f"The restored system is in use, but nobody accepted it. {aside} still there."
     if not all(journal.entries(Step.FINALIZED, source_id) for source_id in session.request().sources):
         return "The restored system was accepted, but not everything that waited for it was done."

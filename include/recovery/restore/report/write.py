@@ -86,7 +86,7 @@ def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool
 
 
 def _proves(session: RestoreSession, facts: dict[str, Any]) -> bool:
-    return drill_proof.proven(session) if session.request().drill else facts["result"] == "success"
+    return drill_proof.verified(session) if session.request().drill else facts["result"] == "success"
 
 
 def _proof(session: RestoreSession, report: Record) -> Record:

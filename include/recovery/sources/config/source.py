@@ -352,7 +352,7 @@ class Config(TreeSource):
         replaced = self.replaced(restore)
         covers, brought = at_or_below(replaced.units), set()
         differences = []
-        with translated_errors(self.id, "proven"):
+        with translated_errors(self.id, "verified"):
             for point in self.swap_points(restore):
                 for one in self._compare(restore, point):
                     if covers(one.path) or one.path in replaced.folders:

@@ -222,7 +222,7 @@ class Files(TreeSource):
         """See :meth:`TreeSource.verify_staged`. In place: the same of the live entries; what came at the top level since is left out."""
         if not restore.in_place:
             return super().verify_staged(restore)
-        with translated_errors(self.id, "proven"):
+        with translated_errors(self.id, "verified"):
             (point,) = self.swap_points(restore)
             part, units = self.part(restore, point), self.replaced(restore).units
             came = not restore.only and any(text(name) not in units for name in self._leaving(set()))

@@ -191,7 +191,7 @@ def server(client: Client) -> Server:
     hello = client.admin.command("hello")
     if hello.get("msg") == "isdbgrid":
         raise SourceError(
-            "The Connection leads to mongos, the router of a sharded cluster, which this component can't save or restore.",
+            "The Connection leads to mongos, the router of a sharded cluster, which this source can't save or restore.",
             "Use the cluster's own backup, or name a replica set.",
         )
     version = tuple(client.server_info()["versionArray"][:3])

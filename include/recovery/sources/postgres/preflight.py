@@ -146,7 +146,7 @@ def _live(connection: Connection, target: Target) -> Iterator[Finding]:
     )
     if sessions:
         who = ", ".join(f"{count} of {user}{f' ({application})' if application else ''}" for user, application, count in sessions)
-        yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the switch'} would end now: {who}.")
+        yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the swap'} would end now: {who}.")
 
 
 def _way_back(server: Server, connection: Connection, target: Target, backed_up: Sequence[str]) -> Iterator[Finding]:

@@ -257,7 +257,7 @@ class TreeSource(Dumper, InPlaceRestorer):
 
         What this worker can't set is left out on both sides; preflight named it.
         """
-        with translated_errors(self.id, "proven"):
+        with translated_errors(self.id, "verified"):
             return [difference for point in self.swap_points(restore) for difference in self._prove(restore, point)]
 
     def _prove(self, restore: RestoreView, point: SwapPoint) -> list[Difference]:
@@ -292,7 +292,7 @@ class TreeSource(Dumper, InPlaceRestorer):
             return
         if restore.recorded_facts("take back"):
             raise RestoreError(f"{self.id} was rolled back.", "Trigger a new restore.")
-        with translated_errors(self.id, "switched"):
+        with translated_errors(self.id, "swapped"):
             if not restore.recorded_facts("exchange"):
                 for point in self.swap_points(restore):
                     point.swap.plan(*self.changes(restore, point))

@@ -31,7 +31,7 @@ _END_SESSIONS_WITHIN = 30.0
 def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Put the staged databases in the place of the live ones; see :meth:`recovery.sources.base.Restorer.swap`."""
     with server.maintenance(_involved(chosen)) as connection:
-        if _is_switched(connection, chosen, restore):
+        if _is_swapped(connection, chosen, restore):
             log.info("the databases are swapped already")
             return
         _refuse_unstaged(connection, chosen)
@@ -66,7 +66,7 @@ def number(connection: Connection, database: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _is_switched(connection: Connection, chosen: Sequence[Target], restore: RestoreView) -> bool:
+def _is_swapped(connection: Connection, chosen: Sequence[Target], restore: RestoreView) -> bool:
     """Said by the names and by which database has them: the transaction renames all or none, and only one that was begun can have.
 
     Of those that were begun only the last one can have ended: after it, no other is.
@@ -186,7 +186,7 @@ def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) ->
     was_open, chosen = _was_open(begun), _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
         restore.record(_BACK)
-        if _is_switched(connection, chosen, restore):
+        if _is_swapped(connection, chosen, restore):
             close(connection, [target.name for target in chosen])
             with translated_errors("Swapping the databases back", RestoreError), connection.transaction():
                 for target in reversed(chosen):
@@ -234,7 +234,7 @@ def discard(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> N
     """Drop what was staged and not swapped; see :meth:`recovery.sources.base.Restorer.discard`."""
     chosen = _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
-        if (restore.recorded_facts(_SWITCH) and not restore.recorded_facts(_BACK)) or _is_switched(connection, chosen, restore):
+        if (restore.recorded_facts(_SWITCH) and not restore.recorded_facts(_BACK)) or _is_swapped(connection, chosen, restore):
             log.info("the restored databases are in use; nothing is discarded")
             return
         for target in chosen:

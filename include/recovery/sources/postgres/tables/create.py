@@ -204,7 +204,7 @@ def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
     return found
 
 
-def proven(connection: Connection, part: Chosen, texts: dict[str, Facts] | None) -> list[Difference]:
+def verified(connection: Connection, part: Chosen, texts: dict[str, Facts] | None) -> list[Difference]:
     """What of the relations that were made differs from the set.
 
     Args:

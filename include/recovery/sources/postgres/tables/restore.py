@@ -89,7 +89,7 @@ def swap_tables(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -
 
 def _switch_database(server: Server, restore: RestoreView, part: Chosen) -> None:
     with server.connect(part.target.name) as live:
-        if _is_switched(live, restore):
+        if _is_swapped(live, restore):
             log.info("the tables of %s are swapped already", part.target.name)
             return
         _refuse_unstaged(server, part)
@@ -109,7 +109,7 @@ def _refuse_unstaged(server: Server, part: Chosen) -> None:
         raise RestoreError(f"There is no staged database {part.target.stage} to swap to.", "Start the restore again.")
 
 
-def _is_switched(live: Connection, restore: RestoreView) -> bool:
+def _is_swapped(live: Connection, restore: RestoreView) -> bool:
     return bool(swap.aside_schemas(live, "before", restore.id))
 
 
@@ -159,7 +159,7 @@ def _put_in_place(
         texts = create.contents(live, part)
         _read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
     now = swap.rest(live, part.names)
-    differences = create.proven(live, part, texts)
+    differences = create.verified(live, part, texts)
     differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
     if differences:
         words = shortened(differences, between="; ")
@@ -188,7 +188,7 @@ def roll_back(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> 
     """Put the tables back as they were, each database in one transaction; the restored ones are set aside."""
     for part in reversed(_as_begun(restore, parts)):
         with server.connect(part.target.name) as live:
-            if not _is_switched(live, restore):
+            if not _is_swapped(live, restore):
                 log.info("the tables of %s are those of before", part.target.name)
                 continue
             restore.record(_BACK, database=part.target.saved)
@@ -251,7 +251,7 @@ def discard(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> No
             drop(connection, rehearsal.database_of(restore))
         if part.target.name in there:
             with server.connect(part.target.name) as live:
-                if not _is_switched(live, restore):
+                if not _is_swapped(live, restore):
                     swap.drop_schemas(live, swap.aside_schemas(live, "replaced", restore.id))
 
 
