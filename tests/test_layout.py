@@ -1,0 +1,58 @@
+"""Where files lie: tests mirror the rooms of the source, and nothing lies between the rooms."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "include/recovery"
+TESTS = ROOT / "tests"
+ROOMS = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+BESIDE = {
+    "campaigns": "kills and random restores, through all rooms",
+    "compose": "docker-compose.yaml and tools/compose",
+    "dags": "the folder dags",
+    "end_to_end": "whole runs in a real Airflow",
+    "sandbox": "the folder sandbox",
+    "support": "what tests share",
+    "tools": "the folder tools",
+}
+"""Folders of tests that mirror no room of the package, and what they are about."""
+NOT_ONE_MODULE = {
+    "destinations/test_contract.py": "what base.py asks of every destination",
+    "restore/test_capacity.py": "what preflight_facts.py and preflight_rules.py say of room, on real disks",
+    "restore/test_isolation.py": "what preflight_facts.py and preflight_rules.py say of sources that overlap, on real systems",
+    "restore/test_dry_run.py": "a restore that ends after its preflight: choose_set, preflight and report together",
+    "sources/test_runners.py": "the tools of every kind, and the runner that starts them",
+    "sources/config/test_selection.py": "trees/selection.py and trees/in_place.py, as this kind of source uses them",
+    "sources/files/test_in_place.py": "trees/in_place.py, as this kind of source uses it",
+    "sources/files/test_selection.py": "trees/selection.py, as this kind of source uses it",
+}
+"""Test modules of a room that are about several modules of the source, and which."""
+MODULES = [path.relative_to(TESTS).as_posix() for path in sorted(TESTS.rglob("test_*.py")) if path.relative_to(TESTS).parts[0] in ROOMS]
+
+
+def test_a_folder_of_tests_is_a_room_of_the_source_or_has_a_reason():
+    folders = {path.name for path in TESTS.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    assert folders - ROOMS == set(BESIDE)
+
+
+def test_each_kind_of_source_has_its_folder_of_tests():
+    kinds = {path.name for path in (SOURCE / "sources").iterdir() if (path / "__init__.py").exists()}
+    assert kinds >= {"config", "files", "mongo", "postgres", "trees"}
+    assert [kind for kind in sorted(kinds) if not any((TESTS / "sources" / kind).glob("test_*.py"))] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_test_module_is_named_after_a_module_or_package_of_its_room(module):
+    path = Path(module)
+    tested = SOURCE / path.parent / path.stem.removeprefix("test_")
+    assert (tested.with_suffix(".py").exists() or (tested / "__init__.py").exists()) != (module in NOT_ONE_MODULE)
+
+
+def test_only_modules_that_exist_are_excepted():
+    assert set(NOT_ONE_MODULE) <= set(MODULES)
+
+
+def test_no_module_lies_between_the_rooms():
+    assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "__main__.py"}
