@@ -73,7 +73,7 @@ def test_a_broken_plan_is_one_import_error_and_the_others_load(plans, parse):
     assert set(parsed.dags) == ids("shop")
     ((file, error),) = parsed.errors.items()
     assert Path(file).name == "broken_plans.py"
-    assert "crm.yaml: destinations.local.keep.within" in error
+    assert "crm.yaml: destinations.local.keep_within" in error
     assert "crm.yaml: singing" in error
     assert "other.yml: is not readable YAML" in error
 

@@ -105,19 +105,19 @@ def test_a_complete_set_is_an_asset_event(parsed):
     assert "shop" in json.dumps(outlets["finish"])
 
 
-def test_the_ping_comes_after_everything(plain):
-    assert plain.tasks("shop_backup")["ping"]["trigger_rule"] == "all_success"
-    assert {edge for edge in plain.edges("shop_backup") if "ping" in edge} == {("finish", "ping")}
+def test_the_heartbeat_comes_after_everything(plain):
+    assert plain.tasks("shop_backup")["heartbeat"]["trigger_rule"] == "all_success"
+    assert {edge for edge in plain.edges("shop_backup") if "heartbeat" in edge} == {("finish", "heartbeat")}
 
 
 def test_hooks_of_a_backup_are_tasks_where_the_plan_has_some(plans, parse, plain):
-    """With the ping, as ``plain`` has it: the rest of the graph stays as it is without hooks."""
+    """With the heartbeat, as ``plain`` has it: the rest of the graph stays as it is without hooks."""
     hooks = "hooks: {before_backup: [{argv: ['true']}], after_failed_backup: [{argv: ['true']}]}\n"
     write_plan(plans, more=f"alerts: {{heartbeat: dead_man}}\n{hooks}")
     hooked = parse()
     first = {("prepare", "before_backup"), *(("before_backup", f"{group}.dump") for group in GROUPS)}
     last = {(f"{step}.{name}", "after_backup") for step in ("upload", "prune") for name in DESTINATIONS}
-    last |= {("finish", "after_backup"), ("ping", "after_backup")}
+    last |= {("finish", "after_backup"), ("heartbeat", "after_backup")}
     without = plain.edges("shop_backup")
     assert hooked.edges("shop_backup") - without == first | last
     assert without - hooked.edges("shop_backup") == {("prepare", f"{group}.dump") for group in GROUPS}

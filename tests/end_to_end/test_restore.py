@@ -631,7 +631,7 @@ def test_backup_disaster_restore_of_the_whole_sample(system, operator, alice, ma
         assert after[source] == things, f"{source} is not what it was"
     assert list(dict.fromkeys(gate.task_id for gate in asked)) == ["approve_plan", "approve_cutover", "accept"]
     plan = next(gate.body for gate in asked if gate.task_id == "approve_plan")
-    for words in ("**operator** asks", "What was written in the last", *before.keys() - {"config"}):
+    for words in ("**operator** asks", "All data written in the last", *before.keys() - {"config"}):
         assert words in plan
     states = operator.tasks(restores, run)
     order = [

@@ -40,7 +40,7 @@ def test_a_short_plan_has_sane_defaults(tmp_path):
     assert plan.schedule == "0 1 * * *"
     assert plan.objectives.rpo.total_seconds() == 86400
     assert plan.source_ids == ["postgres.main", "files.uploads"]
-    assert plan.valid == "decoded"
+    assert (plan.verification, plan.required_level) == ("content", "decoded")
 
 
 def test_every_error_is_told_at_once_with_path_and_remedy(tmp_path):
@@ -84,7 +84,7 @@ def test_variables_are_filled_as_in_compose(tmp_path):
         ("/backups", '"/backups\\0"', "destinations.local.folder: has a NUL character"),
         ("signing: signer", 'signing: signer\nservices: {stop: [[stop, "\\0"]]}', "services.stop.0.1: has a NUL character"),
         (RECIPIENT, "age1nonsense", "is not an age recipient"),
-        ("identity: id", "", "'decoded' needs encryption.identity"),
+        ("identity: id", "", "'content' needs encryption.identity"),
         ("keep_within: 30d", "mount: null", "write at least one rule"),
         ("folder: /backups, ", "", "write either folder or s3"),
         ("folder: /backups, ", "folder: /backups, mount: /backups/disk, ", "/backups/disk must be the destination's folder or one above"),

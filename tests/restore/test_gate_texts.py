@@ -22,7 +22,7 @@ def test_the_first_gate_says_what_is_replaced_by_what(system):
         "**operator** asks to restore **small** from set",
         system.set_id,
         r"Note of the backup: before the \*\*big\*\* migration",
-        "What was written in the last",
+        "All data written in the last",
         "### config.settings",
         "### files.uploads",
         f"Missing, and brought back: {system.home}/.env",

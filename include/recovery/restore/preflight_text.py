@@ -9,6 +9,7 @@ from recovery.common.units import human_duration, human_size, plain_markdown
 from recovery.packs.content_diff import Change
 from recovery.restore.preflight_facts import Facts
 from recovery.restore.preflight_rules import ROOM, Judgement
+from recovery.sets.manifest import level_name
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def _source(facts: Facts, source_id: str, findings: Sequence[Judgement]) -> list
     records = sum(entry.totals.counts.values())
     lines = ["", f"### {source_id}", ""]
     lines += bounded([f"- Only: {plain_markdown(part)}" for part in facts.request.only.get(source_id, ())])
-    lines.append(f"- {human_size(entry.totals.raw_bytes)}, {records:,} records in the set, {entry.consistency}, verified: {entry.level}")
+    size = human_size(entry.totals.raw_bytes)
+    lines.append(f"- {size}, {records:,} records in the set, {entry.consistency}, verified: {level_name(entry.level)}")
     lines += bounded([f"- ⚠ {plain_markdown(warning)}" for warning in entry.warnings])
     lines += _findings(findings, source_id)
     lines.append(f"- Target: `{facts.reports[source_id].fingerprint}`")

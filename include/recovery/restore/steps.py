@@ -83,7 +83,7 @@ def unequal(session: RestoreSession, source_id: str, differences: list[Differenc
     session.journal.record(Step.UNEQUAL, source_id, count=len(differences), names=names)
     shown = shortened(differences, at_most=_DIFFERENCES_SHOWN, between="\n")
     return VerificationError(
-        f"{source_id}: what was restored is not equal to the set, in {len(differences)} things:\n{shown}\n",
+        f"{source_id}: the restored data is not equal to the set, in {len(differences)} things:\n{shown}\n",
         next_step,
     )
 

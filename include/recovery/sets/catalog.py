@@ -264,8 +264,8 @@ def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> 
 
 def _lost(age: timedelta) -> str:
     if age < timedelta():
-        return f"How much is lost nobody can tell: the set is dated {human_duration(-age)} in the future."
-    return f"What was written in the last {human_duration(age)} is lost."
+        return f"Nobody can tell how much data is lost: the set is dated {human_duration(-age)} in the future."
+    return f"All data written in the last {human_duration(age)} is lost."
 
 
 def _wrong_clocks(catalog: Catalog, now: datetime) -> list[str]:

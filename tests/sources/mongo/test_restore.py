@@ -442,10 +442,10 @@ def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db,
             bring(target, *arguments)
 
         monkeypatch.setattr(timeseries, "bring", late)
-    with pytest.raises(RestoreError, match="weather was made while its place was empty"):
+    with pytest.raises(RestoreError, match="weather was created while its location was empty"):
         source.swap(restore)
     assert [found["who"] for found in db.weather.find()] == ["somebody"]
-    with pytest.raises(RestoreError, match="weather was made while its place was empty"):
+    with pytest.raises(RestoreError, match="weather was created while its location was empty"):
         source.roll_back(restore)
     db.weather.rename("theirs")
     source.roll_back(restore)

@@ -156,7 +156,7 @@ class Swap:
             filesystem.rename(source, target)
         except FileExistsError as error:
             raise RestoreError(
-                f"{readable(target)} appeared while entries were being exchanged: something still writes there.",
+                f"{readable(target)} appeared during the swap: something still writes there.",
                 "Stop what writes there; the exchange resumes where it stopped.",
             ) from error
         except OSError as error:

@@ -143,7 +143,7 @@ def _move(client: Client, places: Places, database: str, uuid: str, name: str) -
         return
     if (database, name) in places.values():
         raise RestoreError(
-            f"{database}.{name} was made while its place was empty: something still writes.",
+            f"{database}.{name} was created while its location was empty: something still writes.",
             "Stop what uses the database; then try again, or take the roll back.",
         )
     client[database][current].rename(name)

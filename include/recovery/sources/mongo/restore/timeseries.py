@@ -184,7 +184,7 @@ def _make_room(target: Target, restore: RestoreView, step: str, series: Sequence
             continue
         if (one.database, one.name) not in begun or not _as_loaded(entry, step):
             raise RestoreError(
-                f"{one.full} was made while its place was empty: something still writes.",
+                f"{one.full} was created while its location was empty: something still writes.",
                 f"Stop what uses the database, rename or drop {one.full}; then try again, or take the roll back.",
             )
         client.drop_collection(one.name)
