@@ -6,7 +6,7 @@ READY := .venv/ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench lint lock clean
+.PHONY: help demo test test-quick test-long bench lint lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test: $(READY) ## Run the tests; ARGS='tests/x -k y' narrows
 	@fast=0; $(PYTEST) -n 3 --dist loadfile -m "not long and not airflow" $(ARGS) || fast=$$?; \
 	slow=0; $(PYTEST) -m "airflow and not long" $(ARGS) || slow=$$?; \
 	if [ $$fast = 5 ]; then exit $$slow; elif [ $$fast != 0 ] || [ $$slow = 5 ]; then exit $$fast; else exit $$slow; fi
+
+test-quick: $(READY) ## Run the tests that need no server, no Airflow and no patience (1 minute)
+	@python3 tools/setup.py programs libcurl tar zstd age openssl
+	@$(PYTEST) -n 2 --dist loadfile -m "not servers and not airflow and not long and not compose and not slow" $(ARGS)
 
 test-long: $(READY) ## Run the long campaigns
 	@python3 tools/setup.py programs libcurl tar zstd age openssl chromium

@@ -1,4 +1,8 @@
-"""Servers that many tests share, each started when the first test asks for it."""
+"""Servers that many tests share, each started when the first test asks for it; and the marks of all tests.
+
+The mark ``servers`` is set here on every test with a fixture of :data:`tests.support.server_guard.FIXTURES`. A test that gets a
+server in another way has the mark in its own module; one that has not fails.
+"""
 
 import tempfile
 from pathlib import Path
@@ -6,6 +10,23 @@ from pathlib import Path
 import pytest
 
 from sandbox.servers import S3, Mongo, Postgres, mailbox
+from tests.support import server_guard
+
+GUARD = server_guard.ServerGuard()
+TESTS = Path(__file__).parent
+
+
+def pytest_configure():
+    GUARD.install()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    GUARD.item = item
+    try:
+        return (yield)
+    finally:
+        GUARD.item = None
 
 
 @pytest.fixture(scope="session")
@@ -46,4 +67,9 @@ def smtp():
 
 def pytest_collection_modifyitems(items):
     """Fast ones first: those that start a whole Airflow come last."""
+    for item in items:
+        if server_guard.FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.servers)
+        if TESTS / "compose" in item.path.parents:
+            item.add_marker(pytest.mark.compose)
     items.sort(key=lambda item: ("end_to_end" in item.path.parts, "sources" in item.path.parts))

@@ -32,6 +32,8 @@ from recovery.sets.manifest import decode_manifest, parse_packs
 from tests.support.sets import run_python
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ("config.settings", "files.uploads")
 
 

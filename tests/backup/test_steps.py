@@ -20,6 +20,8 @@ from sandbox.servers import postgres_bin, wait_for
 from tests.support.sets import run_python
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 STEPS = (dump, compress, verify)
 
 

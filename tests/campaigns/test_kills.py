@@ -10,6 +10,8 @@ from tests.support.kills import Killed, killed_in_process
 from tests.support.restore_driver import assert_unchanged, journal_steps, steps, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 EARLY_OR_LATE = [pytest.param(True, id="before the step is written", marks=pytest.mark.long), pytest.param(False, id="after")]
 
 

@@ -27,6 +27,8 @@ from recovery.sets.verify import VerificationResult
 from tests.support.sets import s3_destination
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 FULL, NO_MONGO = "full", "no mongo"
 ALL = ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
 

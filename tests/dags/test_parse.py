@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.dags.conftest import PROJECT, RECIPIENT, write_plan
+
+pytestmark = pytest.mark.slow
 
 HEAVY = {"psycopg", "pymongo", "boto3", "botocore", "httpx", "requests", "zstandard", "pandas", "fiftyone", "sqlalchemy.dialects.mysql"}
 FAMILIES = ("backup", "drill", "maintenance", "restore")

@@ -7,6 +7,8 @@ import pytest
 
 from tests.dags.conftest import PROJECT, write_plan
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ["config.settings", "postgres.main", "mongo.documents", "files.uploads"]
 GROUPS = [name.replace(".", "_") for name in SOURCES]
 GATES = ["approve_plan", "approve_cutover", "accept"]

@@ -13,7 +13,7 @@ from recovery.destinations.base import Missing, Refused
 from recovery.destinations.folder import Folder
 from tests.support.sets import keys_of, s3_destination
 
-KINDS = ["folder", "s3"]
+KINDS = ["folder", pytest.param("s3", marks=pytest.mark.servers)]
 MIB = 1 << 20
 
 

@@ -31,6 +31,8 @@ from tests.support.processes import command_lines_with
 from tests.support.restore_driver import assert_unchanged, journal_steps
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_servers_stay(tmp_path):

@@ -12,6 +12,8 @@ from recovery.sets.catalog import read_manifest
 from tests.support.restore_driver import approve_gate, run_until, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def system(tmp_path):

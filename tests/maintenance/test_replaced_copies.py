@@ -12,6 +12,8 @@ from recovery.restore.gate_texts import gate_text
 from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 NOW = units.now
 
 

@@ -215,12 +215,14 @@ def damaged_copy(two_packs, tmp_path, change):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_every_truncation_is_damage(two_packs, tmp_path):
     length = two_packs[1][0].stored_bytes
     for cut in [0, 1, 20, 100, 150, 180, 200, 300, *range(1000, length, 7919), length - 17, length - 16, length - 1]:
         damaged_copy(two_packs, tmp_path, lambda data, cut=cut: data[:cut])
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_damage(two_packs, tmp_path):
     length = two_packs[1][0].stored_bytes
     for position in [*range(0, 240, 5), *range(240, length, 6007), length - 1]:
@@ -355,6 +357,7 @@ def test_a_kill_in_the_middle_leaves_no_pack_that_counts_and_the_next_try_makes_
     assert len(read(tmp_path / "out", one)) == 40
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_artifact(tmp_path):
     peaks = []
     for size in (1 << 20, 1 << 30):

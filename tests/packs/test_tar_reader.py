@@ -135,6 +135,7 @@ def test_every_truncation_is_damage(small_stream):
     assert len(whole) == 4
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_damage_or_another_content(small_stream):
     """Whatever a byte becomes, the reader ends, with an error of ours or with what it read; the hash of the pack tells the rest."""
     chance = random.Random(1)

@@ -11,6 +11,8 @@ from recovery.restore.report import write
 from tests.support.restore_driver import approve_gate, run_until, show_gate, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def started(tmp_path):

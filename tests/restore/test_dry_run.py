@@ -7,6 +7,8 @@ from recovery.restore import safety_backup, steps
 from tests.support.restore_driver import journal_steps, run_until, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):

@@ -8,6 +8,8 @@ import pytest
 from tests.support.restore_driver import journal_steps, refused_by_preflight, run_until, steps, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 def nest(system):
     """A folder of files in a folder of files; settings in settings, and in files."""

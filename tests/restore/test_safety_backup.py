@@ -15,6 +15,8 @@ from tests.support.kills import Killed, die
 from tests.support.restore_driver import journal_steps, run_until, show_gate, steps, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):

@@ -27,6 +27,8 @@ from sandbox.servers import Mongo, Postgres, wait_for
 from tests.support.restore_driver import approve_gate, assert_unchanged, run_until, steps, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def system(tmp_path):
@@ -135,6 +137,7 @@ def test_settings_that_differ_are_replaced_only_if_asked(system):
     assert system.fingerprint()["config.settings"] == system.set_state["config.settings"]
 
 
+@pytest.mark.servers
 def test_documents_with_a_ttl_survive_until_acceptance(tmp_path):
     with Mongo(tmp_path / "mongo", options=["--setParameter", "ttlMonitorSleepSecs=1"]) as server, server.client() as client:
         system = SampleSystem(tmp_path / "small", "ttl", mongo=server)

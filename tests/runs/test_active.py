@@ -13,6 +13,8 @@ from recovery.sets.layout import new_set_id
 from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from sandbox.servers import wait_for
 from tests.support.restore_driver import journal_steps, steps, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 SQL = {"source": "postgres.main", "database": "hooked"}
 MONGO = {"source": "mongo.documents", "database": "hooked"}
 

@@ -184,7 +184,7 @@ def test_years_of_nights_never_lose_the_promise():
 # The deletion itself ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.servers)])
 def destination(request, tmp_path):
     if request.param == "folder":
         (tmp_path / "there").mkdir()

@@ -17,7 +17,7 @@ from tests.support.sets import KEY, NOW, keys_of, make_set, put, run_python, s3_
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.servers)])
 def destination(request, tmp_path):
     if request.param == "folder":
         (tmp_path / "there").mkdir()

@@ -17,6 +17,8 @@ from recovery.restore.session import RestoreSession
 from tests.support.restore_driver import approve_gate, journal_steps, refused_by_preflight, run_until, steps, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def whole(tmp_path, postgres_server, mongo_server):

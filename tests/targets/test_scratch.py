@@ -91,6 +91,7 @@ def in_a_process(work):
 # Servers --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.servers
 def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder):
     assert in_a_process(lambda: scratch.start(around(plan), drill_folder, ALL)) == 0
     root = record(drill_folder).root
@@ -130,6 +131,7 @@ def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder
         scratch.target(around(plan), drill_folder)
 
 
+@pytest.mark.servers
 def test_the_server_is_of_the_major_version_that_the_set_needs(plan, drill_folder):
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(18), postgres_bin(16))})})
     scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": "16.9 (Debian 16.9-1)"}})
@@ -151,6 +153,7 @@ def test_a_missing_mongod_is_named_with_where_it_was_looked_for(plan, drill_fold
         scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
 
 
+@pytest.mark.servers
 def test_a_server_that_does_not_start_says_why(plan, drill_folder, tmp_path):
     (tmp_path / "mongod").write_text("#!/bin/sh\necho no room for $1; exit 3\n")
     (tmp_path / "mongod").chmod(0o755)
@@ -159,6 +162,7 @@ def test_a_server_that_does_not_start_says_why(plan, drill_folder, tmp_path):
         scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
 
 
+@pytest.mark.servers
 def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_folder):
     def cut_off():
         begin = runners_processes.start
@@ -179,6 +183,7 @@ def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_
     assert not root.exists()
 
 
+@pytest.mark.servers
 def test_a_start_that_is_tried_again_begins_afresh(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     first = record(drill_folder).root
@@ -188,6 +193,7 @@ def test_a_start_that_is_tried_again_begins_afresh(plan, drill_folder):
     assert len(command_lines_with(record(drill_folder).root)) == 1
 
 
+@pytest.mark.servers
 def test_a_server_that_ended_meanwhile_is_said_with_its_last_words(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     runners_processes.end_all(record(drill_folder).root, {"mongod": signal.SIGKILL})

@@ -16,6 +16,8 @@ from recovery.sets.records import read_records
 from tests.support.restore_driver import approve_gate, run_until, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 FORMAT = Path(__file__).parents[3] / "docs/reference/format.md"
 
 

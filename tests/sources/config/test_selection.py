@@ -417,6 +417,7 @@ def test_a_set_that_can_not_be_fetched_leaves_everything_in_place_as_it_is(tmp_p
     assert len(forth.recorded_facts("dropping")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["again", "back"])
 def test_killed_in_place_at_any_point(tmp_path, home, source, monkeypatch, then):
     disturb(home)

@@ -365,6 +365,7 @@ def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, source):
 # Kills --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["resume", "back"])
 def test_a_switch_killed_at_any_point(tmp_path, home, source, monkeypatch, then):
     disturb(home)
@@ -397,6 +398,7 @@ def test_a_switch_killed_at_any_point(tmp_path, home, source, monkeypatch, then)
     assert points == 7, "two entries of the journal, two files set aside, three brought"
 
 
+@pytest.mark.slow
 def test_a_way_back_killed_at_any_point(tmp_path, home, source, monkeypatch):
     disturb(home)
     later = comparable(home)

@@ -24,6 +24,8 @@ from tests.support.local_restore import LocalRestore, back_up
 from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
 
+pytestmark = pytest.mark.slow
+
 
 def files(folder: Path, *exclude: str, damaged: bool = False) -> Files:
     made = Files("uploads", FilesSettings(path=folder, exclude=exclude), runner=LOCAL)

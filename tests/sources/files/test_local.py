@@ -138,6 +138,7 @@ def restore_path(live: Path, restore: LocalRestore) -> Path:
     return live / f".recovery-{restore.id}"
 
 
+@pytest.mark.slow
 def test_five_thousand_files(tmp_path):
     live = tmp_path / "live"
     for number in range(5000):
@@ -204,6 +205,7 @@ def deep(tmp_path):
     subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_thousand_and_more_folders_in_one_another(tmp_path, deep, in_place):
     make_deep(deep, ["d"] * 1500)
@@ -565,6 +567,7 @@ def disturbed(tmp_path, live):
     return source, saved, snapshot(live)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["resume", "back"])
 def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, killer, then):
     source, saved, later = disturbed
@@ -593,6 +596,7 @@ def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, killer, then):
     assert points == 10, "an entry of the journal, four entries set aside, four brought, an entry of the journal"
 
 
+@pytest.mark.slow
 def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, killer):
     source, saved, later = disturbed
     restores = {}

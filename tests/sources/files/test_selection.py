@@ -188,6 +188,7 @@ def test_the_whole_folder_is_gone(tmp_path, live, saved, back):
     assert live.exists() != back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["resume", "back"])
 def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then):
     disturb(live)
