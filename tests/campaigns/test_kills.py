@@ -101,9 +101,9 @@ def number_of(tmp_path_factory, postgres_server, mongo_server):
 
 
 SWITCH_STEPS = [
-    "postgres.main: cutover",
+    "postgres.main: switch",
     "switched postgres.main",
-    "mongo.documents: mongo cutover planned",
+    "mongo.documents: mongo swap planned",
     "switched mongo.documents",
     "files.uploads: exchange",
     "switched files.uploads",
@@ -115,7 +115,7 @@ def test_at_the_steps_of_the_switch_of_a_whole_system(tmp_path, whole, number_of
     campaign(tmp_path, whole, list(map(number_of, SWITCH_STEPS)), early=False)
 
 
-@pytest.mark.parametrize("step", ["postgres.main: cutover", "mongo.documents: mongo cutover planned", "files.uploads: exchange"])
+@pytest.mark.parametrize("step", ["postgres.main: switch", "mongo.documents: mongo swap planned", "files.uploads: exchange"])
 def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, number_of, step):
     system = whole(tmp_path, "again")
     run = system.restore()

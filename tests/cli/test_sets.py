@@ -117,7 +117,7 @@ def test_show_says_what_is_in_a_set(kept, ask):
     for words in (
         "everything before 20",
         "held by alice: kept for the auditors",
-        "verification by run drill",
+        "proof by run drill",
         "500 records",
         "bare: 320 records",
         "nothing after",
@@ -460,7 +460,7 @@ def test_a_record_of_an_impossible_moment_is_not_believed(kept, place, ask):
     record = next(records.glob("*-hold.json"))
     values = json.loads(record.read_text()) | {"time": "0001-01-01T00:00:00+14:00"}
     record.write_text(json.dumps(values))
-    proof = next(records.glob("*-verification.json"))
+    proof = next(records.glob("*-proof.json"))
     proof.write_text(json.dumps(json.loads(proof.read_text()) | {"facts": {"sources": 5}}))
     status, found, _ = ask("sets", place, kit=())
     assert (status, len(found["findings"])) == (1, 1)

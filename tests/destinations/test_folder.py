@@ -149,7 +149,7 @@ def test_a_root_that_is_not_there_is_refused_and_not_made(tmp_path, file):
 
 
 def with_mount(root, mount):
-    return make_destination("local", Settings(folder=root, mount=mount, keep={"last": 1}), None)
+    return make_destination("local", Settings(folder=root, mount=mount, keep_last=1), None)
 
 
 def test_below_a_plain_folder_that_should_be_a_mount_nothing_is_written(tmp_path, file):

@@ -372,14 +372,14 @@ def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
     system.elsewhere.mkdir()
     checks = "checks: [{name: first, argv: [sh, -c, exit 3], retries: 0}, {name: second, argv: ['true']}]"
     system.edit_plan("targets:\n  elsewhere:\n", f"drill: {{target: elsewhere}}\ntargets:\n  elsewhere:\n    {checks}\n")
-    run, ask = a_drill(system), restore_steps.ask
+    run, run_check = a_drill(system), restore_steps.run_check
 
     def killed_at_the_second(check, target):
         if check.name == "second":
             raise KeyboardInterrupt
-        return ask(check, target)
+        return run_check(check, target)
 
-    monkeypatch.setattr(restore_steps, "ask", killed_at_the_second)
+    monkeypatch.setattr(restore_steps, "run_check", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_until(run)
     assert "not every check succeeded: first." in teardown(run)
@@ -609,7 +609,7 @@ def test_a_forged_proof_counts_for_nothing(system):
     run = a_drill(system)
     run_until(run)
     teardown(run)
-    (proof,) = (system.folder / "near" / "small" / system.set_id / "records").glob("*-verification.json")
+    (proof,) = (system.folder / "near" / "small" / system.set_id / "records").glob("*-proof.json")
     for suffix in ("", ".sig"):
         there = system.folder / "far" / "small" / system.set_id / "records" / f"{proof.name}{suffix}"
         there.parent.mkdir(exist_ok=True)

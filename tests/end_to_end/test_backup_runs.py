@@ -201,7 +201,7 @@ def whole_and_part(play):
     assert part.missing == {"files.uploads": "left out by who started the run"}
     states = play.states
     assert {states[f"files_uploads.{step}"] for step in ("dump", "compress", "verify")} == {"skipped"}
-    assert (states["finish"], states["ping"]) == ("skipped", "skipped")
+    assert (states["finish"], states["heartbeat"]) == ("skipped", "skipped")
     assert play.pings == 1
     assert play.mails() == []
     assert play.staged == []
@@ -236,7 +236,7 @@ def source_failed(play):
     assert states["postgres_main.dump"] == "failed"
     assert {states[f"upload.{place}"] for place in ("near", "far")} == {"success"}
     assert {states[f"prune.{place}"] for place in ("near", "far")} == {"upstream_failed"}
-    assert states["finish"] == states["ping"] == "upstream_failed"
+    assert states["finish"] == states["heartbeat"] == "upstream_failed"
     for place in ("near", "far"):
         first, second = play.sets(place)
         assert first.complete

@@ -27,9 +27,9 @@ def test_there_and_back(tmp_path):
 
 def test_nobody_answered(tmp_path):
     with pytest.raises(ApprovalError, match="The gate cutover was not approved by anyone"):
-        read_approval(tmp_path / "switch.json", KEY.verify_key)
+        read_approval(tmp_path / "cutover.json", KEY.verify_key)
     with pytest.raises(ApprovalError, match="What the gate cutover asked can't be believed"):
-        read_question(tmp_path / "switch.asked.json", KEY.verify_key)
+        read_question(tmp_path / "cutover.asked.json", KEY.verify_key)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"statement": 1, "signature": ""}', b'{"statement": "{}"}'])
@@ -46,7 +46,7 @@ def test_every_byte_is_signed(tmp_path):
     path = tmp_path / "plan.json"
     write_signed(path, APPROVAL, KEY)
     signed = json.loads(path.read_text())
-    for old, new in (("alice", "bobby"), ("run 1", "run 2"), ('"plan"', '"swit"'), ("1:2", "1:3")):
+    for old, new in (("alice", "bobby"), ("run 1", "run 2"), ('"plan"', '"cuto"'), ("1:2", "1:3")):
         assert old in signed["statement"]
         path.write_text(json.dumps(signed | {"statement": signed["statement"].replace(old, new)}))
         with pytest.raises(ApprovalError):

@@ -65,12 +65,12 @@ def test_refused_at_the_last_gate_what_was_there_comes_back(whole):
 def not_equal(monkeypatch, run, source_id):
     """Let the verification of what was loaded in place of a source find a difference; the rollback's finds none that is not there."""
     kind = type(run.source(source_id))
-    verify = kind.verify
+    verify = kind.verify_staged
 
     def found(source, what):
         return [Difference("thing", "this one", "on purpose")] if not what.rolling_back else verify(source, what)
 
-    monkeypatch.setattr(kind, "verify", found)
+    monkeypatch.setattr(kind, "verify_staged", found)
 
 
 @pytest.mark.parametrize("broken", ["postgres.main", "mongo.documents", "files.uploads", "config.settings"])

@@ -355,7 +355,7 @@ def test_none_before_once_the_switch_or_the_way_back_began(hooked):
     with pytest.raises(RestoreError, match="too late"):
         restore_hooks.before_restore(run)
     rollback.roll_back(run)
-    with pytest.raises(RestoreError, match="taken back"):
+    with pytest.raises(RestoreError, match="being rolled back"):
         restore_hooks.before_restore(run)
     assert hook_calls(hooked) == ["freeze", "announce"]
 

@@ -30,7 +30,7 @@ def test_what_was_said_in_its_order(journal):
 
 def test_another_process_sees_it_at_once(journal, tmp_path):
     journal.record("one")
-    assert Journal(tmp_path / "journal.jsonl").said("one")
+    assert Journal(tmp_path / "journal.jsonl").entries("one")
 
 
 def test_nothing_is_said_after_the_end(journal):

@@ -39,56 +39,56 @@ def daily(count, **changes):
 
 def test_last_keeps_the_newest():
     sets = daily(10)
-    assert kept(plan(sets, last=3)) == ids(*sets[:3])
-    assert kept(plan(sets, last=20)) == ids(*sets)
+    assert kept(plan(sets, keep_last=3)) == ids(*sets[:3])
+    assert kept(plan(sets, keep_last=20)) == ids(*sets)
 
 
 def test_within_keeps_the_window_and_the_newest_before_it():
     sets = daily(10)
-    assert kept(plan(sets, within="60h")) == ids(*sets[:4])  # three in the window, and one that its first moment goes back to
-    assert kept(plan(sets, within="3d")) == ids(*sets[:5])  # a set exactly three days old is in the window
-    assert kept(plan(sets, within="90d")) == ids(*sets)
+    assert kept(plan(sets, keep_within="60h")) == ids(*sets[:4])  # three in the window, and one that its first moment goes back to
+    assert kept(plan(sets, keep_within="3d")) == ids(*sets[:5])  # a set exactly three days old is in the window
+    assert kept(plan(sets, keep_within="90d")) == ids(*sets)
 
 
 def test_a_set_stays_if_any_rule_wants_it():
     sets = daily(10)
-    assert kept(plan(sets, within="60h", last=7)) == ids(*sets[:7])
-    assert kept(plan(sets, within="6d", last=2)) == ids(*sets[:8])
+    assert kept(plan(sets, keep_within="60h", keep_last=7)) == ids(*sets[:7])
+    assert kept(plan(sets, keep_within="6d", keep_last=2)) == ids(*sets[:8])
 
 
-def test_sets_that_are_not_good_do_not_count_but_stay_with_their_neighbours():
-    level = daily(10)
+def test_sets_that_are_not_valid_do_not_count_but_stay_with_their_neighbours():
+    valid = daily(10)
     broken = [
         manifest(each.created + timedelta(hours=1), **({"missing": {"files.uploads": "no answer"}} if number % 2 else {"level": "stored"}))
-        for number, each in enumerate(level)
+        for number, each in enumerate(valid)
     ]
-    assert kept(plan(level + broken, last=3)) == ids(*level[:3], *broken[:3])
-    assert kept(plan(level + broken, within="60h")) == ids(*level[:4], *broken[:3])
+    assert kept(plan(valid + broken, keep_last=3)) == ids(*valid[:3], *broken[:3])
+    assert kept(plan(valid + broken, keep_within="60h")) == ids(*valid[:4], *broken[:3])
 
 
 def test_a_long_row_of_failures_pushes_nothing_out():
-    level = manifest(NOW - 400 * DAY)
+    valid = manifest(NOW - 400 * DAY)
     older = manifest(NOW - 500 * DAY)
     failures = [manifest(NOW - number * DAY, missing={"files.uploads": "no answer"}) for number in range(300)]
-    assert ids(level) <= kept(plan([older, level, *failures], last=1))
-    assert ids(level) <= kept(plan([older, level, *failures], within="30d"))
+    assert ids(valid) <= kept(plan([older, valid, *failures], keep_last=1))
+    assert ids(valid) <= kept(plan([older, valid, *failures], keep_within="30d"))
 
 
-def test_the_newest_good_set_stays_at_any_age():
+def test_the_newest_valid_set_stays_at_any_age():
     sets = [manifest(NOW - (400 + number) * DAY) for number in range(3)]
-    assert kept(plan(sets, within="1d")) == ids(sets[0])
+    assert kept(plan(sets, keep_within="1d")) == ids(sets[0])
 
 
-def test_nothing_is_deleted_where_no_good_set_would_be_left():
+def test_nothing_is_deleted_where_no_valid_set_would_be_left():
     with pytest.raises(RetentionError, match="leave no valid set"):
-        plan([manifest(NOW - 100 * DAY, level="stored")], within="30d")
-    assert plan([], within="30d") == ()
-    assert len(kept(plan([manifest(NOW, level="stored")], within="30d"))) == 1
+        plan([manifest(NOW - 100 * DAY, level="stored")], keep_within="30d")
+    assert plan([], keep_within="30d") == ()
+    assert len(kept(plan([manifest(NOW, level="stored")], keep_within="30d"))) == 1
 
 
 def test_held_sets_stay_and_say_why():
     sets = daily(5)
-    decisions = plan(sets, {sets[4].set_id: "held by alice: an audit"}, last=1)
+    decisions = plan(sets, {sets[4].set_id: "held by alice: an audit"}, keep_last=1)
     assert kept(decisions) == ids(sets[0], sets[4])
     assert decisions[4].reason == "held by alice: an audit"
 
@@ -96,35 +96,35 @@ def test_held_sets_stay_and_say_why():
 def test_a_set_dated_in_the_future_is_kept_and_pushes_nothing_out():
     future = manifest(NOW + 30 * DAY)
     sets = daily(3)
-    assert kept(plan([future, *sets], last=1)) == ids(future, sets[0])
+    assert kept(plan([future, *sets], keep_last=1)) == ids(future, sets[0])
 
 
 def test_a_set_whose_dump_is_dated_in_the_future_is_kept_and_pushes_nothing_out():
     """A restore of the latest leaves it out, so what it would take has to stay."""
     odd = manifest(NOW, sources={"files.uploads": source(NOW + DAY, consistency="scan")})
     sets = daily(3)
-    assert kept(plan([odd, *sets[1:]], last=1)) == ids(odd, sets[1])
+    assert kept(plan([odd, *sets[1:]], keep_last=1)) == ids(odd, sets[1])
 
 
 def test_order_comes_from_the_recorded_time_and_never_from_the_name():
     younger = manifest(NOW, set_id="20200101T000000Z-0000")
     older = manifest(NOW - DAY, set_id="20300101T000000Z-ffff")
-    assert kept(plan([older, younger], last=1)) == ids(younger)
+    assert kept(plan([older, younger], keep_last=1)) == ids(younger)
 
 
 def expected(sets, held, within, last, now):
     """The same rules, said set by set."""
-    past_good = [each for each in sets if each.valid("decoded") and each.created <= now + timedelta(minutes=5)]
+    past_valid = [each for each in sets if each.valid("decoded") and each.created <= now + timedelta(minutes=5)]
     result = set()
     for each in sets:
-        newer_good = [other for other in past_good if other.created > each.created]
-        reasons = [each.set_id in held, each.created > now + timedelta(minutes=5), each in past_good and not newer_good]
+        newer_valid = [other for other in past_valid if other.created > each.created]
+        reasons = [each.set_id in held, each.created > now + timedelta(minutes=5), each in past_valid and not newer_valid]
         if within:
-            before_window = [other for other in past_good if other.created < now - within]
+            before_window = [other for other in past_valid if other.created < now - within]
             reasons.append(each.created >= now - within)
             reasons.append(bool(before_window) and each == max(before_window, key=lambda other: other.created))
         if last:
-            reasons.append(len(newer_good) < last)
+            reasons.append(len(newer_valid) < last)
         if any(reasons):
             result.add(each.set_id)
     return result
@@ -144,7 +144,7 @@ def test_random_histories():
         held = {each.set_id: "held" for each in sets if dice.random() < 0.1}
         within = dice.choice([None, timedelta(days=dice.randrange(1, 60))])
         last = dice.choice([None, dice.randrange(1, 8)]) if within else dice.randrange(1, 8)
-        rules = {name: value for name, value in (("within", within), ("last", last)) if value}
+        rules = {name: value for name, value in (("keep_within", within), ("keep_last", last)) if value}
         usable = [each for each in sets if each.valid("decoded") and each.created <= now + timedelta(minutes=5)]
         want = expected(sets, held, within, last, now)
         if not usable and want != ids(*sets):
@@ -172,12 +172,12 @@ def test_years_of_nights_never_lose_the_promise():
     for night in range(250):
         now = NOW + night * DAY
         sets.append(manifest(now, missing={"files.x": "gone"} if dice.random() < 0.4 else None))
-        good_before = [each for each in sets if each.valid("decoded")]
-        if not good_before:
+        valid_before = [each for each in sets if each.valid("decoded")]
+        if not valid_before:
             continue
-        decisions = plan(sets, now=now, last=5, within="4d")
+        decisions = plan(sets, now=now, keep_last=5, keep_within="4d")
         sets = [decision.manifest for decision in decisions if decision.keep]
-        assert len([each for each in sets if each.valid("decoded")]) >= min(5, len(good_before))
+        assert len([each for each in sets if each.valid("decoded")]) >= min(5, len(valid_before))
         assert len(sets) < 40
 
 

@@ -102,7 +102,7 @@ DAMAGES = {
     "instructions": (lambda folder: flip(folder / "RESTORE.md"), "RESTORE.md is not what the manifest says"),
     "manifest": (lambda folder: flip(folder / "manifest.json"), "manifest at"),
     "signature": (lambda folder: (folder / "manifest.json.sig").unlink(), "was not signed by the key"),
-    "record": (lambda folder: flip(next((folder / "records").glob("*-verification.json"))), "is not believed"),
+    "record": (lambda folder: flip(next((folder / "records").glob("*-proof.json"))), "is not believed"),
 }
 
 

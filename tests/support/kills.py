@@ -242,20 +242,20 @@ def _around_tool(monkeypatch, program, before, after):
 
 def _around_journal(set_attribute, before, after):
     """Call something before and after each step that any journal writes, with the step as its file has it."""
-    say, say_of = Journal.say, Journal.say_of
+    record, record_of = Journal.record, Journal.record_of
 
-    def watched_say(journal, step, source="", /, **facts):
+    def watched_record(journal, step, source="", /, **facts):
         before(step, journal)
-        say(journal, step, source, **facts)
+        record(journal, step, source, **facts)
         after(step, journal)
 
-    def watched_say_of(journal, source, step, facts):
+    def watched_record_of(journal, source, step, facts):
         before(f"{source}: {step}", journal)
-        say_of(journal, source, step, facts)
+        record_of(journal, source, step, facts)
         after(f"{source}: {step}", journal)
 
-    set_attribute(Journal, "say", watched_say)
-    set_attribute(Journal, "say_of", watched_say_of)
+    set_attribute(Journal, "record", watched_record)
+    set_attribute(Journal, "record_of", watched_record_of)
 
 
 def killed_in_process(work, kill_at, *, early):

@@ -288,7 +288,7 @@ def test_what_never_began_is_in_nobodys_way(system):
     killed = system.restore("killed")
     pid = os.fork()
     if pid == 0:
-        killed.journal.say = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        killed.journal.record = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
         choose_set.choose(killed, system.ask(killed))
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     assert (killed.folder / "request.json").exists()

@@ -300,7 +300,7 @@ def test_there_and_back_in_place(tmp_path, home, source, choice):
     needed = source.preflight(forth)
     assert needed.bytes_needed[str(home)] > 0
     assert needed.second_copy == ()
-    identity = source.identity(forth)
+    fingerprint = source.fingerprint(forth)
     assert changed_since_backup(source, forth, back) == []
     go(source, forth)
     assert PASSWORD in (home / ".env").read_text()
@@ -310,7 +310,7 @@ def test_there_and_back_in_place(tmp_path, home, source, choice):
     assert (home / "custom/later.py").exists()
     assert not list(home.rglob(".recovery-*"))
     assert source.replaced_copies() == []
-    assert source.identity(forth) == identity
+    assert source.fingerprint(forth) == fingerprint
     go(source, back)
     assert comparable(home) == later
     assert not list(home.rglob(".recovery-*"))

@@ -104,7 +104,7 @@ def test_there_and_back(tmp_path, live):
     inode = live.stat().st_ino
     assert refusals(both.source, both.forth) == ""
     assert "all of them are removed" in finding_texts(both.source, both.forth, "fact")
-    identity = both.source.identity(both.forth)
+    fingerprint = both.source.fingerprint(both.forth)
     both.go(both.forth)
     assert snapshot(live) == both.saved
     assert not list(live.glob(".recovery-*"))
@@ -113,7 +113,7 @@ def test_there_and_back(tmp_path, live):
     (live / "written by a service").write_text("after the restore")
     (live / "lost/too").write_text("after the restore")
     both.end()
-    assert both.source.identity(both.forth) == identity
+    assert both.source.fingerprint(both.forth) == fingerprint
 
 
 @pytest.mark.parametrize("linked", ["above", "itself"])
@@ -159,16 +159,16 @@ def test_a_folder_that_was_not_there_before(tmp_path, live, only):
     fill(live, {"1.x": "x", "sub/later": "then"})
     age(live)
     both = Both(tmp_path, live, *only, change=shutil.rmtree)
-    identity = both.source.identity(both.forth)
-    assert identity.startswith("gone below")
+    fingerprint = both.source.fingerprint(both.forth)
+    assert fingerprint.startswith("gone below")
     both.go(both.forth)
     if not only:
         assert snapshot(live) == both.saved
     assert snapshot(live)[b"."] == both.saved[b"."]
-    assert both.source.identity(both.forth) == identity, "a folder that the restore created is still gone"
+    assert both.source.fingerprint(both.forth) == fingerprint, "a folder that the restore created is still gone"
     both.end()
     assert not live.exists()
-    assert both.source.identity(both.forth) == identity
+    assert both.source.fingerprint(both.forth) == fingerprint
 
 
 def test_a_backup_of_a_folder_that_is_gone(tmp_path, live):
@@ -522,7 +522,7 @@ def test_a_whole_restore_where_folder_and_settings_are_gone(tmp_path):
     before = snapshot(system.home, times=False)
     for number, refused in enumerate([True, False]):
         run = system.restore(f"restore {number}")
-        run_until(system, run, "gate accept" if refused else "keep", system.ask(run, set=set_id, method="in place", config="all"))
+        run_until(system, run, "gate accept" if refused else "finalize", system.ask(run, set=set_id, method="in place", config="all"))
         assert system.fingerprint() == saved
         if refused:
             answers.reject(run, "accept", "alice")

@@ -761,11 +761,11 @@ def test_a_folder_that_is_gone_comes_back(tmp_path, live):
     shutil.rmtree(live)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     gone = source.preflight(restore)
-    assert gone.identity.startswith("gone below ")
+    assert gone.fingerprint.startswith("gone below ")
     assert f"{deep} is gone; it is created again in {tmp_path}." in [finding.text for finding in gone.findings]
     assert not live.exists(), "preflight changes nothing"
     source.stage(restore)
-    assert source.preflight(restore).fingerprint == gone.identity, "a folder that the restore created is still gone"
+    assert source.preflight(restore).fingerprint == gone.fingerprint, "a folder that the restore created is still gone"
     assert source.verify_staged(restore) == []
     source.swap(restore)
     assert snapshot(deep) == saved
@@ -795,9 +795,9 @@ def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
     source, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     preflight = source.preflight(restore)
-    assert preflight.identity == source.fingerprint(restore)
-    assert preflight.identity.endswith(f", inode {live.stat().st_ino}")
-    assert str(live.stat().st_dev) not in preflight.identity.split(" ")
+    assert preflight.fingerprint == source.fingerprint(restore)
+    assert preflight.fingerprint.endswith(f", inode {live.stat().st_ino}")
+    assert str(live.stat().st_dev) not in preflight.fingerprint.split(" ")
     facts = finding_texts(source, restore, "fact")
     assert "5 files in 2 folders" in facts
     assert "has 4 files now" in facts

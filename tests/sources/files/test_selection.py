@@ -290,7 +290,7 @@ def test_refusals(tmp_path, live, saved, only, words):
     (said,) = [finding.text for finding in preflight.findings if finding.level == "refusal"]
     assert words in said
     assert "a.pdf'" not in said.replace(repr(only), "")
-    assert preflight.identity == files(live).fingerprint(restore)
+    assert preflight.fingerprint == files(live).fingerprint(restore)
 
 
 def test_an_empty_set_has_nothing(tmp_path):

@@ -601,13 +601,13 @@ def test_preflight_says_what_is_replaced_and_changes_nothing(server, client, db,
 def test_another_server_has_another_identity(server, mongo_server, db, tmp_path):
     db.one.insert_one({})
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
-    here, again = (mongo(server, db.name).preflight(LocalRestore(set_folder, tmp_path / name)).identity for name in ("a", "b"))
-    there = mongo(mongo_server, db.name).preflight(LocalRestore(set_folder, tmp_path / "c")).identity
+    here, again = (mongo(server, db.name).preflight(LocalRestore(set_folder, tmp_path / name)).fingerprint for name in ("a", "b"))
+    there = mongo(mongo_server, db.name).preflight(LocalRestore(set_folder, tmp_path / "c")).fingerprint
     assert here == again
     assert here != there
-    elsewhere = mongo(server, db.name, host="localhost").preflight(LocalRestore(set_folder, tmp_path / "d")).identity
+    elsewhere = mongo(server, db.name, host="localhost").preflight(LocalRestore(set_folder, tmp_path / "d")).fingerprint
     assert here != elsewhere, "a clone has the same UUID"
-    assert here == mongo(server, db.name).identity(LocalRestore(set_folder, tmp_path / "e"))
+    assert here == mongo(server, db.name).fingerprint(LocalRestore(set_folder, tmp_path / "e"))
 
 
 def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ import psycopg
 import pytest
 
 from recovery.common.errors import RestoreError
-from recovery.sources.postgres.databases import in_place
 from tests.support.kills import Killed, killed_at_statement
 from tests.support.local_restore import LocalRestore, read_dump
 from tests.support.postgres_site import Site, contents, texts
@@ -210,7 +209,7 @@ def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
 
 
 def test_the_way_back_is_not_told_by_the_set(site, saved, live, monkeypatch):
-    killed(monkeypatch, in_place, "load", lambda: live.source.replace(live.forward), after=False, call=2)
+    killed(monkeypatch, "before a database is created", live.source, live.forward, nth=2)
     assert len(live.forward.recorded_facts("dropping")) == 1
     live.back.set_folder = saved
     live.source.replace(live.back)

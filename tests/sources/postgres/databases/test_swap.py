@@ -297,7 +297,7 @@ def test_preflight_tells_what_would_happen(site, shop):
     preflight = source.preflight(restore)
     facts = texts(source, restore, "fact")
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
-    assert preflight.identity == source.fingerprint(restore) == f"{system} at 127.0.0.1:{site.server.port}"
+    assert preflight.fingerprint == source.fingerprint(restore) == f"{system} at 127.0.0.1:{site.server.port}"
     assert f"is replaced and kept as shop__before_{restore.id}" in facts
     assert "1 of postgres (till)" in facts
     assert "created: gone, gone_group" in facts

@@ -93,7 +93,7 @@ class Parts:
     def __init__(self, site, renamed=None, user="postgres", password=None):
         endpoint = Endpoint("pg", "127.0.0.1", site.server.port, user, password or site.server.password)
         self.source = Postgres("main", PostgresSettings(connection="pg"), endpoint, [site.server.bin], renamed, runner=LOCAL)
-        for step in ("stage", "prove", "compare", "switch", "roll_back", "settle", "discard", "drop_before", "before_copies"):
+        for step in ("stage", "verify_staged", "compare", "swap", "roll_back", "finalize", "discard", "drop_replaced", "replaced_copies"):
             setattr(self, step, getattr(self.source, step))
 
     def refusals(self, restore):
