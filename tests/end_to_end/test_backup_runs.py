@@ -39,7 +39,7 @@ def scenario(retries=0, hooks="", **settings):
     def register(function):
         name = f"b_{function.__name__}"[:40]
         SCENARIOS[name] = function
-        more = f"alerts: {{{MAIL}, ping: dead_man_{name}}}\nretries: {retries}\nretry_delay: 1s\n{hooks.format(name=name)}"
+        more = f"alerts: {{{MAIL}, heartbeat: dead_man_{name}}}\nretries: {retries}\nretry_delay: 1s\n{hooks.format(name=name)}"
         SAMPLE_PLANS[name] = {"more": more} | settings
         return function
 

@@ -21,10 +21,10 @@ from recovery.sources.postgres.targets import Target
 
 log = logging.getLogger(__name__)
 
-_SWITCH = "switch"
+_SWAP = "swap"
 """Journal step; facts ``live``: of each live database whether it let connections in, null for one that is not there; ``ours``: of
 the one that takes its place the number (oid), which a rename does not change."""
-_BACK = "switch back"
+_BACK = "swap back"
 _END_SESSIONS_WITHIN = 30.0
 
 
@@ -37,7 +37,7 @@ def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target
         _refuse_unstaged(connection, chosen)
         _refuse_prepared(connection, chosen)
         restore.record(
-            _SWITCH,
+            _SWAP,
             live={target.name: _lets_in(connection, target.name) for target in chosen},
             ours={target.name: number(connection, target.stage) for target in chosen},
         )
@@ -71,7 +71,7 @@ def _is_swapped(connection: Connection, chosen: Sequence[Target], restore: Resto
 
     Of those that were begun only the last one can have ended: after it, no other is.
     """
-    begun = restore.recorded_facts(_SWITCH)
+    begun = restore.recorded_facts(_SWAP)
     if not begun or not chosen:
         return False
     was_open = _was_open(begun)
@@ -99,7 +99,7 @@ def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
 
 def _as_begun(restore: RestoreView, chosen: Sequence[Target]) -> Sequence[Target]:
     """The databases by the names that they had when the swap was begun, whatever the plan calls them now."""
-    begun = restore.recorded_facts(_SWITCH)
+    begun = restore.recorded_facts(_SWAP)
     return [replace(target, name=name) for target, name in zip(chosen, _was_open(begun), strict=True)] if begun else chosen
 
 
@@ -179,7 +179,7 @@ def dress(connection: Connection, target: Target) -> None:
 
 def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Put the databases back as they were; see :meth:`recovery.sources.base.Restorer.roll_back`."""
-    begun = restore.recorded_facts(_SWITCH)
+    begun = restore.recorded_facts(_SWAP)
     if not begun:
         log.info("no swap was begun, so nothing is rolled back")
         return
@@ -234,7 +234,7 @@ def discard(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> N
     """Drop what was staged and not swapped; see :meth:`recovery.sources.base.Restorer.discard`."""
     chosen = _as_begun(restore, chosen)
     with server.maintenance(_involved(chosen)) as connection:
-        if (restore.recorded_facts(_SWITCH) and not restore.recorded_facts(_BACK)) or _is_swapped(connection, chosen, restore):
+        if (restore.recorded_facts(_SWAP) and not restore.recorded_facts(_BACK)) or _is_swapped(connection, chosen, restore):
             log.info("the restored databases are in use; nothing is discarded")
             return
         for target in chosen:

@@ -37,9 +37,9 @@ from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leavin
 
 log = logging.getLogger(__name__)
 
-_SWITCH = "switch tables"
+_SWAP = "swap tables"
 """Journal step; facts ``database``, its ``name`` there, ``foreign_keys`` that the rollback makes again, ``schemas`` that were created."""
-_BACK = "switch back tables"
+_BACK = "swap tables back"
 
 
 def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> None:
@@ -67,7 +67,7 @@ def verify_staged(server: Server, jobs: int, restore: RestoreView, parts: Sequen
 
 def _as_begun(restore: RestoreView, parts: Sequence[Chosen]) -> list[Chosen]:
     """The parts by the names that their databases had when these were swapped, whatever the plan calls them now."""
-    names = {facts["database"]: str(facts["name"]) for facts in restore.recorded_facts(_SWITCH)}
+    names = {facts["database"]: str(facts["name"]) for facts in restore.recorded_facts(_SWAP)}
     return [replace(part, target=replace(part.target, name=names.get(part.target.saved, part.target.name))) for part in parts]
 
 
@@ -100,7 +100,7 @@ def _switch_database(server: Server, restore: RestoreView, part: Chosen) -> None
         ):
             linked, schemas = _put_in_place(live, restore, part, scripts, waiting, staged)
             keys = [asdict(key) for key in linked.outgoing]
-            restore.record(_SWITCH, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
+            restore.record(_SWAP, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
         log.info("swapped: %d relations of %s", len(part.names), part.target.name)
 
 
@@ -198,7 +198,7 @@ def roll_back(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> 
 
 
 def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str]) -> None:
-    facts = next(facts for facts in reversed(restore.recorded_facts(_SWITCH)) if facts["database"] == part.target.saved)
+    facts = next(facts for facts in reversed(restore.recorded_facts(_SWAP)) if facts["database"] == part.target.saved)
     came_from = swap.aside_schemas(live, "before", restore.id)
     coming = relations_in(live, list(came_from))
     returning = _quoted(live, [(came_from[each.schema], each.name) for each in coming])
