@@ -290,7 +290,7 @@ class TreeSource(Dumper, InPlaceRestorer):
         """Exchange entries by rename, then give live folders the set's metadata."""
         if restore.recorded_facts("exchanged"):
             return
-        if restore.recorded_facts("take back"):
+        if restore.recorded_facts("rolling back"):
             raise RestoreError(f"{self.id} was rolled back.", "Trigger a new restore.")
         with translated_errors(self.id, "swapped"):
             if not restore.recorded_facts("exchange"):
