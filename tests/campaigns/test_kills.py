@@ -101,12 +101,12 @@ def number_of(tmp_path_factory, postgres_server, mongo_server):
 
 
 SWITCH_STEPS = [
-    "postgres.main: swap",
-    "cut over postgres.main",
-    "mongo.documents: mongo swap planned",
-    "cut over mongo.documents",
+    "postgres.main: switch",
+    "switched postgres.main",
+    "mongo.documents: mongo switch planned",
+    "switched mongo.documents",
     "files.uploads: exchange",
-    "cut over files.uploads",
+    "switched files.uploads",
     "starting services",
 ]
 
@@ -115,7 +115,7 @@ def test_at_the_steps_of_the_switch_of_a_whole_system(tmp_path, whole, number_of
     campaign(tmp_path, whole, list(map(number_of, SWITCH_STEPS)), early=False)
 
 
-@pytest.mark.parametrize("step", ["postgres.main: swap", "mongo.documents: mongo swap planned", "files.uploads: exchange"])
+@pytest.mark.parametrize("step", ["postgres.main: switch", "mongo.documents: mongo switch planned", "files.uploads: exchange"])
 def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, number_of, step):
     system = whole(tmp_path, "again")
     run = system.restore()

@@ -431,7 +431,7 @@ def connection_changed_after_the_gate(play):
     words = play.ended()
     assert "The target of postgres.main is not the one that was approved" in words
     assert "rolled back" in words
-    assert play.run.journal.entries("cut over", "config.settings"), "nothing had been cut over before, so nothing was rolled back"
+    assert play.run.journal.entries("switched", "config.settings"), "nothing had been cut over before, so nothing was rolled back"
     play.assert_nothing_changed()
 
 
@@ -469,7 +469,7 @@ def killed_between_two_switches(play):
     play.gate("approve_cutover")
     with play.source_in_use("files.uploads") as lock:
         play.approve("approve_cutover")
-        play.wait_for_step("cut over", "config.settings")
+        play.wait_for_step("switched", "config.settings")
         play.wait_until("the next cutover", lambda: waiting_for(lock) is not None)
         os.kill(waiting_for(lock), signal.SIGKILL)
         play.wait_until("it to fail", lambda: play.alice.states(play.dag, play.run_id)["cutover.files.uploads"] == "failed")

@@ -22,7 +22,7 @@ def test_what_was_said_in_its_order(journal):
     assert [entry.facts["entries"] for entry in journal.entries("staged")] == [3, 4]
     assert [entry.facts["entries"] for entry in journal.entries("staged", "config.settings")] == [4]
     assert journal.last("staged").source == "config.settings"
-    assert journal.last("cut over") is None
+    assert journal.last("switched") is None
     times = [entry.time for entry in journal.everything()]
     assert times == sorted(times)
     assert all(time.tzinfo for time in times)
@@ -37,7 +37,7 @@ def test_nothing_is_said_after_the_end(journal):
     journal.record("closed", reason="")
     assert journal.closed
     with pytest.raises(RestoreError, match="has ended"):
-        journal.record("cutting over", "postgres.main")
+        journal.record("switching", "postgres.main")
     assert [entry.step for entry in journal.everything()] == ["closed"]
 
 

@@ -1,7 +1,7 @@
 """What files and config share: trees that are read where they are, staged beside what is live, and swapped by rename.
 
 Steps in a restore's journal: ``staged`` (with the folders that have to be created for it), ``exchange``, ``exchanged``,
-``rolling back``, ``rolled back``. What an exchange consists of is written in the work folders, see
+``take back``, ``taken back``. What an exchange consists of is written in the work folders, see
 :mod:`recovery.sources.trees.swap`; what is replaced in place, in scratch, see
 :mod:`recovery.sources.trees.in_place`.
 """
@@ -290,7 +290,7 @@ class TreeSource(Dumper, InPlaceRestorer):
         """Exchange entries by rename, then give live folders the set's metadata."""
         if restore.recorded_facts("exchanged"):
             return
-        if restore.recorded_facts("rolling back"):
+        if restore.recorded_facts("take back"):
             raise RestoreError(f"{self.id} was rolled back.", "Trigger a new restore.")
         with translated_errors(self.id, "swapped"):
             if not restore.recorded_facts("exchange"):
@@ -303,15 +303,15 @@ class TreeSource(Dumper, InPlaceRestorer):
 
     def roll_back(self, restore: RestoreView) -> None:
         """Exchange back; entries that came after a whole swap go to the staged ones."""
-        if not restore.recorded_facts("exchange") or restore.recorded_facts("rolled back"):
+        if not restore.recorded_facts("exchange") or restore.recorded_facts("taken back"):
             return
-        restore.record("rolling back")
-        with translated_errors(self.id, "rolled back"):
+        restore.record("take back")
+        with translated_errors(self.id, "taken back"):
             for point in self.swap_points(restore):
                 if restore.recorded_facts("exchanged"):
                     point.swap.withdraw(self.newcomers(restore, point))
                 point.swap.back()
-        restore.record("rolled back")
+        restore.record("taken back")
 
     def finalize(self, restore: RestoreView) -> None:
         """Nothing has to wait for acceptance."""
@@ -321,7 +321,7 @@ class TreeSource(Dumper, InPlaceRestorer):
 
     def discard(self, restore: RestoreView) -> None:
         """Remove what was staged, or came back from a swap; after a swap that stays, only what it left over."""
-        back = bool(restore.recorded_facts("rolled back"))
+        back = bool(restore.recorded_facts("taken back"))
         if restore.recorded_facts("exchange") and not back and not restore.recorded_facts("exchanged"):
             raise RestoreError(f"{self.id} is half swapped.", "Clear the swap to resume it, or take it back; then discard.")
         stays = bool(restore.recorded_facts("exchanged")) and not back

@@ -147,15 +147,15 @@ def test_kept_copies_are_listed_and_dropped(site, shop):
 ENDED = r"pg_terminate_backend"
 RENAMED = r"RENAME TO"
 POINTS = {
-    "before the journal has the swap": lambda restore, _: killed_at_step(restore, "swap", after=False),
-    "before the databases are closed": lambda restore, _: killed_at_step(restore, "swap", after=True),
+    "before the journal has the swap": lambda restore, _: killed_at_step(restore, "switch", after=False),
+    "before the databases are closed": lambda restore, _: killed_at_step(restore, "switch", after=True),
     "after the databases are closed": lambda _, patch: killed_at_statement(patch, ENDED, after=True),
     "before the first rename": lambda _, patch: killed_at_statement(patch, RENAMED),
     "after the first database is open": lambda _, patch: killed_at_statement(patch, "ALLOW_CONNECTIONS true", after=True),
     "before the commit": lambda _, patch: killed_at_statement(patch, "COMMIT"),
 }
 BACK_POINTS = {
-    "before the databases are closed": lambda restore, _: killed_at_step(restore, "swap back", after=True),
+    "before the databases are closed": lambda restore, _: killed_at_step(restore, "switch back", after=True),
     "after the databases are closed": lambda _, patch: killed_at_statement(patch, ENDED, after=True),
     "after the first rename": lambda _, patch: killed_at_statement(patch, RENAMED, after=True),
     "before the first role is asleep": lambda _, patch: killed_at_statement(patch, "ALTER ROLE .* NOLOGIN"),

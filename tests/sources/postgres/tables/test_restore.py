@@ -358,7 +358,7 @@ def test_a_kill_around_the_commit_is_resumed_and_taken_back(site, live, parts, m
     before = everything(site)
     restore = live("shop.shop.customer")
     parts.stage(restore)
-    with killed_at_step(restore, "swap tables", after=False):
+    with killed_at_step(restore, "switch tables", after=False):
         parts.swap(restore)
     assert everything(site) == before
     with killed_at_statement(monkeypatch, "COMMIT", after=True):

@@ -22,7 +22,7 @@ from recovery.sources.mongo.restore.users import create_accounts, drop_accounts
 
 log = logging.getLogger(__name__)
 
-PLAN = "mongo swap planned"
+PLAN = "mongo switch planned"
 _NEVER_EXPIRES = 2_147_483_647
 """The longest that a TTL index takes, 68 years. What is older was deleted while the index had a shorter time."""
 

@@ -21,10 +21,10 @@ from recovery.sources.postgres.targets import Target
 
 log = logging.getLogger(__name__)
 
-_SWAP = "swap"
+_SWAP = "switch"
 """Journal step; facts ``live``: of each live database whether it let connections in, null for one that is not there; ``ours``: of
 the one that takes its place the number (oid), which a rename does not change."""
-_BACK = "swap back"
+_BACK = "switch back"
 _END_SESSIONS_WITHIN = 30.0
 
 

@@ -37,9 +37,9 @@ from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leavin
 
 log = logging.getLogger(__name__)
 
-_SWAP = "swap tables"
+_SWAP = "switch tables"
 """Journal step; facts ``database``, its ``name`` there, ``foreign_keys`` that the rollback makes again, ``schemas`` that were created."""
-_BACK = "swap tables back"
+_BACK = "switch back tables"
 
 
 def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> None:
