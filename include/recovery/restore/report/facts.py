@@ -15,7 +15,7 @@ from recovery.common.units import iso, now
 from recovery.plan.source_id import kind_of
 from recovery.restore import state
 from recovery.restore.report import drill_proof
-from recovery.restore.report.outcome import safe
+from recovery.restore.report.outcome import result, safe
 from recovery.restore.session import RestoreSession
 from recovery.runs.journal_steps import Step
 from recovery.sources import registry
@@ -37,13 +37,13 @@ def describe(session: RestoreSession, reason: str) -> dict[str, Any]:
     """The report of a restore, a drill or a dry run.
 
     Args:
-        run: which.
+        session: which.
         reason: why it did not succeed; empty if it did.
     """
     ended = now()
     return (
         _asked(session)
-        | {"result": reason or ("dry run" if session.request().dry_run else "success"), "ended": iso(ended)}
+        | {"result": result(session, reason), "ended": iso(ended)}
         | _lost(session)
         | _times(session, ended)
         | {

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from recovery.restore import answers, hooks, source_view, state
 from recovery.restore.report import drill_proof
 from recovery.restore.session import RestoreSession
 from recovery.runs.journal_steps import Step
+
+
+class Outcome(StrEnum):
+    """How a restore, a drill or a dry run ended, in the values that a report has; a failure has its reason there instead."""
+
+    SUCCESS = "success"
+    DRY_RUN = "dry run"
+
+
+def result(session: RestoreSession, reason: str) -> str:
+    """What a report has as its result: an :class:`Outcome`, or why the restore failed."""
+    return reason or (Outcome.DRY_RUN if session.request().dry_run else Outcome.SUCCESS)
 
 
 def verdict(session: RestoreSession) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 from recovery.common.units import human_duration, plain_markdown
 from recovery.plan.field_types import LIVE
 from recovery.restore.report.facts import BY_PEOPLE
+from recovery.restore.report.outcome import Outcome
 
 _TITLES = {"restore": "Restore", "drill": "Drill", "dry run": "Dry run"}
+_HEADLINES: dict[str, str] = {Outcome.SUCCESS: "SUCCESS", Outcome.DRY_RUN: "DRY RUN: nothing was changed"}
 _WITHIN = {True: "within", False: "BEYOND"}
 
 
@@ -30,7 +32,7 @@ def render(facts: dict[str, Any], found: str = "") -> str:
 
 
 def _headline(result: str) -> str:
-    return {"success": "SUCCESS", "dry run": "DRY RUN: nothing was changed"}.get(result, f"FAILED: {result}")
+    return _HEADLINES.get(result, f"FAILED: {result}")
 
 
 def _what(facts: dict[str, Any]) -> Iterator[str]:

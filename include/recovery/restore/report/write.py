@@ -11,7 +11,7 @@ from recovery.common.files import write_atomically
 from recovery.common.units import now
 from recovery.restore.report import drill_proof
 from recovery.restore.report.facts import describe
-from recovery.restore.report.outcome import verdict
+from recovery.restore.report.outcome import Outcome, verdict
 from recovery.restore.report.text import render
 from recovery.restore.session import RestoreSession
 from recovery.restore.state import is_over
@@ -52,7 +52,7 @@ def finish(session: RestoreSession) -> None:
 
 
 def _write(session: RestoreSession, facts: dict[str, Any]) -> None:
-    found = session.findings().text if facts["result"] == "dry run" else ""
+    found = session.findings().text if facts["result"] == Outcome.DRY_RUN else ""
     text = render(facts, found)
     write_atomically(session.folder / "report.md", text.encode("utf-8", "surrogateescape"))
     write_atomically(session.folder / "report.json", (json.dumps(facts, indent=1) + "\n").encode())
@@ -63,7 +63,7 @@ def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool
     """Add the report to the set and, if the restore is over, release the hold; what did not work, in sentences."""
     unkept = []
     key = session.context.signing_key()
-    text = "restored" if facts["result"] == "success" else facts["result"]
+    text = "restored" if facts["result"] == Outcome.SUCCESS else facts["result"]
     report = Record(
         kind="report", plan=session.plan.plan, set_id=facts["set"], time=now(), by=f"run {session.run_id}", text=text, facts=facts
     )
@@ -86,7 +86,7 @@ def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool
 
 
 def _proves(session: RestoreSession, facts: dict[str, Any]) -> bool:
-    return drill_proof.verified(session) if session.request().drill else facts["result"] == "success"
+    return drill_proof.verified(session) if session.request().drill else facts["result"] == Outcome.SUCCESS
 
 
 def _proof(session: RestoreSession, report: Record) -> Record:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from recovery.common.errors import RestoreError
 from recovery.common.paths import at, raw, readable
@@ -94,14 +95,17 @@ def beside(part: Part, walk: Walk, able: Abilities, counts: Callable[[str], bool
     return found
 
 
+State = Literal["missing", "equal", "differs", "folder differs"]
+"""``folder differs``: only a folder's own mode or owner does."""
+
+
 @dataclass(frozen=True)
 class Compared:
     """An entry of a set beside the live one, whose time alone is no difference."""
 
     path: str
     facts: Facts
-    state: str
-    """``missing``, ``equal``, ``differs``; ``folder differs`` if only a folder's own mode or owner does."""
+    state: State
     live: Facts | None = None
     """Of the live entry; None if it is missing."""
     how: str = ""
