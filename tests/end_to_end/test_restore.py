@@ -57,7 +57,7 @@ class Play:
         self._answers = {}
         self.set_state = system.fingerprint()
         system.disaster()
-        self.before = system.fingerprint()
+        self.before = system.before = system.fingerprint()
 
     def trigger(self, person=None, **params):
         self.run_id = (person or self.operator).trigger(self.dag, params)
