@@ -4,6 +4,7 @@ import importlib
 import io
 import re
 import tokenize
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def test_what_a_kind_s_type_names_is_there(kind):
     assert registry.source_class(kind).kind == kind
     assert registry.guide(kind).title
     assert registry.scratch_server(kind) is None or registry.scratch_server(kind).endings
+
+
+def test_the_contracts_of_imports_list_every_kind():
+    """Both lists are written by hand, and a kind that they lack could import whatever it likes."""
+    contracts = {each["name"]: each for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]}
+    layer = contracts["Kinds of source don't know each other"]["layers"][1]
+    assert set(layer.split(" | ")) == set(KINDS)
+    forbidden = contracts["The engine reaches a kind through the registry"]["forbidden_modules"]
+    assert set(forbidden) == {f"recovery.sources.{name}" for name in (*KINDS, "trees")}
 
 
 # References in docstrings -------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Findings, Request
 from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import Manifest
-from recovery.sources.base import Restorer
+from recovery.sources.base import InPlaceRestorer, Restorer
 from recovery.targets import scratch
 from recovery.targets.resolve import resolve
 from recovery.targets.target import RestoreTarget
@@ -133,8 +133,12 @@ class RestoreSession:
         return [self.context.destination(name) for name in names if wanted in {None, name}]
 
     def source(self, source_id: str) -> Restorer:
-        """A source, as it is where this restore goes."""
-        return self.target.source(source_id, Restorer)
+        """A source, as it is where this restore goes.
+
+        Raises:
+            PlanError: if its kind can't be restored by the method of this restore.
+        """
+        return self.target.source(source_id, InPlaceRestorer if self.in_place else Restorer)
 
     @contextmanager
     def changing(self, what: str, *, forward: bool = True) -> Iterator[None]:
