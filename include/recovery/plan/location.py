@@ -14,6 +14,6 @@ def overlap(one: Location, other: Location) -> bool:
     return all(mine == theirs for mine, theirs in zip(one, other, strict=False))
 
 
-def contained_in(landing: Location, others: Iterable[Location]) -> bool:
+def contained_in(location: Location, others: Iterable[Location]) -> bool:
     """Whether one is, or lies in, any of others."""
-    return any(landing[: len(other)] == other for other in others)
+    return any(location[: len(other)] == other for other in others)

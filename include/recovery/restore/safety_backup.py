@@ -74,8 +74,8 @@ def refuse_if_changed(session: RestoreSession, source_id: str) -> None:
     saved = restorer.locations(safe)
     changed_since_backup = [
         words
-        for landing, words in restorer.occupied_locations(source_view.of(session, source_id)).items()
-        if not contained_in(landing, saved)
+        for location, words in restorer.occupied_locations(source_view.of(session, source_id)).items()
+        if not contained_in(location, saved)
     ]
     changed_since_backup += [
         f"{change.count} of kind {change.kind}, such as {', '.join(change.names[:3])}" for change in restorer.changed_since_backup(safe)

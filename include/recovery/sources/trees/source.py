@@ -306,7 +306,7 @@ class TreeSource(Dumper, InPlaceRestorer):
         if not restore.recorded_facts("exchange") or restore.recorded_facts("taken back"):
             return
         restore.record("take back")
-        with translated_errors(self.id, "taken back"):
+        with translated_errors(self.id, "rolled back"):
             for point in self.swap_points(restore):
                 if restore.recorded_facts("exchanged"):
                     point.swap.withdraw(self.newcomers(restore, point))

@@ -104,7 +104,7 @@ class Swap:
         Raises:
             RestoreError: if an entry can't be renamed.
         """
-        self._each("taken back", self.units(), self._take_back)
+        self._each("rolled back", self.units(), self._take_back)
         self._finish((path, before) for path, before, _ in self._lines("folder"))
 
     def withdraw(self, paths: Iterable[bytes]) -> None:
