@@ -73,6 +73,28 @@ def test_asking_again_voids_a_yes(started):
     assert "nobody accepted it" in (run.folder / "report.md").read_text()
 
 
+@pytest.mark.parametrize("gate", ["plan", "cutover"])
+def test_a_gate_after_the_plan_changed_is_not_shown_again(started, gate):
+    system, run = started
+    run_until(system, run, "preflight" if gate == "plan" else "verify files.uploads")
+    show_gate(run, gate)
+    system.write_plan(rpo="25h")
+    changed = system.restore()
+    with pytest.raises(ApprovalError, match="Since preflight looked, the plan changed"):
+        show_gate(changed, gate)
+    with pytest.raises(ApprovalError, match="this changed: plan; alice approved something else"):
+        answers.approve(changed, gate, "alice")
+    assert not answers.answered(changed, gate)
+
+
+def test_last_gate_after_the_plan_changed_is_shown(started):
+    system, run = started
+    run_until(system, run, "check")
+    system.write_plan(rpo="25h")
+    approve_gate(system.restore(), "accept")
+    assert answers.answered(run, "accept") == "approved"
+
+
 def check_again(system, run, ok):
     if ok:
         steps.check_system(run)

@@ -19,10 +19,13 @@ def show(session: RestoreSession, gate: Gate, text: str) -> None:
 
     Raises:
         RestoreError: if this restore has ended, or what the gate is about has not happened.
-        ApprovalError: if somebody rejected this gate before.
+        ApprovalError: if somebody rejected this gate before; or if the plan or the request changed since preflight judged them, until
+            they are carried out.
     """
     with session.changing(f"gate-{gate}"):
         _refuse_rejected(session, gate)
+        if gate != "accept":
+            _same_as_preflight(session)
         session.gate_file(gate, ".md").parent.mkdir(exist_ok=True)
         session.gate_file(gate, ".json").unlink(missing_ok=True)
         write_atomically(session.gate_file(gate, ".md"), text.encode("utf-8", "surrogateescape"))
@@ -113,7 +116,7 @@ def authorise(session: RestoreSession, gate: Gate, source_id: str | None = None)
     if gate in session.gates:
         _check_approval(session, gate)
     else:
-        _same_wish(session)
+        _same_as_preflight(session)
     if source_id:
         same_target(session, source_id)
 
@@ -123,8 +126,8 @@ def _key(session: RestoreSession) -> SigningKey:
     return SigningKey.from_endpoint(session.context.endpoint(session.plan.approvals.signing or session.plan.signing))
 
 
-def _same_wish(session: RestoreSession) -> None:
-    """Where nobody is asked, nothing may change behind preflight's back either."""
+def _same_as_preflight(session: RestoreSession) -> None:
+    """Nobody is asked about, and nothing is done for, a plan and a request that preflight did not judge."""
     found = session.findings()
     then, now = (found.plan, found.request), (session.plan_digest, session.request_digest)
     if then != now:
