@@ -22,12 +22,12 @@ def title(path):
     return str(path.relative_to(ROOT))
 
 
-def test_every_folder_says_its_purpose_in_one_line():
+def test_every_package_has_a_one_line_docstring():
     for folder, purpose in packages(PACKAGE):
         assert re.fullmatch(r".+", purpose), f"{title(folder)}/__init__.py needs a docstring of one line"
 
 
-def test_the_tree_of_the_architecture_page_is_made_of_the_folders_docstrings():
+def test_architecture_page_tree_equals_package_docstrings():
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     written = re.findall(r"<!-- tree -->\n(.*?)<!-- /tree -->", page, re.DOTALL)
     assert written == [tree(PACKAGE)], "run: python tools/tree.py"
@@ -52,7 +52,7 @@ def names_a_kind(token, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_is_named_in_its_own_places_only(kind):
+def test_kind_name_occurs_only_in_modules_of_that_kind(kind):
     own = (f"sources/{kind}/", f"plan/kinds/{kind}.py", "sources/trees/" if kind == "files" else "\0")
     found = []
     for path in MODULES:
@@ -64,19 +64,19 @@ def test_a_kind_is_named_in_its_own_places_only(kind):
     assert not found
 
 
-def test_each_kind_has_a_package_and_settings_of_its_name():
+def test_source_packages_equal_the_kinds_with_plan_settings():
     folders = {path.parent.name for path in (PACKAGE / "sources").glob("*/__init__.py")} - {"trees"}
     assert folders == set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_kind_s_type_names_is_there(kind):
+def test_registry_resolves_source_class_guide_and_scratch_server_of_every_kind(kind):
     assert registry.source_class(kind).kind == kind
     assert registry.guide(kind).title
     assert registry.scratch_server(kind) is None or registry.scratch_server(kind).endings
 
 
-def test_the_contracts_of_imports_list_every_kind():
+def test_import_contracts_list_every_kind():
     """Both lists are written by hand, and a kind that they lack could import whatever it likes."""
     contracts = {each["name"]: each for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]}
     layer = contracts["Kinds of source don't know each other"]["layers"][1]
@@ -119,7 +119,7 @@ def resolves(module, reference):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=title)
-def test_references_in_docstrings_resolve(path):
+def test_docstring_references_resolve(path):
     name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     if name.endswith("__main__"):
         return
@@ -129,7 +129,7 @@ def test_references_in_docstrings_resolve(path):
         assert not [each for each in references if not resolves(module, each)]
 
 
-def test_a_reference_to_nothing_would_be_noticed():
+def test_docstring_reference_to_a_missing_name_is_detected():
     module = importlib.import_module("recovery.sources.base")
     assert not resolves(module, "recovery.sources.base.Nothing")
     assert not resolves(module, "Source.nothing")

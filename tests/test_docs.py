@@ -105,13 +105,13 @@ def as_documented(text, like):
     return "" if text == '""' else text
 
 
-def test_every_key_of_a_plan_is_documented_and_no_other():
+def test_plan_page_documents_every_plan_key_and_no_other_key():
     schema = plan_schema()
     assert sorted(documented()) == sorted(set(keys_of_schema(schema, schema)))
 
 
 @pytest.mark.parametrize(("key", "default"), sorted(dict(defaults_of(Plan)).items()), ids=lambda value: str(value)[:40])
-def test_documented_defaults_are_those_of_the_code(key, default):
+def test_documented_plan_defaults_equal_code_defaults(key, default):
     said = documented()[key]
     if default is PydanticUndefined:
         assert said == "required"
@@ -124,7 +124,7 @@ def test_documented_defaults_are_those_of_the_code(key, default):
         assert found == default
 
 
-def test_a_wrong_default_would_be_noticed():
+def test_wrong_documented_default_is_detected():
     assert as_documented("2h", timedelta(hours=2)) != timedelta(hours=3)
     assert as_documented("1GiB", 1 << 30) == Plan.model_fields["pack"].default
     with pytest.raises(KeyError):
@@ -141,7 +141,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_links_lead_somewhere(page):
+def test_page_links_resolve(page):
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", read(page))):
         if re.match(r"[a-z]+:", link):
@@ -154,7 +154,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_pictures_are_there_and_small(page):
+def test_page_pictures_exist_and_are_small(page):
     for link in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", read(page)):
         picture = page.parent / link
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -162,7 +162,7 @@ def test_pictures_are_there_and_small(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_make_targets_exist(page):
+def test_make_targets_named_on_a_page_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`|=\S+ )make ([a-z-]+)", read(page), re.MULTILINE))
     assert named <= targets
@@ -179,20 +179,20 @@ def commands(parser, words=()):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_commands_of_the_package_exist(page):
+def test_cli_commands_named_on_a_page_exist(page):
     known = {words[:2] for words in commands(command_line())}
     named = re.findall(r"-m recovery ([a-z]+)(?: ([a-z]+))?", read(page))
     assert not [words for words in named if words not in known and words[:1] not in known]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_named_files_of_the_project_exist(page):
+def test_project_files_named_on_a_page_exist(page):
     files = re.findall(r"(?<![\w/.])((?:tests|dags|include|sandbox|tools)/[\w./-]*\w)", read(page))
     assert not [file for file in files if not (ROOT / file).exists()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_named_tests_exist(page):
+def test_tests_named_on_a_page_exist(page):
     text = read(page)
     missing = [
         f"{file}::{name}" for file, name in re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", text) if f"def {name}(" not in read(ROOT / file)
@@ -200,6 +200,6 @@ def test_named_tests_exist(page):
     assert not missing
 
 
-def test_every_page_can_be_found_from_the_readme():
+def test_readme_names_every_page_of_docs():
     text = read(ROOT / "README.md")
     assert not [title(page) for page in (ROOT / "docs").rglob("*.md") if title(page) not in text]

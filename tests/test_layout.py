@@ -32,27 +32,27 @@ NOT_ONE_MODULE = {
 MODULES = [path.relative_to(TESTS).as_posix() for path in sorted(TESTS.rglob("test_*.py")) if path.relative_to(TESTS).parts[0] in ROOMS]
 
 
-def test_a_folder_of_tests_is_a_room_of_the_source_or_has_a_reason():
+def test_test_folders_mirror_source_packages_or_have_a_reason():
     folders = {path.name for path in TESTS.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
     assert folders - ROOMS == set(BESIDE)
 
 
-def test_each_kind_of_source_has_its_folder_of_tests():
+def test_every_source_kind_has_a_test_folder():
     kinds = {path.name for path in (SOURCE / "sources").iterdir() if (path / "__init__.py").exists()}
     assert kinds >= {"config", "files", "mongo", "postgres", "trees"}
     assert [kind for kind in sorted(kinds) if not any((TESTS / "sources" / kind).glob("test_*.py"))] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_test_module_is_named_after_a_module_or_package_of_its_room(module):
+def test_test_module_is_named_after_a_source_module_unless_excepted(module):
     path = Path(module)
     tested = SOURCE / path.parent / path.stem.removeprefix("test_")
     assert (tested.with_suffix(".py").exists() or (tested / "__init__.py").exists()) != (module in NOT_ONE_MODULE)
 
 
-def test_only_modules_that_exist_are_excepted():
+def test_layout_exceptions_name_existing_test_modules():
     assert set(NOT_ONE_MODULE) <= set(MODULES)
 
 
-def test_no_module_lies_between_the_rooms():
+def test_source_root_has_no_modules_except_init_and_main():
     assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "__main__.py"}

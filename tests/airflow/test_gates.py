@@ -33,7 +33,7 @@ def says(option, person="alice"):
     return {"chosen_options": [option], "params_input": {}, "responded_at": datetime.now(UTC), "responded_by_user": user, "timedout": False}
 
 
-def test_where_nobody_is_left_to_answer_it_fails_with_words(system):
+def test_gate_fails_when_the_requester_is_the_only_approver(system):
     run = system.restore()
     run_until(system, run, "preflight", system.ask(run, requester="alice"))
     asked = gate(system, "plan")
@@ -42,7 +42,7 @@ def test_where_nobody_is_left_to_answer_it_fails_with_words(system):
         asked.execute(CONTEXT)
 
 
-def test_a_no_fails_it_and_asking_again_fails_at_once(system):
+def test_rejected_gate_fails_and_fails_at_once_when_executed_again(system):
     run = system.restore()
     run_until(system, run, "check")
     show_gate(run, "accept")
@@ -53,7 +53,7 @@ def test_a_no_fails_it_and_asking_again_fails_at_once(system):
     assert answers.answered(run, "accept") == "rejected"
 
 
-def test_a_yes_that_is_void_since_checks_began_again_lets_it_ask_again(system):
+def test_accept_gate_is_retried_when_checks_began_again_before_the_approval(system):
     run = system.restore()
     run_until(system, run, "check")
     show_gate(run, "accept")

@@ -31,7 +31,7 @@ def context(**more):
     return {"dag_run": run, "reason": "task_failure", "ti": None} | more
 
 
-def test_a_failed_run_is_told(plan, smtp):
+def test_failure_mail_is_sent_with_the_run_id_escaped(plan, smtp):
     for callback in mail.on_failure(plan, "Backup"):
         callback(context())
     (message,) = smtp.messages
@@ -45,7 +45,7 @@ def test_a_failed_run_is_told(plan, smtp):
     assert "<b>" not in text
 
 
-def test_a_waiting_gate_is_told_with_its_text_as_it_is(plan, smtp):
+def test_gate_mail_has_the_gate_text_unrendered_and_escaped(plan, smtp):
     mail.gate_waits("small", "plan", "Replaces table {{ dag_run }} and {% raw %} <script>\nä", context())
     subject, text = text_of(smtp.messages[0])
     assert subject == "[small] restore waits for approval: plan"
@@ -54,7 +54,7 @@ def test_a_waiting_gate_is_told_with_its_text_as_it_is(plan, smtp):
     assert "ä" in text
 
 
-def test_a_mail_that_cannot_be_sent_does_not_fail_a_gate(plan, monkeypatch, caplog):
+def test_gate_mail_that_cannot_be_sent_is_logged_and_raises_no_error(plan, monkeypatch, caplog):
     monkeypatch.setenv(
         "AIRFLOW_CONN_MAIL",
         '{"conn_type": "smtp", "host": "127.0.0.1", "port": 1, "extra": {"disable_ssl": true, "timeout": 1, "retry_limit": 1}}',
@@ -63,7 +63,7 @@ def test_a_mail_that_cannot_be_sent_does_not_fail_a_gate(plan, monkeypatch, capl
     assert "could not be sent; nobody was told" in caplog.text
 
 
-def test_without_mail_nobody_is_told(tmp_path, smtp, monkeypatch):
+def test_mail_is_not_sent_when_the_plan_names_no_mail(tmp_path, smtp, monkeypatch):
     system = SampleSystem(tmp_path / "small", "small")
     monkeypatch.setenv("RECOVERY_PLANS", str(system.plans))
     assert not mail.on_failure(system.plan(), "Backup")
@@ -72,5 +72,5 @@ def test_without_mail_nobody_is_told(tmp_path, smtp, monkeypatch):
     assert smtp.messages == []
 
 
-def test_mail_settings_are_what_the_plan_says(plan):
+def test_mail_settings_are_read_from_the_plan(plan):
     assert plan.alerts.mail == Mail(connection="mail", to=("oncall@example.org", "boss@example.org"), sender="recovery@example.org")

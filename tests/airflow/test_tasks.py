@@ -28,7 +28,7 @@ def waits(plan, since):
     return prepare
 
 
-def test_a_backup_waits_for_a_restore_for_half_of_the_rpo(system):
+def test_backup_waits_for_a_restore_for_half_of_the_rpo_and_then_fails(system):
     plan = system.plan()
     with pytest.raises(AirflowRescheduleException):
         waits(plan, plan.objectives.rpo / 2 - timedelta(minutes=1))()
@@ -40,7 +40,7 @@ def instance(choose_set):
     return SimpleNamespace(dag_id="small_restore", run_id="r", get_task_states=lambda **_: {"r": {"choose_set": choose_set}})
 
 
-def test_a_restore_whose_folder_is_gone_is_not_taken_for_one_that_never_began(system, tmp_path):
+def test_restore_task_is_refused_when_the_journal_is_missing_after_choose_set(system, tmp_path):
     run = system.restore()
     run_until(system, run, "cutover config.settings")
     tasks.refuse_lost(run, instance("success"))

@@ -69,30 +69,30 @@ def sets_at(system, name):
 
 
 @pytest.mark.parametrize("sources", [(), ("files.nothing",), ("files.uploads", "postgres.main")])
-def test_only_sources_of_the_plan_can_be_asked_for(system, sources):
+def test_prepare_refuses_an_unknown_source_or_no_source(system, sources):
     with pytest.raises(PlanError, match=r"It has config\.settings, files\.uploads"):
         system.begin_backup(sources=sources)
     assert not (system.folder / "staging").exists()
 
 
-def test_begun_again_a_run_keeps_what_was_asked_first(system):
+def test_prepare_keeps_the_first_run_record_when_called_again(system):
     staged = system.begin_backup(note="first")
     there = staged.run_file.read_bytes()
     finalize.prepare(system.context(), staged, staged.run().model_copy(update={"note": "second"}))
     assert staged.run_file.read_bytes() == there
 
 
-def test_staging_that_cannot_be_made_is_said(system):
+def test_prepare_fails_when_the_staging_folder_cannot_be_created(system):
     (system.folder / "staging").write_text("a file")
     with pytest.raises(StagingError, match="Staging can't be used"):
         system.begin_backup()
 
 
-def test_staging_is_for_its_owner_alone(system):
+def test_staged_set_folder_is_private_to_its_owner(system):
     assert system.begin_backup().folder.stat().st_mode & 0o077 == 0
 
 
-def test_earlier_counts_come_from_the_newest_complete_set(system):
+def test_prepare_takes_previous_counts_from_the_newest_complete_set(system):
     system.back_up("old", when=datetime.now(UTC) - timedelta(hours=3))
     (system.storage / "one more").touch()
     system.back_up("new", when=datetime.now(UTC) - timedelta(hours=2))
@@ -102,7 +102,7 @@ def test_earlier_counts_come_from_the_newest_complete_set(system):
     assert found["files.uploads"]["uploads"] == 6 + 1 + 1 + 1  # uploads, top.txt, the link, one more
 
 
-def test_destinations_that_cannot_be_read_do_not_hinder_a_backup(system, caplog):
+def test_prepare_has_no_previous_counts_when_destinations_cannot_be_read(system, caplog):
     system.back_up()
     shutil.rmtree(system.folder / "near")
     shutil.rmtree(system.folder / "far")
@@ -117,7 +117,7 @@ def with_bucket(system):
     return system
 
 
-def test_a_destination_without_its_connection_hinders_neither_a_backup_nor_what_it_knows_of_the_last_set(system, caplog):
+def test_destination_without_its_connection_fails_only_its_own_upload(system, caplog):
     system.back_up()
     staged = verified(with_bucket(system), system.begin_backup("second"))
     assert set(staged.run().previous) == set(SOURCES)
@@ -134,7 +134,7 @@ class NextYear(datetime):
         return datetime.now(tz) + timedelta(days=365)
 
 
-def test_earlier_counts_never_come_from_a_set_of_the_future(system, monkeypatch):
+def test_prepare_takes_no_previous_counts_from_a_set_dated_in_the_future(system, monkeypatch):
     system.back_up("past")
     (system.storage / "one more").touch()
     with monkeypatch.context() as patched:
@@ -143,7 +143,7 @@ def test_earlier_counts_never_come_from_a_set_of_the_future(system, monkeypatch)
     assert system.begin_backup().run().previous["files.uploads"]["uploads"] == 6 + 1 + 1
 
 
-def test_what_a_killed_run_left_is_swept_by_the_next(system):
+def test_backup_sweeps_the_staged_set_of_a_killed_run(system):
     killed = system.begin_backup("killed")
     work = steps.Work(system.context(), killed, "files.uploads")
     steps.dump(work)
@@ -156,7 +156,7 @@ def test_what_a_killed_run_left_is_swept_by_the_next(system):
 # Closing ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_set_holds_all_that_its_manifest_says(system):
+def test_close_writes_a_manifest_that_matches_the_packs_and_the_request(system):
     staged = verified(system, system.begin_backup(note="before the move", hold=True))
     finalize.close(system.context(), staged)
     manifest = manifest_of(staged)
@@ -173,7 +173,7 @@ def contents_of(system, staged):
     return [json.loads(line) for line in subprocess.run(["sh", "-c", command], check=True, capture_output=True).stdout.splitlines()]
 
 
-def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(system):
+def test_contents_open_with_stock_tools_and_name_the_pack_of_every_member(system):
     staged = verified(system, system.begin_backup())
     finalize.close(system.context(), staged)
     rows = contents_of(system, staged)
@@ -190,7 +190,7 @@ def test_contents_open_with_stock_tools_and_say_which_member_is_in_which_pack(sy
 
 
 @pytest.mark.parametrize("when", ["before the packs", "after the packs"])
-def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan_says_since(system, tmp_path, when):
+def test_set_is_encrypted_to_the_recipients_of_the_run_start_after_a_plan_change(system, tmp_path, when):
     def change_recipient():
         path = system.plans / "small.yaml"
         path.write_text(path.read_text().replace(system.keys.recipient, create_keys(tmp_path / "other", "other").recipient))
@@ -208,7 +208,7 @@ def test_a_set_is_encrypted_to_the_recipients_of_its_beginning_whatever_the_plan
     assert manifest_of(staged).level == "decoded"
 
 
-def test_without_anything_verified_nothing_is_closed(system):
+def test_upload_closes_no_set_without_a_verified_source(system):
     staged = system.begin_backup()
     with pytest.raises(StagingError, match=r"Nothing of set .* was verified"):
         backup_upload.upload(system.context(), staged, "near")
@@ -216,7 +216,7 @@ def test_without_anything_verified_nothing_is_closed(system):
     assert sets_at(system, "near") == []
 
 
-def test_a_run_whose_first_task_failed_has_nothing_to_upload(system):
+def test_upload_fails_when_prepare_did_not_run(system):
     staged = StagedSet(system.plan(), new_set_id(datetime.now(UTC), "never begun"))
     with pytest.raises(StagingError, match="did not begin"):
         backup_upload.upload(system.context(), staged, "near")
@@ -224,9 +224,9 @@ def test_a_run_whose_first_task_failed_has_nothing_to_upload(system):
     assert not staged.folder.exists()
 
 
-def test_a_set_without_a_failed_source_is_kept_and_says_so(system):
+def test_set_without_a_failed_source_is_uploaded_as_incomplete(system):
     system.back_up("good")
-    (good,) = sets_at(system, "near")
+    (complete,) = sets_at(system, "near")
     staged = verified(system, system.begin_backup(), "files.uploads")
     for name in ("near", "far"):
         backup_upload.upload(system.context(), staged, name)
@@ -234,11 +234,11 @@ def test_a_set_without_a_failed_source_is_kept_and_says_so(system):
     assert not manifest.complete
     assert list(manifest.missing) == ["config.settings"]
     assert "failed" in manifest.missing["config.settings"]
-    assert catalog(system)[good].valid("decoded")
+    assert catalog(system)[complete].valid("decoded")
     assert not manifest.valid("decoded")
 
 
-def test_a_source_that_was_left_out_is_told_from_one_that_failed(system):
+def test_manifest_names_a_deselected_source_as_left_out(system):
     staged = verified(system, system.begin_backup(sources=("files.uploads",)), "files.uploads")
     finalize.close(system.context(), staged)
     assert manifest_of(staged).missing == {"config.settings": "left out by who started the run"}
@@ -248,7 +248,7 @@ def _upload(system, staged, name):
     backup_upload.upload(system.context(), staged, name)
 
 
-def test_two_uploads_at_once_close_the_set_once(system):
+def test_concurrent_uploads_close_the_set_once(system):
     staged = verified(system, system.begin_backup())
     context = get_context("fork")
     uploads = [context.Process(target=_upload, args=(system, staged, name)) for name in ("near", "far")]
@@ -261,7 +261,7 @@ def test_two_uploads_at_once_close_the_set_once(system):
     assert near == far == staged.manifest.read_bytes()
 
 
-def test_a_wrong_signing_key_closes_nothing_and_the_next_try_does(system):
+def test_upload_with_an_invalid_signing_key_leaves_the_set_open_and_a_retry_succeeds(system):
     staged = verified(system, system.begin_backup())
 
     def without_key(name):
@@ -277,7 +277,7 @@ def test_a_wrong_signing_key_closes_nothing_and_the_next_try_does(system):
 # Uploading, finishing -----------------------------------------------------------------------------------------------
 
 
-def test_a_destination_that_was_down_gets_the_set_later_without_another_dump(system):
+def test_upload_retry_after_a_destination_outage_needs_no_second_dump(system):
     staged = verified(system, system.begin_backup())
     (system.folder / "far").rename(system.folder / "away")
     (system.folder / "far").write_text("in the way")
@@ -324,7 +324,7 @@ _KILLED = """
 """
 
 
-def test_an_upload_that_is_killed_anywhere_leaves_no_set_and_the_next_try_makes_it(system):
+def test_upload_killed_at_any_point_leaves_no_partial_set_and_a_retry_succeeds(system):
     staged = verified(system, system.begin_backup())
     at, kills = 0, 0
     while True:
@@ -344,7 +344,7 @@ def test_an_upload_that_is_killed_anywhere_leaves_no_set_and_the_next_try_makes_
     backup_upload.finish(system.context(), staged)
 
 
-def test_finish_removes_staging_and_tells_a_complete_set_from_a_part(system):
+def test_finish_removes_staging_and_returns_whether_the_set_is_complete(system):
     whole = verified(system, system.begin_backup())
     for name in ("near", "far"):
         backup_upload.upload(system.context(), whole, name)
@@ -385,7 +385,7 @@ def tampered(system, staged):
     ("change", "words"),
     [(another_folder, "far has no"), (emptied, "far has no"), (gone, "is not there"), (tampered, "was not signed by the key")],
 )
-def test_finish_asks_the_destinations_and_what_they_lack_waits_in_staging(system, change, words):
+def test_finish_fails_and_keeps_the_staged_set_when_a_destination_lacks_the_set(system, change, words):
     staged = uploaded(system)
     change(system, staged)
     with pytest.raises(DestinationError, match=words) as caught:
@@ -398,7 +398,7 @@ def test_finish_asks_the_destinations_and_what_they_lack_waits_in_staging(system
         assert backup_upload.finish(system.context(), staged) is True
 
 
-def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(system):
+def test_upload_and_finish_refuse_a_set_signed_by_another_key(system):
     staged = verified(system, system.begin_backup())
     backup_upload.upload(system.context(), staged, "near")
     other = create_keys(system.folder / "other keys", "small")
@@ -417,7 +417,7 @@ def test_a_set_that_todays_key_does_not_believe_is_neither_sent_nor_finished(sys
     assert backup_upload.finish(system.context(), staged) is True
 
 
-def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(system, monkeypatch):
+def test_upload_and_prune_succeed_after_an_old_set_was_deleted_by_hand(system, monkeypatch):
     """As the runbook says: a whole set goes, its manifest first."""
     now = datetime.now(UTC)
     oldest, middle = (system.back_up(f"run {age}", when=now - timedelta(hours=age)) for age in (9, 8))
@@ -437,7 +437,7 @@ def test_room_made_by_hand_is_enough_for_the_upload_and_for_the_prune_after_it(s
     assert sets_at(system, "far") == sorted([middle, staged.id])
 
 
-def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(system):
+def test_finish_refuses_a_set_that_was_closed_without_a_source(system):
     """The source's tasks are cleared and marked by hand afterwards; the set at the destinations stays what it is."""
     staged = verified(system, system.begin_backup(), "files.uploads")
     for name in ("near", "far"):
@@ -449,7 +449,7 @@ def test_a_set_that_was_closed_without_a_source_never_finishes_as_complete(syste
     assert staged.folder.exists()
 
 
-def test_prune_keeps_what_the_plan_wants(system):
+def test_prune_keeps_the_sets_of_keep_last_and_keep_within(system):
     now = datetime.now(UTC)
     made = [system.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
     backup_upload.prune(system.context(), StagedSet(system.plan(), made[-1]), "far")
@@ -458,13 +458,13 @@ def test_prune_keeps_what_the_plan_wants(system):
     assert sets_at(system, "near") == made
 
 
-def test_prune_refuses_before_its_own_set_is_there(system):
+def test_prune_refuses_when_the_destination_lacks_the_set_of_the_run(system):
     system.back_up()
     with pytest.raises((RecoveryError, DestinationError)):
         backup_upload.prune(system.context(), StagedSet(system.plan(), "20261123T010000Z-0000"), "far")
 
 
-def test_a_clock_that_is_wrong_beside_any_destination_prunes_nowhere(system, monkeypatch, caplog):
+def test_prune_refuses_when_the_clock_of_any_destination_differs(system, monkeypatch, caplog):
     now = datetime.now(UTC)
     made = [system.back_up(f"run {number}", when=now - timedelta(hours=9 - number)) for number in range(4)]
     staged = StagedSet(system.plan(), made[-1])

@@ -100,7 +100,7 @@ def execute(programs):
     return run
 
 
-def test_there_are_several_packs_and_every_command_stands_alone(guide):
+def test_restore_guide_has_every_tool_section_and_warning(guide):
     packs = Counter((json.loads(line)["source"], json.loads(line)["artifact"]) for line in (guide / "packs.jsonl").read_text().splitlines())
     for artifact in (("postgres.main", "small"), ("mongo.documents", "documents"), ("files.uploads", "uploads")):
         assert packs[artifact] > 1, packs
@@ -118,7 +118,7 @@ def test_there_are_several_packs_and_every_command_stands_alone(guide):
     ]  # fmt: skip
 
 
-def test_what_is_not_genuine_or_whole_is_noticed(guide, execute, tmp_path):
+def test_restore_guide_commands_detect_a_changed_pack_and_a_changed_manifest(guide, execute, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(guide, copy)
     signature, text, files = commands(copy, "genuine")
@@ -137,7 +137,7 @@ def test_what_is_not_genuine_or_whole_is_noticed(guide, execute, tmp_path):
     assert checked == {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} - rest
 
 
-def test_everything_comes_back_word_by_word(original, guide, execute, tmp_path):
+def test_restore_guide_commands_restore_every_source_on_new_servers(original, guide, execute, tmp_path):
     before = original.fingerprint()
     for block in [*commands(guide, "genuine"), *commands(guide, "Unpack")]:
         done = execute(guide, block)

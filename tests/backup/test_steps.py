@@ -49,7 +49,7 @@ def files_below(folder):
 
 
 @pytest.mark.parametrize("source_id", ["config.settings", "postgres.main", "mongo.documents", "files.uploads"])
-def test_a_source_goes_through_all_steps_and_each_is_done_once(whole, source_id):
+def test_backup_steps_run_again_on_a_verified_source_change_no_file(whole, source_id):
     work = work_on(whole, source_id)
     for step in STEPS:
         step(work)
@@ -62,7 +62,7 @@ def test_a_source_goes_through_all_steps_and_each_is_done_once(whole, source_id)
     assert files_below(work.staged.folder) == there
 
 
-def test_the_raw_dump_goes_once_it_is_sealed_and_its_records_stay(whole):
+def test_compress_deletes_the_raw_dump_and_keeps_the_dump_record(whole):
     work = work_on(whole, "postgres.main")
     dump(work)
     (roots,) = [[artifact.root for artifact in work.dump_record().artifacts]]
@@ -73,7 +73,7 @@ def test_the_raw_dump_goes_once_it_is_sealed_and_its_records_stay(whole):
     verify(work)
 
 
-def test_steps_in_the_wrong_order_say_what_is_missing(system):
+def test_compress_and_verify_refuse_to_run_before_the_previous_step(system):
     work = work_on(system)
     for step in (compress, verify):
         with pytest.raises(StagingError, match=r"dump\.json is not there"):
@@ -83,7 +83,7 @@ def test_steps_in_the_wrong_order_say_what_is_missing(system):
         verify(work)
 
 
-def test_a_failed_dump_leaves_nothing_and_tells_the_scans(whole):
+def test_dump_failure_leaves_only_the_failed_mark_until_a_dump_succeeds(whole):
     work = work_on(whole, "postgres.main")
     with closed_after(whole.postgres.connect()) as connection:
         connection.execute("ALTER DATABASE whole RENAME TO elsewhere")
@@ -98,7 +98,7 @@ def test_a_failed_dump_leaves_nothing_and_tells_the_scans(whole):
     assert not (work.folder / "failed").exists()
 
 
-def test_what_a_kill_left_of_a_dump_is_not_taken_for_one(system):
+def test_dump_replaces_partial_files_of_a_killed_dump(system):
     work = work_on(system)
     work.dump_folder.mkdir(parents=True)
     (work.dump_folder / "uploads.inventory.jsonl").write_text("half a li")
@@ -108,7 +108,7 @@ def test_what_a_kill_left_of_a_dump_is_not_taken_for_one(system):
     assert not (work.dump_folder / "dump.json.partial").exists()
 
 
-def test_what_a_kill_left_of_packs_is_not_taken_for_them(system):
+def test_compress_replaces_partial_packs_of_a_killed_compress(system):
     work = work_on(system)
     dump(work)
     work.pack_folder.mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_what_a_kill_left_of_packs_is_not_taken_for_them(system):
     verify(work)
 
 
-def test_a_damaged_pack_fails_verify(system):
+def test_verify_fails_on_a_damaged_pack(system):
     work = work_on(system)
     dump(work)
     compress(work)
@@ -133,7 +133,7 @@ def test_a_damaged_pack_fails_verify(system):
     assert not work.verified
 
 
-def test_a_missing_pack_fails_verify_in_words(system):
+def test_verify_names_a_missing_pack(system):
     work = work_on(system)
     dump(work)
     compress(work)
@@ -143,7 +143,7 @@ def test_a_missing_pack_fails_verify_in_words(system):
 
 
 @pytest.mark.parametrize(("source_id", "lost"), [("config.settings", b"flow.py"), ("files.uploads", b"top.txt")])
-def test_whole_packs_without_something_that_the_inventory_has_fail_verify(system, source_id, lost):
+def test_verify_fails_when_the_packs_lack_an_entry_of_the_inventory(system, source_id, lost):
     work = work_on(system, source_id)
     dump(work)
     (artifact,) = work.dump_record().artifacts
@@ -156,7 +156,7 @@ def test_whole_packs_without_something_that_the_inventory_has_fail_verify(system
     assert not work.verified
 
 
-def test_wrong_identity_fails_verify(system, tmp_path):
+def test_verify_with_wrong_identity_fails(system, tmp_path):
     stranger = create_keys(tmp_path / "stranger", "stranger")
     strange = json.loads((stranger.folder / "connections.json").read_text())["stranger_backup_identity"]
     work = work_on(system)
@@ -171,7 +171,7 @@ def test_wrong_identity_fails_verify(system, tmp_path):
         verify(work_on(system, staged=work.staged, connect=connect))
 
 
-def test_without_identity_only_the_stored_level_is_reached(system):
+def test_verify_without_identity_reaches_only_the_checksum_level(system):
     path = system.plans / "small.yaml"
     path.write_text(path.read_text().replace(", identity: small_backup_identity", "") + "verification: checksum\n")
     work = work_on(system)
@@ -188,7 +188,7 @@ def test_without_identity_only_the_stored_level_is_reached(system):
 # A closed set, an empty source --------------------------------------------------------------------------------------
 
 
-def test_a_closed_set_takes_no_step_of_a_source(system):
+def test_backup_steps_refuse_a_closed_set(system):
     staged = system.begin_backup()
     done, late = work_on(system, "config.settings", staged), work_on(system, "files.uploads", staged)
     for step in STEPS:
@@ -202,7 +202,7 @@ def test_a_closed_set_takes_no_step_of_a_source(system):
     assert not late.verified
 
 
-def test_a_source_that_became_empty_fails_unless_that_is_accepted(system):
+def test_verify_fails_for_a_source_that_became_empty_unless_allow_empty_is_set(system):
     system.back_up()
     shutil.rmtree(system.storage)
     system.storage.mkdir()
@@ -217,7 +217,7 @@ def test_a_source_that_became_empty_fails_unless_that_is_accepted(system):
     assert accepted.verified
 
 
-def test_a_source_that_always_was_empty_is_no_fault(system):
+def test_backup_of_a_source_that_was_always_empty_succeeds(system):
     shutil.rmtree(system.storage)
     system.storage.mkdir()
     system.back_up()
@@ -254,7 +254,7 @@ def second_database(whole):
 
 
 @pytest.mark.parametrize("words", ["is gone now", "has none now"])
-def test_a_database_that_was_lost_fails_unless_that_is_accepted_or_it_is_not_asked_for(whole, second_database, words):
+def test_verify_fails_for_a_lost_database_unless_allow_empty_or_not_in_plan(whole, second_database, words):
     whole.back_up()
     second_database[words]()
     before = {"postgres.main": 30, "mongo.documents": 40}
@@ -298,7 +298,7 @@ def emptied(path):
     ],
 )
 @pytest.mark.parametrize("when", ["before packing", "while packing"])
-def test_what_is_not_the_folder_that_was_listed_is_not_packed(system, monkeypatch, source_id, path, lose, words, when):
+def test_compress_fails_when_a_path_was_replaced_or_deleted_after_the_dump(system, monkeypatch, source_id, path, lose, words, when):
     work = work_on(system, source_id)
     dump(work)
     if when == "before packing":
@@ -311,7 +311,7 @@ def test_what_is_not_the_folder_that_was_listed_is_not_packed(system, monkeypatc
     assert not list(work.staged.set_folder.rglob("*.age"))
 
 
-def test_a_dump_that_is_cleared_lists_again(system):
+def test_dump_run_again_lists_the_folder_again(system):
     work = work_on(system)
     dump(work)
     emptied(system.storage)
@@ -321,7 +321,7 @@ def test_a_dump_that_is_cleared_lists_again(system):
     assert work.verified_record().counts == {"uploads": 1}
 
 
-def test_a_settings_file_that_is_replaced_meanwhile_is_saved(system):
+def test_compress_packs_a_replaced_settings_file_and_the_change_is_reported(system):
     work = work_on(system, "config.settings")
     dump(work)
     (system.home / "new").write_text("MODE=test\n")
@@ -332,7 +332,7 @@ def test_a_settings_file_that_is_replaced_meanwhile_is_saved(system):
     assert changed.endswith(".env: changed while read")
 
 
-def test_a_mount_that_is_lost_is_noticed_and_one_that_is_mounted_again_is_the_same(system):
+def test_compress_fails_on_a_lost_mount_and_succeeds_after_a_remount(system):
     place = system.storage / "year0" / "mounted"
     place.mkdir()
 
@@ -358,7 +358,7 @@ def test_a_mount_that_is_lost_is_noticed_and_one_that_is_mounted_again_is_the_sa
 
 
 @pytest.mark.parametrize(("uploads", "gone", "refused"), [(10, 10, False), (11, 11, True), (300, 30, False), (300, 40, True)])
-def test_some_entries_may_vanish_before_they_are_packed_but_not_many(system, uploads, gone, refused):
+def test_compress_accepts_few_vanished_entries_and_refuses_many(system, uploads, gone, refused):
     names = [system.storage / f"upload {number}" for number in range(uploads)]
     for name in names:
         name.touch()
@@ -376,7 +376,7 @@ def test_some_entries_may_vanish_before_they_are_packed_but_not_many(system, upl
 
 
 @pytest.mark.parametrize(("do", "what"), [(os.unlink, "vanished"), (lambda name: os.truncate(name, 1), "changed while read")])
-def test_a_name_that_is_not_unicode_can_be_named(system, do, what):
+def test_verify_reports_a_changed_file_with_a_non_unicode_name(system, do, what):
     name = os.fsencode(system.storage) + b"/caf\xe9"
     with open(name, "wb") as out:  # noqa: PTH123
         out.write(b"coffee")
@@ -391,7 +391,7 @@ def test_a_name_that_is_not_unicode_can_be_named(system, do, what):
 # Snapshots before scans ---------------------------------------------------------------------------------------------
 
 
-def test_a_scan_begins_when_the_snapshots_are_open(whole):
+def test_scan_begins_after_all_snapshots_are_open(whole):
     staged = whole.begin_backup()
     scan = work_on(whole, "files.uploads", staged)
     scanning = Thread(target=dump, args=[scan])
@@ -404,7 +404,7 @@ def test_a_scan_begins_when_the_snapshots_are_open(whole):
     assert opened["files.uploads"] > max(opened["postgres.main"], opened["mongo.documents"])
 
 
-def test_a_scan_does_not_wait_for_a_dump_that_failed_nor_for_one_left_out(whole):
+def test_scan_does_not_wait_for_failed_or_deselected_dumps(whole):
     staged = whole.begin_backup(sources=("postgres.main", "files.uploads"))
 
     def connect(name):
@@ -415,13 +415,13 @@ def test_a_scan_does_not_wait_for_a_dump_that_failed_nor_for_one_left_out(whole)
     dump(work_on(whole, "files.uploads", staged))
 
 
-def test_a_scan_waits_only_so_long(whole, monkeypatch, caplog):
+def test_scan_begins_without_a_snapshot_after_the_wait_limit(whole, monkeypatch, caplog):
     monkeypatch.setattr(steps, "WAIT_FOR_SNAPSHOTS", 0.2)
     dump(work_on(whole, "files.uploads", whole.begin_backup()))
     assert "mongo.documents did not open a snapshot" in caplog.text
 
 
-def test_a_scan_before_its_snapshot_is_named_in_the_manifest(whole):
+def test_manifest_warns_of_a_scan_that_preceded_a_snapshot(whole):
     staged = whole.begin_backup()
     order = ["mongo.documents", "files.uploads", "postgres.main", "config.settings"]
     for mark in ("postgres.main", "config.settings"):
@@ -466,7 +466,7 @@ def killed_step(system, work, step, then):
 
 
 @pytest.mark.parametrize("source_id", ["postgres.main", "files.uploads"])
-def test_a_kill_before_a_steps_record_is_as_if_it_had_not_run(whole, source_id):
+def test_backup_step_killed_before_its_record_runs_again(whole, source_id):
     work = work_on(whole, source_id)
     for step in STEPS:
         killed_step(whole, work, step.__name__, "record")
@@ -514,12 +514,12 @@ def end_in_the_middle(held, work, end):
     return str(error.value)
 
 
-def test_a_killed_pg_dump_fails_and_the_next_try_is_whole(whole, held_pg_dump):
+def test_dump_fails_when_pg_dump_is_killed_and_a_retry_succeeds(whole, held_pg_dump):
     words = end_in_the_middle(held_pg_dump, work_on(whole, "postgres.main"), lambda pid: os.kill(pid, signal.SIGKILL))
     assert "pg_dump was killed by signal 9" in words
 
 
-def test_a_server_that_ends_all_connections_in_the_middle_fails_the_dump(whole, held_pg_dump):
+def test_dump_fails_when_the_server_ends_all_connections_and_a_retry_succeeds(whole, held_pg_dump):
     def end_connections(pid):
         with closed_after(whole.postgres.connect()) as connection:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'whole'")
@@ -544,7 +544,7 @@ def small_disk(system, tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)  # a test that failed may have files open
 
 
-def test_no_room_is_refused_before_anything_is_written(system, small_disk):
+def test_compress_writes_no_pack_when_free_space_is_too_small(system, small_disk):
     (system.storage / "large").write_bytes(os.urandom(9 << 20))
     work = work_on(system)
     dump(work)
@@ -554,7 +554,7 @@ def test_no_room_is_refused_before_anything_is_written(system, small_disk):
 
 
 @pytest.mark.parametrize("step", [dump, compress, verify], ids=lambda step: step.__name__)
-def test_a_disk_that_fills_up_meanwhile_is_said_and_nothing_counts(system, small_disk, monkeypatch, step):
+def test_backup_step_on_a_full_disk_fails_and_a_retry_with_free_space_succeeds(system, small_disk, monkeypatch, step):
     monkeypatch.setattr(steps, "check_space", lambda *args: None)
     (system.storage / "large").write_bytes(os.urandom(300_000))
     if step is verify:

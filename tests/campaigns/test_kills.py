@@ -75,14 +75,14 @@ def whole(postgres_server, mongo_server):
 
 
 @pytest.mark.parametrize("early", EARLY_OR_LATE)
-def test_at_every_step_of_a_system_of_files(tmp_path, early, stride):
+def test_restore_of_files_ends_restored_or_rolled_back_after_kill_at_any_step(tmp_path, early, stride):
     assert campaign(tmp_path, plain, None, early, stride) >= 30
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("early", EARLY_OR_LATE)
-def test_at_every_step_of_a_whole_system(tmp_path, whole, early):
+def test_restore_of_whole_system_ends_restored_or_rolled_back_after_kill_at_any_step(tmp_path, whole, early):
     assert campaign(tmp_path, whole, None, early) >= 50
 
 
@@ -100,7 +100,7 @@ def number_of(tmp_path_factory, postgres_server, mongo_server):
     return lambda step: lines.index(step) + 1
 
 
-SWITCH_STEPS = [
+CUTOVER_STEPS = [
     "postgres.main: switch",
     "switched postgres.main",
     "mongo.documents: mongo switch planned",
@@ -111,12 +111,12 @@ SWITCH_STEPS = [
 ]
 
 
-def test_at_the_steps_of_the_switch_of_a_whole_system(tmp_path, whole, number_of):
-    campaign(tmp_path, whole, list(map(number_of, SWITCH_STEPS)), early=False)
+def test_restore_of_whole_system_ends_restored_or_rolled_back_after_kill_in_cutover(tmp_path, whole, number_of):
+    campaign(tmp_path, whole, list(map(number_of, CUTOVER_STEPS)), early=False)
 
 
 @pytest.mark.parametrize("step", ["postgres.main: switch", "mongo.documents: mongo switch planned", "files.uploads: exchange"])
-def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, number_of, step):
+def test_killed_cutover_is_resumed_when_run_again(tmp_path, whole, number_of, step):
     system = whole(tmp_path, "again")
     run = system.restore()
     assert killed_in_process(lambda: all_steps(system, run), number_of(step), early=False)
@@ -131,7 +131,7 @@ def test_a_killed_switch_is_resumed_by_doing_it_again(tmp_path, whole, number_of
     system.drop()
 
 
-def back_killed_at(system, run, at, early):
+def rollback_killed_at(system, run, at, early):
     killed = killed_in_process(lambda: teardown(run), at, early=early)
     reason = teardown(run)
     assert_unchanged(system, run)
@@ -141,7 +141,7 @@ def back_killed_at(system, run, at, early):
 
 
 @pytest.mark.parametrize("early", EARLY_OR_LATE)
-def test_the_way_back_itself_at_every_step(tmp_path, early, stride):
+def test_rollback_of_files_is_resumed_after_kill_at_any_step(tmp_path, early, stride):
     for at in range(1, 100, stride):
         system = plain(tmp_path, f"b{at}{'e' if early else 'l'}")
         run = system.restore()
@@ -149,12 +149,12 @@ def test_the_way_back_itself_at_every_step(tmp_path, early, stride):
             if name == "start services":
                 break
             step()
-        if not back_killed_at(system, run, at, early):
+        if not rollback_killed_at(system, run, at, early):
             break
     assert at > 10, "the rollback of two sources has more steps"
 
 
-def test_the_way_back_of_databases(tmp_path, whole):
+def test_rollback_of_whole_system_is_resumed_after_kill(tmp_path, whole):
     points = iter(range(2, 100, 9))
     killed = True
     while killed:
@@ -165,16 +165,16 @@ def test_the_way_back_of_databases(tmp_path, whole):
             if name == "start services":
                 break
             step()
-        killed = back_killed_at(system, run, at, early=False)
+        killed = rollback_killed_at(system, run, at, early=False)
         system.drop()
     assert at > 10
 
 
-def test_killed_is_no_error_that_code_may_catch():
+def test_killed_is_not_a_subclass_of_exception():
     assert not issubclass(Killed, Exception)
 
 
-def test_a_killed_journal_line_is_passed_over(tmp_path):
+def test_journal_skips_line_cut_off_by_kill(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.record("one")
     with (tmp_path / "journal.jsonl").open("ab") as out:

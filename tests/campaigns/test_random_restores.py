@@ -178,11 +178,11 @@ def dice():
     return random.Random(seed)
 
 
-def test_ten_random_restores(world, dice):
+def test_ten_random_restores_change_only_requested_parts(world, dice):
     play(world, dice, 10)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a_hundred_random_restores(world, dice):
+def test_hundred_random_restores_change_only_requested_parts(world, dice):
     play(world, dice, 100)

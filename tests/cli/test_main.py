@@ -42,7 +42,7 @@ def plans(tmp_path):
     return write
 
 
-def test_keys_create_prints_what_to_do_and_no_secret(tmp_path, capsys):
+def test_keys_create_prints_the_next_steps_and_no_secret(tmp_path, capsys):
     assert main(["keys", "create", "--out", str(tmp_path / "kit"), "--id-prefix", "shop"]) == 0
     printed = capsys.readouterr()
     identity = parse_identity(Endpoint("x", password=(tmp_path / "kit/identity.txt").read_text()))
@@ -54,14 +54,14 @@ def test_keys_create_prints_what_to_do_and_no_secret(tmp_path, capsys):
         assert secret not in printed.out + printed.err
 
 
-def test_the_lines_for_the_plan_make_a_plan(tmp_path, capsys, plans):
+def test_keys_create_prints_lines_that_make_a_valid_plan(tmp_path, capsys, plans):
     main(["keys", "create", "--out", str(tmp_path / "kit"), "--id-prefix", "shop"])
     lines = capsys.readouterr().out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.strip() == "encryption:")
     assert main(["plans", "check", str(plans("shop.yaml", plan() | yaml.safe_load("\n".join(lines[start : start + 4]))))]) == 0
 
 
-def test_keys_create_overwrites_nothing(tmp_path, capsys):
+def test_keys_create_refuses_to_overwrite_a_kit(tmp_path, capsys):
     arguments = ["keys", "create", "--out", str(tmp_path)]
     assert main(arguments) == 0
     before = (tmp_path / "identity.txt").read_bytes()
@@ -82,7 +82,7 @@ def test_keys_create_overwrites_nothing(tmp_path, capsys):
         ["sets"],
     ],
 )
-def test_a_mistake_is_a_message_and_exit_status_2(arguments, tmp_path):
+def test_cli_user_error_gives_a_message_and_exit_status_2(arguments, tmp_path):
     environ = os.environ | {"PYTHONPATH": str(ROOT / "include")}
     ended = subprocess.run(
         [sys.executable, "-m", "recovery", *arguments], check=False, capture_output=True, text=True, env=environ, cwd=tmp_path
@@ -93,7 +93,7 @@ def test_a_mistake_is_a_message_and_exit_status_2(arguments, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plans_check_says_every_error_of_every_file(plans, capsys):
+def test_plans_check_reports_every_error_of_every_file(plans, capsys):
     plans("good.yaml", plan())
     plans("bad.yaml", plan("bad", signing=None, destinations={}))
     folder = plans("worse.yaml", ["not a plan"])
@@ -104,12 +104,12 @@ def test_plans_check_says_every_error_of_every_file(plans, capsys):
         assert words in printed.err
 
 
-def test_plans_check_of_an_empty_folder_is_not_a_success(tmp_path, capsys):
+def test_plans_check_of_an_empty_folder_ends_with_exit_status_1(tmp_path, capsys):
     assert main(["plans", "check", str(tmp_path)]) == 1
     assert "no plan file" in capsys.readouterr().err
 
 
-def test_plans_schema_is_the_schema_of_a_plan(capsys):
+def test_plans_schema_accepts_a_valid_plan_and_rejects_an_unknown_key(capsys):
     jsonschema = pytest.importorskip("jsonschema")
     assert main(["plans", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
@@ -118,7 +118,7 @@ def test_plans_schema_is_the_schema_of_a_plan(capsys):
         jsonschema.validate(plan(surprise=1), schema)
 
 
-def test_the_version_is_that_of_the_project(capsys):
+def test_cli_version_equals_the_project_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0

@@ -45,14 +45,14 @@ def kept(postgres_server, mongo_server, tmp_path_factory):
     run = made.restore()
     near, key = run.context.destination("near"), run.context.signing_key()
     manifest = decode_manifest((made.set_folders(made.sets[FULL])[0] / MANIFEST_FILE).read_bytes(), "near")
-    made.proven = datetime.now(UTC)
-    add_record(near, hold(manifest, made.proven, "alice", "kept for the auditors"), key)
+    made.verified_at = datetime.now(UTC)
+    add_record(near, hold(manifest, made.verified_at, "alice", "kept for the auditors"), key)
     for time, facts in (
-        (made.proven, {"sources": list(manifest.sources)}),
-        (made.proven + timedelta(hours=1), {"sources": ["config.settings"]}),
+        (made.verified_at, {"sources": list(manifest.sources)}),
+        (made.verified_at + timedelta(hours=1), {"sources": ["config.settings"]}),
     ):
-        proof = Record(kind="proof", plan="bare", set_id=manifest.set_id, time=time, by="run drill", text="verified", facts=facts)
-        add_record(near, proof, key)
+        record = Record(kind="proof", plan="bare", set_id=manifest.set_id, time=time, by="run drill", text="verified", facts=facts)
+        add_record(near, record, key)
     return made
 
 
@@ -82,7 +82,7 @@ def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_sets_are_listed_newest_first_with_what_one_needs_to_choose(kept, ask):
+def test_sets_lists_newest_first_with_level_completeness_holds_and_verification(kept, ask):
     status, found, _ = ask("sets", kept.folder / "near")
     assert status == 0
     assert [each["set"] for each in found["sets"]] == [kept.sets[NO_MONGO], kept.sets[FULL]]
@@ -90,7 +90,7 @@ def test_sets_are_listed_newest_first_with_what_one_needs_to_choose(kept, ask):
     assert (newest["complete"], full["complete"]) == (False, True)
     assert list(newest["missing"]) == ["mongo.documents"]
     assert full["sources"] == ["config.settings", "files.uploads", "mongo.documents", "postgres.main"]
-    assert (full["plan"], full["level"], full["last_proof"]) == ("bare", "decoded", iso(kept.proven))
+    assert (full["plan"], full["level"], full["last_proof"]) == ("bare", "decoded", iso(kept.verified_at))
     assert full["held"] == ["held by alice: kept for the auditors"]
     assert (newest["held"], newest["last_proof"]) == ([], None)
     assert full["bytes"] > newest["bytes"] > 0
@@ -105,7 +105,7 @@ def test_sets_are_listed_newest_first_with_what_one_needs_to_choose(kept, ask):
     assert "NOT CHECKED" not in text
 
 
-def test_show_says_what_is_in_a_set(kept, ask):
+def test_show_prints_contents_records_and_packs_of_a_set(kept, ask):
     status, found, _ = ask("show", kept.folder / "near", kept.sets[FULL], kit=WHOLE_KIT)
     assert status == 0
     assert found["contents"]["postgres.main"]["bare"]["table"] == 1
@@ -129,7 +129,7 @@ def test_show_says_what_is_in_a_set(kept, ask):
 
 
 @pytest.mark.parametrize("part", ["", "bare", "bare/<set>"])
-def test_a_place_is_a_destination_a_plan_or_a_set_whatever_it_is_called(kept, place, ask, tmp_path, part):
+def test_verify_accepts_the_folder_of_a_destination_plan_or_set_and_writes_no_file(kept, place, ask, tmp_path, part):
     moved = (place / part.replace("<set>", kept.sets[FULL])).rename(tmp_path / "moved here")
     before, changed = tree(moved), moved.stat().st_mtime_ns
     status, found, told = ask("verify", moved, *([] if part.endswith(">") else ["latest"]), kit=WHOLE_KIT)
@@ -144,7 +144,7 @@ def test_a_place_is_a_destination_a_plan_or_a_set_whatever_it_is_called(kept, pl
     assert (tree(moved), moved.stat().st_mtime_ns) == (before, changed), "nothing is written there"
 
 
-def test_a_bucket_is_read_with_no_airflow_at_all(kept, s3_server, tmp_path):
+def test_sets_and_verify_read_a_bucket_without_airflow(kept, s3_server, tmp_path):
     """As on a machine that only has Python: importing Airflow fails, and the keys are in the environment."""
     bucket = s3_destination(s3_server)
     upload_set(kept.set_folders(kept.sets[FULL])[0], bucket)
@@ -189,7 +189,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-def test_damage_is_named_and_ends_with_status_1(kept, place, ask):
+def test_verify_names_a_damaged_pack_and_ends_with_exit_status_1(kept, place, ask):
     flip(place / "bare" / kept.sets[FULL] / "files/uploads/uploads.001.tar.zst.age")
     status, found, _ = ask("verify", place, kept.sets[FULL], kit=WHOLE_KIT)
     (verified,) = found["sets"]
@@ -201,17 +201,17 @@ def test_damage_is_named_and_ends_with_status_1(kept, place, ask):
     assert f"WHOLE, BUT NOT COMPLETE: set {kept.sets[NO_MONGO]} of bare" in text, "the others are verified all the same"
 
 
-def test_of_a_long_list_of_faults_the_first_are_printed(kept, ask, monkeypatch):
-    def bad(found, keys):
+def test_verify_prints_the_first_50_faults_of_a_long_list(kept, ask, monkeypatch):
+    def invalid(found, keys):
         return VerificationResult(found.manifest.set_id, faults=[f"fault {number}" for number in range(52)])
 
-    monkeypatch.setattr("recovery.cli.verify.verify_set", bad)
+    monkeypatch.setattr("recovery.cli.verify.verify_set", invalid)
     status, text, _ = ask("verify", kept.folder / "near", "latest", as_json=False)
     assert status == 1
     assert "  invalid: fault 49\n  invalid: and 2 more, which --json names\n" in text
 
 
-def test_without_a_public_key_nothing_is_called_valid(kept, ask):
+def test_cli_without_public_key_calls_no_set_valid(kept, ask):
     for command, more in (("sets", ()), ("show", ("latest",)), ("verify", ("latest",))):
         status, text, _ = ask(command, kept.folder / "near", *more, kit=(), as_json=False)
         assert "SIGNATURES NOT CHECKED" in text
@@ -222,7 +222,7 @@ def test_without_a_public_key_nothing_is_called_valid(kept, ask):
     assert "CONTENTS NOT READ" in ask("verify", kept.folder / "near", "latest", as_json=False)[1]
 
 
-def test_a_set_that_lies_where_another_one_belongs_is_not_believed(kept, place, ask):
+def test_sets_rejects_a_set_in_the_folder_of_another_set(kept, place, ask):
     older, newer = (place / "bare" / kept.sets[name] for name in (FULL, NO_MONGO))
     shutil.rmtree(newer)
     shutil.copytree(older, newer)
@@ -232,7 +232,7 @@ def test_a_set_that_lies_where_another_one_belongs_is_not_believed(kept, place, 
     assert "somebody moved or copied it" in found["findings"][0]
 
 
-def test_what_is_being_written_is_no_set_and_hides_none(kept, place, ask):
+def test_unfinished_set_is_listed_apart_and_hides_no_other_set(kept, place, ask):
     (place / "bare" / kept.sets[NO_MONGO] / MANIFEST_FILE).unlink()
     (place / "lost+found").mkdir()
     status, found, _ = ask("sets", place)
@@ -243,7 +243,7 @@ def test_what_is_being_written_is_no_set_and_hides_none(kept, place, ask):
     assert ask("verify", place, "latest")[0] == 0
 
 
-def test_latest_is_not_valid_while_a_newer_one_is_damaged(kept, place, ask):
+def test_verify_latest_ends_with_exit_status_1_when_a_newer_set_is_damaged(kept, place, ask):
     flip(place / "bare" / kept.sets[NO_MONGO] / MANIFEST_FILE)
     for where, more in ((place, ()), (place / "bare", ("--plan", "bare")), (place, ("--plan", "bare"))):
         status, text, _ = ask("verify", where, "latest", *more, as_json=False)
@@ -256,7 +256,7 @@ def test_latest_is_not_valid_while_a_newer_one_is_damaged(kept, place, ask):
     assert ask("verify", place, kept.sets[FULL])[0] == 0, "who names a set asks about that one"
 
 
-def test_where_all_sets_are_damaged_latest_is_invalid(kept, place, ask):
+def test_verify_latest_is_invalid_when_all_sets_are_damaged(kept, place, ask):
     for set_id in kept.sets.values():
         flip(place / "bare" / set_id / MANIFEST_FILE)
     status, found, _ = ask("verify", place, "latest")
@@ -264,7 +264,7 @@ def test_where_all_sets_are_damaged_latest_is_invalid(kept, place, ask):
 
 
 @pytest.mark.parametrize("days", [2, 4])
-def test_a_set_that_lost_its_manifest_is_told_from_one_that_is_on_its_way(kept, place, ask, days):
+def test_set_without_manifest_is_unfinished_after_2_days_and_invalid_after_4_days(kept, place, ask, days):
     folder = place / "bare" / kept.sets[NO_MONGO]
     (folder / MANIFEST_FILE).unlink()
     long_ago = (datetime.now(UTC) - timedelta(days=days)).timestamp()
@@ -280,8 +280,8 @@ def test_a_set_that_lost_its_manifest_is_told_from_one_that_is_on_its_way(kept, 
     assert place.stat().st_mtime_ns == changed, "not even a probe of its clock is written there"
 
 
-def test_what_can_not_be_read_is_neither_valid_nor_invalid(kept, place, ask):
-    """A folder where the file should be: reading fails there as it does on a bad disk, for root too."""
+def test_set_with_unreadable_manifest_is_neither_valid_nor_invalid(kept, place, ask):
+    """A folder where the file should be: reading fails there as it does on a broken disk, for root too."""
     path = place / "bare" / kept.sets[NO_MONGO] / MANIFEST_FILE
     path.unlink()
     path.mkdir()
@@ -303,13 +303,13 @@ def sign(kept, folder, **changes):
     write_manifest(folder, manifest.model_copy(update=changes), SigningKey.from_endpoint(kept.connect("bare_backup_signing")))
 
 
-def test_latest_passes_over_a_set_that_is_dated_in_the_future(kept, place, ask):
+def test_latest_skips_a_set_that_is_dated_in_the_future(kept, place, ask):
     sign(kept, place / "bare" / kept.sets[NO_MONGO], complete=True, missing={}, created=datetime.now(UTC) + timedelta(days=365))
     assert ask("show", place, "latest")[1]["set"]["set_id"] == kept.sets[FULL]
     assert ask("show", place, kept.sets[NO_MONGO])[0] == 0
 
 
-def test_latest_passes_over_the_safety_set_of_a_restore(kept, place, ask):
+def test_latest_skips_the_safety_set_of_a_restore(kept, place, ask):
     safety = place / "bare" / kept.sets[NO_MONGO]
     sign(kept, safety, safety=True, complete=True, missing={})
     assert ask("show", place, "latest")[1]["set"]["set_id"] == kept.sets[FULL]
@@ -317,7 +317,7 @@ def test_latest_passes_over_the_safety_set_of_a_restore(kept, place, ask):
     assert "yes, safety" in ask("sets", place, as_json=False)[1]
 
 
-def test_what_nobody_ever_opened_is_not_called_valid(kept, place, ask):
+def test_verify_without_identity_does_not_call_a_set_of_checksum_level_valid(kept, place, ask):
     folder = place / "bare" / kept.sets[FULL]
     sources = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here").sources
     sign(kept, folder, sources={name: entry.model_copy(update={"level": "stored"}) for name, entry in sources.items()})
@@ -327,7 +327,7 @@ def test_what_nobody_ever_opened_is_not_called_valid(kept, place, ask):
     assert "postgres.main: checksum, snapshot of" in ask("show", place, folder.name, as_json=False)[1]
 
 
-def test_a_set_that_lacks_a_source_is_not_called_valid(kept, ask):
+def test_verify_does_not_call_an_incomplete_set_valid(kept, ask):
     status, found, _ = ask("verify", kept.folder / "near", kept.sets[NO_MONGO], kit=WHOLE_KIT)
     (verified,) = found["sets"]
     assert (status, verified["valid"], verified["faults"], verified["missing"]) == (2, False, [], ["mongo.documents"])
@@ -336,18 +336,18 @@ def test_a_set_that_lacks_a_source_is_not_called_valid(kept, ask):
 
 
 @pytest.mark.parametrize("facts", [{"sources": ["config.settings"]}, {"sources": ALL, "only": {"files.uploads": ["top.txt"]}}, {}])
-def test_the_proof_of_a_part_is_not_shown_as_one_of_the_set(kept, place, ask, facts):
+def test_sets_shows_a_verification_record_of_parts_as_part_only(kept, place, ask, facts):
     folder = place / "bare" / kept.sets[FULL]
     shutil.rmtree(folder / "records")
-    proof = Record(kind="proof", plan="bare", set_id=folder.name, time=kept.proven, by="run", text="verified", facts=facts)
-    add_record(Folder("place", place), proof, SigningKey.from_endpoint(kept.connect("bare_backup_signing")))
+    record = Record(kind="proof", plan="bare", set_id=folder.name, time=kept.verified_at, by="run", text="verified", facts=facts)
+    add_record(Folder("place", place), record, SigningKey.from_endpoint(kept.connect("bare_backup_signing")))
     full = ask("sets", place)[1]["sets"][1]
-    assert (full["last_proof"], full["last_proof_of_any_part"]) == (None, iso(kept.proven))
+    assert (full["last_proof"], full["last_proof_of_any_part"]) == (None, iso(kept.verified_at))
     _, text, _ = ask("sets", place, as_json=False)
     assert text.strip().splitlines()[2].split()[-5] == "part"
 
 
-def test_plans_beside_each_other_are_told_apart(kept, place, ask, tmp_path, capsys):
+def test_cli_separates_sets_of_two_plans_at_one_destination(kept, place, ask, tmp_path, capsys):
     other = SampleSystem(tmp_path / "other", "other")
     set_id = other.back_up()
     shutil.copytree(other.folder / "near" / "other", place / "other")
@@ -360,7 +360,7 @@ def test_plans_beside_each_other_are_told_apart(kept, place, ask, tmp_path, caps
     assert ask("verify", place, "--all")[0] == 1, "the other plan's key is another one"
 
 
-def test_an_identity_of_another_time_is_said_and_the_rest_is_verified(kept, ask, tmp_path):
+def test_verify_with_wrong_identity_reports_the_set_as_not_fully_verified(kept, ask, tmp_path):
     other = create_keys(tmp_path / "other", "other").folder / "identity.txt"
     status, found, _ = ask("verify", kept.folder / "near", kept.sets[FULL], "--identity", other)
     (verified,) = found["sets"]
@@ -391,7 +391,7 @@ def test_an_identity_of_another_time_is_said_and_the_rest_is_verified(kept, ask,
         (["sets", "s3://bucket", "--endpoint-url", "nonsense"], "can't be reached"),
     ],
 )
-def test_a_mistake_is_a_message_and_exit_status_2(kept, capsys, arguments, words):
+def test_sets_and_verify_report_user_errors_with_exit_status_2(kept, capsys, arguments, words):
     places = {"near": kept.folder / "near", "kit": kept.keys.folder}
     assert main([part.format(**places) for part in arguments]) == 2
     printed = capsys.readouterr()
@@ -400,12 +400,12 @@ def test_a_mistake_is_a_message_and_exit_status_2(kept, capsys, arguments, words
     assert (kept.keys.folder / "identity.txt").read_text().split()[-1] not in printed.err
 
 
-def test_a_place_without_sets_is_not_a_success(tmp_path, ask):
+def test_sets_of_a_folder_without_sets_ends_with_exit_status_1(tmp_path, ask):
     status, text, _ = ask("sets", tmp_path, as_json=False)
     assert (status, "There is no set at" in text) == (1, True)
 
 
-def test_nothing_decrypted_is_left_behind(kept, ask, tmp_path, monkeypatch):
+def test_verify_leaves_no_decrypted_files_behind(kept, ask, tmp_path, monkeypatch):
     scratch = tmp_path / secrets.token_hex(4)
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
@@ -436,7 +436,7 @@ def planted(place):
     ],
     ids=str,
 )
-def test_a_planted_manifest_is_bad_and_stops_nothing(kept, place, ask, where, what):
+def test_forged_manifest_is_reported_and_the_other_sets_are_read(kept, place, ask, where, what):
     folder = planted(place)
     values = json.loads((place / "bare" / kept.sets[FULL] / MANIFEST_FILE).read_text()) | {"set_id": folder.name}
     part = values
@@ -455,19 +455,19 @@ def test_a_planted_manifest_is_bad_and_stops_nothing(kept, place, ask, where, wh
         assert (status, sum(bool(each["faults"]) for each in found["sets"])) == (1, 1)
 
 
-def test_a_record_of_an_impossible_moment_is_not_believed(kept, place, ask):
+def test_sets_rejects_a_record_with_an_impossible_time(kept, place, ask):
     records = place / "bare" / kept.sets[FULL] / "records"
     record = next(records.glob("*-hold.json"))
     values = json.loads(record.read_text()) | {"time": "0001-01-01T00:00:00+14:00"}
     record.write_text(json.dumps(values))
-    proof = next(records.glob("*-proof.json"))
-    proof.write_text(json.dumps(json.loads(proof.read_text()) | {"facts": {"sources": 5}}))
+    verification = next(records.glob("*-proof.json"))
+    verification.write_text(json.dumps(json.loads(verification.read_text()) | {"facts": {"sources": 5}}))
     status, found, _ = ask("sets", place, kit=())
     assert (status, len(found["findings"])) == (1, 1)
     assert "is no record of format 1" in found["findings"][0]
 
 
-def test_the_signature_is_looked_at_before_anything_is_decoded(kept, place, ask, monkeypatch):
+def test_manifest_with_an_invalid_signature_is_not_decoded(kept, place, ask, monkeypatch):
     folder = planted(place)
     (folder / MANIFEST_FILE).write_bytes(b"whatever")
     decoded = []
@@ -482,7 +482,7 @@ def test_the_signature_is_looked_at_before_anything_is_decoded(kept, place, ask,
     assert b"whatever" not in decoded
 
 
-def test_sets_that_lie_at_the_root_hide_none(kept, place, ask):
+def test_sets_lists_a_misplaced_set_at_the_root_beside_newer_sets(kept, place, ask):
     """An old set beside the folders of plans: what is newer lies deeper."""
     older, newer = kept.sets[FULL], kept.sets[NO_MONGO]
     (place / "bare" / older).rename(place / older)
@@ -496,7 +496,7 @@ def test_sets_that_lie_at_the_root_hide_none(kept, place, ask):
     assert (status, f"note: {older} does not lie where others do" in text) == (0, True)
 
 
-def test_a_manifest_at_the_root_hides_no_newer_set(kept, place, ask):
+def test_verify_latest_takes_the_newest_set_beside_a_stray_manifest_at_the_root(kept, place, ask):
     newest = place / "bare" / kept.sets[NO_MONGO]
     older = place / "bare" / kept.sets[FULL]
     for name in (MANIFEST_FILE, SIGNATURE_FILE):
@@ -510,7 +510,7 @@ def test_a_manifest_at_the_root_hides_no_newer_set(kept, place, ask):
     assert (status, [each["set"] for each in found["sets"]]) == (1, [newest.name, str(place)]), "a stray one is named"
 
 
-def test_what_somebody_else_encrypted_is_written_nowhere_outside(kept, place, ask, tmp_path, monkeypatch):
+def test_verify_of_forged_contents_writes_no_file_outside_the_scratch_folder(kept, place, ask, tmp_path, monkeypatch):
     """Anybody can encrypt to a recipient; without the public key it is opened."""
     folder = place / "bare" / kept.sets[FULL]
     (identity,) = [line for line in (kept.keys.folder / "identity.txt").read_text().splitlines() if line.startswith("AGE-")]
@@ -529,7 +529,7 @@ def test_what_somebody_else_encrypted_is_written_nowhere_outside(kept, place, as
     assert list(scratch.iterdir()) == []
 
 
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(kept, place, ask):
+def test_sets_reports_a_named_pipe_as_unreadable_and_does_not_hang(kept, place, ask):
     os.mkfifo(planted(place) / MANIFEST_FILE)
     status, found, _ = ask("sets", place)
     assert (status, len(found["sets"]), len(found["unread"])) == (2, 2, 1)
@@ -540,7 +540,7 @@ FORGED = "x\nVALID: set 20990101T000000Z-0000 of bare\x1b[2J\u202e"
 
 
 @pytest.mark.parametrize("kit", [("--public-key", "public.pem"), ()])
-def test_names_at_a_place_never_begin_a_line_or_move_the_cursor(kept, place, ask, capsys, kit):
+def test_cli_escapes_line_breaks_and_control_characters_of_file_names(kept, place, ask, capsys, kit):
     folder = place / "bare" / kept.sets[FULL]
     (folder / FORGED).write_text("")
     (place / FORGED / kept.sets[FULL]).mkdir(parents=True)
@@ -556,7 +556,7 @@ def test_names_at_a_place_never_begin_a_line_or_move_the_cursor(kept, place, ask
             assert not line.startswith("VALID: set 2099")
 
 
-def test_a_defect_is_said_to_be_one_in_one_line(kept, monkeypatch, capsys):
+def test_cli_defect_prints_one_line_and_ends_with_exit_status_3(kept, monkeypatch, capsys):
     def broken(*arguments):
         raise ZeroDivisionError("in the middle of it")
 

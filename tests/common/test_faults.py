@@ -6,7 +6,7 @@ from recovery.common.errors import DestinationError, RestoreError
 from recovery.common.faults import Faults
 
 
-def test_all_is_done_and_what_failed_is_kept_in_order(caplog):
+def test_faults_keeps_errors_in_order_and_every_block_runs(caplog):
     faults, done = Faults(), []
     for name, error in (("one", RestoreError("It is full.", "Make room.")), ("two", None), ("three", KeyError("x"))):
         with faults.noted(name):
@@ -19,7 +19,7 @@ def test_all_is_done_and_what_failed_is_kept_in_order(caplog):
     assert (bool(faults), faults.retryable) == (True, False)
 
 
-def test_a_minute_may_help_if_it_may_help_one():
+def test_faults_is_retryable_if_any_fault_is_retryable():
     faults = Faults(lambda what, error: f"{what} failed")
     assert not faults
     with faults.noted("upload"):
@@ -29,7 +29,7 @@ def test_a_minute_may_help_if_it_may_help_one():
     assert (faults.sentences, faults.retryable) == (["upload failed", "prune failed"], True)
 
 
-def test_what_ends_the_process_is_no_fault():
+def test_faults_does_not_catch_a_keyboard_interrupt():
     faults = Faults()
     with pytest.raises(KeyboardInterrupt), faults.noted("one"):
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ def lines(caplog):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_a_line_is_said_when_it_is_due_and_not_before(lines, monkeypatch):
+def test_progress_logs_a_line_only_when_due(lines, monkeypatch):
     Progress("packing shop", 100).add(50)
     assert lines() == []
     monkeypatch.setattr(module, "Pace", lambda: Pace(0))
@@ -27,7 +27,7 @@ def test_a_line_is_said_when_it_is_due_and_not_before(lines, monkeypatch):
     assert not Pace(3600).due()
 
 
-def test_threads_may_share_it():
+def test_progress_counts_the_bytes_of_all_threads():
     progress = Progress("reading", 80_000)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: [progress.add(1) for _ in range(10_000)], range(8)))
@@ -35,13 +35,13 @@ def test_threads_may_share_it():
     assert progress.summary().startswith("78.1 KiB in ")
 
 
-def test_blocks_are_counted_as_they_pass():
+def test_progress_counts_blocks_of_an_iterable():
     progress = Progress("reading")
     assert list(progress.counted([b"ab", b"", b"c"])) == [b"ab", b"", b"c"]
     assert progress.done == 3
 
 
-def test_a_program_is_told_of_until_the_block_ends_whatever_ends_it(lines):
+def test_telling_logs_lines_until_an_exception_ends_the_block(lines):
     said = Event()
 
     def say():

@@ -6,12 +6,12 @@ from recovery.common.units import human_duration, human_size, iso, parse_duratio
 
 
 @pytest.mark.parametrize(("text", "hours"), [("90s", 0.025), ("30m", 0.5), ("24h", 24), ("7d", 168), ("2w", 336), ("1d12h", 36)])
-def test_durations_are_read(text, hours):
+def test_parse_duration_reads_every_unit_and_sums(text, hours):
     assert parse_duration(text) == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize("text", ["", "12", "h", "1x", "0s", "-1h", "1.5h", "1h ", "one day", "99999999w"])
-def test_what_is_no_duration_is_refused_with_an_example(text):
+def test_parse_duration_refuses_an_invalid_text_with_an_example(text):
     with pytest.raises(ValueError, match=r"must be longer|write for example"):
         parse_duration(text)
 
@@ -19,17 +19,17 @@ def test_what_is_no_duration_is_refused_with_an_example(text):
 @pytest.mark.parametrize(
     ("text", "size"), [("512MiB", 512 << 20), ("1GiB", 1 << 30), ("20GB", 20 * 10**9), ("7", 7), ("7 B", 7), ("3TiB", 3 << 40)]
 )
-def test_sizes_are_read(text, size):
+def test_parse_size_reads_binary_and_decimal_units(text, size):
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "GiB", "1 gib", "-1", "1.5GiB", "1EB"])
-def test_what_is_no_size_is_refused(text):
+def test_parse_size_refuses_an_invalid_text_with_an_example(text):
     with pytest.raises(ValueError, match="write for example"):
         parse_size(text)
 
 
-def test_a_moment_needs_its_offset():
+def test_parse_moment_refuses_a_text_without_offset():
     assert parse_moment("2026-11-23T01:00:00+02:00") == datetime(2026, 11, 22, 23, tzinfo=UTC)
     assert parse_moment("2026-11-23T01:00:00Z") == datetime(2026, 11, 23, 1, tzinfo=UTC)
     with pytest.raises(ValueError, match="says no offset"):
@@ -38,14 +38,14 @@ def test_a_moment_needs_its_offset():
         parse_moment("yesterday")
 
 
-def test_iso_says_z_and_reads_back():
+def test_iso_ends_with_z_and_is_read_by_parse_moment():
     moment = datetime(2026, 11, 23, 1, 2, 3, 456, tzinfo=UTC)
     assert iso(moment) == "2026-11-23T01:02:03.000456Z"
     assert parse_moment(iso(moment)) == moment
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB")])
-def test_sizes_are_shown(size, text):
+def test_human_size_picks_the_largest_unit(size, text):
     assert human_size(size) == text
 
 
@@ -61,5 +61,5 @@ def test_sizes_are_shown(size, text):
         (timedelta(days=30), "30 d"),
     ],
 )
-def test_durations_are_shown(seconds, text):
+def test_human_duration_shows_at_most_two_units(seconds, text):
     assert human_duration(seconds) == text

@@ -1,7 +1,7 @@
 from recovery.common.wording import shortened
 
 
-def test_a_list_is_shortened_only_where_it_is_longer_than_it_may_be():
+def test_shortened_cuts_only_a_list_longer_than_at_most():
     assert shortened([]) == ""
     assert shortened(["a", "b"], at_most=2) == "a, b"
     assert shortened(["a", "b", "c"], at_most=2) == "a, b and 1 more"

@@ -12,21 +12,20 @@ from sandbox.person import Refused
 from tools.compose import create_users
 
 
-def test_people_are_read_from_the_environment():
+def test_create_users_reads_users_from_the_environment():
     environ = {"RECOVERY_USER_ALICE": "User:with:colons:in:it", "RECOVERY_USER_BOB": "Op:twelve-letters", "OTHER": "x"}
     assert list(create_users.people(environ)) == [("alice", "User", "with:colons:in:it"), ("bob", "Op", "twelve-letters")]
 
 
 @pytest.mark.parametrize("value", ["", "User", "User:", "User:too-short", ":long-enough-password"])
-def test_a_person_without_role_or_good_password_is_refused_without_repeating_it(value):
+def test_create_users_refuses_an_invalid_value_without_repeating_the_password(value):
     with pytest.raises(ValueError, match="RECOVERY_USER_EVE must be") as error:
         list(create_users.people({"RECOVERY_USER_EVE": value}))
     assert not value.partition(":")[2] or value.partition(":")[2] not in str(error.value)
 
 
 @pytest.mark.airflow
-@pytest.mark.airflow
-def test_a_gate_is_assigned_by_user_name():
+def test_gate_with_fab_auth_manager_is_answered_only_by_the_assigned_user():
     with tempfile.TemporaryDirectory(prefix="recovery-fab-") as folder:
         airflow = Airflow(
             Path(folder) / "airflow",

@@ -23,13 +23,13 @@ def kit(tmp_path):
     return create_keys(tmp_path / "kit", "shop")
 
 
-def test_the_kit_is_for_its_owner_only(kit):
+def test_create_keys_makes_a_kit_that_only_its_owner_can_read(kit):
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in kit.folder.iterdir()}
     assert modes == {"identity.txt": 0o600, "signing.pem": 0o600, "public.pem": 0o644, "connections.json": 0o600}
     assert stat.S_IMODE(kit.folder.stat().st_mode) == 0o700
 
 
-def test_the_connections_hold_the_keys_of_the_kit(kit):
+def test_create_keys_writes_connections_with_the_keys_of_the_kit(kit):
     connections = json.loads((kit.folder / "connections.json").read_text())
     assert set(connections) == {"shop_backup_identity", "shop_backup_signing"} == {kit.identity_connection, kit.signing_connection}
     passwords = {name: values["password"] for name, values in connections.items()}
@@ -38,7 +38,7 @@ def test_the_connections_hold_the_keys_of_the_kit(kit):
     assert SigningKey.from_endpoint(endpoint(passwords["shop_backup_signing"])).verify_key.fingerprint == kit.verify_key.fingerprint
 
 
-def test_whole_files_are_understood_as_passwords_too(kit):
+def test_key_parsers_accept_whole_key_files_as_passwords(kit):
     assert str(parse_identity(endpoint((kit.folder / "identity.txt").read_text())).to_public()) == kit.recipient
     pem = (kit.folder / "signing.pem").read_text()
     for password in (pem, pem.replace("\n", "\r\n")):
@@ -47,13 +47,13 @@ def test_whole_files_are_understood_as_passwords_too(kit):
     assert VerifyKey.from_pem(public).pem.decode() == VerifyKey.from_pem(public.splitlines()[1]).pem.decode() == public
 
 
-def test_stock_age_opens_what_is_encrypted_to_the_recipient(kit):
+def test_identity_of_the_kit_decrypts_with_stock_age(kit):
     sealed = pyrage.encrypt(b"hello", [pyrage.x25519.Recipient.from_str(kit.recipient)])
     opened = subprocess.run(["age", "-d", "-i", kit.folder / "identity.txt"], input=sealed, capture_output=True, check=True)
     assert opened.stdout == b"hello"
 
 
-def test_stock_openssl_reads_both_keys_and_agrees_on_signatures(kit, tmp_path):
+def test_signing_key_of_the_kit_works_with_stock_openssl(kit, tmp_path):
     public = subprocess.run(["openssl", "pkey", "-in", kit.folder / "signing.pem", "-pubout"], capture_output=True, check=True).stdout
     assert public == (kit.folder / "public.pem").read_bytes()
     (tmp_path / "data").write_bytes(b"some data")
@@ -62,7 +62,7 @@ def test_stock_openssl_reads_both_keys_and_agrees_on_signatures(kit, tmp_path):
     assert kit.verify_key.verifies(b"some data", signature)
 
 
-def test_nothing_is_overwritten(kit):
+def test_create_keys_never_overwrites_a_kit(kit):
     before = {path.name: path.read_bytes() for path in kit.folder.iterdir()}
     with pytest.raises(KeyMaterialError, match="never overwritten"):
         create_keys(kit.folder, "shop")
@@ -73,7 +73,7 @@ def test_nothing_is_overwritten(kit):
     assert after == {name: content for name, content in before.items() if name != "identity.txt"}
 
 
-def test_a_signature_is_good_for_its_data_and_key_only():
+def test_signature_is_valid_only_for_its_data_and_its_key():
     key, other = SigningKey.generate(), SigningKey.generate()
     signature = key.sign(b"data")
     assert key.verify_key.verifies(b"data", signature)
@@ -89,7 +89,7 @@ def x25519_pem():
 
 
 @pytest.mark.parametrize("password", ["", "secret", "AGE-SECRET-KEY-1", "MC4CAQAwBQYDK2VwBCIEIA==", "ä", x25519_pem()])
-def test_what_is_no_key_is_refused_without_showing_it(password):
+def test_key_parsers_refuse_invalid_keys_without_showing_the_password(password):
     for read in (parse_identity, SigningKey.from_endpoint):
         with pytest.raises(KeyMaterialError) as caught:
             read(endpoint(password))
@@ -97,20 +97,20 @@ def test_what_is_no_key_is_refused_without_showing_it(password):
         assert not password or password not in str(caught.value) or password in "AGE-SECRET-KEY-1 Connection"
 
 
-def test_two_identities_are_refused():
+def test_parse_identity_refuses_two_identities():
     both = "\n".join(str(pyrage.x25519.Identity.generate()) for _ in range(2))
     with pytest.raises(KeyMaterialError, match="several age identities"):
         parse_identity(endpoint(both))
 
 
-def test_a_private_key_is_no_public_key():
+def test_verify_key_refuses_a_private_key():
     key = SigningKey.generate()
     with pytest.raises(KeyMaterialError, match="not an Ed25519 public key"):
         VerifyKey.from_pem(key.pem.decode())
     assert key.line not in repr(key)
 
 
-def test_the_fingerprint_of_a_recipient_is_what_stock_tools_say(kit):
+def test_recipient_fingerprint_equals_the_result_of_stock_tools(kit):
     command = f"age-keygen -y {kit.folder / 'identity.txt'} | tr -d '\\n' | sha256sum | cut -c -16"
     stock = subprocess.run(["sh", "-c", command], capture_output=True, check=True, text=True).stdout
     assert recipient_fingerprint(kit.recipient) == stock.strip()

@@ -18,7 +18,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize(("family", "declared"), [("backup", backup.form), ("drill", drill.form), ("restore", restore_form.fields)])
-def test_the_form_is_stored_as_it_is_declared(parsed, tmp_path, family, declared):
+def test_dag_form_is_stored_as_declared(parsed, tmp_path, family, declared):
     fields = declared(read_plan(write_plan(tmp_path)))
     stored = DagSerialization.from_dict(parsed.dags[f"shop_{family}"]).params
     assert [(name, *facts(stored.get_param(name))) for name in stored] == [(name, *facts(field)) for name, field in fields.items()]
@@ -29,13 +29,13 @@ def facts(param):
 
 
 @pytest.mark.parametrize("dag_id", GIVEN)
-def test_no_task_has_a_copy_of_the_form(parsed, dag_id):
+def test_tasks_have_no_copy_of_the_dag_form(parsed, dag_id):
     """Airflow makes them of a form that is there before the tasks; they are most of a parse, and of what is stored."""
     assert parsed.dags[dag_id]["dag"]["params"]
     assert [task_id for task_id, task in parsed.tasks(dag_id).items() if task.get("params")] == []
 
 
-def test_every_task_gets_the_defaults_and_what_a_person_wrote(parsed, plans, tmp_path):
+def test_every_task_gets_the_form_defaults_and_the_given_parameters(parsed, plans, tmp_path):
     write_plan(plans)
     defaults = {dag_id: {name: field["default"] for name, field in parsed.dags[dag_id]["dag"]["params"]} for dag_id in GIVEN}
     for given in (GIVEN, {dag_id: {} for dag_id in GIVEN}):

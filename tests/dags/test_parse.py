@@ -17,30 +17,30 @@ def ids(*names):
     return {f"{name}_{family}" for name in names for family in FAMILIES}
 
 
-def test_a_plan_becomes_its_dags_without_network(parsed):
+def test_dag_parsing_builds_the_dags_of_a_plan_without_network(parsed):
     assert parsed.errors == {}
     assert set(parsed.dags) == ids("shop")
     assert parsed.network == []
 
 
-def test_parsing_imports_nothing_heavy(parsed, plain):
+def test_dag_parsing_imports_no_heavy_package(parsed, plain):
     """Each parse happens in a fresh process: what is imported costs its time again and again."""
     assert HEAVY & {*parsed.modules, *plain.modules} == set()
 
 
-def test_parsing_opens_plans_and_code_only(plain):
+def test_dag_parsing_opens_only_plans_and_code(plain):
     code = (sys.prefix, sys.base_prefix, str(PROJECT / "dags"), str(PROJECT / "include"), "/proc/", "/usr/", "/etc/", "/dev/")
     opened = [Path(path) for path in plain.opened if not path.startswith(code)]
     assert {path.name for path in opened if path.parent.name != "home"} == {"shop.yaml"}
 
 
-def test_the_plan_that_ships_parses(parse):
+def test_dag_parsing_of_the_shipped_plan_succeeds(parse):
     parsed = parse(RECOVERY_PLANS="", OPENMANUS_RECIPIENT=RECIPIENT)
     assert parsed.errors == {}
     assert set(parsed.dags) == ids("openmanus")
 
 
-def test_many_plans_parse_side_by_side(plans, parse):
+def test_dag_parsing_of_15_plans_builds_all_dags(plans, parse):
     names = [f"plan_{number}" for number in range(15)]
     for name in names:
         write_plan(plans, name)
@@ -50,7 +50,7 @@ def test_many_plans_parse_side_by_side(plans, parse):
     assert HEAVY & set(parsed.modules) == set()
 
 
-def test_a_task_builds_only_its_own_dag(plans, parse):
+def test_dag_parsing_in_a_task_builds_only_its_own_dag(plans, parse):
     for name in ("shop", "shop_eu", "crm"):
         write_plan(plans, name)
     parsed = parse(_AIRFLOW_PARSING_CONTEXT_DAG_ID="shop_backup", _AIRFLOW_PARSING_CONTEXT_TASK_ID="prepare")
@@ -58,7 +58,7 @@ def test_a_task_builds_only_its_own_dag(plans, parse):
     assert parsed.errors == {}
 
 
-def test_two_plans_have_nothing_in_common(plans, parse):
+def test_dags_of_two_plans_do_not_mention_each_other(plans, parse):
     write_plan(plans, "shop")
     write_plan(plans, "crm")
     parsed = parse()
@@ -68,7 +68,7 @@ def test_two_plans_have_nothing_in_common(plans, parse):
         assert "crm" in text
 
 
-def test_a_broken_plan_is_one_import_error_and_the_others_load(plans, parse):
+def test_broken_plans_are_one_import_error_and_the_valid_plan_loads(plans, parse):
     write_plan(plans, "shop")
     broken = write_plan(plans, "crm")
     broken.write_text(broken.read_text().replace("within: 30d", "within: soon").replace("signing:", "singing:"))
@@ -82,19 +82,19 @@ def test_a_broken_plan_is_one_import_error_and_the_others_load(plans, parse):
     assert "other.yml: is not readable YAML" in error
 
 
-def test_without_plans_there_are_no_dags_and_no_errors(parse):
+def test_dag_parsing_without_plans_gives_no_dags_and_no_errors(parse):
     parsed = parse()
     assert (parsed.dags, parsed.errors) == ({}, {})
 
 
-def test_a_plan_folder_that_is_not_there_is_said(parse, tmp_path):
+def test_missing_plan_folder_is_an_import_error(parse, tmp_path):
     parsed = parse(RECOVERY_PLANS=str(tmp_path / "none"))
     assert parsed.dags == {}
     assert all("There is no plan folder" in error for error in parsed.errors.values())
     assert parsed.errors
 
 
-def test_the_dag_processor_leaves_alone_what_is_no_dag_file(plain):
+def test_dag_processor_reads_only_dag_files(plain):
     read = {Path(path).name for path in plain.opened if path.startswith(str(PROJECT / "dags")) and path.endswith((".py", ".pyc"))}
     assert {name.partition(".")[0] for name in read} == {"backup", "broken_plans", "drill", "maintenance", "restore"}
     assert "__pycache__" in (PROJECT / "dags" / ".airflowignore").read_text()

@@ -19,7 +19,7 @@ CHANGING = ["stop_services", *(f"cutover.{name}" for name in SOURCES), "start_se
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
-def test_every_dag(parsed, dag_id):
+def test_every_dag_has_tags_docs_owner_and_run_limits(parsed, dag_id):
     dag = parsed.dags[dag_id]["dag"]
     assert set(dag["tags"]) == {"recovery", dag_id.removeprefix("shop_"), "shop"}
     assert dag["catchup"] is False
@@ -38,18 +38,18 @@ def test_every_dag(parsed, dag_id):
         assert task["execution_timeout"] in (3 * 3600.0, {"__var": 3 * 3600.0, "__type": "timedelta"})
 
 
-def test_without_mail_nobody_is_called(plain):
+def test_dags_of_a_plan_without_mail_have_no_failure_callback(plain):
     for dag in plain.dags.values():
         assert not dag["dag"].get("has_on_failure_callback")
 
 
-def test_the_schedule_is_in_the_plans_timezone(parsed):
+def test_backup_schedule_is_in_the_timezone_of_the_plan(parsed):
     assert "Europe/Berlin" in json.dumps(parsed.dags["shop_backup"]["dag"]["timetable"])
     assert "30 2 * * *" in json.dumps(parsed.dags["shop_backup"]["dag"]["timetable"])
     assert "NullTimetable" in json.dumps(parsed.dags["shop_restore"]["dag"]["timetable"])
 
 
-def test_a_backup_is_tried_again_and_a_restore_is_not(parsed):
+def test_backup_tasks_gates_and_rollback_are_retried_and_other_restore_tasks_are_not(parsed):
     for task_id, task in parsed.tasks("shop_backup").items():
         assert (task_id, task["retries"]) == (task_id, 4)
     retries = {task_id: task["retries"] for task_id, task in parsed.tasks("shop_restore").items()}
@@ -58,7 +58,7 @@ def test_a_backup_is_tried_again_and_a_restore_is_not(parsed):
     assert set(retries.values()) == {0}
 
 
-def test_parameters_are_forms_with_validation(parsed):
+def test_dag_parameters_have_choices_descriptions_and_non_empty_defaults(parsed):
     for dag_id in ("shop_backup", "shop_drill", "shop_restore"):
         params = dict(parsed.dags[dag_id]["dag"]["params"])
         schema = params["sources"]["schema"]["__var"]
@@ -77,7 +77,7 @@ def test_parameters_are_forms_with_validation(parsed):
     assert {name for name, _ in parsed.dags["shop_backup"]["dag"]["params"]} == {"sources", "note", "hold", "allow_empty"}
 
 
-def test_no_secret_is_in_what_airflow_stores(plain):
+def test_serialized_dags_contain_no_secret(plain):
     assert "shop_postgres" not in json.dumps(plain.dags)
     assert "very-secret" not in json.dumps(plain.dags)
 
@@ -85,7 +85,7 @@ def test_no_secret_is_in_what_airflow_stores(plain):
 # Graphs -------------------------------------------------------------------------------------------------------------
 
 
-def test_backup_graph(parsed):
+def test_backup_dag_has_the_designed_graph(parsed):
     expected = set()
     for group in GROUPS:
         expected |= {("prepare", f"{group}.dump"), (f"{group}.dump", f"{group}.compress"), (f"{group}.compress", f"{group}.verify")}
@@ -101,18 +101,18 @@ def test_backup_graph(parsed):
     assert not any(task.get("is_teardown") or task.get("is_setup") for task in parsed.tasks("shop_backup").values())
 
 
-def test_a_complete_set_is_an_asset_event(parsed):
+def test_backup_finish_task_emits_the_asset_event(parsed):
     outlets = {task_id: task["outlets"] for task_id, task in parsed.tasks("shop_backup").items() if task.get("outlets")}
     assert list(outlets) == ["finish"]
     assert "shop" in json.dumps(outlets["finish"])
 
 
-def test_the_heartbeat_comes_after_everything(plain):
+def test_heartbeat_task_runs_after_finish_succeeded(plain):
     assert plain.tasks("shop_backup")["heartbeat"]["trigger_rule"] == "all_success"
     assert {edge for edge in plain.edges("shop_backup") if "heartbeat" in edge} == {("finish", "heartbeat")}
 
 
-def test_hooks_of_a_backup_are_tasks_where_the_plan_has_some(plans, parse, plain):
+def test_backup_dag_has_hook_tasks_when_the_plan_has_hooks(plans, parse, plain):
     """With the heartbeat, as ``plain`` has it: the rest of the graph stays as it is without hooks."""
     hooks = "hooks: {before_backup: [{argv: ['true']}], after_failed_backup: [{argv: ['true']}]}\n"
     write_plan(plans, more=f"alerts: {{heartbeat: dead_man}}\n{hooks}")
@@ -128,7 +128,7 @@ def test_hooks_of_a_backup_are_tasks_where_the_plan_has_some(plans, parse, plain
     assert tasks["after_backup"]["on_failure_fail_dagrun"] is True
 
 
-def test_restore_graph(parsed):
+def test_restore_dag_has_the_designed_graph(parsed):
     expected = {("choose_set", "preflight"), ("preflight", "approve_plan")}
     for name in SOURCES:
         stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "verify"))
@@ -146,7 +146,7 @@ def test_restore_graph(parsed):
     assert parsed.edges("shop_restore") == expected
 
 
-def test_hooks_of_a_restore_are_tasks_where_the_plan_has_some(plans, parse, parsed):
+def test_restore_dag_has_hook_tasks_when_the_plan_has_hooks(plans, parse, parsed):
     hook = "[{argv: ['true']}]"
     write_plan(plans, more=f"hooks: {{before_restore: {hook}, after_restore: {hook}}}\n")
     hooked = parse()
@@ -158,7 +158,7 @@ def test_hooks_of_a_restore_are_tasks_where_the_plan_has_some(plans, parse, pars
     assert hooked.tasks("shop_restore")["after_restore"]["is_teardown"] is True
 
 
-def test_teardowns_of_a_restore(parsed):
+def test_restore_dag_has_roll_back_discard_and_report_as_teardowns(parsed):
     tasks = parsed.tasks("shop_restore")
     assert {task_id for task_id, task in tasks.items() if task.get("is_teardown")} == set(TEARDOWNS)
     assert [task_id for task_id, task in tasks.items() if task.get("on_failure_fail_dagrun")] == ["report"]
@@ -168,7 +168,7 @@ def test_teardowns_of_a_restore(parsed):
     assert set(rules.values()) == {"none_failed"}
 
 
-def test_drill_graph(parsed):
+def test_drill_dag_has_the_designed_graph(parsed):
     expected = {("choose_set", "start_scratch"), ("start_scratch", "preflight")}
     for name in SOURCES:
         stage, verify = (f"stage_and_verify.{verb}.{name}" for verb in ("stage", "verify"))
@@ -181,7 +181,7 @@ def test_drill_graph(parsed):
     assert {task_id for task_id, task in tasks.items() if task["retries"]} == {"choose_set", "roll_back", "discard"}
 
 
-def test_a_drill_has_the_sources_of_its_target_and_its_queue(plans, parse):
+def test_drill_dag_has_the_sources_of_its_target_and_the_queue_of_the_plan(plans, parse):
     target = "targets: {staging: {sources: {files: {uploads: {path: /srv/staging}}}}}\n"
     write_plan(plans, more=f"{target}drill: {{target: staging, queue: drills}}\n")
     parsed = parse()
@@ -204,15 +204,15 @@ def test_a_drill_has_the_sources_of_its_target_and_its_queue(plans, parse):
         ),
     ],
 )
-def test_a_drill_comes_when_the_plan_says(plans, parse, drill, timetable, words):
+def test_drill_timetable_follows_schedule_and_on_new_set(plans, parse, drill, timetable, words):
     write_plan(plans, more=f"drill: {drill}\n")
     found = json.dumps(parse().dags["shop_drill"]["dag"]["timetable"])
     assert timetable in found
     assert all(word in found for word in words)
 
 
-def test_dag_files_hold_no_work():
-    """Wiring only: a DAG file imports no tool, and is short enough to be read on one screen or two."""
+def test_dag_files_import_no_tool_and_read_no_connection_variable_or_clock():
+    """Wiring only: the work is in the package, which the tasks call."""
     for path in (PROJECT / "dags").glob("*.py"):
         text = path.read_text()
         assert not any(f"import {name}" in text for name in ("os", "subprocess", "psycopg", "pymongo", "boto3", "shutil")), path

@@ -33,7 +33,7 @@ def send(destination, tmp_path, key, data, sha256=None):
 
 
 @pytest.mark.parametrize("size", [0, 1, 8 * MIB, 8 * MIB + 1, 20 * MIB + 7])
-def test_what_is_sent_comes_back(destination, tmp_path, size):
+def test_put_stores_the_content_that_open_and_list_return(destination, tmp_path, size):
     data = secrets.token_bytes(size)
     assert send(destination, tmp_path, "plan/set/pack", data) == (True, size)
     with destination.open("plan/set/pack") as source:
@@ -45,7 +45,7 @@ def test_what_is_sent_comes_back(destination, tmp_path, size):
 
 
 @pytest.mark.parametrize("size", [10, 9 * MIB])
-def test_the_same_again_is_not_sent_and_something_else_is(destination, tmp_path, size):
+def test_put_sends_changed_content_but_not_unchanged_content(destination, tmp_path, size):
     data = secrets.token_bytes(size)
     assert send(destination, tmp_path, "a", data) == (True, size)
     assert send(destination, tmp_path, "a", data) == (False, 0)
@@ -55,13 +55,13 @@ def test_the_same_again_is_not_sent_and_something_else_is(destination, tmp_path,
 
 
 @pytest.mark.parametrize("size", [10, 9 * MIB])
-def test_a_file_that_is_not_what_its_checksum_says_is_refused_and_nothing_arrives(destination, tmp_path, size):
+def test_put_refuses_a_file_with_wrong_checksum_and_stores_nothing(destination, tmp_path, size):
     with pytest.raises(DestinationError, match="is not what the manifest says"):
         send(destination, tmp_path, "a", secrets.token_bytes(size), sha256="0" * 64)
     assert keys_of(destination) == set()
 
 
-def test_reads_in_pieces(destination, tmp_path):
+def test_open_reads_an_object_in_chunks(destination, tmp_path):
     data = secrets.token_bytes(3 * MIB)
     send(destination, tmp_path, "a", data)
     out = io.BytesIO()
@@ -72,31 +72,31 @@ def test_reads_in_pieces(destination, tmp_path):
     assert out.getvalue() == data
 
 
-def test_a_read_that_is_given_up_does_no_harm(destination, tmp_path):
+def test_open_closed_before_the_end_leaves_the_object_readable(destination, tmp_path):
     send(destination, tmp_path, "a", secrets.token_bytes(3 * MIB))
     with destination.open("a") as source:
         source.read(10)
     assert len(destination.read("a", 3 * MIB)) == 3 * MIB
 
 
-def test_what_goes_wrong_elsewhere_while_reading_is_not_blamed_on_the_destination(destination, tmp_path):
+def test_open_raises_errors_of_its_caller_unchanged(destination, tmp_path):
     send(destination, tmp_path, "a", b"x")
     with pytest.raises(FileNotFoundError), destination.open("a"):
         (tmp_path / "nowhere/x").read_bytes()
 
 
-def test_what_is_not_there_is_missing(destination):
+def test_read_of_a_missing_object_raises_missing(destination):
     with pytest.raises(Missing):
         destination.read("plan/nothing", 10)
 
 
-def test_an_object_larger_than_it_may_be_is_refused(destination, tmp_path):
+def test_read_refuses_an_object_larger_than_the_limit(destination, tmp_path):
     send(destination, tmp_path, "a", b"x" * 101)
     with pytest.raises(Refused, match="larger than the 100 bytes"):
         destination.read("a", 100)
 
 
-def test_lists_below_a_prefix_and_folders_below_it(destination, tmp_path):
+def test_list_and_folders_return_only_entries_below_the_prefix(destination, tmp_path):
     for key in ("p/s1/manifest.json", "p/s1/postgres/main/a.000.tar.zst.age", "p/s2/manifest.json", "p2/s3/manifest.json", "p/file"):
         send(destination, tmp_path, key, b"x")
     assert keys_of(destination, "p/s1/") == {"p/s1/manifest.json", "p/s1/postgres/main/a.000.tar.zst.age"}
@@ -107,7 +107,7 @@ def test_lists_below_a_prefix_and_folders_below_it(destination, tmp_path):
     assert keys_of(destination, "nobody/") == set()
 
 
-def test_deletes_what_is_there_and_minds_nothing_else(destination, tmp_path):
+def test_delete_removes_the_given_keys_and_ignores_missing_keys(destination, tmp_path):
     for number in range(5):
         send(destination, tmp_path, f"p/s/{number}/x", b"x")
     destination.delete(f"p/s/{number}/x" for number in range(4))
@@ -116,18 +116,18 @@ def test_deletes_what_is_there_and_minds_nothing_else(destination, tmp_path):
     assert keys_of(destination) == set()
 
 
-def test_its_clock_is_this_machines_here(destination):
+def test_now_returns_the_current_time_and_leaves_no_object(destination):
     assert abs(destination.now() - datetime.now(UTC)) < timedelta(minutes=1)
     assert keys_of(destination) == set()
 
 
-def test_what_is_being_read_can_be_swept_around(destination, tmp_path):
+def test_sweep_keeps_finished_objects(destination, tmp_path):
     send(destination, tmp_path, "p/s/x", b"x")
     destination.sweep("p/")
     assert keys_of(destination) == {"p/s/x"}
 
 
-def test_two_writers_of_one_key_leave_one_whole_object(destination, tmp_path):
+def test_concurrent_puts_of_the_same_key_leave_a_single_undamaged_object(destination, tmp_path):
     data = [secrets.token_bytes(2 * MIB) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda each: send(destination, tmp_path, "a", each), data))

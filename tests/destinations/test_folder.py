@@ -46,7 +46,7 @@ PUT = """
 """
 
 
-def test_a_killed_writer_leaves_nothing_that_counts_and_is_swept(destination, file):
+def test_put_killed_midway_leaves_only_a_partial_file_that_sweep_removes(destination, file):
     ended = run_python(
         PUT.format(before="", sent="lambda count: os.kill(os.getpid(), signal.SIGKILL)"), destination.root, file, sha256(file)
     )
@@ -62,7 +62,7 @@ def test_a_killed_writer_leaves_nothing_that_counts_and_is_swept(destination, fi
     assert everything(destination.root) == {"p/s/x"}
 
 
-def test_a_writer_that_lives_is_not_swept(destination):
+def test_sweep_keeps_the_partial_file_of_a_running_writer(destination):
     partial = destination.root / "p/.partial-1"
     partial.parent.mkdir()
     with partial.open("wb") as writer:
@@ -73,7 +73,7 @@ def test_a_writer_that_lives_is_not_swept(destination):
     assert not partial.exists()
 
 
-def test_a_writer_that_ends_while_it_is_looked_for_is_no_fault(destination, monkeypatch):
+def test_sweep_ignores_a_partial_file_that_disappears_meanwhile(destination, monkeypatch):
     partial = destination.root / "p/.partial-1"
     partial.parent.mkdir()
     partial.touch()
@@ -88,7 +88,7 @@ def test_a_writer_that_ends_while_it_is_looked_for_is_no_fault(destination, monk
     destination.sweep("p/")
 
 
-def test_damage_on_the_way_is_noticed(destination, file, monkeypatch):
+def test_put_fails_when_data_is_damaged_while_written(destination, file, monkeypatch):
     real = os.sendfile
 
     def damaging(out, source, offset, count):
@@ -103,7 +103,7 @@ def test_damage_on_the_way_is_noticed(destination, file, monkeypatch):
     assert everything(destination.root) == set()
 
 
-def test_a_file_limit_is_said_in_words_and_leaves_nothing(destination, file):
+def test_put_above_the_file_size_limit_reports_missing_room_and_leaves_no_file(destination, file):
     before = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({10 * MIB}, {10 * MIB}))"
     ended = run_python(PUT.format(before=before, sent="lambda count: None"), destination.root, file, sha256(file))
     assert "DestinationError: Could not write p/s/x" in ended.stderr
@@ -112,7 +112,7 @@ def test_a_file_limit_is_said_in_words_and_leaves_nothing(destination, file):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path, file):
+def test_put_on_a_full_disk_reports_missing_room_and_leaves_no_file(tmp_path, file):
     root = tmp_path / "small"
     root.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", root], check=False, capture_output=True).returncode:
@@ -142,7 +142,7 @@ def refuses_everything(destination, file, words):
             use()
 
 
-def test_a_root_that_is_not_there_is_refused_and_not_made(tmp_path, file):
+def test_folder_with_a_missing_root_refuses_every_call_and_does_not_create_the_root(tmp_path, file):
     destination = Folder("local", tmp_path / "unmounted")
     refuses_everything(destination, file, "is not there")
     assert not destination.root.exists()
@@ -152,7 +152,7 @@ def with_mount(root, mount):
     return make_destination("local", Settings(folder=root, mount=mount, keep_last=1), None)
 
 
-def test_below_a_plain_folder_that_should_be_a_mount_nothing_is_written(tmp_path, file):
+def test_folder_without_its_mount_refuses_every_call_and_writes_nothing(tmp_path, file):
     root = tmp_path / "disk/sets"
     root.mkdir(parents=True)
     for mount in (root, root.parent):
@@ -164,7 +164,7 @@ def test_below_a_plain_folder_that_should_be_a_mount_nothing_is_written(tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_mount_that_went_away_is_noticed(tmp_path, file):
+def test_folder_refuses_every_call_after_its_mount_was_unmounted(tmp_path, file):
     root = tmp_path / "disk/sets"
     root.mkdir(parents=True)
     destination = with_mount(root, root.parent)
@@ -181,12 +181,12 @@ def test_a_mount_that_went_away_is_noticed(tmp_path, file):
 
 
 @pytest.mark.parametrize("key", ["../x", "p/../../x", "/etc/x"])
-def test_a_key_never_leads_outside(destination, file, key):
+def test_put_refuses_a_key_outside_the_root(destination, file, key):
     with pytest.raises(Refused, match="is not a key"):
         destination.put(file, key, sha256(file), lambda count: None)
 
 
-def test_what_is_no_file_is_refused_and_not_waited_for(destination):
+def test_read_refuses_folders_and_pipes_without_a_wait(destination):
     (destination.root / "p/folder").mkdir(parents=True)
     os.mkfifo(destination.root / "p/pipe")
     for name, words in (("folder", "Is a directory"), ("pipe", "It is not a file")):
@@ -194,14 +194,14 @@ def test_what_is_no_file_is_refused_and_not_waited_for(destination):
             destination.read(f"p/{name}", MIB)
 
 
-def test_the_copy_is_readable_by_its_owner_only(destination, file):
+def test_put_creates_files_and_folders_that_only_the_owner_can_read(destination, file):
     destination.put(file, "p/s/x", sha256(file), lambda count: None)
     assert (destination.root / "p/s/x").stat().st_mode & 0o777 == 0o600
     assert (destination.root / "p").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_rights_is_said_in_words(destination, file):
+def test_put_into_a_folder_without_write_permission_is_refused_with_advice(destination, file):
     destination.root.chmod(0o500)
     try:
         with pytest.raises(Refused, match="Give the worker's user the right"):

@@ -58,7 +58,7 @@ def kill_an_upload(server, destination, file):
     assert run_python(KILLED, *arguments, SECRET=server.secret_key).returncode == -9
 
 
-def test_a_killed_upload_cannot_be_seen_and_the_next_one_removes_it(s3_server, destination, file):
+def test_put_killed_midway_leaves_no_object_and_the_next_put_removes_its_upload(s3_server, destination, file):
     kill_an_upload(s3_server, destination, file)
     assert uploads(destination) == ["p/s/x"]
     assert keys_of(destination) == set()
@@ -69,7 +69,7 @@ def test_a_killed_upload_cannot_be_seen_and_the_next_one_removes_it(s3_server, d
     assert destination.read("p/s/x", 20 * MIB) == file.read_bytes()
 
 
-def test_sweep_aborts_old_uploads_and_leaves_young_ones(s3_server, destination, file, monkeypatch):
+def test_sweep_aborts_old_uploads_and_keeps_recent_uploads(s3_server, destination, file, monkeypatch):
     kill_an_upload(s3_server, destination, file)
     destination.sweep("p/")
     assert uploads(destination) == ["p/s/x"]
@@ -81,7 +81,7 @@ def test_sweep_aborts_old_uploads_and_leaves_young_ones(s3_server, destination, 
 
 
 @pytest.mark.parametrize("size", [1000, 20 * MIB])
-def test_damage_on_the_wire_is_refused_by_the_server(destination, tmp_path, size):
+def test_put_fails_when_data_is_damaged_on_the_wire(destination, tmp_path, size):
     path = tmp_path / "file"
     path.write_bytes(os.urandom(size))
 
@@ -99,7 +99,7 @@ def test_damage_on_the_wire_is_refused_by_the_server(destination, tmp_path, size
 
 
 @pytest.mark.parametrize(("size", "operation"), [(1000, "PutObject"), (20 * MIB, "CompleteMultipartUpload")])
-def test_a_server_that_confirms_something_else_is_not_believed(destination, tmp_path, size, operation):
+def test_put_fails_when_the_server_confirms_another_checksum(destination, tmp_path, size, operation):
     path = tmp_path / "file"
     path.write_bytes(os.urandom(size))
 
@@ -112,27 +112,27 @@ def test_a_server_that_confirms_something_else_is_not_believed(destination, tmp_
     assert keys_of(destination) == set()
 
 
-def test_a_server_that_confirms_nothing_is_not_believed(destination, file):
+def test_put_fails_when_the_server_confirms_no_checksum(destination, file):
     destination._client.meta.events.register("after-call.s3.CompleteMultipartUpload", lambda parsed, **_: parsed.pop("ChecksumSHA256"))
     with pytest.raises(DestinationError, match="is not what was sent"):
         put(destination, file)
     assert keys_of(destination) == set()
 
 
-def test_an_object_of_the_right_size_without_the_right_checksum_is_sent_again(destination, file):
+def test_put_replaces_an_object_of_the_same_size_without_the_same_checksum(destination, file):
     destination._client.put_object(Bucket=destination._bucket, Key=f"{destination._prefix}p/s/x", Body=bytes(20 * MIB))
     assert put(destination, file)
     assert destination.read("p/s/x", 20 * MIB) == file.read_bytes()
 
 
-def test_everything_lies_below_the_prefix(s3_server, destination, file):
+def test_put_stores_objects_below_the_prefix(s3_server, destination, file):
     put(destination, file)
     whole = S3("other", s3_server.client(), destination._bucket)
     assert keys_of(whole, destination._prefix) == {f"{destination._prefix}p/s/x"}
     assert f"{whole.describe()}/{destination._prefix}" == f"{destination.describe()}/"
 
 
-def test_wrong_keys_are_said_in_words_and_not_retried(s3_server, destination, file):
+def test_put_with_wrong_keys_is_refused_as_not_retryable(s3_server, destination, file):
     stranger = boto3.client(
         "s3", endpoint_url=s3_server.url, aws_access_key_id="nobody", aws_secret_access_key="x", region_name="us-east-1"
     )
@@ -141,7 +141,7 @@ def test_wrong_keys_are_said_in_words_and_not_retried(s3_server, destination, fi
     assert not caught.value.retryable
 
 
-def test_a_server_that_does_not_answer_is_said_in_words_and_retried(file):
+def test_put_to_an_unreachable_server_fails_as_retryable(file):
     client = boto3.client(
         "s3", endpoint_url=f"http://127.0.0.1:{free_port()}", aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1",
         config=Config(retries={"max_attempts": 1}, connect_timeout=1),
@@ -159,7 +159,7 @@ def test_a_server_that_does_not_answer_is_said_in_words_and_retried(file):
         ("RequestTimeTooSkewed", "Set this worker's clock"),
     ],
 )
-def test_what_a_server_refuses_is_said_with_what_to_do(destination, file, code, words):
+def test_put_refused_by_the_server_reports_a_remedy(destination, file, code, words):
     def refuse(**_):
         raise ClientError({"Error": {"Code": code, "Message": "No"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject")
 
@@ -168,7 +168,7 @@ def test_what_a_server_refuses_is_said_with_what_to_do(destination, file, code, 
         put(destination, file)
 
 
-def test_more_than_a_thousand_objects_are_listed_and_deleted(destination):
+def test_list_and_delete_handle_more_than_a_thousand_objects(destination):
     client = destination._client
     with ThreadPoolExecutor(8) as pool:
         list(

@@ -128,18 +128,18 @@ def records_at(run, name):
     return read_records(run.context.destination(name), run.manifest().path, run.context.verify_key(), run.manifest())
 
 
-def proofs_at(run, name):
+def verification_records_at(run, name):
     return records_at(run, name).of("proof")
 
 
-def proofs(run):
-    return {name: proofs_at(run, name) for name in run.plan.destinations}
+def verification_records(run):
+    return {name: verification_records_at(run, name) for name in run.plan.destinations}
 
 
 # Into scratch servers -------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_system_is_proven_in_scratch_servers_and_the_proof_kept(whole):
+def test_drill_verifies_whole_system_on_scratch_servers_and_stores_verification_record(whole):
     whole.edit_plan(
         "checks:\n",
         "checks:\n  - {sql: {source: postgres.main, database: drilled, query: SELECT count(*) FROM requests, equals: 500}}\n",
@@ -156,13 +156,13 @@ def test_a_whole_system_is_proven_in_scratch_servers_and_the_proof_kept(whole):
     nothing_left(whole, run, root)
     assert whole.service_calls == [], "the live system's services are none of a drill's business"
 
-    (proof,) = proofs(run)["near"]
-    assert proofs(run)["far"] == ()
-    facts = proof.facts
+    (verification,) = verification_records(run)["near"]
+    assert verification_records(run)["far"] == ()
+    facts = verification.facts
     assert (facts["drill"], facts["destination"], facts["level"], facts["target"]) == (run.id, "near", "restored", "scratch")
     assert facts["sources"] == list(run.plan.source_ids)
     assert (facts["checks"], facts["unasked"]) == (1, ["service"])
-    assert proof.text.endswith("; checks asked: 1, not asked here: service")
+    assert verification.text.endswith("; checks asked: 1, not asked here: service")
     timed = {f"{step} {source_id}" for step in ("stage", "verify", "cut over") for source_id in run.plan.source_ids}
     assert facts["seconds"].keys() == timed | {"start scratch servers", "preflight", "stop services", "start services", "check system"}
     assert sum(facts["seconds"].values()) <= facts["total_seconds"] + 0.1
@@ -174,7 +174,7 @@ def test_a_whole_system_is_proven_in_scratch_servers_and_the_proof_kept(whole):
     assert "- ✔ a query in drilled of postgres.main\n- Not asked here: service\n" in text
 
 
-def test_a_drill_that_was_killed_is_swept_by_the_next(whole):
+def test_choose_drill_removes_remains_of_killed_drill(whole):
     killed = a_drill(whole, 1)
     pid = os.fork()
     if pid == 0:
@@ -193,7 +193,7 @@ def test_a_drill_that_was_killed_is_swept_by_the_next(whole):
     nothing_left(whole, again)
 
 
-def test_what_is_killed_half_switched_goes_with_its_servers(whole):
+def test_teardown_removes_scratch_servers_killed_during_cutover(whole):
     run = a_drill(whole)
     run_until(run, "cutover postgres.main")
     root = root_of(run)
@@ -204,7 +204,7 @@ def test_what_is_killed_half_switched_goes_with_its_servers(whole):
     nothing_left(whole, run, root)
 
 
-def test_users_and_roles_are_brought_to_scratch_servers(whole):
+def test_drill_restores_users_and_roles_to_scratch_servers(whole):
     with whole.mongo.client() as client:
         client.drilled.command("createRole", "clerk", privileges=[], roles=["read"])
         client.drilled.command("createUser", "carol", pwd="secret", roles=["clerk"])
@@ -223,7 +223,7 @@ def test_users_and_roles_are_brought_to_scratch_servers(whole):
     nothing_left(whole, run)
 
 
-def test_a_start_that_is_under_way_does_not_outlive_the_end(system):
+def test_teardown_waits_for_running_scratch_start_and_removes_scratch_folder(system):
     run, begun, go = a_drill(system), system.folder / "begun", system.folder / "go"
     run_until(run, "choose")
     pid = os.fork()
@@ -249,7 +249,7 @@ def test_a_start_that_is_under_way_does_not_outlive_the_end(system):
     assert not list(run.folder.glob("recovery-drill-*"))
 
 
-def test_what_is_left_on_another_worker_is_red_until_it_is_gone(system):
+def test_drill_fails_until_remains_on_other_worker_are_removed(system):
     run = a_drill(system)
     run_until(run, "cutover files.uploads")
     root = root_of(run)
@@ -267,7 +267,7 @@ def test_what_is_left_on_another_worker_is_red_until_it_is_gone(system):
     run_until(again)
     assert f"left of earlier drills, with data of the set: Drill {run.id}: " in teardown(again)
     assert "worker-7" in (again.folder / "report.md").read_text()
-    assert len(proofs(again)["far"]) == 1, "it has verified the set all the same"
+    assert len(verification_records(again)["far"]) == 1, "it has verified the set all the same"
     drilled(system, 3)
     with pytest.raises(RestoreError, match="worker-7"):
         drill_steps.choose_drill(a_drill(system, 4), DrillRequest())
@@ -282,7 +282,7 @@ def test_what_is_left_on_another_worker_is_red_until_it_is_gone(system):
 # Into a target --------------------------------------------------------------------------------------------------------
 
 
-def test_a_target_of_the_plan_is_empty_again_afterwards(whole):
+def test_drill_to_target_leaves_target_empty(whole):
     whole.edit_plan("targets:\n", "drill: {target: elsewhere}\ntargets:\n")
     whole.elsewhere.mkdir()
     run = a_drill(whole)
@@ -294,8 +294,8 @@ def test_a_target_of_the_plan_is_empty_again_afterwards(whole):
     assert teardown(run) == ""
     nothing_left(whole, run)
     assert not (run.folder / "scratch.json").exists()
-    assert len(proofs(run)["near"]) == 1
-    assert proofs(run)["near"][0].facts["target"] == "elsewhere"
+    assert len(verification_records(run)["near"]) == 1
+    assert verification_records(run)["near"][0].facts["target"] == "elsewhere"
     with whole.mongo.client() as client:
         assert client.drilled_elsewhere.list_collection_names(filter={"name": {"$not": {"$regex": r"^system\."}}}) == []
     assert not [path for path in whole.elsewhere.rglob("*") if not path.is_dir()]
@@ -304,7 +304,7 @@ def test_a_target_of_the_plan_is_empty_again_afterwards(whole):
     assert teardown(again).startswith("finish: It was not verified"), "the target is empty again, so preflight has nothing against it"
 
 
-def test_services_and_checks_of_a_target_count_for_the_time(tmp_path):
+def test_drill_time_includes_services_and_checks_of_target(tmp_path):
     system = SampleSystem(tmp_path / "small", "small", gates=())
     system.set_id, system.before = system.back_up(), system.fingerprint()
     system.elsewhere.mkdir()
@@ -321,14 +321,14 @@ targets:
     assert drilled(system) == "near"
     verbs = ["stop", "start", "check", "stop", "start"]
     assert system.service_calls == [f"{verb} staging" for verb in verbs], "and the live ones are left alone"
-    (proof,) = proofs(a_drill(system))["near"]
-    assert all(proof.facts["seconds"][step] >= 0.2 for step in ("stop services", "start services", "check system"))
-    assert proof.facts["total_seconds"] >= 0.6
-    assert (proof.facts["checks"], proof.facts["unasked"]) == (1, ["service"])
+    (verification,) = verification_records(a_drill(system))["near"]
+    assert all(verification.facts["seconds"][step] >= 0.2 for step in ("stop services", "start services", "check system"))
+    assert verification.facts["total_seconds"] >= 0.6
+    assert (verification.facts["checks"], verification.facts["unasked"]) == (1, ["service"])
     nothing_left(system, a_drill(system))
 
 
-def test_a_failed_check_is_red_and_all_is_removed(tmp_path):
+def test_drill_with_failed_check_fails_and_cleans_up(tmp_path):
     system = SampleSystem(tmp_path / "small", "small", gates=())
     system.set_id, system.before = system.back_up(), system.fingerprint()
     system.elsewhere.mkdir()
@@ -342,11 +342,11 @@ def test_a_failed_check_is_red_and_all_is_removed(tmp_path):
     reason = teardown(run)
     assert "verified against the set and cut over, but not every check succeeded: sh." in reason
     nothing_left(system, run)
-    assert proofs(run) == {"near": (), "far": ()}
+    assert verification_records(run) == {"near": (), "far": ()}
 
 
 @pytest.mark.parametrize("again", ["check", "start"])
-def test_only_the_last_round_of_checks_proves_anything(tmp_path, again):
+def test_drill_counts_only_last_run_of_checks(tmp_path, again):
     system = SampleSystem(tmp_path / "small", "small", gates=())
     system.set_id, system.before = system.back_up(), system.fingerprint()
     system.elsewhere.mkdir()
@@ -362,11 +362,11 @@ def test_only_the_last_round_of_checks_proves_anything(tmp_path, again):
     system.mend(again, "web")
     reason = teardown(run)
     assert {"check": "not every check succeeded: web answers.", "start": "the cutover did not succeed"}[again] in reason
-    assert proofs(run) == {"near": (), "far": ()}
+    assert verification_records(run) == {"near": (), "far": ()}
     nothing_left(system, run)
 
 
-def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
+def test_check_result_is_recorded_before_next_check_runs(tmp_path, monkeypatch):
     system = SampleSystem(tmp_path / "small", "small", gates=())
     system.set_id, system.before = system.back_up(), system.fingerprint()
     system.elsewhere.mkdir()
@@ -388,7 +388,7 @@ def test_each_answer_is_kept_as_it_comes(tmp_path, monkeypatch):
 # Red ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_corrupted_pack_is_red_and_all_is_removed(system):
+def test_drill_with_corrupt_pack_fails_and_cleans_up(system):
     pack = next((system.folder / "near" / "small" / system.set_id / "files").rglob("*.age"))
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 1
@@ -400,13 +400,13 @@ def test_a_corrupted_pack_is_red_and_all_is_removed(system):
     root = root_of(run)
     assert "It was not verified that the set can be restored: files.uploads" in teardown(run)
     nothing_left(system, run, root)
-    assert proofs(run) == {"near": (), "far": ()}
+    assert verification_records(run) == {"near": (), "far": ()}
     assert drilled(system, 2, DrillRequest(by_hand=True, destination="far")) == "far", (
         "a copy that is whole elsewhere verifies nothing of this one"
     )
 
 
-def test_a_stale_set_is_red_before_anything_else(system, monkeypatch):
+def test_choose_drill_refuses_set_older_than_rpo_unless_set_is_named(system, monkeypatch):
     monkeypatch.setattr(drill_steps, "now", lambda: datetime.now(UTC) + timedelta(hours=25))
     run = a_drill(system)
     with pytest.raises(RestoreError, match=f"{system.set_id}, is 1 d 1 h old; the plan's RPO is 1 d"):
@@ -417,7 +417,7 @@ def test_a_stale_set_is_red_before_anything_else(system, monkeypatch):
     run_until(a_drill(system, 2), "choose", DrillRequest(by_hand=True, set=system.set_id))
 
 
-def test_beyond_the_rto_is_red_and_names_the_slowest_steps(system, monkeypatch):
+def test_drill_beyond_rto_fails_and_names_slowest_steps(system, monkeypatch):
     system.edit_plan("rto: 2h", "rto: 1s")
     verify = restore_steps.verify
 
@@ -431,11 +431,11 @@ def test_beyond_the_rto_is_red_and_names_the_slowest_steps(system, monkeypatch):
     run_until(run, drill_request=DrillRequest(sources=("config.settings",)))
     reason = teardown(run)
     assert "BEYOND the RTO of 1.0 s. The slowest steps: sleep " in reason
-    assert proofs(run) == {"near": (), "far": ()}
+    assert verification_records(run) == {"near": (), "far": ()}
     nothing_left(system, run)
 
 
-def test_what_can_not_be_removed_is_red(system, monkeypatch):
+def test_drill_fails_when_scratch_folder_can_not_be_removed(system, monkeypatch):
     run = a_drill(system)
     run_until(run)
 
@@ -455,7 +455,7 @@ def test_what_can_not_be_removed_is_red(system, monkeypatch):
 # Which set, and from where ----------------------------------------------------------------------------------------------
 
 
-def test_destinations_take_turns_and_what_is_proven_everywhere_is_not_due(system):
+def test_drills_rotate_destinations_and_skip_set_verified_at_all_destinations(system):
     assert [drilled(system, 1), drilled(system, 2)] == ["near", "far"]
     idle = a_drill(system, 3)
     assert drill_steps.choose_drill(idle, DrillRequest()) is False
@@ -469,7 +469,7 @@ def test_destinations_take_turns_and_what_is_proven_everywhere_is_not_due(system
     assert drilled(system, 6) == "near"
 
 
-def test_a_drill_of_one_source_by_hand_does_not_stand_for_all(system):
+def test_manual_drill_of_single_source_does_not_count_for_rotation(system):
     assert drilled(system, 1, DrillRequest(by_hand=True, sources=("config.settings",))) == "near"
     assert [drilled(system, 2), drilled(system, 3)] == ["near", "far"]
     assert drilled(system, 4, DrillRequest(by_hand=True, destination="far", sources=("config.settings",))) == "far"
@@ -477,7 +477,7 @@ def test_a_drill_of_one_source_by_hand_does_not_stand_for_all(system):
 
 
 @pytest.mark.parametrize("known_by", ["staging", "records"])
-def test_a_destination_that_fails_does_not_keep_the_others_from_their_turn(system, known_by):
+def test_failed_drill_of_destination_does_not_block_other_destinations(system, known_by):
     near = system.folder / "near" / "small" / system.set_id
     damaged = next((near / "files").rglob("*.age"))
     damaged.chmod(0o600)
@@ -512,7 +512,7 @@ def age(system, set_id, **span):
         write_manifest(folder, found.model_copy(update={"sources": sources, "created": found.created - timedelta(**span)}), key)
 
 
-def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(system):
+def test_drill_fails_for_unreadable_destination_but_verifies_set_at_other_destination(system):
     far = system.folder / "far"
     far.rename(system.folder / "gone")
     run = a_drill(system, 1)
@@ -520,7 +520,7 @@ def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(sy
     words = "The destination far can't be read, so nothing is known of what a restore from there would bring"
     assert words in teardown(run)
     assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
-    assert len(proofs_at(run, "near")) == 1, "it has verified the set all the same"
+    assert len(verification_records_at(run, "near")) == 1, "it has verified the set all the same"
     idle = a_drill(system, 2)
     with pytest.raises(RestoreError, match=words):
         drill_steps.choose_drill(idle, DrillRequest())
@@ -532,7 +532,7 @@ def test_a_destination_that_can_not_be_read_is_red_and_the_others_are_drilled(sy
     assert drilled(system, 6) == "far"
 
 
-def test_a_destination_that_new_sets_do_not_reach_is_red_night_by_night(system):
+def test_drill_fails_each_time_while_destination_lacks_new_sets_for_longer_than_rpo(system):
     age(system, system.set_id, days=30)
     age(system, system.back_up("with a wrong clock"), days=-365)  # a set of the future is no excuse
     for night in (1, 2):
@@ -544,11 +544,11 @@ def test_a_destination_that_new_sets_do_not_reach_is_red_night_by_night(system):
         words = f"The destination far lacks the newest valid set, {newest}: its newest is 30 d old, the RPO is 1 d."
         assert words in teardown(run)
         assert f"**FAILED: {words}" in (run.folder / "report.md").read_text()
-        assert len(proofs_at(run, "near")) == 1, "it has verified the set all the same"
+        assert len(verification_records_at(run, "near")) == 1, "it has verified the set all the same"
         nothing_left(system, run)
 
 
-def test_a_set_that_is_still_on_its_way_is_no_fault(system):
+def test_drill_only_warns_when_newest_set_is_not_yet_uploaded_within_rpo(system):
     age(system, system.set_id, hours=23)
     newer = system.back_up("newer")
     shutil.move(system.folder / "far" / "small" / newer, system.folder / "uploading")
@@ -562,7 +562,7 @@ def test_a_set_that_is_still_on_its_way_is_no_fault(system):
     assert drilled(system, 3) == "far"
 
 
-def test_a_destination_without_any_set_has_the_time_of_the_first_ones(system):
+def test_drill_fails_for_destination_without_sets_only_when_oldest_set_exceeds_rpo(system):
     remove(system, system.set_id)
     run = a_drill(system, 1)
     run_until(run)
@@ -575,7 +575,7 @@ def test_a_destination_without_any_set_has_the_time_of_the_first_ones(system):
     assert ": it has none." in teardown(run)
 
 
-def test_an_idle_drill_leaves_no_folder_for_ever(system, monkeypatch):
+def test_maintenance_deletes_folder_of_idle_drill(system, monkeypatch):
     drilled(system, 1), drilled(system, 2)
     idle, failed = a_drill(system, 3), a_drill(system, 4)
     drill_steps.choose_drill(idle, DrillRequest())
@@ -593,7 +593,7 @@ def test_an_idle_drill_leaves_no_folder_for_ever(system, monkeypatch):
     assert failed.journal.closed
 
 
-def test_only_the_destinations_of_drills_take_turns(system):
+def test_drills_rotate_only_destinations_named_for_drills(system):
     system.write_plan(more="drill: {destinations: [far]}\n")
     assert drilled(system, 1) == "far"
     assert drill_steps.choose_drill(a_drill(system, 2), DrillRequest()) is False
@@ -605,20 +605,20 @@ def test_only_the_destinations_of_drills_take_turns(system):
         drill_steps.choose_drill(a_drill(system, 3), DrillRequest())
 
 
-def test_a_forged_proof_counts_for_nothing(system):
+def test_forged_verification_record_is_ignored(system):
     run = a_drill(system)
     run_until(run)
     teardown(run)
-    (proof,) = (system.folder / "near" / "small" / system.set_id / "records").glob("*-proof.json")
+    (record,) = (system.folder / "near" / "small" / system.set_id / "records").glob("*-proof.json")
     for suffix in ("", ".sig"):
-        there = system.folder / "far" / "small" / system.set_id / "records" / f"{proof.name}{suffix}"
+        there = system.folder / "far" / "small" / system.set_id / "records" / f"{record.name}{suffix}"
         there.parent.mkdir(exist_ok=True)
-        content = proof.with_name(f"{proof.name}{suffix}").read_bytes()
+        content = record.with_name(f"{record.name}{suffix}").read_bytes()
         there.write_bytes(content.replace(b'"near"', b'"far"'))
     assert drilled(system, 2) == "far"
 
 
-def test_a_wish_that_can_not_be_is_refused(system):
+def test_choose_drill_refuses_invalid_request(system):
     for drill_request, words in (
         (DrillRequest(destination="moon"), "no destination 'moon'"),
         (DrillRequest(sources=("postgres.main",)), "no source postgres.main"),
@@ -628,16 +628,16 @@ def test_a_wish_that_can_not_be_is_refused(system):
             drill_steps.choose_drill(a_drill(system), drill_request)
 
 
-def test_fewer_sources_by_hand(system):
+def test_manual_drill_restores_only_requested_sources(system):
     run = a_drill(system)
     run_until(run, drill_request=DrillRequest(person="alice", by_hand=True, sources=("config.settings",)))
     assert not (root_of(run) / "files.uploads").exists()
     assert teardown(run) == ""
     assert (run.request().requester, run.request().sources) == ("alice", ("config.settings",))
-    assert proofs(run)["near"][0].facts["sources"] == ["config.settings"]
+    assert verification_records(run)["near"][0].facts["sources"] == ["config.settings"]
 
 
-def test_a_set_that_is_drilled_is_not_pruned(system):
+def test_prune_keeps_set_until_drill_has_ended(system):
     for number in range(3):
         system.back_up(f"newer {number}")
     run = a_drill(system)
@@ -654,7 +654,7 @@ def test_a_set_that_is_drilled_is_not_pruned(system):
     assert pruned()
 
 
-def test_the_folder_of_an_old_drill_goes_without_its_scratch_place(system):
+def test_maintenance_empties_folder_of_ended_drill_except_journal(system):
     run = a_drill(system)
     run_until(run)
     teardown(run)

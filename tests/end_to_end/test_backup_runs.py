@@ -320,7 +320,7 @@ def marked_failed(play):
 
 
 @scenario(hooks=HOOKS, retries=1)
-def hooks_and_one_that_fails_before(play):
+def hooks_run_and_failed_before_hook(play):
     play.trigger().ended("success")
     assert set(play.states.values()) == {"success"}
     assert play.hooks == ["before", "after"]
@@ -354,11 +354,11 @@ def hooks_after_a_kill_and_a_mark(play):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_scenario(plays, name):
+def test_backup_scenario(plays, name):
     plays[name].result()
 
 
-def test_s3_that_is_down_keeps_the_set_for_the_next_morning(system, airflow, operator, read_plans):
+def test_backup_uploads_staged_set_without_new_dump_after_s3_returns(system, airflow, operator, read_plans):
     """The plan of the sample system, with its bucket; added while Airflow runs."""
     system.write_plan("b_offsite", lambda text: text + "retries: 0\n")
     read_plans("b_offsite_backup")

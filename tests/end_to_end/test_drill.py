@@ -18,7 +18,7 @@ SAMPLE_PLANS = {
 TEARDOWNS = {"roll_back", "discard", "report"}
 
 
-def proofs(run):
+def verification_records(run):
     found = read_records(run.context.destination("near"), run.manifest().path, run.context.verify_key(), run.manifest())
     assert found.holds == ()
     return found.of("proof")
@@ -57,7 +57,7 @@ def begun(airflow, sample_systems):
     }
 
 
-def test_a_new_set_sets_off_a_drill_and_what_is_proven_is_not_due(airflow, sample_systems, begun, operator):
+def test_new_set_triggers_drill_and_verified_set_is_not_drilled_again(airflow, sample_systems, begun, operator):
     system = sample_systems["drilled"]
     before, backup = system.fingerprint(), begun["drilled"]
     assert operator.wait_run("drilled_backup", backup, timeout=240) == "success", words(operator, "drilled_backup", backup)
@@ -66,8 +66,8 @@ def test_a_new_set_sets_off_a_drill_and_what_is_proven_is_not_due(airflow, sampl
     assert set(operator.states("drilled_drill", run_id).values()) == {"success"}
 
     run = drill_of(system, run_id)
-    (proof,) = proofs(run)
-    assert proof.facts["sources"] == list(run.plan.source_ids)
+    (verification,) = verification_records(run)
+    assert verification.facts["sources"] == list(run.plan.source_ids)
     assert run.manifest().run_id == backup
     assert f"# Drill {run.id} of drilled" in operator.log_text("drilled_drill", run_id, "report")
     assert system.fingerprint() == before
@@ -85,7 +85,7 @@ def test_a_new_set_sets_off_a_drill_and_what_is_proven_is_not_due(airflow, sampl
     assert "nothing is due" in operator.log_text("drilled_drill", idle, "choose_set")
 
 
-def test_a_set_that_can_not_be_restored_is_red_and_told(sample_systems, begun, operator, mails):
+def test_drill_of_damaged_set_fails_and_sends_mail(sample_systems, begun, operator, mails):
     system = sample_systems["drill_red"]
     run_id = begun["drill_red"]
     assert operator.wait_run("drill_red_drill", run_id, timeout=240) == "failed", words(operator, "drill_red_drill", run_id)
@@ -96,7 +96,7 @@ def test_a_set_that_can_not_be_restored_is_red_and_told(sample_systems, begun, o
     assert states["check_system"] == "upstream_failed"
     assert states["discard"] == "success"
     assert "It was not verified that the set can be restored: files.uploads" in operator.log_text("drill_red_drill", run_id, "report")
-    assert proofs(run) == ()
+    assert verification_records(run) == ()
     assert not (run.folder / "scratch.json").exists()
 
     def was_sent():

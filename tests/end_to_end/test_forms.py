@@ -6,7 +6,7 @@ from sandbox.servers import wait_for
 
 
 @pytest.mark.parametrize("family", ["backup", "restore", "drill", "maintenance"])
-def test_a_form_can_be_triggered_as_it_opens(airflow, operator, family):
+def test_trigger_form_can_be_submitted_with_default_values(airflow, operator, family):
     """A field that is wrong when the form opens would leave its button dead, with nothing to be done in the UI."""
     dag = f"openmanus_{family}"
     with airflow.browser() as tab:

@@ -201,7 +201,7 @@ def plan_rejected(play):
 
 
 @scenario()
-def switch_rejected_and_nobody_opens_their_own_gate(play):
+def cutover_rejected_and_own_gate_refused(play):
     play.trigger(play.alice)
     gate = play.gate("approve_plan")
     assert gate.assigned == ("bob",)
@@ -271,7 +271,7 @@ def accept_unanswered(play):
 
 
 @scenario(pytest.mark.long, timeout="60s")
-def switch_unanswered(play):
+def cutover_unanswered(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_cutover")
     assert "nobody answered the gate 'cutover' in time" in play.ended()
@@ -279,7 +279,7 @@ def switch_unanswered(play):
 
 
 @scenario()
-def answers_in_the_first_second_and_a_backup_that_waits(play):
+def answers_in_first_second_and_backup_waits(play):
     play.trigger()
     answered = set()
 
@@ -307,7 +307,7 @@ def answers_in_the_first_second_and_a_backup_that_waits(play):
 
 
 @scenario(servers=("postgres", "mongo"))
-def a_dry_run_asks_nobody(play):
+def dry_run_needs_no_answers(play):
     play.trigger(dry_run=True)
     play.ended("success")
     for words in ("| table | removed | 1 |", "| file | changed | 1 |", "This was a dry run"):
@@ -384,7 +384,7 @@ def plan_gate_marked_and_forged(play):
 
 
 @scenario(pytest.mark.long)
-def switch_gate_marked_as_skipped(play):
+def cutover_gate_marked_as_skipped(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_cutover")
     play.operator.mark_task(play.dag, play.run_id, "approve_cutover", "skipped")
@@ -423,14 +423,14 @@ def connection_changed_after_the_gate(play):
     play.approve("approve_cutover")
     play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "web") is not None)
     name = f"{play.system.name}_postgres"
-    good = play.system.connections()[name]
+    original = play.system.connections()[name]
     other = play.airflow.metadata
-    play.airflow.admin.put_connection(name, good | {"port": other.port, "password": other.password})
+    play.airflow.admin.put_connection(name, original | {"port": other.port, "password": other.password})
     try:
         play.system.unblock("stop", "web")
         play.wait_until("the cutover to fail", lambda: play.alice.states(play.dag, play.run_id)["cutover.postgres.main"] == "failed")
     finally:
-        play.airflow.admin.put_connection(name, good)
+        play.airflow.admin.put_connection(name, original)
     words = play.ended()
     assert "The target of postgres.main is not the one that was approved" in words
     assert "rolled back" in words
@@ -439,7 +439,7 @@ def connection_changed_after_the_gate(play):
 
 
 @scenario()
-def parameters_that_are_not_known(play):
+def unknown_parameters(play):
     play.trigger(sett="latest")
     words = play.ended()
     assert "This DAG has no parameter sett" in words
@@ -467,7 +467,7 @@ def killed_while_stopping_services(play):
 
 
 @scenario()
-def killed_between_two_switches(play):
+def killed_between_two_swaps(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_cutover")
     with play.source_in_use("files.uploads") as lock:
@@ -497,7 +497,7 @@ def killed_while_starting_services_then_rejected(play):
 
 
 @scenario()
-def killed_on_the_way_back(play):
+def killed_during_rollback(play):
     play.trigger().approve("approve_plan", "approve_cutover")
     gate = play.gate("accept")
     play.system.block("stop", "web")
@@ -527,7 +527,7 @@ def run_marked_failed_while_staging(play):
 
 
 @scenario()
-def run_marked_success_at_the_switch_gate(play):
+def run_marked_success_at_the_cutover_gate(play):
     play.trigger().approve("approve_plan")
     gate = play.gate("approve_cutover")
     play.operator.mark_run(play.dag, play.run_id, "success")
@@ -540,7 +540,7 @@ def run_marked_success_at_the_switch_gate(play):
 
 
 @scenario(pytest.mark.long)
-def run_marked_failed_during_the_switch(play):
+def run_marked_failed_during_the_cutover(play):
     play.system.block("stop", "workers")
     play.trigger().approve("approve_plan", "approve_cutover")
     play.wait_until("services to be stopped", lambda: play.system.blocked("stop", "workers") is not None)
@@ -617,7 +617,7 @@ def test_restore(plays, name):
 # The whole ------------------------------------------------------------------------------------------------------------
 
 
-def test_backup_disaster_restore_of_the_whole_sample(system, operator, alice, mails):
+def test_restore_of_whole_sample_after_disaster_equals_backup(system, operator, alice, mails):
     backup, restores = "openmanus_backup", "openmanus_restore"
     run = operator.trigger(backup)
     assert operator.wait_run(backup, run) == "success", operator.states(backup, run)

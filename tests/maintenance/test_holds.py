@@ -32,7 +32,7 @@ def holds(system, set_id):
     return found
 
 
-def test_a_hold_from_birth_is_released_everywhere_and_says_by_whom(system):
+def test_release_holds_releases_at_every_destination_and_records_the_person(system):
     set_id = system.back_up(hold=True)
     assert all(len(why) == 1 for why in holds(system, set_id).values())
     release_holds(system.context(), set_id, "olga")
@@ -41,7 +41,7 @@ def test_a_hold_from_birth_is_released_everywhere_and_says_by_whom(system):
     assert "olga" in released
 
 
-def test_the_hold_of_a_restore_under_way_is_not_released(system):
+def test_release_holds_refuses_the_set_of_a_restore_under_way(system):
     set_id = system.back_up()
     run = system.restore()
     choose_set.choose(run, system.ask(run))
@@ -50,7 +50,7 @@ def test_the_hold_of_a_restore_under_way_is_not_released(system):
     assert all(holds(system, set_id).values())
 
 
-def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(system):
+def test_release_holds_refuses_a_safety_set_until_its_restore_has_ended(system):
     system.back_up()
     run = system.restore()
     run_until(system, run, "check", system.ask(run, method="in place"))
@@ -66,7 +66,7 @@ def test_the_hold_of_a_way_back_is_not_released_before_its_restore_has_ended(sys
 
 
 @pytest.mark.parametrize("set_id", ["latest", "../x", "20200101T000000Z-0000"])
-def test_what_is_no_set_is_refused(system, set_id):
+def test_release_holds_refuses_an_invalid_or_unknown_set_id(system, set_id):
     system.back_up(when=datetime(2026, 1, 1, tzinfo=UTC))
     with pytest.raises(PlanError):
         release_holds(system.context(), set_id, "olga")

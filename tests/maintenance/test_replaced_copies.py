@@ -41,7 +41,7 @@ def days_later(monkeypatch, days):
     monkeypatch.setattr(replaced_copies, "now", lambda: NOW() + timedelta(days=days))
 
 
-def test_each_restore_has_its_own_days(system, monkeypatch):
+def test_drop_old_copies_deletes_copies_of_ended_restores_after_keep_replaced(system, monkeypatch):
     first, second = restored(system, "first"), restored(system, "second", accepted=False)
     work = {run.id: system.storage / f".recovery-{run.id}" for run in (first, second)}
     replaced_copies.drop_old_copies(system.context())
@@ -56,7 +56,7 @@ def test_each_restore_has_its_own_days(system, monkeypatch):
     replaced_copies.drop_old_copies(system.context())
 
 
-def test_a_restore_that_has_not_ended_keeps_its_copies(system, monkeypatch):
+def test_drop_old_copies_keeps_copies_of_a_restore_that_has_not_ended(system, monkeypatch):
     run = system.restore()
     run_until(system, run, "check")
     days_later(monkeypatch, 30)
@@ -65,7 +65,7 @@ def test_a_restore_that_has_not_ended_keeps_its_copies(system, monkeypatch):
     assert run.began
 
 
-def test_one_that_fails_does_not_keep_the_others(system, monkeypatch):
+def test_drop_old_copies_continues_with_other_restores_after_a_failure(system, monkeypatch):
     runs = sorted((restored(system, name) for name in ("first", "second", "third")), key=lambda run: run.id)
     shutil.rmtree(runs[0].folder / "rows")
     (runs[0].folder / "findings.json").unlink()
@@ -77,7 +77,7 @@ def test_one_that_fails_does_not_keep_the_others(system, monkeypatch):
 
 
 @pytest.mark.parametrize("broken", ["journal", "request", "step"])
-def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(system, monkeypatch, caplog, broken):
+def test_drop_old_copies_continues_with_other_restores_after_an_unforeseen_error(system, monkeypatch, caplog, broken):
     runs = sorted((restored(system, name) for name in ("first", "second", "third")), key=lambda run: run.id)
     stranger = restored(system, "stranger")
     shutil.rmtree(stranger.folder)
@@ -100,7 +100,7 @@ def test_one_that_fails_as_nobody_foresaw_does_not_keep_the_others(system, monke
 
 @pytest.mark.parametrize("only", [{}, {"postgres.main": ("copied.public.requests",)}], ids=["all", "a table"])
 @pytest.mark.parametrize("accepted", [True, False])
-def test_copies_are_removed_where_they_are_and_not_where_the_plan_would_have_them_now(
+def test_drop_old_copies_deletes_at_the_original_target_after_a_plan_change(
     tmp_path, postgres_server, mongo_server, monkeypatch, accepted, only
 ):
     system = SampleSystem(tmp_path / "copied", "copied", postgres=postgres_server, mongo=mongo_server, gates=("accept",))
@@ -143,7 +143,7 @@ def marked(system, run):
     return [name for name in found if run.id in name]
 
 
-def test_a_source_that_left_the_plan_is_named(system, monkeypatch):
+def test_drop_old_copies_names_a_source_that_left_the_plan(system, monkeypatch):
     run = restored(system, "first")
     path = system.plans / "small.yaml"
     kept = path.read_text()
@@ -156,7 +156,7 @@ def test_a_source_that_left_the_plan_is_named(system, monkeypatch):
     assert not (system.storage / f".recovery-{run.id}").exists()
 
 
-def test_a_target_that_left_the_plan_is_named(tmp_path, monkeypatch):
+def test_drop_old_copies_names_a_target_that_left_the_plan(tmp_path, monkeypatch):
     system = SampleSystem(tmp_path / "small", "small", gates=())
     system.back_up()
     run = system.restore()
@@ -175,7 +175,7 @@ def test_a_target_that_left_the_plan_is_named(tmp_path, monkeypatch):
     assert not (run.folder / "request.json").exists()
 
 
-def test_copies_that_nobody_knows_are_named(system, caplog):
+def test_drop_old_copies_reports_and_keeps_copies_of_an_unknown_restore(system, caplog):
     run = restored(system, "first")
     shutil.rmtree(run.folder)
     replaced_copies.drop_old_copies(system.context())

@@ -49,7 +49,7 @@ def without_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def test_a_ping_arrives():
+def test_ping_calls_the_address_of_the_connection():
     with web() as server:
         heartbeat.ping(dead_man(server))
         heartbeat.ping(dead_man(server, host="http://127.0.0.1", schema=""))
@@ -57,14 +57,14 @@ def test_a_ping_arrives():
         assert server.asked == ["/ping/1", "/ping/1", "/"]
 
 
-def test_a_whole_address_as_host_is_taken_as_it_is():
+def test_ping_takes_a_complete_url_as_host_unchanged():
     with web() as server:
         heartbeat.ping(Endpoint(id="dead_man", host=f"http://127.0.0.1:{server.port}/uuid-of-the-check"))
         assert server.asked == ["/uuid-of-the-check"]
 
 
 @pytest.mark.parametrize("status", [301, 404, 500])
-def test_anything_but_success_is_an_error_that_does_not_tell_the_address(status):
+def test_ping_fails_on_any_status_except_success_without_revealing_the_path(status):
     with web(status, location="/elsewhere") as server:
         with pytest.raises(ConnectionUnusable, match="dead_man did not take the heartbeat") as error:
             heartbeat.ping(dead_man(server, extra={"path": "/secret-token"}))
@@ -73,7 +73,7 @@ def test_anything_but_success_is_an_error_that_does_not_tell_the_address(status)
     assert error.value.__suppress_context__
 
 
-def test_nobody_there_is_an_error():
+def test_ping_fails_retryably_when_no_server_answers():
     with web() as server:
         pass
     with pytest.raises(ConnectionUnusable, match="ConnectError") as error:
@@ -81,7 +81,7 @@ def test_nobody_there_is_an_error():
     assert error.value.retryable
 
 
-def test_only_a_backup_of_now_that_every_destination_has_is_told(tmp_path, monkeypatch):
+def test_heartbeat_is_sent_only_for_a_recent_backup_at_every_destination(tmp_path, monkeypatch):
     system = SampleSystem(tmp_path / "small", "small")
     with web() as server:
 

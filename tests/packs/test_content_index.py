@@ -4,7 +4,7 @@ from recovery.packs.content_diff import compare
 from recovery.packs.content_index import RecordDigest, read_rows, write_rows
 
 
-def test_the_digest_does_not_depend_on_order_but_on_every_record():
+def test_record_digest_depends_on_every_record_but_not_on_the_order():
     records = [b"%d" % number for number in range(1000)]
     shuffled = records[:]
     random.Random(1).shuffle(shuffled)
@@ -17,14 +17,14 @@ def test_the_digest_does_not_depend_on_order_but_on_every_record():
     assert one.hexdigest() != changed.hexdigest()
 
 
-def test_the_same_record_twice_is_not_none():
+def test_record_digest_counts_a_repeated_record():
     digest = RecordDigest()
     digest.add([b"a", b"a"])
     assert digest.count == 2
     assert digest.hexdigest() != RecordDigest().hexdigest()
 
 
-def test_merged_digests_are_the_digest_of_all():
+def test_record_digest_after_merge_equals_the_digest_of_all_records():
     whole, half, other = RecordDigest(), RecordDigest(), RecordDigest()
     whole.add([b"a", b"b", b"c"])
     half.add([b"a"])
@@ -33,14 +33,14 @@ def test_merged_digests_are_the_digest_of_all():
     assert (half.count, half.hexdigest()) == (whole.count, whole.hexdigest())
 
 
-def test_digest_is_known():
+def test_record_digest_has_the_value_of_the_format_documentation():
     """The format is written down; another implementation must get the same."""
     digest = RecordDigest()
     digest.add([b"1\tAnna", b"2\tBert"])
     assert digest.hexdigest() == "8b9112c6b748ebbd"
 
 
-def test_rows_survive_the_disk_with_names_that_are_not_utf8(tmp_path):
+def test_rows_with_names_that_are_not_utf8_are_read_back_as_written(tmp_path):
     rows = [
         ("entry", b"bad\xff\nname".decode("utf-8", "surrogateescape"), {"size": 1}),
         ("table", "a\tb", {"count": 2, "columns": ["x", "y"]}),

@@ -40,20 +40,20 @@ def read(sealed, identities, meanwhile=lambda *helpers: None) -> int:
         return size
 
 
-def test_any_of_several_identities_opens(sealed):
+def test_open_pack_decrypts_with_any_of_several_identities(sealed):
     other = pyrage.x25519.Identity.generate()
     assert read(sealed, [other, IDENTITY]) == sealed[1].raw_bytes
     with pytest.raises(ArtifactError, match="does not open"):
         read(sealed, [other])
 
 
-def test_a_kill_in_the_middle_is_not_taken_for_damage_and_may_be_tried_again(sealed):
+def test_decrypt_worker_killed_midway_is_a_retryable_error_and_not_damage(sealed):
     with pytest.raises(ToolError, match="killed by signal 9") as failed:
         read(sealed, [IDENTITY], lambda helper: os.kill(helper, signal.SIGKILL))
     assert failed.value.retryable
 
 
-def test_its_arguments_hold_no_secret_and_it_ends_with_its_reader(sealed):
+def test_decrypt_worker_has_no_secret_in_its_arguments_and_ends_with_its_reader(sealed):
     def look(helper):
         assert b"AGE-SECRET-KEY" not in Path(f"/proc/{helper}/cmdline").read_bytes()
         raise KeyboardInterrupt
@@ -73,19 +73,19 @@ def opened(inner, tmp_path) -> int:
     return read((tmp_path / one.file, one), [IDENTITY])
 
 
-def test_a_frame_is_read_whole(tmp_path):
+def test_decrypt_worker_reads_a_frame_to_its_end(tmp_path):
     assert opened(FRAME, tmp_path) == len(BLOCKS)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 12, 1000, 131_080, 131_090, 250_000, 300_100, *range(len(FRAME) - 12, len(FRAME))])
-def test_a_frame_that_was_cut_off_before_it_was_encrypted_is_damage(tmp_path, cut):
+def test_decrypt_worker_refuses_a_frame_truncated_before_encryption(tmp_path, cut):
     """age finds it whole, and of the last cuts all data comes out: only the checksum is not there."""
     with pytest.raises(ArtifactError, match=r"can't be read \(ZstdError"):
         opened(FRAME[:cut], tmp_path)
 
 
 @pytest.mark.parametrize("position", [0, 4, 5, 6, 1000, 200_000, len(FRAME) - 30, len(FRAME) - 4, len(FRAME) - 1])
-def test_a_bit_that_flipped_before_it_was_encrypted_is_damage(tmp_path, position):
+def test_decrypt_worker_refuses_a_bit_flipped_before_encryption(tmp_path, position):
     inner = bytearray(FRAME)
     inner[position] ^= 4
     with pytest.raises(ArtifactError, match=r"can't be read \(ZstdError"):

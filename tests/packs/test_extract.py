@@ -49,7 +49,7 @@ def outside(tmp_path):
         ("dev", tarfile.BLKTYPE, ""),
     ],
 )
-def test_a_member_that_leaves_is_refused(tmp_path, outside, entry):
+def test_extract_refuses_devices_and_members_that_leave_the_folder(tmp_path, outside, entry):
     one = forged(tmp_path, tuple(part.format(outside=outside) if isinstance(part, str) else part for part in entry))
     with pytest.raises(ArtifactError):
         unpack(tmp_path / "forged", [one], tmp_path / "back")
@@ -57,13 +57,13 @@ def test_a_member_that_leaves_is_refused(tmp_path, outside, entry):
 
 
 @pytest.mark.parametrize(("name", "link"), [("a..b", "/anywhere"), ("..a", "../../up"), ("...", "..")])
-def test_links_may_point_anywhere_and_dots_in_names_are_names(tmp_path, name, link):
+def test_extract_allows_any_link_target_and_dots_in_names(tmp_path, name, link):
     unpack(tmp_path / "forged", [forged(tmp_path, (name, tarfile.SYMTYPE, link))], tmp_path / "back")
     assert (tmp_path / "back" / name).readlink() == Path(link)
 
 
 @pytest.mark.parametrize("target", ["../outside", "{outside}"])
-def test_nothing_is_written_through_a_link_of_the_same_pack(tmp_path, outside, target):
+def test_extract_refuses_a_member_below_a_link_of_the_same_pack(tmp_path, outside, target):
     link = ("way", tarfile.SYMTYPE, target.format(outside=outside))
     one = forged(tmp_path, link, ("way/x", tarfile.REGTYPE, ""))
     with pytest.raises((ArtifactError, ToolError)):
@@ -79,7 +79,7 @@ def test_nothing_is_written_through_a_link_of_the_same_pack(tmp_path, outside, t
         ("stolen", tarfile.LNKTYPE, "way/secret"),
     ],
 )
-def test_nothing_goes_through_a_link_of_an_earlier_pack(tmp_path, outside, second):
+def test_extract_refuses_paths_through_a_link_of_an_earlier_pack(tmp_path, outside, second):
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside"))], tmp_path / "back")
     assert (tmp_path / "back" / "way").is_symlink()
     with pytest.raises(ArtifactError, match="through the link"):
@@ -100,7 +100,7 @@ def test_nothing_goes_through_a_link_of_an_earlier_pack(tmp_path, outside, secon
         [("a", tarfile.DIRTYPE, ""), ("a/d", tarfile.SYMTYPE, "../way"), ("a/d/deep/x", tarfile.REGTYPE, "")],
     ],
 )
-def test_nothing_goes_through_a_chain_of_links_over_two_packs(tmp_path, outside, members):
+def test_extract_refuses_paths_through_a_chain_of_links_over_two_packs(tmp_path, outside, members):
     """The second pack's own link is not on the disk yet when its next member is looked at: tar reads it from the pipe."""
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside"))], tmp_path / "back")
     with pytest.raises(ArtifactError, match="through the link"):
@@ -108,20 +108,20 @@ def test_nothing_goes_through_a_chain_of_links_over_two_packs(tmp_path, outside,
     assert not (tmp_path / "back" / "stolen").exists()
 
 
-def test_a_folder_does_not_follow_a_link_that_has_its_name(tmp_path, outside):
+def test_extract_of_a_folder_does_not_follow_a_link_of_the_same_name(tmp_path, outside):
     outside.chmod(0o700)
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside"))], tmp_path / "back")
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.DIRTYPE, ""))], tmp_path / "back")
     assert outside.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_file_does_not_follow_a_link_that_has_its_name(tmp_path, outside):
+def test_extract_of_a_file_does_not_follow_a_link_of_the_same_name(tmp_path, outside):
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.SYMTYPE, "../outside/secret"))], tmp_path / "back")
     unpack(tmp_path / "forged", [forged(tmp_path, ("way", tarfile.REGTYPE, ""))], tmp_path / "back")
     assert (tmp_path / "back" / "way").read_text() == "evil"
 
 
-def test_extraction_of_some_members_writes_no_others(tmp_path):
+def test_extract_of_selected_members_writes_no_other_members(tmp_path):
     packs, _ = pack(hard_tree(tmp_path / "root"), tmp_path / "out")
     (tmp_path / "back").mkdir()
     with (tmp_path / "out" / packs[0].file).open("rb") as source, open_pack(source, packs[0], [IDENTITY]) as reader:

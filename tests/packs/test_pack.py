@@ -42,7 +42,7 @@ def tree(tmp_path):
 # There and back -----------------------------------------------------------------------------------------------------
 
 
-def test_hard_names_come_back(tree, tmp_path):
+def test_packs_of_a_tree_with_unusual_names_are_unpacked_equal(tree, tmp_path):
     packs, said = pack(tree, tmp_path / "out", pack_size=20_000)
     assert said == []
     assert len(packs) > 4
@@ -50,7 +50,7 @@ def test_hard_names_come_back(tree, tmp_path):
     assert seen(tmp_path / "back") == seen(tree)
 
 
-def test_pack_record_is_the_file_and_its_content(tree, tmp_path):
+def test_pack_record_matches_the_stored_file_and_its_content(tree, tmp_path):
     (one,), _ = pack(tree, tmp_path / "out")
     assert one.file == "tree.000.tar.zst.age"
     stored = tmp_path / "out" / one.file
@@ -61,7 +61,7 @@ def test_pack_record_is_the_file_and_its_content(tree, tmp_path):
     assert zstandard.get_frame_parameters((tmp_path / "plain.zst").read_bytes()).has_checksum
 
 
-def test_stock_tools_open_a_pack(tree, tmp_path):
+def test_pack_is_unpacked_equal_by_stock_tools(tree, tmp_path):
     packs, _ = pack(tree, tmp_path / "out", pack_size=30_000)
     (tmp_path / "identity").write_text(str(IDENTITY))
     (tmp_path / "back").mkdir()
@@ -71,26 +71,26 @@ def test_stock_tools_open_a_pack(tree, tmp_path):
     assert seen(tmp_path / "back") == seen(tree)
 
 
-def test_any_recipient_opens(tree, tmp_path):
+def test_pack_is_decrypted_by_the_identity_of_each_recipient(tree, tmp_path):
     second = pyrage.x25519.Identity.generate()
     packs, _ = pack(tree, tmp_path / "out", recipients=(RECIPIENT, str(second.to_public())))
     assert read(tmp_path / "out", packs[0], second) == read(tmp_path / "out", packs[0])
 
 
-def test_listing_comes_back(tmp_path):
+def test_listing_is_read_back_as_written(tmp_path):
     members = [Member(name, number, number if number % 3 else None) for number, name in enumerate(HARD_NAMES)]
     write_listing(tmp_path / "listing", members)
     assert list(read_listing(tmp_path / "listing")) == members
 
 
-def test_a_listing_that_is_cut_off_is_damage(tmp_path):
+def test_read_listing_refuses_a_truncated_listing(tmp_path):
     write_listing(tmp_path / "listing", [Member(b"a", 1), Member(b"bc", 2)])
     os.truncate(tmp_path / "listing", (tmp_path / "listing").stat().st_size - 1)
     with pytest.raises(ArtifactError, match="cut off"):
         list(read_listing(tmp_path / "listing"))
 
 
-def test_names_of_artifacts_become_file_names(tmp_path, tree):
+def test_safe_name_makes_unique_file_names_of_artifact_names(tmp_path, tree):
     names = ["a", "A", "a b", "a/b", "..", ".a", "ä", "a%20b", "_", "x" * 60, "a\nb"]
     safe = [safe_name(name) for name in names]
     assert len(set(safe)) == len(names)
@@ -106,7 +106,7 @@ def sizes_of(out, packs):
     return [[name for name, _ in read(out, one)] for one in packs]
 
 
-def test_packs_are_filled_and_a_bigger_member_has_its_own(tmp_path):
+def test_seal_fills_packs_and_gives_a_larger_member_a_pack_of_its_own(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     for name, size in {"a": 3000, "b": 3000, "c": 50_000, "d": 3000, "e": 3000, "f": 3000}.items():
@@ -115,7 +115,7 @@ def test_packs_are_filled_and_a_bigger_member_has_its_own(tmp_path):
     assert sizes_of(tmp_path / "out", packs) == [["a", "b"], ["c"], ["d", "e"], ["f"]]
 
 
-def test_hard_links_stay_together(tmp_path):
+def test_seal_keeps_the_hard_links_of_a_file_in_the_same_pack(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     members = []
@@ -132,7 +132,7 @@ def test_hard_links_stay_together(tmp_path):
     assert (tmp_path / "back" / "2-0").stat().st_nlink == 5
 
 
-def test_every_member_is_told_with_its_pack(tmp_path, tree):
+def test_seal_reports_every_member_with_the_number_of_its_pack(tmp_path, tree):
     told = []
     artifact = Artifact(name="tree", root=str(tree), bytes=0)
     (tmp_path / "out").mkdir()
@@ -144,7 +144,7 @@ def test_every_member_is_told_with_its_pack(tmp_path, tree):
     assert told == found
 
 
-def test_an_empty_folder_has_no_pack(tmp_path):
+def test_seal_of_an_empty_folder_makes_no_pack(tmp_path):
     (tmp_path / "root").mkdir()
     packs, said = pack(tmp_path / "root", tmp_path / "out")
     assert (packs, said, list((tmp_path / "out").glob("*.age"))) == ([], [], [])
@@ -153,20 +153,20 @@ def test_an_empty_folder_has_no_pack(tmp_path):
 # What changes meanwhile ---------------------------------------------------------------------------------------------
 
 
-def test_a_live_member_that_vanished_is_named_and_the_others_are_packed(tree, tmp_path):
+def test_seal_reports_a_missing_live_member_and_packs_the_other_members(tree, tmp_path):
     members = [Member(b"sub/plain", 0), Member(b"sub/gone", 10), Member(b"link", 0)]
     (one,), said = pack(tree, tmp_path / "out", members, live=True)
     assert [name for name, _ in read(tmp_path / "out", one)] == ["sub/plain", "link"]
     assert any("sub/gone" in line for line in said)
 
 
-def test_a_member_of_our_own_dump_that_vanished_fails(tree, tmp_path):
+def test_seal_fails_when_a_member_of_a_dump_is_missing(tree, tmp_path):
     with pytest.raises(SourceError, match="gone"):
         pack(tree, tmp_path / "out", [Member(b"sub/plain", 0), Member(b"sub/gone", 10)])
     assert not list((tmp_path / "out").glob("*.age"))
 
 
-def test_a_root_that_is_gone_fails(tree, tmp_path):
+def test_seal_fails_when_the_root_folder_is_missing(tree, tmp_path):
     members = list(members_below(tree))
     shutil.rmtree(tree)
     for live in (True, False):
@@ -176,13 +176,13 @@ def test_a_root_that_is_gone_fails(tree, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 @pytest.mark.parametrize("live", [True, False])
-def test_an_unreadable_member_fails(tree, tmp_path, live):
+def test_seal_fails_on_an_unreadable_member(tree, tmp_path, live):
     (tree / "sub" / "plain").chmod(0)
     with pytest.raises(SourceError, match="Permission denied"):
         pack(tree, tmp_path / "out", [Member(b"sub/plain", 0)], live=live)
 
 
-def test_a_socket_is_not_silently_left_out(tmp_path):
+def test_seal_fails_on_a_socket(tmp_path):
     (tmp_path / "root").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "root" / "s"))
@@ -216,14 +216,14 @@ def damaged_copy(two_packs, tmp_path, change):
 
 
 @pytest.mark.slow
-def test_every_truncation_is_damage(two_packs, tmp_path):
+def test_open_pack_refuses_a_pack_truncated_at_any_position(two_packs, tmp_path):
     length = two_packs[1][0].stored_bytes
     for cut in [0, 1, 20, 100, 150, 180, 200, 300, *range(1000, length, 7919), length - 17, length - 16, length - 1]:
         damaged_copy(two_packs, tmp_path, lambda data, cut=cut: data[:cut])
 
 
 @pytest.mark.slow
-def test_every_flipped_bit_is_damage(two_packs, tmp_path):
+def test_open_pack_refuses_a_pack_with_a_flipped_bit(two_packs, tmp_path):
     length = two_packs[1][0].stored_bytes
     for position in [*range(0, 240, 5), *range(240, length, 6007), length - 1]:
 
@@ -233,17 +233,17 @@ def test_every_flipped_bit_is_damage(two_packs, tmp_path):
         damaged_copy(two_packs, tmp_path, flip)
 
 
-def test_bytes_behind_the_end_are_damage(two_packs, tmp_path):
+def test_open_pack_refuses_bytes_after_the_end(two_packs, tmp_path):
     damaged_copy(two_packs, tmp_path, lambda data: data + b"x")
     damaged_copy(two_packs, tmp_path, lambda data: data + data)
 
 
-def test_another_pack_in_its_place_is_damage(two_packs, tmp_path):
+def test_open_pack_refuses_another_pack_under_the_same_file_name(two_packs, tmp_path):
     out, packs = two_packs
     assert "recorded" in damaged_copy(two_packs, tmp_path, lambda data: (out / packs[1].file).read_bytes())
 
 
-def test_wrong_identity_is_said(two_packs):
+def test_open_pack_with_wrong_identity_fails(two_packs):
     with pytest.raises(ArtifactError, match="identity does not open"):
         read(*[two_packs[0], two_packs[1][0]], identity=pyrage.x25519.Identity.generate())
 
@@ -253,13 +253,13 @@ def test_wrong_identity_is_said(two_packs):
     [{"raw_bytes": 1}, {"sha256": "0" * 64}, {"stored_bytes": 1}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_record_of_another_pack_is_damage(two_packs, changes):
+def test_open_pack_refuses_a_record_that_does_not_match_the_file(two_packs, changes):
     out, packs = two_packs
     with pytest.raises(ArtifactError, match="is not what its record says"):
         read(out, packs[0].model_copy(update=changes))
 
 
-def test_a_reader_that_stops_half_way_raises_what_it_met(two_packs):
+def test_open_pack_raises_the_error_of_a_caller_that_stops_midway(two_packs):
     out, packs = two_packs
 
     def stop_half_way():
@@ -271,7 +271,7 @@ def test_a_reader_that_stops_half_way_raises_what_it_met(two_packs):
         stop_half_way()
 
 
-def test_a_pack_that_is_not_read_to_its_end_is_not_taken_for_whole(two_packs):
+def test_open_pack_fails_when_the_pack_is_not_read_to_its_end(two_packs):
     out, packs = two_packs
     with pytest.raises(ArtifactError, match="more than was read"), (out / packs[0].file).open("rb") as source:
         with open_pack(source, packs[0], [IDENTITY]) as reader:
@@ -288,7 +288,7 @@ def test_a_pack_that_is_not_read_to_its_end_is_not_taken_for_whole(two_packs):
         (compressed(bytes(4096)), "raw_bytes is 4096, recorded 2048"),
     ],
 )
-def test_damage_inside_of_the_encryption_is_damage(tmp_path, inner, words):
+def test_open_pack_refuses_damage_inside_the_encryption(tmp_path, inner, words):
     one = sealed_stream(bytes(2048), tmp_path, inner)
     with pytest.raises(ArtifactError, match=words):
         read(tmp_path, one)
@@ -343,7 +343,7 @@ def in_a_process(root, out, then=""):
 
 
 @pytest.mark.parametrize("then", ["kill tar", "kill python"])
-def test_a_kill_in_the_middle_leaves_no_pack_that_counts_and_the_next_try_makes_it(tmp_path, then):
+def test_seal_killed_midway_leaves_no_pack_and_a_repeated_seal_succeeds(tmp_path, then):
     (tmp_path / "root").mkdir()
     for number in range(40):
         (tmp_path / "root" / f"{number:02}").write_bytes(os.urandom(200_000))
@@ -358,7 +358,7 @@ def test_a_kill_in_the_middle_leaves_no_pack_that_counts_and_the_next_try_makes_
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_artifact(tmp_path):
+def test_seal_and_open_pack_use_memory_independent_of_the_artifact_size(tmp_path):
     peaks = []
     for size in (1 << 20, 1 << 30):
         root = tmp_path / str(size)

@@ -68,7 +68,7 @@ def read_all(stream: bytes):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_reads_what_the_standard_library_reads(tmp_path, seed):
+def test_tar_reader_reads_the_same_members_as_the_standard_library(tmp_path, seed):
     grow(tmp_path, random.Random(seed))
     stream = subprocess.run([*TAR, "--sparse", "."], cwd=tmp_path, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(stream), mode="r:", errors="surrogateescape") as stock:
@@ -82,7 +82,7 @@ def test_reads_what_the_standard_library_reads(tmp_path, seed):
     assert len(expected) > 50
 
 
-def test_raw_bytes_of_all_members_are_the_stream(tmp_path):
+def test_tar_reader_raw_bytes_of_all_members_equal_the_stream(tmp_path):
     grow(tmp_path, random.Random(3))
     stream = subprocess.run([*TAR, "--sparse", "."], cwd=tmp_path, check=True, capture_output=True).stdout
     raw = b"".join(chunk for member in members(io.BytesIO(stream)) for chunk in member.raw())
@@ -90,7 +90,7 @@ def test_raw_bytes_of_all_members_are_the_stream(tmp_path):
     assert not stream[len(raw) :].strip(b"\0")
 
 
-def test_half_read_and_unread_members_do_not_shift_the_next(tmp_path):
+def test_tar_reader_finds_the_next_member_after_unread_and_half_read_members(tmp_path):
     for number in range(9):
         (tmp_path / f"{number}").write_bytes(bytes([number]) * 1000 * number)
     stream = subprocess.run([*TAR, *map(str, range(9))], cwd=tmp_path, check=True, capture_output=True).stdout
@@ -103,7 +103,7 @@ def test_half_read_and_unread_members_do_not_shift_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 512, 1 << 20, 3_000_001])
-def test_sparse_file_of_holes_alone(tmp_path, size):
+def test_tar_reader_reads_a_sparse_file_without_data(tmp_path, size):
     (tmp_path / "holes").touch()
     os.truncate(tmp_path / "holes", size)
     stream = subprocess.run([*TAR, "--sparse", "holes"], cwd=tmp_path, check=True, capture_output=True).stdout
@@ -126,7 +126,7 @@ def small_stream(tmp_path_factory):
     return subprocess.run([*TAR, "--sparse", "--blocking-factor=1", *names], cwd=folder, check=True, capture_output=True).stdout
 
 
-def test_every_truncation_is_damage(small_stream):
+def test_tar_reader_refuses_a_stream_truncated_at_any_position(small_stream):
     whole = read_all(small_stream)
     end = len(small_stream) - 2 * BLOCK
     for length in [*range(0, end, 97), *range(0, end + 1, BLOCK)]:
@@ -136,7 +136,7 @@ def test_every_truncation_is_damage(small_stream):
 
 
 @pytest.mark.slow
-def test_every_flipped_byte_is_damage_or_another_content(small_stream):
+def test_tar_reader_raises_only_artifact_errors_on_flipped_bytes(small_stream):
     """Whatever a byte becomes, the reader ends, with an error of ours or with what it read; the hash of the pack tells the rest."""
     chance = random.Random(1)
     refused = 0
@@ -150,7 +150,7 @@ def test_every_flipped_byte_is_damage_or_another_content(small_stream):
     assert refused > 100
 
 
-def test_something_behind_the_end_is_damage(small_stream):
+def test_tar_reader_refuses_data_after_the_end(small_stream):
     with pytest.raises(ArtifactError, match="behind its end"):
         read_all(small_stream + b"more")
 
@@ -185,7 +185,7 @@ def sparse(map_text: bytes, data: bytes = b"", **changes) -> bytes:
     return extended(*(record(*item) for item in values.items())) + header("f", size=len(body)) + body + bytes(-len(body) % BLOCK)
 
 
-def test_a_well_formed_sparse_file_is_read():
+def test_tar_reader_reads_a_well_formed_sparse_file():
     assert read_all(sparse(b"2\n10\n5\n100\n3\n", b"helloxyz") + bytes(2 * BLOCK))[0][2] == 5000
 
 
@@ -220,6 +220,6 @@ def test_a_well_formed_sparse_file_is_read():
         pytest.param(sparse(b"1\n-5\n3\n", b"xyz"), id="negative map"),
     ],
 )
-def test_what_our_tar_does_not_write_is_refused(stream):
+def test_tar_reader_refuses_headers_that_the_pack_format_does_not_allow(stream):
     with pytest.raises(ArtifactError):
         read_all(stream + bytes(2 * BLOCK))

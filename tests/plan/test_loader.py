@@ -35,7 +35,7 @@ def errors(tmp_path: Path, text: str, environ=None) -> str:
     return str(result)
 
 
-def test_a_short_plan_has_sane_defaults(tmp_path):
+def test_short_plan_gets_default_schedule_rpo_and_verification(tmp_path):
     plan = read(tmp_path, PLAN)
     assert plan.schedule == "0 1 * * *"
     assert plan.objectives.rpo.total_seconds() == 86400
@@ -43,7 +43,7 @@ def test_a_short_plan_has_sane_defaults(tmp_path):
     assert (plan.verification, plan.required_level) == ("content", "decoded")
 
 
-def test_every_error_is_told_at_once_with_path_and_remedy(tmp_path):
+def test_plan_loader_reports_all_errors_at_once_with_key_and_remedy(tmp_path):
     text = PLAN.replace("path:", "pth:").replace("30d", "thirty").replace("signing: signer\n", "").replace("plan: shop", "plan: Shop")
     said = errors(tmp_path, text + "objectivs: {rpo: 1h}\nschedule: hourly\n")
     for expected in (
@@ -57,7 +57,7 @@ def test_every_error_is_told_at_once_with_path_and_remedy(tmp_path):
         assert expected in said
 
 
-def test_variables_are_filled_as_in_compose(tmp_path):
+def test_plan_variables_are_substituted_as_in_compose(tmp_path):
     assert read(tmp_path, PLAN, {"UPLOADS": "/data"}).sources.files["uploads"].path == Path("/data")
     assert read(tmp_path, PLAN, {"UPLOADS": ""}).sources.files["uploads"].path == Path("/srv/uploads")
     dollars = PLAN.replace("${UPLOADS:-/srv/uploads}", "/srv/$$HOME")
@@ -111,12 +111,12 @@ def test_variables_are_filled_as_in_compose(tmp_path):
         ),
     ],
 )
-def test_what_can_not_work_is_refused(tmp_path, old, new, said):
+def test_plan_loader_refuses_invalid_values(tmp_path, old, new, said):
     assert old in PLAN
     assert said in errors(tmp_path, PLAN.replace(old, new))
 
 
-def test_a_broken_plan_does_not_hide_the_others(tmp_path):
+def test_load_plans_returns_valid_plans_beside_broken_plans(tmp_path):
     (tmp_path / "good.yaml").write_text(PLAN)
     (tmp_path / "bad.yaml").write_text("plan: 5")
     (tmp_path / "twin.yml").write_text(PLAN)
@@ -129,7 +129,7 @@ def test_a_broken_plan_does_not_hide_the_others(tmp_path):
         load_plan("other", tmp_path)
 
 
-def test_a_missing_plan_folder_is_said(tmp_path):
+def test_load_plans_fails_when_the_folder_is_missing(tmp_path):
     with pytest.raises(PlanError, match="RECOVERY_PLANS"):
         load_plans(tmp_path / "nowhere")
 
@@ -140,17 +140,17 @@ def test_plans_are_frozen(tmp_path):
         plan.plan = "other"
 
 
-def test_the_schema_file_is_current():
+def test_plan_schema_file_is_current():
     kept = json.loads((DEFAULT_FOLDER / "plan.schema.json").read_text())
     assert kept == plan_schema(), "run: python -m recovery plans schema > include/plans/plan.schema.json"
 
 
-def test_the_plan_that_ships_says_what_it_still_needs(monkeypatch):
+def test_shipped_plan_names_the_missing_recipient_variable(monkeypatch):
     monkeypatch.delenv("OPENMANUS_RECIPIENT", raising=False)
     assert "OPENMANUS_RECIPIENT is not set (make keys with: python -m recovery keys create" in str(load_plans(DEFAULT_FOLDER).broken[0])
 
 
-def test_the_plan_that_ships_is_good(monkeypatch):
+def test_shipped_plan_is_valid_when_the_recipient_is_set(monkeypatch):
     monkeypatch.setenv("OPENMANUS_RECIPIENT", RECIPIENT)
     plans = load_plans(DEFAULT_FOLDER)
     assert not plans.broken

@@ -122,19 +122,19 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
         ({"checks": [{"sql": ASK | {"query": "SELECT 1", "equals": 1}}]}, "checks.0: the plan has no source"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_said(told, keys, words):
-    broken, good = told(**keys)
+def test_plan_validation_refuses_parts_that_do_not_fit_together(told, keys, words):
+    broken, valid = told(**keys)
     assert words in broken.replace(str(told.home), "HOME")
-    assert not good
+    assert not valid
 
 
-def test_a_target_on_the_live_server_under_another_name_fits(told):
-    broken, good = told(
+def test_plan_validation_accepts_a_target_on_the_live_server_under_another_name(told):
+    broken, valid = told(
         **target(postgres={"main": {"connection": "live", "databases": {"shop": "shop_copy"}}}, files={"uploads": {"path": "/srv/copy"}}),
         drill={"target": "staging", "schedule": "0 4 * * 0", "on_new_set": True},
     )
     assert not broken
-    assert good[0].targets["staging"].gates == ("plan", "cutover", "accept")
+    assert valid[0].targets["staging"].gates == ("plan", "cutover", "accept")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_target_on_the_live_server_under_another_name_fits(told):
     [({"connection": "spare", "databases": {"shop": "y"}}, False), ({"connection": "spare"}, False), ({"connection": "moon"}, False),
      ({"connection": "spare", "databases": {"shop": "x"}}, True)],
 )  # fmt: skip
-def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same):
+def test_share_a_location_compares_the_databases_of_two_targets(told, other, same):
     there = {"one": {"connection": "spare", "databases": {"shop": "x"}}, "two": other}
     _, (plan,) = told(targets={name: {"sources": {"postgres": {"main": where}}} for name, where in there.items()})
     assert share_a_location(plan, "one", plan, "two") is same
@@ -158,13 +158,13 @@ def test_targets_that_lead_to_the_same_databases_share_a_place(told, other, same
      ({"files": {"all": {"path": "HOME/store"}}}, False), ({"postgres": {"all": {"connection": "live"}}}, True),
      ({"postgres": {"one": {"connection": "live", "databases": ["x"]}}}, False), ({"mongo": {"all": {"connection": "live"}}}, False)],
 )  # fmt: skip
-def test_plans_that_protect_some_of_the_same_share_the_live_place(told, other, same):
+def test_share_a_location_compares_the_live_sources_of_two_plans(told, other, same):
     _, (plan,) = told(**sources(postgres={"main": {"connection": "live", "databases": ["shop"]}}))
     _, (beside,) = told(plan="beside", sources=other)
     assert share_a_location(plan, "live", beside, "live") is share_a_location(beside, "live", plan, "live") is same
 
 
-def test_a_target_of_one_plan_may_be_live_in_another(told):
+def test_share_a_location_finds_a_target_that_is_live_in_another_plan(told):
     _, (plan,) = told(targets={"spare": {"sources": {"files": {"uploads": {"path": "/srv/copy/below"}}}}})
     _, (beside,) = told(plan="beside", sources={"files": {"all": {"path": "/srv/copy"}}})
     assert share_a_location(plan, "spare", beside, "live")
@@ -186,7 +186,7 @@ def test_a_target_of_one_plan_may_be_live_in_another(told):
         destinations(a=bucket("prod"), b=bucket("prod2"), c=bucket("prod", "d"), d=bucket("prod", name="more")),
     ],
 )
-def test_what_lies_side_by_side_fits(told, apart):
-    broken, good = told(**apart)
+def test_plan_validation_accepts_parts_without_a_common_location(told, apart):
+    broken, valid = told(**apart)
     assert not broken
-    assert good
+    assert valid

@@ -29,7 +29,7 @@ def ended(run):
 
 
 @pytest.mark.parametrize("gate", ["plan", "accept"])
-def test_a_no_is_final_though_its_task_was_killed_before_it_failed(started, gate):
+def test_rejected_gate_stays_rejected_when_shown_or_answered_again(started, gate):
     system, run = started
     run_until(system, run, "preflight" if gate == "plan" else "check")
     show_gate(run, gate)
@@ -42,7 +42,7 @@ def test_a_no_is_final_though_its_task_was_killed_before_it_failed(started, gate
     assert f"alice rejected the gate '{gate}'" in teardown(run)
 
 
-def test_silence_counts_until_the_gate_asks_again(started):
+def test_unanswered_gate_can_be_shown_again_and_approved(started):
     system, run = started
     run_until(system, run, "preflight")
     show_gate(run, "plan")
@@ -55,7 +55,7 @@ def test_silence_counts_until_the_gate_asks_again(started):
 
 
 @pytest.mark.parametrize("person", ["operator", "carol", ""])
-def test_who_may_not_answer_can_not_say_no_either(started, person):
+def test_reject_by_non_approver_is_refused(started, person):
     system, run = started
     run_until(system, run, "check")
     show_gate(run, "accept")
@@ -65,7 +65,7 @@ def test_who_may_not_answer_can_not_say_no_either(started, person):
     assert "nobody accepted it" in teardown(run)
 
 
-def test_asking_again_voids_a_yes(started):
+def test_gate_shown_again_voids_earlier_approval(started):
     system, run = started
     run_until(system, run, "gate accept")
     show_gate(run, "accept")
@@ -74,7 +74,7 @@ def test_asking_again_voids_a_yes(started):
 
 
 @pytest.mark.parametrize("gate", ["plan", "cutover"])
-def test_a_gate_after_the_plan_changed_is_not_shown_again(started, gate):
+def test_plan_and_cutover_gates_are_not_shown_or_approved_after_plan_change(started, gate):
     system, run = started
     run_until(system, run, "preflight" if gate == "plan" else "verify files.uploads")
     show_gate(run, gate)
@@ -87,7 +87,7 @@ def test_a_gate_after_the_plan_changed_is_not_shown_again(started, gate):
     assert not answers.answered(changed, gate)
 
 
-def test_last_gate_after_the_plan_changed_is_shown(started):
+def test_accept_gate_is_shown_and_approved_after_plan_change(started):
     system, run = started
     run_until(system, run, "check")
     system.write_plan(rpo="25h")
@@ -104,7 +104,7 @@ def check_again(system, run, ok):
             steps.check_system(run)
 
 
-def test_a_yes_to_what_checks_said_before_they_began_again_is_void(started):
+def test_accept_gate_refuses_approval_of_check_results_from_before_rerun(started):
     system, run = started
     run_until(system, run, "check")
     show_gate(run, "accept")
@@ -121,7 +121,7 @@ def test_a_yes_to_what_checks_said_before_they_began_again_is_void(started):
 
 
 @pytest.mark.parametrize("ok", [True, False])
-def test_checks_that_begin_again_void_a_yes(started, ok):
+def test_rerun_of_checks_voids_approval_of_accept_gate(started, ok):
     system, run = started
     run_until(system, run, "gate accept")
     check_again(system, run, ok=ok)
@@ -130,7 +130,7 @@ def test_checks_that_begin_again_void_a_yes(started, ok):
     assert "nobody accepted it" in teardown(run)
 
 
-def test_only_the_last_round_of_checks_is_told(started):
+def test_accept_gate_and_report_show_only_last_run_of_checks(started):
     system, run = started
     system.fail("check", "web")
     with pytest.raises(RestoreError):
@@ -144,7 +144,7 @@ def test_only_the_last_round_of_checks_is_told(started):
     assert [each["ok"] for each in json.loads((run.folder / "report.json").read_text())["checks"]] == [True]
 
 
-def test_checks_before_the_services_were_started_again_count_no_more(started):
+def test_checks_before_second_start_of_services_do_not_count(started):
     system, run = started
     run_until(system, run, "check")
     steps.start_services(run)
@@ -154,7 +154,7 @@ def test_checks_before_the_services_were_started_again_count_no_more(started):
     assert "its checks did not all succeed" in teardown(run)
 
 
-def test_services_that_did_not_start_the_second_time_are_told(started):
+def test_accept_gate_and_report_show_failed_second_start_of_services(started):
     system, run = started
     run_until(system, run, "check")
     system.fail("start", "web")
@@ -167,7 +167,7 @@ def test_services_that_did_not_start_the_second_time_are_told(started):
     assert "its services did not start cleanly" in teardown(run)
 
 
-def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(started):
+def test_rollback_with_failed_start_of_services_is_reported_and_can_be_retried(started):
     system, run = started
     before = system.fingerprint()
     run_until(system, run, "stop services")
@@ -185,7 +185,7 @@ def test_services_that_do_not_start_on_the_way_back_are_told_and_tried_again(sta
     assert system.fingerprint() == before
 
 
-def test_services_that_a_kill_left_down_are_started_when_the_restored_system_stays(started):
+def test_teardown_starts_services_left_down_by_kill_when_restored_system_stays(started):
     system, run = started
     run_until(system, run, "cutover files.uploads")
     run.journal.record("starting services")
@@ -193,7 +193,7 @@ def test_services_that_a_kill_left_down_are_started_when_the_restored_system_sta
     assert system.services == {"web": True, "workers": True}
 
 
-def test_a_restore_that_was_refused_at_its_start_can_not_be_begun_again(started):
+def test_choose_set_refuses_restore_that_ended_before_set_was_chosen(started):
     system, run = started
     assert "No set was chosen" in ended(run)
     with pytest.raises(RestoreError, match="has ended"):

@@ -16,7 +16,7 @@ APPROVAL = Approval(question=QUESTION, approver="alice", answered=datetime(2026,
 APPROVERS = Approvals(approvers=({"id": "alice", "name": "Alice"}, {"id": "bob", "name": "Bob"}))
 
 
-def test_there_and_back(tmp_path):
+def test_signed_approval_and_question_are_read_unchanged(tmp_path):
     path = tmp_path / "plan.json"
     write_signed(path, APPROVAL, KEY)
     assert read_approval(path, KEY.verify_key) == APPROVAL
@@ -25,7 +25,7 @@ def test_there_and_back(tmp_path):
     assert read_question(asked, KEY.verify_key) == QUESTION
 
 
-def test_nobody_answered(tmp_path):
+def test_read_approval_and_read_question_refuse_missing_file(tmp_path):
     with pytest.raises(ApprovalError, match="The gate cutover was not approved by anyone"):
         read_approval(tmp_path / "cutover.json", KEY.verify_key)
     with pytest.raises(ApprovalError, match="What the gate cutover asked can't be believed"):
@@ -33,7 +33,7 @@ def test_nobody_answered(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"statement": 1, "signature": ""}', b'{"statement": "{}"}'])
-def test_what_is_no_approval(tmp_path, content):
+def test_read_approval_and_read_question_refuse_malformed_file(tmp_path, content):
     path = tmp_path / "plan.json"
     path.write_bytes(content)
     with pytest.raises(ApprovalError):
@@ -42,7 +42,7 @@ def test_what_is_no_approval(tmp_path, content):
         read_question(path, KEY.verify_key)
 
 
-def test_every_byte_is_signed(tmp_path):
+def test_read_approval_refuses_statement_changed_after_signing(tmp_path):
     path = tmp_path / "plan.json"
     write_signed(path, APPROVAL, KEY)
     signed = json.loads(path.read_text())
@@ -53,7 +53,7 @@ def test_every_byte_is_signed(tmp_path):
             read_approval(path, KEY.verify_key)
 
 
-def test_another_key_and_another_kind(tmp_path):
+def test_read_approval_refuses_other_signing_key_and_other_kind_of_statement(tmp_path):
     path = tmp_path / "plan.json"
     write_signed(path, APPROVAL, SigningKey.generate())
     with pytest.raises(ApprovalError):
@@ -66,7 +66,7 @@ def test_another_key_and_another_kind(tmp_path):
         read_question(path, KEY.verify_key)
 
 
-def test_what_changed_is_named():
+def test_question_names_each_changed_field():
     assert QUESTION.changed(QUESTION) == []
     now = QUESTION.model_copy(update={"plan": "x", "targets": {}})
     assert QUESTION.changed(now) == ["plan", "targets"]
@@ -74,7 +74,7 @@ def test_what_changed_is_named():
         assert QUESTION.changed(QUESTION.model_copy(update={name: "other"})) == [name]
 
 
-def test_people():
+def test_check_person_accepts_only_approvers_other_than_requester():
     check_person("alice", "operator", APPROVERS)
     check_person("bob", "alice", APPROVERS)
     for person, requester, words in (
@@ -88,5 +88,5 @@ def test_people():
             check_person(person, requester, APPROVERS)
 
 
-def test_a_text_with_any_file_name_has_a_digest():
+def test_digest_accepts_text_with_undecodable_file_names():
     assert digest("naïve \udcff") != digest("naïve \udcfe")

@@ -115,7 +115,7 @@ class Web(BaseHTTPRequestHandler):
         try:
             super().handle()
         except ConnectionError:
-            """Whoever asked has gone."""
+            """The client has closed the connection."""
 
 
 @pytest.fixture
@@ -159,12 +159,12 @@ def at(web, path, user=""):
         ("nested", {"fields": {"0": 1}}, False, "the answer is nested too deeply to be looked at"),
     ],
 )
-def test_an_address(web, live, path, settings, ok, words):
+def test_http_check_compares_status_and_json_fields(web, live, path, settings, ok, words):
     outcome = run_check(check(http={"url": at(web, path)} | settings), live)
     assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
 
 
-def test_an_address_where_nobody_answers(live):
+def test_http_check_fails_when_connection_is_refused(live):
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     outcome = run_check(check(http={"url": f"http://127.0.0.1:{port}/"}), live)
@@ -173,13 +173,13 @@ def test_an_address_where_nobody_answers(live):
 
 
 @pytest.mark.parametrize("url", ["http://xn--/", "http://127.0.0.1/\0"])
-def test_what_only_looks_like_an_address_is_a_failed_check(live, url):
+def test_http_check_fails_on_invalid_address(live, url):
     outcome = run_check(check(http={"url": url}), live)
     assert (outcome.ok, "not an address: " in outcome.words) == (False, True), outcome.words
 
 
 @pytest.mark.parametrize("path", ["health", "nowhere", "away"])
-def test_login_and_query_of_an_address_are_used_and_never_said(web, live, path, caplog):
+def test_http_check_sends_login_and_query_without_disclosing_secrets(web, live, path, caplog):
     caplog.set_level(logging.INFO)
     Web.get_nowhere = lambda self: self.send(404)
     outcome = run_check(check(http={"url": at(web, f"{path}?key=hush-query", user="watch:hush-hush@")}), live)
@@ -190,17 +190,17 @@ def test_login_and_query_of_an_address_are_used_and_never_said(web, live, path, 
     assert outcome.ok == (path == "health")
 
 
-def test_an_answer_a_byte_at_a_time_is_not_waited_for(web, live):
+def test_http_check_fails_at_timeout_when_answer_comes_byte_by_byte(web, live):
     outcome = run_check(check(http={"url": at(web, "drips"), "fields": {"state": "ok"}}, timeout=timedelta(seconds=1)), live)
     assert (outcome.ok, outcome.words) == (False, "There was no answer within 1.0 s.")
 
 
-def test_an_answer_without_end_is_not_kept(web, live):
+def test_http_check_fails_on_endless_answer(web, live):
     outcome = run_check(check(http={"url": at(web, "endless"), "fields": {"state": "ok"}}), live)
     assert (outcome.ok, outcome.words) == (False, "the answer is too long to be looked at")
 
 
-def test_it_is_asked_again_until_it_is_right(web, live, caplog):
+def test_check_is_retried_until_success(web, live, caplog):
     caplog.set_level(logging.INFO)
     outcome = run_check(check(name="the web", http={"url": at(web, "soon")}, retries=5), live)
     assert (outcome.ok, outcome.words, outcome.title) == (True, "status 200", "the web")
@@ -208,7 +208,7 @@ def test_it_is_asked_again_until_it_is_right(web, live, caplog):
     assert "the web, try 2 of 6: expected status 200, found 503" in caplog.text
 
 
-def test_there_is_a_pause_between_two_tries_and_an_end(web, live):
+def test_check_fails_after_last_retry_and_pauses_between_tries(web, live):
     began = time.monotonic()
     outcome = run_check(check(http={"url": at(web, "down")}, retries=2, pause=timedelta(milliseconds=300)), live)
     assert (outcome.ok, outcome.words) == (False, "expected status 200, found 503 (3 tries)")
@@ -216,7 +216,7 @@ def test_there_is_a_pause_between_two_tries_and_an_end(web, live):
     assert time.monotonic() - began >= 0.6
 
 
-def test_paths_into_json():
+def test_at_path_finds_fields_and_list_items_of_json():
     document = {"a": [{"b": None}], "0": "zero"}
     assert at_path(document, "a.0.b") is None
     assert at_path(document, "0") == "zero"
@@ -253,20 +253,20 @@ def test_paths_into_json():
         ("SELECT '50%'", {"equals": "50%"}, True, "found"),
     ],
 )
-def test_a_query(live, query, expected, ok, words):
+def test_sql_check_compares_single_value_of_query(live, query, expected, ok, words):
     outcome = run_check(sql(query, **expected), live)
     assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
     assert outcome.title == "a query in checked of postgres.main"
     assert len(outcome.words) < 300
 
 
-def test_names_are_looked_for_where_the_database_says(system, live):
+def test_sql_check_uses_search_path_of_database(system, live):
     system.sql("CREATE SCHEMA app; CREATE TABLE app.orders (n int); ALTER DATABASE checked SET search_path TO app, public")
     assert run_check(sql("SELECT count(*) FROM orders", equals=0), live).ok
     assert run_check(sql("SELECT count(*) FROM requests", equals=500), live).ok
 
 
-def test_a_query_that_takes_too_long_ends_at_the_server_too(system, live):
+def test_sql_check_timeout_ends_query_on_server(system, live):
     outcome = run_check(check(sql=SQL | {"query": "SELECT pg_sleep(999)", "equals": 1}, timeout=timedelta(seconds=1)), live)
     assert not outcome.ok
     with closing(system.postgres.connect()) as watcher:
@@ -274,7 +274,7 @@ def test_a_query_that_takes_too_long_ends_at_the_server_too(system, live):
         wait_for("the query to end", lambda: watcher.execute(running).fetchone() == (0,))
 
 
-def test_a_query_whose_task_was_killed_ends_at_the_server_too(system, live):
+def test_sql_check_query_ends_on_server_after_task_is_killed(system, live):
     pid = os.fork()
     if pid == 0:
         run_check(check(sql=SQL | {"query": "SELECT pg_sleep(998)", "equals": 1}, timeout=timedelta(seconds=2)), live)
@@ -295,7 +295,7 @@ def hung(kind):
 
 
 @pytest.mark.parametrize("question", [sql("SELECT 1", equals=1), mongo(at_least=1)], ids=["postgres", "mongo"])
-def test_a_server_that_hangs_is_not_waited_for(system, question):
+def test_sql_and_mongo_checks_fail_at_timeout_when_server_hangs(system, question):
     server, endpoint = hung("postgres" if question.sql else "mongo")
     with closing(server):
         target = resolve(system.context(connect=lambda name: endpoint), LIVE)
@@ -305,7 +305,7 @@ def test_a_server_that_hangs_is_not_waited_for(system, question):
     assert "hush" not in outcome.words
 
 
-def test_a_wrong_password_is_said_without_it(system):
+def test_sql_and_mongo_checks_with_wrong_password_fail_without_disclosing_password(system):
     def connect(name):
         right = system.connect(name)
         return Endpoint(id=name, host=right.host, port=right.port, login=right.login, password="hush-hush", extra=right.extra)
@@ -338,12 +338,12 @@ def test_a_wrong_password_is_said_without_it(system):
         ({"pipeline": [{"$nonsense": 1}], "equals": 1}, False, "Unrecognized pipeline stage"),
     ],
 )
-def test_a_count_or_an_aggregation(live, rest, ok, words):
+def test_mongo_check_compares_count_or_aggregation_result(live, rest, ok, words):
     outcome = run_check(mongo(**rest), live)
     assert (outcome.ok, words in outcome.words) == (ok, True), outcome.words
 
 
-def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(system, live):
+def test_mongo_check_timeout_ends_aggregation_on_server(system, live):
     slow = mongo(filter={"$where": "sleep(50) || true"}, at_least=1).model_copy(update={"timeout": timedelta(seconds=1)})
     assert not run_check(slow, live).ok
     with system.mongo.client() as client:
@@ -355,14 +355,14 @@ def test_an_aggregation_that_takes_too_long_ends_at_the_server_too(system, live)
 
 
 @pytest.mark.parametrize("value", [{"$oid": "zz"}, {"$date": "yesterday"}, {"$numberDecimal": "x"}, {"$binary": "x"}, 2**63])
-def test_what_can_not_be_said_to_the_server_is_a_failed_check(live, value):
+def test_mongo_check_fails_on_filter_value_invalid_in_extended_json(live, value):
     right = mongo(equals=1)
     wrong = right.model_copy(update={"mongo": right.mongo.model_copy(update={"filter": {"a": value}})})
     outcome = run_check(wrong, live)
     assert (outcome.ok, "not one that MongoDB's extended JSON can say" in outcome.words) == (False, True), outcome.words
 
 
-def test_an_answer_that_is_no_bson_is_a_failed_check(system, live):
+def test_mongo_check_fails_on_answer_with_invalid_bson(system, live):
     with system.mongo.client() as client:
         text = RawBSONDocument(encode({"_id": 1, "text": "é"}).replace("é".encode(), b"\xff\xff"))
         client.checked.damaged.insert_one(text)
@@ -370,14 +370,14 @@ def test_an_answer_that_is_no_bson_is_a_failed_check(system, live):
     assert (outcome.ok, "can't be read" in outcome.words) == (False, True), outcome.words
 
 
-def test_one_that_fails_as_nobody_foresaw_is_a_failed_check(live, monkeypatch, caplog):
+def test_check_with_unexpected_exception_fails_and_is_logged(live, monkeypatch, caplog):
     monkeypatch.setattr(checks, "run_one", lambda *_: {}["nobody thought of this"])
     outcome = run_check(check(argv=("true",)), live)
     assert (outcome.ok, outcome.words) == (False, "it could not be asked: KeyError, see the log")
     assert "nobody thought of this" in caplog.text
 
 
-def test_names_of_the_set_are_those_of_the_place(system, live):
+def test_sql_and_mongo_checks_translate_names_of_set_to_names_at_target(system, live):
     system.sql("CREATE TABLE IF NOT EXISTS here (n int)")
     with system.mongo.client() as client:
         client["checked_copy"]["states_copy"].insert_many([{"n": n} for n in range(7)])
@@ -397,7 +397,7 @@ def test_names_of_the_set_are_those_of_the_place(system, live):
     assert run_check(mongo(equals=300), live).ok
 
 
-def test_a_command_and_what_it_is_called(live, caplog):
+def test_command_check_reports_name_and_output_and_does_not_log_arguments(live, caplog):
     caplog.set_level(logging.INFO)
     outcome = run_check(check(argv=("sh", "-c", "echo fine # hush-hush")), live)
     assert "hush-hush" not in caplog.text
@@ -406,7 +406,7 @@ def test_a_command_and_what_it_is_called(live, caplog):
     assert (outcome.ok, outcome.words, outcome.title) == (False, "why (2 tries)", "what's in the way")
 
 
-def test_a_source_that_the_place_lacks_is_a_failed_check(system):
+def test_check_of_source_missing_at_target_fails(system):
     nowhere = RestoreTarget("nowhere", system.context(), settings={})
     outcome = run_check(sql("SELECT 1", equals=1), nowhere)
     assert (outcome.ok, outcome.words) == (False, "The target nowhere has no place for postgres.main.")
@@ -428,13 +428,13 @@ def test_a_source_that_the_place_lacks_is_a_failed_check(system):
         ({"mongo": MONGO | {"collection": "a", "pipeline": [{"$limit": 1}, {"$skip": 2**63}], "equals": 1}}, "mongo.pipeline.1\n"),
     ],
 )
-def test_what_is_no_check_is_refused(wrong, said):
+def test_check_with_invalid_settings_is_refused_by_plan_model(wrong, said):
     with pytest.raises(ValidationError) as refused:
         Check(**wrong)
     assert said in str(refused.value)
 
 
-def test_when_values_are_the_same():
+def test_same_compares_numbers_by_value_and_separates_bool_from_int():
     assert same({"a": [1, 2.0]}, {"a": [1.0, 2]})
     assert not same({"a": 1}, {"a": 1, "b": 2})
     assert not same([1], [1, 1])

@@ -21,7 +21,7 @@ def at_destinations(whole):
     return {path: path.stat().st_mtime_ns for target in ("near", "far") for path in sorted((whole.folder / target).rglob("*"))}
 
 
-def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
+def test_dry_run_reports_differences_and_leaves_target_and_destinations_unchanged(whole):
     stored = at_destinations(whole)
     run = whole.restore()
     run_until(whole, run, request=whole.ask(run, dry_run=True, requester=""))
@@ -54,7 +54,7 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(whole):
     assert run.journal.closed
 
 
-def test_the_first_gate_shows_the_comparison_if_it_was_asked_for(whole):
+def test_preflight_findings_include_comparison_when_requested(whole):
     run = whole.restore()
     run_until(whole, run, "preflight", whole.ask(run, compare=True, sources=("files.uploads",), only={"files.uploads": ("top.txt",)}))
     text = run.findings().text
@@ -63,7 +63,7 @@ def test_the_first_gate_shows_the_comparison_if_it_was_asked_for(whole):
     assert "removed" not in text
 
 
-def test_what_is_equal_is_said_to_be(whole):
+def test_dry_run_reports_equal_sources(whole):
     (whole.home / ".env").write_text("DB_PASSWORD=new\n")
     whole.back_up("later")
     run = whole.restore()

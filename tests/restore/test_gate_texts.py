@@ -14,7 +14,7 @@ def system(tmp_path):
     return made
 
 
-def test_the_first_gate_says_what_is_replaced_by_what(system):
+def test_plan_gate_shows_set_sources_and_targets(system):
     run = system.restore()
     run_until(system, run, "preflight")
     text = gate_text(run, "plan")
@@ -34,7 +34,7 @@ def test_the_first_gate_says_what_is_replaced_by_what(system):
         assert f"Target: `{target}`" in text
 
 
-def test_the_second_gate_says_what_was_proven_and_what_stops(system):
+def test_cutover_gate_shows_verified_sources_and_services_to_stop(system):
     run = system.restore()
     run_until(system, run, "verify files.uploads")
     text = gate_text(run, "cutover")
@@ -51,7 +51,7 @@ def test_the_second_gate_says_what_was_proven_and_what_stops(system):
     assert "unknown time" not in text
 
 
-def test_without_services_somebody_is_told_to_stop_what_writes(system):
+def test_gates_of_plan_without_services_and_checks_ask_for_manual_steps(system):
     path = system.plans / "small.yaml"
     lines = [line for line in path.read_text().splitlines() if "/service" not in line and not line.startswith(("services:", "checks:"))]
     path.write_text("\n".join(lines))
@@ -69,7 +69,7 @@ def test_without_services_somebody_is_told_to_stop_what_writes(system):
     assert "The plan names no checks: look at the system yourself" in gate_text(run, "accept")
 
 
-def test_the_last_gate_says_what_each_answer_does(system):
+def test_accept_gate_shows_check_results_and_effect_of_each_answer(system):
     run = system.restore()
     run_until(system, run, "check")
     text = gate_text(run, "accept")

@@ -69,7 +69,7 @@ def refused(system, **asked):
 
 
 @pytest.mark.parametrize("harm", [harm, lose_within, lose])
-def test_all_of_it_comes_back(system, harm):
+def test_restore_of_nested_sources_equals_set(system, harm):
     damage(system, harm)
     run = system.restore()
     run_until(system, run, request=system.ask(run, config="missing" if harm is lose else "all"))
@@ -78,7 +78,7 @@ def test_all_of_it_comes_back(system, harm):
 
 
 @pytest.mark.parametrize(("harm", "method"), [(harm, "swap"), (lose, "swap"), (harm, "in place")])
-def test_all_of_it_is_taken_back(system, harm, method):
+def test_rollback_of_nested_sources_equals_previous_data(system, harm, method):
     damage(system, harm)
     run = system.restore()
     run_until(system, run, "cutover files.years", system.ask(run, method=method, config="all"))
@@ -87,7 +87,7 @@ def test_all_of_it_is_taken_back(system, harm, method):
     assert not list(system.home.rglob(".recovery-*"))
 
 
-def test_sources_are_staged_and_switched_in_any_order(system):
+def test_nested_sources_can_be_staged_verified_and_cut_over_in_any_order(system):
     damage(system, lose)
     run = system.restore()
     every = dict(steps(system, run))
@@ -100,7 +100,7 @@ def test_sources_are_staged_and_switched_in_any_order(system):
     assert state(system) == system.set_state
 
 
-def test_in_place(system):
+def test_in_place_restore_of_nested_sources_equals_set(system):
     damage(system, harm)
     run = system.restore()
     run_until(system, run, request=system.ask(run, method="in place", config="all"))
@@ -108,7 +108,7 @@ def test_in_place(system):
     assert state(system) == system.set_state
 
 
-def test_in_place_a_folder_that_two_need_is_not_gone(system):
+def test_preflight_refuses_in_place_when_folder_of_two_nested_sources_is_missing(system):
     damage(system, lose)
     words = refused(system, method="in place")
     assert f"{system.home}/custom is gone, and both config.settings and config.lib need it. Choose method: swap" in words
@@ -118,7 +118,7 @@ def test_in_place_a_folder_that_two_need_is_not_gone(system):
     assert teardown(run) == "", journal_steps(run)
 
 
-def test_a_set_from_before_one_left_the_other_out_is_not_restored_with_it(tmp_path):
+def test_preflight_refuses_older_set_whose_sources_overlap_under_current_plan(tmp_path):
     """The set has the inner source, but from another folder, and in the outer one what is excluded today."""
     system = SampleSystem(tmp_path / "older", "older")
     (system.folder / "years").mkdir()
@@ -132,7 +132,7 @@ def test_a_set_from_before_one_left_the_other_out_is_not_restored_with_it(tmp_pa
 
 
 @pytest.mark.parametrize("link", ["link", "mount"])
-def test_what_is_left_out_by_one_name_only_is_refused(system, link):
+def test_preflight_refuses_sources_that_overlap_through_symlink_or_mount(system, link):
     """The plan says that they lie apart; on disk one lies in the other, which does not leave it out."""
     years = system.folder / "years"
     system.edit_plan(f"path: {system.home}/storage/year0", f"path: {years}")

@@ -50,14 +50,14 @@ def room(facts):
     return [(finding.level, finding.text) for finding in judge(facts) if finding.about == ROOM]
 
 
-def test_nothing_to_object_to_is_two_facts_about_room():
+def test_restore_without_objections_gets_two_facts_about_room():
     assert judge(made_up()) == [
         Judgement("fact", f"{STAGING}: 10.0 KiB free; work needs 2.0 KiB, a copy beside the live data 0 B", ROOM),
         Judgement("fact", "As far as known there is room for two copies: method swap is recommended.", ROOM),
     ]
 
 
-def test_findings_are_in_order_whatever_rule_they_are_of():
+def test_findings_are_ordered_by_restore_then_source_then_room():
     """Of the restore as a whole, then source by source, then of room."""
     facts = made_up(
         target="elsewhere",
@@ -82,12 +82,12 @@ def test_findings_are_in_order_whatever_rule_they_are_of():
 # Sources
 
 
-def test_source_that_gives_no_report_is_refused():
+def test_source_without_report_is_refused():
     facts = made_up(failures={MAIN: "The server does not answer."}, reports={UPLOADS: Preflight("folder")})
     assert refusals(facts) == ["postgres.main: The server does not answer."]
 
 
-def test_findings_of_a_source_are_told_as_its_own():
+def test_findings_of_source_are_reported_with_source_id():
     said = (Finding("fact", "is gone"), Finding("warning", "is old"), Finding("refusal", "is full"))
     found = judge(made_up(reports={MAIN: Preflight("pg"), UPLOADS: Preflight("folder", findings=said)}))
     assert found[:3] == [Judgement(each.level, each.text, UPLOADS) for each in said]
@@ -97,21 +97,21 @@ def overlap(*, left_out, lost=None):
     return Overlap((MAIN, UPLOADS), ("files", "/", "srv", "years"), left_out, lost)
 
 
-def test_sources_that_overlap_are_refused():
+def test_overlapping_sources_are_refused_once():
     (text,) = refusals(made_up(overlaps=[overlap(left_out=True), overlap(left_out=False), overlap(left_out=False)]))
     assert text.startswith("postgres.main and files.uploads would replace each other at live (files///srv/years). Correct")
 
 
-def test_each_pair_that_overlaps_is_refused():
+def test_each_overlapping_pair_of_sources_is_refused():
     other = replace(overlap(left_out=False), sources=(UPLOADS, "files.more"))
     assert len(refusals(made_up(overlaps=[overlap(left_out=False), other]))) == 2
 
 
-def test_sources_of_which_one_leaves_the_other_out_may_overlap():
+def test_overlap_excluded_by_outer_source_is_accepted():
     assert not refusals(made_up(overlaps=[overlap(left_out=True)]))
 
 
-def test_in_place_a_lost_folder_that_two_sources_need_is_refused():
+def test_in_place_with_missing_folder_of_two_sources_is_refused():
     lost = [overlap(left_out=True, lost=Path("/srv"))]
     assert refusals(made_up(method="in place", overlaps=lost)) == [
         "/srv is gone, and both postgres.main and files.uploads need it. Choose method: swap, or restore one after the other."
@@ -123,31 +123,31 @@ def test_in_place_a_lost_folder_that_two_sources_need_is_refused():
 
 
 @pytest.mark.parametrize("live", [SHOP, SHOP[:2], (*SHOP, "orders")])
-def test_target_that_is_live_is_refused_for_the_source_that_goes_there(live):
+def test_target_in_live_system_is_refused_for_affected_source(live):
     facts = made_up(target="elsewhere", locations={MAIN: {SHOP}, UPLOADS: {("files", "/", "srv")}}, live={"shop": {live}})
     (text,) = refusals(facts)
     assert text.startswith("postgres.main: the target elsewhere is the live system itself (postgres/7001/shop). Correct the plan")
     assert "if it is a clone of the live server" in text
 
 
-def test_target_that_another_plan_protects_is_refused():
+def test_target_in_live_system_of_other_plan_is_refused():
     facts = made_up(target="elsewhere", locations={MAIN: {SHOP}}, live={"shop": set(), "crm": {SHOP}})
     assert refusals(facts) == [
         "postgres.main: the target elsewhere is the live system of the plan crm (postgres/7001/shop). Correct the plan or the Connection."
     ]
 
 
-def test_target_beside_the_live_system_is_not_refused():
+def test_target_database_beside_live_database_is_accepted():
     assert not refusals(made_up(target="elsewhere", locations={MAIN: {SHOP}}, live={"shop": {(*SHOP[:2], "shop_live")}}))
 
 
-def test_live_system_that_does_not_answer_is_a_warning_of_each_source():
+def test_unreachable_live_system_is_a_warning_for_each_source():
     facts = made_up(target="elsewhere", locations={MAIN: {SHOP}, UPLOADS: {("files", "/")}}, silent=[MAIN, "the plan file x.yaml"])
     text = "Whether this is the live system can't be compared: postgres.main, the plan file x.yaml does not answer."
     assert warnings(facts) == [f"{MAIN}: {text}", f"{UPLOADS}: {text}"]
 
 
-def test_target_that_is_not_empty_is_refused_with_some_of_what_is_there():
+def test_occupied_target_is_refused_and_first_locations_are_listed():
     there = [f"database shop{number}, 1 MiB" for number in range(25)]
     (text,) = refusals(made_up(target="elsewhere", occupied_locations={MAIN: there}))
     assert text.startswith("postgres.main: the target elsewhere is not empty: database shop0, 1 MiB, ")
@@ -173,13 +173,13 @@ def test_needs_are_added_up_by_file_system():
     ]
 
 
-def test_in_place_the_safety_set_needs_room_in_staging():
+def test_in_place_needs_room_for_safety_set_in_staging():
     """As much as the set takes at a destination, and the largest dump."""
     assert "work needs 3.1 KiB" in room(made_up(method="in place"))[0][1]
 
 
 @pytest.mark.parametrize("method", ["swap", "in place"])
-def test_work_that_does_not_fit_is_refused(method):
+def test_restore_with_too_little_room_in_staging_is_refused(method):
     found = refusals(made_up(work={STAGING: 9 << 10}, method=method))
     assert any(text.startswith(f"{STAGING}: 10.0 KiB free; work needs 1") and "too little. Make room, or" in text for text in found)
 
@@ -190,12 +190,12 @@ def test_unknown_room_is_a_warning():
     assert ("fact", "the server: an unknown size free; work needs 0 B, a copy beside the live data 1 B") in room(facts)
 
 
-def test_unknown_room_is_refused_to_a_drill():
+def test_unknown_room_is_refused_for_drill():
     found = refusals(made_up([server(1, None)], target="scratch"))
     assert found == ["How much is free can't be found out for the server, and backups need the same disk."]
 
 
-def test_unknown_room_that_nobody_needs_is_not_told():
+def test_unknown_room_is_not_reported_when_no_room_is_needed():
     assert not warnings(made_up([server(0, None)]))
 
 
@@ -204,7 +204,7 @@ TOO_LITTLE = "There is too little room at the server. Make room there."
 TWO_COPIES = "As far as known there is room for two copies: method swap is recommended."
 IN_PLACE = "There is no room for a second copy at the server: in place is the method that fits."
 NEITHER = "The set does not fit even in place at the server (dropping the live data gives back 2 B). Make room."
-SWITCH_WOULD_DO = "There is room for two copies, so method swap would do: it replaces nothing before all is verified."
+SWAP_WOULD_DO = "There is room for two copies, so method swap would do: it replaces nothing before all is verified."
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ SWITCH_WOULD_DO = "There is room for two copies, so method swap would do: it rep
         ({}, server(6, 5), "refusal", NO_COPY),
         ({"target": "elsewhere"}, server(6, 5), "refusal", TOO_LITTLE),
         ({"target": "elsewhere"}, server(5, 5), "fact", TWO_COPIES),
-        ({"method": "in place"}, server(5, 5), "warning", SWITCH_WOULD_DO),
+        ({"method": "in place"}, server(5, 5), "warning", SWAP_WOULD_DO),
         ({"method": "in place"}, server(7, 5, freed=2), "fact", IN_PLACE),
         ({"method": "in place"}, server(8, 5, freed=2), "refusal", NEITHER),
         ({"method": "in place"}, server(8, None), "fact", TWO_COPIES),
@@ -224,7 +224,7 @@ def test_method_is_judged_by_room(asked, space, level, text):
     assert room(made_up([space], **asked))[-1] == (level, text)
 
 
-def test_other_restores_need_room_too():
+def test_other_restores_under_way_are_a_warning_about_room():
     assert warnings(made_up(others=["drill 1 of crm to scratch", "restore 2 of shop to live"])) == [
         "Not in these numbers is what others under way need: drill 1 of crm to scratch, restore 2 of shop to live."
     ]

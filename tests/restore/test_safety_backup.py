@@ -1,4 +1,4 @@
-"""Restores in place: a safety backup, then dropped and loaded; and back from the safety backup."""
+"""Restores in place: a safety backup, then dropped and loaded; and rolled back from the safety backup."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def holds(whole, run, manifest):
     return [read_records(each, manifest.path, run.context.verify_key(), manifest).holds for each in run.context.destinations()]
 
 
-def test_the_set_takes_the_place_of_the_live_data_and_a_safety_set_is_kept(whole):
+def test_in_place_restore_replaces_live_data_and_keeps_safety_set(whole):
     run = whole.restore()
     run_until(whole, run, request=ask(whole, run))
     assert teardown(run) == "", journal_steps(run)
@@ -53,7 +53,7 @@ def test_the_set_takes_the_place_of_the_live_data_and_a_safety_set_is_kept(whole
     assert not any(holds(whole, run, made))
 
 
-def test_refused_at_the_last_gate_what_was_there_comes_back(whole):
+def test_in_place_restore_rejected_at_accept_gate_is_rolled_back(whole):
     run = whole.restore()
     run_until(whole, run, "gate accept", ask(whole, run))
     answers.reject(run, "accept", "alice")
@@ -74,7 +74,7 @@ def not_equal(monkeypatch, run, source_id):
 
 
 @pytest.mark.parametrize("broken", ["postgres.main", "mongo.documents", "files.uploads", "config.settings"])
-def test_what_fails_half_way_is_taken_back(whole, broken, monkeypatch):
+def test_rollback_loads_safety_set_after_failed_cutover_in_place(whole, broken, monkeypatch):
     run = whole.restore()
     run_until(whole, run, "safety", ask(whole, run))
     not_equal(monkeypatch, run, broken)
@@ -88,7 +88,7 @@ def test_what_fails_half_way_is_taken_back(whole, broken, monkeypatch):
     assert all(whole.services.values())
 
 
-def test_services_that_do_not_start_on_what_was_restored_let_the_gate_decide(whole):
+def test_in_place_restore_with_failed_start_of_services_can_be_rejected_at_accept_gate(whole):
     run = whole.restore()
     whole.fail("start", "web")
     with pytest.raises(ToolError):
@@ -115,7 +115,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("written", WRITES)
-def test_what_somebody_writes_after_the_safety_backup_is_not_dropped(whole, written):
+def test_cutover_in_place_refuses_live_data_written_after_safety_backup(whole, written):
     write, named = WRITES[written]
     source_id = written.split()[0]
     run = whole.restore()
@@ -159,7 +159,7 @@ def refused(system, run, source_id, named):
     ("only", "late", "killed"),
     [("year1", "year1/late.txt", False), ("top*", "top.txt", False), ("year1/upload 1.bin", "year1/late.txt", True)],
 )
-def test_what_comes_where_a_part_is_missing_is_not_dropped(trees, monkeypatch, only, late, killed):
+def test_cutover_in_place_refuses_files_created_where_part_was_missing(trees, monkeypatch, only, late, killed):
     trees.backed_up_and_damaged()
     (trees.storage / "top.txt").unlink()
     run = trees.restore()
@@ -172,8 +172,8 @@ def test_what_comes_where_a_part_is_missing_is_not_dropped(trees, monkeypatch, o
 
 
 @pytest.mark.parametrize(("config", "killed", "before"), [("all", False, None), ("missing", True, None), ("missing", True, "late")])
-def test_settings_that_come_where_some_are_missing_are_not_dropped(trees, monkeypatch, config, killed, before):
-    """Without ``config: all``, nor if the safety set has the same: they were gone when it was decided what is replaced."""
+def test_cutover_in_place_refuses_settings_created_where_some_were_missing(trees, monkeypatch, config, killed, before):
+    """Without ``config: all``, nor if the safety set has the same: they were missing when it was decided what is replaced."""
     trees.backed_up_and_damaged()
     flow = trees.home / "custom/lib/flow.py"
     flow.unlink()
@@ -188,7 +188,7 @@ def test_settings_that_come_where_some_are_missing_are_not_dropped(trees, monkey
     refused(trees, run, "config.settings", "flow.py")
 
 
-def test_settings_that_come_before_it_is_decided_what_is_missing_stay(trees):
+def test_cutover_in_place_of_missing_settings_keeps_settings_created_before_cutover(trees):
     trees.backed_up_and_damaged()
     flow = trees.home / "custom/lib/flow.py"
     flow.unlink()
@@ -204,7 +204,7 @@ def test_settings_that_come_before_it_is_decided_what_is_missing_stay(trees):
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-def test_settings_in_a_folder_that_leaves_them_out(trees, accepted):
+def test_settings_excluded_from_enclosing_folder_are_restored_and_rolled_back_in_place(trees, accepted):
     """Replacing them gives the folder another time, which is no loss."""
     path = trees.plans / "trees.yaml"
     path.write_text(path.read_text().replace(f'{trees.storage}", exclude: ["*.tmp"]', f'{trees.home}", exclude: [.env, custom]'))
@@ -221,7 +221,7 @@ def test_settings_in_a_folder_that_leaves_them_out(trees, accepted):
     assert trees.leftovers() == []
 
 
-def test_documents_that_expire_meanwhile_are_no_loss(whole):
+def test_cutover_in_place_accepts_documents_expired_after_safety_backup(whole):
     for name in ("odd[2024]", "odd"):
         collection(whole, name).insert_one({"_id": 1})
     collection(whole, "odd[2024]").create_index("at", expireAfterSeconds=1_000_000_000)
@@ -234,7 +234,7 @@ def test_documents_that_expire_meanwhile_are_no_loss(whole):
     assert whole.fingerprint() == before, journal_steps(run)
 
 
-def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
+def test_cutover_in_place_refuses_database_missing_from_safety_set(whole):
     """The plan names no databases; somebody keeps writers out of one while the second gate waits."""
     path = whole.plans / "whole.yaml"
     path.write_text(path.read_text().replace("whole_postgres, databases: [whole]", "whole_postgres"))
@@ -253,7 +253,7 @@ def test_a_database_that_the_safety_set_could_not_have_is_not_dropped(whole):
     assert whole.fingerprint() == whole.before
 
 
-def test_a_server_that_is_another_one_during_the_safety_backup_is_noticed(whole, server_folder):
+def test_safety_backup_refuses_server_other_than_approved(whole, server_folder):
     run = whole.restore()
     run_until(whole, run, "stop services", ask(whole, run, sources=("postgres.main",)))
     with Postgres(server_folder / "another", 18) as other:
@@ -266,7 +266,7 @@ def test_a_server_that_is_another_one_during_the_safety_backup_is_noticed(whole,
     assert whole.fingerprint() == whole.before
 
 
-def test_without_a_safety_set_nothing_is_dropped(whole):
+def test_cutover_in_place_without_safety_set_is_refused(whole):
     for target in ("near", "far"):
         (whole.folder / target).rename(whole.folder / f"gone {target}")
     run = whole.restore()
@@ -290,7 +290,7 @@ def test_without_a_safety_set_nothing_is_dropped(whole):
     assert all(whole.services.values())
 
 
-def test_one_destination_for_the_safety_set_is_enough(whole):
+def test_safety_backup_succeeds_with_single_reachable_destination(whole):
     run = whole.restore()
     run_until(whole, run, "stop services", ask(whole, run))
     (whole.folder / "near").rename(whole.folder / "gone")
@@ -305,7 +305,7 @@ def test_one_destination_for_the_safety_set_is_enough(whole):
     assert whole.fingerprint() == whole.before
 
 
-def test_what_was_written_until_the_services_stopped_comes_back(whole):
+def test_rollback_in_place_keeps_writes_made_before_services_stopped(whole):
     run = whole.restore()
     run_until(whole, run, "gate cutover", ask(whole, run))
     (whole.storage / "while the gate waited").write_text("work\n")
@@ -317,7 +317,7 @@ def test_what_was_written_until_the_services_stopped_comes_back(whole):
     assert (whole.storage / "while the gate waited").read_text() == "work\n"
 
 
-def test_a_set_that_can_not_be_read_whole_drops_nothing(whole):
+def test_verify_in_place_of_corrupt_pack_fails_and_leaves_live_data_unchanged(whole):
     run = whole.restore()
     run_until(whole, run, "gate plan", ask(whole, run))
     for folder in whole.set_folders(whole.set_id):
@@ -332,7 +332,7 @@ def test_a_set_that_can_not_be_read_whole_drops_nothing(whole):
     assert whole.fingerprint() == whole.before
 
 
-def test_one_part_in_place_leaves_the_rest(whole):
+def test_in_place_restore_of_part_leaves_rest_unchanged(whole):
     run = whole.restore()
     run_until(whole, run, request=ask(whole, run, sources=("files.uploads",), only={"files.uploads": ("year1",)}))
     assert teardown(run) == "", journal_steps(run)

@@ -25,7 +25,7 @@ class OnlySwapped:
 Restorer.register(OnlySwapped)
 
 
-def test_preflight_in_place_of_a_kind_that_can_only_be_swapped_refuses(tmp_path, monkeypatch):
+def test_preflight_refuses_in_place_for_kind_of_source_without_in_place_support(tmp_path, monkeypatch):
     system = SampleSystem(tmp_path / "small", "small").backed_up_and_damaged()
     make = registry.make
 

@@ -58,7 +58,7 @@ def do(system, run, name):
 # There and back -------------------------------------------------------------------------------------------------------
 
 
-def test_everything_comes_back_and_the_old_is_kept_for_its_days(whole, monkeypatch):
+def test_restore_equals_set_and_previous_data_is_kept_for_keep_replaced(whole, monkeypatch):
     run = whole.restore()
     run_until(whole, run)
     assert teardown(run) == ""
@@ -80,7 +80,7 @@ def test_everything_comes_back_and_the_old_is_kept_for_its_days(whole, monkeypat
     assert [path.name for path in run.folder.iterdir()] == ["journal.jsonl"]
 
 
-def test_a_refused_copy_goes_after_its_days_too(whole, monkeypatch):
+def test_maintenance_deletes_rejected_data_after_keep_replaced(whole, monkeypatch):
     run = whole.restore()
     run_until(whole, run, "check")
     whole.sql("INSERT INTO requests (what) VALUES ('written meanwhile')")
@@ -95,7 +95,7 @@ def test_a_refused_copy_goes_after_its_days_too(whole, monkeypatch):
     assert whole.fingerprint() == whole.before
 
 
-def test_some_sources_in_the_order_of_the_plan_whatever_order_was_asked(whole):
+def test_restore_of_some_sources_follows_plan_order_and_leaves_other_sources(whole):
     run = whole.restore()
     request = whole.ask(run, sources=("files.uploads", "config.settings"))
     run_until(whole, run, "choose", request)
@@ -124,7 +124,7 @@ def test_some_sources_in_the_order_of_the_plan_whatever_order_was_asked(whole):
         assert after[source_id] == whole.before[source_id]
 
 
-def test_settings_that_differ_are_replaced_only_if_asked(system):
+def test_restore_replaces_changed_settings_only_when_requested(system):
     (system.home / "custom" / "lib" / "flow.py").write_text("STEPS = 4\n")
     run = system.restore()
     run_until(system, run)
@@ -159,8 +159,8 @@ def test_documents_with_a_ttl_survive_until_acceptance(tmp_path):
         run_until(system, run, "gate cutover")
         pass_twice()
         assert client["ttl"][f"__stage_{run.id}_short"].count_documents({}) == 50
-        switches = [f"cutover {source_id}" for source_id in run.plan.source_ids]
-        for name in ("stop services", *switches, "start services", "check"):
+        cutovers = [f"cutover {source_id}" for source_id in run.plan.source_ids]
+        for name in ("stop services", *cutovers, "start services", "check"):
             do(system, run, name)
         pass_twice()
         assert expires.count_documents({}) == 50, "documents went before anybody accepted the system"
@@ -187,7 +187,7 @@ def test_documents_with_a_ttl_survive_until_acceptance(tmp_path):
         ({"sources": ()}, PlanError, "No source was chosen"),
     ],
 )
-def test_wishes_that_are_refused(system, asked, error, words):
+def test_choose_set_refuses_invalid_request(system, asked, error, words):
     run = system.restore()
     with pytest.raises(error, match=words):
         choose_set.choose(run, system.ask(run, **asked))
@@ -197,7 +197,7 @@ def test_wishes_that_are_refused(system, asked, error, words):
         choose_set.choose(run, system.ask(run))
 
 
-def test_who_is_the_only_approver_can_not_ask(system):
+def test_choose_set_refuses_request_of_only_approver(system):
     plan = system.plan()
     alone = plan.model_copy(update={"approvals": plan.approvals.model_copy(update={"approvers": plan.approvals.approvers[:1]})})
     run = RestoreSession(system.context(alone), "restore 1")
@@ -205,7 +205,7 @@ def test_who_is_the_only_approver_can_not_ask(system):
         choose_set.choose(run, system.ask(run, requester="alice"))
 
 
-def test_a_set_that_lacks_a_source_and_one_of_another_plan(system, tmp_path):
+def test_choose_set_refuses_set_without_requested_source_and_set_of_other_plan(system, tmp_path):
     partial = system.back_up("partial", sources=("files.uploads",))
     run = system.restore()
     with pytest.raises(RestoreError, match=r"does not have config\.settings"):
@@ -218,7 +218,7 @@ def test_a_set_that_lacks_a_source_and_one_of_another_plan(system, tmp_path):
         choose_set.choose(run, system.ask(run, set=stranger))
 
 
-def test_latest_is_refused_when_it_is_older_than_the_rpo(system, monkeypatch):
+def test_choose_set_refuses_latest_set_older_than_rpo_unless_stale_is_allowed(system, monkeypatch):
     monkeypatch.setattr(choose_set, "now", lambda: datetime.now(UTC) + timedelta(hours=25))
     run = system.restore()
     with pytest.raises(RestoreError, match="RPO"):
@@ -227,7 +227,7 @@ def test_latest_is_refused_when_it_is_older_than_the_rpo(system, monkeypatch):
     assert run.manifest().set_id == system.set_id
 
 
-def test_newest_before_takes_the_set_of_then(system):
+def test_choose_set_newest_before_takes_last_set_before_given_time(system):
     moment = datetime.now(UTC)
     later = back_up_again(system, "later")
     run = system.restore()
@@ -235,7 +235,7 @@ def test_newest_before_takes_the_set_of_then(system):
     assert run.manifest().set_id == system.set_id != later
 
 
-def test_the_set_is_chosen_once(system):
+def test_choose_set_refuses_second_choice_in_same_run(system):
     run = system.restore()
     choose_set.choose(run, system.ask(run))
     later = back_up_again(system, "later")
@@ -244,7 +244,7 @@ def test_the_set_is_chosen_once(system):
     assert run.manifest().set_id == system.set_id != later
 
 
-def test_no_prune_takes_the_set_that_is_restored(system):
+def test_prune_keeps_set_until_restore_has_ended(system):
     newer = [back_up_again(system, f"newer {n}") for n in range(3)]
     run = system.restore()
     run_until(system, run, "preflight", system.ask(run, set=system.set_id))
@@ -273,7 +273,7 @@ def packs(system, target, source="files/uploads"):
     return sorted((system.set_folders(system.set_id)[target] / source).iterdir())
 
 
-def test_a_damaged_pack_is_taken_from_another_destination(system, caplog):
+def test_restore_fetches_damaged_or_missing_pack_from_other_destination(system, caplog):
     flip(packs(system, 0)[0])
     lost, other = packs(system, 0)[1], packs(system, 1)[2]
     lost.unlink()
@@ -291,7 +291,7 @@ def test_a_damaged_pack_is_taken_from_another_destination(system, caplog):
     assert "is not what the manifest says" in caplog.text
 
 
-def test_a_damaged_pack_everywhere_is_refused_before_anything_live_is_touched(whole):
+def test_restore_with_pack_damaged_everywhere_fails_and_leaves_live_data_unchanged(whole):
     for target in (0, 1):
         flip(packs(whole, target)[0])
     run = whole.restore()
@@ -303,7 +303,7 @@ def test_a_damaged_pack_everywhere_is_refused_before_anything_live_is_touched(wh
     assert whole.service_calls == []
 
 
-def test_damaged_contents_are_taken_from_another_destination(system):
+def test_restore_fetches_damaged_contents_from_other_destination(system):
     flip(system.set_folders(system.set_id)[0] / CONTENTS_FILE)
     run = system.restore()
     run_until(system, run)
@@ -311,14 +311,14 @@ def test_damaged_contents_are_taken_from_another_destination(system):
     assert system.fingerprint() == system.set_state
 
 
-def test_a_damaged_list_of_packs_is_taken_from_another_destination(system):
+def test_restore_fetches_damaged_list_of_packs_from_other_destination(system):
     flip(system.set_folders(system.set_id)[0] / PACKS_FILE)
     run = system.restore()
     run_until(system, run)
     assert teardown(run) == ""
 
 
-def test_a_tampered_manifest_is_no_set(system):
+def test_choose_set_ignores_destination_with_tampered_manifest(system):
     near, far = system.set_folders(system.set_id)
     (near / "manifest.json").write_bytes((near / "manifest.json").read_bytes().replace(b'"near', b'"farr').replace(b'"skew', b'"skEw'))
     flip(near / "manifest.json", 20)
@@ -334,7 +334,7 @@ def test_a_tampered_manifest_is_no_set(system):
     assert_unchanged(system, run)
 
 
-def test_the_wrong_identity_is_noticed_before_anything_is_staged(system, tmp_path):
+def test_preflight_refuses_wrong_identity(system, tmp_path):
     stranger = SampleSystem(tmp_path / "stranger", "stranger")
     wrong = stranger.connections()["stranger_backup_identity"]["password"]
     connections = system.keys.folder / "connections.json"
@@ -349,7 +349,7 @@ def test_the_wrong_identity_is_noticed_before_anything_is_staged(system, tmp_pat
     assert_unchanged(system, run)
 
 
-def test_a_proof_that_fails_leaves_live_alone(system, monkeypatch):
+def test_failed_verification_leaves_live_data_unchanged(system, monkeypatch):
     run = system.restore()
     run_until(system, run, "stage files.uploads")
     staged = system.storage / f".recovery-{run.id}" / "new" / "top.txt"
@@ -382,11 +382,11 @@ def changed_after_signing(run, gate):
     path.write_text(path.read_text().replace("alice", "bobby"))
 
 
-def the_question_itself(run, gate):
+def question_copied_as_approval(run, gate):
     shutil.copy(run.gate_file(gate, ".asked.json"), run.gate_file(gate, ".json"))
 
 
-def of_another_gate(run, gate):
+def approval_of_another_gate(run, gate):
     other = "cutover" if gate == "plan" else "plan"
     if gate == "plan":
         answers.show(run, other, "another text")
@@ -394,7 +394,7 @@ def of_another_gate(run, gate):
     shutil.copy(run.gate_file(other, ".json"), run.gate_file(gate, ".json"))
 
 
-def of_another_run(run, gate):
+def approval_of_another_run(run, gate):
     other = RestoreSession(run.context, "another run")
     shutil.copytree(run.folder, other.folder)
     answers.show(other, gate, run.gate_file(gate, ".md").read_text())
@@ -408,7 +408,7 @@ def text_changed(run, gate):
     run.gate_file(gate, ".md").write_text("Nothing to see here.")
 
 
-def text_gone(run, gate):
+def text_deleted(run, gate):
     answers.approve(run, gate, "alice")
     run.gate_file(gate, ".md").unlink()
 
@@ -427,24 +427,24 @@ def request_changed(run, gate):
     path.write_text(path.read_text().replace('"missing"', '"all"'))
 
 
-def asked_again(run, gate):
+def gate_shown_again(run, gate):
     answers.approve(run, gate, "alice")
     answers.show(run, gate, run.gate_file(gate, ".md").read_text())
 
 
-def nobody(run, gate):
+def no_answer(run, gate):
     pass
 
 
 FORGERIES = [
-    nobody, unsigned, signed_by_another, changed_after_signing, the_question_itself, of_another_gate, of_another_run, text_changed,
-    text_gone, target_in_findings_changed, request_changed, asked_again,
+    no_answer, unsigned, signed_by_another, changed_after_signing, question_copied_as_approval, approval_of_another_gate,
+    approval_of_another_run, text_changed, text_deleted, target_in_findings_changed, request_changed, gate_shown_again,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("forge", FORGERIES)
 @pytest.mark.parametrize("gate", ["plan", "cutover"])
-def test_a_gate_is_not_opened_by(system, gate, forge):
+def test_gate_stays_shut_without_valid_approval(system, gate, forge):
     run = system.restore()
     run_until(system, run, "preflight" if gate == "plan" else "verify files.uploads")
     answers.show(run, gate, gate_texts.gate_text(run, gate))
@@ -458,7 +458,7 @@ def test_a_gate_is_not_opened_by(system, gate, forge):
     assert system.fingerprint() == system.before
 
 
-def test_another_plan_voids_an_approval(system):
+def test_plan_change_voids_approval_of_cutover_gate(system):
     run = system.restore()
     run_until(system, run, "gate cutover")
     system.write_plan(rpo="23h")
@@ -469,7 +469,7 @@ def test_another_plan_voids_an_approval(system):
 
 
 @pytest.mark.parametrize("change", ["plan", "text", "request"])
-def test_what_changed_between_the_question_and_the_answer_is_not_approved(system, change):
+def test_approval_is_refused_when_plan_text_or_request_changed_after_gate_was_shown(system, change):
     run = system.restore()
     run_until(system, run, "preflight")
     answers.show(run, "plan", gate_texts.gate_text(run, "plan"))
@@ -487,7 +487,7 @@ def test_what_changed_between_the_question_and_the_answer_is_not_approved(system
 
 
 @pytest.mark.parametrize(("person", "words"), [("operator", "no approver"), ("carol", "no approver"), ("", "no approver")])
-def test_who_may_not_answer(system, person, words):
+def test_approval_by_non_approver_is_refused(system, person, words):
     run = system.restore()
     run_until(system, run, "preflight")
     answers.show(run, "plan", gate_texts.gate_text(run, "plan"))
@@ -495,7 +495,7 @@ def test_who_may_not_answer(system, person, words):
         answers.approve(run, "plan", person)
 
 
-def test_an_approver_does_not_answer_for_themselves(system):
+def test_approval_by_requester_is_refused(system):
     run = system.restore()
     run_until(system, run, "preflight", system.ask(run, requester="alice"))
     answers.show(run, "plan", gate_texts.gate_text(run, "plan"))
@@ -505,7 +505,7 @@ def test_an_approver_does_not_answer_for_themselves(system):
     restore_steps.stage(run, "files.uploads")
 
 
-def test_another_target_behind_the_same_connection_is_not_touched(tmp_path, whole):
+def test_cutover_refuses_other_server_behind_same_connection(tmp_path, whole):
     with Postgres(tmp_path / "elsewhere") as other:
         run = whole.restore()
         run_until(whole, run, "gate cutover")
@@ -519,7 +519,7 @@ def test_another_target_behind_the_same_connection_is_not_touched(tmp_path, whol
     assert_unchanged(whole, run)
 
 
-def test_a_moved_folder_is_not_touched(system):
+def test_stage_refuses_folder_replaced_by_copy(system):
     run = system.restore()
     run_until(system, run, "gate plan")
     system.storage.rename(system.home / "moved")
@@ -531,7 +531,7 @@ def test_a_moved_folder_is_not_touched(system):
 # Tasks that are done again, or out of order ---------------------------------------------------------------------------
 
 
-def test_staging_anew_voids_the_proof(system):
+def test_second_stage_voids_verification(system):
     run = system.restore()
     run_until(system, run, "gate cutover")
     restore_steps.stage(run, "files.uploads")
@@ -542,7 +542,7 @@ def test_staging_anew_voids_the_proof(system):
     restore_steps.stop_services(run)
 
 
-def test_a_staging_that_failed_half_way_can_not_be_proven_or_switched(system):
+def test_failed_second_stage_can_not_be_verified_or_cut_over(system):
     run = system.restore()
     run_until(system, run, "gate cutover")
     for target in (0, 1):
@@ -560,7 +560,7 @@ def test_a_staging_that_failed_half_way_can_not_be_proven_or_switched(system):
 @pytest.mark.parametrize(
     "name", ["stage postgres.main", "verify mongo.documents", "stop services", "cutover files.uploads", "preflight", "choose"]
 )
-def test_while_the_last_gate_waits_no_earlier_task_does_anything(whole, name):
+def test_earlier_tasks_are_refused_while_accept_gate_waits(whole, name):
     run = whole.restore()
     run_until(whole, run, "check")
     told = whole.service_calls
@@ -573,7 +573,7 @@ def test_while_the_last_gate_waits_no_earlier_task_does_anything(whole, name):
     assert whole.fingerprint() == whole.before
 
 
-def test_once_ended_nothing_is_done_any_more(whole):
+def test_tasks_change_nothing_after_restore_has_ended(whole):
     run = whole.restore()
     run_until(whole, run)
     assert teardown(run) == ""
@@ -593,7 +593,7 @@ LATE = ["stage files.uploads", "verify files.uploads", "stop services", "cutover
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_a_task_that_lives_on_does_nothing_once_the_way_back_began(system, name):
+def test_late_task_is_refused_after_rollback_has_begun(system, name):
     """Airflow leaves a task whose run was ended by hand alive for seconds: it may reach its lock after the teardown did."""
     order = [step for step, _ in steps(system, system.restore())]
     run = system.restore()
@@ -607,7 +607,7 @@ def test_a_task_that_lives_on_does_nothing_once_the_way_back_began(system, name)
     assert_unchanged(system, run)
 
 
-def test_marking_gates_and_stages_as_done_does_not_do_them(system):
+def test_tasks_are_refused_when_earlier_tasks_were_only_marked_as_done(system):
     run = system.restore()
     run_until(system, run, "gate plan")
     for name in ("verify files.uploads", "stop services", "cutover files.uploads", "start services", "check"):
@@ -621,7 +621,7 @@ def test_marking_gates_and_stages_as_done_does_not_do_them(system):
 # Services -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_that_fails_half_way(system):
+def test_failed_stop_of_services_leaves_live_data_unchanged_and_restarts_services(system):
     system.fail("stop", "workers")
     run = system.restore()
     with pytest.raises(RecoveryError, match="workers does not stop, on purpose"):
@@ -632,7 +632,7 @@ def test_a_stop_that_fails_half_way(system):
 
 
 @pytest.mark.parametrize("answer", ["alice accepts", "bob rejects"])
-def test_a_start_that_fails_is_for_the_last_gate(system, answer):
+def test_failed_start_of_services_is_shown_at_accept_gate_for_decision(system, answer):
     system.fail("start", "web")
     run = system.restore()
     with pytest.raises(RecoveryError, match="web does not start, on purpose"):
@@ -654,7 +654,7 @@ def test_a_start_that_fails_is_for_the_last_gate(system, answer):
         assert all(system.services.values())
 
 
-def test_failed_checks_are_told_at_the_last_gate(system):
+def test_failed_checks_are_shown_at_accept_gate_and_in_report(system):
     system.fail("check", "web")
     run = system.restore()
     with pytest.raises(RestoreError, match="1 of 1 checks of the restored system failed"):
@@ -671,7 +671,7 @@ def test_failed_checks_are_told_at_the_last_gate(system):
 # A rollback that fails ------------------------------------------------------------------------------------------------
 
 
-def test_a_way_back_that_fails_keeps_everything_and_can_be_gone_again(whole, monkeypatch):
+def test_failed_rollback_keeps_all_copies_and_can_be_retried(whole, monkeypatch):
     run = whole.restore()
     run_until(whole, run, "check")
     answers.show(run, "accept", gate_texts.gate_text(run, "accept"))
@@ -703,7 +703,7 @@ def test_a_way_back_that_fails_keeps_everything_and_can_be_gone_again(whole, mon
     back_up_again(whole, "afterwards")
 
 
-def test_the_way_back_is_not_gone_on_another_server(tmp_path, whole):
+def test_rollback_refuses_other_server_behind_same_connection(tmp_path, whole):
     run = whole.restore()
     run_until(whole, run, "check")
     answers.show(run, "accept", gate_texts.gate_text(run, "accept"))
@@ -720,7 +720,7 @@ def test_the_way_back_is_not_gone_on_another_server(tmp_path, whole):
     assert whole.fingerprint() == whole.before
 
 
-def test_what_appeared_in_the_way_is_kept_aside(system):
+def test_rollback_removes_files_written_to_live_folder_after_cutover(system):
     run = system.restore()
     run_until(system, run, "cutover files.uploads")
     (system.storage / "year1" / "written between").write_text("by a service that was not stopped\n")
@@ -731,7 +731,7 @@ def test_what_appeared_in_the_way_is_kept_aside(system):
 # Backups beside a restore ---------------------------------------------------------------------------------------------
 
 
-def test_a_backup_waits_from_the_switch_to_the_acceptance(system):
+def test_backup_is_refused_between_cutover_and_acceptance(system):
     run = system.restore()
     for name, step in steps(system, run):
         step()
@@ -744,7 +744,7 @@ def test_a_backup_waits_from_the_switch_to_the_acceptance(system):
     system.back_up("after the end")
 
 
-def test_a_set_that_was_begun_before_a_switch_is_not_closed_after_it(system):
+def test_upload_refuses_set_begun_before_cutover(system):
     plan = system.plan()
     began = datetime.now(UTC)
     staged = StagedSet(plan, new_set_id(began, "around"))
@@ -768,15 +768,16 @@ def test_a_set_that_was_begun_before_a_switch_is_not_closed_after_it(system):
 # Staging --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_does_not_see_the_staging_folder_says_so(system):
+def test_stage_fails_when_restore_folder_is_missing_from_staging(system):
     run = system.restore()
     run_until(system, run, "preflight")
     run.folder.rename(run.folder.with_name("elsewhere"))
-    with pytest.raises((StagingError, ApprovalError)):
+    with pytest.raises(StagingError, match=r"request\.json is not there.*") as raised:
         restore_steps.stage(run, "files.uploads")
+    assert "share one staging folder" in str(raised.value)
 
 
-def test_the_lock_of_a_killed_process_is_free(system):
+def test_lock_of_killed_process_is_released(system):
     run = system.restore()
     run_until(system, run, "gate plan")
     pid = os.fork()
@@ -787,7 +788,7 @@ def test_the_lock_of_a_killed_process_is_free(system):
     restore_steps.stage(run, "files.uploads")
 
 
-def test_the_report_names_the_step_that_failed_but_not_what_it_said(system):
+def test_report_names_failed_step_and_refers_to_log(system):
     run = system.restore()
     choose_set.choose(run, system.ask(run))
     shutil.rmtree(system.storage)

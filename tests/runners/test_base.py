@@ -31,20 +31,20 @@ def runner(imported) -> Runner:
 # Words, statuses, secrets -------------------------------------------------------------------------------------------------
 
 
-def test_every_word_of_a_tool_reaches_the_log(runner, caplog):
+def test_tool_stderr_is_logged_completely(runner, caplog):
     with caplog.at_level(logging.INFO, "recovery"):
         runner.run(["sh", "-c", "for i in $(seq 500); do echo line $i >&2; done; printf 'no end of line' >&2"])
     assert [record.getMessage() for record in caplog.records] == [*(f"sh: line {number}" for number in range(1, 501)), "sh: no end of line"]
 
 
-def test_words_go_to_the_caller_line_by_line_and_bad_bytes_do_no_harm(runner):
+def test_tool_stderr_reaches_on_line_by_lines_with_invalid_bytes_replaced(runner):
     words = []
     with runner.tool(["sh", "-c", r"printf 'one\ntw\377o\nthree' >&2"], on_line=words.append):
         pass
     assert words == ["one", "tw\ufffdo", "three"]
 
 
-def test_failure_has_status_and_last_words_and_no_argument(runner):
+def test_tool_failure_names_exit_status_and_last_lines_and_no_argument(runner):
     with pytest.raises(ToolError) as failed:
         runner.run(["sh", "-c", "for i in $(seq 100); do echo line $i >&2; done; exit 7", "argument"])
     assert "sh failed with exit status 7" in str(failed.value)
@@ -55,18 +55,18 @@ def test_failure_has_status_and_last_words_and_no_argument(runner):
 
 
 @pytest.mark.parametrize(("command", "words"), [("exit 3", "exit status 3"), ("kill -9 $$", "killed by signal 9")])
-def test_each_exit_status_counts_though_all_output_was_read(runner, command, words):
+def test_tool_failure_is_raised_after_all_output_was_read(runner, command, words):
     with pytest.raises(ToolError, match=words), runner.tool(["sh", "-c", f"echo all of it; {command}"], output=True) as tool:
         assert tool.stdout.read() == b"all of it\n"
 
 
-def test_within_the_block_its_end_can_be_waited_for_and_its_last_words_read(runner):
+def test_tool_wait_in_the_block_gives_exit_status_and_last_lines(runner):
     with runner.tool(["sh", "-c", "echo one >&2; echo two >&2"]) as tool:
         assert tool.wait() == 0
         assert list(tool.last_words) == ["one", "two"]
 
 
-def test_a_password_of_the_environment_reaches_the_tool_and_nobody_else(runner, caplog):
+def test_tool_environment_is_neither_logged_nor_in_the_error(runner, caplog):
     with caplog.at_level(logging.DEBUG, "recovery"), pytest.raises(ToolError) as failed:
         runner.run(["sh", "-c", "echo ${#PASSWORD} letters >&2; exit 1"], env={"PASSWORD": "s3cret"})
     assert "6 letters" in str(failed.value)
@@ -76,16 +76,16 @@ def test_a_password_of_the_environment_reaches_the_tool_and_nobody_else(runner, 
 # Output -------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_tool_prints_is_returned_whole(runner):
+def test_run_returns_the_complete_binary_output(runner):
     assert runner.run(["sh", "-c", r"printf 'a\0\377'; printf %s $GREETING"], env={"GREETING": "hello"}) == b"a\0\xffhello"
 
 
-def test_output_is_streamed_and_a_tool_whose_output_nobody_reads_on_fails_and_does_not_hang(runner):
+def test_tool_with_partly_read_output_fails_and_does_not_hang(runner):
     with pytest.raises(ToolError, match="killed by signal 13"), runner.tool(["yes"], output=True) as tool:
         assert tool.stdout.read(4) == b"y\ny\n"
 
 
-def test_a_runner_that_shares_files_sees_and_writes_this_workers_folders(runner, tmp_path):
+def test_runner_with_shared_files_reads_and_writes_folders_of_the_worker(runner, tmp_path):
     if runner.shares_files:
         (tmp_path / "in").write_text("there")
         runner.run(["cp", tmp_path / "in", os.fsencode(tmp_path / "out")])
@@ -93,7 +93,7 @@ def test_a_runner_that_shares_files_sees_and_writes_this_workers_folders(runner,
         need_shared_files(runner, "Tools")
 
 
-def test_a_source_that_needs_files_refuses_a_runner_that_has_others():
+def test_need_shared_files_refuses_a_runner_without_shared_files():
     with pytest.raises(ToolError, match="These tools read and write files in this worker's folders") as refused:
         need_shared_files(Recording(shares_files=False), "These tools")
     assert not refused.value.retryable
@@ -102,7 +102,7 @@ def test_a_source_that_needs_files_refuses_a_runner_that_has_others():
 # Finding tools ------------------------------------------------------------------------------------------------------------
 
 
-def test_missing_tool_names_the_places(runner, tmp_path):
+def test_missing_tool_error_names_the_searched_folders(runner, tmp_path):
     with pytest.raises(ToolError, match=f"no-such-tool is not installed; looked in {tmp_path}, "):
         runner.find_tool("no-such-tool", [tmp_path])
     with pytest.raises(ToolError, match="could not be started"), runner.tool([tmp_path / "no-such-tool"]):
@@ -111,7 +111,7 @@ def test_missing_tool_names_the_places(runner, tmp_path):
         runner.version(tmp_path / "no-such-tool")
 
 
-def test_tool_is_found_first_in_the_folders_and_only_if_it_may_run(runner, tmp_path):
+def test_find_tool_takes_the_first_executable_file_of_the_folders(runner, tmp_path):
     for name, mode in (("a", 0o644), ("b", 0o755), ("c", 0o755)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sh").touch(mode)
@@ -122,7 +122,7 @@ def test_tool_is_found_first_in_the_folders_and_only_if_it_may_run(runner, tmp_p
     assert runner.find_tool("sh", [tmp_path / "none"]).endswith("/sh")
 
 
-def test_places_are_the_folders_then_what_is_installed_the_newest_first_then_the_search_path(runner, tmp_path, monkeypatch):
+def test_places_are_folders_then_installed_newest_first_then_search_path(runner, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"/usr/bin:{tmp_path}/named:/bin")
     for version in (9, 17, 18):
         (tmp_path / f"pg [1]-{version}" / "bin").mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_places_are_the_folders_then_what_is_installed_the_newest_first_then_the
     assert list(map(str, found)) == [f"{tmp_path}/named", f"{tmp_path}/pg*", *map(str, installed), "/usr/bin", "/bin"]
 
 
-def test_the_version_is_the_first_line_and_that_of_the_program_as_it_is_now(runner, tmp_path):
+def test_version_is_the_first_line_of_the_program_as_installed_now(runner, tmp_path):
     program = tmp_path / "program"
     for number in (1, 2):
         program.write_text(f"#!/bin/sh\necho program version {number}\necho built today\n")
@@ -146,7 +146,7 @@ def test_the_version_is_the_first_line_and_that_of_the_program_as_it_is_now(runn
 # Nothing is left running --------------------------------------------------------------------------------------------------
 
 
-def test_an_exception_in_the_block_ends_tool_and_children(runner):
+def test_exception_in_the_block_ends_tool_and_children(runner):
     with suppress(KeyError), runner.tool(["sh", "-c", "sleep 60 & echo $$ $!; wait"], output=True) as tool:
         pids = list(map(int, tool.stdout.readline().split()))
         raise KeyError
@@ -154,14 +154,14 @@ def test_an_exception_in_the_block_ends_tool_and_children(runner):
         gone(pid)
 
 
-def test_children_that_a_tool_leaves_behind_end_with_it(runner):
+def test_children_left_by_a_tool_end_with_the_tool(runner):
     """They hold its stderr open: waiting for its last words would last as long as they do."""
     with runner.tool(["sh", "-c", "sleep 600 & echo $!"], output=True) as tool:
         child = int(tool.stdout.readline())
     gone(child)
 
 
-def test_a_kill_of_the_task_leaves_nothing_running(imported):
+def test_kill_of_the_task_leaves_no_tool_running(imported):
     code = f"""
         import os, signal
         from {imported} as runner

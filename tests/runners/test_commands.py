@@ -26,7 +26,7 @@ def python(code):
     return (PYTHON, "-c", code)
 
 
-def test_its_words_and_its_status():
+def test_command_outcome_has_the_output_and_the_exit_status():
     outcome = run_one(python("import sys; print('to out', flush=True); print('to err', file=sys.stderr)"), long())
     assert (outcome.ok, outcome.words) == (True, "to out\nto err")
     outcome = run_one(python("print('why'); raise SystemExit(3)"), long())
@@ -35,7 +35,7 @@ def test_its_words_and_its_status():
     assert "exit status 3" in run_one(python("raise SystemExit(3)"), long()).words
 
 
-def test_its_arguments_are_not_in_the_log(caplog):
+def test_command_arguments_are_not_logged(caplog):
     caplog.set_level(logging.INFO)
     outcome = run_one(("/bin/sh", "-c", "echo said # --password=hush-hush"), long())
     assert (outcome.title, "sh: said" in caplog.text) == ("sh", True)
@@ -43,23 +43,23 @@ def test_its_arguments_are_not_in_the_log(caplog):
     assert run_one(("false",), long(), "what people call it").title == "what people call it"
 
 
-def test_no_shell_reads_the_command():
+def test_command_runs_without_a_shell():
     assert run_one(("echo", "$HOME; `id` && false"), long()).words == "$HOME; `id` && false"
 
 
-def test_a_command_that_is_not_there():
+def test_command_with_a_missing_program_fails_with_a_message():
     outcome = run_one(("/nowhere/stop-it",), long())
     assert not outcome.ok
     assert "could not be started" in outcome.words
 
 
-def test_only_the_end_of_many_words_is_kept():
+def test_command_outcome_keeps_only_the_end_of_long_output():
     outcome = run_one(python("print('x' * 10_000_000); print('the end')"), long())
     assert outcome.words.endswith("the end")
     assert len(outcome.words) <= 2000
 
 
-def test_what_takes_too_long_is_ended_with_its_children(tmp_path):
+def test_command_that_exceeds_the_timeout_is_ended_with_its_children(tmp_path):
     script = f"sleep 1000 & echo $! > {tmp_path}/child; echo working; wait"
     outcome = run_one(("sh", "-c", script), long(1))
     assert not outcome.ok
@@ -69,7 +69,7 @@ def test_what_takes_too_long_is_ended_with_its_children(tmp_path):
     wait_for("the child to end", lambda: not is_running(child))
 
 
-def test_a_daemon_that_keeps_the_output_open_is_not_waited_for_and_lives_on(tmp_path):
+def test_command_returns_while_its_daemon_runs_on_with_open_output(tmp_path):
     """Such as a start script that puts a server into the background."""
     outcome = run_one(("sh", "-c", f"sleep 1000 & echo $! > {tmp_path}/daemon; echo started"), long(900))
     assert (outcome.ok, outcome.words) == (True, "started")
@@ -80,7 +80,7 @@ def test_a_daemon_that_keeps_the_output_open_is_not_waited_for_and_lives_on(tmp_
         os.kill(daemon, 9)
 
 
-def test_a_command_ends_with_a_task_that_is_killed(tmp_path):
+def test_command_ends_when_its_task_is_killed(tmp_path):
     """A stop that runs on after its task was killed would meet the start of the rollback."""
     pid = os.fork()
     if pid == 0:
@@ -94,7 +94,7 @@ def test_a_command_ends_with_a_task_that_is_killed(tmp_path):
     wait_for("the command to end with its task", lambda: not is_running(command))
 
 
-def test_all_stop_at_the_first_that_fails(tmp_path):
+def test_run_all_stops_at_the_first_failed_command(tmp_path):
     commands = [("touch", str(tmp_path / "one")), ("false",), ("touch", str(tmp_path / "three"))]
     with pytest.raises(ToolError, match="false, command 2 of 3, failed"):
         run_all(commands, services())

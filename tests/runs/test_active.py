@@ -1,4 +1,4 @@
-"""Two plans that protect some of the same: a restore of one is in the way of the other."""
+"""Two plans with a shared location: a restore of one plan is in the way of the other plan."""
 
 from datetime import UTC, datetime
 
@@ -42,7 +42,7 @@ def stranger(system, tmp_path):
     return made
 
 
-def test_a_backup_waits_for_the_restore_of_a_plan_that_shares_something(system, twin, stranger):
+def test_backup_waits_for_the_restore_of_a_plan_with_a_shared_location(system, twin, stranger):
     run = system.restore()
     run_until(system, run, "stop services")
     with pytest.raises(RestoreUnderWay, match=f"restore {run.id} of small to live is between"):
@@ -52,7 +52,7 @@ def test_a_backup_waits_for_the_restore_of_a_plan_that_shares_something(system, 
     twin.back_up("afterwards")
 
 
-def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(system, twin):
+def test_upload_refuses_a_set_begun_before_the_cutover_of_an_overlapping_plan(system, twin):
     plan, began = twin.plan(), datetime.now(UTC)
     staged = StagedSet(plan, new_set_id(began, "around"))
     record = RunRecord(plan="twin", set_id=staged.id, run_id="around", started=began, sources=("files.uploads",))
@@ -66,7 +66,7 @@ def test_a_set_that_was_begun_before_another_plans_switch_is_not_closed(system, 
         upload.upload(twin.context(), staged, "near")
 
 
-def test_a_restore_is_refused_while_one_of_a_plan_that_shares_something_has_not_ended(system, twin, stranger):
+def test_restore_is_refused_while_a_restore_of_an_overlapping_plan_has_not_ended(system, twin, stranger):
     first, second, beside = system.restore(), twin.restore(), stranger.restore()
     run_until(system, first, "choose")
     with pytest.raises(RestoreError, match=f"The restore {first.id} of small to live has not ended"):
@@ -77,7 +77,7 @@ def test_a_restore_is_refused_while_one_of_a_plan_that_shares_something_has_not_
     run_until(twin, second, "preflight")
 
 
-def test_of_two_plans_that_choose_at_one_time_none_goes_on(system, twin, monkeypatch):
+def test_preflight_refuses_both_restores_when_two_plans_chose_at_the_same_time(system, twin, monkeypatch):
     runs = [(system, system.restore()), (twin, twin.restore())]
     with monkeypatch.context() as patched:
         patched.setattr(active, "others", lambda plan, folder: [])
@@ -88,8 +88,8 @@ def test_of_two_plans_that_choose_at_one_time_none_goes_on(system, twin, monkeyp
             preflight.preflight(run)
 
 
-def test_what_a_restore_of_another_plan_is_for_may_not_be_told(system, twin, stranger, caplog):
-    """A damaged record of it stands in the way of what shares something with its plan, and of nothing else."""
+def test_backup_waits_for_a_restore_of_an_overlapping_plan_with_a_damaged_request(system, twin, stranger, caplog):
+    """A damaged request stands in the way of plans that share a location with its plan, and of no other plan."""
     run = system.restore()
     run_until(system, run, "stop services")
     (run.folder / "request.json").write_text("{")
@@ -99,7 +99,7 @@ def test_what_a_restore_of_another_plan_is_for_may_not_be_told(system, twin, str
     assert "What a restore of another plan is for can't be told" in caplog.text
 
 
-def test_a_backup_waits_for_a_restore_to_a_target_that_is_its_system(system, tmp_path):
+def test_backup_waits_for_a_restore_of_another_plan_into_its_live_system(system, tmp_path):
     other = SampleSystem(tmp_path / "other", "other", plans=system.plans, gates=())
     path = other.plans / "other.yaml"
     path.write_text(path.read_text().replace(f"{other.elsewhere}/storage", f"{system.storage}"))
@@ -112,7 +112,7 @@ def test_a_backup_waits_for_a_restore_to_a_target_that_is_its_system(system, tmp
         system.back_up("meanwhile")
 
 
-def test_a_plan_file_that_is_broken_is_named_and_stops_nobody(system, caplog):
+def test_backup_continues_beside_a_broken_plan_file_with_a_warning(system, caplog):
     (system.plans / "broken.yaml").write_text("plan: [")
     system.back_up("beside a broken plan")
     assert "the plan file broken.yaml is under way can't be told" in caplog.text

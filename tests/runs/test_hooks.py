@@ -54,7 +54,7 @@ def value(system, query):
         return connection.execute(query).fetchone()[0]
 
 
-def test_each_kind_does_its_work_and_says_so_in_the_log(system, tmp_path, caplog):
+def test_hook_of_each_kind_runs_and_logs_its_output(system, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     statement = """CREATE TABLE noted (what text); INSERT INTO noted VALUES ('50% done'), ('all done');
         DO $$BEGIN RAISE NOTICE 'heard by the log'; END$$; SELECT what, 1 FROM noted"""
@@ -81,7 +81,7 @@ def test_each_kind_does_its_work_and_says_so_in_the_log(system, tmp_path, caplog
     assert "hush-hush" not in caplog.text, "arguments may be secret"
 
 
-def test_a_statement_is_no_part_of_a_transaction(system):
+def test_sql_hook_runs_outside_a_transaction(system):
     run(system, sql("VACUUM requests"))
 
 
@@ -96,7 +96,7 @@ def test_a_statement_is_no_part_of_a_transaction(system):
     ],
     ids=["command", "slow command", "sql", "mongo", "part of a mongo command"],
 )
-def test_the_first_that_fails_is_the_last_to_run(system, tmp_path, failing, words):
+def test_run_all_stops_at_the_first_failed_hook(system, tmp_path, failing, words):
     first, third = (Hook(argv=("touch", str(tmp_path / name))) for name in ("first", "third"))
     with pytest.raises(HookError, match=words) as failed:
         run(system, first, failing, third)
@@ -104,7 +104,7 @@ def test_the_first_that_fails_is_the_last_to_run(system, tmp_path, failing, word
     assert not failed.value.retryable
 
 
-def test_statements_that_take_too_long_together_end_at_the_server_too(system):
+def test_sql_hook_that_exceeds_the_timeout_ends_at_the_server_too(system):
     system.sql("CREATE TABLE late (n int)")
     with pytest.raises(HookError):
         run(system, sql("SELECT pg_sleep(0.7); SELECT pg_sleep(0.7); INSERT INTO late VALUES (1); SELECT pg_sleep(0.7)", 1))
@@ -113,7 +113,7 @@ def test_statements_that_take_too_long_together_end_at_the_server_too(system):
     assert value(system, "SELECT count(*) FROM late") == 0
 
 
-def test_a_command_that_takes_too_long_ends_at_the_server_too(system):
+def test_mongo_hook_that_exceeds_the_timeout_ends_at_the_server_too(system):
     slow = {"update": "states", "updates": [{"q": {"$where": "sleep(50) || true"}, "u": {"$set": {"n": 1}}, "multi": True}]}
     with pytest.raises(HookError):
         run(system, mongo(slow, 1))
@@ -151,7 +151,7 @@ def after(system, set_id, failed=(), sources=None):
     backup_hooks.after_backup(system.context(), set_id, sources or system.plan().source_ids, failed)
 
 
-def test_before_a_backup(hooked):
+def test_before_backup_hook_runs_and_raises_its_failure(hooked):
     backup_hooks.before_backup(hooked.context())
     assert hook_calls(hooked) == ["before"]
     hooked.fail("hook", "before")
@@ -159,24 +159,24 @@ def test_before_a_backup(hooked):
         backup_hooks.before_backup(hooked.context())
 
 
-def test_after_a_whole_backup_nothing_is_said(hooked):
+def test_after_failed_backup_hook_is_skipped_after_a_complete_backup(hooked):
     after(hooked, hooked.back_up())
     assert hook_calls(hooked) == ["after", "last"]
 
 
-def test_after_a_part_that_was_asked_for_nothing_is_said(hooked):
+def test_after_failed_backup_hook_is_skipped_after_a_backup_of_selected_sources(hooked):
     after(hooked, hooked.back_up(sources=("config.settings",)), sources=("config.settings",))
     assert hook_calls(hooked) == ["after", "last"]
 
 
-def test_after_a_backup_without_a_source(hooked):
+def test_after_failed_backup_hook_runs_when_the_set_lacks_a_source(hooked):
     set_id = hooked.back_up(sources=("config.settings",))
     with pytest.raises(StagingError, match=r"near has no files.uploads of set .* far has no .* These tasks failed: files_uploads.dump"):
         after(hooked, set_id, failed=["files_uploads.dump"])
     assert hook_calls(hooked) == ["after", "last", "alarm"]
 
 
-def test_after_a_backup_that_one_destination_lacks(hooked):
+def test_after_failed_backup_hook_runs_when_a_destination_lacks_the_set(hooked):
     set_id = hooked.back_up()
     shutil.rmtree(hooked.folder / "far" / "small")
     with pytest.raises(StagingError, match=r"The backup did not succeed\. far has no config.settings, files.uploads of set"):
@@ -184,15 +184,16 @@ def test_after_a_backup_that_one_destination_lacks(hooked):
     assert hook_calls(hooked) == ["after", "last", "alarm"]
 
 
-def test_after_a_backup_whose_set_is_not_the_signed_one(hooked):
+def test_after_backup_fails_when_the_manifest_at_a_destination_was_changed(hooked):
     set_id = hooked.back_up()
     path = hooked.folder / "far" / "small" / set_id / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"hold"', b'"hOld"'))
     with pytest.raises(StagingError, match="far has no"):
         after(hooked, set_id)
+    assert hook_calls(hooked) == ["after", "last", "alarm"]
 
 
-def test_after_a_backup_whose_destination_can_not_be_asked(hooked):
+def test_after_failed_backup_hook_runs_when_a_destination_cannot_be_read(hooked):
     set_id = hooked.back_up()
     (hooked.folder / "far").rename(hooked.folder / "away")
     with pytest.raises(StagingError, match=r"Whether far has the set|far has no"):
@@ -200,13 +201,13 @@ def test_after_a_backup_whose_destination_can_not_be_asked(hooked):
     assert hook_calls(hooked) == ["after", "last", "alarm"]
 
 
-def test_a_task_that_failed_beside_a_whole_set_is_not_hidden(hooked):
+def test_after_backup_fails_when_a_task_failed_beside_a_complete_set(hooked):
     with pytest.raises(StagingError, match=r"These tasks failed: prune\.far"):
         after(hooked, hooked.back_up(), failed=["prune.far"])
     assert hook_calls(hooked) == ["after", "last"]
 
 
-def test_a_hook_that_fails_after_a_backup_does_not_keep_the_others_from_running(hooked):
+def test_after_backup_hooks_run_on_after_a_failed_hook(hooked):
     set_id = hooked.back_up()
     hooked.fail("hook", "after")
     with pytest.raises(HookError, match=r"after_backup.0 .* after does not hook, on purpose"):
@@ -229,7 +230,7 @@ def unforeseen(monkeypatch):
     return fail
 
 
-def test_not_even_one_that_fails_as_nobody_foresaw_keeps_the_others_from_running(hooked, unforeseen, caplog):
+def test_after_backup_hooks_run_on_after_an_unforeseen_error(hooked, unforeseen, caplog):
     set_id = hooked.back_up()
     unforeseen("after")
     with pytest.raises(HookError, match=r"The hook after_backup.0 \(service\) failed: LookupError, see the log"):
@@ -262,7 +263,7 @@ def ended(run):
     return "\n".join([*faults, teardown(run)]).strip()
 
 
-def test_around_a_restore(hooked):
+def test_restore_hooks_run_before_services_stop_and_after_the_checks(hooked):
     hooked.back_up()
     run = hooked.restore()
     until(hooked, run, "finalize")
@@ -274,7 +275,7 @@ def test_around_a_restore(hooked):
     assert restore_hooks.after_restore(run) is False, "the restore has ended"
 
 
-def test_none_before_the_second_gate_and_none_after_a_restore_that_did_not_come_that_far(hooked):
+def test_after_restore_hooks_are_skipped_when_cutover_was_not_reached(hooked):
     hooked.back_up()
     run = hooked.restore()
     until(hooked, run, "verify files.uploads")
@@ -285,7 +286,7 @@ def test_none_before_the_second_gate_and_none_after_a_restore_that_did_not_come_
     assert hook_calls(hooked) == []
 
 
-def test_one_that_fails_before_leaves_the_live_system_alone_and_those_after_run(hooked):
+def test_before_restore_hook_failure_leaves_live_unchanged_and_after_restore_hooks_run(hooked):
     hooked.back_up()
     before = hooked.fingerprint()
     hooked.fail("hook", "announce")
@@ -299,7 +300,7 @@ def test_one_that_fails_before_leaves_the_live_system_alone_and_those_after_run(
     assert hooked.leftovers() == []
 
 
-def test_those_after_run_once_a_switch_began_without_any_before(hooked):
+def test_after_restore_hooks_run_when_cutover_began_without_before_restore_hooks(hooked):
     hooked.back_up()
     run = hooked.restore()
     for name, step in steps(hooked, run):
@@ -310,7 +311,7 @@ def test_those_after_run_once_a_switch_began_without_any_before(hooked):
     assert hook_calls(hooked) == ["thaw", "tell"]
 
 
-def test_done_again_only_what_failed_is(hooked):
+def test_after_restore_hooks_run_again_repeat_only_the_failed_hook(hooked):
     hooked.back_up()
     run = hooked.restore()
     until(hooked, run, "finalize")
@@ -325,7 +326,7 @@ def test_done_again_only_what_failed_is(hooked):
     assert restore_hooks.undone_after_restore(run) == []
 
 
-def test_after_a_restore_one_that_fails_as_nobody_foresaw_keeps_no_other_from_running(hooked, unforeseen):
+def test_after_restore_hooks_run_on_after_an_unforeseen_error(hooked, unforeseen):
     hooked.back_up()
     unforeseen("thaw")
     run = hooked.restore()
@@ -337,7 +338,7 @@ def test_after_a_restore_one_that_fails_as_nobody_foresaw_keeps_no_other_from_ru
 
 
 @pytest.mark.parametrize("marked", [False, True], ids=["fails", "is never run"])
-def test_one_after_that_is_not_done_fails_the_run_of_a_restore_that_stays(hooked, marked):
+def test_report_fails_an_accepted_restore_with_undone_after_restore_hooks(hooked, marked):
     hooked.back_up()
     run = hooked.restore()
     until(hooked, run, "finalize")
@@ -348,7 +349,7 @@ def test_one_after_that_is_not_done_fails_the_run_of_a_restore_that_stays(hooked
     assert run.journal.closed
 
 
-def test_none_before_once_the_switch_or_the_way_back_began(hooked):
+def test_before_restore_hooks_are_refused_once_cutover_or_rollback_began(hooked):
     hooked.back_up()
     run = hooked.restore()
     until(hooked, run, "stop services")
@@ -361,7 +362,7 @@ def test_none_before_once_the_switch_or_the_way_back_began(hooked):
 
 
 @pytest.mark.parametrize("asked", [{"drill": True}, {"dry_run": True}, {"target": "elsewhere"}], ids=lambda asked: next(iter(asked)))
-def test_none_for_practice_for_a_dry_run_or_elsewhere(hooked, asked):
+def test_restore_hooks_are_skipped_for_drill_dry_run_and_other_target(hooked, asked):
     run = hooked.restore()
     make_private(run.folder)
     write_record(run.folder / "request.json", hooked.ask(run, **asked))

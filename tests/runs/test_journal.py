@@ -12,7 +12,7 @@ def journal(tmp_path):
     return Journal(tmp_path / "journal.jsonl")
 
 
-def test_what_was_said_in_its_order(journal):
+def test_journal_returns_entries_in_order_by_step_and_source(journal):
     journal.record("began", by="operator")
     journal.record("staged", "files.uploads", entries=3)
     journal.record("staged", "config.settings", entries=4)
@@ -28,12 +28,12 @@ def test_what_was_said_in_its_order(journal):
     assert all(time.tzinfo for time in times)
 
 
-def test_another_process_sees_it_at_once(journal, tmp_path):
+def test_journal_entry_is_visible_at_once_to_another_journal_object(journal, tmp_path):
     journal.record("one")
     assert Journal(tmp_path / "journal.jsonl").entries("one")
 
 
-def test_nothing_is_said_after_the_end(journal):
+def test_closed_journal_refuses_further_steps(journal):
     journal.record("closed", reason="")
     assert journal.closed
     with pytest.raises(RestoreError, match="has ended"):
@@ -41,7 +41,7 @@ def test_nothing_is_said_after_the_end(journal):
     assert [entry.step for entry in journal.everything()] == ["closed"]
 
 
-def test_odd_words_do_not_break_lines(journal):
+def test_journal_keeps_line_breaks_and_surrogates_in_facts(journal):
     odd = "line\nbreak \u2028 \x85 \udcff ☃"
     journal.record("odd", name=odd)
     journal.record("next")
@@ -50,7 +50,7 @@ def test_odd_words_do_not_break_lines(journal):
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40, -1])
-def test_a_line_that_a_kill_cut_off_counts_as_not_said(journal, tmp_path, cut):
+def test_journal_ignores_a_line_that_a_kill_cut_off(journal, tmp_path, cut):
     journal.record("one")
     path = tmp_path / "journal.jsonl"
     line = path.read_bytes().replace(b'"one"', b'"two"')
@@ -60,7 +60,7 @@ def test_a_line_that_a_kill_cut_off_counts_as_not_said(journal, tmp_path, cut):
     assert [entry.step for entry in journal.everything()] == ["one", "three"]
 
 
-def test_processes_that_speak_at_once_lose_nothing(journal, tmp_path):
+def test_journal_loses_no_entry_of_concurrent_processes(journal, tmp_path):
     children = []
     for child in range(4):
         pid = os.fork()
@@ -76,6 +76,6 @@ def test_processes_that_speak_at_once_lose_nothing(journal, tmp_path):
     assert all(json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines())
 
 
-def test_it_is_for_its_owner_alone(journal, tmp_path):
+def test_journal_is_private_to_its_owner(journal, tmp_path):
     journal.record("one")
     assert (tmp_path / "journal.jsonl").stat().st_mode & 0o077 == 0

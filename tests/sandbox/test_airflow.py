@@ -42,7 +42,7 @@ def sleepers() -> list[int]:
     return found
 
 
-def test_a_run_with_a_gate_from_trigger_to_end(airflow):
+def test_sandbox_airflow_runs_a_dag_with_a_gate_from_trigger_to_end(airflow):
     operator, alice = airflow.user("operator"), airflow.user("alice")
     told = []
     run = operator.trigger("trial", {"word": "please"})
@@ -71,7 +71,7 @@ def test_a_run_with_a_gate_from_trigger_to_end(airflow):
     assert operator.tasks("trial", run)["fail"].try_number == 2
 
 
-def test_by_hand(airflow):
+def test_sandbox_airflow_operator_marks_tasks_and_runs_and_writes_xcoms(airflow):
     operator = airflow.user("operator")
     run = operator.trigger("trial")
     operator.wait_gate("trial", run)
@@ -88,7 +88,7 @@ def test_by_hand(airflow):
     assert {run, other} <= set(operator.run_ids("trial"))
 
 
-def test_connections_that_can_be_changed(airflow):
+def test_sandbox_airflow_connections_are_changed_by_the_admin_only(airflow):
     airflow.admin.put_connection("elsewhere", SOMEWHERE)
     airflow.admin.put_connection("elsewhere", {**SOMEWHERE, "host": "moved.example", "extra": {"a": 1}})
     assert airflow.admin.call("GET", "/connections/elsewhere")["host"] == "moved.example"
@@ -97,7 +97,7 @@ def test_connections_that_can_be_changed(airflow):
     airflow.admin.drop_connection("elsewhere")
 
 
-def test_a_wrong_password_and_a_dag_that_is_not_there(airflow):
+def test_sandbox_airflow_refuses_a_wrong_password_and_reports_a_missing_dag(airflow):
     with pytest.raises(Refused) as refused:
         Person(airflow.url, "operator", "guess")
     assert refused.value.status == 401
@@ -106,13 +106,13 @@ def test_a_wrong_password_and_a_dag_that_is_not_there(airflow):
     assert airflow.admin.import_errors() == {}
 
 
-def test_a_picture_of_the_page(airflow, tmp_path):
+def test_sandbox_airflow_screenshot_is_a_png_file(airflow, tmp_path):
     picture = tmp_path / "page.png"
     airflow.screenshot("/dags/trial", picture, text="trial")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_everything_ends_when_one_process_is_killed(airflow):
+def test_sandbox_airflow_ends_all_processes_when_the_scheduler_is_killed(airflow):
     """Last in this file: what is left of the server is of no use to other tests."""
     operator = airflow.user("operator")
     operator.trigger("long")

@@ -20,12 +20,12 @@ def parsed(server_folder):
     return bench_parse.parse(server_folder / "parse", counts=(1, 2))
 
 
-def test_the_data_has_the_size_that_was_asked_for(results):
+def test_bench_data_has_the_requested_size(results):
     assert results["data"]["rows"] == 16000
     assert results["data"]["documents"] == 1200
 
 
-def test_every_way_to_back_up_is_measured_and_compared(results):
+def test_bench_measures_and_compares_every_backup_method(results):
     backup = results["backup"]
     assert backup["seconds"].keys() == backup["rounds"].keys() == WAYS
     assert all(seconds > 0 for seconds in backup["seconds"].values())
@@ -40,14 +40,14 @@ def test_every_way_to_back_up_is_measured_and_compared(results):
         assert only["cpu_seconds"] > sum(only["parts_cpu"].values()) - 0.01
 
 
-def test_memory_of_every_step_is_there_for_both_sizes(results):
+def test_bench_measures_memory_of_every_step_for_both_sizes(results):
     small, large = results["memory"].values()
     assert small.keys() == large.keys() == {*STEPS, "upload both"}
     assert any(peaks["tools"] > 1 << 20 for peaks in large.values())
     assert all(peaks["python"] < 1 << 30 for peaks in large.values())
 
 
-def test_a_restore_with_its_proof_is_measured(results):
+def test_bench_measures_a_restore_with_verification(results):
     rounds = results["restore"]["rounds"]
     steps = {f"{step} {source}" for source in ("postgres.main", "mongo.documents") for step in ("stage", "verify_staged")}
     assert {name: each["parts"].keys() for name, each in rounds.items()} == {
@@ -58,20 +58,20 @@ def test_a_restore_with_its_proof_is_measured(results):
     assert results["restore"]["times_plain"] == rounds["with verification"]["seconds"] / rounds["plain"]["seconds"]
 
 
-def test_no_plan_but_its_own_is_read(results, server_folder):
+def test_bench_reads_no_plan_except_its_own(results, server_folder):
     """The one that ships is broken where its variables are not set, and every step would say so."""
     logs = "".join(path.read_text() for path in (server_folder / "bench").rglob("*.log") if path.stem in {bench.SMALL, bench.LARGE})
     assert "postgres.main" in logs
     assert "broken" not in logs
 
 
-def test_parsing_is_measured_with_few_plans_and_with_more(parsed):
+def test_bench_measures_parsing_for_each_number_of_plans(parsed):
     assert [parsed[count]["dags"] for count in ("1", "2")] == [4, 8]
     assert parsed["2"]["bytes"] > 1.9 * parsed["1"]["bytes"] > 20_000
     assert all(each[what][1] > 0 for each in parsed.values() for what in ("imports", "parse", "serialize"))
 
 
-def test_it_is_json_and_a_table(results, parsed):
+def test_bench_results_are_json_and_print_as_a_table(results, parsed):
     airflow = {"tasks": 19, "runs": [(12.0, 30.0)], "directly": [(4.0, 5.0)], "adds": (8.0, 25.0)}
     read = json.loads(json.dumps(results | {"parse": parsed, "airflow": airflow, "seconds": 100.0}))
     lines = table(read).splitlines()
@@ -81,11 +81,11 @@ def test_it_is_json_and_a_table(results, parsed):
     assert {line.split()[0] for line in lines if line} >= {"dump", "compress", "verify", "upload", "restore", "plain", "parsing"}
 
 
-def test_a_part_is_measured_alone(parsed):
+def test_bench_table_prints_only_the_measured_part(parsed):
     lines = table({"processors": 2, "load_before": 0.1, "parse": parsed, "seconds": 9.0}).splitlines()
     assert {line.split()[0] for line in lines if line} == {"2", "parsing", "1", "The"}
 
 
-def test_a_part_that_is_not_known_is_said(capsys):
+def test_bench_refuses_an_unknown_part(capsys):
     assert bench.main("pars") == 2
     assert "There is no part pars; there are backup, memory, restore, parse, airflow." in capsys.readouterr().err

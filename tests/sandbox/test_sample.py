@@ -39,7 +39,7 @@ def settings(tmp_path):
     return tmp_path / "settings"
 
 
-def test_postgres_survives_stock_dump_and_restore_and_nothing_less(postgres_sample, tmp_path):
+def test_sample_postgres_equals_its_fingerprint_after_disaster_and_pg_restore(postgres_sample, tmp_path):
     before = fingerprints.postgres(postgres_sample)
     assert before["service_requests"][0] == 1400
     assert {"customers", "invoice_number", "revenue_by_month", "(views)", "(triggers)"} <= before.keys()
@@ -65,7 +65,7 @@ def test_postgres_survives_stock_dump_and_restore_and_nothing_less(postgres_samp
         ("REVOKE INSERT ON payments FROM openmanus_app", {"(owners and grants)"}),
     ],
 )
-def test_postgres_fingerprint_sees_small_changes(postgres_sample, change, seen):
+def test_postgres_fingerprint_detects_small_changes(postgres_sample, change, seen):
     before = fingerprints.postgres(postgres_sample)
     with postgres_sample.connect("openmanus") as connection:
         connection.execute(change)
@@ -73,7 +73,7 @@ def test_postgres_fingerprint_sees_small_changes(postgres_sample, change, seen):
     assert {name for name in before if before[name] != after[name]} == seen
 
 
-def test_mongo_survives_stock_dump_and_restore_and_nothing_less(mongo_sample, tmp_path):
+def test_sample_mongo_equals_its_fingerprint_after_disaster_and_mongorestore(mongo_sample, tmp_path):
     before = fingerprints.mongo(mongo_sample)
     assert before["documents"][0] == 70
     settings = tmp_path / "mongo.yaml"
@@ -94,7 +94,7 @@ def test_mongo_survives_stock_dump_and_restore_and_nothing_less(mongo_sample, tm
     assert {name for name in before if before[name] != after[name]} - {"drafts"} == {"documents", "sessions (indexes, options)"}
 
 
-def test_files_are_the_same_every_time_and_a_copy_is_equal(uploads, tmp_path):
+def test_files_fingerprint_is_equal_for_a_copy_and_differs_for_a_split_hard_link(uploads, tmp_path):
     sample.fill_files(tmp_path / "again", SCALE)
     assert fingerprints.files(tmp_path / "again") == fingerprints.files(uploads)
     assert (uploads / "latest").is_symlink()
@@ -111,7 +111,7 @@ def test_files_are_the_same_every_time_and_a_copy_is_equal(uploads, tmp_path):
     assert fingerprints.files(tmp_path / "copy") != fingerprints.files(uploads)
 
 
-def test_disaster_empties_uploads_and_takes_the_secrets(uploads, settings):
+def test_disaster_empties_uploads_and_deletes_the_secrets(uploads, settings):
     before = fingerprints.config(settings)
     assert (settings / ".env").stat().st_mode & 0o777 == 0o600
     sample.disaster(files=uploads, config=settings)

@@ -37,7 +37,7 @@ def read(places):
     return read_catalog("openmanus", places, KEY.verify_key)
 
 
-def test_sets_of_all_destinations_newest_first_by_recorded_time(tmp_path, places):
+def test_catalog_lists_sets_of_all_destinations_newest_first(tmp_path, places):
     old = ship(tmp_path, places, NOW - 3 * HOUR)
     newest = ship(tmp_path, places[1:], NOW)
     middle = ship(tmp_path, places[:1], NOW - HOUR)
@@ -47,7 +47,7 @@ def test_sets_of_all_destinations_newest_first_by_recorded_time(tmp_path, places
     assert (catalog.findings, catalog.unreachable) == ((), ())
 
 
-def test_names_say_nothing_about_the_order(tmp_path):
+def test_choose_orders_sets_by_recorded_time_and_not_by_set_id(tmp_path):
     local = folder(tmp_path, "local")
     younger = manifest(NOW, set_id="20200101T000000Z-0000")
     older = manifest(NOW - HOUR, set_id="20300101T000000Z-ffff")
@@ -56,7 +56,7 @@ def test_names_say_nothing_about_the_order(tmp_path):
     assert read([local]).sets == ()
 
 
-def test_what_has_no_manifest_is_no_set(tmp_path, places):
+def test_list_destination_lists_a_folder_without_manifest_apart_from_sets(tmp_path, places):
     ship(tmp_path, places)
     for path in (places[0].root / "openmanus").iterdir():
         (path / "manifest.json").unlink()
@@ -88,36 +88,36 @@ def tamper_size(root, made):
 
 
 @pytest.mark.parametrize("tamper", [tamper_content, tamper_signature, tamper_with_another_key, tamper_place, tamper_size])
-def test_a_manifest_that_cannot_be_believed_is_a_finding_and_no_set(tmp_path, tamper):
+def test_catalog_reports_a_tampered_manifest_as_finding_and_lists_no_set(tmp_path, tamper):
     local = folder(tmp_path, "local")
-    good = ship(tmp_path, [local], NOW - HOUR)
-    bad = ship(tmp_path, [local])
-    tamper(local.root, bad)
+    valid = ship(tmp_path, [local], NOW - HOUR)
+    tampered = ship(tmp_path, [local])
+    tamper(local.root, tampered)
     catalog = read([local])
-    assert [each.manifest for each in catalog.sets] == [good]
+    assert [each.manifest for each in catalog.sets] == [valid]
     [finding] = catalog.findings
     assert str(local.root) in finding
     choice = choose(catalog, "latest", now=NOW, level="decoded", rpo=RPO)
-    assert choice.chosen.manifest == good
+    assert choice.chosen.manifest == valid
     assert finding in choice.warnings
 
 
-def test_a_manifest_that_cannot_be_read_hides_no_other(tmp_path):
+def test_catalog_lists_other_sets_when_a_manifest_can_not_be_read(tmp_path):
     local = folder(tmp_path, "local")
-    good, bad = ship(tmp_path, [local], NOW - HOUR), ship(tmp_path, [local])
-    path = local.root / bad.path / "manifest.json"
+    other, unreadable = ship(tmp_path, [local], NOW - HOUR), ship(tmp_path, [local])
+    path = local.root / unreadable.path / "manifest.json"
     path.unlink()
     path.mkdir()
     catalog = read([local])
-    assert [each.manifest for each in catalog.sets] == [good]
-    assert bad.set_id in catalog.findings[0]
-    (local.root / good.path / "manifest.json").unlink()
-    (local.root / good.path / "manifest.json").mkdir()
+    assert [each.manifest for each in catalog.sets] == [other]
+    assert unreadable.set_id in catalog.findings[0]
+    (local.root / other.path / "manifest.json").unlink()
+    (local.root / other.path / "manifest.json").mkdir()
     with pytest.raises(DestinationError, match="Is a directory"):
         read([local])
 
 
-def test_two_true_manifests_under_one_id_are_a_finding(tmp_path, places):
+def test_catalog_reports_different_manifests_of_the_same_set_id_as_finding(tmp_path, places):
     ship(tmp_path, places[:1], run_id="r", note="one")
     ship(tmp_path, places[1:], run_id="r", note="two")
     catalog = read(places)
@@ -125,7 +125,7 @@ def test_two_true_manifests_under_one_id_are_a_finding(tmp_path, places):
     assert "different manifests at local, offsite" in catalog.findings[0]
 
 
-def test_a_destination_that_cannot_be_read_is_said_and_the_others_serve(tmp_path, places):
+def test_catalog_reports_an_unreachable_destination_and_lists_other_destinations(tmp_path, places):
     made = ship(tmp_path, places)
     shutil.rmtree(places[0].root)
     catalog = read(places)
@@ -138,7 +138,7 @@ def test_a_destination_that_cannot_be_read_is_said_and_the_others_serve(tmp_path
         choose(catalog, "latest", now=NOW + 2 * RPO, level="decoded", rpo=RPO)
 
 
-def test_no_destination_at_all_is_an_error(tmp_path):
+def test_catalog_fails_when_no_destination_can_be_read(tmp_path):
     gone = Folder("local", tmp_path / "gone")
     with pytest.raises(DestinationError, match="No destination can be read"):
         read([gone])
@@ -153,17 +153,17 @@ def take(catalog, wanted="latest", now=NOW, **options):
     return choose(catalog, wanted, now=now, level="decoded", rpo=RPO, **options)
 
 
-def test_latest_is_the_newest_good_set():
-    good = manifest(NOW - 5 * HOUR)
+def test_choose_latest_takes_the_newest_valid_set():
+    valid = manifest(NOW - 5 * HOUR)
     incomplete = manifest(NOW - 2 * HOUR, missing={"files.uploads": "no answer"})
     only_stored = manifest(NOW - HOUR, level="stored")
-    choice = take(catalog_of(manifest(NOW - 9 * HOUR), good, incomplete, only_stored))
-    assert choice.chosen.manifest == good
+    choice = take(catalog_of(manifest(NOW - 9 * HOUR), valid, incomplete, only_stored))
+    assert choice.chosen.manifest == valid
     assert choice.age == 5 * HOUR + timedelta(minutes=5)
     assert any("5 h 5 min is lost" in fact for fact in choice.facts)
 
 
-def test_latest_older_than_the_rpo_has_to_be_confirmed():
+def test_choose_latest_older_than_the_rpo_requires_confirmation():
     made = manifest(NOW - RPO)
     with pytest.raises(RestoreError, match="1 d old; the plan's RPO is 1 d"):
         take(catalog_of(made))
@@ -172,21 +172,21 @@ def test_latest_older_than_the_rpo_has_to_be_confirmed():
     assert take(catalog_of(exactly)).age == RPO
 
 
-def test_nothing_good_is_an_error():
+def test_choose_latest_fails_without_a_valid_set():
     with pytest.raises(RestoreError, match="There is no valid set"):
         take(catalog_of())
     with pytest.raises(RestoreError, match="There is no valid set"):
         take(catalog_of(manifest(NOW, level="stored")), confirm_old=True)
 
 
-def test_a_named_set_is_taken_at_any_age():
+def test_choose_by_set_id_takes_a_set_of_any_age():
     old, new = manifest(NOW - 100 * RPO), manifest(NOW)
     choice = take(catalog_of(old, new), old.set_id)
     assert choice.chosen.manifest == old
     assert choice.age > 100 * RPO
 
 
-def test_a_named_set_that_is_not_good_is_taken_with_a_warning_that_says_why():
+def test_choose_by_set_id_takes_an_invalid_set_and_warns_with_the_reasons():
     made = manifest(NOW, missing={"files.uploads": "it does not answer."}, sources={"postgres.main": source(level="stored")})
     choice = take(catalog_of(made), made.set_id)
     words = "files.uploads is missing (it does not answer); it was verified to the level checksum, the plan asks for content"
@@ -194,12 +194,12 @@ def test_a_named_set_that_is_not_good_is_taken_with_a_warning_that_says_why():
 
 
 @pytest.mark.parametrize("wanted", ["20261123T120000Z-zzzz", "../x", "", "newest", "LATEST"])
-def test_what_is_no_set_id_is_refused(wanted):
+def test_choose_refuses_a_malformed_set_id(wanted):
     with pytest.raises(PlanError, match="is not a set id"):
         take(catalog_of(manifest()), wanted)
 
 
-def test_a_set_that_nobody_has_is_an_error():
+def test_choose_fails_for_a_set_id_that_no_destination_has():
     with pytest.raises(RestoreError, match="There is no set 20200101T000000Z-0000"):
         take(catalog_of(manifest()), "20200101T000000Z-0000")
 
@@ -208,7 +208,7 @@ def spanning(begin, end):
     return manifest(end + HOUR, sources={"files.uploads": source(begin, end, consistency="scan")})
 
 
-def test_newest_before_takes_nothing_younger_than_the_moment():
+def test_choose_newest_before_takes_no_set_that_ends_after_the_moment():
     early, late = spanning(NOW - 9 * HOUR, NOW - 8 * HOUR), spanning(NOW - 5 * HOUR, NOW - 3 * HOUR)
     catalog = catalog_of(early, late)
     assert take(catalog, newest_before="2026-11-23T09:00:00Z").chosen.manifest == late
@@ -223,12 +223,12 @@ def test_newest_before_takes_nothing_younger_than_the_moment():
     ("moment", "words"),
     [("2026-11-23T09:00:00", "says no offset"), ("yesterday", "is not a moment"), ("2026-11-23T12:00:01Z", "still to come")],
 )
-def test_moments_that_are_guesses_are_refused(moment, words):
+def test_choose_newest_before_refuses_invalid_and_future_moments(moment, words):
     with pytest.raises(PlanError, match=words):
         take(catalog_of(manifest(NOW - HOUR)), newest_before=moment)
 
 
-def test_a_set_id_and_a_moment_contradict_each_other():
+def test_choose_refuses_a_set_id_together_with_newest_before():
     made = manifest(NOW)
     with pytest.raises(PlanError, match="both given"):
         take(catalog_of(made), made.set_id, newest_before="2026-11-23T09:00:00Z")
@@ -241,7 +241,7 @@ def clock_ahead_while_dumping(by):
 
 @pytest.mark.parametrize("future", [manifest(NOW + 365 * RPO), clock_ahead_while_dumping(365 * RPO)], ids=["all of it", "its dump"])
 @pytest.mark.parametrize("options", [{}, {"newest_before": "2026-11-23T12:00:00Z"}], ids=["latest", "newest before"])
-def test_a_set_from_the_future_is_never_the_latest_and_is_named(future, options):
+def test_choose_latest_or_newest_before_skips_a_future_dated_set_and_warns(future, options):
     past = manifest(NOW - HOUR)
     choice = take(catalog_of(future, past), **options)
     assert choice.chosen.manifest == past
@@ -250,13 +250,13 @@ def test_a_set_from_the_future_is_never_the_latest_and_is_named(future, options)
         take(catalog_of(future), **options)
 
 
-def test_a_set_from_the_future_does_not_switch_the_rpo_off():
+def test_choose_latest_enforces_the_rpo_beside_a_future_dated_set():
     catalog = catalog_of(manifest(NOW + 365 * RPO), manifest(NOW - 2 * RPO))
     with pytest.raises(RestoreError, match=r"2 d old; the plan's RPO is 1 d\..* in the future: a clock was wrong"):
         take(catalog)
 
 
-def test_a_set_from_the_future_is_taken_by_its_id_and_its_age_is_not_made_up():
+def test_choose_by_set_id_takes_a_future_dated_set_without_a_claim_of_data_loss():
     future = manifest(NOW + 365 * RPO)
     choice = take(catalog_of(future, manifest(NOW)), future.set_id)
     assert choice.chosen.manifest == future
@@ -265,7 +265,7 @@ def test_a_set_from_the_future_is_taken_by_its_id_and_its_age_is_not_made_up():
     assert any(f"{future.set_id} is dated 365 d in the future: a clock was wrong" in warning for warning in choice.warnings)
 
 
-def test_clocks_may_differ_a_little():
+def test_choose_accepts_a_set_dated_a_few_minutes_ahead():
     made = manifest(NOW + timedelta(minutes=4), sources={"files.uploads": source(NOW + timedelta(minutes=3))})
     choice = take(catalog_of(made))
     assert (choice.chosen.manifest, choice.warnings) == (made, ())

@@ -37,7 +37,7 @@ def signed(data: bytes) -> tuple[bytes, bytes]:
     return data, KEY.sign(data)
 
 
-def test_what_was_written_is_read(made):
+def test_parse_manifest_returns_the_written_manifest(made):
     folder, written = made
     data, signature = (folder / "manifest.json").read_bytes(), (folder / "manifest.json.sig").read_bytes()
     assert parse_manifest(data, signature, KEY.verify_key, f"openmanus/{folder.name}") == written
@@ -45,7 +45,7 @@ def test_what_was_written_is_read(made):
     assert not [path for path in folder.iterdir() if path.name.endswith(".partial")]
 
 
-def test_stock_openssl_checks_the_signature(made, tmp_path):
+def test_manifest_signature_is_verified_by_stock_openssl(made, tmp_path):
     folder, _ = made
     public = tmp_path / "public.pem"
     public.write_bytes(KEY.verify_key.pem)
@@ -59,7 +59,7 @@ def test_stock_openssl_checks_the_signature(made, tmp_path):
     assert verify() != 0
 
 
-def test_stock_tools_check_the_packs(made):
+def test_pack_checksums_are_verified_by_stock_tools(made):
     folder, _ = made
     # the commands of docs/reference/format.md
     command = r"""sed -E 's/.*"file":"([^"]*)".*"sha256":"([0-9a-f]{64})".*/\2  \1/' packs.jsonl | sha256sum --check --strict --quiet"""
@@ -72,7 +72,7 @@ def test_stock_tools_check_the_packs(made):
 
 
 @pytest.mark.parametrize("position", [0, 200, -2])
-def test_a_changed_byte_is_noticed(made, position):
+def test_parse_manifest_refuses_a_manifest_with_a_changed_byte(made, position):
     folder, _ = made
     data = bytearray((folder / "manifest.json").read_bytes())
     data[position] ^= 1
@@ -80,7 +80,7 @@ def test_a_changed_byte_is_noticed(made, position):
         parse_manifest(bytes(data), (folder / "manifest.json.sig").read_bytes(), KEY.verify_key, f"openmanus/{folder.name}")
 
 
-def test_somebody_elses_signature_is_not_believed(made):
+def test_parse_manifest_refuses_a_missing_signature_or_another_key(made):
     folder, written = made
     data = (folder / "manifest.json").read_bytes()
     with pytest.raises(ManifestError, match="was not signed"):
@@ -90,21 +90,21 @@ def test_somebody_elses_signature_is_not_believed(made):
 
 
 @pytest.mark.parametrize("path", ["openmanus/20261122T010000Z-0000", "other/{set_id}", "{set_id}", "openmanus/{set_id}/x"])
-def test_a_manifest_somewhere_else_is_not_believed(made, path):
+def test_parse_manifest_refuses_a_manifest_at_another_path(made, path):
     folder, _ = made
     data, signature = (folder / "manifest.json").read_bytes(), (folder / "manifest.json.sig").read_bytes()
     with pytest.raises(ManifestError, match="somebody moved or copied it"):
         parse_manifest(data, signature, KEY.verify_key, path.format(set_id=folder.name))
 
 
-def test_another_signed_thing_is_no_manifest():
+def test_parse_manifest_refuses_a_signed_record():
     record = hold(manifest(), NOW, "alice", "keep it")
     with pytest.raises(ManifestError, match="says that it is 'hold'"):
         parse_manifest(*signed(encode(record)), KEY.verify_key, "openmanus/x")
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff\xfe", b'{"kind": "manifest"', b"[" * 60_000, b"9" * 60_000])
-def test_what_is_signed_and_not_json_of_the_form_is_refused(data):
+def test_parse_manifest_refuses_signed_data_that_is_not_a_json_manifest(data):
     with pytest.raises(ManifestError, match="is not JSON of the right form"):
         parse_manifest(*signed(data), KEY.verify_key, "openmanus/x")
 
@@ -127,14 +127,14 @@ def test_what_is_signed_and_not_json_of_the_form_is_refused(data):
         ({"created": "9999-12-31T23:59:59-14:00"}, "of the years 1970 to 2200"),
     ],
 )
-def test_a_signed_manifest_that_is_not_valid_is_refused_with_the_key(change, words):
-    good = manifest()
-    values = json.loads(encode(good)) | change
+def test_parse_manifest_refuses_a_signed_manifest_with_invalid_values(change, words):
+    valid = manifest()
+    values = json.loads(encode(valid)) | change
     with pytest.raises(ManifestError, match=words):
-        parse_manifest(*signed(json.dumps(values).encode()), KEY.verify_key, good.path)
+        parse_manifest(*signed(json.dumps(values).encode()), KEY.verify_key, valid.path)
 
 
-def test_moments_without_offset_are_refused():
+def test_source_entry_refuses_moments_without_offset():
     naive = source(NOW).model_dump()
     naive["point"]["opened"] = NOW.replace(tzinfo=None)
     with pytest.raises(ValidationError, match="without offset"):
@@ -142,7 +142,7 @@ def test_moments_without_offset_are_refused():
 
 
 @pytest.mark.parametrize("moment", ["opened", "closed"])
-def test_moments_that_no_clock_showed_are_refused(moment):
+def test_source_entry_refuses_moments_outside_the_years_1970_to_2200(moment):
     values = source().model_dump()
     values["point"][moment] = "0001-01-01T00:00:00+14:00"
     with pytest.raises(ValidationError, match="of the years 1970 to 2200"):
@@ -150,7 +150,7 @@ def test_moments_that_no_clock_showed_are_refused(moment):
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 53, 10**400])
-def test_numbers_that_readers_of_json_would_not_agree_about_are_refused(number):
+def test_manifest_refuses_numbers_that_are_negative_or_not_exact_in_json(number):
     for part in (File(bytes=1, sha256="0" * 64), source().totals, StoredPack(**PACK)):
         for name in part.model_dump().keys() & {"bytes", "artifacts", "packs", "raw_bytes", "stored_bytes", "counts", "number"}:
             changed = {"table": number} if name == "counts" else number
@@ -158,14 +158,14 @@ def test_numbers_that_readers_of_json_would_not_agree_about_are_refused(number):
                 type(part).model_validate(part.model_dump() | {name: changed})
 
 
-def test_a_list_of_packs_that_no_memory_holds_is_refused():
+def test_manifest_refuses_a_list_of_packs_above_the_size_limit():
     there = File(bytes=MAX_PACKS_BYTES, sha256="0" * 64)
     Files(contents=there, instructions=there, packs=there)
     with pytest.raises(ValidationError, match="packs"):
         Files(contents=there, instructions=there, packs=there.model_copy(update={"bytes": MAX_PACKS_BYTES + 1}))
 
 
-def test_the_same_manifest_is_always_the_same_bytes():
+def test_encode_gives_equal_bytes_for_equal_manifests():
     first = manifest(run_id="r", sources={"postgres.main": source(), "config.code": source()})
     second = manifest(run_id="r", sources={"config.code": source(), "postgres.main": source()})
     assert encode(first) == encode(second)
@@ -173,7 +173,7 @@ def test_the_same_manifest_is_always_the_same_bytes():
     assert Manifest.model_validate_json(encode(first)) == first
 
 
-def test_many_warnings_never_make_a_manifest_too_large(tmp_path):
+def test_write_manifest_cuts_warnings_to_stay_below_the_size_limit(tmp_path):
     warnings = tuple(f"{number}: {'x' * 500}" for number in range(1000))
     for sources in (1, 40, 90):
         entries = {f"files.f{number}": source(warnings=warnings) for number in range(sources)}
@@ -187,32 +187,32 @@ def test_many_warnings_never_make_a_manifest_too_large(tmp_path):
             assert entry.warnings[-1].startswith(f"{1000 - kept} more warnings")
 
 
-def test_counts_of_many_databases_never_make_a_manifest_too_large(tmp_path):
+def test_write_manifest_drops_counts_to_stay_below_the_size_limit(tmp_path):
     counts = {f"a database with a name {number}": number for number in range(4000)}
     entry = source().model_copy(update={"totals": source().totals.model_copy(update={"counts": counts})})
     written = write_manifest(tmp_path, manifest(sources={"mongo.many": entry, "files.few": source()}), KEY)
     assert written.sources["mongo.many"].totals.counts == {}
 
 
-def test_a_manifest_of_too_many_sources_is_refused(tmp_path):
+def test_write_manifest_refuses_too_many_sources(tmp_path):
     with pytest.raises(ManifestError, match="more than 64000"):
         write_manifest(tmp_path, manifest(sources={f"files.f{number}": source() for number in range(300)}), KEY)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_terabyte_fits():
+def test_manifest_of_twenty_sources_with_many_packs_stays_below_the_size_limit():
     packs = 1000
     entries = {f"postgres.p{number}": source(packs=packs) for number in range(20)}
     assert len(encode(manifest(sources=entries))) < MAX_BYTES
 
 
-def test_texts_that_are_not_unicode_are_kept_readable():
+def test_manifest_escapes_text_that_is_not_unicode():
     entry = source(warnings=("cannot read a\udcffb",))
     assert entry.warnings == ("cannot read a\\udcffb",)
     assert encode(manifest(sources={"files.uploads": entry}))
 
 
-def test_the_moments_of_a_set():
+def test_manifest_begin_end_and_skew_cover_all_sources():
     sources = {
         "postgres.main": source(NOW, NOW + timedelta(minutes=30)),
         "mongo.documents": source(NOW - timedelta(seconds=2), NOW + timedelta(minutes=5), consistency="fuzzy"),
@@ -225,7 +225,7 @@ def test_the_moments_of_a_set():
     assert skew({"postgres.main": sources["postgres.main"]}) == 0
 
 
-def test_what_makes_a_set_good():
+def test_manifest_is_valid_only_when_complete_and_every_source_has_the_level():
     assert manifest(level="decoded").valid("decoded")
     assert manifest(level="decoded").valid("stored")
     assert not manifest(level="stored").valid("decoded")
@@ -233,7 +233,7 @@ def test_what_makes_a_set_good():
     assert not manifest(sources={"postgres.a": source(level="decoded"), "postgres.b": source(level="stored")}).valid("decoded")
 
 
-def test_set_ids():
+def test_new_set_id_is_deterministic_and_is_set_id_refuses_malformed_ids():
     one = new_set_id(NOW, "manual__2026-11-23")
     assert one == new_set_id(NOW, "manual__2026-11-23")
     assert one != new_set_id(NOW, "manual__2026-11-24")
@@ -242,7 +242,7 @@ def test_set_ids():
     assert not any(map(is_set_id, ("latest", "", one + "x", one.lower(), f"../{one}", f"{one}\n")))
 
 
-def test_packs_are_read_back_and_named_with_everything_else(made):
+def test_set_files_lists_every_file_of_a_set_with_packs_first(made):
     folder, written = made
     packs = parse_packs((folder / "packs.jsonl").read_bytes(), written)
     assert [pack.number for pack in packs] == [0, 1, 2]
@@ -253,7 +253,7 @@ def test_packs_are_read_back_and_named_with_everything_else(made):
     assert list(files)[:3] == [pack_path("postgres.main", f"shop.{number:03d}.tar.zst.age") for number in range(3)]
 
 
-def test_other_packs_are_not_believed(made):
+def test_parse_packs_refuses_a_list_that_differs_from_the_manifest(made):
     folder, written = made
     data = (folder / "packs.jsonl").read_bytes()
     for changed in (b"", data[:-1], data.replace(b"shop.000", b"shop.009"), data + data.splitlines()[0]):
@@ -266,6 +266,6 @@ def test_other_packs_are_not_believed(made):
     ["/etc/passwd", "../x", "postgres/../../x", "postgres//x", "postgres/main/", "manifest.json", "x", "postgres/./x", ".hidden/x", "a/b\n",
      "records/20261123T120000.000000Z-hold.json", "postgres/main/" + "x" * 256, "a/b/c/d/e/f", "a/b c", "a/ä", "a\\b/c"],
 )  # fmt: skip
-def test_a_pack_never_lies_outside_its_set(file):
+def test_stored_pack_refuses_unsafe_and_reserved_paths(file):
     with pytest.raises(ValidationError):
         StoredPack(**PACK | {"file": file})

@@ -31,12 +31,12 @@ def path_of(made, record):
     return f"{made.path}/records/{record.name}.json"
 
 
-def test_a_set_has_no_records_at_first(destination, made):
+def test_read_records_of_a_new_set_is_empty(destination, made):
     found = read(destination, made)
     assert (found.verified, found.holds, found.findings) == ((), (), ())
 
 
-def test_a_hold_holds_until_it_is_released(destination, made):
+def test_hold_is_in_force_until_a_release_record_is_added(destination, made):
     held = hold(made, NOW, "alice", "an audit")
     add_record(destination, held, KEY)
     add_record(destination, held, KEY)
@@ -52,7 +52,7 @@ def test_a_hold_holds_until_it_is_released(destination, made):
     assert found.findings == ()
 
 
-def test_a_release_ends_only_the_hold_that_it_names(destination, made):
+def test_release_ends_only_the_named_hold(destination, made):
     holds = [hold(made, NOW + timedelta(microseconds=number), "alice", f"reason {number}") for number in range(3)]
     for each in holds:
         add_record(destination, each, KEY)
@@ -60,14 +60,14 @@ def test_a_release_ends_only_the_hold_that_it_names(destination, made):
     assert [each.name for each in read(destination, made).holds] == [holds[0].name, holds[2].name]
 
 
-def test_a_set_born_with_a_hold_is_held_until_that_is_released(destination):
+def test_hold_of_the_manifest_is_in_force_until_a_release_record_is_added(destination):
     made = manifest(hold=True)
     assert [each.name for each in read(destination, made).holds] == ["manifest"]
     add_record(destination, release(made, "manifest", NOW, "bob", "no longer needed"), KEY)
     assert read(destination, made).holds == ()
 
 
-def test_stock_openssl_checks_a_record(destination, made, tmp_path):
+def test_record_signature_is_verified_by_stock_openssl(destination, made, tmp_path):
     held = hold(made, NOW, "alice", "an audit")
     add_record(destination, held, KEY)
     (tmp_path / "public.pem").write_bytes(KEY.verify_key.pem)
@@ -84,7 +84,7 @@ def forge(destination, made, tmp_path, record, key=None, name=None, signature=No
         put(destination, f"{path}.sig", signature or (key or SigningKey.generate()).sign(data), tmp_path)
 
 
-def test_a_forged_release_releases_nothing(destination, made, tmp_path):
+def test_release_without_a_valid_signature_ends_no_hold(destination, made, tmp_path):
     held = hold(made, NOW, "alice", "an audit")
     add_record(destination, held, KEY)
     ended = release(made, held.name, NOW + timedelta(seconds=1), "mallory", "delete it")
@@ -98,7 +98,7 @@ def test_a_forged_release_releases_nothing(destination, made, tmp_path):
         destination.delete([path_of(made, ended), path_of(made, ended) + ".sig"])
 
 
-def test_a_release_of_another_set_releases_nothing(destination, made, tmp_path):
+def test_release_of_another_set_ends_no_hold(destination, made, tmp_path):
     other = manifest(NOW - timedelta(days=1))
     held = hold(made, NOW, "alice", "an audit")
     add_record(destination, held, KEY)
@@ -109,13 +109,13 @@ def test_a_release_of_another_set_releases_nothing(destination, made, tmp_path):
     assert "somebody moved or copied it" in found.findings[0]
 
 
-def test_a_record_under_another_name_is_not_believed(destination, made, tmp_path):
+def test_record_under_another_name_is_not_verified(destination, made, tmp_path):
     ended = release(made, "manifest", NOW, "bob", "done")
     forge(destination, made, tmp_path, ended, KEY, name="20270101T000000.000000Z-release")
     assert read(destination, made).verified == ()
 
 
-def test_a_signed_manifest_is_no_record(destination, tmp_path):
+def test_read_records_refuses_a_signed_manifest(destination, tmp_path):
     made = manifest(hold=True)
     data = encode(made)
     for name, content in (("", data), (".sig", KEY.sign(data))):
@@ -125,7 +125,7 @@ def test_a_signed_manifest_is_no_record(destination, tmp_path):
     assert "no record" in found.findings[0]
 
 
-def test_a_hold_that_cannot_be_verified_still_protects_and_a_true_release_ends_it(destination, made, tmp_path):
+def test_hold_without_a_valid_signature_is_in_force_until_a_valid_release(destination, made, tmp_path):
     held = hold(made, NOW, "mallory", "fill the disk")
     forge(destination, made, tmp_path, held)
     found = read(destination, made)
@@ -137,7 +137,7 @@ def test_a_hold_that_cannot_be_verified_still_protects_and_a_true_release_ends_i
     assert read(destination, made).holds == ()
 
 
-def test_a_damaged_hold_still_protects(destination, made):
+def test_hold_with_damaged_content_is_in_force(destination, made):
     held = hold(made, NOW, "alice", "an audit")
     add_record(destination, held, KEY)
     path = destination.root / path_of(made, held)
@@ -146,7 +146,7 @@ def test_a_damaged_hold_still_protects(destination, made):
         assert [each.name for each in read(destination, made).holds] == [held.name]
 
 
-def test_other_kinds_carry_their_facts(destination, made):
+def test_report_record_is_read_back_with_its_facts(destination, made):
     report = Record(
         kind="report", plan=made.plan, set_id=made.set_id, time=NOW, by="run r", text="restored", facts={"seconds": 12.5, "steps": [1]}
     )
@@ -155,7 +155,7 @@ def test_other_kinds_carry_their_facts(destination, made):
     assert json.loads((destination.root / path_of(made, report)).read_text())["kind"] == "report"
 
 
-def test_only_a_release_names_a_hold(made):
+def test_record_refuses_unknown_kinds_and_wrong_use_of_the_released_hold(made):
     values = {"plan": made.plan, "set_id": made.set_id, "time": NOW, "by": "a", "text": "b"}
     for wrong in ({"kind": "release"}, {"kind": "hold", "releases": "x"}, {"kind": "manifest"}, {"kind": "approval"}):
         with pytest.raises(ValidationError):

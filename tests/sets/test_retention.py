@@ -37,26 +37,26 @@ def daily(count, **changes):
     return [manifest(NOW - number * DAY, **changes) for number in range(count)]
 
 
-def test_last_keeps_the_newest():
+def test_keep_last_keeps_the_newest_sets():
     sets = daily(10)
     assert kept(plan(sets, keep_last=3)) == ids(*sets[:3])
     assert kept(plan(sets, keep_last=20)) == ids(*sets)
 
 
-def test_within_keeps_the_window_and_the_newest_before_it():
+def test_keep_within_keeps_the_window_and_the_newest_older_set():
     sets = daily(10)
     assert kept(plan(sets, keep_within="60h")) == ids(*sets[:4])  # three in the window, and one that its first moment goes back to
     assert kept(plan(sets, keep_within="3d")) == ids(*sets[:5])  # a set exactly three days old is in the window
     assert kept(plan(sets, keep_within="90d")) == ids(*sets)
 
 
-def test_a_set_stays_if_any_rule_wants_it():
+def test_retention_keeps_a_set_that_any_rule_keeps():
     sets = daily(10)
     assert kept(plan(sets, keep_within="60h", keep_last=7)) == ids(*sets[:7])
     assert kept(plan(sets, keep_within="6d", keep_last=2)) == ids(*sets[:8])
 
 
-def test_sets_that_are_not_valid_do_not_count_but_stay_with_their_neighbours():
+def test_retention_keeps_recent_invalid_sets_but_does_not_count_invalid_sets():
     valid = daily(10)
     broken = [
         manifest(each.created + timedelta(hours=1), **({"missing": {"files.uploads": "no answer"}} if number % 2 else {"level": "stored"}))
@@ -66,7 +66,7 @@ def test_sets_that_are_not_valid_do_not_count_but_stay_with_their_neighbours():
     assert kept(plan(valid + broken, keep_within="60h")) == ids(*valid[:4], *broken[:3])
 
 
-def test_a_long_row_of_failures_pushes_nothing_out():
+def test_retention_keeps_a_valid_set_behind_hundreds_of_incomplete_sets():
     valid = manifest(NOW - 400 * DAY)
     older = manifest(NOW - 500 * DAY)
     failures = [manifest(NOW - number * DAY, missing={"files.uploads": "no answer"}) for number in range(300)]
@@ -74,39 +74,39 @@ def test_a_long_row_of_failures_pushes_nothing_out():
     assert ids(valid) <= kept(plan([older, valid, *failures], keep_within="30d"))
 
 
-def test_the_newest_valid_set_stays_at_any_age():
+def test_retention_keeps_the_newest_valid_set_at_any_age():
     sets = [manifest(NOW - (400 + number) * DAY) for number in range(3)]
     assert kept(plan(sets, keep_within="1d")) == ids(sets[0])
 
 
-def test_nothing_is_deleted_where_no_valid_set_would_be_left():
+def test_retention_is_refused_when_no_valid_set_would_be_left():
     with pytest.raises(RetentionError, match="leave no valid set"):
         plan([manifest(NOW - 100 * DAY, level="stored")], keep_within="30d")
     assert plan([], keep_within="30d") == ()
     assert len(kept(plan([manifest(NOW, level="stored")], keep_within="30d"))) == 1
 
 
-def test_held_sets_stay_and_say_why():
+def test_retention_keeps_a_held_set_and_gives_the_hold_as_reason():
     sets = daily(5)
     decisions = plan(sets, {sets[4].set_id: "held by alice: an audit"}, keep_last=1)
     assert kept(decisions) == ids(sets[0], sets[4])
     assert decisions[4].reason == "held by alice: an audit"
 
 
-def test_a_set_dated_in_the_future_is_kept_and_pushes_nothing_out():
+def test_retention_keeps_but_does_not_count_a_set_dated_in_the_future():
     future = manifest(NOW + 30 * DAY)
     sets = daily(3)
     assert kept(plan([future, *sets], keep_last=1)) == ids(future, sets[0])
 
 
-def test_a_set_whose_dump_is_dated_in_the_future_is_kept_and_pushes_nothing_out():
+def test_retention_keeps_but_does_not_count_a_set_whose_dump_is_dated_in_the_future():
     """A restore of the latest leaves it out, so what it would take has to stay."""
     odd = manifest(NOW, sources={"files.uploads": source(NOW + DAY, consistency="scan")})
     sets = daily(3)
     assert kept(plan([odd, *sets[1:]], keep_last=1)) == ids(odd, sets[1])
 
 
-def test_order_comes_from_the_recorded_time_and_never_from_the_name():
+def test_retention_orders_sets_by_recorded_time_and_not_by_set_id():
     younger = manifest(NOW, set_id="20200101T000000Z-0000")
     older = manifest(NOW - DAY, set_id="20300101T000000Z-ffff")
     assert kept(plan([older, younger], keep_last=1)) == ids(younger)
@@ -130,7 +130,7 @@ def expected(sets, held, within, last, now):
     return result
 
 
-def test_random_histories():
+def test_retention_of_random_histories_equals_the_rules_applied_set_by_set():
     dice = random.Random(20261123)
     deletions = 0
     for _ in range(400):
@@ -166,7 +166,7 @@ def test_random_histories():
     assert deletions > 500
 
 
-def test_years_of_nights_never_lose_the_promise():
+def test_retention_applied_every_night_always_keeps_enough_valid_sets():
     dice = random.Random(7)
     sets = []
     for night in range(250):
@@ -214,7 +214,7 @@ def folders_at(destination):
     return {key.split("/")[1] for key in keys_of(destination, "openmanus/")}
 
 
-def test_prune_deletes_what_no_rule_keeps_and_nothing_else(destination, tmp_path, caplog):
+def test_prune_deletes_only_sets_that_no_rule_keeps(destination, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     old = [ship(tmp_path, destination, number * DAY) for number in (3, 2, 1)]
     newest = ship(tmp_path, destination, timedelta())
@@ -231,7 +231,7 @@ def test_prune_deletes_what_no_rule_keeps_and_nothing_else(destination, tmp_path
     assert shown < gone
 
 
-def test_clocks_that_differ_refuse(destination, tmp_path):
+def test_prune_is_refused_when_clocks_differ(destination, tmp_path):
     old, newest = ship(tmp_path, destination, 9 * DAY), ship(tmp_path, destination, timedelta())
     for skew in (timedelta(minutes=6), -timedelta(minutes=6), 400 * DAY):
         with pytest.raises(RetentionError, match="clock says"):
@@ -241,7 +241,7 @@ def test_clocks_that_differ_refuse(destination, tmp_path):
     assert folders_at(destination) == ids(newest)
 
 
-def test_a_destination_that_takes_minutes_not_to_answer_is_no_wrong_clock(local, tmp_path, monkeypatch):
+def test_prune_does_not_take_a_slow_destination_for_a_wrong_clock(local, tmp_path, monkeypatch):
     newest = ship(tmp_path, local, timedelta())
     passed = iter([0, 0, 400])
     monkeypatch.setattr(sets_prune.time, "monotonic", lambda: next(passed))
@@ -251,7 +251,7 @@ def test_a_destination_that_takes_minutes_not_to_answer_is_no_wrong_clock(local,
     assert run(local, newest, now=moment, others=(slow, asked_after_it)).deleted == ()
 
 
-def test_nothing_is_deleted_without_the_set_of_the_run(local, tmp_path):
+def test_prune_is_refused_when_the_set_of_the_run_is_missing(local, tmp_path):
     sets = [ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())]
     with pytest.raises(RetentionError, match="is not at"):
         run(local, manifest(TODAY))
@@ -261,7 +261,7 @@ def test_nothing_is_deleted_without_the_set_of_the_run(local, tmp_path):
     assert folders_at(local) == ids(*sets)
 
 
-def test_held_sets_stay_until_released(destination, tmp_path):
+def test_prune_keeps_held_sets_until_released(destination, tmp_path):
     born_held = ship(tmp_path, destination, 9 * DAY, hold=True)
     held = ship(tmp_path, destination, 8 * DAY)
     newest = ship(tmp_path, destination, timedelta())
@@ -275,7 +275,7 @@ def test_held_sets_stay_until_released(destination, tmp_path):
     assert folders_at(destination) == ids(newest)
 
 
-def test_a_hold_that_comes_between_plan_and_delete_is_heeded(destination, tmp_path, monkeypatch):
+def test_prune_respects_a_hold_added_between_planning_and_deletion(destination, tmp_path, monkeypatch):
     sets = [ship(tmp_path, destination, number * DAY) for number in (3, 2)]
     newest = ship(tmp_path, destination, timedelta())
     real = destination.delete
@@ -291,7 +291,7 @@ def test_a_hold_that_comes_between_plan_and_delete_is_heeded(destination, tmp_pa
     assert set(done.kept) == folders_at(destination) == ids(sets[1], newest)
 
 
-def test_a_hold_that_was_damaged_still_protects(local, tmp_path):
+def test_prune_keeps_a_set_whose_hold_lacks_its_signature(local, tmp_path):
     held, newest = ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())
     record = hold(held, TODAY, "alice", "an audit")
     add_record(local, record, KEY)
@@ -300,7 +300,7 @@ def test_a_hold_that_was_damaged_still_protects(local, tmp_path):
     assert folders_at(local) == ids(held, newest)
 
 
-def test_what_cannot_be_believed_is_named_and_never_deleted(local, tmp_path):
+def test_prune_reports_and_keeps_sets_with_tampered_or_moved_manifests(local, tmp_path):
     tampered, moved, newest = (ship(tmp_path, local, age) for age in (9 * DAY, 8 * DAY, timedelta()))
     path = local.root / tampered.path / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"note": ""', b'"note": "x"'))
@@ -312,7 +312,7 @@ def test_what_cannot_be_believed_is_named_and_never_deleted(local, tmp_path):
     assert folders_at(local) == {tampered.set_id, "20200101T000000Z-0000", newest.set_id}
 
 
-def test_a_manifest_that_changes_between_plan_and_delete_is_left_alone(local, tmp_path, monkeypatch):
+def test_prune_keeps_a_set_whose_manifest_changes_before_deletion(local, tmp_path, monkeypatch):
     doomed, newest = ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())
     real = sets_prune._plan
 
@@ -352,7 +352,7 @@ KILLED = """
 
 
 @pytest.mark.parametrize("survive", range(8))
-def test_a_prune_that_is_killed_anywhere_is_finished_later(local, tmp_path, survive):
+def test_prune_finishes_a_deletion_that_was_killed_at_any_file(local, tmp_path, survive):
     doomed, newest = ship(tmp_path, local, 9 * DAY), ship(tmp_path, local, timedelta())
     (tmp_path / "public.pem").write_bytes(KEY.verify_key.pem)
     ended = run_python(KILLED, local.root, tmp_path / "public.pem", newest.set_id, survive)
@@ -375,7 +375,7 @@ def age(folder, days):
         os.utime(path, (TODAY.timestamp() - days * 86400,) * 2)
 
 
-def test_leftovers_go_when_they_are_old_and_nobody_holds_them(local, tmp_path):
+def test_prune_removes_only_leftovers_that_are_old_and_not_held(local, tmp_path):
     leftovers = [ship(tmp_path, local, 9 * DAY) for _ in range(3)]
     newest = ship(tmp_path, local, timedelta())
     for left in leftovers:
@@ -388,7 +388,7 @@ def test_leftovers_go_when_they_are_old_and_nobody_holds_them(local, tmp_path):
     assert folders_at(local) == ids(*leftovers[1:], newest)
 
 
-def test_a_link_that_is_named_like_a_set_leads_prune_nowhere(local, tmp_path):
+def test_prune_skips_symlink_named_like_a_set(local, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "letter").write_text("not a backup")
@@ -399,7 +399,7 @@ def test_a_link_that_is_named_like_a_set_leads_prune_nowhere(local, tmp_path):
     assert (elsewhere / "letter").read_text() == "not a backup"
 
 
-def test_a_leftover_stays_that_another_destination_knows_as_held(local, tmp_path):
+def test_prune_keeps_a_leftover_that_is_held_at_another_destination(local, tmp_path):
     (tmp_path / "other").mkdir()
     other = Folder("other", tmp_path / "other")
     newest = ship(tmp_path, local, timedelta())
@@ -416,7 +416,7 @@ def test_a_leftover_stays_that_another_destination_knows_as_held(local, tmp_path
     assert run(local, newest, others=[other]).swept == (held.set_id,)
 
 
-def test_a_set_that_is_being_uploaded_is_left_alone(destination, tmp_path):
+def test_prune_keeps_a_set_that_is_being_uploaded(destination, tmp_path):
     newest = ship(tmp_path, destination, timedelta())
     path, being_written = make_set(tmp_path / "staging", TODAY - 30 * DAY)
     put(destination, f"{being_written.path}/postgres/main/shop.000.tar.zst.age", b"x", tmp_path)

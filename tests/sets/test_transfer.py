@@ -52,7 +52,7 @@ def watch(destination, monkeypatch):
     return puts
 
 
-def test_a_set_arrives_whole_with_its_manifest_last(destination, tmp_path, monkeypatch):
+def test_upload_sends_all_files_of_a_set_and_the_manifest_last(destination, tmp_path, monkeypatch):
     folder, manifest = make_set(tmp_path / "staging", sizes=(1000, 9 * MIB, 10))
     puts = watch(destination, monkeypatch)
     upload = upload_set(folder, destination)
@@ -64,7 +64,7 @@ def test_a_set_arrives_whole_with_its_manifest_last(destination, tmp_path, monke
     assert sets_at(destination) == [folder.name]
 
 
-def test_uploading_again_sends_nothing(destination, tmp_path, monkeypatch):
+def test_upload_repeated_sends_nothing(destination, tmp_path, monkeypatch):
     folder, _ = make_set(tmp_path / "staging", sizes=(1000, 9 * MIB))
     upload_set(folder, destination)
     puts = watch(destination, monkeypatch)
@@ -73,7 +73,7 @@ def test_uploading_again_sends_nothing(destination, tmp_path, monkeypatch):
     assert not any(sent for _, sent in puts)
 
 
-def test_a_pack_that_got_lost_or_damaged_is_mended(destination, tmp_path, monkeypatch):
+def test_upload_repeated_sends_missing_and_damaged_packs_again(destination, tmp_path, monkeypatch):
     folder, manifest = make_set(tmp_path / "staging")
     upload_set(folder, destination)
     destination.delete([f"{manifest.path}/postgres/main/shop.000.tar.zst.age"])
@@ -83,7 +83,7 @@ def test_a_pack_that_got_lost_or_damaged_is_mended(destination, tmp_path, monkey
     assert {name for name, sent in puts if sent} == {f"postgres/main/shop.00{number}.tar.zst.age" for number in (0, 1)}
 
 
-def test_another_manifest_under_the_same_id_is_never_overwritten(destination, tmp_path):
+def test_upload_never_overwrites_another_manifest_of_the_same_set_id(destination, tmp_path):
     folder, _ = make_set(tmp_path / "staging", run_id="r", seed=1)
     upload_set(folder, destination)
     other, manifest = make_set(tmp_path / "other", run_id="r", seed=2)
@@ -116,7 +116,7 @@ TO_S3 = (
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9999, 1])
-def test_an_upload_killed_anywhere_is_no_set_and_the_next_one_finishes_it(destination, request, tmp_path, share):
+def test_upload_killed_at_any_point_leaves_no_set_and_the_next_upload_finishes(destination, request, tmp_path, share):
     folder, manifest = make_set(tmp_path / "staging", sizes=(9 * MIB, 17 * MIB, 100))
     total = sum(len(data) for data in files_of(folder).values())
     limit = int(total * share) if share < 1 else total  # at 1 the manifest itself is just being written
@@ -142,7 +142,7 @@ def test_an_upload_killed_anywhere_is_no_set_and_the_next_one_finishes_it(destin
 @pytest.mark.parametrize(
     "name", ["postgres/main/shop.001.tar.zst.age", "contents.jsonl.zst.age", "packs.jsonl", "RESTORE.md", "manifest.json.sig"]
 )
-def test_a_file_that_staging_lost_is_said_and_no_set_appears(local, tmp_path, name):
+def test_upload_fails_and_makes_no_set_when_a_file_is_missing_in_staging(local, tmp_path, name):
     folder, _ = make_set(tmp_path / "staging")
     (folder / name).unlink()
     with pytest.raises(StagingError, match=f"Staging has no .*{name}"):
@@ -151,7 +151,7 @@ def test_a_file_that_staging_lost_is_said_and_no_set_appears(local, tmp_path, na
 
 
 @pytest.mark.parametrize("name", ["postgres/main/shop.001.tar.zst.age", "contents.jsonl.zst.age", "packs.jsonl", "RESTORE.md"])
-def test_a_file_that_staging_damaged_is_not_sent_as_good(destination, tmp_path, name):
+def test_upload_fails_and_makes_no_set_when_a_file_is_damaged_in_staging(destination, tmp_path, name):
     folder, manifest = make_set(tmp_path / "staging")
     data = bytearray((folder / name).read_bytes())
     data[10] ^= 1
@@ -162,7 +162,7 @@ def test_a_file_that_staging_damaged_is_not_sent_as_good(destination, tmp_path, 
     assert f"{manifest.path}/{name}" not in keys_of(destination)
 
 
-def test_too_little_room_is_said_before_anything_is_written(local, tmp_path, monkeypatch):
+def test_upload_fails_before_the_first_write_when_free_space_is_too_small(local, tmp_path, monkeypatch):
     folder, manifest = make_set(tmp_path / "staging")
     needed = manifest.stored_bytes
     monkeypatch.setattr(local, "free_space", lambda: needed - 1)
@@ -175,7 +175,7 @@ def test_too_little_room_is_said_before_anything_is_written(local, tmp_path, mon
     upload_set(folder, local)
 
 
-def test_what_vanishes_while_it_is_sent_is_noticed_before_the_manifest(local, tmp_path, monkeypatch):
+def test_upload_fails_before_the_manifest_when_a_sent_pack_disappears(local, tmp_path, monkeypatch):
     folder, manifest = make_set(tmp_path / "staging")
     real = local.put
 
@@ -190,7 +190,7 @@ def test_what_vanishes_while_it_is_sent_is_noticed_before_the_manifest(local, tm
     assert sets_at(local) == []
 
 
-def test_one_destination_serves_two_plans(local, tmp_path):
+def test_destination_stores_sets_of_two_plans_under_the_same_set_id(local, tmp_path):
     one, _ = make_set(tmp_path / "one", plan="openmanus", run_id="r")
     two, _ = make_set(tmp_path / "two", plan="other", run_id="r")
     upload_set(one, local)
@@ -202,7 +202,7 @@ def describe(data):
     return File(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def test_a_download_is_there_only_when_it_is_right(destination: Destination, tmp_path):
+def test_download_creates_the_file_only_when_its_checksum_matches(destination: Destination, tmp_path):
     data = os.urandom(9 * MIB)
     put(destination, "p/s/x", data, tmp_path)
     seen = []
@@ -215,19 +215,19 @@ def test_a_download_is_there_only_when_it_is_right(destination: Destination, tmp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("y")]
 
 
-def test_a_download_of_nothing_leaves_nothing(local, tmp_path):
+def test_download_of_a_missing_object_leaves_no_partial_file(local, tmp_path):
     with pytest.raises(DestinationError, match="There is no p/s/x"):
         download(local, "p/s/x", tmp_path / "x", describe(b"x"), lambda count: None)
     assert not (tmp_path / "x.partial").exists()
 
 
-def test_a_download_into_a_folder_that_is_gone_is_stagings_fault(local, tmp_path):
+def test_download_into_a_missing_folder_raises_a_staging_error(local, tmp_path):
     put(local, "p/s/x", b"x", tmp_path)
     with pytest.raises(StagingError, match="could not be written"):
         download(local, "p/s/x", tmp_path / "gone/x", describe(b"x"), lambda count: None)
 
 
-def test_sets_of_many_runs_stand_side_by_side(local, tmp_path):
+def test_upload_of_several_runs_keeps_every_set(local, tmp_path):
     for day in range(3):
         folder, _ = make_set(tmp_path / "staging", NOW - timedelta(days=day))
         upload_set(folder, local)

@@ -30,8 +30,8 @@ def made(postgres_server, mongo_server, tmp_path_factory):
     made.set_id = made.back_up()
     made.drop()
     run = made.restore()
-    proof = Record(kind="proof", plan="whole", set_id=made.set_id, time=now(), by="run drill", text="verified", facts={})
-    add_record(run.context.destination("near"), proof, run.context.signing_key())
+    record = Record(kind="proof", plan="whole", set_id=made.set_id, time=now(), by="run drill", text="verified", facts={})
+    add_record(run.context.destination("near"), record, run.context.signing_key())
     return made
 
 
@@ -66,7 +66,7 @@ class Told(Progress):
         Told.made = (*Told.made, self)
 
 
-def test_a_whole_set_is_valid_and_every_byte_of_it_was_read(made, place, folder, monkeypatch):
+def test_verify_reads_every_byte_of_an_undamaged_set_and_reports_valid(made, place, folder, monkeypatch):
     monkeypatch.setattr(Told, "made", ())
     result = verified(place, made.set_id, keys(made), progress=Told)
     assert (result.status, result.faults, result.unable, result.notes) == (VerificationStatus.VALID, [], [], [])
@@ -107,7 +107,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_found_wherever_it_is(made, place, folder, damage):
+def test_verify_finds_damage_of_every_kind_of_file(made, place, folder, damage):
     action, words = DAMAGES[damage]
     action(folder)
     result = verified(place, made.set_id, keys(made))
@@ -115,7 +115,7 @@ def test_damage_is_found_wherever_it_is(made, place, folder, damage):
     assert any(words in fault for fault in result.faults), result
 
 
-def test_everything_that_is_wrong_is_named_at_once(made, place, folder):
+def test_verify_reports_all_damaged_packs_and_unknown_files_at_once(made, place, folder):
     for path in (folder / "files/uploads").iterdir():
         flip(path)
     for number in range(7):
@@ -132,7 +132,7 @@ def sign(made, folder, **changes):
     write_manifest(folder, manifest.model_copy(update=changes), SigningKey.from_endpoint(made.connect("whole_backup_signing")))
 
 
-def test_a_pack_that_was_stored_as_signed_but_does_not_open_is_found_with_an_identity_only(made, place, folder):
+def test_verify_needs_an_identity_to_find_damaged_packs_with_signed_checksums(made, place, folder):
     manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
     packs = parse_packs((folder / PACKS_FILE).read_bytes(), manifest)
     for exchanged in ("mongo/documents/documents.000.tar.zst.age", "files/uploads/uploads.000.tar.zst.age"):
@@ -146,7 +146,7 @@ def test_a_pack_that_was_stored_as_signed_but_does_not_open_is_found_with_an_ide
     assert (result.status, len(result.faults)) == (VerificationStatus.INVALID, 2), result
 
 
-def test_a_file_that_can_not_be_read_makes_a_set_neither_valid_nor_invalid(made, place, folder):
+def test_verify_with_an_unreadable_file_reports_not_fully_verified(made, place, folder):
     """A folder where the file should be: reading fails there as it does on a bad disk, for root too."""
     path = folder / "files/uploads/uploads.000.tar.zst.age"
     path.unlink()
@@ -156,7 +156,7 @@ def test_a_file_that_can_not_be_read_makes_a_set_neither_valid_nor_invalid(made,
     assert (result.status, result.faults, len(result.unable)) == (VerificationStatus.NOT_FULLY_VERIFIED, [], 1)
 
 
-def test_without_a_public_key_the_best_is_perhaps_not_genuine(made, place, folder):
+def test_verify_without_public_key_reports_perhaps_not_genuine_at_best(made, place, folder):
     ring = KeyRing(Unchecked(), keys(made).identities)
     assert verified(place, made.set_id, ring).status == VerificationStatus.PERHAPS_NOT_GENUINE
     sign(made, folder, complete=False, missing={"files.other": "it does not answer"})
@@ -167,7 +167,7 @@ def test_without_a_public_key_the_best_is_perhaps_not_genuine(made, place, folde
     assert verified(place, made.set_id, ring).status == VerificationStatus.INVALID
 
 
-def test_an_identity_of_another_time_is_said_and_the_rest_is_verified(made, place, tmp_path):
+def test_verify_with_wrong_identity_reads_all_files_and_reports_not_fully_verified(made, place, tmp_path):
     text = (create_keys(tmp_path / "other", "other").folder / "identity.txt").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("AGE-SECRET-KEY-1")]
     other = type(keys(made).identities[0]).from_str(line)
@@ -197,7 +197,7 @@ def opened_now(unopened, monkeypatch):
     return lambda set_id: verified(unopened.folder / "near", set_id, keys(unopened))
 
 
-def test_what_nobody_ever_opened_is_not_valid_until_it_was_compared(unopened, opened_now, monkeypatch):
+def test_verify_of_a_never_decrypted_set_is_valid_only_after_its_contents_are_read(unopened, opened_now, monkeypatch):
     assert (
         verified(unopened.folder / "near", unopened.set_id, keys(unopened, identity=False)).status == VerificationStatus.CONTENTS_NOT_READ
     )
@@ -224,7 +224,7 @@ MONGO_LACKS = "mongo.documents, documents: The dump lacks what its source has: "
         ("config.settings", rb".*flow\.py", "config.settings, settings: The archive of settings lacks "),
     ],
 )
-def test_a_set_that_was_stored_without_something_is_invalid_once_it_is_opened(unopened, opened_now, monkeypatch, source, lost, words):
+def test_verify_reports_invalid_when_packs_lack_content_of_the_inventory(unopened, opened_now, monkeypatch, source, lost, words):
     members = steps._members
 
     def fewer(work, artifact):

@@ -102,7 +102,7 @@ def test_every_tool_of_mongodb_is_started_by_the_runner(standalone, tmp_path):
     assert {"mongodump", "mongorestore"} <= {Path(argv[0]).name for argv in heard}
 
 
-def test_every_tool_of_a_folder_is_started_by_the_runner(tmp_path):
+def test_every_tool_of_a_files_source_is_started_by_the_runner(tmp_path):
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "file").write_text("saved")
     runner = Recording()
@@ -124,7 +124,7 @@ def elsewhere():
 REFUSED = "read and write files in this worker's folders, and where they would run these folders are not seen"
 
 
-def test_postgresql_refuses_files_that_are_elsewhere_before_anything_is_changed(site, elsewhere, tmp_path):
+def test_postgresql_refuses_a_runner_without_shared_files_before_any_change(site, elsewhere, tmp_path):
     site.sql("postgres", "CREATE ROLE run_clerk")
     site.create("run_shop", *SHOP, "GRANT SELECT ON customer TO run_clerk")
     saved = site.back_up(site.source("run_shop"))
@@ -153,7 +153,7 @@ def test_postgresql_refuses_files_that_are_elsewhere_before_anything_is_changed(
     assert elsewhere.started == []
 
 
-def test_mongodb_needs_shared_files_only_where_its_tools_run(mongo_server, standalone, elsewhere, tmp_path):
+def test_mongodb_refuses_a_runner_without_shared_files_only_for_client_tools(mongo_server, standalone, elsewhere, tmp_path):
     for server in (mongo_server, standalone):
         with server.client() as client:
             client.drop_database("run_away")
@@ -173,7 +173,7 @@ def test_mongodb_needs_shared_files_only_where_its_tools_run(mongo_server, stand
     assert elsewhere.started == []
 
 
-def test_a_folder_is_not_restored_by_tools_that_do_not_see_it(elsewhere, tmp_path):
+def test_files_source_refuses_to_stage_by_a_runner_without_shared_files(elsewhere, tmp_path):
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "file").write_text("saved")
     source = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=elsewhere)

@@ -1,4 +1,4 @@
-"""A component's artifacts made and read back with the real stream, without plans, destinations or Airflow."""
+"""A source's artifacts made and read back with the real stream, without plans, destinations or Airflow."""
 
 import itertools
 import json
@@ -65,7 +65,7 @@ def read_dump(folder: Path) -> Dump:
 
 
 class LocalRestore:
-    """``components.base.RestoreView`` over a folder that ``back_up`` made; the journal is kept in a file."""
+    """``recovery.sources.base.RestoreView`` over a folder that ``back_up`` made; the journal is kept in a file."""
 
     def __init__(self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, rolling_back=False) -> None:
         self.set_folder = set_folder

@@ -26,7 +26,7 @@ def endpoint(server, **changes) -> Endpoint:
 
 
 def mongo(where, *databases, collections=(), there=None, jobs=2, runner=LOCAL, **changes) -> Mongo:
-    """The component of a source of a server."""
+    """A source on a server."""
     settings = MongoSettings(connection="test_mongo", databases=databases, collections=collections, jobs=jobs)
     return Mongo("documents", settings, endpoint(where, **changes), TOOLS, there, runner=runner)
 

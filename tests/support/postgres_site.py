@@ -1,4 +1,4 @@
-"""A PostgreSQL server as the tests of the component use it."""
+"""A PostgreSQL server as the tests of the kind ``postgres`` use it."""
 
 import os
 import subprocess

@@ -40,7 +40,7 @@ def started():
 
 @cache
 def _listen():
-    """Once for each process: it can't be rolled back."""
+    """Once for each process: an audit hook can't be removed."""
     sys.addaudithook(_hear)
 
 

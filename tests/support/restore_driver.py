@@ -9,13 +9,13 @@ from recovery.restore.report import write
 
 
 def show_gate(run, gate):
-    """Show a gate, if the place has it, and answer nothing."""
+    """Show a gate, if the target has it, and answer nothing."""
     if gate in run.gates:
         answers.show(run, gate, gate_texts.gate_text(run, gate))
 
 
 def approve_gate(run, gate, person="alice"):
-    """Show a gate, if the place has it, and let an approver approve it."""
+    """Show a gate, if the target has it, and let an approver approve it."""
     show_gate(run, gate)
     if gate in run.gates:
         answers.approve(run, gate, person)

@@ -36,7 +36,7 @@ def system(tmp_path):
     return SampleSystem(tmp_path / "small", "small", gates=()).backed_up_and_damaged()
 
 
-def test_a_whole_system_comes_back_elsewhere_and_the_live_one_is_not_touched(whole):
+def test_restore_to_target_equals_set_and_leaves_live_system_unchanged(whole):
     run = whole.restore()
     run_until(whole, run, request=whole.ask(run, target="elsewhere"))
     assert teardown(run) == "", journal_steps(run)
@@ -46,7 +46,7 @@ def test_a_whole_system_comes_back_elsewhere_and_the_live_one_is_not_touched(who
     assert [entry.facts["gate"] for entry in run.journal.entries("approved")] == ["cutover"]
 
 
-def test_checks_of_sources_that_were_not_restored_are_not_asked_there(whole):
+def test_checks_of_sources_not_restored_are_not_asked_at_target(whole):
     path = whole.plans / "whole.yaml"
     checks = "".join(
         f"  - {{name: {name}, {kind}: {{source: {source}, database: whole, {question}, equals: 1}}, retries: 0}}\n"
@@ -64,7 +64,7 @@ def test_checks_of_sources_that_were_not_restored_are_not_asked_there(whole):
     assert facts["unasked"] == ["of postgres", "service"]
 
 
-def test_what_is_there_already_is_replaced_only_if_its_name_was_written_again(whole):
+def test_preflight_refuses_occupied_target_unless_overwrite_names_target(whole):
     first = whole.restore("first")
     run_until(whole, first, request=whole.ask(first, target="elsewhere"))
     assert teardown(first) == ""
@@ -82,7 +82,7 @@ def test_what_is_there_already_is_replaced_only_if_its_name_was_written_again(wh
     assert whole.fingerprint() == whole.before
 
 
-def test_rejected_there_leaves_nothing_there(whole):
+def test_restore_ended_before_cutover_leaves_target_empty(whole):
     run = whole.restore()
     run_until(whole, run, "gate plan", whole.ask(run, target="elsewhere"))
     for source_id in run.request().sources:
@@ -93,7 +93,7 @@ def test_rejected_there_leaves_nothing_there(whole):
     assert not whole.elsewhere.exists() or not list((whole.elsewhere / "storage").glob("*"))
 
 
-def test_the_gate_that_the_target_has_can_not_be_passed_by(whole):
+def test_stop_services_is_refused_without_approval_of_gate_of_target(whole):
     run = whole.restore()
     for name, step in steps(whole, run, whole.ask(run, target="elsewhere")):
         if name == "gate cutover":
@@ -105,7 +105,7 @@ def test_the_gate_that_the_target_has_can_not_be_passed_by(whole):
         step()
 
 
-def test_a_target_without_gates_needs_nobody(system):
+def test_target_without_gates_needs_no_requester_and_no_approval(system):
     run = system.restore()
     run_until(system, run, request=system.ask(run, target="elsewhere", requester=""))
     assert teardown(run) == "", journal_steps(run)
@@ -124,7 +124,7 @@ def test_a_target_without_gates_needs_nobody(system):
         ({"sources": ()}, "No source was chosen"),
     ],
 )
-def test_wrong_wishes_are_refused_before_anything_begins(system, asked, words):
+def test_choose_set_refuses_invalid_request_for_target(system, asked, words):
     run = system.restore()
     with pytest.raises(PlanError, match=words):
         choose_set.choose(run, system.ask(run, **asked))
@@ -153,12 +153,12 @@ def refused(system, **asked):
 
 
 @pytest.mark.parametrize(("source", "only"), [("postgres.main", ()), ("mongo.documents", ()), ("mongo.documents", ("whole.states",))])
-def test_a_target_that_is_the_live_system_by_another_name_is_noticed(by_another_name, source, only):
+def test_preflight_refuses_target_that_is_live_system_under_other_connection(by_another_name, source, only):
     asked = {"sources": (source,), "only": {source: only} if only else {}, "overwrite": "elsewhere"}
     assert "is the live system itself" in refused(by_another_name, **asked)
 
 
-def test_what_became_live_after_the_set_was_made_is_live(whole):
+def test_preflight_refuses_target_that_became_live_after_backup(whole):
     """A database that today's plan names and the set does not have; a source that the set does not have; a folder."""
     kinds = ("postgres", "mongo")
     known = whole.connections
@@ -173,7 +173,7 @@ def test_what_became_live_after_the_set_was_made_is_live(whole):
         assert "is the live system itself" in refused(whole, sources=(source,)), source
 
 
-def test_what_another_plan_protects_is_no_target(whole, monkeypatch):
+def test_preflight_refuses_target_in_live_system_of_other_plan(whole, monkeypatch):
     monkeypatch.setenv("RECOVERY_PLANS", str(whole.plans))
     other = yaml.safe_load((whole.plans / "whole.yaml").read_text()) | {"plan": "other", "targets": {}, "checks": []}
     other["sources"] = {
@@ -193,7 +193,7 @@ def test_what_another_plan_protects_is_no_target(whole, monkeypatch):
     assert teardown(run)
 
 
-def test_a_dead_live_server_forbids_no_restore_elsewhere(whole):
+def test_preflight_accepts_restore_to_target_when_live_server_is_unreachable(whole):
     whole.edit_plan(f"connection: whole_postgres, {AWAY}", f"connection: other_postgres, {AWAY}")
     known = whole.connections
     alive = known()["whole_postgres"]
@@ -204,7 +204,7 @@ def test_a_dead_live_server_forbids_no_restore_elsewhere(whole):
     teardown(run)
 
 
-def test_two_sources_that_land_in_one_place_are_refused(tmp_path):
+def test_preflight_refuses_two_sources_with_same_location_at_target(tmp_path):
     system = SampleSystem(tmp_path / "twice", "twice", gates=())
     system.edit_plan('  files:\n    uploads: {path: "', f'  files:\n    more: {{path: {system.folder}/more}}\n    uploads: {{path: "')
     system.edit_plan("files: {uploads: {", f"files: {{more: {{path: {system.folder}/alias}}, uploads: {{")
@@ -220,7 +220,7 @@ def test_two_sources_that_land_in_one_place_are_refused(tmp_path):
     assert teardown(run) == ""
 
 
-def test_live_databases_that_two_sources_reach_by_two_names_are_refused(whole):
+def test_preflight_refuses_live_database_reached_by_two_connections(whole):
     known = whole.connections
     whole.connections = lambda: known() | {"other_postgres": known()["whole_postgres"] | {"host": "localhost"}}
     twin = "  postgres:\n    twin: {connection: other_postgres, databases: [whole]}\n"
@@ -236,7 +236,7 @@ def test_live_databases_that_two_sources_reach_by_two_names_are_refused(whole):
 # Two at once ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_restore_to_one_place_is_refused_until_the_first_has_ended(system):
+def test_choose_set_refuses_second_restore_to_same_target_until_first_has_ended(system):
     first = system.restore("first")
     run_until(system, first, "verify files.uploads", system.ask(first, target="elsewhere"))
     second = system.restore("second")
@@ -260,7 +260,7 @@ def test_a_second_restore_to_one_place_is_refused_until_the_first_has_ended(syst
 
 
 @pytest.mark.parametrize(("folder", "refused"), [("storage/below", True), ("other", False)])
-def test_two_targets_that_lead_to_the_same_data_are_one_place(system, folder, refused):
+def test_choose_set_refuses_restore_to_second_target_only_when_targets_overlap(system, folder, refused):
     target = f"targets:\n  again: {{sources: {{files: {{uploads: {{path: {system.elsewhere}/{folder}}}}}}}}}\n"
     system.edit_plan("targets:\n", target)
     first, second = system.restore("first"), system.restore("second")
@@ -269,7 +269,7 @@ def test_two_targets_that_lead_to_the_same_data_are_one_place(system, folder, re
         choose_set.choose(second, system.ask(second, target="again", sources=("files.uploads",)))
 
 
-def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(system):
+def test_drill_and_restore_to_same_target_exclude_each_other(system):
     system.edit_plan("services:\n  stop", "drill: {target: elsewhere}\nservices:\n  stop")
     run, practice = system.restore(), RestoreSession(system.context(), "drill monday")
     run_until(system, run, "verify files.uploads", system.ask(run, target="elsewhere"))
@@ -283,7 +283,7 @@ def test_a_drill_and_a_restore_to_one_target_are_in_each_others_way(system):
         choose_set.choose(system.restore("second"), system.ask(system.restore("second"), target="elsewhere"))
 
 
-def test_what_never_began_is_in_nobodys_way(system):
+def test_restore_killed_before_set_was_chosen_does_not_block_other_restores(system):
     """Killed after its request was written and before it had its set; then its own choice, made again."""
     killed = system.restore("killed")
     pid = os.fork()
@@ -300,7 +300,7 @@ def test_what_never_began_is_in_nobodys_way(system):
     assert killed.began
 
 
-def test_of_several_that_choose_at_once_one_begins(system):
+def test_choose_set_lets_single_restore_begin_of_several_at_once(system):
     children = []
     for number in range(4):
         children.append(os.fork())
@@ -315,7 +315,7 @@ def test_of_several_that_choose_at_once_one_begins(system):
     assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == [0, 3, 3, 3]
 
 
-def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(system):
+def test_restore_of_lost_run_is_ended_by_new_run_with_same_run_id(system):
     lost = system.restore("lost")
     run_until(system, lost, "verify files.uploads", system.ask(lost, target="elsewhere"))
     again = system.restore("lost")
@@ -328,7 +328,7 @@ def test_a_restore_whose_run_is_gone_is_ended_by_a_run_of_its_name(system):
     assert teardown(run) == ""
 
 
-def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(whole):
+def test_cutover_refuses_data_added_to_empty_target_while_gate_waited(whole):
     run = whole.restore()
     run_until(whole, run, "verify files.uploads", whole.ask(run, target="elsewhere"))
     approve_gate(run, "cutover")
@@ -345,7 +345,7 @@ def test_what_was_put_into_an_empty_target_while_a_gate_waited_is_not_set_aside(
     assert not [name for name in whole.leftovers() if "theirs" not in name]
 
 
-def test_a_target_changed_after_its_gate_voids_the_approval(whole):
+def test_target_change_in_plan_voids_approval_of_cutover_gate(whole):
     run = whole.restore()
     run_until(whole, run, "verify files.uploads", whole.ask(run, target="elsewhere"))
     approve_gate(run, "cutover")
@@ -356,7 +356,7 @@ def test_a_target_changed_after_its_gate_voids_the_approval(whole):
 
 
 @pytest.mark.parametrize("change", [{"drill": True}, {"target": "elsewhere"}, {"drill": True, "target": "elsewhere"}])
-def test_a_request_that_somebody_rewrote_in_staging_opens_no_gate(system, change):
+def test_stage_refuses_request_rewritten_in_staging(system, change):
     run = system.restore()
     run_until(system, run, "preflight")
     write_record(run.folder / "request.json", run.request().model_copy(update=change))
@@ -366,7 +366,7 @@ def test_a_request_that_somebody_rewrote_in_staging_opens_no_gate(system, change
     assert system.leftovers() == []
 
 
-def test_a_plan_that_changed_since_preflight_stops_a_restore_that_asks_nobody(system):
+def test_plan_change_after_preflight_stops_restore_without_gates(system):
     run = system.restore()
     run_until(system, run, "verify files.uploads", system.ask(run, target="elsewhere"))
     system.write_plan(rpo="25h")

@@ -92,7 +92,7 @@ def in_a_process(work):
 
 
 @pytest.mark.servers
-def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder):
+def test_scratch_servers_outlive_starting_process_and_are_removed(plan, drill_folder):
     assert in_a_process(lambda: scratch.start(around(plan), drill_folder, ALL)) == 0
     root = record(drill_folder).root
     assert len(command_lines_with(root)) == 2
@@ -132,21 +132,21 @@ def test_everything_is_made_outlives_its_maker_and_goes_again(plan, drill_folder
 
 
 @pytest.mark.servers
-def test_the_server_is_of_the_major_version_that_the_set_needs(plan, drill_folder):
+def test_scratch_server_has_major_version_of_set(plan, drill_folder):
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(18), postgres_bin(16))})})
     scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": "16.9 (Debian 16.9-1)"}})
     with postgres(found_by(scratch.target(around(plan), drill_folder), "postgres.main")) as connection:
         assert connection.info.server_version // 10000 == 16
 
 
-def test_a_newer_major_version_will_do_and_an_older_one_will_not(plan):
+def test_postgres_programs_accepts_newer_major_version_and_refuses_older(plan):
     folders = [postgres_bin(18), postgres_bin(16)]
     assert scratch_server.postgres_programs(17, folders, None, LOCAL) == postgres_bin(18)
     with pytest.raises(RestoreError, match=r"PostgreSQL 19 or newer are not on this worker.*pginstall18/bin has version 18.*drill\.target"):
         scratch_server.postgres_programs(19, folders, None, LOCAL)
 
 
-def test_a_missing_mongod_is_named_with_where_it_was_looked_for(plan, drill_folder, tmp_path, monkeypatch):
+def test_start_reports_missing_mongod_and_searched_folders(plan, drill_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path / "none",)})})
     with pytest.raises(RestoreError, match=r"mongod is not installed; looked in \S+/none, /usr/bin.*drill\.target"):
@@ -154,7 +154,7 @@ def test_a_missing_mongod_is_named_with_where_it_was_looked_for(plan, drill_fold
 
 
 @pytest.mark.servers
-def test_a_server_that_does_not_start_says_why(plan, drill_folder, tmp_path):
+def test_start_reports_output_of_server_that_does_not_start(plan, drill_folder, tmp_path):
     (tmp_path / "mongod").write_text("#!/bin/sh\necho no room for $1; exit 3\n")
     (tmp_path / "mongod").chmod(0o755)
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path,)})})
@@ -163,7 +163,7 @@ def test_a_server_that_does_not_start_says_why(plan, drill_folder, tmp_path):
 
 
 @pytest.mark.servers
-def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_folder):
+def test_remove_ends_server_left_by_kill_before_start_was_recorded(plan, drill_folder):
     def cut_off():
         begin = runners_processes.start
 
@@ -184,7 +184,7 @@ def test_what_a_kill_between_a_start_and_its_note_leaves_is_removed(plan, drill_
 
 
 @pytest.mark.servers
-def test_a_start_that_is_tried_again_begins_afresh(plan, drill_folder):
+def test_second_start_removes_servers_of_first_start(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     first = record(drill_folder).root
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
@@ -194,14 +194,14 @@ def test_a_start_that_is_tried_again_begins_afresh(plan, drill_folder):
 
 
 @pytest.mark.servers
-def test_a_server_that_ended_meanwhile_is_said_with_its_last_words(plan, drill_folder):
+def test_target_reports_ended_server_with_last_output(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     runners_processes.end_all(record(drill_folder).root, {"mongod": signal.SIGKILL})
     with pytest.raises(RestoreError, match=r"mongo\.documents does not run any more; its last words:\n\S"):
         scratch.target(around(plan), drill_folder)
 
 
-def test_only_the_servers_of_this_drill_are_ended(plan, drill_folder, tmp_path, mongo_server):
+def test_remove_ends_only_servers_of_own_drill(plan, drill_folder, tmp_path, mongo_server):
     """Neither a person's shell in the folder nor another server is."""
     scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
     root = record(drill_folder).root
@@ -216,7 +216,7 @@ def test_only_the_servers_of_this_drill_are_ended(plan, drill_folder, tmp_path, 
 # Places ---------------------------------------------------------------------------------------------------------------
 
 
-def test_another_worker_says_to_set_a_queue(plan, drill_folder):
+def test_scratch_on_other_worker_is_refused_and_drill_queue_is_suggested(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     rewrite(drill_folder, host="worker-7")
     for use in (lambda: scratch.target(around(plan), drill_folder), lambda: scratch.remove(drill_folder)):
@@ -225,7 +225,7 @@ def test_another_worker_says_to_set_a_queue(plan, drill_folder):
     assert record(drill_folder).root.exists()
 
 
-def test_drill_folder_is_where_it_is_made(plan, drill_folder, tmp_path):
+def test_scratch_folder_is_created_in_drill_folder_and_missing_drill_folder_is_refused(plan, drill_folder, tmp_path):
     mine = tmp_path / "fast disk"
     plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": mine})})
     with pytest.raises(StagingError, match=r"drill\.folder, \S+/fast disk, is not there"):
@@ -237,13 +237,13 @@ def test_drill_folder_is_where_it_is_made(plan, drill_folder, tmp_path):
     assert list(mine.iterdir()) == []
 
 
-def test_without_a_drill_folder_it_is_in_staging(plan, drill_folder):
+def test_scratch_folder_is_created_in_staging_without_drill_folder(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     assert record(drill_folder).root.parent == drill_folder
 
 
 @ROOT
-def test_a_drill_folder_that_is_closed_to_the_servers_user_is_said(plan, drill_folder, tmp_path):
+def test_start_refuses_drill_folder_closed_to_user_of_servers(plan, drill_folder, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": closed})})
@@ -252,7 +252,7 @@ def test_a_drill_folder_that_is_closed_to_the_servers_user_is_said(plan, drill_f
 
 
 @ROOT
-def test_programs_that_are_closed_to_the_servers_user_are_passed_over(plan, drill_folder, tmp_path):
+def test_postgres_programs_skips_programs_closed_to_user_of_servers(plan, drill_folder, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "bin").symlink_to(postgres_bin(18))

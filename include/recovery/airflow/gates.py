@@ -26,7 +26,7 @@ class Gate(ApprovalOperator):
 
     Args:
         plan: whose restore it is.
-        gate: ``plan``, ``cut_over`` or ``accept``.
+        gate: ``plan``, ``cutover`` or ``accept``.
         subject: its headline.
     """
 

@@ -73,7 +73,7 @@ def _accept(session: RestoreSession) -> str:
     started = session.journal.entries(Step.STARTING_SERVICES)[0].time
     aside = f"The safety set {session.safety.manifest().set_id} stays held" if session.in_place else "The previous data stays aside"
     lines += ["", f"**Approve** keeps it. {aside} for {human_duration(session.plan.keep_replaced)}.", ""]
-    writes = "those writes are lost" if session.in_place else "the refused copy is set aside with those writes"
+    writes = "those writes are lost" if session.in_place else "the rejected data is set aside with those writes"
     lines.append(
         f"**Reject** stops the services and brings the previous data back. What was written since {iso(started)} is not in it; {writes}."
     )

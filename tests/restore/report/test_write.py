@@ -1,7 +1,7 @@
 import json
 import re
 import shutil
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def records(run):
     return [read_records(each, run.manifest().path, run.context.verify_key(), run.manifest()) for each in run.context.destinations()]
 
 
-def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(system):
+def test_report_of_success_is_stored_at_all_destinations_with_verification_record(system):
     run = system.restore()
     run_until(system, run)
     assert teardown(run) == ""
@@ -49,14 +49,14 @@ def test_a_success_is_kept_with_the_set_everywhere_and_is_a_proof(system):
         }  # fmt: skip
         assert 0 < kept.facts["downtime_seconds"] < kept.facts["back_seconds"] < kept.facts["restore_seconds"]
         assert 0 < kept.facts["working_seconds"] <= kept.facts["restore_seconds"]
-        (proof,) = found.of("proof")
-        assert "config.settings, files.uploads" in proof.text
-        assert proof.facts == {"restore": run.id, "sources": ["config.settings", "files.uploads"], "only": {}}
+        (verification,) = found.of("proof")
+        assert "config.settings, files.uploads" in verification.text
+        assert verification.facts == {"restore": run.id, "sources": ["config.settings", "files.uploads"], "only": {}}
         assert found.findings == ()
         assert found.holds == ()
 
 
-def test_a_failure_is_kept_too_and_is_no_proof(system):
+def test_report_of_failure_is_stored_without_verification_record(system):
     run = system.restore()
     run_until(system, run, "verify files.uploads")
     answers.show(run, "cutover", gate_text(run, "cutover"))
@@ -72,7 +72,7 @@ def test_a_failure_is_kept_too_and_is_no_proof(system):
     assert "| cutover | rejected | bob |" in text
 
 
-def test_what_checks_were_given_and_said_stays_out_of_the_record(system):
+def test_records_of_restore_omit_arguments_and_output_of_checks(system):
     """A record is signed, but not encrypted; the words are in the task's log and at the gate."""
     run = system.restore()
     path = system.plans / "small.yaml"
@@ -87,7 +87,7 @@ def test_what_checks_were_given_and_said_stays_out_of_the_record(system):
     assert "✔ service" in (run.folder / "report.md").read_text()
 
 
-def test_a_destination_that_is_gone_is_named_and_the_restore_is_over(system):
+def test_finish_reports_missing_destination_and_closes_journal(system):
     run = system.restore()
     run_until(system, run)
     shutil.rmtree(system.folder / "far")
@@ -98,7 +98,7 @@ def test_a_destination_that_is_gone_is_named_and_the_restore_is_over(system):
     assert (run.folder / "report.md").read_text().count("SUCCESS") == 1
 
 
-def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(system):
+def test_report_has_recorded_facts_and_empty_fields_for_manual_entries(system):
     """What is lost, who decided what, minutes of each step, what is set aside until when; as JSON, and the same in words."""
     run = system.restore()
     run_until(system, run, request=system.ask(run, sources=("files.uploads",), only={"files.uploads": ("year1/**", "top.txt")}))
@@ -130,12 +130,12 @@ def test_the_record_has_what_the_machine_knows_and_leaves_room_for_people(system
         "| Who was told what, and when |  |",
     ):
         assert words in text, text
-    (proof,) = records(run)[0].of("proof")
-    assert proof.text == "restored and verified: files.uploads (year1/**, top.txt)", "a part is not said to be the whole"
-    assert proof.facts == {"restore": run.id, "sources": ["files.uploads"], "only": {"files.uploads": ["year1/**", "top.txt"]}}
+    (verification,) = records(run)[0].of("proof")
+    assert verification.text == "restored and verified: files.uploads (year1/**, top.txt)", "a part is not said to be the whole"
+    assert verification.facts == {"restore": run.id, "sources": ["files.uploads"], "only": {"files.uploads": ["year1/**", "top.txt"]}}
 
 
-def test_every_key_of_the_record_is_documented_and_no_other(system):
+def test_report_facts_match_documented_keys(system):
     run = system.restore()
     run_until(system, run)
     section = FORMAT.read_text().split("### Facts of a report")[1].split("\n## ")[0]
@@ -144,7 +144,7 @@ def test_every_key_of_the_record_is_documented_and_no_other(system):
     teardown(run)
 
 
-def test_what_was_not_equal_is_named_without_its_values(system):
+def test_report_names_differing_entries_after_failed_verification(system):
     run = system.restore()
     run_until(system, run, "stage files.uploads")
     (system.storage / f".recovery-{run.id}" / "new" / "top.txt").write_text("damaged on the way\n")
@@ -160,7 +160,7 @@ def test_what_was_not_equal_is_named_without_its_values(system):
     assert "## Differences found" in (run.folder / "report.md").read_text()
 
 
-def test_a_refused_copy_is_named_with_the_day_of_its_end(system):
+def test_report_lists_rejected_data_of_each_source_as_set_aside(system):
     run = system.restore()
     run_until(system, run, "check")
     answers.show(run, "accept", gate_text(run, "accept"))
@@ -168,13 +168,15 @@ def test_a_refused_copy_is_named_with_the_day_of_its_end(system):
     assert "alice rejected the gate 'accept'; the previous data is back." in teardown(run)
     facts = json.loads((run.folder / "report.json").read_text())
     assert {(each["source"], each["what"]) for each in facts["set_aside"]} == {
-        (source, "the refused copy, with what was written to it") for source in ("config.settings", "files.uploads")
+        (source, "the rejected data, with what was written to it") for source in ("config.settings", "files.uploads")
     }
+    kept_until = datetime.fromisoformat(facts["ended"]) + run.plan.keep_replaced
+    assert {datetime.fromisoformat(each["until"]).date() for each in facts["set_aside"]} == {kept_until.date()}
     assert facts["downtime_seconds"] > 0
     assert facts["back_seconds"] is None
 
 
-def test_beyond_the_objectives_is_said(system):
+def test_report_states_whether_rpo_and_rto_were_met(system):
     run = system.restore()
     run_until(system, run)
     facts = write.describe(run, "")
@@ -186,7 +188,7 @@ def test_beyond_the_objectives_is_said(system):
     teardown(run)
 
 
-def test_waiting_for_people_is_told_apart_from_work(system):
+def test_report_separates_waiting_time_at_gates_from_working_time(system):
     run = system.restore()
     run_until(system, run, "preflight")
     approve_gate(run, "plan")
@@ -198,7 +200,7 @@ def test_waiting_for_people_is_told_apart_from_work(system):
     teardown(run)
 
 
-def test_gates_that_the_place_does_not_have_are_not_missed(tmp_path):
+def test_report_of_restore_to_target_without_gates_is_success(tmp_path):
     system = SampleSystem(tmp_path / "small", "small", gates=())
     (system.elsewhere / "storage").mkdir(parents=True)
     system.back_up()
@@ -212,7 +214,7 @@ def test_gates_that_the_place_does_not_have_are_not_missed(tmp_path):
     assert "Nobody was asked: this target has no gates." in text
 
 
-def test_a_gate_that_the_place_has_is_missed(tmp_path):
+def test_report_states_missing_acceptance_for_target_with_accept_gate(tmp_path):
     system = SampleSystem(tmp_path / "small", "small", gates=("accept",))
     (system.elsewhere / "storage").mkdir(parents=True)
     system.back_up()
@@ -225,7 +227,7 @@ def in_place(system, run):
     return system.ask(run, sources=("files.uploads",), method="in place")
 
 
-def test_in_place_the_safety_set_is_named_as_the_way_back(system):
+def test_report_of_in_place_restore_names_held_safety_set(system):
     (system.home / ".env").write_text("the safety set wants all sources\n")
     run = system.restore()
     run_until(system, run, request=in_place(system, run))
@@ -237,7 +239,7 @@ def test_in_place_the_safety_set_is_named_as_the_way_back(system):
     assert f"**safety set {safety}**, held until maintenance releases it" in (run.folder / "report.md").read_text()
 
 
-def test_in_place_a_refusal_says_from_where_the_data_came_back(system):
+def test_report_of_rejected_in_place_restore_names_loaded_safety_set(system):
     (system.home / ".env").write_text("the safety set wants all sources\n")
     before = system.fingerprint()
     run = system.restore()
@@ -249,7 +251,7 @@ def test_in_place_a_refusal_says_from_where_the_data_came_back(system):
     assert system.fingerprint() == before
 
 
-def test_a_dry_run_is_a_report_that_stays_here(system):
+def test_report_of_dry_run_is_not_stored_with_set(system):
     before = [sorted(path.rglob("*")) for path in system.set_folders(system.set_id)]
     run = system.restore()
     run_until(system, run, "preflight", system.ask(run, dry_run=True))
@@ -265,14 +267,14 @@ def test_a_dry_run_is_a_report_that_stays_here(system):
     assert [sorted(path.rglob("*")) for path in system.set_folders(system.set_id)] == before
 
 
-def test_a_dry_run_that_was_refused_has_failed(system):
+def test_report_of_dry_run_without_finished_preflight_is_failure(system):
     run = system.restore()
     run_until(system, run, "choose", system.ask(run, dry_run=True))
     assert "The dry run found that the restore would fail" in teardown(run)
     assert json.loads((run.folder / "report.json").read_text())["result"].startswith("The dry run found")
 
 
-def test_without_a_set_there_is_no_report(system):
+def test_finish_fails_and_closes_journal_when_no_set_was_chosen(system):
     run = system.restore()
     with pytest.raises(RestoreError, match="No set was chosen"):
         write.finish(run)

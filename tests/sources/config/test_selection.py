@@ -14,7 +14,7 @@ from recovery.plan.location import contained_in
 from recovery.runners.local import LOCAL
 from recovery.sources.config.source import Config
 from recovery.sources.trees import filesystem
-from tests.sources.config.test_source import OLD_PASSWORD, PASSWORD, comparable, config, disturb, finished, home, switched, texts
+from tests.sources.config.test_source import OLD_PASSWORD, PASSWORD, comparable, config, disturb, finished, home, swapped, texts
 from tests.support.file_zoo import entries, snapshot
 from tests.support.kills import Killed, Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up
@@ -46,7 +46,7 @@ def without(tree: dict, *paths: str) -> dict:
 # Parts --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_single_file_is_replaced_because_it_was_asked_for(tmp_path, home, source):
+def test_restore_of_one_changed_file_replaces_the_file_without_config_all(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path, home / ".env")
@@ -54,7 +54,7 @@ def test_a_single_file_is_replaced_because_it_was_asked_for(tmp_path, home, sour
     assert f"{home}/.env (content; other values: DB_PASSWORD; only there now: NEW_KEY)" in said
     assert PASSWORD not in said
     assert "custom" not in texts(source, restore)
-    switched(source, restore)
+    swapped(source, restore)
     assert PASSWORD in (home / ".env").read_text()
     assert without(comparable(home), ".env") == without(later, ".env")
     source.roll_back(restore)
@@ -62,23 +62,23 @@ def test_a_single_file_is_replaced_because_it_was_asked_for(tmp_path, home, sour
     assert comparable(home) == later
 
 
-def test_a_file_in_a_named_folder(tmp_path, home, source):
+def test_restore_of_one_file_in_a_named_folder_changes_no_other_files(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path, home / "custom/plugins/two.py")
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     assert (home / "custom/plugins/two.py").read_text() == "two\n"
     assert without(comparable(home), "custom/plugins/two.py") == later
 
 
-def test_a_folder_keeps_what_the_set_does_not_have(tmp_path, home, source):
+def test_restore_of_a_folder_keeps_files_missing_from_the_set(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     (home / "custom").chmod(0o700)
     restore = a_restore(tmp_path, f"{home}/custom/")
     assert f"Not in the set, and left alone: {home}/custom/later.py." in texts(source, restore)
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     assert (home / "custom/app.py").read_text() == "print()\n"
     assert (home / "custom/later.py").read_text() == "later\n"
@@ -87,12 +87,12 @@ def test_a_folder_keeps_what_the_set_does_not_have(tmp_path, home, source):
     assert without(comparable(home), "custom/app.py", "custom/plugins/two.py") == without(later, "custom/app.py")
 
 
-def test_the_folder_of_a_part_is_gone(tmp_path, home, source):
+def test_restore_of_a_file_creates_missing_parent_folders_with_saved_metadata(tmp_path, home, source):
     saved = snapshot(home)
     shutil.rmtree(home / "custom")
     later = comparable(home)
     restore = a_restore(tmp_path, home / "custom/plugins/two.py")
-    switched(source, restore)
+    swapped(source, restore)
     found = snapshot(home)
     for path in (b"custom", b"custom/plugins", b"custom/plugins/two.py"):
         assert found.pop(path) == saved[path], "folders above come with what the set says of them"
@@ -102,16 +102,16 @@ def test_the_folder_of_a_part_is_gone(tmp_path, home, source):
     assert comparable(home) == later
 
 
-def test_a_folder_above_a_part_that_differs_stays(tmp_path, home, source):
+def test_restore_of_a_file_keeps_the_changed_mode_of_the_parent_folder(tmp_path, home, source):
     (home / "custom").chmod(0o700)
     (home / "custom/app.py").unlink()
     restore = a_restore(tmp_path, home / "custom/app.py", options={"config": "all"})
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     assert stat.S_IMODE((home / "custom").stat().st_mode) == 0o700
 
 
-def test_a_file_where_the_folder_of_a_part_was(tmp_path, home, source):
+def test_restore_of_a_file_is_refused_when_the_parent_folder_is_a_file(tmp_path, home, source):
     shutil.rmtree(home / "custom")
     (home / "custom").write_text("a file")
     restore = a_restore(tmp_path, home / "custom/app.py")
@@ -122,7 +122,7 @@ def test_a_file_where_the_folder_of_a_part_was(tmp_path, home, source):
     assert (home / "custom").read_text() == "a file"
 
 
-def test_only_the_folders_of_a_part_are_looked_at(tmp_path, home):
+def test_restore_of_one_path_ignores_missing_folders_of_other_paths(tmp_path, home):
     other = tmp_path / "etc" / "app"
     other.mkdir(parents=True)
     (other / "other.env").write_text("A=1\n")
@@ -132,12 +132,12 @@ def test_only_the_folders_of_a_part_are_looked_at(tmp_path, home):
     restore = a_restore(tmp_path, home / ".env")
     assert source.fingerprint(restore).endswith(f"inode {home.stat().st_ino}")
     (home / ".env").unlink()
-    switched(source, restore)
+    swapped(source, restore)
     assert (home / ".env").exists()
     assert not other.parent.exists()
 
 
-def test_links_across_named_paths(tmp_path, home):
+def test_restore_of_a_hard_link_to_another_named_path_has_the_content(tmp_path, home):
     """Each folder gets its own, also as a part."""
     (home.parent / "other").mkdir()
     os.link(home / ".env", home.parent / "other" / "linked.env")
@@ -147,7 +147,7 @@ def test_links_across_named_paths(tmp_path, home):
     for only in ([], [home.parent / "other/linked.env"]):
         (home.parent / "other/linked.env").unlink()
         restore = a_restore(tmp_path, *only)
-        switched(source, restore)
+        swapped(source, restore)
         finished(source, restore)
         assert PASSWORD in (home.parent / "other/linked.env").read_text()
 
@@ -164,7 +164,7 @@ def test_links_across_named_paths(tmp_path, home):
         ("{home}/../openmanus/.env", "can't be"),
     ],
 )
-def test_refusals(tmp_path, home, source, part, words):
+def test_preflight_refuses_unknown_or_invalid_paths_with_suggestions(tmp_path, home, source, part, words):
     said = texts(source, a_restore(tmp_path, part.format(home=home)), "refusal")
     assert words.format(home=home) in said
 
@@ -177,7 +177,7 @@ def elsewhere(home: Path, there: Path) -> Config:
     return Config("settings", ConfigSettings(paths=paths, exclude=["*.pyc"]), there, runner=LOCAL)
 
 
-def test_below_another_folder(tmp_path, home, source):
+def test_restore_below_a_target_folder_changes_no_live_files(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     there = tmp_path / "staging"
@@ -187,7 +187,7 @@ def test_below_another_folder(tmp_path, home, source):
     said = texts(moved, restore)
     assert f"{there}{home}/.env" in said.partition("Missing, and brought back: ")[2]
     assert "no longer named" not in said
-    switched(moved, restore)
+    swapped(moved, restore)
     finished(moved, restore)
     new = there / str(home)[1:]
     assert PASSWORD in (new / ".env").read_text()
@@ -201,7 +201,7 @@ def test_below_another_folder(tmp_path, home, source):
     ]
     (new / ".env").write_text("changed there\n")
     again = a_restore(tmp_path, options={"config": "all"})
-    switched(moved, again)
+    swapped(moved, again)
     finished(moved, again)
     assert moved.replaced_copies() == [again.id]
     assert source.replaced_copies() == []
@@ -209,21 +209,21 @@ def test_below_another_folder(tmp_path, home, source):
     assert moved.replaced_copies() == []
 
 
-def test_below_another_folder_and_back_leaves_nothing(tmp_path, home, source):
+def test_rollback_below_a_target_folder_leaves_no_files(tmp_path, home, source):
     moved, restore = elsewhere(home, tmp_path / "staging"), a_restore(tmp_path, home / ".env")
-    switched(moved, restore)
+    swapped(moved, restore)
     assert [path.name for path in (tmp_path / "staging").rglob("*") if path.is_file() and ".recovery" not in str(path)] == [".env"]
     moved.roll_back(restore)
     moved.discard(restore)
     assert not (tmp_path / "staging").exists()
 
 
-def test_where_it_lands(tmp_path, home, source):
+def test_locations_contain_parts_and_resolve_symlinks_of_a_target_folder(tmp_path, home, source):
     whole, part = a_restore(tmp_path), a_restore(tmp_path, home / ".env")
     assert ("files", *(home / "custom").parts) in source.locations(whole)
     assert source.locations(part) < source.locations(whole)
     inside = source.locations(a_restore(tmp_path, home / "custom" / "plugins"))
-    assert all(contained_in(landing, source.locations(whole)) for landing in inside)
+    assert all(contained_in(location, source.locations(whole)) for location in inside)
     assert source.own_locations() == source.locations(whole)
     assert not elsewhere(home, tmp_path / "staging").locations(whole) & source.locations(whole)
     (tmp_path / "link").symlink_to("/")
@@ -241,7 +241,7 @@ def compared(source: Config, restore: LocalRestore) -> dict:
     }
 
 
-def test_compare(tmp_path, home, source):
+def test_compare_counts_changed_files_only_with_config_all_or_as_a_part(tmp_path, home, source):
     assert set(compared(source, a_restore(tmp_path))) == {("file", "equal"), ("folder", "equal"), ("link", "equal")}
     disturb(home)
     (home / "custom").chmod(0o700)
@@ -291,7 +291,7 @@ def go(source: Config, restore: LocalRestore) -> None:
 
 
 @pytest.mark.parametrize("choice", ["missing", "all"])
-def test_there_and_back_in_place(tmp_path, home, source, choice):
+def test_restore_in_place_follows_the_config_choice_and_rollback_is_exact(tmp_path, home, source, choice):
     disturb(home)
     (home / "custom").chmod(0o700)
     (home / ".env").unlink() if choice == "missing" else None
@@ -317,8 +317,8 @@ def test_there_and_back_in_place(tmp_path, home, source, choice):
 
 
 @pytest.mark.parametrize("choice", ["missing", "all"])
-def test_what_came_since_the_safety_set(tmp_path, home, source, choice):
-    """In a folder that was gone, so that all that is in it would go."""
+def test_changed_since_backup_lists_files_created_after_the_safety_set(tmp_path, home, source, choice):
+    """In a folder that was missing, so that all that is in it would be removed."""
     shutil.rmtree(home / "custom/plugins")
     forth, back = both_ways(tmp_path, home, config=choice)
     assert changed_since_backup(source, forth, back) == []
@@ -329,7 +329,7 @@ def test_what_came_since_the_safety_set(tmp_path, home, source, choice):
     assert changed_since_backup(source, forth, back) == [f"file removed: {plugins}/other.py", f"folder removed: {plugins}"]
 
 
-def test_a_part_in_place(tmp_path, home, source):
+def test_restore_in_place_of_parts_changes_no_other_files_and_rollback_is_exact(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     forth, back = both_ways(tmp_path, home, home / "custom/plugins", home / ".env")
@@ -340,7 +340,7 @@ def test_a_part_in_place(tmp_path, home, source):
     assert comparable(home) == later
 
 
-def test_all_of_it_was_gone_and_goes_again(tmp_path, home, source):
+def test_rollback_in_place_removes_a_folder_missing_before_the_restore(tmp_path, home, source):
     shutil.rmtree(home.parent)
     forth, back = both_ways(tmp_path, home)
     assert back.artifacts() == []
@@ -350,7 +350,7 @@ def test_all_of_it_was_gone_and_goes_again(tmp_path, home, source):
     assert not home.parent.exists()
 
 
-def test_a_proof_in_place_that_fails(tmp_path, home, source):
+def test_verify_staged_in_place_reports_changed_missing_and_extra_files(tmp_path, home, source):
     disturb(home)
     forth, back = both_ways(tmp_path, home, config="all")
     source.replace(forth)
@@ -364,7 +364,7 @@ def test_a_proof_in_place_that_fails(tmp_path, home, source):
     assert "two.py: is there, but not in the set" in "\n".join(map(str, source.verify_staged(back)))
 
 
-def test_what_no_safety_set_would_have_is_refused(tmp_path, home, source):
+def test_preflight_in_place_refuses_paths_that_no_safety_set_has(tmp_path, home, source):
     """The plan named more when the set was made; it names less now."""
     disturb(home)
     for now in (config(home, "custom"), config(home, "custom", "docker-compose.yml")):
@@ -375,7 +375,7 @@ def test_what_no_safety_set_would_have_is_refused(tmp_path, home, source):
         assert texts(now, forth, "refusal") == ""
 
 
-def test_an_excluded_entry_of_a_folder_that_goes_is_refused(tmp_path, home, source):
+def test_preflight_in_place_refuses_a_replaced_folder_with_an_excluded_file(tmp_path, home, source):
     shutil.rmtree(home / "custom")
     (home / ".env").unlink()
     (home / ".env").mkdir()
@@ -384,7 +384,7 @@ def test_an_excluded_entry_of_a_folder_that_goes_is_refused(tmp_path, home, sour
     assert f"no safety set has it: {home}/.env/kept.pyc." in texts(source, forth, "refusal")
 
 
-def test_what_the_way_back_does_not_bring_back_is_told(tmp_path, home, source):
+def test_verify_staged_of_a_rollback_reports_files_missing_from_the_safety_set(tmp_path, home, source):
     disturb(home)
     safe = config(home, "custom")
     back_up(safe, tmp_path / "safety")
@@ -397,7 +397,7 @@ def test_what_the_way_back_does_not_bring_back_is_told(tmp_path, home, source):
     ]
 
 
-def test_a_set_that_can_not_be_fetched_leaves_everything_in_place_as_it_is(tmp_path, home, source):
+def test_restore_in_place_removes_nothing_when_the_set_can_not_be_fetched(tmp_path, home, source):
     disturb(home)
     (home / "docker-compose.yml").unlink()
     shutil.rmtree(home / "custom")
@@ -419,7 +419,7 @@ def test_a_set_that_can_not_be_fetched_leaves_everything_in_place_as_it_is(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("then", ["again", "back"])
-def test_killed_in_place_at_any_point(tmp_path, home, source, monkeypatch, then):
+def test_restore_in_place_killed_at_any_point_is_repeated_or_rolled_back(tmp_path, home, source, monkeypatch, then):
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
@@ -446,7 +446,7 @@ def test_killed_in_place_at_any_point(tmp_path, home, source, monkeypatch, then)
     assert len(restores) == 10, "two entries of the journal, three entries removed, three moved, a folder, and the end"
 
 
-def test_a_backup_of_what_a_disaster_left(tmp_path, home, source):
+def test_dump_with_a_missing_path_fails_unless_the_source_is_damaged(tmp_path, home, source):
     (home / ".env").unlink()
     with pytest.raises(SourceError, match=r"\.env"):
         source.dump(tmp_path, lambda: None)

@@ -65,7 +65,7 @@ def texts(source: Config, restore: LocalRestore, level: str | None = None) -> st
     return "\n".join(finding.text for finding in source.preflight(restore).findings if level in {None, finding.level})
 
 
-def switched(source: Config, restore: LocalRestore) -> None:
+def swapped(source: Config, restore: LocalRestore) -> None:
     assert texts(source, restore, "refusal") == ""
     source.stage(restore)
     assert source.verify_staged(restore) == []
@@ -78,7 +78,7 @@ def finished(source: Config, restore: LocalRestore) -> None:
 
 
 def disturb(home: Path) -> None:
-    """A later state: one file gone, one differs, one equal, one more."""
+    """A later state: one file is deleted, one differs, one equal, one more."""
     (home / ".env").write_text(f"DB_PASSWORD={OLD_PASSWORD}\nPORT=8000\nNEW_KEY=1\n")
     (home / "custom" / "plugins" / "two.py").unlink()
     (home / "custom" / "app.py").write_text("print(1)\n")
@@ -97,7 +97,7 @@ def comparable(home: Path) -> dict:
 # Backup and back ----------------------------------------------------------------------------------------------------
 
 
-def test_everything_comes_back(tmp_path, home, source):
+def test_restore_of_deleted_files_and_folders_is_exact(tmp_path, home, source):
     saved = snapshot(home)
     named = entries(tmp_path / "set", "settings")
     below = str(home).lstrip("/")
@@ -117,7 +117,7 @@ def test_everything_comes_back(tmp_path, home, source):
     (home / ".env").unlink()
     shutil.rmtree(home / "custom")
     restore = a_restore(tmp_path)
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     del saved[b"custom/plugins/one.pyc"]
     saved[b"."][3] = (home.stat()).st_mtime_ns
@@ -126,14 +126,14 @@ def test_everything_comes_back(tmp_path, home, source):
     assert source.replaced_copies() == [], "nothing was replaced, so nothing was kept"
 
 
-def test_the_whole_folder_is_gone(tmp_path, home, source):
+def test_restore_creates_a_missing_folder_and_fingerprint_stays_the_same(tmp_path, home, source):
     saved = snapshot(home)
     shutil.rmtree(home.parent)
     restore = a_restore(tmp_path)
     identity = source.preflight(restore).fingerprint
     assert identity.startswith("gone below ")
     assert f"{home} is gone; it is created again in {tmp_path}" in texts(source, restore, "fact")
-    switched(source, restore)
+    swapped(source, restore)
     assert source.preflight(restore).fingerprint == identity
     finished(source, restore)
     assert {path: what for path, what in snapshot(home).items() if path != b"."} == {
@@ -141,32 +141,32 @@ def test_the_whole_folder_is_gone(tmp_path, home, source):
     }
 
 
-def test_a_whole_folder_that_was_gone_goes_again(tmp_path, home, source):
+def test_rollback_removes_a_folder_missing_before_the_restore(tmp_path, home, source):
     shutil.rmtree(home.parent)
     restore = a_restore(tmp_path)
-    switched(source, restore)
+    swapped(source, restore)
     source.roll_back(restore)
     source.discard(restore)
     assert not home.parent.exists()
 
 
-def test_only_what_is_missing(tmp_path, home, source):
+def test_restore_by_default_writes_only_missing_files(tmp_path, home, source):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path)
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     found = comparable(home)
     assert found.pop(b"custom/plugins/two.py")[-2] == b"two\n"
     assert found == later
 
 
-def test_all(tmp_path, home, source):
+def test_restore_with_config_all_replaces_changed_files_and_keeps_extra_files(tmp_path, home, source):
     disturb(home)
     (home / "custom").chmod(0o700)
     inode = (home / "docker-compose.yml").stat().st_ino
     restore = a_restore(tmp_path, config="all")
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     assert PASSWORD in (home / ".env").read_text()
     assert (home / "custom/app.py").read_text() == "print()\n"
@@ -185,19 +185,19 @@ def test_all(tmp_path, home, source):
 
 
 @pytest.mark.parametrize("choice", ["missing", "all"])
-def test_a_file_where_a_folder_was(tmp_path, home, source, choice):
+def test_restore_replaces_a_file_by_the_folder_of_the_set_only_with_config_all(tmp_path, home, source, choice):
     shutil.rmtree(home / "custom")
     (home / "custom").write_text("a file")
     restore = a_restore(tmp_path, config=choice)
     assert "custom (a file where the set has a folder)" in texts(source, restore)
-    switched(source, restore)
+    swapped(source, restore)
     assert (home / "custom").is_dir() == (choice == "all")
     source.roll_back(restore)
     source.discard(restore)
     assert (home / "custom").read_text() == "a file"
 
 
-def test_hard_links_and_odd_names(tmp_path, home):
+def test_restore_of_a_hard_linked_file_with_undecodable_name_has_the_content(tmp_path, home):
     odd = os.path.join(os.fsencode(home), b"custom/\xff\nodd")
     with open(odd, "wb") as out:
         out.write(b"odd")
@@ -206,13 +206,13 @@ def test_hard_links_and_odd_names(tmp_path, home):
     back_up(source, tmp_path / "set")
     os.unlink(odd)
     restore = a_restore(tmp_path)
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     with open(odd, "rb") as data:
         assert data.read() == b"odd"
 
 
-def test_a_named_link_comes_with_what_it_points_to(tmp_path, home):
+def test_named_symlink_is_restored_with_its_target_and_dump_fails_if_dangling(tmp_path, home):
     (home / "releases" / "7").mkdir(parents=True)
     (home / "releases" / "7" / "code.py").write_text("seven")
     os.symlink("releases/7", home / "current")
@@ -221,7 +221,7 @@ def test_a_named_link_comes_with_what_it_points_to(tmp_path, home):
     shutil.rmtree(home / "releases")
     (home / "current").unlink()
     restore = a_restore(tmp_path)
-    switched(source, restore)
+    swapped(source, restore)
     finished(source, restore)
     assert (home / "current" / "code.py").read_text() == "seven"
     assert os.readlink(home / "current") == "releases/7"
@@ -231,7 +231,7 @@ def test_a_named_link_comes_with_what_it_points_to(tmp_path, home):
         source.dump(tmp_path, lambda: None)
 
 
-def test_two_sources_in_one_folder(tmp_path, home):
+def test_restores_of_two_sources_in_one_folder_with_one_id_are_independent(tmp_path, home):
     """They get the same restore id."""
     sources = [config(home, ".env", name="settings"), config(home, "custom", name="code")]
     restores = []
@@ -254,14 +254,14 @@ def test_two_sources_in_one_folder(tmp_path, home):
 # What can't be saved ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_named_must_be_there(tmp_path, home):
+def test_dump_fails_on_missing_paths_and_on_the_root_folder(tmp_path, home):
     with pytest.raises(SourceError, match=r"\.missing.*other"):
         config(home, ".env", ".missing", "other").dump(tmp_path, lambda: None)
     with pytest.raises(SourceError, match="names / itself"):
         Config("settings", ConfigSettings(paths=[Path("/")]), runner=LOCAL).dump(tmp_path, lambda: None)
 
 
-def test_a_path_in_a_named_folder(tmp_path, home):
+def test_dump_merges_nested_named_paths_and_refuses_an_excluded_named_path(tmp_path, home):
     source = config(home, "custom", "custom/app.py")
     back_up(source, tmp_path / "set")
     assert [path for _, path, _ in rows(tmp_path / "set", "settings", "tree")] == [str(home / "custom").lstrip("/")]
@@ -272,7 +272,7 @@ def test_a_path_in_a_named_folder(tmp_path, home):
 # Preflight ----------------------------------------------------------------------------------------------------------
 
 
-def test_preflight_names_keys_and_never_values(tmp_path, home, source, caplog):
+def test_preflight_lists_changed_keys_and_never_values(tmp_path, home, source, caplog):
     caplog.set_level(logging.DEBUG)
     disturb(home)
     later = comparable(home)
@@ -285,7 +285,7 @@ def test_preflight_names_keys_and_never_values(tmp_path, home, source, caplog):
         assert f"Missing, and brought back: {home}/custom/plugins/two.py." in said
         assert f"{home}/docker-compose.yml" in said.partition("Equal, and left alone: ")[2]
         assert f"Not in the set, and left alone: {home}/custom/later.py." in said
-        switched(source, restore)
+        swapped(source, restore)
         source.roll_back(restore)
         source.discard(restore)
         assert comparable(home) == later
@@ -295,31 +295,31 @@ def test_preflight_names_keys_and_never_values(tmp_path, home, source, caplog):
     assert PASSWORD not in contents
 
 
-def test_a_time_alone_is_no_difference(tmp_path, home, source):
+def test_preflight_ignores_a_changed_modification_time(tmp_path, home, source):
     os.utime(home / ".env", ns=(1, 1))
     assert ".env" in texts(source, a_restore(tmp_path)).partition("Equal, and left alone: ")[2]
 
 
-def test_modes_and_owners_are_differences(tmp_path, home, source):
+def test_preflight_reports_a_changed_mode_and_restore_resets_the_mode(tmp_path, home, source):
     (home / ".env").chmod(0o644)
     assert f"{home}/.env (mode)" in texts(source, a_restore(tmp_path))
     restore = a_restore(tmp_path, config="all")
-    switched(source, restore)
+    swapped(source, restore)
     assert stat.S_IMODE((home / ".env").stat().st_mode) == 0o600
 
 
-def test_a_choice_that_is_none(tmp_path, source):
+def test_preflight_fails_on_an_unknown_config_choice(tmp_path, source):
     with pytest.raises(RestoreError, match="'some' is not a choice"):
         source.preflight(a_restore(tmp_path, config="some"))
 
 
-def test_paths_that_the_plan_no_longer_names(tmp_path, home, source):
+def test_preflight_warns_of_paths_no_longer_named_in_the_plan(tmp_path, home, source):
     assert f"no longer named in the plan: {home}/custom" in texts(
         config(home, ".env", "docker-compose.yml"), a_restore(tmp_path), "warning"
     )
 
 
-def test_a_folder_that_is_not_writable(tmp_path, home, source):
+def test_preflight_refuses_unreadable_files_and_unwritable_folders(tmp_path, home, source):
     if os.geteuid():
         pytest.skip("changes to another user")
     open_up(tmp_path)
@@ -330,7 +330,7 @@ def test_a_folder_that_is_not_writable(tmp_path, home, source):
     assert f"{home} is not writable for this worker" in as_nobody(texts, source, restore, "refusal")
 
 
-def test_a_single_file_that_is_mounted(tmp_path, home, source):
+def test_preflight_refuses_a_mounted_file_only_with_config_all(tmp_path, home, source):
     (tmp_path / "outside").write_text("A=1\n")
     made = subprocess.run(["mount", "--bind", tmp_path / "outside", home / ".env"], check=False, capture_output=True)
     if made.returncode:
@@ -345,7 +345,7 @@ def test_a_single_file_that_is_mounted(tmp_path, home, source):
 # Secrecy ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, source):
+def test_staged_files_are_unreadable_for_other_users(tmp_path, home, source):
     if os.geteuid():
         pytest.skip("changes to another user")
     open_up(tmp_path)
@@ -367,7 +367,7 @@ def test_what_is_staged_can_be_read_by_nobody_else(tmp_path, home, source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_a_switch_killed_at_any_point(tmp_path, home, source, monkeypatch, then):
+def test_swap_killed_at_any_point_is_resumed_or_rolled_back(tmp_path, home, source, monkeypatch, then):
     disturb(home)
     (home / "custom").chmod(0o700)
     later = comparable(home)
@@ -399,7 +399,7 @@ def test_a_switch_killed_at_any_point(tmp_path, home, source, monkeypatch, then)
 
 
 @pytest.mark.slow
-def test_a_way_back_killed_at_any_point(tmp_path, home, source, monkeypatch):
+def test_rollback_killed_at_any_point_is_resumed(tmp_path, home, source, monkeypatch):
     disturb(home)
     later = comparable(home)
     killer = Killer()
@@ -422,7 +422,7 @@ def test_a_way_back_killed_at_any_point(tmp_path, home, source, monkeypatch):
     assert len(restores) == 8
 
 
-def test_rename_that_the_system_refuses(tmp_path, home, source, monkeypatch):
+def test_rollback_after_a_failed_rename_in_the_swap_is_exact(tmp_path, home, source, monkeypatch):
     disturb(home)
     later = comparable(home)
     restore = a_restore(tmp_path, config="all")

@@ -99,7 +99,7 @@ def refusals(source: Files, restore: LocalRestore) -> str:
 # There and back -----------------------------------------------------------------------------------------------------
 
 
-def test_there_and_back(tmp_path, live):
+def test_restore_in_place_and_rollback_are_exact(tmp_path, live):
     both = Both(tmp_path, live)
     inode = live.stat().st_ino
     assert refusals(both.source, both.forth) == ""
@@ -117,7 +117,7 @@ def test_there_and_back(tmp_path, live):
 
 
 @pytest.mark.parametrize("linked", ["above", "itself"])
-def test_a_folder_that_links_lead_to(tmp_path, live, linked):
+def test_restore_of_a_folder_behind_a_symlink_is_exact_with_both_methods(tmp_path, live, linked):
     """The operator's own links are no trap, unlike those that a set brings."""
     (tmp_path / "link").symlink_to(tmp_path if linked == "above" else live)
     path = tmp_path / "link/live" if linked == "above" else tmp_path / "link"
@@ -134,7 +134,7 @@ def test_a_folder_that_links_lead_to(tmp_path, live, linked):
     assert path.is_symlink() == (linked == "itself")
 
 
-def test_every_kind_of_entry(tmp_path):
+def test_restore_in_place_of_every_kind_of_entry_is_exact(tmp_path):
     live = tmp_path / "live"
     file_zoo.build(live)
 
@@ -155,7 +155,7 @@ def test_every_kind_of_entry(tmp_path):
 
 
 @pytest.mark.parametrize("only", [(), ("lost", "*.x", "same"), ("sub/deep/b", "sub/la*")])
-def test_a_folder_that_was_not_there_before(tmp_path, live, only):
+def test_restore_in_place_creates_a_missing_folder_and_rollback_removes_the_folder(tmp_path, live, only):
     fill(live, {"1.x": "x", "sub/later": "then"})
     age(live)
     both = Both(tmp_path, live, *only, change=shutil.rmtree)
@@ -171,7 +171,7 @@ def test_a_folder_that_was_not_there_before(tmp_path, live, only):
     assert both.source.fingerprint(both.forth) == fingerprint
 
 
-def test_a_backup_of_a_folder_that_is_gone(tmp_path, live):
+def test_dump_of_a_missing_folder_fails_unless_the_source_is_damaged(tmp_path, live):
     (tmp_path / "dump").mkdir()
     with pytest.raises(SourceError, match="is not there"):
         files(tmp_path / "nothing").dump(tmp_path / "dump", lambda: None)
@@ -195,7 +195,7 @@ def test_a_backup_of_a_folder_that_is_gone(tmp_path, live):
         (["gone", "same"], ["gone", "same"]),
     ],
 )
-def test_a_part_there_and_back(tmp_path, live, only, touched):
+def test_restore_in_place_of_parts_and_rollback_change_no_other_entries(tmp_path, live, only, touched):
     both = Both(tmp_path, live, *only)
     assert refusals(both.source, both.forth) == ""
     both.go(both.forth)
@@ -217,7 +217,7 @@ def test_a_part_there_and_back(tmp_path, live, only, touched):
 # Excluded entries and mounts ----------------------------------------------------------------------------------------
 
 
-def test_what_no_set_has_stays(tmp_path, live):
+def test_restore_in_place_keeps_excluded_files_and_sockets(tmp_path, live):
     exclude = ("*.tmp", "cache/*")
     both = Both(tmp_path, live, exclude=exclude)
     fill(live, {"top.tmp": "1", "sub/x.tmp": "2", "more/y.tmp": "3", "cache/z": "4"})
@@ -235,7 +235,7 @@ def test_what_no_set_has_stays(tmp_path, live):
     assert (live / "sub/x.tmp").read_text() == "2"
 
 
-def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
+def test_restore_in_place_skips_entries_that_the_plan_excludes_now(tmp_path, live):
     fill(live, {"sub/x.tmp": "then", "gone.tmp": "then", "top.tmp": "a file then"})
     both = Both(tmp_path, live)
     for name in ("gone.tmp", "top.tmp"):
@@ -252,7 +252,7 @@ def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
         assert (live / "sub/later").exists() == (restore is both.back)
 
 
-def test_parts_that_are_excluded_now(tmp_path, live):
+def test_restore_in_place_of_parts_skips_entries_that_the_plan_excludes_now(tmp_path, live):
     fill(live, {"sub/x.tmp": "then", "y.tmp": "then"})
     both = Both(tmp_path, live, "sub", "y.tmp", change=lambda live: fill(live, {"sub/x.tmp": "now", "y.tmp": "now", "sub/a": "later"}))
     both.source = files(live, "*.tmp")
@@ -263,7 +263,7 @@ def test_parts_that_are_excluded_now(tmp_path, live):
     assert "That is all that was asked for" in refusals(both.source, both.forth)
 
 
-def test_a_link_beside_a_part_is_not_in_its_way(tmp_path, live):
+def test_restore_in_place_of_a_part_ignores_a_symlink_beside_the_part(tmp_path, live):
     both = Both(tmp_path, live, "sub", change=disturb)
     (live / "lost").symlink_to(tmp_path)
     both.go(both.forth)
@@ -272,7 +272,7 @@ def test_a_link_beside_a_part_is_not_in_its_way(tmp_path, live):
 
 
 @pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
-def test_what_is_dropped_is_in_the_safety_set(tmp_path, live, only):
+def test_changed_since_backup_lists_only_entries_changed_after_the_safety_set(tmp_path, live, only):
     """Hard links of which only one is asked for; what is excluded, and gives folders another time; and then what was written."""
     for one in ("changed", "sub/a"):
         os.link(live / one, live / f"{one} too")
@@ -292,7 +292,7 @@ def test_what_is_dropped_is_in_the_safety_set(tmp_path, live, only):
     assert len(found) == 4
 
 
-def test_the_mode_of_the_folder_itself(tmp_path, live):
+def test_changed_since_backup_lists_a_changed_mode_of_the_root_folder(tmp_path, live):
     both = Both(tmp_path, live)
     live.chmod(0o711)
     assert both.changed_since_backup() == ["folder changed: ."]
@@ -300,7 +300,7 @@ def test_the_mode_of_the_folder_itself(tmp_path, live):
 
 
 @pytest.mark.parametrize("change", [disturb, shutil.rmtree])
-def test_it_is_said_before_anything_live_changes(tmp_path, live, change):
+def test_journal_notes_dropping_before_a_restore_in_place_changes_live_files(tmp_path, live, change):
     both = Both(tmp_path, live, change=change)
 
     def dies(step, _facts):
@@ -317,7 +317,7 @@ def test_it_is_said_before_anything_live_changes(tmp_path, live, change):
     assert len(both.forth.recorded_facts("dropping")) == 1
 
 
-def test_what_removing_gives_back(tmp_path, live):
+def test_preflight_in_place_reports_freed_space_without_excluded_files(tmp_path, live):
     fill(live, {"large": "x" * (1 << 20), "large.tmp": "x" * (1 << 20)})
     both = Both(tmp_path, live, exclude=("*.tmp",))
     (space,) = both.source.preflight(both.forth).second_copy
@@ -325,7 +325,7 @@ def test_what_removing_gives_back(tmp_path, live):
 
 
 @pytest.mark.parametrize("only", [(), ("sub/a",)])
-def test_folders_whose_entries_inherit(tmp_path, live, only):
+def test_restore_in_place_into_folders_with_default_acl_is_exact(tmp_path, live, only):
     """What is unpacked straight into them must not inherit, and they must be as before afterwards."""
     for folder in (live, live / "sub"):
         os.setxattr(folder, "system.posix_acl_default", file_zoo.ACL)
@@ -351,7 +351,7 @@ def mount(live):
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_mount_below_is_emptied_and_filled(tmp_path, live, mount):
+def test_restore_in_place_replaces_files_below_a_mount_point_and_keeps_the_mount(tmp_path, live, mount):
     mount(live / "sub")
     fill(live, {"sub/a": "a", "sub/deep/b": "b"})
     age(live)
@@ -365,7 +365,7 @@ def test_a_mount_below_is_emptied_and_filled(tmp_path, live, mount):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_the_folder_is_a_mount_point(tmp_path, live, mount, in_place):
+def test_restore_and_rollback_of_a_mounted_folder_keep_the_mount_point(tmp_path, live, mount, in_place):
     """Both methods, of everything and of a part."""
     mount(live)
     for number, only in enumerate([(), ("lost", "ch*")]):
@@ -388,7 +388,7 @@ def test_the_folder_is_a_mount_point(tmp_path, live, mount, in_place):
     assert live.is_mount()
 
 
-def test_a_mount_in_the_way_of_a_part(tmp_path, live, mount):
+def test_preflight_refuses_parts_at_or_below_a_mount_point(tmp_path, live, mount):
     both = Both(tmp_path, live, "same", change=lambda live: None)
     mount(live / "sub")
     both.forth.in_place = False
@@ -399,7 +399,7 @@ def test_a_mount_in_the_way_of_a_part(tmp_path, live, mount):
     assert f"{live}/sub is a mount point" in refusals(both.source, both.forth)
 
 
-def test_a_mounted_file_can_not_be_removed(tmp_path, live):
+def test_preflight_in_place_refuses_a_mounted_file(tmp_path, live):
     both = Both(tmp_path, live, change=lambda live: None)
     if subprocess.run(["mount", "--bind", live / "same", live / "changed"], check=False, capture_output=True).returncode:
         pytest.skip("may not mount here")
@@ -409,7 +409,7 @@ def test_a_mounted_file_can_not_be_removed(tmp_path, live):
         subprocess.run(["umount", live / "changed"], check=True)
 
 
-def test_no_room_even_in_place(tmp_path, live, mount):
+def test_preflight_in_place_refuses_a_set_larger_than_free_plus_freed_space(tmp_path, live, mount):
     fill(live, {"large": "x" * (3 << 20)})
     back_up(files(live), tmp_path / "set")
     mount(live, "-o", "size=2m")
@@ -422,7 +422,7 @@ def test_no_room_even_in_place(tmp_path, live, mount):
     assert space.free < space.needed
 
 
-def test_a_proof_in_place_that_fails(tmp_path, live):
+def test_verify_staged_in_place_reports_differences_below_the_replaced_entries(tmp_path, live):
     both = Both(tmp_path, live)
     both.source.replace(both.forth)
     (live / "sub/a").write_text("A")
@@ -440,7 +440,7 @@ def test_a_proof_in_place_that_fails(tmp_path, live):
 
 @pytest.mark.parametrize("only", [(), ("lost/c", "sub", "ch*", "z")])
 @pytest.mark.parametrize(("then", "first"), [("again", 0), ("back", 1), ("back again", 2)])
-def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, stride):
+def test_restore_in_place_killed_at_any_point_is_repeated_or_rolled_back(tmp_path, live, monkeypatch, only, then, first, stride):
     """Again until it is done, or back from wherever it was; a rollback that is killed is done again. Each takes a third at most."""
     os.link(live / "changed", live / "z")
     age(live)
@@ -474,7 +474,7 @@ def test_killed_at_any_point(tmp_path, live, monkeypatch, only, then, first, str
 # Without root, and what refuses -------------------------------------------------------------------------------------
 
 
-def test_without_root(tmp_path):
+def test_restore_in_place_without_root_is_exact(tmp_path):
     if os.geteuid():
         pytest.skip("the other tests are the same then")
     with tempfile.TemporaryDirectory() as folder:
@@ -494,7 +494,7 @@ def test_without_root(tmp_path):
         assert as_nobody(there)
 
 
-def test_what_can_not_be_looked_at_is_not_removed(tmp_path, live):
+def test_restore_in_place_fails_on_unreadable_folders_and_undeletable_files(tmp_path, live):
     if os.geteuid():
         pytest.skip("changes to another user")
     both = Both(tmp_path, live, change=lambda live: None)
@@ -512,8 +512,8 @@ def test_what_can_not_be_looked_at_is_not_removed(tmp_path, live):
 # Through a whole restore --------------------------------------------------------------------------------------------
 
 
-def test_a_whole_restore_where_folder_and_settings_are_gone(tmp_path):
-    """Their safety set has nothing of them; refused at the last gate, they are gone again."""
+def test_restore_in_place_creates_missing_sources_and_reject_removes_the_sources(tmp_path):
+    """Their safety set has nothing of them; after a reject at the last gate, they are missing again."""
     system = SampleSystem(tmp_path / "small", "small")
     set_id = system.back_up()
     saved = system.fingerprint()

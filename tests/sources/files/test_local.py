@@ -76,7 +76,7 @@ def finding_texts(source: Files, restore: LocalRestore, level: str) -> str:
 # Backup and back ----------------------------------------------------------------------------------------------------
 
 
-def test_everything_comes_back(tmp_path):
+def test_restore_of_every_kind_of_entry_is_exact(tmp_path):
     live = tmp_path / "live"
     file_zoo.build(live)
     source = files(live)
@@ -96,7 +96,7 @@ def test_everything_comes_back(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a tmpfs")
-def test_on_another_file_system(tmp_path):
+def test_restore_on_a_tmpfs_is_exact(tmp_path):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         live = Path(memory) / "live"
         live.mkdir()
@@ -110,7 +110,7 @@ def test_on_another_file_system(tmp_path):
         assert snapshot(live) == before
 
 
-def test_attributes_that_the_file_system_cant_hold(tmp_path, live, monkeypatch):
+def test_unsupported_xattrs_are_a_preflight_warning_and_not_verified(tmp_path, live, monkeypatch):
     os.setxattr(live / "same", "user.kept", b"1")
     source = files(live)
     back_up(source, tmp_path / "set")
@@ -123,7 +123,7 @@ def test_attributes_that_the_file_system_cant_hold(tmp_path, live, monkeypatch):
     assert source.verify_staged(restore) == []
 
 
-def test_a_folder_whose_entries_inherit(tmp_path, live):
+def test_restore_into_a_folder_with_default_acl_is_exact(tmp_path, live):
     """An upload folder that several users share; what is staged in it must not inherit its access control list."""
     os.setxattr(live, "system.posix_acl_default", file_zoo.ACL)
     source = files(live)
@@ -139,7 +139,7 @@ def restore_path(live: Path, restore: LocalRestore) -> Path:
 
 
 @pytest.mark.slow
-def test_five_thousand_files(tmp_path):
+def test_restore_of_5000_files_is_exact(tmp_path):
     live = tmp_path / "live"
     for number in range(5000):
         path = live / f"{number % 50:02d}" / f"{number}.jpg"
@@ -157,7 +157,7 @@ def test_five_thousand_files(tmp_path):
 
 
 @pytest.mark.long
-def test_a_hundred_thousand_files(tmp_path):
+def test_restore_of_100_000_files_is_exact_with_every_method(tmp_path):
     """There and back, compared, as a part, and in place."""
     live = tmp_path / "live"
     for number in range(100_000):
@@ -207,7 +207,7 @@ def deep(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_thousand_and_more_folders_in_one_another(tmp_path, deep, in_place):
+def test_restore_of_1500_nested_folders_is_exact(tmp_path, deep, in_place):
     make_deep(deep, ["d"] * 1500)
     source = files(deep)
     before = found_below(deep)
@@ -229,7 +229,7 @@ def found_below(folder: Path) -> bytes:
     return subprocess.run(["find", ".", "-printf", "%p %y %T@ %m\\n"], cwd=folder, check=True, capture_output=True).stdout
 
 
-def test_a_path_that_gets_too_long_where_it_is_staged(tmp_path, deep):
+def test_preflight_refuses_paths_too_long_for_staging_except_in_place(tmp_path, deep):
     left = 4095 - len(str(deep)) - len("/file") - 20
     make_deep(deep, ["n" * 99] * (left // 100) + ["m" * (left % 100)])
     source = files(deep)
@@ -242,12 +242,12 @@ def test_a_path_that_gets_too_long_where_it_is_staged(tmp_path, deep):
     assert source.verify_staged(restore) == []
 
 
-def test_a_path_that_is_too_long_to_be_read_fails_the_backup(tmp_path, deep):
+def test_dump_fails_on_a_path_too_long_to_read(tmp_path, deep):
     make_deep(deep, ["n" * 200] * 25)
     assert "File name too long" in refusal(files(deep), tmp_path)
 
 
-def test_excluded_entries(tmp_path, live):
+def test_excluded_entries_are_not_saved_and_are_set_aside_with_replaced_folders(tmp_path, live):
     (live / "old.tmp").write_text("excluded")
     (live / "sub/deep.tmp").write_text("excluded too")
     (live / "cache").mkdir()
@@ -264,7 +264,7 @@ def test_excluded_entries(tmp_path, live):
     assert (restore_path(live, restore) / "before/sub/deep.tmp").read_text() == "excluded too"
 
 
-def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
+def test_restore_replaces_entries_of_the_set_that_the_plan_excludes_now(tmp_path, live):
     (live / "x.tmp").write_text("saved")
     back_up(files(live), tmp_path / "set")
     (live / "x.tmp").write_text("later")
@@ -272,14 +272,14 @@ def test_a_set_that_has_what_is_excluded_now(tmp_path, live):
     assert (live / "x.tmp").read_text() == "saved"
 
 
-def test_sockets_are_named(tmp_path, live):
+def test_dump_warns_of_sockets(tmp_path, live):
     with file_zoo.listen(live / "app.sock"):
         (tmp_path / "dump").mkdir()
         dump = files(live).dump(tmp_path / "dump", lambda: None)
     assert dump.warnings == (f"uploads: sockets and devices are left out: {live}/app.sock.",)
 
 
-def test_messages_can_be_printed_whatever_names_there_are(tmp_path, live):
+def test_messages_escape_undecodable_and_multiline_file_names(tmp_path, live):
     odd = os.path.join(os.fsencode(live), b"\xff\nodd")
     with file_zoo.listen(live / "sock"):
         (live / "sock").rename(os.fsdecode(odd + b".sock"))
@@ -297,7 +297,7 @@ def test_messages_can_be_printed_whatever_names_there_are(tmp_path, live):
     assert "entry \\xff\\nodd: is missing" in map(str, source.verify_staged(restore))
 
 
-def test_the_point_is_the_scan(tmp_path, live):
+def test_dump_is_scan_consistent_and_calls_opened_before_the_scan(tmp_path, live):
     (tmp_path / "dump").mkdir()
     seen = []
     dump = files(live).dump(tmp_path / "dump", lambda: seen.append(list((tmp_path / "dump").iterdir())))
@@ -309,7 +309,7 @@ def test_the_point_is_the_scan(tmp_path, live):
 # What can't be read -------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_dump_of_a_missing_folder_or_of_a_file_fails(tmp_path):
     with pytest.raises(SourceError, match="is not there"):
         files(tmp_path / "nothing").dump(tmp_path, lambda: None)
     (tmp_path / "file").touch()
@@ -317,7 +317,7 @@ def test_a_folder_that_is_not_there(tmp_path):
         files(tmp_path / "file").dump(tmp_path, lambda: None)
 
 
-def test_what_cant_be_read_fails_with_every_name(live):
+def test_dump_fails_with_the_name_of_every_unreadable_entry(live):
     with tempfile.TemporaryDirectory() as point:
         Path(point).chmod(0o755)
         source, out = Path(point) / "source", Path(point) / "out"
@@ -361,7 +361,7 @@ def back_up_while(source: Files, folder: Path, meanwhile) -> Path:
     return back_up(changing, folder)
 
 
-def test_what_changed_or_vanished_is_named_and_tolerated(tmp_path, live):
+def test_backup_records_and_tolerates_entries_changed_or_deleted_meanwhile(tmp_path, live):
     os.link(live / "same", live / "second name")
 
     def meanwhile() -> None:
@@ -388,7 +388,7 @@ def test_what_changed_or_vanished_is_named_and_tolerated(tmp_path, live):
 
 
 @pytest.mark.parametrize("becomes", ["link", "file"])
-def test_a_folder_that_becomes_something_else_is_refused(tmp_path, live, becomes):
+def test_backup_fails_when_a_folder_becomes_a_file_or_symlink_meanwhile(tmp_path, live, becomes):
     """It would be packed with what was listed below it, and tar could unpack only the one or the other."""
 
     def meanwhile() -> None:
@@ -399,7 +399,7 @@ def test_a_folder_that_becomes_something_else_is_refused(tmp_path, live, becomes
         back_up_while(files(live), tmp_path / "set", meanwhile)
 
 
-def test_files_that_become_links_of_each_other(tmp_path, live):
+def test_backup_tolerates_files_that_become_hard_links_meanwhile(tmp_path, live):
     """What deduplicating tools do at night, in the order that a listing did not foresee."""
     names = [f"copy {number}" for number in range(9)]
     for name in names:
@@ -416,7 +416,7 @@ def test_files_that_become_links_of_each_other(tmp_path, live):
     assert (live / names[0]).stat().st_nlink == 9
 
 
-def test_a_file_that_shrinks_and_grows_while_tar_reads(tmp_path, live):
+def test_backup_records_a_file_resized_while_tar_reads(tmp_path, live):
     (live / "log").write_bytes(os.urandom(64 << 20))
     stop = threading.Event()
 
@@ -436,7 +436,7 @@ def test_a_file_that_shrinks_and_grows_while_tar_reads(tmp_path, live):
 
 
 @pytest.mark.parametrize("fact", ["inode", "mounted"])
-def test_a_landmark_is_the_same_folder_and_a_mount_point_still(tmp_path, live, fact):
+def test_refuse_moved_fails_on_a_landmark_with_another_inode_or_mount(tmp_path, live, fact):
     """Numbers of entries on two file systems may be equal by chance."""
     (tmp_path / "dump").mkdir()
     files(live).dump(tmp_path / "dump", lambda: None)
@@ -450,7 +450,7 @@ def test_a_landmark_is_the_same_folder_and_a_mount_point_still(tmp_path, live, f
 
 
 @pytest.mark.parametrize("mount", ["fuse.sshfs storage:/ /", "cifs //nas/share /"])
-def test_some_file_systems_make_up_inodes(tmp_path, live, monkeypatch, mount):
+def test_refuse_moved_ignores_inodes_of_network_file_systems(tmp_path, live, monkeypatch, mount):
     """Their numbers are others on another worker, or after a while."""
     (tmp_path / "dump").mkdir()
     files(live).dump(tmp_path / "dump", lambda: None)
@@ -467,7 +467,7 @@ def contents(source: Files, dump_folder: Path, read) -> list:
     return list(reader_of(source).contents("uploads", dump_folder / "uploads.inventory.jsonl", read))
 
 
-def test_an_archive_that_lacks_what_is_still_there(tmp_path, live):
+def test_reader_fails_on_an_archive_without_a_scanned_entry(tmp_path, live):
     source = files(live)
     back_up(source, tmp_path / "set")
     read = rows(tmp_path / "set", "uploads", "entry")
@@ -477,7 +477,7 @@ def test_an_archive_that_lacks_what_is_still_there(tmp_path, live):
             contents(source, tmp_path / "set/dump", [row for row in read if row[1] != lost])
 
 
-def test_an_archive_that_has_what_was_not_scanned(tmp_path, live):
+def test_reader_fails_on_an_archive_with_an_unscanned_or_duplicate_entry(tmp_path, live):
     source = files(live)
     back_up(source, tmp_path / "set")
     read = rows(tmp_path / "set", "uploads", "entry")
@@ -487,7 +487,7 @@ def test_an_archive_that_has_what_was_not_scanned(tmp_path, live):
         contents(source, tmp_path / "set/dump", [*read, read[0]])
 
 
-def test_what_vanished_is_known_from_what_tar_said(tmp_path, live):
+def test_contents_take_vanished_entries_from_tar_messages_without_the_live_folder(tmp_path, live):
     """Weeks later, or where the source is not mounted, nobody could look at it."""
     (live / "odd: näme\n").write_text("odd")
     source = files(live)
@@ -502,7 +502,7 @@ def test_what_vanished_is_known_from_what_tar_said(tmp_path, live):
 
 
 @pytest.mark.parametrize("words", ["file changed as we read it", "File shrank by 3 bytes; padding with zeros"])
-def test_a_file_that_tar_saw_changing_is_named_even_if_it_looks_the_same(tmp_path, live, words):
+def test_contents_mark_a_file_as_changed_by_a_tar_message_alone(tmp_path, live, words):
     source = files(live)
     back_up(source, tmp_path / "set")
     inventory = tmp_path / "set/dump/uploads.inventory.jsonl"
@@ -512,7 +512,7 @@ def test_a_file_that_tar_saw_changing_is_named_even_if_it_looks_the_same(tmp_pat
     assert [row for row in found if row[0] == "changed"] == [("changed", "sub/a", {"what": "changed while read"})]
 
 
-def test_the_inventory_ends_with_totals(tmp_path, live):
+def test_inventory_totals_equal_the_totals_of_the_contents(tmp_path, live):
     source = files(live)
     back_up(source, tmp_path / "set")
     ((_, _, scanned),) = read_rows(tmp_path / "set/dump/uploads.inventory.jsonl", "tree")
@@ -524,7 +524,7 @@ def test_the_inventory_ends_with_totals(tmp_path, live):
 # Swap and back ----------------------------------------------------------------------------------------------------
 
 
-def test_the_way_back(tmp_path, live):
+def test_rollback_is_exact_and_keeps_files_written_after_the_swap(tmp_path, live):
     source = files(live, "*.tmp")
     saved = snapshot(live)
     back_up(source, tmp_path / "set")
@@ -569,7 +569,7 @@ def disturbed(tmp_path, live):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, killer, then):
+def test_swap_killed_at_any_point_is_resumed_or_rolled_back(tmp_path, live, disturbed, killer, then):
     source, saved, later = disturbed
     restores = {}
 
@@ -597,7 +597,7 @@ def test_a_switch_killed_at_any_point(tmp_path, live, disturbed, killer, then):
 
 
 @pytest.mark.slow
-def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, killer):
+def test_rollback_killed_at_any_point_is_resumed(tmp_path, live, disturbed, killer):
     source, saved, later = disturbed
     restores = {}
 
@@ -619,7 +619,7 @@ def test_a_way_back_killed_at_any_point(tmp_path, live, disturbed, killer):
     assert len(restores) > 8
 
 
-def test_staging_killed_starts_afresh(tmp_path, live, disturbed):
+def test_stage_killed_while_unpacking_starts_over(tmp_path, live, disturbed):
     source, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     unpack = restore.unpack
@@ -639,7 +639,7 @@ def test_staging_killed_starts_afresh(tmp_path, live, disturbed):
     assert snapshot(live) == later
 
 
-def test_order_of_steps_is_kept(tmp_path, live, disturbed):
+def test_restore_steps_are_repeatable_and_stage_after_the_swap_is_refused(tmp_path, live, disturbed):
     source, saved, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     source.roll_back(restore)
@@ -655,7 +655,7 @@ def test_order_of_steps_is_kept(tmp_path, live, disturbed):
     assert (restore_path(live, restore) / "before/newer").exists(), "discard leaves what was live"
 
 
-def test_after_the_way_back_there_is_no_switch(tmp_path, disturbed):
+def test_stage_and_swap_after_rollback_are_refused(tmp_path, disturbed):
     source, _, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     source.stage(restore)
@@ -664,9 +664,11 @@ def test_after_the_way_back_there_is_no_switch(tmp_path, disturbed):
     source.roll_back(restore)
     with pytest.raises(RestoreError, match="already swapped"):
         source.stage(restore)
+    with pytest.raises(RestoreError, match="was rolled back"):
+        source.swap(restore)
 
 
-def test_a_half_switch_is_not_discarded(tmp_path, disturbed, killer):
+def test_discard_of_a_partial_swap_and_swap_after_rollback_are_refused(tmp_path, disturbed, killer):
     source, _, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     source.stage(restore)
@@ -680,7 +682,7 @@ def test_a_half_switch_is_not_discarded(tmp_path, disturbed, killer):
         source.swap(restore)
 
 
-def test_somebody_writes_in_the_middle(tmp_path, live, disturbed, monkeypatch):
+def test_swap_stops_on_concurrent_writes_and_rollback_keeps_the_written_file(tmp_path, live, disturbed, monkeypatch):
     source, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     source.stage(restore)
@@ -699,7 +701,7 @@ def test_somebody_writes_in_the_middle(tmp_path, live, disturbed, monkeypatch):
     assert (restore_path(live, restore) / "late/changed").read_text() == "a service wrote this"
 
 
-def test_rename_replaces_nothing(tmp_path, monkeypatch):
+def test_rename_never_replaces_an_existing_file(tmp_path, monkeypatch):
     source, target = tmp_path / "a", tmp_path / "b"
     for _ in range(2):
         source.write_text("a")
@@ -727,7 +729,7 @@ def test_rename_replaces_nothing(tmp_path, monkeypatch):
         (lambda new: new.chmod(0o777), ".: mode is 0777"),
     ],
 )
-def test_what_was_staged_wrong_is_named(tmp_path, live, disturbed, harm, named):
+def test_verify_staged_reports_each_difference_from_the_set(tmp_path, live, disturbed, harm, named):
     source, _, _ = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     source.stage(restore)
@@ -735,7 +737,7 @@ def test_what_was_staged_wrong_is_named(tmp_path, live, disturbed, harm, named):
     assert named in "\n".join(map(str, source.verify_staged(restore)))
 
 
-def test_rows_that_do_not_add_up_are_found(tmp_path, live, disturbed):
+def test_verify_staged_reports_contents_that_disagree_with_the_totals(tmp_path, live, disturbed):
     source, _, _ = disturbed
     contents_file = tmp_path / "set/uploads.contents.jsonl"
     write_rows(tmp_path / "less", (row for row in list(read_rows(contents_file)) if row[1] != "same"))
@@ -747,10 +749,10 @@ def test_rows_that_do_not_add_up_are_found(tmp_path, live, disturbed):
     assert "entry same: is there, but not in the set" in found
 
 
-# A folder that is gone ----------------------------------------------------------------------------------------------
+# A missing folder ---------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_gone_comes_back(tmp_path, live):
+def test_restore_creates_a_missing_folder_and_fingerprint_stays_the_same(tmp_path, live):
     deep = live / "deep" / "down"
     live.rename(tmp_path / "moved")
     deep.parent.mkdir(parents=True)
@@ -760,12 +762,12 @@ def test_a_folder_that_is_gone_comes_back(tmp_path, live):
     back_up(source, tmp_path / "set")
     shutil.rmtree(live)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
-    gone = source.preflight(restore)
-    assert gone.fingerprint.startswith("gone below ")
-    assert f"{deep} is gone; it is created again in {tmp_path}." in [finding.text for finding in gone.findings]
+    missing = source.preflight(restore)
+    assert missing.fingerprint.startswith("gone below ")
+    assert f"{deep} is gone; it is created again in {tmp_path}." in [finding.text for finding in missing.findings]
     assert not live.exists(), "preflight changes nothing"
     source.stage(restore)
-    assert source.preflight(restore).fingerprint == gone.fingerprint, "a folder that the restore created is still gone"
+    assert source.preflight(restore).fingerprint == missing.fingerprint, "a folder that the restore created is still gone"
     assert source.verify_staged(restore) == []
     source.swap(restore)
     assert snapshot(deep) == saved
@@ -774,14 +776,14 @@ def test_a_folder_that_is_gone_comes_back(tmp_path, live):
     assert snapshot(deep) == saved
 
 
-def test_a_folder_that_was_gone_goes_again(tmp_path, live):
+def test_rollback_and_discard_remove_a_folder_missing_before_the_restore(tmp_path, live):
     source = files(live)
     back_up(source, tmp_path / "set")
     shutil.rmtree(live)
-    for switched in (False, True):
-        restore = LocalRestore(tmp_path / "set", tmp_path / f"work{switched}")
+    for swapped in (False, True):
+        restore = LocalRestore(tmp_path / "set", tmp_path / f"work{swapped}")
         source.stage(restore)
-        if switched:
+        if swapped:
             source.swap(restore)
             source.roll_back(restore)
         source.discard(restore)
@@ -791,7 +793,7 @@ def test_a_folder_that_was_gone_goes_again(tmp_path, live):
 # Preflight ----------------------------------------------------------------------------------------------------------
 
 
-def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
+def test_preflight_reports_replaced_files_and_needed_space(tmp_path, live, disturbed):
     source, _, later = disturbed
     restore = LocalRestore(tmp_path / "set", tmp_path / "work")
     preflight = source.preflight(restore)
@@ -810,7 +812,7 @@ def test_preflight_says_what_is_replaced(tmp_path, live, disturbed):
     assert snapshot(live) == later
 
 
-def test_a_worker_without_rights(tmp_path, disturbed, live):
+def test_preflight_refuses_a_worker_without_rights_to_the_folder(tmp_path, disturbed, live):
     if not IS_ROOT:
         pytest.skip("changes to another user")
     source, _, _ = disturbed
@@ -825,10 +827,10 @@ def test_a_worker_without_rights(tmp_path, disturbed, live):
     assert "belongs to another user" in as_nobody(finding_texts, source, restore, "refusal")
 
 
-def test_a_whole_restore_without_root(tmp_path):
+def test_restore_without_root_is_exact(tmp_path):
     """Owners become the worker's own; everything else is compared and comes back."""
     if not IS_ROOT:
-        pytest.skip("test_everything_comes_back is the same then")
+        pytest.skip("test_restore_of_every_kind_of_entry_is_exact is the same then")
     with tempfile.TemporaryDirectory() as point:
         os.chown(point, file_zoo.NOBODY, file_zoo.NOBODY)
         live = Path(point) / "live"
@@ -866,7 +868,7 @@ class Unsealed(LocalRestore):
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root may set the mark")
-def test_entries_that_are_immutable(tmp_path, live, disturbed):
+def test_preflight_refuses_immutable_files(tmp_path, live, disturbed):
     source, _, _ = disturbed
     request_get, request_set, immutable = 0x80086601, 0x40086602, 0x10
     with (live / "same").open() as file:
@@ -896,7 +898,7 @@ def mounted(live):
     subprocess.run(["umount", live / "mount point"], check=True)
 
 
-def test_mounts_below_are_saved_but_refused_in_a_restore(tmp_path, live, mounted):
+def test_mount_below_the_folder_is_saved_and_refused_by_preflight(tmp_path, live, mounted):
     source = files(live)
     back_up(source, tmp_path / "set")
     assert "mount point/inside" in entries(tmp_path / "set", "uploads")
@@ -904,7 +906,7 @@ def test_mounts_below_are_saved_but_refused_in_a_restore(tmp_path, live, mounted
     assert f"something is mounted, which can't be renamed: {mounted}" in refusal
 
 
-def test_the_same_export_mounted_twice_is_one_target(tmp_path, live, mounted):
+def test_mount_of_is_the_same_for_one_file_system_mounted_twice(tmp_path, live, mounted):
     """As on two workers: device numbers and mount points are theirs, file system and inode are not."""
     (mounted / "deep").mkdir()
     other = tmp_path / "other worker"
@@ -917,7 +919,7 @@ def test_the_same_export_mounted_twice_is_one_target(tmp_path, live, mounted):
         subprocess.run(["umount", other], check=True)
 
 
-def test_removing_never_enters_a_mount(live, mounted):
+def test_remove_refuses_a_folder_with_mount_points(live, mounted):
     with pytest.raises(RestoreError, match="has mount points in it"):
         filesystem.remove(live, LOCAL)
     assert (mounted / "inside").exists()
@@ -926,7 +928,7 @@ def test_removing_never_enters_a_mount(live, mounted):
 # Set-aside copies ---------------------------------------------------------------------------------------------------
 
 
-def test_copies_are_dropped_one_by_one(tmp_path, live):
+def test_drop_replaced_deletes_data_of_one_restore_and_keeps_staged_data(tmp_path, live):
     source = files(live)
     back_up(source, tmp_path / "set")
     restores = [LocalRestore(tmp_path / "set", tmp_path / f"work{number}") for number in range(2)]

@@ -114,7 +114,7 @@ def apart(tree: dict, *starts: str) -> dict:
         (["*"], ["top.txt", "a.pdf", "2025", "2026", "other"]),
     ],
 )
-def test_what_was_asked_for_comes_and_the_rest_is_not_touched(tmp_path, live, saved, only, touched):
+def test_restore_of_parts_is_exact_and_changes_no_other_entries(tmp_path, live, saved, only, touched):
     disturb(live)
     later = snapshot(live)
     source, restore = files(live), a_restore(tmp_path, *only)
@@ -130,7 +130,7 @@ def test_what_was_asked_for_comes_and_the_rest_is_not_touched(tmp_path, live, sa
     assert snapshot(live) == found
 
 
-def test_a_folder_comes_as_it_was_and_a_pattern_of_files_touches_only_these(tmp_path, live, saved):
+def test_restore_of_a_folder_removes_extra_files_and_of_a_pattern_keeps_extra_files(tmp_path, live, saved):
     disturb(live)
     restored(files(live), a_restore(tmp_path, "2026/03/*.pdf"))
     assert (live / "2026/03/came.pdf").read_text() == "came", "the set has no such file, so none was asked for"
@@ -138,7 +138,7 @@ def test_a_folder_comes_as_it_was_and_a_pattern_of_files_touches_only_these(tmp_
     assert not (live / "2026/03/came.pdf").exists()
 
 
-def test_the_way_back_of_a_part(tmp_path, live, saved):
+def test_rollback_of_parts_is_exact_and_keeps_new_files_beside_the_parts(tmp_path, live, saved):
     disturb(live)
     shutil.rmtree(live / "2025")
     age(live)
@@ -159,7 +159,7 @@ def test_the_way_back_of_a_part(tmp_path, live, saved):
     assert source.replaced_copies() == []
 
 
-def test_folders_that_are_gone_come_as_the_set_has_them(tmp_path, live, saved):
+def test_restore_of_a_file_creates_missing_parent_folders_as_in_the_set(tmp_path, live, saved):
     shutil.rmtree(live / "2026")
     age(live)
     later = snapshot(live)
@@ -175,7 +175,7 @@ def test_folders_that_are_gone_come_as_the_set_has_them(tmp_path, live, saved):
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_the_whole_folder_is_gone(tmp_path, live, saved, back):
+def test_restore_of_a_part_creates_a_missing_root_folder_until_rollback(tmp_path, live, saved, back):
     shutil.rmtree(live)
     source, restore = files(live), a_restore(tmp_path, "2026/04/four.pdf")
     source.stage(restore)
@@ -190,7 +190,7 @@ def test_the_whole_folder_is_gone(tmp_path, live, saved, back):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("then", ["resume", "back"])
-def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then):
+def test_swap_of_parts_killed_at_any_point_is_resumed_or_rolled_back(tmp_path, live, saved, monkeypatch, then):
     disturb(live)
     shutil.rmtree(live / "2025")
     age(live)
@@ -225,7 +225,7 @@ def test_killed_at_any_point(tmp_path, live, saved, monkeypatch, then):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_links_of_a_file_that_was_not_asked_for(tmp_path, live, in_place):
+def test_restore_of_hard_links_without_their_target_makes_a_separate_file(tmp_path, live, in_place):
     """The set has them as links to a file that stays away: they become a file of their own."""
     (live / "0 first").write_text("one file")
     (live / "linked").mkdir()
@@ -255,7 +255,7 @@ def test_links_of_a_file_that_was_not_asked_for(tmp_path, live, in_place):
     assert not (live / f".recovery-{restore.id}/apart").exists()
 
 
-def test_every_kind_of_entry_by_a_pattern(tmp_path):
+def test_restore_of_every_kind_of_entry_by_a_pattern_is_exact(tmp_path):
     live = tmp_path / "live"
     file_zoo.build(live)
     source, before = files(live), snapshot(live)
@@ -284,7 +284,7 @@ def test_every_kind_of_entry_by_a_pattern(tmp_path):
         ("a\0b", r"'a\x00b' can't be"),
     ],
 )
-def test_refusals(tmp_path, live, saved, only, words):
+def test_preflight_refuses_unknown_or_invalid_parts_with_suggestions(tmp_path, live, saved, only, words):
     restore = a_restore(tmp_path, "a.pdf", only)
     preflight = files(live).preflight(restore)
     (said,) = [finding.text for finding in preflight.findings if finding.level == "refusal"]
@@ -293,13 +293,13 @@ def test_refusals(tmp_path, live, saved, only, words):
     assert preflight.fingerprint == files(live).fingerprint(restore)
 
 
-def test_an_empty_set_has_nothing(tmp_path):
+def test_preflight_refuses_a_part_of_an_empty_set(tmp_path):
     (tmp_path / "live").mkdir()
     back_up(files(tmp_path / "live"), tmp_path / "set")
     assert "it has nothing." in finding_texts(files(tmp_path / "live"), a_restore(tmp_path, "x"), "refusal")
 
 
-def test_a_name_that_looks_like_a_pattern():
+def test_only_matches_a_path_with_brackets_literally():
     only = Only(["[draft] x.pdf", "in/*"])
     assert only.top("[draft] x.pdf") == "[draft] x.pdf"
     assert only.top("in/a/b") == "in/a"
@@ -309,7 +309,7 @@ def test_a_name_that_looks_like_a_pattern():
 
 
 @pytest.mark.parametrize("made", ["file", "link"])
-def test_something_else_where_the_set_has_a_folder(tmp_path, live, saved, made):
+def test_restore_of_a_file_is_refused_when_the_parent_folder_is_a_file_or_symlink(tmp_path, live, saved, made):
     shutil.rmtree(live / "2026")
     if made == "file":
         (live / "2026").write_text("a file now")
@@ -324,7 +324,7 @@ def test_something_else_where_the_set_has_a_folder(tmp_path, live, saved, made):
     assert (live / "2026/03/one.pdf").read_text() == "one"
 
 
-def test_preflight_of_a_part(tmp_path, live, saved):
+def test_preflight_of_a_part_counts_only_entries_of_the_part(tmp_path, live, saved):
     disturb(live)
     later = snapshot(live)
     source, restore = files(live), a_restore(tmp_path, "2026/03")
@@ -340,7 +340,7 @@ def test_preflight_of_a_part(tmp_path, live, saved):
 # Excluded entries ---------------------------------------------------------------------------------------------------
 
 
-def test_excluded_entries_go_with_a_folder_only(tmp_path, live, saved):
+def test_excluded_entries_are_set_aside_only_with_a_restored_folder(tmp_path, live, saved):
     (live / "2026/03/x.tmp").write_text("excluded")
     source = files(live, "*.tmp")
     restored(source, a_restore(tmp_path, "2026/03/*.pdf"))
@@ -357,7 +357,7 @@ def compared(source: Files, restore: LocalRestore) -> dict:
     return {(change.kind, change.what): (change.count, change.bytes, change.names) for change in source.compare(restore)}
 
 
-def test_compare(tmp_path, live, saved):
+def test_compare_counts_added_changed_removed_and_equal_entries(tmp_path, live, saved):
     source = files(live, "*.tmp")
     assert compared(source, a_restore(tmp_path)) == {
         ("file", "equal"): (8, 33, tuple(sorted(p for p in map(os.fsdecode, saved) if (live / p).is_file()))),
@@ -382,7 +382,7 @@ def test_compare(tmp_path, live, saved):
     assert snapshot(live) == later
 
 
-def test_compare_a_part(tmp_path, live, saved):
+def test_compare_of_a_part_counts_only_entries_of_the_part(tmp_path, live, saved):
     source = files(live)
     disturb(live)
     assert compared(source, a_restore(tmp_path, "2026/03/*.pdf")) == {("file", "changed"): (1, 3, ("2026/03/one.pdf",))}
@@ -398,7 +398,7 @@ def test_compare_a_part(tmp_path, live, saved):
     assert not live.exists()
 
 
-def test_compare_where_something_else_is_now(tmp_path, live, saved):
+def test_compare_reports_a_folder_that_became_a_file_as_changed(tmp_path, live, saved):
     shutil.rmtree(live / "other")
     (live / "other").write_text("a file")
     found = compared(files(live), a_restore(tmp_path, "other"))
@@ -408,7 +408,7 @@ def test_compare_where_something_else_is_now(tmp_path, live, saved):
 # Elsewhere ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_elsewhere(tmp_path, live, saved):
+def test_restore_to_a_target_folder_is_exact_and_changes_no_live_entries(tmp_path, live, saved):
     disturb(live)
     later = snapshot(live)
     there = tmp_path / "staging" / "uploads"
@@ -424,7 +424,7 @@ def test_a_folder_elsewhere(tmp_path, live, saved):
     assert list(source.occupied_locations(a_restore(tmp_path, "2026/03/deep")).values()) == [f"{there} has 1 file, 1 folder (5 B)"]
 
 
-def test_elsewhere_and_back_leaves_nothing(tmp_path, live, saved):
+def test_rollback_in_a_target_folder_leaves_no_files(tmp_path, live, saved):
     there = tmp_path / "staging" / "uploads"
     source, restore = files(live, there=there), a_restore(tmp_path, "2026/03")
     source.stage(restore)
@@ -435,7 +435,7 @@ def test_elsewhere_and_back_leaves_nothing(tmp_path, live, saved):
     assert not (tmp_path / "staging").exists()
 
 
-def test_where_it_lands_is_told_by_the_folder_itself(tmp_path, live, saved):
+def test_locations_are_equal_for_a_folder_reached_through_symlinks(tmp_path, live, saved):
     restore = a_restore(tmp_path)
     here = files(live).locations(restore)
     Path(tmp_path / "other name").symlink_to(live)
@@ -448,16 +448,16 @@ def test_where_it_lands_is_told_by_the_folder_itself(tmp_path, live, saved):
     )
 
 
-def test_the_same_folder_mounted_twice_is_where_it_lands(tmp_path, live, saved):
+def test_locations_overlap_for_a_folder_mounted_twice(tmp_path, live, saved):
     other = tmp_path / "mounted"
     other.mkdir()
     if subprocess.run(["mount", "--bind", live, other], check=False, capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
         there = files(live, there=other).locations(a_restore(tmp_path))
-        assert any(contained_in(landing, there) for landing in files(live).locations(a_restore(tmp_path)))
-        assert any(contained_in(landing, there) for landing in files(live, there=live / "2026").locations(a_restore(tmp_path)))
-        assert not any(contained_in(landing, there) for landing in files(live, there=tmp_path / "third").locations(a_restore(tmp_path)))
+        assert any(contained_in(location, there) for location in files(live).locations(a_restore(tmp_path)))
+        assert any(contained_in(location, there) for location in files(live, there=live / "2026").locations(a_restore(tmp_path)))
+        assert not any(contained_in(location, there) for location in files(live, there=tmp_path / "third").locations(a_restore(tmp_path)))
         (live / "inner").mkdir()
         assert "lie in one another" in finding_texts(files(live, there=other / "inner"), a_restore(tmp_path), "refusal")
     finally:
@@ -465,6 +465,6 @@ def test_the_same_folder_mounted_twice_is_where_it_lands(tmp_path, live, saved):
 
 
 @pytest.mark.parametrize("there", ["live/copy", "."])
-def test_elsewhere_is_not_inside_or_around_the_live_folder(tmp_path, live, saved, there):
+def test_preflight_refuses_a_target_folder_inside_or_around_the_live_folder(tmp_path, live, saved, there):
     assert "lie in one another" in finding_texts(files(live, there=tmp_path / there), a_restore(tmp_path), "refusal")
     assert "lie in one another" not in finding_texts(files(live, there=tmp_path / "elsewhere"), a_restore(tmp_path), "refusal")

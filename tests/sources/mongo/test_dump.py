@@ -56,7 +56,7 @@ def user(client, name, roles, password="secret"):
 # Dumps ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_dump_is_what_mongodump_writes(mongo_server, client, db, tmp_path):
+def test_dump_files_equal_the_files_of_mongodump(mongo_server, client, db, tmp_path):
     hard_content(client, db.name)
     dump(mongo(mongo_server, db.name), tmp_path / "ours")
     config = tmp_path / "config"
@@ -71,7 +71,7 @@ def test_a_dump_is_what_mongodump_writes(mongo_server, client, db, tmp_path):
         assert json.loads(path.read_text()) == json.loads((theirs / path.name).read_text()), path.name
 
 
-def test_what_was_written_together_is_dumped_together(mongo_server, client, db, tmp_path):
+def test_snapshot_dump_never_splits_a_transaction_across_two_databases(mongo_server, client, db, tmp_path):
     """A writer adds the same number to two collections of two databases, each pair in a transaction, all the time."""
     other = client[f"{db.name}_other"]
     for place in (db.left, other.right):
@@ -113,7 +113,7 @@ def test_what_was_written_together_is_dumped_together(mongo_server, client, db, 
     assert int(ordinal) > 0
 
 
-def test_a_snapshot_that_grows_too_old_becomes_a_fuzzy_dump_that_says_so(mongo_server, client, db, tmp_path):
+def test_dump_falls_back_to_fuzzy_with_warnings_when_the_snapshot_expires(mongo_server, client, db, tmp_path):
     db.some.insert_many([{"_id": n} for n in range(10)])
     window = client.admin.command("getParameter", minSnapshotHistoryWindowInSeconds=1)["minSnapshotHistoryWindowInSeconds"]
 
@@ -135,7 +135,7 @@ def test_a_snapshot_that_grows_too_old_becomes_a_fuzzy_dump_that_says_so(mongo_s
     assert len(read_bson(tmp_path / "dump/documents" / db.name / "some.bson")) == 10
 
 
-def test_a_collection_that_is_dropped_while_reading_makes_a_new_snapshot(mongo_server, client, db, tmp_path):
+def test_dump_opens_a_new_snapshot_when_a_collection_is_dropped_meanwhile(mongo_server, client, db, tmp_path):
     db.stays.insert_one({})
     db.goes.insert_one({})
     made = dump(mongo(mongo_server, db.name), tmp_path / "dump", db.goes.drop)
@@ -145,7 +145,7 @@ def test_a_collection_that_is_dropped_while_reading_makes_a_new_snapshot(mongo_s
     assert not (tmp_path / "dump/documents" / db.name / "goes.bson").exists()
 
 
-def test_a_capped_collection_is_named_because_it_is_not_in_the_snapshot(mongo_server, db, tmp_path):
+def test_dump_with_a_capped_collection_is_fuzzy_and_warns_of_the_collection(mongo_server, db, tmp_path):
     db.create_collection("log", capped=True, size=10_000)
     db.log.insert_one({"n": 1})
     db.plain.insert_one({"n": 1})
@@ -155,7 +155,7 @@ def test_a_capped_collection_is_named_because_it_is_not_in_the_snapshot(mongo_se
     assert len(read_bson(tmp_path / "dump/documents" / db.name / "log.bson")) == 1
 
 
-def test_every_kind_of_dump_knows_counts_and_sizes_of_its_files(mongo_server, standalone, tmp_path):
+def test_dump_inventory_has_counts_and_sizes_of_files_for_snapshot_and_mongodump(mongo_server, standalone, tmp_path):
     """A file that was cut between two documents is found, whoever wrote it: no snapshot's count is needed for that."""
     for kind, where in (("snapshot", mongo_server), ("mongodump", standalone)):
         with where.client() as client:
@@ -183,7 +183,7 @@ def test_every_kind_of_dump_knows_counts_and_sizes_of_its_files(mongo_server, st
             path.write_bytes(whole)
 
 
-def test_a_standalone_server_is_dumped_by_mongodump(standalone, tmp_path):
+def test_dump_of_standalone_server_is_fuzzy_with_a_warning_and_has_every_collection(standalone, tmp_path):
     with standalone.client() as client:
         hard_content(client, "hard")
         client.hard["__stage_0123abcd_left"].insert_one({})
@@ -199,7 +199,7 @@ def test_a_standalone_server_is_dumped_by_mongodump(standalone, tmp_path):
         client.drop_database("hard")
 
 
-def test_no_password_is_left_behind(standalone, tmp_path):
+def test_mongodump_leaves_no_password_in_any_file(standalone, tmp_path):
     with standalone.client() as client:
         client.some.thing.insert_one({})
     dump(mongo(standalone, "some"), tmp_path / "dump")
@@ -211,7 +211,7 @@ def test_no_password_is_left_behind(standalone, tmp_path):
 # What is a source -----------------------------------------------------------------------------------------------------
 
 
-def test_everything_but_the_servers_own_and_what_restores_left(mongo_server, client, db, tmp_path):
+def test_dump_of_whole_server_skips_system_collections_and_leftovers_of_restores(mongo_server, client, db, tmp_path):
     db.mine.insert_one({})
     client.admin.own.insert_one({})
     for left in ("__stage_0123abcd_mine", "__before_0123abcd_mine", "__replaced_0123abcd_mine"):
@@ -224,7 +224,7 @@ def test_everything_but_the_servers_own_and_what_restores_left(mongo_server, cli
     assert {name for name in names if name.startswith(("admin.", "config.", "local."))} == {"admin.own"}
 
 
-def test_single_collections(mongo_server, db, tmp_path):
+def test_dump_of_named_collections_skips_all_other_collections(mongo_server, db, tmp_path):
     for name in ("one", "two", "three"):
         db[name].insert_one({})
     db.create_collection("a view", viewOn="one", pipeline=[])
@@ -239,18 +239,18 @@ def test_single_collections(mongo_server, db, tmp_path):
     ("databases", "collections", "named"),
     [(("not_there",), (), "not_there"), ((), ("openmanus.not_there",), "openmanus.not_there"), (("config",), (), "config")],
 )
-def test_what_is_named_and_not_there_fails(mongo_server, tmp_path, databases, collections, named):
+def test_dump_of_missing_or_system_database_or_collection_fails(mongo_server, tmp_path, databases, collections, named):
     with pytest.raises(SourceError, match=named):
         dump(mongo(mongo_server, *databases, collections=collections), tmp_path / "dump")
 
 
-def test_a_server_with_nothing_fails(server_folder, tmp_path):
+def test_dump_of_an_empty_server_fails(server_folder, tmp_path):
     with MongoServer(server_folder / "mongo-empty", replica_set=False, auth=False) as empty:
         with pytest.raises(SourceError, match="no collection at all"):
             dump(mongo(empty), tmp_path / "dump")
 
 
-def test_users_and_roles_of_a_whole_server(standalone, tmp_path):
+def test_dump_of_whole_server_has_users_and_roles_without_keys_in_the_contents(standalone, tmp_path):
     with standalone.client() as client:
         client.app.things.insert_one({})
         client.app.command("createRole", "reader", privileges=[], roles=["read"])
@@ -272,7 +272,7 @@ def test_users_and_roles_of_a_whole_server(standalone, tmp_path):
         client.drop_database("app")
 
 
-def test_users_and_roles_that_named_databases_need(mongo_server, client, db, tmp_path):
+def test_dump_of_named_database_has_only_users_and_roles_related_to_the_database(mongo_server, client, db, tmp_path):
     db.things.insert_one({})
     admin = client.admin
     made = [("createRole", db, "inner", {"privileges": [], "roles": ["read"]})]
@@ -321,7 +321,7 @@ def account(client):
         client.admin.command("dropUser", name)
 
 
-def test_the_role_backup_is_enough(mongo_server, client, db, account, tmp_path):
+def test_snapshot_dump_needs_only_the_role_backup(mongo_server, client, db, account, tmp_path):
     series(db, "weather")
     db.plain.insert_one({})
     login = account("saver", ["backup"], "p@ss:/w%rd ü?#")
@@ -330,7 +330,7 @@ def test_the_role_backup_is_enough(mongo_server, client, db, account, tmp_path):
     assert not made.warnings
 
 
-def test_the_role_backup_is_enough_for_mongodump(standalone, tmp_path):
+def test_mongodump_needs_only_the_role_backup(standalone, tmp_path):
     with standalone.client() as client:
         series(client.rights, "weather")
         login = user(client, "saver", ["backup"], "p@ss:/w%rd ü?#")
@@ -340,13 +340,13 @@ def test_the_role_backup_is_enough_for_mongodump(standalone, tmp_path):
         client.drop_database("rights")
 
 
-def test_without_the_right_to_read_users_the_dump_says_so(mongo_server, db, account, tmp_path):
+def test_dump_without_privilege_to_read_users_warns_of_missing_users_and_roles(mongo_server, db, account, tmp_path):
     db.plain.insert_one({})
     made = dump(mongo(mongo_server, db.name, **account("reader", ["readAnyDatabase"])), tmp_path / "dump")
     assert any("Users and roles are not in the dump" in warning for warning in made.warnings)
 
 
-def test_a_user_of_one_database_saves_that_one_and_no_other(mongo_server, client, db, account, tmp_path):
+def test_dump_as_user_of_one_database_succeeds_for_the_database_and_fails_beyond(mongo_server, client, db, account, tmp_path):
     db.plain.insert_one({})
     login = account("narrow", [{"role": "read", "db": db.name}])
     dump(mongo(mongo_server, db.name, **login), tmp_path / "one")
@@ -356,7 +356,7 @@ def test_a_user_of_one_database_saves_that_one_and_no_other(mongo_server, client
         dump(mongo(mongo_server, **login), tmp_path / "all")
 
 
-def test_wrong_password_wrong_option_and_nobody_there(mongo_server, tmp_path):
+def test_dump_fails_with_wrong_password_unknown_option_or_unreachable_server(mongo_server, tmp_path):
     with pytest.raises(ConnectionUnusable, match="refuses the login") as caught:
         dump(mongo(mongo_server, password="wr0ng-one"), tmp_path / "1")
     assert "wr0ng-one" not in str(caught.value)
@@ -366,7 +366,7 @@ def test_wrong_password_wrong_option_and_nobody_there(mongo_server, tmp_path):
         dump(mongo(mongo_server, port=1, extra={"serverSelectionTimeoutMS": 200}), tmp_path / "3")
 
 
-def test_mongos_is_refused():
+def test_connection_to_mongos_is_refused():
     class Router:
         class admin:  # noqa: N801 - there is no mongos here to ask
             command = staticmethod(lambda name: {"msg": "isdbgrid", "isWritablePrimary": True})
@@ -375,7 +375,7 @@ def test_mongos_is_refused():
         server(Router)
 
 
-def test_a_connection_means_what_it_means_to_airflow():
+def test_connection_extra_becomes_options_and_tool_uri_as_in_airflow():
     extra = {"srv": True, "ssl": True, "allow_insecure": True, "replicaSet": "rs0", "connectTimeoutMS": 30000}
     where = Endpoint("x", host="db.example.com", login="a b", password="p@/:%", schema="people", extra=extra)
     assert options(where) == {
@@ -438,7 +438,7 @@ def contents(folder):
     return list(reader.contents("documents", folder / "documents.inventory.jsonl", rows))
 
 
-def test_contents_have_counts_and_digests_for_everything(copy):
+def test_contents_have_facts_of_every_database_collection_view_and_index(copy):
     rows = {(kind, name): facts for kind, name, facts in contents(copy)}
     assert rows["collection", "damaged.many"]["count"] == 100
     assert rows["collection", "damaged.empty"] == {
@@ -455,7 +455,7 @@ def test_contents_have_counts_and_digests_for_everything(copy):
     assert rows["database", "damaged"] == {"whole": True}
 
 
-def test_a_truncated_file_is_found_wherever_it_was_cut(copy):
+def test_reader_fails_on_a_bson_file_truncated_at_any_length(copy):
     path = copy / "documents/damaged/many.bson"
     whole = path.read_bytes()
     for size in (len(whole) - 1, len(whole) // 2, 3):
@@ -464,7 +464,7 @@ def test_a_truncated_file_is_found_wherever_it_was_cut(copy):
             contents(copy)
 
 
-def test_a_file_cut_between_two_documents_is_found_by_its_count(copy):
+def test_reader_fails_on_bson_file_truncated_between_documents_by_the_count(copy):
     path = copy / "documents/damaged/many.bson"
     whole = path.read_bytes()
     path.write_bytes(whole[: -int.from_bytes(bson.encode({"_id": 99, "text": "x" * 99})[:4], "little")])
@@ -482,16 +482,17 @@ def test_a_file_cut_between_two_documents_is_found_by_its_count(copy):
         ("system.buckets.weather.bson", r"the documents of damaged\.weather"),
     ],
 )
-def test_a_missing_file_is_missed(copy, lost, words):
+def test_reader_fails_on_a_missing_data_or_metadata_file(copy, lost, words):
     (copy / "documents/damaged" / lost).unlink()
     with pytest.raises(ArtifactError, match=words):
         contents(copy)
 
 
-def test_a_missing_or_changed_index_is_found(copy):
+@pytest.mark.parametrize("harm", [list.pop, lambda indexes: indexes[1].update(unique=True)], ids=["missing", "changed"])
+def test_reader_fails_on_an_index_that_differs_from_the_inventory(copy, harm):
     path = copy / "documents/damaged/many.metadata.json"
     document = json.loads(path.read_text())
-    document["indexes"] = document["indexes"][:1]
+    harm(document["indexes"])
     path.write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match=r"index damaged\.many\[text_1\]"):
         contents(copy)
@@ -500,25 +501,25 @@ def test_a_missing_or_changed_index_is_found(copy):
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b'{"indexes": {}}', b'{"indexes": [], "type": "other"}', b'{"indexes": [{}]}', b"\xff\xfe"]
 )
-def test_a_damaged_definition_is_found(copy, text):
+def test_reader_fails_on_a_damaged_metadata_file(copy, text):
     (copy / "documents/damaged/many.metadata.json").write_bytes(text)
     with pytest.raises(ArtifactError, match=r"many\.metadata\.json"):
         contents(copy)
 
 
-def test_what_is_no_part_of_a_dump_is_refused(copy):
+def test_reader_fails_on_a_foreign_file_in_the_dump(copy):
     (copy / "documents/damaged/notes.txt").write_text("hello")
     with pytest.raises(ArtifactError, match=r"notes\.txt"):
         contents(copy)
 
 
-def test_two_dumps_of_the_same_data_are_equal(mongo_server, client, db, tmp_path):
+def test_contents_of_two_backups_of_the_same_data_are_equal(mongo_server, client, db, tmp_path):
     hard_content(client, db.name)
     one, two = (back_up(mongo(mongo_server, db.name), tmp_path / name) for name in ("one", "two"))
     assert compare(*(read_rows(folder / "documents.contents.jsonl") for folder in (one, two))) == []
 
 
-def test_the_recovery_point_is_when_the_snapshot_was_opened(mongo_server, db, tmp_path):
+def test_recovery_point_interval_contains_the_opening_of_the_snapshot(mongo_server, db, tmp_path):
     db.plain.insert_one({})
     marks = []
     made = dump(mongo(mongo_server, db.name), tmp_path / "dump", lambda: marks.append(datetime.datetime.now(datetime.UTC)))

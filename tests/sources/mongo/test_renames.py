@@ -30,7 +30,7 @@ def db(mongo_server, request):
 
 @pytest.fixture
 def there(elsewhere):
-    """A database of the other server that is gone again after the test."""
+    """A database of the other server that is dropped after the test."""
     with elsewhere.client() as client:
         yield client["there"]
         client.drop_database("there")
@@ -60,7 +60,7 @@ def bring(source, set_folder, work, **asked):
     return restore
 
 
-def test_a_database_lands_under_another_name_without_users(mongo_server, elsewhere, db, there, tmp_path):
+def test_restore_to_target_renames_the_database_and_leaves_out_users(mongo_server, elsewhere, db, there, tmp_path):
     hard_content(db.client, db.name)
     db.command("createUser", "theirs", pwd="x", roles=["read"])
     wanted = rows_of(back_up(mongo(mongo_server, db.name), tmp_path / "set"))
@@ -85,7 +85,7 @@ JOINS = [
 ]
 
 
-def test_what_a_view_reads_is_renamed_where_it_is_named_and_nowhere_else(mongo_server, elsewhere, db, there, tmp_path):
+def test_view_restored_to_target_reads_renamed_collections_with_fields_unchanged(mongo_server, elsewhere, db, there, tmp_path):
     db.orders.insert_many([{"_id": n, "a": n, "from": "orders"} for n in range(5)])
     db.lines.insert_one({"a": 1, "b": 1})
     db.other.insert_one({"a": 1})
@@ -122,11 +122,11 @@ def test_what_a_view_reads_is_renamed_where_it_is_named_and_nowhere_else(mongo_s
     assert there["w"].options()["expireAfterSeconds"] == 1_700_000_000
 
 
-def test_all_names_that_a_view_reads_are_known():
+def test_read_by_finds_every_collection_in_a_view_pipeline():
     assert read_by({"viewOn": "base", "pipeline": JOINS}) == {"base", "orders", "lines", "other"}
 
 
-def test_a_part_lands_beside_what_the_target_has(mongo_server, elsewhere, db, there, tmp_path):
+def test_restore_of_one_collection_to_target_keeps_other_collections(mongo_server, elsewhere, db, there, tmp_path):
     for name in ("one", "two"):
         db[name].insert_many([{"_id": n} for n in range(3)])
     there.mine.insert_one({"_id": 1})
@@ -137,7 +137,7 @@ def test_a_part_lands_beside_what_the_target_has(mongo_server, elsewhere, db, th
     assert there.first.count_documents({}) == 3
 
 
-def test_a_target_in_use_is_set_aside_and_comes_back(mongo_server, elsewhere, db, there, tmp_path):
+def test_rollback_in_an_occupied_target_returns_the_previous_collections(mongo_server, elsewhere, db, there, tmp_path):
     db.one.insert_many([{"_id": n} for n in range(3)])
     there.one.insert_many([{"_id": n} for n in range(1500)])
     there.create_collection("seen", viewOn="one", pipeline=[])
@@ -160,7 +160,7 @@ def test_a_target_in_use_is_set_aside_and_comes_back(mongo_server, elsewhere, db
     assert compare(before, state(mongo(elsewhere, "there"), tmp_path / "after")) == []
 
 
-def test_the_same_place_is_recognized_however_it_is_reached(mongo_server, elsewhere, db, tmp_path):
+def test_locations_identify_a_collection_by_server_and_target_name(mongo_server, elsewhere, db, tmp_path):
     db.one.insert_one({})
     db.two.insert_one({})
     set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
@@ -174,7 +174,7 @@ def test_the_same_place_is_recognized_however_it_is_reached(mongo_server, elsewh
     assert not locations(elsewhere, target()) & live
     assert not locations(mongo_server, target({db.name: "there"})) & live
     one = locations(mongo_server, only=[f"{db.name}.one"])
-    assert all(contained_in(landing, live) for landing in one)
+    assert all(contained_in(location, live) for location in one)
     assert mongo(mongo_server, db.name).own_locations() == live
     assert mongo(mongo_server, collections=(f"{db.name}.one",)).own_locations() == one
     assert live < mongo(mongo_server).own_locations()
@@ -191,7 +191,7 @@ def test_the_same_place_is_recognized_however_it_is_reached(mongo_server, elsewh
         ({"{db}": "{db}b"}, {}, "{db}.one and {db}b.one would both become {db}b.one there"),
     ],
 )
-def test_two_names_that_become_one_are_refused(mongo_server, elsewhere, db, tmp_path, databases, collections, words):
+def test_preflight_refuses_two_collections_renamed_to_the_same_name(mongo_server, elsewhere, db, tmp_path, databases, collections, words):
     other = db.client[f"{db.name}b"]
     db.one.insert_one({})
     db.two.insert_one({})
@@ -216,12 +216,12 @@ def test_two_names_that_become_one_are_refused(mongo_server, elsewhere, db, tmp_
         ({}, {"shop.one": "__before_01234567_one"}, "not the users' own"),
     ],
 )
-def test_names_that_can_not_be_are_refused(databases, collections, words):
+def test_target_with_invalid_database_or_collection_name_is_refused(databases, collections, words):
     with pytest.raises(PlanError, match=re.escape(words)):
         Names.of(target(databases, collections=collections))
 
 
-def test_a_name_of_what_the_set_lacks_is_a_warning(mongo_server, elsewhere, db, tmp_path):
+def test_preflight_warns_of_target_names_for_data_missing_from_the_set(mongo_server, elsewhere, db, tmp_path):
     db.one.insert_one({})
     set_folder = back_up(mongo(mongo_server, db.name), tmp_path / "set")
     source = mongo(elsewhere, db.name, there=target({"not": "there"}, collections={f"{db.name}.oen": "x"}))
@@ -232,6 +232,6 @@ def test_a_name_of_what_the_set_lacks_is_a_warning(mongo_server, elsewhere, db, 
     assert [text for text in texts if "another name for not," in text]
 
 
-def test_a_view_without_renamed_sources_stays_to_the_letter():
+def test_view_text_without_renamed_collections_is_unchanged_to_the_letter():
     text = '{"pipeline": [{"$match": {"at": {"$date": "2001-01-01T00:00:00Z"}, "n": 1e+300}}],  "viewOn": "a"}'
     assert Names(collections={"db.b": "c"}).view_text("db", text) == text

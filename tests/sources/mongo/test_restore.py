@@ -62,7 +62,7 @@ def begun(source, set_folder, work):
 # There and back -------------------------------------------------------------------------------------------------------
 
 
-def test_everything_comes_back_equal(server, client, db, tmp_path):
+def test_restore_after_changes_and_drops_equals_the_set_and_keeps_replaced_data(server, client, db, tmp_path):
     hard_content(client, db.name)
     source = mongo(server, db.name)
     set_folder = back_up(source, tmp_path / "set")
@@ -90,7 +90,7 @@ def test_everything_comes_back_equal(server, client, db, tmp_path):
     assert not [name for name in db.list_collection_names() if name.startswith("__")]
 
 
-def test_a_database_that_is_gone_is_made_anew(server, client, db, tmp_path):
+def test_restore_creates_a_missing_database(server, client, db, tmp_path):
     db.one.insert_many([{"_id": n} for n in range(5)])
     series(db, "weather", 20)
     source = mongo(server, db.name)
@@ -109,7 +109,7 @@ def test_a_database_that_is_gone_is_made_anew(server, client, db, tmp_path):
     assert source.replaced_copies() == []
 
 
-def test_a_standalone_server_is_restored_too(server_folder, tmp_path):
+def test_restore_and_rollback_of_a_standalone_server_are_exact(server_folder, tmp_path):
     with MongoServer(server_folder / "mongo-alone", replica_set=False) as alone, alone.client() as client:
         hard_content(client, "hard")
         source = mongo(alone, "hard")
@@ -131,7 +131,7 @@ def test_a_standalone_server_is_restored_too(server_folder, tmp_path):
         assert compare(contents(set_folder), state(source, tmp_path / "again")) == []
 
 
-def test_what_was_dropped_after_the_switch_does_not_hinder_acceptance(server, db, tmp_path):
+def test_finalize_skips_a_collection_dropped_after_the_swap(server, db, tmp_path):
     for name in ("tokens", "more"):
         db[name].create_index("at", expireAfterSeconds=60, name="ttl")
     source = mongo(server, db.name)
@@ -148,7 +148,7 @@ def shuffled(row):
     return (kind, name, facts | {"definition": json.dumps(json.loads(facts["definition"]), sort_keys=True)}) if kind == "index" else row
 
 
-def test_stock_mongorestore_takes_an_artifact(server, client, db, server_folder, tmp_path):
+def test_artifact_is_restorable_with_stock_mongorestore(server, client, db, server_folder, tmp_path):
     hard_content(client, db.name)
     db.command("createUser", "theirs", pwd="secret", roles=["readWrite"])
     set_folder = back_up(mongo(server), tmp_path / "set")
@@ -172,7 +172,7 @@ def test_stock_mongorestore_takes_an_artifact(server, client, db, server_folder,
     assert compare(map(shuffled, wanted), map(shuffled, there)) == []
 
 
-def test_single_collections_leave_the_others_alone(server, db, tmp_path):
+def test_restore_of_a_source_of_one_collection_keeps_other_collections(server, db, tmp_path):
     for name in ("one", "two"):
         db[name].insert_one({"_id": 1})
     source = mongo(server, collections=(f"{db.name}.one",))
@@ -183,7 +183,7 @@ def test_single_collections_leave_the_others_alone(server, db, tmp_path):
     assert {name: db[name].count_documents({}) for name in ("one", "two", "three")} == {"one": 1, "two": 2, "three": 1}
 
 
-def test_a_user_with_the_roles_backup_and_restore_is_enough(server, client, db, tmp_path):
+def test_restore_needs_only_the_roles_backup_and_restore(server, client, db, tmp_path):
     hard_content(client, db.name)
     db.command("createUser", "needed", pwd="x", roles=["readWrite"])
     client.admin.command("createUser", "restorer", pwd="s3cret / x", roles=["backup", "restore"])
@@ -210,7 +210,7 @@ def test_a_user_with_the_roles_backup_and_restore_is_enough(server, client, db, 
 # Users and roles ------------------------------------------------------------------------------------------------------
 
 
-def test_missing_users_come_back_and_existing_ones_stay_as_they_are(server, client, db, tmp_path):
+def test_swap_creates_only_missing_users_and_rollback_drops_the_created_users(server, client, db, tmp_path):
     db.one.insert_one({})
     db.command("createRole", "helper", privileges=[], roles=["read"])
     db.command("createUser", "lost", pwd="old one", roles=["helper"])
@@ -236,7 +236,7 @@ def test_missing_users_come_back_and_existing_ones_stay_as_they_are(server, clie
     db.command("dropUser", "kept")
 
 
-def test_stock_mongorestore_takes_the_users_of_a_named_database(server, db, tmp_path):
+def test_artifact_users_of_named_database_are_restorable_with_stock_mongorestore(server, db, tmp_path):
     db.one.insert_one({})
     db.command("createRole", "helper", privileges=[], roles=["read"])
     db.command("createUser", "theirs", pwd="secret", roles=["helper"])
@@ -288,7 +288,7 @@ def counts(db, prefix=""):
     return {name: db[prefix + name].count_documents({}) for name in ("tokens", "clustered", "weather")}
 
 
-def test_old_documents_are_not_deleted_until_the_restore_is_accepted(server, client, db, expired, tmp_path):
+def test_ttl_deletes_no_restored_documents_before_finalize(server, client, db, expired, tmp_path):
     source = mongo(server, db.name)
     set_folder = back_up(source, tmp_path / "set")
     client.drop_database(db.name)
@@ -309,7 +309,7 @@ def test_old_documents_are_not_deleted_until_the_restore_is_accepted(server, cli
     assert again["collection", f"{db.name}.weather"]["ttl"] == "60"
 
 
-def test_what_is_set_aside_is_not_deleted_and_expires_again_after_the_way_back(server, client, db, expired, tmp_path):
+def test_ttl_is_off_for_replaced_data_and_on_again_after_rollback(server, client, db, expired, tmp_path):
     source = mongo(server, db.name)
     set_folder = back_up(source, tmp_path / "set")
     restore = begun(source, set_folder, tmp_path / "work")
@@ -325,7 +325,7 @@ def test_what_is_set_aside_is_not_deleted_and_expires_again_after_the_way_back(s
     assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
 
 
-def test_the_copies_that_stay_after_acceptance_do_not_expire(server, client, db, expired, tmp_path):
+def test_ttl_stays_off_for_replaced_data_after_finalize(server, client, db, expired, tmp_path):
     source = mongo(server, db.name)
     restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
     source.swap(restore)
@@ -364,7 +364,7 @@ def changed(server, client, db, tmp_path):
     return source, set_folder
 
 
-def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, changed, tmp_path, monkeypatch, stride):
+def test_swap_killed_at_any_point_is_resumed_or_rolled_back(server, db, changed, tmp_path, monkeypatch, stride):
     source, set_folder = changed
     wanted = [row for row in contents(set_folder) if row[0] not in {"user", "role"}]
     before = state(source, tmp_path / "before")
@@ -393,7 +393,7 @@ def test_a_switch_that_is_killed_anywhere_is_resumed_or_taken_back(server, db, c
     assert at > 20
 
 
-def test_a_stage_that_is_killed_starts_afresh(server, db, changed, tmp_path, monkeypatch):
+def test_stage_killed_at_any_point_starts_over(server, db, changed, tmp_path, monkeypatch):
     source, set_folder = changed
     killer = MongoKiller(monkeypatch)
     restore = LocalRestore(set_folder, tmp_path / "work")
@@ -407,7 +407,7 @@ def test_a_stage_that_is_killed_starts_afresh(server, db, changed, tmp_path, mon
     assert {name for name in db.list_collection_names() if not name.startswith("system.")} == before
 
 
-def test_a_restored_time_series_that_was_written_to_is_set_aside_when_refused(server, db, tmp_path):
+def test_rollback_keeps_rejected_time_series_with_writes_after_the_swap(server, db, tmp_path):
     for name in ("weather", "quiet"):
         series(db, name, 10)
     source = mongo(server, db.name)
@@ -426,7 +426,7 @@ def test_a_restored_time_series_that_was_written_to_is_set_aside_when_refused(se
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db, tmp_path, monkeypatch, killed):
+def test_swap_keeps_a_collection_created_meanwhile_under_the_name_of_a_time_series(server, db, tmp_path, monkeypatch, killed):
     series(db, "weather", 10)
     source = mongo(server, db.name)
     restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
@@ -453,7 +453,7 @@ def test_what_somebody_made_where_a_time_series_comes_is_not_dropped(server, db,
     assert db.theirs.count_documents({}) == 1
 
 
-def test_room_for_the_staged_copy_is_counted_by_how_well_the_database_is_compressed(server, client, db, tmp_path):
+def test_preflight_estimates_space_for_staged_data_from_database_compression(server, client, db, tmp_path):
     db.one.insert_many([{"_id": n} for n in range(1000)])
     source = mongo(server, db.name)
     set_folder = back_up(source, tmp_path / "set")
@@ -470,7 +470,7 @@ def test_room_for_the_staged_copy_is_counted_by_how_well_the_database_is_compres
     assert space.needed < 72 << 20 >> 1
 
 
-def test_without_the_right_to_ask_the_room_is_unknown(server, client, db, tmp_path):
+def test_preflight_without_privilege_for_statistics_reports_unknown_free_space(server, client, db, tmp_path):
     db.one.insert_one({})
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
     privileges = [{"resource": {"db": db.name, "collection": ""}, "actions": ["find", "listCollections", "listIndexes"]}]
@@ -486,7 +486,7 @@ def test_without_the_right_to_ask_the_room_is_unknown(server, client, db, tmp_pa
     assert [space.free for space in found.second_copy] == [None]
 
 
-# Proof and refusals ---------------------------------------------------------------------------------------------------
+# Verification and refusals --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_without_the_right_to_ask_the_room_is_unknown(server, client, db, tmp_pa
         (lambda db, stage: db.command("collMod", f"{stage}many", index={"name": "x_1", "expireAfterSeconds": 9}), "ttl is 9"),
     ],
 )
-def test_the_proof_finds_what_is_not_as_in_the_set(server, db, tmp_path, harm, words):
+def test_verify_staged_reports_each_difference_from_the_set(server, db, tmp_path, harm, words):
     db.many.insert_many([{"_id": n, "x": n} for n in range(3)])
     db.many.create_index("x")
     db.create_collection("seen", viewOn="many", pipeline=[])
@@ -514,7 +514,7 @@ def test_the_proof_finds_what_is_not_as_in_the_set(server, db, tmp_path, harm, w
     assert words in "\n".join(map(str, source.verify_staged(restore)))
 
 
-def test_what_writes_during_the_switch_stops_it_and_is_set_aside_on_the_way_back(server, db, tmp_path, monkeypatch):
+def test_swap_stops_on_concurrent_writes_and_rollback_sets_the_written_data_aside(server, db, tmp_path, monkeypatch):
     db.busy.insert_one({"_id": "live"})
     source = mongo(server, db.name)
     restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
@@ -533,7 +533,7 @@ def test_what_writes_during_the_switch_stops_it_and_is_set_aside_on_the_way_back
     assert f"__replaced_{restore.id}_busy" not in db.list_collection_names()
 
 
-def test_a_series_whose_saved_file_is_damaged_is_not_loaded_silently(server, db, tmp_path):
+def test_rollback_with_a_damaged_copy_of_a_time_series_fails(server, db, tmp_path):
     series(db, "weather", 40)
     source = mongo(server, db.name)
     restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
@@ -545,7 +545,7 @@ def test_a_series_whose_saved_file_is_damaged_is_not_loaded_silently(server, db,
         source.roll_back(restore)
 
 
-def test_mongorestore_that_fails_on_a_document_is_an_error(server, db, tmp_path):
+def test_mongorestore_fails_on_a_duplicate_key_and_leaves_no_config_file(server, db, tmp_path):
     folder = tmp_path / "dump" / db.name
     folder.mkdir(parents=True)
     (folder / "twice.bson").write_bytes(bson.encode({"_id": 1}) * 2)
@@ -556,7 +556,7 @@ def test_mongorestore_that_fails_on_a_document_is_an_error(server, db, tmp_path)
     assert not list(tmp_path.rglob(".mongo*"))
 
 
-def test_missing_rights_are_named(server, client, db, tmp_path):
+def test_preflight_refuses_a_user_without_rights_and_lists_missing_privileges(server, client, db, tmp_path):
     db.one.insert_one({})
     series(db, "weather", 5)
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
@@ -571,7 +571,7 @@ def test_missing_rights_are_named(server, client, db, tmp_path):
     assert all(word in refusals[0] for word in ("createCollection", "collMod", "insert", "dropCollection", db.name, "restore"))
 
 
-def test_names_that_are_too_long_are_refused(server, db, tmp_path):
+def test_preflight_refuses_collection_names_too_long_for_staging(server, db, tmp_path):
     fits, too_long = (n * "n" for n in (255 - len(db.name) - 1 - 20, 255 - len(db.name) - 1 - 19))
     for name in (fits, too_long):
         db[name].insert_one({})
@@ -582,7 +582,7 @@ def test_names_that_are_too_long_are_refused(server, db, tmp_path):
     assert too_long in refusals[0]
 
 
-def test_preflight_says_what_is_replaced_and_changes_nothing(server, client, db, tmp_path):
+def test_preflight_lists_effects_of_the_restore_and_changes_nothing(server, client, db, tmp_path):
     hard_content(client, db.name)
     source = mongo(server, db.name)
     set_folder = back_up(source, tmp_path / "set")
@@ -598,7 +598,7 @@ def test_preflight_says_what_is_replaced_and_changes_nothing(server, client, db,
     assert compare(before, state(source, tmp_path / "after")) == []
 
 
-def test_another_server_has_another_identity(server, mongo_server, db, tmp_path):
+def test_fingerprint_is_stable_and_differs_by_server_and_host(server, mongo_server, db, tmp_path):
     db.one.insert_one({})
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
     here, again = (mongo(server, db.name).preflight(LocalRestore(set_folder, tmp_path / name)).fingerprint for name in ("a", "b"))
@@ -610,7 +610,7 @@ def test_another_server_has_another_identity(server, mongo_server, db, tmp_path)
     assert here == mongo(server, db.name).fingerprint(LocalRestore(set_folder, tmp_path / "e"))
 
 
-def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):
+def test_preflight_refuses_when_mongorestore_is_missing(server, db, tmp_path, monkeypatch):
     db.one.insert_one({})
     set_folder = back_up(mongo(server, db.name), tmp_path / "set")
     monkeypatch.setenv("PATH", "/nowhere")
@@ -622,7 +622,7 @@ def test_a_tool_that_is_missing_is_a_refusal(server, db, tmp_path, monkeypatch):
 # Depth ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_fields_of_an_indexs_options_keep_their_order(server, db, tmp_path):
+def test_stage_keeps_the_field_order_of_index_options(server, db, tmp_path):
     """A partial index on a subdocument holds other documents if the subdocument's fields change places."""
     wanted = {"c": {name: n for n, name in enumerate("zyxwvutsr")}}
     db.some.insert_many([wanted, {"c": dict(reversed(wanted["c"].items()))}])
@@ -635,7 +635,7 @@ def test_the_fields_of_an_indexs_options_keep_their_order(server, db, tmp_path):
     assert db[f"__stage_{restore.id}_some"].count_documents(wanted, hint="partial") == 1
 
 
-def test_an_index_that_can_not_be_built_is_an_error(server, db, tmp_path, monkeypatch):
+def test_stage_fails_when_an_index_can_not_be_built(server, db, tmp_path, monkeypatch):
     db.some.insert_many([{"_id": n, "x": 1} for n in range(2)])
     db.some.create_index("x", name="x")
     source = mongo(server, db.name)
@@ -663,16 +663,16 @@ def many_documents(server, db, tmp_path, count):
     source.drop_replaced(restore)
 
 
-def test_many_small_documents(server, db, tmp_path):
+def test_restore_of_100_000_small_documents_equals_the_set(server, db, tmp_path):
     many_documents(server, db, tmp_path, 100_000)
 
 
 @pytest.mark.long
-def test_two_million_small_documents(server, db, tmp_path):
+def test_restore_of_two_million_small_documents_equals_the_set(server, db, tmp_path):
     many_documents(server, db, tmp_path, 2_000_000)
 
 
-def test_a_user_comes_back_with_password_mechanisms_restrictions_and_data(server, client, db, tmp_path):
+def test_restored_user_has_password_mechanisms_restrictions_and_custom_data(server, client, db, tmp_path):
     db.one.insert_one({})
     privileges = [{"resource": {"db": db.name, "collection": "one"}, "actions": ["find", "insert"]}]
     restrictions = [{"clientSource": ["127.0.0.1"]}]

@@ -21,7 +21,7 @@ def collection(mongo_server, request):
     [[], [0], [1] * 64, [1] * 65, [10] * 30_000, [n * 40 for n in range(700)], [3, 16 * 1024 * 1024 - 100, 5], [1] * 70 + [9_000_000] * 3],
     ids=["none", "one", "a sample", "a sample and one", "small ones", "growing ones", "the largest", "small, then large"],
 )
-def test_batches_hold_what_the_driver_s_own_do(collection, sizes, monkeypatch):
+def test_raw_batches_have_the_same_documents_as_the_driver(collection, sizes, monkeypatch):
     """The driver's way is closed while ours reads: it makes an object of each document."""
     written = [encode({"_id": n, "array": [{"n": n}, []], "text": "x" * size}) for n, size in enumerate(sizes)]
     for start in range(0, len(written), 10_000):
@@ -33,13 +33,13 @@ def test_batches_hold_what_the_driver_s_own_do(collection, sizes, monkeypatch):
     assert b"".join(read) == own == b"".join(written)
 
 
-def test_what_the_server_refuses_is_an_error(collection):
+def test_batches_of_an_invalid_query_fail(collection):
     collection.insert_one({})
     with pytest.raises(OperationFailure, match="unknown top level operator"):
         list(Batches(collection, {"$nope": 1}))
 
 
-def test_a_cursor_that_the_server_lost_is_an_error(collection):
+def test_batches_fail_after_the_server_killed_the_cursor(collection):
     collection.insert_many([{} for _ in range(100)])
     with Batches(collection, batch_size=10) as batches:
         next(batches)
@@ -48,7 +48,7 @@ def test_a_cursor_that_the_server_lost_is_an_error(collection):
             list(batches)
 
 
-def test_an_answer_of_another_shape_is_left_to_the_driver(collection):
+def test_batches_leave_a_reply_of_another_shape_to_the_driver(collection):
     documents = [{"n": n} for n in range(3)]
     answer = _OpMsg(0, encode({"ok": 1.0, "cursor": {"id": Int64(0), "ns": "a.b", "nextBatch": documents}}))
     (read,) = Batches(collection)._unpack_response(answer, None, None, user_fields={"cursor": {"nextBatch": 1}})

@@ -69,7 +69,7 @@ def differing(source, restore):
     return {(difference.kind, difference.name) for difference in source.verify_staged(restore)}
 
 
-def test_hard_content_comes_back_equal(site, hard_set):
+def test_database_with_unusual_content_is_dumped_and_staged_equal(site, hard_set):
     source, restore = staged(site, hard_set)
     assert source.verify_staged(restore) == []
     rows = contents(hard_set, ODD)
@@ -88,7 +88,7 @@ def test_hard_content_comes_back_equal(site, hard_set):
     assert not any("__stage_" in name for name in site.databases())
 
 
-def test_the_proof_finds_every_kind_of_change(site, hard_set):
+def test_verify_staged_finds_every_kind_of_change(site, hard_set):
     source, restore = staged(site, hard_set)
     changes = {
         "UPDATE shop.customer SET ratio = ratio + 1e-14 WHERE id = 7": ("table", "shop.customer"),
@@ -136,7 +136,7 @@ def test_the_proof_finds_every_kind_of_change(site, hard_set):
     source.discard(restore)
 
 
-def test_what_is_live_has_to_be_exactly_in_the_safety_set(site):
+def test_changed_since_backup_reports_a_view_changed_after_the_safety_backup(site):
     site.create("exact", "CREATE TABLE t (at timestamp)", "CREATE VIEW v AS SELECT at::date::text AS at FROM t")
     source = site.source("exact")
     restore = site.restore(site.back_up(source), in_place=True, only=["exact"])
@@ -147,7 +147,7 @@ def test_what_is_live_has_to_be_exactly_in_the_safety_set(site):
     site.sql("postgres", "DROP DATABASE exact")
 
 
-def test_a_flipped_byte_in_the_dump_is_found_by_the_digest(site, hard_set):
+def test_verify_staged_finds_a_flipped_byte_of_the_dump(site, hard_set):
     source = site.source()
     restore = site.restore(hard_set)
     unpack = restore.unpack
@@ -176,7 +176,7 @@ def test_digests_do_not_depend_on_settings_of_the_database(site):
     assert contents(backup, "plain", "table") == contents(backup, "bent", "table")
 
 
-def test_settings_of_the_user_change_nothing(site):
+def test_settings_of_the_backup_user_do_not_change_dump_or_stage(site):
     site.sql("postgres", "CREATE ROLE odd_admin SUPERUSER LOGIN PASSWORD 'o'")
     site.create(
         "customary",
@@ -198,7 +198,7 @@ def test_settings_of_the_user_change_nothing(site):
     source.discard(restore)
 
 
-def test_login_triggers_do_not_run(site):
+def test_login_triggers_do_not_run_for_a_superuser_and_are_warned_about_otherwise(site):
     site.sql("postgres", "CREATE ROLE comer LOGIN PASSWORD 'c'", "GRANT pg_read_all_data TO comer")
     site.create(
         "greeted",
@@ -218,7 +218,7 @@ def test_login_triggers_do_not_run(site):
     assert any("the login trigger greeting runs whenever a backup comes in" in warning for warning in dump.warnings)
 
 
-def test_statistics_that_can_not_be_collected_do_not_end_a_restore(site, caplog):
+def test_stage_continues_with_a_warning_when_analyze_of_a_table_fails(site, caplog):
     site.create(
         "uneven",
         "CREATE TABLE fine AS SELECT generate_series(1, 99) a",
@@ -259,12 +259,12 @@ def entry(what):
         ("INDEX ATTACH a, TRIGGER b, INDEX ATTACH c, FK d", [("INDEX ATTACH a, TRIGGER b, INDEX ATTACH c", 1), ("FK d", 4)]),
     ],
 )
-def test_what_is_restored_one_by_one(entries, steps):
+def test_in_steps_gives_index_attachments_and_triggers_one_job_and_puts_rights_last(entries, steps):
     found = in_steps([entry(what) for what in entries.split(", ")], 4)
     assert found == [([entry(what) for what in chosen.split(", ")], jobs) for chosen, jobs in steps]
 
 
-def test_encodings_other_than_utf8(site):
+def test_databases_with_encodings_other_than_utf8_are_dumped_and_staged_equal(site):
     site.sql(
         "postgres", *(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING {name} LOCALE 'C'" for name in ("latin1", "sql_ascii", "euc_jp"))
     )
@@ -283,7 +283,7 @@ def test_encodings_other_than_utf8(site):
     source.discard(restore)
 
 
-def test_the_dump_is_of_the_moment_when_its_snapshot_opened(site):
+def test_dump_has_the_data_of_the_moment_its_snapshot_opened_and_blocks_ddl(site):
     site.create("moving", "CREATE TABLE t AS SELECT 1 AS a", "CREATE TABLE u ()")
     source = site.source("moving")
     folder = site.new_folder()
@@ -305,7 +305,7 @@ def test_the_dump_is_of_the_moment_when_its_snapshot_opened(site):
     assert dump.point.opened <= dump.point.closed
 
 
-def test_every_database_but_what_restores_made(site):
+def test_dump_skips_copies_of_restores_and_closed_or_half_dropped_databases(site):
     names = [
         "globals",
         "globals_",
@@ -342,7 +342,7 @@ def test_every_database_but_what_restores_made(site):
         site.sql("postgres", f'DROP DATABASE "{name}"')
 
 
-def test_schemas_that_are_left_out_for_their_names_are_named(site):
+def test_dump_warns_about_a_skipped_schema_named_like_a_copy_of_a_restore(site):
     site.create("yearly", "CREATE SCHEMA sales__before_20241231", "CREATE SCHEMA sales__before_2024")
     folder = site.new_folder()
     folder.mkdir()
@@ -354,12 +354,12 @@ def database_of(folder, artifact):
     return [name for _, name, _ in read_rows(folder / f"{artifact}.inventory.jsonl", "database")]
 
 
-def test_a_named_database_that_is_missing_fails(site):
+def test_dump_fails_when_a_database_named_in_the_plan_is_missing(site):
     with pytest.raises(SourceError, match="no database nowhere, which the plan names"):
         site.source("postgres", "nowhere").dump(site.folder, lambda: pytest.fail("opened"))
 
 
-def test_a_server_that_does_not_answer_is_tried_again(site):
+def test_dump_with_wrong_password_fails_retryably_and_hides_the_password(site):
     source = site.source(password="wrong")
     with pytest.raises(SourceUnreachable, match="password authentication failed") as caught:
         source.dump(site.folder, lambda: None)
@@ -367,7 +367,7 @@ def test_a_server_that_does_not_answer_is_tried_again(site):
     assert "wrong" not in str(caught.value)
 
 
-def test_a_backup_user_without_superuser_rights(site):
+def test_backup_user_without_superuser_rights_saves_databases_but_no_passwords(site):
     site.sql("postgres", "CREATE ROLE bk LOGIN PASSWORD 'b'", "CREATE ROLE saved LOGIN PASSWORD 's'")
     site.create(
         "readable",
@@ -386,7 +386,7 @@ def test_a_backup_user_without_superuser_rights(site):
     source.discard(restore)
 
 
-def test_what_the_backup_user_may_not_read_is_named(site):
+def test_dump_fails_and_names_objects_that_the_backup_user_may_not_read(site):
     site.sql("postgres", "CREATE ROLE blind LOGIN PASSWORD 'b'", "CREATE ROLE half LOGIN PASSWORD 'b'", "GRANT pg_read_all_data TO half")
     site.create(
         "secretive",
@@ -424,13 +424,13 @@ def wrapped_tools(site, body):
     return [folder]
 
 
-def test_a_killed_pg_dump_fails_the_dump(site):
+def test_dump_fails_when_pg_dump_is_killed(site):
     source = site.source("postgres", tools=wrapped_tools(site, "kill -9 $$"))
     with pytest.raises(ToolError, match="killed by signal 9"):
         site.back_up(source)
 
 
-def test_a_table_that_the_dump_lacks_fails_it_by_name(site):
+def test_backup_fails_and_names_objects_that_pg_dump_left_out(site):
     site.create(
         "lossy",
         "CREATE TABLE kept AS SELECT 1 a",
@@ -446,7 +446,7 @@ def test_a_table_that_the_dump_lacks_fails_it_by_name(site):
         site.back_up(source)
 
 
-def test_missing_tools_are_named_with_the_places(monkeypatch, tmp_path):
+def test_find_bin_fails_and_names_the_searched_folders_when_tools_are_missing(monkeypatch, tmp_path):
     half = tmp_path / "half"
     half.mkdir()
     (half / "pg_dump").symlink_to(postgres_bin(18) / "pg_dump")
@@ -464,7 +464,7 @@ def test_missing_tools_are_named_with_the_places(monkeypatch, tmp_path):
     assert find_bin(16, [postgres_bin(18), postgres_bin(16)], LOCAL) == postgres_bin(16)
 
 
-def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
+def test_contents_fails_when_any_member_of_the_dump_is_missing(site, hard_set):
     source = site.source(ODD)
     folder = site.new_folder()
     folder.mkdir()
@@ -486,7 +486,7 @@ def test_a_pack_that_is_missing_is_not_overlooked(site, hard_set):
             read(info.name)
 
 
-def test_an_emptied_large_object_is_noticed_by_its_size(site, tmp_path):
+def test_contents_fails_when_a_large_object_is_truncated(site, tmp_path):
     site.create("blobs", "SELECT lo_from_bytea(n, 'some bytes') FROM generate_series(4711, 4712) n", "SELECT lo_put(4712, 9999, 'end')")
     source = site.source("blobs")
     dump = source.dump(tmp_path, lambda: None)
@@ -508,7 +508,7 @@ def test_an_emptied_large_object_is_noticed_by_its_size(site, tmp_path):
     site.sql("postgres", "DROP DATABASE blobs")
 
 
-def test_snapshots_of_two_dumps_at_once_do_not_disturb_each_other(site):
+def test_concurrent_backups_of_one_database_have_equal_contents(site):
     site.create("twice", "CREATE TABLE t AS SELECT generate_series(1, 1000) a")
     results = []
 

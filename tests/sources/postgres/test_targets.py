@@ -59,7 +59,7 @@ def numbers(site, *databases):
     return [site.number(database) for database in databases]
 
 
-def test_one_database_is_restored_and_the_others_stay(site, live, saved):
+def test_restore_of_one_database_leaves_the_other_databases_unchanged(site, live, saved):
     restore = site.restore(saved, only=["till"])
     others = numbers(site, "yard", "loft")
     assert texts(live, restore, "refusal") == ""
@@ -93,7 +93,7 @@ def test_one_database_is_restored_and_the_others_stay(site, live, saved):
         (["loft"], {"t_other", "t_reader"}),
     ],
 )
-def test_roles_come_with_the_databases_that_need_them(site, live, saved, only, roles):
+def test_stage_creates_only_the_roles_that_the_chosen_databases_need(site, live, saved, only, roles):
     restore = site.restore(saved, only=only)
     created = ", ".join(sorted(roles))
     assert f"Roles that the server lacks and that are created: {created}." in texts(live, restore, "fact")
@@ -104,7 +104,7 @@ def test_roles_come_with_the_databases_that_need_them(site, live, saved, only, r
     assert site.own_roles() == set()
 
 
-def test_who_was_a_member_of_a_role_that_comes_back_is_one_again(site, live, saved):
+def test_swap_restores_the_membership_of_an_existing_role_in_a_recreated_role(site, live, saved):
     site.sql("postgres", "CREATE ROLE t_user LOGIN")
     restore = site.restore(saved, only=["till"])
     live.stage(restore)
@@ -116,7 +116,7 @@ def test_who_was_a_member_of_a_role_that_comes_back_is_one_again(site, live, sav
     assert site.own_roles() == {"t_user"}
 
 
-def test_a_database_lands_under_another_name(site, live, saved):
+def test_database_is_restored_under_the_name_that_the_target_gives(site, live, saved):
     source = site.source(*NAMES, renamed={"till": "till_test", "yard": "yard_test"})
     site.create("till_test", "CREATE TABLE t AS SELECT 'in the way' AS state")
     restore = site.restore(saved, only=["till"])
@@ -143,7 +143,7 @@ def test_a_database_lands_under_another_name(site, live, saved):
     assert site.state("till_test") == "saved"
 
 
-def test_the_way_back_under_another_name(site, live, saved):
+def test_rollback_of_renamed_databases_returns_the_previous_databases(site, live, saved):
     source = site.source(*NAMES, renamed={"till": "yard", "yard": "till"})
     restore = site.restore(saved, only=["till", "yard"])
     site.sql("postgres", "DROP DATABASE yard")
@@ -157,7 +157,7 @@ def test_the_way_back_under_another_name(site, live, saved):
     assert site.state("till") == "live"
 
 
-def test_what_the_set_lacks_and_what_is_no_name_is_refused(site, live, saved):
+def test_preflight_refuses_unknown_databases_invalid_names_and_name_collisions(site, live, saved):
     for only, words in (
         (["till", "Yard"], "The set has no database Yard. It has loft, till, yard."),
         (["shed.public.t"], "The set has no database shed. It has loft, till, yard."),
@@ -172,7 +172,7 @@ def test_what_the_set_lacks_and_what_is_no_name_is_refused(site, live, saved):
     assert texts(source, site.restore(saved, only=["till", "yard"]), "refusal") == ""
 
 
-def test_what_is_there_already(site, live, saved):
+def test_occupied_locations_lists_only_existing_databases_that_are_not_empty(site, live, saved):
     restore = site.restore(saved, only=["till", "yard"])
     assert [text.partition(",")[0] for text in live.occupied_locations(restore).values()] == ["database till", "database yard"]
     assert all(text.endswith("B") for text in live.occupied_locations(restore).values())
@@ -186,7 +186,7 @@ def test_what_is_there_already(site, live, saved):
     assert len(source.occupied_locations(restore)) == 1
 
 
-def test_where_it_lands_is_the_same_however_it_is_reached(site, live, saved):
+def test_locations_do_not_depend_on_the_host_name_of_the_server(site, live, saved):
     restore = site.restore(saved, only=["till", "yard"])
     system = site.sql("postgres", "SELECT system_identifier::text FROM pg_control_system()")[0][0]
     assert live.locations(restore) == site.source(host="localhost").locations(restore) == live.occupied_locations(restore).keys()
@@ -199,7 +199,7 @@ def changed(source, restore):
     return {(change.kind, change.what): change for change in source.compare(restore)}
 
 
-def test_what_a_restore_would_change(site, live, saved):
+def test_compare_reports_added_changed_removed_and_equal_objects(site, live, saved):
     site.clean()
     restore = site.restore(saved, only=["till", "yard"])
     found = changed(live, restore)
@@ -227,7 +227,7 @@ def test_what_a_restore_would_change(site, live, saved):
     assert found["database", "equal"].names == ("yard",)
 
 
-def test_a_database_and_a_table_of_another_at_once(site, live, saved):
+def test_database_and_table_of_another_database_are_restored_together(site, live, saved):
     for role in ROLES:
         site.sql("postgres", f"CREATE ROLE {role}")
     site.sql("yard", "CREATE TABLE stays AS SELECT 'live' AS state")
@@ -257,7 +257,7 @@ def test_a_database_and_a_table_of_another_at_once(site, live, saved):
         source.replace(in_place)
 
 
-def test_room_for_a_second_copy(site, live, saved):
+def test_preflight_reports_needed_and_free_space_for_a_second_copy(site, live, saved):
     restore = site.restore(saved, only=["till"])
     [space] = live.preflight(restore).second_copy
     assert space.where == "the server of pg"
@@ -271,8 +271,8 @@ def test_room_for_a_second_copy(site, live, saved):
     assert (unseen.free, unseen.folder) == (None, None)
 
 
-def test_the_way_back_takes_no_other_restores_database_for_its_own(site, live, saved):
-    """Two restores to one empty place, the later one on top: the first one's copy is what the second has set aside."""
+def test_rollback_refuses_to_move_a_database_that_another_restore_swapped_in(site, live, saved):
+    """Two restores to the same empty target: the second swap sets aside the database that the first swap put there."""
     source = site.source("till", renamed={"till": "till_test"})
     first, second = (site.restore(saved, only=["till"]) for _ in range(2))
     for restore in (first, second):
@@ -292,7 +292,7 @@ def test_the_way_back_takes_no_other_restores_database_for_its_own(site, live, s
     assert site.own_databases() == set(NAMES)
 
 
-def test_what_a_source_owns_is_what_the_plan_names_or_all_there_is(site, live, saved):
+def test_own_locations_are_the_databases_of_the_plan_or_all_of_the_server(site, live, saved):
     assert {names[2] for names in site.source("till", "gone").own_locations()} == {"till", "gone"}
     site.create("till__stage_00000000")
     owned = {names[2] for names in site.source().own_locations()}

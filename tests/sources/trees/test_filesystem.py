@@ -62,6 +62,6 @@ def mounted(monkeypatch):
         ("/lower/srv/x", "/bound/y", False),
     ],
 )
-def test_places_are_told_apart_by_what_is_mounted(mounted, one, other, same):
-    here, there = filesystem.landings(Path(one)), filesystem.landings(Path(other))
+def test_locations_overlap_only_for_the_same_folder_of_the_same_file_system(mounted, one, other, same):
+    here, there = filesystem.locations(Path(one)), filesystem.locations(Path(other))
     assert any(overlap(mine, theirs) for mine in here for theirs in there) is same

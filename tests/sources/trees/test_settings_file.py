@@ -6,21 +6,21 @@ from recovery.sources.trees.settings_file import changed_keys, is_settings_file,
 
 
 @pytest.mark.parametrize("path", [".env", "srv/.env", "srv/.env.production", "srv/app.env"])
-def test_files_of_settings(path):
+def test_is_settings_file_accepts_names_of_env_files(path):
     assert is_settings_file(path)
 
 
 @pytest.mark.parametrize("path", ["srv/env", "srv/.environment", "srv/.env/x", "srv/docker-compose.yml"])
-def test_other_files(path):
+def test_is_settings_file_refuses_other_names(path):
     assert not is_settings_file(path)
 
 
-def test_keys():
+def test_key_digests_find_every_key():
     data = b"# NOT=this\nA=1\n export B = two words \nC=\"it's\nD=inside\nstill\"\nlower=x\nE=''\nF=\n  \nG\n\xff=\xff\n"
     assert list(key_digests("x", data)) == ["A", "B", "C", "lower", "E", "F"]
 
 
-def test_no_line_of_a_value_is_taken_for_a_key():
+def test_key_digests_take_no_line_of_a_value_for_a_key():
     pem = b'KEY="-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\nSECRET=\n-----END"\nNEXT=1\n'
     assert list(key_digests("x", pem)) == ["KEY", "NEXT"]
     unquoted = b"KEY=-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\n-----END\n"
@@ -28,19 +28,19 @@ def test_no_line_of_a_value_is_taken_for_a_key():
     assert list(key_digests("x", b'KEY="never closed\nOTHER=1\n')) == ["KEY"]
 
 
-def test_a_value_counts_over_all_its_lines():
+def test_key_digests_change_with_any_line_of_a_quoted_value():
     assert key_digests("x", b'A="1\n2"\n') != key_digests("x", b'A="1\n3"\n')
     assert key_digests("x", b'A="1 \\" 2"\n') != key_digests("x", b'A="1 \\" 3"\n')
 
 
-def test_digests_show_no_value_and_are_tied_to_their_place():
+def test_key_digests_differ_by_path_and_key_and_contain_no_value():
     one, other = key_digests("a", b"PASSWORD=secret\nSAME=secret\n"), key_digests("b", b"PASSWORD=secret\n")
     assert one["PASSWORD"] != one["SAME"]
     assert one["PASSWORD"] != other["PASSWORD"]
     assert "secret" not in str(one)
 
 
-def test_changed_keys():
+def test_changed_keys_lists_keys_that_differ_or_are_missing():
     assert changed_keys({"A": "1", "B": "2", "C": "3"}, {"A": "1", "B": "x", "D": "4"}) == (
         "other values: B; only in the set: C; only there now: D"
     )

@@ -49,7 +49,7 @@ def test_rows_from_disk_and_from_an_archive_are_equal(zoo, tmp_path):
     assert totals[0].facts() == totals[1].facts()
 
 
-def test_facts_of_an_archive(zoo, tmp_path):
+def test_of_members_reads_exact_facts_of_archive_entries(zoo, tmp_path):
     facts = {path: facts for _, path, facts in tar_rows(zoo, tmp_path)}
     assert facts["old"]["mtime"] == -1_500_000_001
     assert facts["plain"]["mtime"] == 1_700_000_000_123_456_789
@@ -78,27 +78,27 @@ def test_facts_of_an_archive(zoo, tmp_path):
         (lambda folder: ((folder / "linked").unlink(), (folder / "linked").write_bytes(b"one file, three names")), "type"),
     ],
 )
-def test_every_change_is_a_difference(zoo, change, fact):
+def test_differences_report_each_change_of_content_or_metadata(zoo, change, fact):
     before = list(of_walk(Walk(zoo)))
     change(zoo)
     assert fact in " ".join(map(str, differences(lambda: before, of_walk(Walk(zoo)))))
 
 
-def test_what_a_worker_cant_set_is_left_out():
+def test_comparable_row_leaves_out_facts_that_the_worker_can_not_set():
     row = ("entry", "x", {"type": "file", "mode": "6751", "uid": 1, "gid": 2, "stored": 3, "xattrs": {"user.a": "00", "trusted.b": "01"}})
     plain = Abilities(owners=False, xattrs=frozenset({"user"}))
     assert plain.comparable(row)[2] == {"type": "file", "mode": "0751", "xattrs": {"user.a": "00"}}
     assert EVERYTHING.comparable(row)[2] == {name: value for name, value in row[2].items() if name != "stored"}
 
 
-def test_the_side_that_was_read_first_says_which_name_leads(tmp_path):
+def test_of_walk_makes_the_given_representative_the_file_of_a_hard_link_group(tmp_path):
     (tmp_path / "a").touch()
     os.link(tmp_path / "a", tmp_path / "b")
     rows = {path: facts["type"] for _, path, facts in of_walk(Walk(tmp_path), {b"b"})}
     assert rows == {".": "folder", "a": "hardlink", "b": "file"}
 
 
-def test_folders_come_last_and_inner_ones_first(zoo):
+def test_in_order_groups_hard_links_and_lists_inner_folders_before_outer_folders(zoo):
     order = [text(found.path) for found, _, _ in in_order(Walk(zoo))]
     folders = [order.index(path) for path in ("a/b/c", "a/b", "a", ".")]
     assert folders == sorted(folders)
@@ -107,21 +107,21 @@ def test_folders_come_last_and_inner_ones_first(zoo):
     assert linked == list(range(linked[0], linked[0] + 3))
 
 
-def test_sockets_and_devices_are_named_and_left_out(tmp_path):
+def test_walk_leaves_out_and_reports_sockets(tmp_path):
     with file_zoo.listen(tmp_path / "socket"):
         walk = Walk(tmp_path)
         assert [found.path for found in walk] == [b"."]
     assert walk.left_out == [str(tmp_path / "socket")]
 
 
-def test_a_truncated_file_in_an_archive():
+def test_of_members_fails_on_a_truncated_file():
     info = tarfile.TarInfo("x")
     info.size = 10
     with pytest.raises(ArtifactError, match="has 4 bytes, its header says 10"):
         list(of_members([(info, io.BytesIO(b"four"))]))
 
 
-def test_a_device_in_an_archive():
+def test_of_members_fails_on_a_device():
     info = tarfile.TarInfo("x")
     info.type = tarfile.CHRTYPE
     with pytest.raises(ArtifactError, match="neither file"):
@@ -144,19 +144,19 @@ def test_a_device_in_an_archive():
         ("new*line", ["new\nline"], []),
     ],
 )
-def test_excludes(pattern, matched, not_matched):
+def test_excludes_match_paths_by_pattern(pattern, matched, not_matched):
     excluded = Excludes([pattern])
     assert [path for path in matched if not excluded(raw(path))] == []
     assert [path for path in not_matched if excluded(raw(path))] == []
 
 
-def test_an_excluded_folder_is_left_out_with_everything_in_it(tmp_path):
+def test_walk_skips_an_excluded_folder_with_all_entries_below(tmp_path):
     (tmp_path / "cache" / "deep").mkdir(parents=True)
     (tmp_path / "keep").touch()
     assert {found.path for found in Walk(tmp_path, excluded=Excludes(["cache"]))} == {b".", b"keep"}
 
 
-def test_work_folders_are_never_part_of_a_source(tmp_path):
+def test_walk_skips_work_folders_of_restores(tmp_path):
     for name in (mark("0123abcd"), mark("0123abcd", "settings")):
         assert is_mark(name.encode())
         (tmp_path / name).mkdir()
@@ -171,7 +171,7 @@ def test_work_folders_are_never_part_of_a_source(tmp_path):
 
 
 class Vanishing(Walk):
-    """Each file is gone once it was seen."""
+    """Each file is deleted once it was seen."""
 
     def __iter__(self):
         for found in super().__iter__():
@@ -180,7 +180,7 @@ class Vanishing(Walk):
             yield found
 
 
-def test_what_vanishes_while_it_is_read(tmp_path):
+def test_of_walk_tolerates_a_vanished_file_only_if_in_use(tmp_path):
     for in_use in (True, False):
         (tmp_path / "file").touch()
         if in_use:
@@ -190,7 +190,7 @@ def test_what_vanishes_while_it_is_read(tmp_path):
                 list(of_walk(Vanishing(tmp_path)))
 
 
-def test_what_is_only_walked_through(tmp_path):
+def test_walk_yields_no_paths_that_are_only_passed_through(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").touch()
     walk = Walk(tmp_path, passed=lambda path: path != b"a/b/c")

@@ -160,7 +160,7 @@ def _set_aside(session: RestoreSession, ended: datetime) -> list[dict[str, Any]]
         elif source_id in state.cut_over_sources(session):
             what, prefix, until = "both copies, until the rollback is complete", "__before_", None
         elif state.may_have_writes(session, source_id):
-            what, prefix = "the refused copy, with what was written to it", "__stage_"
+            what, prefix = "the rejected data, with what was written to it", "__stage_"
         else:
             continue
         if prefix:

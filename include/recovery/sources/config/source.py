@@ -273,18 +273,18 @@ class Config(TreeSource):
 
     def locations(self, restore: RestoreView) -> set[Location]:
         """Every named path, or what was asked for."""
-        return _landings(self.root / path for point in self.swap_points(restore) for path in self._asked(restore, point))
+        return _locations_of(self.root / path for point in self.swap_points(restore) for path in self._asked(restore, point))
 
     def own_locations(self) -> set[Location]:
         """Every path that the plan names."""
-        return _landings(self._named_here())
+        return _locations_of(self._named_here())
 
     def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
         """The named paths, or those that were asked for, that are there."""
         paths = [path for point in self.swap_points(restore) for path in self._asked(restore, point)]
         there = [(path, amount(Walk(self.root, [raw(path)], self._excluded))) for path in paths if os.path.lexists(self.root / path)]
         return {
-            (*filesystem.landing((self.root / path).parent), Path(path).name): f"{shown(self.root, path)}: {words or 'a socket or device'}"
+            (*filesystem.location((self.root / path).parent), Path(path).name): f"{shown(self.root, path)}: {words or 'a socket or device'}"
             for path, words in there
         }
 
@@ -364,5 +364,5 @@ class Config(TreeSource):
         return differences + [Difference("entry", unit, "was there before, and no safety set has it") for unit in lost]
 
 
-def _landings(paths: Iterable[Path]) -> set[Location]:
-    return {(*folder, path.name) for path in paths for folder in filesystem.landings(path.parent)}
+def _locations_of(paths: Iterable[Path]) -> set[Location]:
+    return {(*folder, path.name) for path in paths for folder in filesystem.locations(path.parent)}

@@ -256,14 +256,14 @@ class Files(TreeSource):
 
     def own_locations(self) -> set[Location]:
         """The folder."""
-        return filesystem.landings(self.root)
+        return filesystem.locations(self.root)
 
     def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
         """What is in the folder, or is there already of what was asked for."""
         (point,) = self.swap_points(restore)
         walk = self._look_at_asked(restore, self.part(restore, point))
         there = amount(found for found in walk if found.path != b".")
-        return {filesystem.landing(self.root): f"{self.root} has {there}"} if there else {}
+        return {filesystem.location(self.root): f"{self.root} has {there}"} if there else {}
 
     def compare(self, restore: RestoreView) -> list[Change]:
         """By reading everything that is live of what was asked for; folders above it count only if they have to be made."""
@@ -403,5 +403,5 @@ class Files(TreeSource):
 
 def _inside(one: Path, other: Path) -> bool:
     """Whether one of two folders lies in the other, however it is reached."""
-    first, second = filesystem.landings(one), filesystem.landings(other)
+    first, second = filesystem.locations(one), filesystem.locations(other)
     return not first & second and any(overlap(mine, theirs) for mine in first for theirs in second)

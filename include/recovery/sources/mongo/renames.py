@@ -74,9 +74,9 @@ class Names:
         """
         wanted, known = sorted(wanted), set(known)
         counted = Counter(map(self.full, wanted))
-        for landing in sorted(name for name, count in counted.items() if count > 1):
-            both = [name for name in wanted if self.full(name) == landing]
-            yield True, f"{' and '.join(both)} would both become {landing} there."
+        for taken in sorted(name for name, count in counted.items() if count > 1):
+            both = [name for name in wanted if self.full(name) == taken]
+            yield True, f"{' and '.join(both)} would both become {taken} there."
         for name in sorted({*self.databases} - {split_name(full)[0] for full in known} | {*self.collections} - known):
             yield False, f"The target has another name for {name}, which the set does not have."
 

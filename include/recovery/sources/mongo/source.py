@@ -51,7 +51,7 @@ from recovery.sources.mongo.restore.load import (
     staged_data,
 )
 from recovery.sources.mongo.restore.preflight import preflight
-from recovery.sources.mongo.restore.selection import Planned, landing, planned, unpack
+from recovery.sources.mongo.restore.selection import Planned, planned, target_namespaces, unpack
 from recovery.sources.mongo.restore.swap import backward, drop_replaced, forward, put_ttls, record, recorded_plan
 from recovery.sources.mongo.restore.swap_plan import make_plan
 from recovery.sources.mongo.restore.users import existing, load_accounts
@@ -206,7 +206,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 live = live_within(target.client, wanted.scope)
                 missing = wanted.accounts.keys() - existing(target.client) if wanted.accounts else set()
                 there = staged(target.client, wanted.databases, restore.id)
-                plan = make_plan(restore.id, live, landing(unpacked, self._names), there, missing)
+                plan = make_plan(restore.id, live, target_namespaces(unpacked, self._names), there, missing)
                 record(restore, plan)
             forward(target, restore, plan, restore.folder / _STAGED / "plain", wanted.collections, accounts)
 
@@ -237,7 +237,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         if plan is None and not restore.in_place:
             raise RestoreError(f"{self.id} was not swapped, so there is nothing to accept.", "Start the restore again.")
         with self._target() as target:
-            put_ttls(target.client, landing(restore.folder / _UNPACKED, self._names))
+            put_ttls(target.client, target_namespaces(restore.folder / _UNPACKED, self._names))
             if plan:
                 timeseries.keep(target, restore, plan.series_before)
 

@@ -19,21 +19,21 @@ from recovery.sources.postgres.targets import Target
 _ALWAYS_THERE = {("schema", "public"), ("extension", "plpgsql"), ("comment", "schema public")}
 
 
-def landing(server: Server, database: str) -> Location:
+def location_of(server: Server, database: str) -> Location:
     """A database, below the system identifier of its server; see :data:`recovery.plan.location.Location`."""
     return ("postgres", server.about.system, database)
 
 
 def of_databases(server: Server, chosen: Sequence[Target]) -> set[Location]:
     """Every database that is replaced; see :meth:`recovery.sources.base.Restorer.locations`."""
-    return {landing(server, target.name) for target in chosen}
+    return {location_of(server, target.name) for target in chosen}
 
 
 def occupied_locations(server: Server, chosen: Sequence[Target]) -> dict[Location, str]:
     """The databases that are there and not empty; see :meth:`recovery.sources.base.Restorer.occupied_locations`."""
     known = server.databases()
     return {
-        landing(server, target.name): f"database {target.name}, {_size(server, target.name)}"
+        location_of(server, target.name): f"database {target.name}, {_size(server, target.name)}"
         for target in chosen
         if target.name in known and (not known[target.name] or _has_something(server, target.name))
     }

@@ -77,12 +77,12 @@ def _parts(restore: RestoreView, renamed: Mapping[str, str]) -> Iterator[Finding
     had = sorted(target.saved for target in known)
     for name in sorted(asked.named - set(had)):
         yield refusal(f"The set has no database {name}. It has {shortened(had) or 'none'}.")
-    landing = [target for target in known if not restore.only or target.saved in asked.named]
-    for name, count in Counter(target.name for target in landing).items():
+    restored = [target for target in known if not restore.only or target.saved in asked.named]
+    for name, count in Counter(target.name for target in restored).items():
         if count > 1:
-            both = " and ".join(target.saved for target in landing if target.name == name)
+            both = " and ".join(target.saved for target in restored if target.name == name)
             yield refusal(f"The databases {both} of the set would both become {name}. Give one of them another name in the plan's targets.")
-    for target in landing:
+    for target in restored:
         if target.name != target.saved:
             yield fact(f"Database {target.saved} of the set is restored as {target.name}.")
 

@@ -126,7 +126,7 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
     def own_locations(self) -> set[Location]:
         """See :meth:`InPlaceRestorer.own_locations`: the databases that the plan names, or all of the server."""
         named = self._settings.databases or [name for name in self._server.databases() if not SET_ASIDE.search(name)]
-        return {locations.landing(self._server, self._renamed.get(name, name)) for name in named}
+        return {locations.location_of(self._server, self._renamed.get(name, name)) for name in named}
 
     def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
         """See :meth:`InPlaceRestorer.occupied_locations`."""

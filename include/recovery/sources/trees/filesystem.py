@@ -140,16 +140,16 @@ def mounts_in_the_way(path: Path, home: Path) -> Iterator[str]:
             yield f"{point} is a mount point, so {path} can't be exchanged by rename"
 
 
-def landing(path: Path) -> Location:
+def location(path: Path) -> Location:
     """A path without links in it; see :data:`recovery.plan.location.Location`."""
     return ("files", *Path(os.path.realpath(path)).parts)
 
 
-def landings(path: Path) -> set[Location]:
+def locations(path: Path) -> set[Location]:
     """A path without links in it, and the same in its file system, which may be mounted at several places."""
     real = Path(os.path.realpath(path))
     mount = _mount(nearest(real))
-    return {landing(real), ("files", f"device {mount.device}", *Path(_root(mount), real.relative_to(mount.point)).parts)}
+    return {location(real), ("files", f"device {mount.device}", *Path(_root(mount), real.relative_to(mount.point)).parts)}
 
 
 def _root(mount: Mount) -> str:

@@ -288,10 +288,10 @@ class TreeSource(Dumper, InPlaceRestorer):
 
     def swap(self, restore: RestoreView) -> None:
         """Exchange entries by rename, then give live folders the set's metadata."""
-        if restore.recorded_facts("exchanged"):
-            return
         if restore.recorded_facts("take back"):
             raise RestoreError(f"{self.id} was rolled back.", "Trigger a new restore.")
+        if restore.recorded_facts("exchanged"):
+            return
         with translated_errors(self.id, "swapped"):
             if not restore.recorded_facts("exchange"):
                 for point in self.swap_points(restore):
@@ -345,7 +345,7 @@ class TreeSource(Dumper, InPlaceRestorer):
     def leaves_out(self, restore: RestoreView, location: Location) -> bool:
         """See :meth:`InPlaceRestorer.leaves_out`."""
         starts = [Path(row[1]) for artifact in restore.artifacts() for row in restore.rows(artifact, "tree")]
-        roots = [(start, root) for start in starts for root in filesystem.landings(self.root / start) if location[: len(root)] == root]
+        roots = [(start, root) for start in starts for root in filesystem.locations(self.root / start) if location[: len(root)] == root]
         left = [(start, self.settings.left_out(Path(*location[len(root) :]))) for start, root in roots]
         there = at_or_below({str(start / entry) for start, entry in left if entry})
         return bool(left) and all(entry for _, entry in left) and not any(there(path) for path, _ in self.entries_of(restore))

@@ -59,7 +59,7 @@ def accounts(db):
     return {entry["user"] for entry in users} | {entry["role"] for entry in roles}
 
 
-def test_everything_comes_back_in_place_and_the_way_back_is_exact(mongo_server, client, db, tmp_path):
+def test_restore_in_place_equals_the_set_and_rollback_equals_the_safety_set(mongo_server, client, db, tmp_path):
     hard_content(client, db.name)
     db.command("createRole", "helper", privileges=[], roles=["read"])
     db.command("createUser", "lost", pwd="its own", roles=["helper"])
@@ -97,7 +97,7 @@ def test_everything_comes_back_in_place_and_the_way_back_is_exact(mongo_server, 
     assert source.replaced_copies() == []
 
 
-def test_single_collections_in_place_leave_the_rest_alone(mongo_server, client, db, tmp_path):
+def test_restore_in_place_of_single_collections_keeps_all_other_data(mongo_server, client, db, tmp_path):
     other = client[f"{db.name}b"]
     for where in (db, other):
         where.orders.insert_many([{"_id": n} for n in range(5)])
@@ -126,7 +126,7 @@ def test_single_collections_in_place_leave_the_rest_alone(mongo_server, client, 
     client.drop_database(other.name)
 
 
-def test_a_database_that_the_chosen_set_lacks_stays_there_and_back(mongo_server, client, db, tmp_path):
+def test_restore_in_place_and_rollback_keep_a_database_missing_from_the_set(mongo_server, client, db, tmp_path):
     """The safety set has it too, but the restore does not replace it, so the rollback must not either."""
     newer = client[f"{db.name}newer"]
     db.one.insert_one({"_id": 1})
@@ -144,7 +144,7 @@ def test_a_database_that_the_chosen_set_lacks_stays_there_and_back(mongo_server,
 
 @pytest.fixture
 def changed(mongo_server, db, tmp_path):
-    """A component, a set, a safety set of a live database that differs from it in every way, and the rows of both."""
+    """A source, a set, a safety set of a live database that differs from it in every way, and the rows of both."""
     db.same.insert_many([{"_id": n} for n in range(3)])
     db.same.create_index("at", expireAfterSeconds=3600, name="ttl")
     db.create_collection("kind", viewOn="same", pipeline=[])
@@ -165,7 +165,7 @@ def changed(mongo_server, db, tmp_path):
     return InPlace(source, tmp_path / "set", tmp_path / "safety", tmp_path / "work"), wanted, before
 
 
-def test_killed_anywhere_it_is_done_again_or_taken_back(changed, db, tmp_path, monkeypatch, stride):
+def test_restore_in_place_killed_at_any_point_is_repeated_or_rolled_back(changed, db, tmp_path, monkeypatch, stride):
     restore, wanted, before = changed
     killer = MongoKiller(monkeypatch)
     journal = restore.forward._journal
@@ -189,7 +189,7 @@ def test_killed_anywhere_it_is_done_again_or_taken_back(changed, db, tmp_path, m
     assert at > 8
 
 
-def test_a_set_that_can_not_be_unpacked_leaves_everything_as_it_is(changed, tmp_path, monkeypatch):
+def test_restore_in_place_drops_nothing_when_the_set_can_not_be_unpacked(changed, tmp_path, monkeypatch):
     restore, _, before = changed
 
     def damaged(*_):
@@ -204,7 +204,7 @@ def test_a_set_that_can_not_be_unpacked_leaves_everything_as_it_is(changed, tmp_
         restore.source.replace(restore.back)
 
 
-def test_what_dropping_gives_back(changed, client, db):
+def test_preflight_in_place_reports_the_space_that_the_drop_frees(changed, client, db):
     restore, _, _ = changed
     (space,) = restore.source.preflight(restore.forward).second_copy
     assert space.freed >= db.command("collStats", "same")["storageSize"] > 0
@@ -220,14 +220,14 @@ def test_what_dropping_gives_back(changed, client, db):
         (lambda db: db.command("collMod", "same", index={"name": "ttl", "expireAfterSeconds": 9}), "ttl is 9"),
     ],
 )
-def test_the_proof_looks_at_what_is_live(changed, db, harm, words):
+def test_verify_staged_in_place_reports_each_difference_of_the_live_data(changed, db, harm, words):
     restore, _, _ = changed
     restore.there()
     harm(db)
     assert words in "\n".join(map(str, restore.source.verify_staged(restore.forward)))
 
 
-def test_nothing_expires_before_it_is_settled(changed, db):
+def test_ttl_of_a_restore_in_place_is_set_only_by_finalize(changed, db):
     restore, _, _ = changed
     restore.there()
     assert "expireAfterSeconds" not in db.same.index_information()["ttl"]
@@ -237,7 +237,7 @@ def test_nothing_expires_before_it_is_settled(changed, db):
     assert db.weather.options()["expireAfterSeconds"] == 1_700_000_000
 
 
-def test_what_has_no_safety_set_is_not_replaced_in_place(mongo_server, db, tmp_path):
+def test_preflight_in_place_refuses_collections_that_no_safety_set_has(mongo_server, db, tmp_path):
     """The set is older than the plan, which since then backs up less."""
     db.one.insert_one({})
     db.two.insert_one({})
@@ -254,7 +254,7 @@ def test_what_has_no_safety_set_is_not_replaced_in_place(mongo_server, db, tmp_p
     assert refusals() == []
 
 
-def test_in_place_needs_no_room_for_names_that_are_staged(mongo_server, db, tmp_path):
+def test_restore_in_place_accepts_collection_names_of_the_maximum_length(mongo_server, db, tmp_path):
     db["n" * (255 - len(db.name) - 1)].insert_one({"_id": 1})
     source = mongo(mongo_server, db.name)
     set_folder = back_up(source, tmp_path / "set")
@@ -263,7 +263,7 @@ def test_in_place_needs_no_room_for_names_that_are_staged(mongo_server, db, tmp_
     assert db["n" * (255 - len(db.name) - 1)].count_documents({}) == 1
 
 
-def test_the_roles_backup_and_restore_are_enough(mongo_server, client, changed, db, tmp_path):
+def test_restore_in_place_needs_only_the_roles_backup_and_restore(mongo_server, client, changed, db, tmp_path):
     restore, _, before = changed
     client.admin.command("createUser", "in place", pwd="s3cret / x", roles=["backup", "restore"])
     try:
@@ -275,7 +275,7 @@ def test_the_roles_backup_and_restore_are_enough(mongo_server, client, changed, 
         client.admin.command("dropUser", "in place")
 
 
-def test_what_is_loaded_twice_is_dropped_first(changed, monkeypatch):
+def test_restore_in_place_killed_after_mongorestore_drops_and_loads_again(changed, monkeypatch):
     """A kill in the middle of mongorestore leaves half of it; the next attempt begins with nothing."""
     restore, _, _ = changed
     with killed_at_tool(monkeypatch, "mongorestore", after=True):
@@ -284,8 +284,8 @@ def test_what_is_loaded_twice_is_dropped_first(changed, monkeypatch):
 
 
 @pytest.mark.parametrize("replica_set", [True, False])
-def test_the_safety_set_of_a_disaster_has_what_is_left(mongo_server, server_folder, tmp_path, replica_set):
-    """What the plan names and is gone is left out and said; the rollback then drops what was restored."""
+def test_safety_set_skips_missing_databases_and_rollback_drops_restored_databases(mongo_server, server_folder, tmp_path, replica_set):
+    """A database that the plan names and that is missing is left out and reported; the rollback then drops what was restored."""
     where = mongo_server if replica_set else MongoServer(server_folder / "mongo-disaster", replica_set=False)
     with nullcontext() if replica_set else where, where.client() as client:
         for name in ("disaster", "disaster2"):

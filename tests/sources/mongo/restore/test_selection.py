@@ -58,7 +58,7 @@ def put_back(source, set_folder, work, *only):
 @pytest.mark.parametrize(
     "names", [("orders",), ("orders[old]",), ("dot.ted name", "weather"), ("open", "open first"), ("weather", "orders")]
 )
-def test_single_collections_come_back_and_the_rest_stays(mongo_server, dbs, tmp_path, names):
+def test_restore_of_single_collections_and_views_keeps_all_other_data(mongo_server, dbs, tmp_path, names):
     for db in dbs:
         fill(db)
     source = mongo(mongo_server, *(db.name for db in dbs))
@@ -79,7 +79,7 @@ def test_single_collections_come_back_and_the_rest_stays(mongo_server, dbs, tmp_
     source.drop_replaced(restore)
 
 
-def test_the_way_back_of_single_collections(mongo_server, dbs, tmp_path):
+def test_rollback_of_single_collections_returns_the_previous_data(mongo_server, dbs, tmp_path):
     fill(dbs[0])
     source = mongo(mongo_server, dbs[0].name)
     back_up(source, tmp_path / "set")
@@ -95,7 +95,7 @@ def test_the_way_back_of_single_collections(mongo_server, dbs, tmp_path):
     assert source.replaced_copies() == []
 
 
-def test_a_whole_database_sets_aside_what_the_set_lacks_and_leaves_the_other_one(mongo_server, dbs, tmp_path):
+def test_restore_of_one_database_sets_extra_collections_aside_and_keeps_other_databases(mongo_server, dbs, tmp_path):
     for db in dbs:
         fill(db)
     source = mongo(mongo_server, *(db.name for db in dbs))
@@ -140,7 +140,7 @@ def accounts(dbs):
 
 
 @pytest.mark.parametrize("whole_server", [False, True])
-def test_a_whole_database_brings_its_missing_users_and_roles(mongo_server, dbs, accounts, tmp_path, whole_server):
+def test_restore_of_one_database_creates_missing_users_and_roles_until_rollback(mongo_server, dbs, accounts, tmp_path, whole_server):
     there, drop = accounts
     source = mongo(mongo_server, *([] if whole_server else [db.name for db in dbs]))
     back_up(source, tmp_path / "set")
@@ -153,7 +153,7 @@ def test_a_whole_database_brings_its_missing_users_and_roles(mongo_server, dbs, 
     assert there() == set()
 
 
-def test_single_collections_bring_no_users_and_preflight_says_so(mongo_server, dbs, accounts, tmp_path):
+def test_restore_of_one_collection_creates_no_users_as_preflight_reports(mongo_server, dbs, accounts, tmp_path):
     there, drop = accounts
     source = mongo(mongo_server, *(db.name for db in dbs))
     back_up(source, tmp_path / "set")
@@ -178,7 +178,7 @@ def test_single_collections_bring_no_users_and_preflight_says_so(mongo_server, d
         ("{a}.orders.what_1", "The set does not have '{a}.orders.what_1'"),
     ],
 )
-def test_a_part_that_the_set_lacks_is_refused_with_what_it_has(mongo_server, dbs, tmp_path, part, words):
+def test_preflight_refuses_unknown_or_malformed_parts_with_suggestions(mongo_server, dbs, tmp_path, part, words):
     fill(dbs[0])
     source = mongo(mongo_server, dbs[0].name)
     back_up(source, tmp_path / "set")
@@ -188,7 +188,7 @@ def test_a_part_that_the_set_lacks_is_refused_with_what_it_has(mongo_server, dbs
     assert words.format(a=dbs[0].name) in refusal
 
 
-def test_a_view_whose_source_will_be_missing_is_a_warning(mongo_server, dbs, tmp_path):
+def test_preflight_warns_of_a_view_on_a_missing_collection(mongo_server, dbs, tmp_path):
     db = dbs[0]
     fill(db)
     db.create_collection("joined", viewOn="orders", pipeline=[{"$lookup": {"from": "weather", "pipeline": [], "as": "w"}}])
@@ -210,7 +210,7 @@ def test_a_view_whose_source_will_be_missing_is_a_warning(mongo_server, dbs, tmp
     assert "reads weather, which" in warning
 
 
-def test_compare_counts_what_would_change_and_only_of_what_was_chosen(mongo_server, dbs, tmp_path):
+def test_compare_counts_changes_of_only_the_selected_parts(mongo_server, dbs, tmp_path):
     db = dbs[0]
     fill(db)
     source = mongo(mongo_server, db.name)

@@ -38,7 +38,7 @@ def hard_set(older):
     return hard_database(older)
 
 
-def test_hard_content_comes_back_equal_on_an_older_major_version(older, hard_set):
+def test_set_of_postgresql_16_is_restored_equal_on_postgresql_16(older, hard_set):
     source, restore = staged(older, hard_set)
     assert source.verify_staged(restore) == []
     source.swap(restore)
@@ -47,7 +47,7 @@ def test_hard_content_comes_back_equal_on_an_older_major_version(older, hard_set
     source.discard(restore)
 
 
-def test_hard_content_of_an_older_version_comes_back_equal_on_a_newer_one(newer, hard_set):
+def test_set_of_postgresql_16_is_restored_equal_on_postgresql_18(newer, hard_set):
     source, restore = staged(newer, hard_set)
     assert source.verify_staged(restore) == []
     assert source.compare(restore), "the database is not there yet"
@@ -66,7 +66,7 @@ def test_hard_content_of_an_older_version_comes_back_equal_on_a_newer_one(newer,
     source.discard(restore)
 
 
-def test_single_tables_of_an_older_version_come_back_into_a_newer_one(older, newer):
+def test_single_table_of_postgresql_16_is_restored_into_postgresql_18(older, newer):
     for site in (older, newer):
         site.sql("postgres", "CREATE ROLE keeper", "CREATE ROLE reader", "CREATE ROLE writer", "CREATE ROLE gone")
         site.create("shop", SHOP)
@@ -84,7 +84,7 @@ def test_single_tables_of_an_older_version_come_back_into_a_newer_one(older, new
     parts.discard(restore)
 
 
-def test_every_locale_comes_back_whatever_the_server_s_own_is(older, newer):
+def test_database_locale_is_restored_regardless_of_the_default_of_the_server(older, newer):
     locales = "SELECT datname, datlocprovider, datcollate, datctype, to_jsonb(d) ->> 'datlocale' FROM pg_database d ORDER BY 1"
     older.sql("postgres", "CREATE DATABASE in_c_16 TEMPLATE template0 LOCALE 'C'", "CREATE DATABASE in_utf_16")
     newer.sql(
@@ -114,7 +114,7 @@ class Oldest(Postgres):
 
 
 @pytest.mark.skipif(not INSTALLED, reason="no PostgreSQL 14 or 15 is installed on this machine")
-def test_content_from_before_16_comes_back_equal_in_18(server_folder, newer, tmp_path):
+def test_set_from_before_postgresql_16_is_restored_equal_on_postgresql_18(server_folder, newer, tmp_path):
     with Oldest(server_folder / "postgres-oldest") as server:
         oldest = Site(server, tmp_path)
         oldest.sql("postgres", "CREATE ROLE o_owner", "CREATE ROLE o_user NOINHERIT IN ROLE o_owner", "CREATE ROLE o_heir IN ROLE o_owner")
@@ -147,7 +147,7 @@ def test_content_from_before_16_comes_back_equal_in_18(server_folder, newer, tmp
         ('SELECT "a.b".id AS "x.y" FROM "S"."a.b"', 'SELECT id AS "x.y" FROM "S"."a.b"'),
     ],
 )
-def test_columns_of_views_from_before_16(old, new):
+def test_canonical_ignores_qualifiers_in_views_from_before_postgresql_16(old, new):
     assert canonical(old, qualified=False) == canonical(new, qualified=False)
     assert canonical(old) != canonical(new)
     assert not qualified(15, "view")
@@ -155,17 +155,17 @@ def test_columns_of_views_from_before_16(old, new):
     assert qualified(15, "function")
 
 
-def test_numbers_are_no_names():
+def test_canonical_without_qualifiers_keeps_decimal_numbers():
     assert canonical("a.b + 1.5 * c._d", qualified=False) == "b + 1.5 * _d"
 
 
-def test_memberships_from_before_16_say_what_they_mean():
+def test_membership_from_before_postgresql_16_gets_explicit_options():
     role = {"inherit": False, "member of": [["group", True, None, None], ["other", False, True, False]]}
     assert membership(role)["member of"] == [("group", True, False, True), ("other", False, True, False)]
     assert membership(role | {"member of": None})["member of"] is None
 
 
-def test_rights_that_a_version_knows():
+def test_known_rights_omits_privileges_that_the_version_lacks():
     rights = [("owner", "SELECT", False), ("owner", "MAINTAIN", False)]
     assert known_rights(16, rights) == rights[:1]
     assert known_rights(17, rights) == rights

@@ -69,7 +69,7 @@ def as_before(site):
     return there and site.state("cash") == site.state("cart") == "live"
 
 
-def test_there_and_back(site, live):
+def test_replace_loads_the_set_and_rollback_loads_the_safety_set(site, live):
     later = site.number("cart")
     session = site.server.connect("cash")
     live.source.replace(live.forward)
@@ -95,7 +95,7 @@ def test_there_and_back(site, live):
     assert site.number("cart") == later, "what was never replaced is not touched"
 
 
-def test_the_proof_is_of_what_has_the_live_names(site, live):
+def test_verify_staged_in_place_compares_the_databases_under_live_names(site, live):
     live.source.replace(live.forward)
     site.sql("cash", "UPDATE t SET state = 'else'")
     site.sql("postgres", "ALTER DATABASE cask SET work_mem = '8MB'", "ALTER ROLE ip_gone CREATEDB")
@@ -126,14 +126,14 @@ def killed(monkeypatch, point, source, restore, nth=1):
         source.replace(restore)
 
 
-def test_nobody_can_write_to_one_while_another_is_loaded(site, live, monkeypatch):
+def test_replace_drops_all_chosen_databases_before_the_first_is_created(site, live, monkeypatch):
     site.create("cask", "CREATE TABLE t AS SELECT 'live' AS state")
     killed(monkeypatch, "before a database is created", live.source, live.forward)
     assert site.own_databases() == {"cart"}
 
 
 @pytest.mark.parametrize("point", ["after a database is created", "after a database has its settings", "after the roles log in"])
-def test_a_kill_is_resumed(site, live, monkeypatch, point):
+def test_replace_resumes_after_a_kill(site, live, monkeypatch, point):
     killed(monkeypatch, point, live.source, live.forward)
     live.source.replace(live.forward)
     assert live.source.verify_staged(live.forward) == []
@@ -145,7 +145,7 @@ def test_a_kill_is_resumed(site, live, monkeypatch, point):
     ("point", "nth"),
     [*((point, 1) for point in list(POINTS)[:-1]), ("before a database is created", 2), ("after a database is loaded", 2)],
 )
-def test_a_kill_is_taken_back(site, live, monkeypatch, point, nth):
+def test_rollback_succeeds_after_a_killed_replace(site, live, monkeypatch, point, nth):
     killed(monkeypatch, point, live.source, live.forward, nth)
     live.source.replace(live.back)
     assert live.source.verify_staged(live.back) == []
@@ -162,7 +162,7 @@ def test_a_kill_is_taken_back(site, live, monkeypatch, point, nth):
         "before what was not there is removed",
     ],
 )
-def test_a_killed_way_back_is_resumed(site, live, monkeypatch, point):
+def test_rollback_resumes_after_a_kill(site, live, monkeypatch, point):
     live.source.replace(live.forward)
     killed(monkeypatch, point, live.source, live.back)
     live.source.replace(live.back)
@@ -171,7 +171,7 @@ def test_a_killed_way_back_is_resumed(site, live, monkeypatch, point):
 
 
 @pytest.mark.parametrize("said", [1, 2, 3])
-def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
+def test_rollback_keeps_databases_that_a_killed_replace_did_not_drop(site, live, said):
     """A kill at the journal: before any step was said, and before and after the first role."""
     cash = site.number("cash")
     steps = []
@@ -191,7 +191,7 @@ def test_nothing_is_taken_back_that_was_not_replaced(site, live, said):
     assert as_before(site)
 
 
-def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
+def test_replace_drops_no_database_when_the_set_can_not_be_unpacked(site, live):
     cash = site.number("cash")
     unpack = live.forward.unpack
 
@@ -208,7 +208,7 @@ def test_a_set_that_can_not_be_unpacked_drops_nothing(site, live):
     assert live.forward.recorded_facts("dropping") == []
 
 
-def test_the_way_back_is_not_told_by_the_set(site, saved, live, monkeypatch):
+def test_rollback_creates_no_database_that_was_missing_before_the_restore(site, saved, live, monkeypatch):
     killed(monkeypatch, "before a database is created", live.source, live.forward, nth=2)
     assert len(live.forward.recorded_facts("dropping")) == 1
     live.back.set_folder = saved
@@ -216,7 +216,7 @@ def test_the_way_back_is_not_told_by_the_set(site, saved, live, monkeypatch):
     assert site.own_databases() == {"cash", "cart"}, "cask was not there before, and not made yet"
 
 
-def test_one_database_in_place_leaves_the_others(site, saved):
+def test_replace_of_one_database_leaves_the_other_databases_unchanged(site, saved):
     for name in NAMES:
         site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
     others = site.number("cask"), site.number("cart")
@@ -231,7 +231,7 @@ def test_one_database_in_place_leaves_the_others(site, saved):
     site.clean()
 
 
-def test_the_safety_set_of_what_is_gone_brings_nothing_back(site, saved, safety):
+def test_rollback_to_a_safety_set_without_databases_removes_databases_and_roles(site, saved, safety):
     source = site.source("cash", "cask")
     source.damaged = True
     none = site.back_up(source)
@@ -247,7 +247,7 @@ def test_the_safety_set_of_what_is_gone_brings_nothing_back(site, saved, safety)
     assert site.own_databases() == site.own_roles() == set()
 
 
-def test_what_the_safety_set_lacks_is_not_dropped(site, live):
+def test_rollback_fails_and_keeps_a_database_that_the_safety_set_lacks(site, live):
     live.source.replace(live.forward)
     [artifact] = [name for name in live.back.artifacts() if name == "cash"]
     artifacts = live.back.artifacts
@@ -258,7 +258,7 @@ def test_what_the_safety_set_lacks_is_not_dropped(site, live):
     assert "cask" not in site.databases()
 
 
-def test_a_role_that_an_earlier_restore_left_asleep_is_as_before(site, live):
+def test_rollback_leaves_a_role_of_an_earlier_restore_without_login(site, live):
     mark = "created by restore 01234567, asleep until its swap"
     site.sql("postgres", "CREATE ROLE ip_gone NOLOGIN PASSWORD 'earlier'", f"COMMENT ON ROLE ip_gone IS '{mark}'")
     back = site.back_up(site.source("cash", "cart"))
@@ -271,7 +271,7 @@ def test_a_role_that_an_earlier_restore_left_asleep_is_as_before(site, live):
     assert site.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'ip_gone'") == [(False,)]
 
 
-def test_preflight_in_place(site, live, saved):
+def test_preflight_in_place_reports_drops_and_refuses_databases_not_backed_up(site, live, saved):
     source = site.source("cash", "cask")
     facts = texts(source, live.forward, "fact")
     assert "Database cash, " in facts
@@ -286,7 +286,7 @@ def test_preflight_in_place(site, live, saved):
     assert "Database cash lets no connections in" in texts(site.source(), live.forward, "refusal")
 
 
-def test_an_owner_without_superuser_rights_replaces(site):
+def test_replace_and_rollback_work_for_an_owner_without_superuser_rights(site):
     site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO ip_clerk")
     site.sql("postgres", "CREATE DATABASE cash OWNER ip_clerk")
     who = {"user": "ip_clerk", "password": "l"}
@@ -305,7 +305,7 @@ def test_an_owner_without_superuser_rights_replaces(site):
     site.clean()
 
 
-def test_copies_that_earlier_restores_of_tables_set_aside_are_not_dropped(site, live):
+def test_preflight_in_place_refuses_a_database_with_replaced_tables_of_earlier_restores(site, live):
     site.sql("cash", "CREATE SCHEMA public__before_0badcafe", "CREATE TABLE public__before_0badcafe.t ()")
     found = [finding.text for finding in live.source.preflight(live.forward).findings if finding.level == "refusal"]
     assert len(found) == 1

@@ -98,7 +98,7 @@ def as_before(site):
     return names(site) == {"shop", "stock"} and state(site) == state(site, "stock") == "live"
 
 
-def test_there_and_back(site, shop):
+def test_swap_puts_the_set_live_and_rollback_returns_previous_databases_and_roles(site, shop):
     source, restore = shop
     source.stage(restore)
     assert source.verify_staged(restore) == []
@@ -129,7 +129,7 @@ def test_there_and_back(site, shop):
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
 
 
-def test_kept_copies_are_listed_and_dropped(site, shop):
+def test_replaced_copies_are_listed_and_dropped_by_restore(site, shop):
     source, restore = shop
     site.create("shop__before_00000000_not")
     site.create("other__before_11111111")
@@ -163,7 +163,7 @@ BACK_POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_killed_switch_is_resumed(site, shop, monkeypatch, point):
+def test_swap_resumes_after_a_kill(site, shop, monkeypatch, point):
     source, restore = shop
     source.stage(restore)
     with POINTS[point](restore, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_killed_switch_is_resumed(site, shop, monkeypatch, point):
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, point):
+def test_rollback_succeeds_after_a_killed_swap(site, shop, monkeypatch, point):
     source, restore = shop
     source.stage(restore)
     with POINTS[point](restore, monkeypatch):
@@ -190,7 +190,7 @@ def test_a_killed_switch_is_taken_back(site, shop, monkeypatch, point):
 
 
 @pytest.mark.parametrize("point", BACK_POINTS)
-def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, point):
+def test_rollback_resumes_after_a_kill(site, shop, monkeypatch, point):
     source, restore = shop
     source.stage(restore)
     source.swap(restore)
@@ -202,7 +202,7 @@ def test_a_killed_way_back_is_resumed(site, shop, monkeypatch, point):
     assert as_before(site)
 
 
-def test_a_kill_when_the_journal_is_written_changes_nothing(site, shop):
+def test_swap_killed_while_the_journal_is_written_changes_nothing(site, shop):
     source, restore = shop
     source.stage(restore)
     restore.on_journal = die
@@ -214,7 +214,7 @@ def test_a_kill_when_the_journal_is_written_changes_nothing(site, shop):
     assert as_before(site)
 
 
-def test_a_commit_whose_answer_was_lost_counts(site, shop, monkeypatch):
+def test_swap_killed_after_its_commit_counts_as_done(site, shop, monkeypatch):
     source, restore = shop
     source.stage(restore)
     with killed_at_statement(monkeypatch, "COMMIT", after=True):
@@ -227,7 +227,7 @@ def test_a_commit_whose_answer_was_lost_counts(site, shop, monkeypatch):
     assert as_before(site)
 
 
-def test_staging_again_starts_afresh(site, shop):
+def test_stage_repeated_recreates_the_staged_database_and_keeps_other_restores(site, shop):
     source, restore = shop
     source.stage(restore)
     site.sql(f"shop__stage_{restore.id}", "DROP TABLE t")
@@ -240,7 +240,7 @@ def test_staging_again_starts_afresh(site, shop):
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
 
 
-def test_a_dropped_database_is_restored_and_the_way_back_leaves_none(site, shop):
+def test_missing_database_is_restored_by_swap_and_removed_by_rollback(site, shop):
     source, restore = shop
     site.sql("postgres", "DROP DATABASE shop")
     preflight = source.preflight(restore)
@@ -256,7 +256,7 @@ def test_a_dropped_database_is_restored_and_the_way_back_leaves_none(site, shop)
     assert names(site) == {"stock"}
 
 
-def test_sessions_are_ended_and_kept_out(site, shop):
+def test_swap_ends_open_sessions_and_discards_uncommitted_writes(site, shop):
     source, restore = shop
     source.stage(restore)
     busy = site.server.connect("shop")
@@ -270,7 +270,7 @@ def test_sessions_are_ended_and_kept_out(site, shop):
     assert state(site) == "live"
 
 
-def test_a_role_in_use_elsewhere_is_not_dropped(site, shop):
+def test_discard_keeps_a_created_role_that_owns_objects_of_another_database(site, shop):
     source, restore = shop
     source.stage(restore)
     site.create("elsewhere", "CREATE TABLE theirs ()", "ALTER TABLE theirs OWNER TO gone")
@@ -279,7 +279,7 @@ def test_a_role_in_use_elsewhere_is_not_dropped(site, shop):
     assert not may_log_in(site, "gone", "gone")
 
 
-def test_a_switch_without_stage_is_refused(site, shop):
+def test_swap_without_a_staged_database_is_refused(site, shop):
     source, restore = shop
     with pytest.raises(RestoreError, match="no staged database"):
         source.swap(restore)
@@ -291,7 +291,7 @@ def texts(source, restore, level):
     return "\n".join(finding.text for finding in source.preflight(restore).findings if finding.level == level)
 
 
-def test_preflight_tells_what_would_happen(site, shop):
+def test_preflight_reports_replaced_databases_sessions_roles_and_needed_space(site, shop):
     source, restore = shop
     session = site.server.connect("shop", application_name="till")
     preflight = source.preflight(restore)
@@ -309,7 +309,7 @@ def test_preflight_tells_what_would_happen(site, shop):
     session.close()
 
 
-def test_preflight_refuses_what_a_switch_would_break(site, shop):
+def test_preflight_refuses_prepared_transactions_replication_slots_and_subscriptions(site, shop):
     source, restore = shop
     site.sql("stock", "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')")
     with site.server.connect("shop") as connection:
@@ -346,7 +346,7 @@ def test_preflight_refuses_what_a_switch_would_break(site, shop):
     source.discard(restore)
 
 
-def test_preflight_refuses_names_that_would_be_cut(site):
+def test_preflight_refuses_database_names_that_would_be_truncated(site):
     longest = "n" * 46
     for name, refused in ((longest, False), (longest + "n", True)):
         site.create(name, "CREATE TABLE t AS SELECT 1 a")
@@ -367,7 +367,7 @@ def test_preflight_refuses_names_that_would_be_cut(site):
         site.sql("postgres", f"DROP DATABASE {name}")
 
 
-def test_preflight_says_what_becomes_of_scheduled_jobs(site, shop):
+def test_preflight_refuses_a_swap_of_the_pg_cron_database_and_warns_in_place(site, shop):
     source, restore = shop
     site.sql("postgres", "ALTER DATABASE postgres SET cron.database_name = 'stock'")
     try:
@@ -381,7 +381,7 @@ def test_preflight_says_what_becomes_of_scheduled_jobs(site, shop):
         site.sql("postgres", "ALTER DATABASE postgres RESET cron.database_name")
 
 
-def test_preflight_refuses_what_the_server_lacks(site, shop):
+def test_preflight_refuses_missing_extensions_and_tablespaces(site, shop):
     source, restore = shop
     rows = restore.rows
     missing = [("extension", "postgis", {"version": "3.4", "schema": "public"}), ("table", "x", {"tablespace": "fast", "bytes": 1})]
@@ -393,7 +393,7 @@ def test_preflight_refuses_what_the_server_lacks(site, shop):
     assert "tablespace fast" in refusals
 
 
-def test_a_user_who_may_not_is_refused_with_the_grants_to_make(site, shop):
+def test_preflight_refuses_a_user_without_rights_and_names_the_needed_grants(site, shop):
     _, restore = shop
     site.sql("postgres", "CREATE ROLE little LOGIN PASSWORD 'l'")
     try:
@@ -406,7 +406,7 @@ def test_a_user_who_may_not_is_refused_with_the_grants_to_make(site, shop):
         site.sql("postgres", "DROP ROLE little")
 
 
-def test_an_owner_without_superuser_rights_restores(site):
+def test_owner_without_superuser_rights_stages_swaps_and_rolls_back(site):
     site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
     site.sql("postgres", "CREATE DATABASE house OWNER landlord")
     who = {"user": "landlord", "password": "l"}
@@ -428,7 +428,7 @@ def test_an_owner_without_superuser_rights_restores(site):
     site.sql("postgres", "DROP DATABASE house", "DROP ROLE landlord")
 
 
-def test_configuration_tables_of_extensions(site):
+def test_configuration_tables_of_extensions_are_staged_and_verified(site):
     site.create("priced", "CREATE EXTENSION rates", "INSERT INTO rates.rate VALUES ('mine', 2.50)", "CREATE EXTENSION vector")
     site.sql("priced", "CREATE TABLE item AS SELECT '[1,2.5,-3e-7]'::vector(3) AS v", "CREATE INDEX ON item USING hnsw (v vector_l2_ops)")
     source = site.source("priced")
@@ -443,7 +443,7 @@ def test_configuration_tables_of_extensions(site):
     site.sql("postgres", "DROP DATABASE priced")
 
 
-def test_autovacuum_does_not_hold_up_the_switch(site, shop):
+def test_swap_is_not_blocked_by_autovacuum(site, shop):
     source, restore = shop
     site.sql("shop", "CREATE TABLE busy AS SELECT generate_series(1, 50000) a", "DELETE FROM busy WHERE a % 2 = 0")
     source.stage(restore)
@@ -452,7 +452,7 @@ def test_autovacuum_does_not_hold_up_the_switch(site, shop):
     assert state(site) == "saved"
 
 
-def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
+def test_rename_ends_autovacuum_that_the_user_may_not_terminate(site):
     """A user without superuser rights may not end it, and need not."""
     site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
     site.sql("postgres", "CREATE DATABASE house OWNER landlord")
@@ -476,7 +476,7 @@ def test_autovacuum_belongs_to_the_server_and_a_rename_ends_it(site):
     site.sql("postgres", "DROP DATABASE home WITH (FORCE)", "DROP ROLE landlord")
 
 
-def test_a_template_comes_back_as_one(site):
+def test_template_database_is_restored_as_a_template(site):
     site.create("mold", "CREATE TABLE t AS SELECT 'saved' AS state")
     site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE true")
     source = site.source("mold")
@@ -504,7 +504,7 @@ def test_a_template_comes_back_as_one(site):
     site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE false", "DROP DATABASE mold")
 
 
-def test_a_database_that_a_drop_left_behind_is_refused(site, shop):
+def test_preflight_refuses_a_half_dropped_database(site, shop):
     source, restore = shop
     site.sql("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'shop'")
     assert "Database shop was left by a DROP DATABASE that did not end" in texts(source, restore, "refusal")
@@ -533,7 +533,7 @@ MAY = "SELECT pg_has_role('boss', 'app', 'USAGE'), pg_has_role('boss', 'app', 'S
 
 
 @pytest.mark.parametrize("gone", [["app", "boss"], ["app"]])
-def test_memberships_have_all_that_their_grantors_gave(site, granted, gone):
+def test_swap_restores_role_memberships_with_the_rights_of_all_grantors(site, granted, gone):
     site.sql("postgres", *(f"DROP ROLE {role}" for role in gone))
     source, restore = site.source("house"), site.restore(granted)
     source.stage(restore)
@@ -544,7 +544,7 @@ def test_memberships_have_all_that_their_grantors_gave(site, granted, gone):
     source.discard(restore)
 
 
-def test_a_member_that_does_not_get_all_back_keeps_the_databases_from_being_switched(site, granted, monkeypatch):
+def test_swap_fails_without_renames_when_a_role_membership_has_too_few_rights(site, granted, monkeypatch):
     site.sql("postgres", "DROP ROLE app")
     source, restore = site.source("house"), site.restore(granted)
     source.stage(restore)
@@ -557,7 +557,7 @@ def test_a_member_that_does_not_get_all_back_keeps_the_databases_from_being_swit
     source.discard(restore)
 
 
-def test_rights_on_settings_come_with_a_role_and_what_stays_is_told(site, granted):
+def test_rights_on_settings_are_restored_for_new_roles_and_reported_for_existing_roles(site, granted):
     source, restore = site.source("house"), site.restore(granted)
     warnings = texts(source, restore, "warning")
     assert "Role tuner exists and stays as it is: parameters is nothing, the set has" in warnings
@@ -587,7 +587,7 @@ def refused(site, shop):
     return restore
 
 
-def test_roles_of_a_refused_restore_are_taken_over_by_the_next(site, saved, shop):
+def test_stage_takes_over_roles_of_a_rolled_back_restore(site, saved, shop):
     source, _ = shop
     first = refused(site, shop)
     site.sql("postgres", "ALTER ROLE gone SUPERUSER PASSWORD 'other' VALID UNTIL '2001-01-01'", "ALTER ROLE gone SET timezone = 'UTC'")
@@ -614,7 +614,7 @@ def test_roles_of_a_refused_restore_are_taken_over_by_the_next(site, saved, shop
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == []
 
 
-def test_roles_that_another_restore_still_needs_are_not_taken_over(site, saved, shop):
+def test_preflight_and_stage_refuse_roles_that_wait_for_the_swap_of_another_restore(site, saved, shop):
     source, first = shop
     source.stage(first)
     second = site.restore(saved)
@@ -629,7 +629,7 @@ def test_roles_that_another_restore_still_needs_are_not_taken_over(site, saved, 
     source.discard(first)
 
 
-def test_a_restore_whose_role_is_gone_does_not_switch(site, shop):
+def test_swap_is_refused_when_a_role_that_the_restore_created_is_missing(site, shop):
     source, restore = shop
     source.stage(restore)
     for database in (f"shop__stage_{restore.id}", f"stock__stage_{restore.id}"):
@@ -643,7 +643,7 @@ def test_a_restore_whose_role_is_gone_does_not_switch(site, shop):
 
 
 @pytest.mark.parametrize("use", ["ALTER ROLE gone LOGIN", "COMMENT ON ROLE gone IS 'ours now'", "COMMENT ON ROLE gone IS NULL"])
-def test_a_role_that_somebody_uses_by_now_is_not_dropped(site, shop, use):
+def test_discard_keeps_a_role_whose_login_or_comment_was_changed(site, shop, use):
     source, _ = shop
     first = refused(site, shop)
     site.sql("postgres", use)
@@ -651,7 +651,7 @@ def test_a_role_that_somebody_uses_by_now_is_not_dropped(site, shop, use):
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'gone%'") == [("gone",)]
 
 
-def test_a_role_that_somebody_locked_stays_locked_and_is_named(site, shop):
+def test_swap_keeps_an_existing_role_without_login_and_preflight_warns(site, shop):
     source, restore = shop
     site.sql("postgres", "ALTER ROLE clerk NOLOGIN")
     assert "Nobody can log in as clerk, before or after the restore" in texts(source, restore, "warning")
@@ -662,7 +662,7 @@ def test_a_role_that_somebody_locked_stays_locked_and_is_named(site, shop):
     source.discard(restore)
 
 
-def test_a_set_does_not_say_that_a_role_is_asleep(site, shop):
+def test_backup_omits_the_asleep_mark_of_a_role_and_warns(site, shop):
     source, _ = shop
     first = refused(site, shop)
     backup = site.back_up(source)

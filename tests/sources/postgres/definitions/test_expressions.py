@@ -27,7 +27,7 @@ from recovery.sources.postgres.definitions.expressions import canonical
         ("( SELECT ('{1}'::text[])[1])", "( SELECT ('{1}'::text[])[1] AS text)"),
     ],
 )
-def test_what_a_server_reads_and_writes_again(once, again):
+def test_canonical_is_equal_for_an_expression_that_the_server_rewrites(once, again):
     assert canonical(once) == canonical(again)
 
 
@@ -54,14 +54,14 @@ def test_what_a_server_reads_and_writes_again(once, again):
         ("x >= 1", "x > 1"),
     ],
 )
-def test_what_means_something_else(one, other):
+def test_canonical_differs_for_expressions_of_different_meaning(one, other):
     assert canonical(one) != canonical(other)
 
 
 @pytest.mark.parametrize("text", ["((((", "[", "a::numeric(10", ""])
-def test_what_no_server_wrote_stays_as_it_is(text):
+def test_canonical_leaves_malformed_text_unchanged(text):
     assert canonical(text) == text
 
 
-def test_deep_nests_are_no_matter():
+def test_canonical_handles_deeply_nested_brackets():
     assert canonical("(" * 5000 + "a" + ")" * 5000) == "a"

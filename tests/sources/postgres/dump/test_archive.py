@@ -26,7 +26,7 @@ def members(root):
     return [member(path.name, path.read_bytes()) for path in sorted(Path(root).iterdir())]
 
 
-def test_lines_do_not_depend_on_where_blocks_end():
+def test_lines_do_not_depend_on_block_boundaries():
     text = b"".join(b"x" * (n % 17) + b"\n" for n in range(200)) + b"rest"
     for seed in range(20):
         random.seed(seed)
@@ -35,7 +35,7 @@ def test_lines_do_not_depend_on_where_blocks_end():
         assert [line for found in lines(blocks) for line in found] == text.split(b"\n")
 
 
-def test_a_table_is_counted_and_digested():
+def test_read_pack_counts_and_digests_the_rows_of_a_table():
     [(kind, name, facts)] = read_pack("db", [member("./12.dat", TABLE + END)])
     total = sum(map(xxhash.xxh3_64_intdigest, TABLE.split(b"\n")[:-1])) % 2**64
     assert (kind, name) == ("member", "12.dat")
@@ -43,12 +43,12 @@ def test_a_table_is_counted_and_digested():
 
 
 @pytest.mark.parametrize("cut", range(1, len(TABLE + END) + 1))
-def test_a_table_cut_off_anywhere_is_damaged(cut):
+def test_read_pack_refuses_a_table_truncated_at_any_byte(cut):
     with pytest.raises(ArtifactError, match=r"12\.dat"):
         list(read_pack("db", [member("12.dat", (TABLE + END)[:-cut])]))
 
 
-def test_a_table_with_more_after_its_end_is_damaged():
+def test_read_pack_refuses_a_table_with_data_after_its_end():
     for tail in (b"\n", b"x", b"1\n" + END):
         with pytest.raises(ArtifactError):
             list(
@@ -58,12 +58,12 @@ def test_a_table_with_more_after_its_end_is_damaged():
             )
 
 
-def test_zeros_in_a_table_are_damage():
+def test_read_pack_refuses_a_table_with_nul_bytes():
     with pytest.raises(ArtifactError, match="NUL"):
         list(read_pack("db", [member("12.dat", TABLE + bytes(4096) + b"\n" + END)]))
 
 
-def test_a_member_that_pg_dump_does_not_write_is_refused():
+def test_read_pack_refuses_members_that_pg_dump_does_not_write():
     for name in ("12.dat.gz", "evil.sh", "sub/12.dat"):
         with pytest.raises(ArtifactError, match="does not write"):
             list(read_pack("db", [member(name, b"")]))
@@ -71,14 +71,14 @@ def test_a_member_that_pg_dump_does_not_write_is_refused():
         list(read_pack("db", [(TarInfo("12.dat"), None)]))
 
 
-def test_sql_texts_must_be_whole():
+def test_read_pack_refuses_a_truncated_sql_text():
     whole = b"SELECT 1;\n\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n\n"
     assert next(read_pack("db.schema", [member("schema.sql", whole)]))[1] == "schema.sql"
     with pytest.raises(ArtifactError, match="cut off"):
         list(read_pack("db.schema", [member("schema.sql", whole[:20])]))
 
 
-def test_large_objects_are_told_apart_by_number_and_content():
+def test_read_pack_digests_large_objects_by_number_size_and_content():
     def facts(*objects):
         listed = b"".join(b"%d blob_%d.dat\n" % (oid, oid) for oid, _ in objects)
         [(_, _, found)] = read_pack("db", [member("blobs_9.toc", listed), *(member(f"blob_{oid}.dat", data) for oid, data in objects)])
@@ -93,7 +93,7 @@ def test_large_objects_are_told_apart_by_number_and_content():
         list(read_pack("db", [member("blobs.toc", b"12 ../blob_12.dat\n")]))
 
 
-def test_a_stream_of_tables_is_taken_apart():
+def test_texts_of_splits_a_stream_into_tables():
     tables = [b"", b"a\nb\n", b"\n", b"\\\\.\n", b"x" * 1000 + b"\n"]
     stream = b"".join(table + b"\\.\n" for table in tables)
     for size in (1, 3, 7, 5000):

@@ -88,7 +88,7 @@ ODD = '"Odd ""one"'
 
 
 class Parts:
-    """The component, and what it says of a restore."""
+    """The source, and its findings about a restore."""
 
     def __init__(self, site, renamed=None, user="postgres", password=None):
         endpoint = Endpoint("pg", "127.0.0.1", site.server.port, user, password or site.server.password)
@@ -159,7 +159,7 @@ def aside(site, database="shop"):
     return {name for (name,) in site.sql(database, "SELECT nspname FROM pg_namespace WHERE nspname ~ '__(before|replaced)_'")}
 
 
-def test_a_table_is_restored_with_all_that_belongs_to_it(site, live, parts):
+def test_table_is_restored_with_its_dependent_objects_and_rolled_back(site, live, parts):
     as_saved = everything(site)
     site.sql("shop", LOST)
     before = everything(site)
@@ -191,7 +191,7 @@ def test_a_table_is_restored_with_all_that_belongs_to_it(site, live, parts):
     assert not any("__stage_" in name for name in site.databases())
 
 
-def test_views_that_the_server_writes_in_other_words_are_pointed_to_the_restored_table(site, live, parts):
+def test_table_swap_repoints_a_view_whose_definition_the_server_rewrites(site, live, parts):
     literal = "EXISTS (SELECT 'x', NULL FROM shop.customer d WHERE d.id = c.id) AND mood::text IN (SELECT 'sad' UNION SELECT 'b')"
     site.sql("shop", f"CREATE VIEW other.literal AS SELECT id, (SELECT 'y') FROM shop.customer c WHERE {literal}", LOST)
     restore = live("shop.shop.customer")
@@ -202,7 +202,7 @@ def test_views_that_the_server_writes_in_other_words_are_pointed_to_the_restored
     parts.discard(restore)
 
 
-def test_rows_that_an_enum_spreads_over_partitions_are_found_where_they_come_to_lie(site, parts):
+def test_verify_and_compare_count_rows_of_enum_hash_partitions_at_their_table(site, parts):
     labels = ", ".join(f"'{n}'" for n in range(40))
     leaves = [f"CREATE TABLE t_{n} PARTITION OF t FOR VALUES WITH (MODULUS 4, REMAINDER {n})" for n in range(4)]
     site.create(
@@ -224,7 +224,7 @@ def test_rows_that_an_enum_spreads_over_partitions_are_found_where_they_come_to_
     site.sql("postgres", "DROP DATABASE spread")
 
 
-def test_a_schema_is_restored_as_it_was_with_what_came_since_set_aside(site, live, parts):
+def test_schema_is_restored_as_saved_and_newer_relations_are_set_aside(site, live, parts):
     as_saved = everything(site)
     site.sql(
         "shop",
@@ -252,7 +252,7 @@ def test_a_schema_is_restored_as_it_was_with_what_came_since_set_aside(site, liv
     assert everything(site) == before
 
 
-def test_what_was_dropped_comes_back_under_another_name_of_the_database(site, live):
+def test_dropped_schemas_and_tables_are_restored_into_a_renamed_database(site, live):
     as_saved = everything(site)
     site.sql("postgres", "CREATE DATABASE till TEMPLATE shop")
     site.sql(
@@ -274,7 +274,7 @@ def test_what_was_dropped_comes_back_under_another_name_of_the_database(site, li
     assert everything(site, "till") == before
 
 
-def test_foreign_keys_that_can_not_hold_are_reported_before_the_switch(site, live, parts):
+def test_verify_staged_reports_foreign_keys_that_the_swap_would_violate(site, live, parts):
     site.sql(
         "shop",
         "INSERT INTO shop.customer (name) SELECT 'new ' || n FROM generate_series(1, 5) n",
@@ -299,7 +299,7 @@ def test_foreign_keys_that_can_not_hold_are_reported_before_the_switch(site, liv
     parts.discard(restore)
 
 
-def test_what_live_lacks_is_found_before_the_switch(site, live, parts):
+def test_verify_staged_fails_when_the_rehearsed_swap_lacks_a_column_or_type(site, live, parts):
     for change, words in {
         "CREATE VIEW other.wide AS SELECT later FROM shop.customer": "later",
         "DROP VIEW shop.happy CASCADE; ALTER TABLE shop.customer ALTER mood DROP DEFAULT, ALTER mood TYPE text, DROP moods;"
@@ -320,7 +320,7 @@ def test_what_live_lacks_is_found_before_the_switch(site, live, parts):
         site.sql("shop", "DROP VIEW IF EXISTS other.wide")
 
 
-def test_nothing_goes_live_that_is_not_the_set(site, live, parts):
+def test_table_swap_refuses_staged_tables_that_differ_from_the_set(site, live, parts):
     before = everything(site)
     restore = live("shop.shop.customer")
     parts.stage(restore)
@@ -339,7 +339,7 @@ def test_nothing_goes_live_that_is_not_the_set(site, live, parts):
 # Kills ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_switch_killed_before_its_end_has_changed_nothing(site, live, parts, monkeypatch):
+def test_table_swap_killed_before_its_commit_leaves_the_database_unchanged(site, live, parts, monkeypatch):
     site.sql("shop", LOST)
     before = everything(site)
     restore = live("shop.shop.customer")
@@ -353,7 +353,7 @@ def test_a_switch_killed_before_its_end_has_changed_nothing(site, live, parts, m
     assert site.sql("shop", "SELECT count(*) FROM shop.customer") == [(300,)]
 
 
-def test_a_kill_around_the_commit_is_resumed_and_taken_back(site, live, parts, monkeypatch):
+def test_table_swap_and_rollback_resume_after_a_kill_around_the_commit(site, live, parts, monkeypatch):
     site.sql("shop", LOST)
     before = everything(site)
     restore = live("shop.shop.customer")
@@ -363,15 +363,15 @@ def test_a_kill_around_the_commit_is_resumed_and_taken_back(site, live, parts, m
     assert everything(site) == before
     with killed_at_statement(monkeypatch, "COMMIT", after=True):
         parts.swap(restore)
-    switched = everything(site)
-    assert switched != before
+    swapped = everything(site)
+    assert swapped != before
     parts.swap(restore)
-    assert everything(site) == switched
+    assert everything(site) == swapped
     parts.discard(restore)
-    assert everything(site) == switched
+    assert everything(site) == swapped
     with killed_at_statement(monkeypatch, "^DROP SCHEMA", after=True):
         parts.roll_back(restore)
-    assert everything(site) == switched
+    assert everything(site) == swapped
     with killed_at_statement(monkeypatch, "COMMIT", after=True):
         parts.roll_back(restore)
     assert everything(site) == before
@@ -380,7 +380,7 @@ def test_a_kill_around_the_commit_is_resumed_and_taken_back(site, live, parts, m
     assert everything(site) == before
 
 
-def test_a_lock_that_somebody_holds_is_named(site, live, parts, monkeypatch):
+def test_table_swap_names_the_session_that_holds_a_lock_and_changes_nothing(site, live, parts, monkeypatch):
     site.sql("shop", LOST)
     before = everything(site)
     restore = live("shop.shop.customer")
@@ -399,7 +399,7 @@ def test_a_lock_that_somebody_holds_is_named(site, live, parts, monkeypatch):
 # Afterwards -------------------------------------------------------------------------------------------------------------
 
 
-def test_sets_and_comparisons_leave_out_what_was_set_aside_until_it_is_dropped(site, live, parts):
+def test_replaced_tables_are_excluded_from_backups_and_deleted_by_drop_replaced(site, live, parts):
     clean = everything(site)
     site.sql("shop", LOST)
     restore = live("shop.shop.customer", f"shop.{ODD}.left")
@@ -426,7 +426,7 @@ def test_sets_and_comparisons_leave_out_what_was_set_aside_until_it_is_dropped(s
     assert {key for key, facts in everything(site).items() if clean.get(key) != facts} == {"table shop.orders"}
 
 
-def test_the_way_back_goes_on_when_people_worked_with_the_restored_tables(site, live, parts, caplog):
+def test_table_rollback_after_new_writes_keeps_violated_foreign_keys_not_valid(site, live, parts, caplog):
     site.sql("shop", "DELETE FROM shop.customer WHERE id > 10")
     restore = live("shop.shop.customer")
     parts.stage(restore)
@@ -449,7 +449,7 @@ def test_the_way_back_goes_on_when_people_worked_with_the_restored_tables(site, 
     assert aside(site) == set()
 
 
-def test_a_comparison_reads_what_is_live_and_writes_nothing(site, live, parts):
+def test_compare_reports_differences_of_tables_and_changes_nothing(site, live, parts):
     site.sql("shop", LOST, f"DROP TABLE {ODD}.left; CREATE TABLE {ODD}.extra AS SELECT 1 a")
     before = everything(site)
     found = {(change.kind, change.what): change for change in parts.compare(live("shop.shop.customer", f"shop.{ODD}"))}
@@ -472,7 +472,7 @@ def test_a_comparison_reads_what_is_live_and_writes_nothing(site, live, parts):
 # Refusals ---------------------------------------------------------------------------------------------------------------
 
 
-def test_names_are_read_as_sql_writes_them():
+def test_selection_parses_names_with_sql_quoting_and_refuses_invalid_names():
     asked = parse(["whole", "a.b", "a.b.c", "a.D.e f", '"o.d""d"."x"."y.z"', "whole.s.t"])
     assert asked.databases == ("whole",)
     assert asked.tables == {"a": (Part("b"), Part("D", "e f")), 'o.d"d': (Part("x", "y.z"),)}
@@ -482,7 +482,7 @@ def test_names_are_read_as_sql_writes_them():
             parse([wrong])
 
 
-def test_preflight_refuses_what_the_set_lacks_or_can_not_be_restored_alone(site, live, parts):
+def test_preflight_refuses_parts_that_are_missing_or_not_restorable_alone(site, live, parts):
     for only, words in {
         "shop.shop.customers": r"no table shop.customers. Its schema has .*shop.customer,",
         "shop.chop": r'no schema chop. It has "Odd ""one", other, public, shop',
@@ -499,7 +499,7 @@ def test_preflight_refuses_what_the_set_lacks_or_can_not_be_restored_alone(site,
     assert "Database till is not there" in Parts(site, {"shop": "till"}).refusals(live("shop.shop.customer"))
 
 
-def test_preflight_refuses_what_would_be_left_with_the_old_tables(site, live, parts):
+def test_preflight_refuses_dependents_that_would_stay_with_the_replaced_tables(site, live, parts):
     site.sql(
         "shop",
         "CREATE MATERIALIZED VIEW other.filled AS SELECT id FROM shop.customer",
@@ -553,7 +553,7 @@ def subscribed(site):
         site.sql("shop", "DROP SUBSCRIPTION feed")
 
 
-def test_what_a_subscription_feeds_is_not_replaced(site, live, parts):
+def test_preflight_and_swap_refuse_a_table_that_a_subscription_feeds(site, live, parts):
     site.create("feeding", "CREATE SCHEMA shop; CREATE TABLE shop.country (code text PRIMARY KEY, name text)")
     site.sql("feeding", "CREATE PUBLICATION feed FOR TABLE shop.country")
     restore, words = live("shop.shop.country"), "the subscription feed {}would stay with the replaced shop.country"
@@ -570,7 +570,7 @@ def test_what_a_subscription_feeds_is_not_replaced(site, live, parts):
     assert aside(site)
 
 
-def test_a_user_without_superuser_rights_restores_their_tables(site, live):
+def test_user_without_superuser_rights_restores_own_tables(site, live):
     site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l'", "CREATE DATABASE house OWNER postgres")
     who = {"user": "landlord", "password": "l"}
     try:

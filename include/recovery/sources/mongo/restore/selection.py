@@ -186,7 +186,7 @@ def unpack(restore: RestoreView, folder: Path, wanted: Callable[[str], bool] = l
         restore.unpack(artifact, folder, needed)
 
 
-def landing(folder: Path, names: Names) -> list[Namespace]:
+def target_namespaces(folder: Path, names: Names) -> list[Namespace]:
     """What was unpacked, as it is at the target."""
     return [names.namespace(namespace) for namespace in definitions(folder)]
 

@@ -29,7 +29,7 @@ from recovery.sources.postgres.compare import Objects, alike, rows_of, to_be_rea
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
-from recovery.sources.postgres.locations import landing
+from recovery.sources.postgres.locations import location_of
 from recovery.sources.postgres.tables import create, rehearsal, swap
 from recovery.sources.postgres.tables import stage as tables_stage
 from recovery.sources.postgres.tables.contents import Chosen
@@ -285,7 +285,7 @@ def drop_replaced(server: Server, restore: RestoreView, parts: Sequence[Chosen])
 
 def locations(server: Server, parts: Sequence[Chosen]) -> set[Location]:
     """The databases that the parts land in."""
-    return {landing(server, part.target.name) for part in parts}
+    return {location_of(server, part.target.name) for part in parts}
 
 
 def occupied_locations(server: Server, parts: Sequence[Chosen]) -> dict[Location, str]:
@@ -297,7 +297,7 @@ def occupied_locations(server: Server, parts: Sequence[Chosen]) -> dict[Location
             with server.connect(part.target.name) as live, translated_errors(f"Looking at {part.target.name}", RestoreError):
                 for each in leaving(live, part):
                     words = f"{part.target.name}.{each.qualified}, {human_size(each.bytes)}"
-                    found[(*landing(server, part.target.name), each.qualified)] = words
+                    found[(*location_of(server, part.target.name), each.qualified)] = words
     return found
 
 
