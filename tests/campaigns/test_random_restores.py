@@ -64,7 +64,8 @@ class World(SampleSystem):
         if dice.random() < 0.5:
             (self.home / ".env").write_text(f"DB_PASSWORD={dice.random()}\n")
         if dice.random() < 0.5:
-            (self.home / "custom" / "rules.py").write_text(f"RULES = {dice.randrange(100)}\n")
+            rules = dice.random()  # never those of a set: equal settings are left alone, with another time of change
+            (self.home / "custom" / "rules.py").write_text(f"RULES = {rules}\n")
 
 
 def whole_elsewhere(world, sets):
