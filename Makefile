@@ -11,7 +11,7 @@ ARGS ?=
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Back up a sample system through Airflow, destroy it, restore it, prove it (4 minutes)
+demo: $(READY) ## Back up a sample system through Airflow, destroy it, restore it, compare it (4 minutes)
 	@python3 tools/setup.py programs libcurl tar
 	@$(RUN) -m sandbox.demo $(ARGS)
 

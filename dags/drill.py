@@ -1,7 +1,7 @@
-"""``<plan>_drill``: restore the newest set for practice, in a place of its own; the same steps as a restore, without gates.
+"""``<plan>_drill``: restore the newest valid set for practice, elsewhere; the same steps as a restore, without gates.
 
-The work is in ``include/recovery``: ``drill.py`` chooses and makes the scratch place, ``drill_proof.py`` judges, the rest
-is that of a restore.
+The work is in ``include/recovery``: ``drill/steps.py`` chooses the set and creates the scratch servers,
+``restore/report/drill_proof.py`` judges; the rest is that of a restore.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def build(plan: Plan) -> DAG:
     with DAG(
         dag_id=f"{plan.plan}_drill",
         description=f"Verify that the newest set of {plan.plan} can be restored, and how long that takes",
-        doc_md=tasks.documentation("drill", plan),
+        doc_md=tasks.documentation("drill", plan, drill_steps.destinations(plan)),
         schedule=schedule(plan),
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,

@@ -11,6 +11,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from recovery.airflow import mail, tasks
+from recovery.common.units import human_duration
 from recovery.maintenance import holds, replaced_copies
 from recovery.plan.model import Plan
 
@@ -33,7 +34,7 @@ def build(plan: Plan) -> DAG:
     """The maintenance DAG of a plan."""
     with DAG(
         dag_id=f"{plan.plan}_maintenance",
-        description=f"Remove what restores of {plan.plan} set aside, after {plan.keep_replaced.days} days",
+        description=f"Remove what restores of {plan.plan} set aside, after {human_duration(plan.keep_replaced)}",
         doc_md=tasks.documentation("maintenance", plan),
         schedule="@daily",
         start_date=datetime(2026, 1, 1, tzinfo=UTC),

@@ -59,13 +59,9 @@ def build(plan: Plan) -> DAG:
         on_failure_callback=mail.on_failure(plan, "Restore"),
         tags=["recovery", "restore", plan.plan],
     ) as dag:
-        approve_plan = Gate(task_id="approve_plan", plan=plan, gate="plan", subject="May this set be restored beside the live data?")
-        approve_cutover = Gate(
-            task_id="approve_cutover", plan=plan, gate="cutover", subject="May the restored data take the place of the live data?"
-        )
-        accept = Gate(
-            task_id="accept", plan=plan, gate="accept", subject="Is the restored system as it should be?", trigger_rule=TriggerRule.ALL_DONE
-        )
+        approve_plan = Gate(task_id="approve_plan", plan=plan, gate="plan")
+        approve_cutover = Gate(task_id="approve_cutover", plan=plan, gate="cutover")
+        accept = Gate(task_id="accept", plan=plan, gate="accept", trigger_rule=TriggerRule.ALL_DONE)
         chain(choose_set(plan.plan), look_before(plan.plan), approve_plan)
         with TaskGroup("stage_and_verify"):
             for source in plan.source_ids:

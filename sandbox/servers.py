@@ -84,7 +84,7 @@ class Server(ABC):
         return self._process.pid
 
     def start(self) -> Self:
-        """Start and wait until it answers; its log is ``<folder>/log``."""
+        """Start and wait until it answers; its log is ``<folder>.log``."""
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
             self.prepare()

@@ -156,7 +156,7 @@ def _equal(before: dict[str, Fingerprints], after: dict[str, Fingerprints]) -> b
             equal = equal and old == new
             sign = "✔" if old == new else "✘ DIFFERENT"
             print(f"{source:<18}{name[:32]:<34}{old[0]:>10}{new[0]:>10}  {old[1][:12]:<14}{new[1][:12]:<14}{sign}")
-    print(f"\n{'✔ PROVEN: everything came back equal; data loss: none' if equal else '✘ NOT EQUAL'}")
+    print(f"\n{'✔ EQUAL: everything came back; data loss: none' if equal else '✘ NOT EQUAL'}")
     return equal
 
 

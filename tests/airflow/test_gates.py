@@ -25,7 +25,7 @@ def system(tmp_path, monkeypatch):
 
 
 def gate(system, name):
-    return Gate(task_id=name, plan=system.plan(), gate=name, subject="May it?")
+    return Gate(task_id=name, plan=system.plan(), gate=name)
 
 
 def says(option, person="alice"):

@@ -68,7 +68,7 @@ def test_mail_is_not_sent_when_the_plan_names_no_mail(tmp_path, smtp, monkeypatc
     monkeypatch.setenv("RECOVERY_PLANS", str(system.plans))
     assert not mail.on_failure(system.plan(), "Backup")
     mail.gate_waits("small", "plan", "text", context())
-    mail.nobody_accepted("small", context())
+    mail.nobody_accepted(system.plan(), context())
     assert smtp.messages == []
 
 

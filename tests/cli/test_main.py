@@ -99,7 +99,7 @@ def test_plans_check_reports_every_error_of_every_file(plans, capsys):
     folder = plans("worse.yaml", ["not a plan"])
     assert main(["plans", "check", str(folder)]) == 1
     printed = capsys.readouterr()
-    assert "plan shop: good as written" in printed.out
+    assert "plan shop: valid, with" in printed.out
     for words in ("bad.yaml: signing", "bad.yaml: destinations", "worse.yaml:"):
         assert words in printed.err
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.dags.conftest import PROJECT, write_plan
+from tests.dags.conftest import PROJECT, parse_folder, write_plan
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +16,14 @@ DESTINATIONS = ["local", "offsite"]
 DAGS = ["shop_backup", "shop_drill", "shop_maintenance", "shop_restore"]
 TEARDOWNS = ["roll_back", "discard", "report"]
 CHANGING = ["stop_services", *(f"cutover.{name}" for name in SOURCES), "start_services", "check_system", "finalize", *TEARDOWNS]
+
+
+def test_drill_docs_name_only_destinations_of_drills(tmp_path):
+    (tmp_path / "plans").mkdir()
+    write_plan(tmp_path / "plans", more="drill: {destinations: [offsite]}\nkeep_replaced: 36h\n")
+    dags = parse_folder(tmp_path / "home", tmp_path / "plans").dags
+    assert "from the destinations `offsite` in turn" in dags["shop_drill"]["dag"]["doc_md"]
+    assert dags["shop_maintenance"]["dag"]["description"].endswith("after 1 d 12 h")
 
 
 @pytest.mark.parametrize("dag_id", DAGS)

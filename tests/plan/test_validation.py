@@ -64,11 +64,11 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
         (target(files={"other": {"path": "/srv/x"}}), "no such source"),
         (
             target(postgres={"main": {"connection": "spare"}, "other": {"connection": "spare"}}),
-            "targets.staging.sources.postgres.other: shop of spare is where postgres.main goes, too",
+            "targets.staging.sources.postgres.other: shop of spare is what postgres.main is restored to, too",
         ),
         (
             target(postgres={name: {"connection": "spare", "databases": {"shop": "x"}} for name in ("main", "other")}),
-            "x of spare is where postgres.main goes, too",
+            "x of spare is what postgres.main is restored to, too",
         ),
         (
             target(files={"uploads": {"path": "/srv/x"}}, config={"settings": {"folder": "/srv/x"}}),
@@ -106,10 +106,10 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
             "sources.mongo.c: a.one of m is in mongo.b, too",
         ),
         (sources(postgres={"b": {"connection": "x"}, "c": {"connection": "x", "databases": ["a"]}}), "postgres.c: a of x is in postgres.b"),
-        (destinations(a={"folder": "/srv/x"}, b={"folder": "/srv/x/"}), "destinations.b: this is the place of a, too"),
-        (destinations(a={"folder": "/srv/x/y"}, b={"folder": "/srv/x"}), "destinations.b: its place and that of a lie in one another"),
-        (destinations(a=bucket("prod"), b=bucket("prod")), "destinations.b: this is the place of a, too"),
-        (destinations(a=bucket(), b=bucket("prod/sets")), "destinations.b: its place and that of a lie in one another"),
+        (destinations(a={"folder": "/srv/x"}, b={"folder": "/srv/x/"}), "destinations.b: this is where a keeps its sets, too"),
+        (destinations(a={"folder": "/srv/x/y"}, b={"folder": "/srv/x"}), "b: its folder or prefix and that of a lie in one another"),
+        (destinations(a=bucket("prod"), b=bucket("prod")), "destinations.b: this is where a keeps its sets, too"),
+        (destinations(a=bucket(), b=bucket("prod/sets")), "b: its folder or prefix and that of a lie in one another"),
         ({"targets": {"live": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'live' is taken"),
         ({"targets": {"scratch": {"sources": {"files": {"uploads": {"path": "/srv/x"}}}}}}, "'scratch' is taken"),
         ({"drill": {"target": "nowhere"}}, "no target 'nowhere'; write scratch"),

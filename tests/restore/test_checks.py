@@ -409,7 +409,7 @@ def test_command_check_reports_name_and_output_and_does_not_log_arguments(live, 
 def test_check_of_source_missing_at_target_fails(system):
     nowhere = RestoreTarget("nowhere", system.context(), settings={})
     outcome = run_check(sql("SELECT 1", equals=1), nowhere)
-    assert (outcome.ok, outcome.words) == (False, "The target nowhere has no place for postgres.main.")
+    assert (outcome.ok, outcome.words) == (False, "The target nowhere does not name postgres.main.")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from recovery.restore import answers, steps
-from recovery.restore.gate_texts import gate_text
+from recovery.restore import answers, choose_set, steps
+from recovery.restore.gate_texts import gate_text, headline
 from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
 
@@ -77,3 +77,30 @@ def test_accept_gate_shows_check_results_and_effect_of_each_answer(system):
         assert words in text, text
     assert "FAILED" not in text
     teardown(run)
+
+
+def test_headline_names_what_each_gate_decides_for_method_and_target(system):
+    run = system.restore()
+    choose_set.choose(run, system.ask(run))
+    assert [headline(run, gate) for gate in ("plan", "cutover", "accept")] == [
+        "May this set be restored beside the live data?",
+        "May the restored data take the place of the live data?",
+        "Is the restored system as it should be?",
+    ]
+    teardown(run)
+    run = system.restore("in place")
+    choose_set.choose(run, system.ask(run, sources=("files.uploads",), method="in place"))
+    assert [headline(run, gate) for gate in ("plan", "cutover")] == [
+        "May this set be read, to replace the live data in place?",
+        "May the live data be dropped, and the set be loaded in its place?",
+    ]
+
+
+def test_headline_names_the_target(tmp_path):
+    system = SampleSystem(tmp_path / "small", "small", gates=("plan", "cutover"))
+    (system.elsewhere / "storage").mkdir(parents=True)
+    system.back_up()
+    run = system.restore()
+    choose_set.choose(run, system.ask(run, target="elsewhere"))
+    assert headline(run, "plan") == "May this set be restored beside the data of the target elsewhere?"
+    assert headline(run, "cutover") == "May the restored data take the place of the data of the target elsewhere?"

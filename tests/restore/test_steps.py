@@ -89,6 +89,8 @@ def test_maintenance_deletes_rejected_data_after_keep_replaced(whole, monkeypatc
     assert "the previous data is back" in teardown(run)
     assert whole.fingerprint() == whole.before
     assert f"whole__stage_{run.id}" in whole.leftovers()
+    marks = {each["mark"] for each in json.loads((run.folder / "report.json").read_text())["set_aside"]}
+    assert all(any(mark in name for mark in marks) for name in whole.leftovers()), (marks, whole.leftovers())
     monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
     replaced_copies.drop_old_copies(whole.context())
     assert whole.leftovers() == []

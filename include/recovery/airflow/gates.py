@@ -13,10 +13,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from recovery.airflow import mail
 from recovery.airflow.tasks import operator_errors, restore_session
 from recovery.common.errors import ApprovalError
+from recovery.common.units import human_duration
 from recovery.plan.field_types import Gate as GateName
 from recovery.plan.model import Plan
 from recovery.restore import answers, state
-from recovery.restore.gate_texts import gate_text
+from recovery.restore.gate_texts import gate_text, headline
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +28,13 @@ class Gate(ApprovalOperator):
     Args:
         plan: whose restore it is.
         gate: ``plan``, ``cutover`` or ``accept``.
-        subject: its headline.
     """
 
     template_fields: Sequence[str] = ("subject",)
 
-    def __init__(self, *, plan: Plan, gate: GateName, subject: str, **kwargs: Any) -> None:
+    def __init__(self, *, plan: Plan, gate: GateName, **kwargs: Any) -> None:
         super().__init__(
-            subject=subject,
+            subject=f"Gate {gate} of {plan.plan}",
             body="",
             response_timeout=plan.approvals.timeout,
             assigned_users=[{"id": approver.id, "name": approver.name} for approver in plan.approvals.approvers],
@@ -64,7 +64,7 @@ class Gate(ApprovalOperator):
                 f"The plan has no approver but {requester}, who asked for this restore, so nobody may answer the gate {self.gate!r}.",
                 "Add an approver to the plan, then trigger a new restore.",
             )
-        self.subject = f"{self.subject} {self.plan_name}, set {session.manifest().set_id}"
+        self.subject = f"{headline(session, self.gate)} {self.plan_name}, set {session.manifest().set_id}"
         self.body = gate_text(session, self.gate)
         answers.show(session, self.gate, self.body)
         log.info("%s\n\n%s", self.subject, self.body)
@@ -87,5 +87,8 @@ class Gate(ApprovalOperator):
         answers.reject(session, self.gate, None)
         if self.gate != "accept":
             raise AirflowFailException(f"Nobody answered the gate {self.gate!r} in time; that is a rejection.")
-        log.error("Nobody accepted the restored system in time. It stays in use, and the old copies stay too.")
-        mail.nobody_accepted(self.plan_name, context)
+        log.error(
+            "Nobody accepted the restored system in time. It stays in use. The replaced data stays for %s.",
+            human_duration(session.plan.keep_replaced),
+        )
+        mail.nobody_accepted(session.plan, context)

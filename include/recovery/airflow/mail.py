@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from recovery.common.units import human_duration
 from recovery.plan.loader import load_plan
 from recovery.plan.model import Mail, Plan
 
@@ -20,14 +21,21 @@ def on_failure(plan: Plan, what: str) -> list[Callable[[Any], None]] | None:
         return None
 
     def tell(context: Any) -> None:
-        from airflow.sdk.configuration import conf
-
-        run = context["dag_run"]
-        page = f"{conf.get('api', 'base_url', fallback='')}/dags/{run.dag_id}/runs/{run.run_id}"
-        body = f"{what} of {plan.plan} failed.\n\nRun: {run.run_id}\nReason: {context.get('reason', '')}\nLook at its red tasks: {page}\n"
+        run = context["dag_run"].run_id
+        body = (
+            f"{what} of {plan.plan} failed.\n\nRun: {run}\nReason: {context.get('reason', '')}\nLook at its red tasks: {_page(context)}\n"
+        )
         _mail(mail, f"[{plan.plan}] {what} FAILED", body)(context)
 
     return [tell]
+
+
+def _page(context: Any) -> str:
+    """The address of a run in the UI."""
+    from airflow.sdk.configuration import conf
+
+    run = context["dag_run"]
+    return f"{conf.get('api', 'base_url', fallback='')}/dags/{run.dag_id}/runs/{run.run_id}"
 
 
 def gate_waits(plan_name: str, gate: str, text: str, context: Any) -> None:
@@ -36,12 +44,14 @@ def gate_waits(plan_name: str, gate: str, text: str, context: Any) -> None:
     The text has names of files and tables in it, and the notifier renders its content as a template: so no brace stays one.
     """
     subject = f"[{plan_name}] restore waits for approval: {gate}"
-    _try_mail(plan_name, subject, f"Answer it under Required actions.\n\n{text}\n", context)
+    _try_mail(plan_name, subject, f"Answer it under Required actions: {_page(context)}\n\n{text}\n", context)
 
 
-def nobody_accepted(plan_name: str, context: Any) -> None:
+def nobody_accepted(plan: Plan, context: Any) -> None:
     """Raise the alarm that a restored system is in use that nobody accepted."""
-    _try_mail(plan_name, f"[{plan_name}] restored system was NOT accepted in time", "It stays in use; the old copies stay too.\n", context)
+    stays = f"It stays in use. The replaced data stays for {human_duration(plan.keep_replaced)}."
+    look = f"Look at the system and at the report now; if it is wrong, restore another set: {_page(context)}"
+    _try_mail(plan.plan, f"[{plan.plan}] restored system was NOT accepted in time", f"{stays}\n\n{look}\n", context)
 
 
 def _try_mail(plan_name: str, subject: str, body: str, context: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -150,12 +150,12 @@ def of_restored_source(step: Callable[[RestoreSession, str], object], task_id: s
 
     @task(task_id=task_id)
     @operator_errors
-    def run(plan: str, source: str, dag_run: Any = None) -> None:
+    def run(plan: str, source: str, dag_run: Any = None, ti: Any = None) -> None:
         restore = restore_session(plan, dag_run)
         if source not in restore.request().sources:
             raise AirflowSkipException(f"{source} is not among the sources to restore.")
         skip_dry_run(restore)
-        with failure_noted(restore, task_id):
+        with failure_noted(restore, ti.task_id):
             done = step(restore, source)
         skip_if_false(done)
 
@@ -283,8 +283,8 @@ def group_id(source_id: str) -> str:
     return source_id.replace(".", "_")
 
 
-def documentation(family: str, plan: Plan) -> str:
+def documentation(family: str, plan: Plan, destinations: Iterable[str] = ()) -> str:
     """The text on a DAG's page: what it does, and what to do when it is red."""
     text = (Path(__file__).parent / "dag_docs" / f"{family}.md").read_text(encoding="utf-8")
     sources = ", ".join(f"`{source_id}`" for source_id in plan.source_ids)
-    return text.format(plan=plan.plan, sources=sources, destinations=", ".join(f"`{name}`" for name in plan.destinations))
+    return text.format(plan=plan.plan, sources=sources, destinations=", ".join(f"`{name}`" for name in destinations or plan.destinations))

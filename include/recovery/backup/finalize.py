@@ -1,4 +1,4 @@
-"""The steps of a backup that work on the set as a whole: prepare, close, upload, prune, finish."""
+"""The steps of a backup that work on the set as a whole: prepare and close."""
 
 from __future__ import annotations
 

@@ -91,7 +91,9 @@ def command_line() -> argparse.ArgumentParser:
 def _add_sets(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sets = areas.add_parser("sets", help="the sets of a folder or bucket, newest first; needs no plan and no Airflow")
     show = areas.add_parser("show", help="what one set has")
-    verify = areas.add_parser("verify", help="read sets to the last byte; exit status 0 valid, 1 invalid, 2 neither")
+    verify = areas.add_parser(
+        "verify", help="read sets to the last byte; exit status 0 valid, 1 invalid or signatures not checked, 2 not known"
+    )
     for command in (sets, show, verify):
         command.add_argument("place", metavar="PLACE", help="a destination's folder, a plan's or a set's in it, or s3://bucket/prefix")
         command.add_argument("--public-key", type=Path, metavar="public.pem", help="checks signatures; without, they are NOT CHECKED")
@@ -151,7 +153,7 @@ def _check_plans(chosen: argparse.Namespace) -> int:
     plans = load_plans(where)
     for plan in plans.valid:
         has = f"{len(plan.source_ids)} sources, {len(plan.destinations)} destinations"
-        print(f"plan {plan.plan}: good as written, with {has}; whether they can be reached, its first backup finds out")
+        print(f"plan {plan.plan}: valid, with {has}; whether they can be reached, its first backup finds out")
     for broken in plans.broken:
         print(indented(str(broken)), file=sys.stderr)
     if not plans.valid and not plans.broken:

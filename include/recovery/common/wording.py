@@ -1,8 +1,13 @@
-"""Lists in sentences: the first few, and how many more."""
+"""Words that messages share: lists of names, and how a failed cutover goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+ROLLS_BACK = (
+    "A failed cutover rolls itself back: then trigger a new restore. After a failed rollback, clear roll_back, discard and report together."
+)
+"""What follows an error that a cutover and a rollback can both meet."""
 
 
 def shortened(names: Sequence[object], *, at_most: int = 20, between: str = ", ") -> str:

@@ -1,4 +1,4 @@
-"""The first steps of a drill: which set, from which destination, and the scratch place. The rest is a restore like any other.
+"""The first steps of a drill: which set, from which destination, and the scratch target. The rest is a restore like any other.
 
 A drill is a restore for practice: no gates, nothing stays, and its verification is kept with the set. What it verifies and how
 long it took is told by :mod:`recovery.restore.report.drill_proof`.
@@ -130,7 +130,7 @@ def _whose_turn(session: RestoreSession, catalog: Catalog, choice: Choice, asked
             f"Set {manifest.set_id} is not at {', '.join(asked)}, but at {', '.join(choice.chosen.destinations)}.",
             "Look at the uploads of the backup that made it, and at what could not be read, in this log.",
         )
-    due = [name for name in holding if not _proven(session, manifest, name)]
+    due = [name for name in holding if not _verified(session, manifest, name)]
     if not due and not by_hand:
         return None
     last = {name: _last_try(session, _sets_at(catalog, name), name) for name in due or holding}
@@ -165,7 +165,7 @@ def _sets_at(catalog: Catalog, name: str) -> list[Manifest]:
     return [each.manifest for each in catalog.sets if name in each.destinations][:_LOOKED_BACK]
 
 
-def _proven(session: RestoreSession, manifest: Manifest, name: str) -> bool:
+def _verified(session: RestoreSession, manifest: Manifest, name: str) -> bool:
     """Whether a drill of everything from a destination has verified a set."""
     proofs = read_records(session.context.destination(name), manifest.path, session.context.verify_key(), manifest).of("proof")
     return any(proof.facts.get("drill") and proof.facts.get("destination") == name and _of_all(session, proof.facts) for proof in proofs)
@@ -205,7 +205,7 @@ def end_earlier(session: RestoreSession) -> list[str]:
     There is one drill of a plan at a time, so one that has not ended, and is not this one, does not go on.
 
     Returns:
-        What is left of scratch places that can't be removed from here, a sentence each.
+        What is left of scratch targets that can't be removed from here, a sentence each.
     """
     left = []
     for request in _earlier(session):
@@ -230,7 +230,7 @@ def _end(session: RestoreSession) -> None:
 
 
 def start_scratch(session: RestoreSession) -> None:
-    """Make the scratch place, if this drill goes there.
+    """Make the scratch target, if this drill goes there.
 
     Raises:
         RestoreError: if a server is not installed, or does not start.
@@ -240,7 +240,7 @@ def start_scratch(session: RestoreSession) -> None:
         return
     with session.changing(scratch.LOCK), timed(session, "start scratch servers"):
         if session.journal.entries(Step.STAGING):
-            raise RestoreError("Sources are staged already; the scratch place is not made anew.", "Trigger a new drill.")
+            raise RestoreError("Sources are staged already; the scratch servers are not made anew.", "Trigger a new drill.")
         versions = {source_id: session.manifest().sources[source_id].versions for source_id in session.request().sources}
         session.journal.record(Step.STARTING_SCRATCH)
         scratch.start(session.context, session.folder, versions)

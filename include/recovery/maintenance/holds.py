@@ -22,7 +22,7 @@ def release_holds(context: PlanContext, set_id: str, person: str) -> None:
 
     Raises:
         PlanError: if this is no set id, or no destination has the set.
-        RestoreUnderWay: if a restore has not ended that was given the set, or made it as its rollback.
+        RestoreUnderWay: if a restore has not ended that was given the set, or made it as its safety set.
         DestinationError: if a destination can't be read or written.
     """
     if not is_set_id(set_id):

@@ -1,1 +1,1 @@
-"""Alerts, and the heartbeat of successful backups."""
+"""The heartbeat of successful backups."""

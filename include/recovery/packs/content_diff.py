@@ -8,6 +8,9 @@ from typing import Any
 
 from recovery.packs.content_index import Facts, Row
 
+_SHOWN = 10
+"""Names that a change has at most."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -61,13 +64,12 @@ class Change:
     """Some of them, in order."""
 
 
-def changes(wanted: Iterable[Row], live: Iterable[Row], shown: int = 10) -> list[Change]:
+def changes(wanted: Iterable[Row], live: Iterable[Row]) -> list[Change]:
     """What it would take to make the live side what is wanted, by kind; sizes are the facts ``bytes`` or ``size``.
 
     Args:
         wanted: rows of the set.
         live: rows of now, made by the same code.
-        shown: how many names each change has at most.
     """
     expected = {(kind, name): facts for kind, name, facts in wanted}
     found: dict[tuple[str, str], list[tuple[str, int]]] = {}
@@ -78,7 +80,7 @@ def changes(wanted: Iterable[Row], live: Iterable[Row], shown: int = 10) -> list
     for (kind, name), facts in expected.items():
         found.setdefault((kind, "added"), []).append((name, _size(facts)))
     return [
-        Change(kind, what, len(things), sum(size for _, size in things), tuple(sorted(name for name, _ in things)[:shown]))
+        Change(kind, what, len(things), sum(size for _, size in things), tuple(sorted(name for name, _ in things)[:_SHOWN]))
         for (kind, what), things in sorted(found.items())
     ]
 

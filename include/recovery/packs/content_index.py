@@ -1,4 +1,4 @@
-"""What an artifact holds: rows of facts, the digest of records, and how two sides are compared.
+"""What an artifact holds: rows of facts, and the digest of records.
 
 A *row* is ``(kind, name, facts)``: ``("table", "public.customers", {"count": 1000, "digest": "00af…"})``. Inventories
 and contents are both rows, one JSON array a line on disk, so that a tree of a million files needs no memory.

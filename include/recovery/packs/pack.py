@@ -95,7 +95,8 @@ def seal(
 
     Raises:
         SourceError: if a member can't be read.
-        StagingError, OSError: if the packs can't be written.
+        ToolError: if tar is missing.
+        OSError: if the packs can't be written.
     """
     keys = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
     packs: list[Pack] = []
@@ -175,7 +176,7 @@ def _judge(artifact: Artifact, status: int, words: list[str], tolerated: Callabl
 
 
 class _Hashing(Count):
-    """A file, and the count and SHA-256 of what went through, in either direction."""
+    """A file that is written to, and the count and SHA-256 of what went through."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
@@ -187,11 +188,6 @@ class _Hashing(Count):
 
     def flush(self) -> None:
         self._file.flush()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.add(data)
-        return data
 
 
 @contextmanager

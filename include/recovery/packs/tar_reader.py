@@ -53,7 +53,6 @@ class Member:
         self._left = stored
         self._padding = -stored % BLOCK
         self._source = source
-        self._segments: Iterator[tuple[int, int]] | None = None
 
     def read_stored(self, size: int) -> bytes:
         """The next bytes of the data as they are stored; empty at its end."""

@@ -64,7 +64,7 @@ class Hooks(Part):
     before_restore: tuple[Hook, ...] = ()
     """After the second gate, before the services are stopped."""
     after_restore: tuple[Hook, ...] = ()
-    """Whatever became of the restore, once one of ``before_restore`` was begun."""
+    """Whatever became of the restore, once a hook of ``before_restore`` was begun, or the services were stopped."""
 
     def of(self, moment: Moment) -> list[tuple[str, Hook]]:
         """``(key, hook)`` of every hook of a moment, as in ``before_backup.0``."""

@@ -39,7 +39,7 @@ class Objectives(Part):
     """What the business agreed to."""
 
     rpo: Duration = timedelta(hours=24)
-    """How much data may be lost, as time: a set older than this is not restored unless somebody confirms it."""
+    """How much data may be lost, as time: a restore of ``latest`` refuses an older set unless ``allow_stale`` confirms it."""
     rto: Duration = timedelta(hours=2)
     """How long a restore may take."""
 
@@ -59,7 +59,7 @@ class Retention(Part):
     keep_within: Duration | None = None
     """Every set younger than this."""
     keep_last: Annotated[int, Field(ge=1)] | None = None
-    """This many newest sets."""
+    """This many newest valid sets, and all that are younger than the oldest of them."""
 
     @model_validator(mode="after")
     def _some_rule(self) -> Self:

@@ -31,7 +31,7 @@ def _meet(mine: SourceSettings, here: TargetSettings | None, theirs: SourceSetti
 
 
 def _sources_at(plan: Plan, place: str) -> list[tuple[SourceSettings, TargetSettings | None]]:
-    """What a restore to a place brings, and where to: None for where the source itself is. A scratch place is nobody else's."""
+    """What a restore to a place brings, and where to: None for where the source itself is. A scratch target is nobody else's."""
     sources = dict(plan.sources)
     if place == LIVE:
         return [(source, None) for source in sources.values()]

@@ -1,4 +1,4 @@
-"""What a restore and a drill need beside the sources: services, hooks, checks, targets."""
+"""Services: the commands that stop and start what uses the data."""
 
 from __future__ import annotations
 

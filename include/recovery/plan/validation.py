@@ -55,9 +55,9 @@ def _one_place_twice(plan: Plan) -> Iterator[str]:
     for (one_id, one), (other_id, other) in combinations(plan.destinations.items(), 2):
         here, there = _storage(one), _storage(other)
         if here == there:
-            yield f"destinations.{other_id}: this is the place of {one_id}, too; name another one, or leave it out"
+            yield f"destinations.{other_id}: this is where {one_id} keeps its sets, too; name another one, or leave it out"
         elif here == there[: len(here)] or there == here[: len(there)]:
-            yield f"destinations.{other_id}: its place and that of {one_id} lie in one another; name one apart from it"
+            yield f"destinations.{other_id}: its folder or prefix and that of {one_id} lie in one another; name one apart from it"
 
 
 def _storage(destination: Destination) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def _meeting_there(sources: Mapping[str, SourceSettings], target: Target) -> Ite
     known = [(source_id, there) for source_id, there in target.sources if source_id in sources]
     for (one_id, one), (other_id, other) in combinations(known, 2):
         if shared := shared_locations(_named_places(sources[one_id], one), _named_places(sources[other_id], other)):
-            yield f".sources.{other_id}: {shared} is where {one_id} goes, too; give one of them another name there"
+            yield f".sources.{other_id}: {shared} is what {one_id} is restored to, too; give one of them another name at the target"
         for path, root in nested_paths(roots_there(sources[one_id], one), roots_there(sources[other_id], other)):
             yield f".sources.{other_id}: {root} and {path} of {one_id} are, or lie in, one another; name a folder apart from it"
 

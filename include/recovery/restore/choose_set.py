@@ -94,7 +94,7 @@ def _check_request(session: RestoreSession, request: Request, target: RestoreTar
         if source_id not in session.plan.source_ids:
             raise PlanError(f"The plan has no source {source_id}.", f"It has {', '.join(session.plan.source_ids)}.")
         if source_id not in target.sources:
-            raise PlanError(f"The target {target.name} has no place for {source_id}.", f"Choose of {', '.join(target.sources)}.")
+            raise PlanError(f"The target {target.name} does not name {source_id}.", f"Choose of {', '.join(target.sources)}.")
     if idle := sorted(request.only.keys() - set(request.sources)):
         raise PlanError(f"Parts of {', '.join(idle)} were named, which is not among the sources.", "Choose it as a source too.")
     if request.drill and target.live:

@@ -9,6 +9,20 @@ from recovery.restore.state import all_checked, last_checks, services_started
 from recovery.runs.journal_steps import Step
 
 
+def headline(session: RestoreSession, gate: Gate) -> str:
+    """The question that a gate asks."""
+    data = "the live data" if session.target.live else f"the data of the target {session.target.name}"
+    match gate:
+        case "plan":
+            return f"May this set be read, to replace {data} in place?" if session.in_place else f"May this set be restored beside {data}?"
+        case "cutover":
+            if session.in_place:
+                return f"May {data} be dropped, and the set be loaded in its place?"
+            return f"May the restored data take the place of {data}?"
+        case "accept":
+            return "Is the restored system as it should be?"
+
+
 def gate_text(session: RestoreSession, gate: Gate) -> str:
     """The Markdown that a gate shows."""
     match gate:

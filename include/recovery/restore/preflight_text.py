@@ -77,7 +77,7 @@ def _what_a_yes_does(facts: Facts) -> str:
     if facts.in_place:
         return (
             "Approving reads the chosen set whole. Nothing live is replaced before the next gate. From there on services are stopped, a"
-            " **safety backup** is made of what is there, and that is dropped and the set loaded. The rollback is the safety backup."
+            " **safety backup** is made of what is there, and that is dropped and the set loaded. A rollback loads that safety set."
         )
     what, data = ("live", "live data") if facts.into_live else ("there", "data there")
     return f"Approving restores all of this **beside** the {data}. Nothing {what} is replaced before the next gate."

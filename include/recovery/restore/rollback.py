@@ -79,8 +79,8 @@ def roll_back(session: RestoreSession) -> bool:
             _start_again(session, faults)
     if faults:
         safe = session.journal.last(Step.SAFE)
-        where = f"is in the safety set {safe.facts['set']}" if safe else "is still there, live or set aside"
-        words = f"The previous data of what is named {where}. Read the runbook's chapter on a failed rollback."
+        where = f"is in the safety set {safe.facts['set']}" if safe else f"is still there, live or set aside under names with {session.id}"
+        words = f"The previous data of these sources {where}. Read the runbook's chapter on a failed rollback."
         raise _tried_again("The rollback is not complete:", faults, words)
     return True
 
@@ -132,7 +132,7 @@ def discard(session: RestoreSession) -> None:
     faults = Faults()
     session.journal.record(Step.DISCARDING)
     if in_scratch:
-        with faults.noted("the scratch place"):
+        with faults.noted("the scratch servers"):
             scratch.remove(session.folder)
     for source_id in session.request().sources:
         with session.changing(source_id, forward=False):

@@ -127,7 +127,10 @@ def _upload(context: PlanContext, staged: StagedSet) -> list[str]:
         else:
             places.append(name)
     if not places:
-        raise RestoreError("No destination takes the safety set: " + " ".join(faults), "Mend one; nothing was replaced.")
+        raise RestoreError(
+            "No destination takes the safety set: " + " ".join(faults),
+            "Nothing was replaced, and the services start again. Repair a destination, then trigger a new restore.",
+        )
     return places
 
 
@@ -135,7 +138,12 @@ def _read_back(session: RestoreSession, set_id: str, destination: str) -> Manife
     try:
         manifest = read_manifest(session.context.destination(destination), f"{session.plan.plan}/{set_id}", session.context.verify_key())
     except RecoveryError as error:
-        raise RestoreError(f"The safety set can't be read back: {error.what}", "Mend the destination; nothing was replaced.") from None
+        raise RestoreError(
+            f"The safety set can't be read back: {error.what}",
+            "Nothing was replaced, and the services start again. Repair the destination, then trigger a new restore.",
+        ) from None
     if not isinstance(manifest, Manifest):
-        raise RestoreError(f"The safety set can't be believed: {manifest}.", "Look at the destination; nothing was replaced.")
+        raise RestoreError(
+            f"The safety set is not accepted: {manifest}.", "Nothing was replaced, and the services start again. Look at the destination."
+        )
     return manifest

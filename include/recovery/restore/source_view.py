@@ -22,13 +22,13 @@ class SourceRestore:
     """:class:`recovery.sources.base.RestoreView` for one source of one restore.
 
     Args:
-        run: the restore.
+        session: the restore.
         source_id: whose part this is.
         fetched: the set that is restored: the chosen one, or during the rollback of a restore in place the safety set.
         holders: gives the destinations that have it.
         whole: whatever parts were asked for.
         before_drop: in place, makes sure that nothing is dropped which the safety set lacks.
-        way_back: see :attr:`recovery.sources.base.RestoreView.rolling_back`.
+        rolling_back: see :attr:`recovery.sources.base.RestoreView.rolling_back`.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ def of(session: RestoreSession, source_id: str, *, whole: bool = False, before_d
     """What a source gets of a restore.
 
     Args:
-        run: the restore.
+        session: the restore.
         source_id: the source.
         whole: as if all of the source had been asked for.
         before_drop: see :class:`SourceRestore`.

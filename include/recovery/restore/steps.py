@@ -1,4 +1,4 @@
-"""The steps of a restore, one function a task, from staging to the last check; what follows it is in ``rolling_back``.
+"""The steps of a restore, one function a task, from staging to the last check; what follows it is in ``rollback.py``.
 
 Nothing that is live is touched before its replacement stands beside it and was verified against the set. Every step
 that changes something takes a lock, verifies the approval that it needs, and says in the journal what it is about to do.
@@ -48,7 +48,7 @@ def verify(session: RestoreSession, source_id: str) -> None:
     """Compare what was staged with the set; in place, decode all that the set has of the source.
 
     Raises:
-        ProofError: if they are not equal, with the differences.
+        VerificationError: if they are not equal, with the differences.
     """
     with session.changing(source_id), timed(session, "verify", source_id):
         _refuse_after_cutover(session)
@@ -146,7 +146,7 @@ def replace(session: RestoreSession, source_id: str, what: SourceRestore) -> Non
     """Drop the live data of a source, load what a set has in its place, and verify that it is equal.
 
     Raises:
-        ProofError: if it is not.
+        VerificationError: if it is not.
     """
     restorer = session.target.source(source_id, InPlaceRestorer)
     restorer.replace(what)
@@ -163,7 +163,7 @@ def start_services(session: RestoreSession) -> None:
     """
     with session.changing("services"), timed(session, "start services"):
         answers.authorise(session, "cutover")
-        _all_said(session, Step.CUT_OVER)
+        _refuse_not_cut_over(session)
         session.journal.record(Step.STARTING_SERVICES)
         run_all(session.target.services.start, session.target.services)
         session.journal.record(Step.SERVICES_STARTED)
@@ -176,7 +176,7 @@ def check_system(session: RestoreSession) -> None:
         RestoreError: if one fails; the last gate then asks what to do.
     """
     with session.changing("services"), timed(session, "check system"):
-        _all_said(session, Step.CUT_OVER)
+        _refuse_not_cut_over(session)
         session.journal.record(Step.CHECKING)
         sources = session.request().sources
         if unasked := session.target.unasked(sources):
@@ -201,9 +201,9 @@ def _refuse_in_use(session: RestoreSession) -> None:
         raise RestoreError("The services run again on the restored system; nothing is cut over under them.", "Answer the last gate.")
 
 
-def _all_said(session: RestoreSession, step: Step) -> None:
-    missing = [source_id for source_id in session.request().sources if not session.journal.entries(step, source_id)]
+def _refuse_not_cut_over(session: RestoreSession) -> None:
+    missing = [source_id for source_id in session.request().sources if not session.journal.entries(Step.CUT_OVER, source_id)]
     if missing:
         raise RestoreError(
-            f"{', '.join(missing)} was not {step}; marking a task as success does not do its work.", "Trigger a new restore."
+            f"{', '.join(missing)} was not cut over; marking a task as success does not do its work.", "Trigger a new restore."
         )

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,7 +33,6 @@ class Outcome:
     ok: bool
     words: str
     """The end of what it printed; of other checks, what was expected and found."""
-    seconds: float
 
 
 def run_all(commands: Sequence[Sequence[str]], services: Services) -> None:
@@ -62,14 +60,13 @@ def run_one(command: Sequence[str], timeout: timedelta, title: str = "") -> Outc
     so that a stop whose task was killed does not run on beside the start of the rollback.
     """
     title = title or PurePath(command[0]).name
-    started = time.monotonic()
     with tempfile.TemporaryFile(prefix="recovery-service-") as output:
         try:
             ok, end, words = _run_to_end(command, output, timeout.total_seconds())
         except OSError as error:
             ok, end, words = False, f"it could not be started: {error}", ""
     log.log(logging.INFO if ok else logging.ERROR, "%s: %s", title, f"{end}\n{words}".strip())
-    return Outcome(title, ok, f"{end} {words[-_LAST_WORDS:]}".strip(), time.monotonic() - started)
+    return Outcome(title, ok, f"{end} {words[-_LAST_WORDS:]}".strip())
 
 
 def _run_to_end(command: Sequence[str], output: IO[bytes], seconds: float) -> tuple[bool, str, str]:

@@ -6,7 +6,6 @@ process's by now, and a task that is killed between a start and its note leaves 
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -18,8 +17,6 @@ from pathlib import Path
 
 from recovery.common.errors import StagingError
 from recovery.runners.local import die_with_parent
-
-log = logging.getLogger(__name__)
 
 _PATIENCE = 10.0
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")

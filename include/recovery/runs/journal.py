@@ -89,9 +89,9 @@ class Journal:
         """Every entry of a step, for one source or for any."""
         return [entry for entry in self.everything() if entry.step == step and source in {None, entry.source}]
 
-    def last(self, step: Step, source: str | None = None) -> Entry | None:
+    def last(self, step: Step) -> Entry | None:
         """The last entry of a step."""
-        return next(reversed(self.entries(step, source)), None)
+        return next(reversed(self.entries(step)), None)
 
     @property
     def closed(self) -> bool:

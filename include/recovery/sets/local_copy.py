@@ -42,11 +42,6 @@ class LocalSet:
         (self.folder / "set").mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "set" / MANIFEST_FILE, encode(manifest))
 
-    @property
-    def chosen(self) -> bool:
-        """Whether it is known which set this is."""
-        return (self.folder / "set" / MANIFEST_FILE).exists()
-
     def manifest(self) -> Manifest:
         """The set's manifest, whose signature was checked when it was chosen."""
         return decode_manifest((self.folder / "set" / MANIFEST_FILE).read_bytes(), "staging")

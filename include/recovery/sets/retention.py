@@ -1,12 +1,11 @@
-"""Which sets a destination keeps, and the careful removal of the others.
+"""Which sets a destination keeps.
 
 Every rule gives a moment from which on all sets stay; what any rule wants, stays. So a set that is not valid stays as
-long as the good ones around it, and never counts as one of them.
+long as the valid ones around it, and never counts as one of them.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,8 +16,6 @@ from recovery.plan.field_types import Level
 from recovery.plan.model import Retention
 from recovery.sets.catalog import ahead
 from recovery.sets.manifest import Manifest
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,9 @@ def plan_retention(
 ) -> tuple[RetentionDecision, ...]:
     """Decide about every set of one destination, newest first. Changes nothing.
 
-    - ``within``: sets younger than that stay, and the newest valid one that is older, so that every moment of the window
+    - ``keep_within``: sets younger than that stay, and the newest valid one that is older, so that every moment of the window
       has a set to go back to.
-    - ``last``: the newest valid sets stay, as many as it says, and all that are younger than the oldest of them. While
+    - ``keep_last``: the newest valid sets stay, as many as it says, and all that are younger than the oldest of them. While
       there are fewer, everything stays.
     - The newest valid set stays always, held sets stay, and so does a set that is dated in the future: a clock was wrong
       then, and it does not count as the newest.
@@ -69,17 +66,17 @@ def plan_retention(
 class _Rules:
     """The moments from which on sets stay."""
 
-    def __init__(self, retention: Retention, level: Sequence[Manifest], now: datetime) -> None:
+    def __init__(self, retention: Retention, valid: Sequence[Manifest], now: datetime) -> None:
         self.within = now - retention.keep_within if retention.keep_within else None
         self.within_text = f"younger than {human_duration(retention.keep_within)}" if retention.keep_within else ""
         self.last_text = f"not older than the newest {retention.keep_last} valid sets"
         self.last: datetime | None = None
         if retention.keep_last is not None:
             self.last = (
-                level[retention.keep_last - 1].created if len(level) >= retention.keep_last else datetime.min.replace(tzinfo=now.tzinfo)
+                valid[retention.keep_last - 1].created if len(valid) >= retention.keep_last else datetime.min.replace(tzinfo=now.tzinfo)
             )
-        self.newest = level[0].set_id if level else None
-        older = [manifest for manifest in level if self.within and manifest.created < self.within]
+        self.newest = valid[0].set_id if valid else None
+        older = [manifest for manifest in valid if self.within and manifest.created < self.within]
         self.anchor = older[0].set_id if older else None
 
 

@@ -1,1 +1,1 @@
-"""The kinds of source, each a folder; `registry` lists them, `base` says what each does."""
+"""The kinds of source, each a folder; `registry` finds them, `base` says what each does."""

@@ -81,11 +81,10 @@ class RestoreView(Protocol):
 
 
 def announce_drop(restore: RestoreView) -> None:
-    """Say, once and just before it begins, that a restore in place changes what is live; the rollback is gone only then.
+    """Say, once and just before it begins, that a restore in place changes what is live. Only a restore that said so is rolled back.
 
     Raises:
         RestoreError: if the safety set does not have what is live as it is at this moment.
-
     """
     if not restore.rolling_back and not restore.recorded_facts("dropping"):
         restore.refuse_if_changed()
@@ -109,7 +108,6 @@ class SetReader(ABC):
     Args:
         runner: runs the client tools that it takes.
         tools: their folders.
-
     """
 
     def __init__(self, runner: Runner, tools: Sequence[Path] = ()) -> None:
@@ -124,7 +122,6 @@ class SetReader(ABC):
 
         Raises:
             ArtifactError: if a member is damaged or does not end where it should.
-
         """
 
     @abstractmethod
@@ -140,7 +137,6 @@ class SetReader(ABC):
 
         Raises:
             ArtifactError: if what the inventory has is not in the artifact.
-
         """
 
     def counted(self, artifact: str, row: Row) -> tuple[str, int] | None:
@@ -177,7 +173,6 @@ class Source(ABC):
 
         Raises:
             ConnectionUnusable: if the Connection is missing.
-
         """
 
     @property
@@ -188,7 +183,7 @@ class Source(ABC):
     @classmethod
     def mark_of(cls, restore_id: str, *, replaced: bool) -> str:
         """What names have in them of data that a restore replaced, or that it staged and did not swap."""
-        return f"__{'before' if replaced else 'stage'}_{restore_id}"
+        return f"__before_{restore_id}" if replaced else f"_{restore_id}"
 
 
 class Dumper(Source):
@@ -213,7 +208,6 @@ class Dumper(Source):
             SourceError: if something that the inventory has can't be read.
             SourceUnreachable: if the source does not answer.
             ToolError: if a client tool is missing or fails.
-
         """
 
     def refuse_moved(self, artifact: Path, inventory: Path) -> None:
@@ -221,7 +215,6 @@ class Dumper(Source):
 
         Raises:
             SourceError: if it is another one now.
-
         """
 
     def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:
@@ -229,7 +222,6 @@ class Dumper(Source):
 
         Raises:
             SourceError: if that can't be the life of a source in use.
-
         """
 
 
@@ -267,7 +259,7 @@ class Restorer(Source):
 
     @abstractmethod
     def roll_back(self, restore: RestoreView) -> None:
-        """Take a roll back, whole or half done: the live data as it was before, the restored set aside for discard."""
+        """Undo a swap, whole or half done: the live data as it was before, the restored set aside for discard."""
 
     @abstractmethod
     def finalize(self, restore: RestoreView) -> None:
@@ -354,7 +346,6 @@ class Queryable(Source):
         Raises:
             SourceError: if the source refuses, or takes too long.
             SourceUnreachable: if it does not answer.
-
         """
 
     @abstractmethod
@@ -368,7 +359,6 @@ class Queryable(Source):
         Raises:
             SourceError: if there is no value or more than one; if the source refuses, or takes too long.
             SourceUnreachable: if it does not answer.
-
         """
 
 
@@ -384,7 +374,6 @@ class ScratchServer(Protocol):
 
         Raises:
             RestoreError: if there is nobody.
-
         """
 
     def start(self, folder: Path, versions: Mapping[str, str], access: Access) -> int:
@@ -400,7 +389,6 @@ class ScratchServer(Protocol):
 
         Raises:
             RestoreError: if it is not installed, or does not start.
-
         """
 
     def endpoint(self, folder: Path, port: int) -> Endpoint:

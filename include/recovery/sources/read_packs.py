@@ -25,10 +25,11 @@ def _packed(path: Path) -> BufferedReader:
 
 
 def check_pack(path: Path, pack: Pack) -> None:
-    """Check a stored pack's size and SHA-256, without opening it.
+    """Check a stored pack's SHA-256, without opening it.
 
     Raises:
         ArtifactError: if it is not what its record says.
+        StagingError: if it is missing.
     """
     with _packed(path) as source:
         found = hashlib.file_digest(source, "sha256").hexdigest()

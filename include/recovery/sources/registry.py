@@ -49,7 +49,7 @@ def reader(kind: str, runner: Runner, tools: Sequence[Path] = ()) -> SetReader:
         ArtifactError: if nothing does.
     """
     if kind not in KINDS:
-        raise ArtifactError(f"Nothing here reads packs of the kind {kind}.", "Use the version that wrote the set.")
+        raise ArtifactError(f"This version can't read packs of the kind {kind}.", "Use the version that wrote the set.")
     made: SetReader = _load(_type_of(kind).reader)(runner, tools)
     return made
 

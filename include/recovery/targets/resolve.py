@@ -11,7 +11,7 @@ from recovery.targets.target import RestoreTarget, portable_checks
 
 
 def resolve(context: PlanContext, name: str, scratch: Callable[[], RestoreTarget] | None = None) -> RestoreTarget:
-    """The live system, a target by its name, or the scratch place.
+    """The live system, a target by its name, or the scratch target.
 
     Raises:
         PlanError: if the plan has no such target.

@@ -40,7 +40,7 @@ from recovery.targets.target import RestoreTarget, portable_checks
 log = logging.getLogger(__name__)
 
 LOCK = "scratch"
-"""The name of the lock of a drill under which its scratch place is made and removed."""
+"""The name of the lock of a drill under which its scratch target is made and removed."""
 _RECORD = "scratch.json"
 _BESIDE = Path("/var/tmp")  # noqa: S108
 """Where PostgreSQL's user gets to when staging is closed to it; the folder made there is open to that user and root alone."""
@@ -64,7 +64,7 @@ class Scratch(BaseModel):
 
 
 def start(context: PlanContext, folder: Path, versions: Mapping[str, Mapping[str, str]]) -> None:
-    """Make the scratch place of a drill: servers that answer, and empty folders. What an earlier try left is removed.
+    """Make the scratch target of a drill: servers that answer, and empty folders. What an earlier try left is removed.
 
     The caller holds :data:`LOCK`, and has made sure under it that the drill is not being ended.
 
@@ -94,7 +94,7 @@ def start(context: PlanContext, folder: Path, versions: Mapping[str, Mapping[str
         port = servers[source_id].start(made.folder(source_id), found, context.access(source_id))
         made = made.model_copy(update={"ports": made.ports | {source_id: port}})
         write_record(folder / _RECORD, made)
-    log.info("the scratch place is %s on %s", made.root, made.host)
+    log.info("the scratch servers and folders are in %s on %s", made.root, made.host)
 
 
 def _root(plan: Plan, folder: Path, user: User | None) -> Path:
@@ -115,14 +115,14 @@ def _root(plan: Plan, folder: Path, user: User | None) -> Path:
 
 
 def target(context: PlanContext, folder: Path) -> RestoreTarget:
-    """The scratch place of a drill, whose servers run.
+    """The scratch target of a drill, whose servers run.
 
     Raises:
         RestoreError: if it is on another worker, was not made, or a server has ended.
     """
     made = _read(folder)
     if made is None:
-        raise RestoreError("The scratch servers and folders are not there.", "Look at the task that makes them; trigger a new drill.")
+        raise RestoreError("The scratch servers and folders are not there.", "Read the log of start_scratch; then trigger a new drill.")
     _refuse_other_worker(made, folder)
     for source_id in made.sources:
         if source_id in made.ports and not processes.runs(made.folder(source_id), _endings()):

@@ -47,7 +47,7 @@ class RestoreTarget:
         return [check for check in self.checks if self.live or check.source in {None, *sources}]
 
     def unasked(self, sources: Collection[str]) -> list[str]:
-        """Titles of the checks of plan and place that are not asked after that, so that nobody takes them for answered."""
+        """Titles of the checks of plan and target that are not asked after that, so that nobody takes them for answered."""
         asked = self.asked(sources)
         return list(dict.fromkeys(check.title for check in (*self.plan.checks, *self.checks) if check not in asked))
 
@@ -55,11 +55,11 @@ class RestoreTarget:
         """A source of the plan, as it is here.
 
         Raises:
-            PlanError: if the source has no place here, or not the role.
+            PlanError: if the target does not name the source, or the source lacks the role.
             ConnectionUnusable: if its Connection is missing.
         """
         if source_id not in self.sources:
-            raise PlanError(f"The target {self.name} has no place for {source_id}.", f"It has {', '.join(self.sources)}.")
+            raise PlanError(f"The target {self.name} does not name {source_id}.", f"It has {', '.join(self.sources)}.")
         return self.context.source(source_id, role, self.settings.get(source_id))
 
 

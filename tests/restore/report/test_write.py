@@ -8,10 +8,11 @@ import pytest
 
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.units import parse_moment
-from recovery.restore import answers, steps
+from recovery.restore import answers, rollback, steps
 from recovery.restore.gate_texts import gate_text
 from recovery.restore.report import write
 from recovery.restore.report.facts import BY_PEOPLE
+from recovery.runs.journal_steps import Step
 from recovery.sets.records import read_records
 from tests.support.restore_driver import approve_gate, run_until, teardown
 from tests.support.system import SampleSystem
@@ -27,6 +28,13 @@ def system(tmp_path):
     made.set_id = made.back_up()
     made.disaster()
     return made
+
+
+def ended(run):
+    """Why the report failed."""
+    with pytest.raises(RestoreError) as raised:
+        write.finish(run)
+    return str(raised.value)
 
 
 def records(run):
@@ -96,6 +104,28 @@ def test_finish_reports_missing_destination_and_closes_journal(system):
     assert "far" in words
     assert run.journal.closed
     assert (run.folder / "report.md").read_text().count("SUCCESS") == 1
+
+
+def test_report_of_success_with_leftovers_is_failure_and_keeps_verification_record(system):
+    run = system.restore()
+    run_until(system, run)
+    run.journal.record(Step.NOT_DISCARDED, faults=["files.uploads: Permission denied"])
+    words = ended(run)
+    assert words.startswith("Not everything that was staged could be removed: files.uploads: Permission denied")
+    assert json.loads((run.folder / "report.json").read_text())["result"].startswith("Not everything that was staged")
+    assert "SUCCESS" not in (run.folder / "report.md").read_text()
+    for found in records(run):
+        assert [kept.text[:14] for kept in found.of("report")] == ["Not everything"]
+        assert len(found.of("proof")) == 1
+
+
+def test_finish_without_signing_key_reports_missing_signature_and_closes_journal(system):
+    run = system.restore()
+    run_until(system, run)
+    system.keys.folder.joinpath("connections.json").write_text("{}")
+    words = ended(system.restore())
+    assert "The restore succeeded, but its report could not be kept. Nothing could be signed" in words
+    assert run.journal.closed
 
 
 def test_report_has_recorded_facts_and_empty_fields_for_manual_entries(system):
@@ -212,6 +242,17 @@ def test_report_of_restore_to_target_without_gates_is_success(tmp_path):
     text = (run.folder / "report.md").read_text()
     assert "into the target elsewhere" in text
     assert "Nobody was asked: this target has no gates." in text
+
+
+def test_report_of_failed_check_at_target_without_gates_claims_no_acceptance(tmp_path):
+    system = SampleSystem(tmp_path / "small", "small", gates=())
+    (system.elsewhere / "storage").mkdir(parents=True)
+    system.back_up()
+    run = system.restore()
+    run_until(system, run, "start services", system.ask(run, target="elsewhere", requester=""))
+    run.journal.record(Step.CHECKING)
+    rollback.finalize(run)
+    assert "The restored system is in use, but its checks did not all succeed." in teardown(run)
 
 
 def test_report_states_missing_acceptance_for_target_with_accept_gate(tmp_path):

@@ -131,7 +131,7 @@ def test_dump_falls_back_to_fuzzy_with_warnings_when_the_snapshot_expires(mongo_
     assert made.point.position is None
     assert "mongodump" in made.versions
     assert any("no snapshot" in warning for warning in made.warnings)
-    assert any("start anew" in warning for warning in made.warnings)
+    assert any("had to start again" in warning for warning in made.warnings)
     assert len(read_bson(tmp_path / "dump/documents" / db.name / "some.bson")) == 10
 
 

@@ -186,9 +186,9 @@ def test_locations_identify_a_collection_by_server_and_target_name(mongo_server,
 @pytest.mark.parametrize(
     ("databases", "collections", "words"),
     [
-        ({}, {"one": "two"}, "{db}.one and {db}.two would both become {db}.two there"),
-        ({}, {"one": "x", "two": "x"}, "would both become {db}.x there"),
-        ({"{db}": "{db}b"}, {}, "{db}.one and {db}b.one would both become {db}b.one there"),
+        ({}, {"one": "two"}, "{db}.one and {db}.two would both become {db}.two at the target"),
+        ({}, {"one": "x", "two": "x"}, "would both become {db}.x at the target"),
+        ({"{db}": "{db}b"}, {}, "{db}.one and {db}b.one would both become {db}b.one at the target"),
     ],
 )
 def test_preflight_refuses_two_collections_renamed_to_the_same_name(mongo_server, elsewhere, db, tmp_path, databases, collections, words):

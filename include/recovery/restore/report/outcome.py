@@ -36,7 +36,7 @@ def verdict(session: RestoreSession) -> str:
 def _of_restore(session: RestoreSession) -> str:
     if not state.is_over(session):
         safety = f" The previous data is in the safety set {session.safety.manifest().set_id}." if safe(session) else ""
-        return f"THE ROLLBACK IS NOT COMPLETE: look at what roll_back named. Read the runbook's chapter on a failed rollback.{safety}"
+        return f"THE ROLLBACK IS NOT COMPLETE: read the log of roll_back, and the runbook's chapter on a failed rollback.{safety}"
     for gate in session.gates:
         if (no := answers.answer(session, gate)) and no.step == Step.REJECTED:
             back = _back(session, "the previous data is back") if state.in_use(session) else "nothing live was replaced"
@@ -75,12 +75,13 @@ def _in_use(session: RestoreSession) -> str:
     if "accept" in session.gates and answers.answered(session, "accept") != "approved":
         aside = f"The safety set {session.safety.manifest().set_id} is" if session.in_place else "The replaced data is"
         return f"The restored system is in use, but nobody accepted it. {aside} still there."
+    came = "was accepted" if "accept" in session.gates else "is in use"
     if not all(journal.entries(Step.FINALIZED, source_id) for source_id in session.request().sources):
-        return "The restored system was accepted, but not everything that waited for it was done."
+        return f"The restored system {came}, but finalize did not end: read its log."
     if not state.services_started(session):
-        return "The restored system was accepted, but its services did not start cleanly."
+        return f"The restored system {came}, but its services did not start cleanly."
     if not state.all_checked(session):
-        return "The restored system was accepted, but its checks did not all succeed."
+        return f"The restored system {came}, but its checks did not all succeed."
     if undone := hooks.undone_after_restore(session):
         return f"The restored system is in use, but these hooks after it failed or did not run: {', '.join(undone)}."
     return ""

@@ -35,20 +35,26 @@ def finish(session: RestoreSession) -> None:
         raise RestoreError("No set was chosen, so nothing was restored or changed.", "Look at the first task that failed.")
     if session.journal.closed:
         raise RestoreError("This restore has ended before; its report is written.", "Trigger a new restore.")
-    reason = verdict(session)
+    failure = verdict(session)
+    reason = " ".join(filter(None, [failure, _left_over(session)]))
     facts = describe(session, reason)
     _write(session, facts)
     over = is_over(session)
-    unkept = [] if session.request().dry_run else _keep_with_set(session, facts, over=over)
-    left = session.journal.last(Step.NOT_DISCARDED)
-    if left and not any(entry.time > left.time for entry in session.journal.entries(Step.DISCARDED)):
-        reason = f"{reason} Not everything that was staged could be removed: {'; '.join(left.facts['faults'])}".strip()
+    unkept = [] if session.request().dry_run else _keep_with_set(session, facts, over=over, verified=not failure)
     if over:
         session.journal.record(Step.CLOSED, reason=reason, unkept=unkept)
     if unkept:
         reason = f"{reason or 'The restore succeeded, but its report could not be kept.'} {' '.join(unkept)}"
     if reason:
         raise RestoreError(reason, f"Read the report, in this log and in {session.folder / 'report.md'}.")
+
+
+def _left_over(session: RestoreSession) -> str:
+    """What ``discard`` could not remove, in a sentence; empty if nothing is left."""
+    left = session.journal.last(Step.NOT_DISCARDED)
+    if left is None or any(entry.time > left.time for entry in session.journal.entries(Step.DISCARDED)):
+        return ""
+    return f"Not everything that was staged could be removed: {'; '.join(left.facts['faults'])}"
 
 
 def _write(session: RestoreSession, facts: dict[str, Any]) -> None:
@@ -59,10 +65,14 @@ def _write(session: RestoreSession, facts: dict[str, Any]) -> None:
     log.info("%s", text)
 
 
-def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool) -> list[str]:
+def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool, verified: bool) -> list[str]:
     """Add the report to the set and, if the restore is over, release the hold; what did not work, in sentences."""
     unkept = []
-    key = session.context.signing_key()
+    try:
+        key = session.context.signing_key()
+    except RecoveryError as error:
+        log.error("%s", error)
+        return [f"Nothing could be signed, so the set has no report and stays held: {error}"]
     text = "restored" if facts["result"] == Outcome.SUCCESS else facts["result"]
     report = Record(
         kind="report", plan=session.plan.plan, set_id=facts["set"], time=now(), by=f"run {session.run_id}", text=text, facts=facts
@@ -71,7 +81,7 @@ def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool
     for destination in session.holders():
         try:
             add_record(destination, report, key)
-            if _proves(session, facts):
+            if drill_proof.verified(session) if session.request().drill else verified:
                 add_record(destination, _proof(session, report), key)
             if over and destination.name in held:
                 add_record(
@@ -83,10 +93,6 @@ def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool
             log.error("%s", error)
             unkept.append(f"{destination.name} could not take the report or the release of the hold: {error}")
     return unkept
-
-
-def _proves(session: RestoreSession, facts: dict[str, Any]) -> bool:
-    return drill_proof.verified(session) if session.request().drill else facts["result"] == Outcome.SUCCESS
 
 
 def _proof(session: RestoreSession, report: Record) -> Record:

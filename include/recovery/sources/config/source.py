@@ -7,7 +7,6 @@ They hold secrets: what is staged lies in folders that only this worker can ente
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,10 +27,9 @@ from recovery.sources.trees import filesystem
 from recovery.sources.trees.diff import Compared, amount, changes, one_beside
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.selection import Only, Part, at_or_below
-from recovery.sources.trees.source import SwapPoint, TreeSource, translated_errors
+from recovery.sources.trees.source import TreeSource, translated_errors
+from recovery.sources.trees.swap import SwapPoint
 from recovery.sources.trees.walk import Walk, mark
-
-log = logging.getLogger(__name__)
 
 _TOP = Path("/")
 
@@ -251,11 +249,11 @@ class Config(TreeSource):
             reasons += filesystem.mounts_in_the_way(path, point.home)
         if reasons:
             yield Finding("refusal", f"Not everything can be replaced: {shortened(list(dict.fromkeys(reasons)))}.")
-        if restore.in_place and (changed_since_backup := self._unsaved(paths)):
+        if restore.in_place and (unsaved := self._unsaved(paths)):
             yield Finding(
                 "refusal",
                 f"In place would remove what today's plan does not back up, so that no safety set has it:"
-                f" {shortened(changed_since_backup)}."
+                f" {shortened(unsaved)}."
                 " Add it to the plan's paths, or choose method: swap.",
             )
 

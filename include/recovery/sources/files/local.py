@@ -12,7 +12,6 @@ exchanges entries by rename, unless it is in place.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts
 from recovery.plan.excludes import Excludes
 from recovery.plan.kinds.files import FilesSettings, FilesTarget
-from recovery.plan.location import Location, overlap
+from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.sources.base import Access, RestoreView, announce_drop
 from recovery.sources.model import Finding, Preflight, Space
@@ -34,10 +33,9 @@ from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.diff import amount, beside
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.selection import Only, Part, at_or_below, ways
-from recovery.sources.trees.source import SwapPoint, TreeSource, translated_errors
+from recovery.sources.trees.source import TreeSource, translated_errors
+from recovery.sources.trees.swap import SwapPoint
 from recovery.sources.trees.walk import Found, Walk, is_mark, mark
-
-log = logging.getLogger(__name__)
 
 
 class Files(TreeSource):
@@ -314,7 +312,7 @@ class Files(TreeSource):
         yield Finding("fact", f"{self.root} gets what the set has{asked}: {brings}.")
         yield from self.common_findings(restore, point, part)
         yield from self._excluded_findings(restore)
-        if self.root != self._live and _inside(self.root, self._live):
+        if self.root != self._live and filesystem.nested(self.root, self._live):
             yield Finding(
                 "refusal", f"{self.root} and {self._live}, which is live, lie in one another: the restore would change what is live."
             )
@@ -338,7 +336,7 @@ class Files(TreeSource):
         goes = "removed" if restore.in_place else f"set aside in {point.swap.before}"
         yield Finding("fact", f"{has}; all of them are {goes}.")
         if newer:
-            yield Finding("warning", f"{newer} of them were written after the newest file of the set: they are not live after the swap.")
+            yield Finding("warning", f"{newer} of them were written after the newest file of the set: the restore takes them out of use.")
         if walk.problems:
             yield Finding("refusal" if restore.in_place else "warning", f"Not all of {self.root} can be read: {shortened(walk.problems)}.")
         if fixed:
@@ -399,9 +397,3 @@ class Files(TreeSource):
             mounted = [reason for unit in units for reason in filesystem.mounts_in_the_way(self.root / os.fsdecode(unit), self.root)]
             if mounted:
                 yield Finding("refusal", f"Not everything can be replaced: {shortened(mounted)}.")
-
-
-def _inside(one: Path, other: Path) -> bool:
-    """Whether one of two folders lies in the other, however it is reached."""
-    first, second = filesystem.locations(one), filesystem.locations(other)
-    return not first & second and any(overlap(mine, theirs) for mine in first for theirs in second)

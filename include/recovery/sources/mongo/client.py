@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,8 +25,6 @@ from pymongo.errors import (
 from recovery.common.connections import Endpoint
 from recovery.common.errors import ConnectionUnusable, SourceError, SourceUnreachable
 from recovery.runners.base import Runner, need_shared_files
-
-log = logging.getLogger(__name__)
 
 Client = pymongo.MongoClient[dict[str, Any]]
 
@@ -148,7 +145,7 @@ def _in_own_words(endpoint: Endpoint) -> Iterator[None]:
         raise SourceError(f"{name} refused: {words(error)}.", "Read what it said; its own log says more.") from error
     except InvalidName as error:
         raise SourceError(
-            f"{name} has a name that the driver can't speak of: {error}.", "Rename that collection: no '..', no '.' at either end."
+            f"{name} has a collection whose name the driver can't use: {error}.", "Rename that collection: no '..', no '.' at either end."
         ) from error
     except PyMongoError as error:
         raise SourceError(f"{name} could not be worked with: {words(error)}.", "Read what it said; its own log says more.") from error

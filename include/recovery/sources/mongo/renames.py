@@ -69,16 +69,19 @@ class Names:
         """What is wrong with the names, as ``(whether nothing can be done, words)``.
 
         Args:
-            wanted: ``<database>.<name>`` of what lands there.
+            wanted: ``<database>.<name>`` of what is restored.
             known: the same of all that the set has.
         """
         wanted, known = sorted(wanted), set(known)
         counted = Counter(map(self.full, wanted))
         for taken in sorted(name for name, count in counted.items() if count > 1):
             both = [name for name in wanted if self.full(name) == taken]
-            yield True, f"{' and '.join(both)} would both become {taken} there."
+            yield (
+                True,
+                f"{' and '.join(both)} would both become {taken} at the target. Give one of them another name in the plan's targets.",
+            )
         for name in sorted({*self.databases} - {split_name(full)[0] for full in known} | {*self.collections} - known):
-            yield False, f"The target has another name for {name}, which the set does not have."
+            yield False, f"The plan's target renames {name}, which the set does not have."
 
 
 def _unfit_database(name: str) -> str:

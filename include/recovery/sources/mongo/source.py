@@ -1,7 +1,7 @@
 """MongoDB: replica sets are read at one cluster time, standalone servers by mongodump; restored beside the live data.
 
 One artifact a source, in mongodump's own layout (``<db>/<collection>.bson`` and ``.metadata.json``), so that stock
-``mongorestore --dir`` takes it. Users and roles come along: see :mod:`recovery.sources.mongo.restore.users`.
+``mongorestore --dir`` takes it. Users and roles come along: see :mod:`recovery.sources.mongo.accounts`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         if lost:
             warnings.append(f"The server gave no snapshot: {lost}.")
         if tell.when and tell.when < taken.point.opened:
-            warnings.append("It had to start anew, so scans of files that waited for it may be older than it.")
+            warnings.append("The MongoDB dump had to start again, so files that were scanned meanwhile may be older than it.")
         if accounts is None:
             warnings.append("Users and roles are not in the dump: the backup user may not read them; grant it the role backup.")
         for warning in warnings:
@@ -235,7 +235,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
         """See :meth:`InPlaceRestorer.finalize`. TTLs are put on, and replaced time series kept as ``__before_<id>_<name>``."""
         plan = None if restore.in_place else recorded_plan(restore)
         if plan is None and not restore.in_place:
-            raise RestoreError(f"{self.id} was not swapped, so there is nothing to accept.", "Start the restore again.")
+            raise RestoreError(f"{self.id} was not swapped, so there is nothing to accept.", "Trigger a new restore.")
         with self._target() as target:
             put_ttls(target.client, target_namespaces(restore.folder / _UNPACKED, self._names))
             if plan:

@@ -34,13 +34,13 @@ _DEPARSED = {"definition", "default", "bound", "partition key", "using", "check"
 
 def verify_staged(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> list[Difference]:
     """Compare what was loaded, and the roles, with the set; see :meth:`recovery.sources.base.Restorer.verify_staged`."""
-    differences = _prove_roles(server, restore, chosen)
+    differences = _verify_roles(server, restore, chosen)
     for target in chosen:
-        differences += _prove_database(server, jobs, restore, target)
+        differences += _verify_database(server, jobs, restore, target)
     return differences
 
 
-def _prove_roles(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> list[Difference]:
+def _verify_roles(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> list[Difference]:
     """Roles that this restore created or took over must be the set's, but for what the swap gives them; others must be there."""
     created = set(created_roles(restore))
 
@@ -59,7 +59,7 @@ def _staged(role: Facts) -> Facts:
     return kept | {"valid until": None if kept["valid until"] == "infinity" else kept["valid until"]}
 
 
-def _prove_database(server: Server, jobs: int, restore: RestoreView, target: Target) -> list[Difference]:
+def _verify_database(server: Server, jobs: int, restore: RestoreView, target: Target) -> list[Difference]:
     expected = expected_objects(restore, target)
     found = found_objects(server, jobs, target.loaded, target.facts["encoding"], expected)
     found["database", target.saved] = _outside(server, target)
@@ -173,7 +173,7 @@ def _outside(server: Server, target: Target) -> Facts:
                     connection.execute(statement)
                 facts = server_globals.database_facts(connection, target.stage)
     if facts is None:
-        raise VerificationError(f"Database {target.loaded} is not there.", "Start the restore again.")
+        raise VerificationError(f"Database {target.loaded} is not there.", "Trigger a new restore.")
     return facts
 
 

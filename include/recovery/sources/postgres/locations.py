@@ -57,7 +57,7 @@ def second_copy(server: Server, connection: Connection, needs: Iterable[tuple[Ta
     """What databases, or parts of them, need beside the live ones, by tablespace.
 
     Args:
-        server: where they land.
+        server: of the target.
         connection: to it.
         needs: bytes for each.
     """

@@ -55,7 +55,7 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
             findings += blockers(connection, target)
             findings += _extensions(connection, restore, target, server.about.superuser)
             findings += _tablespaces(connection, restore, target)
-            findings += _way_back(server, connection, target, backed_up)
+            findings += _safety_backup_findings(server, connection, target, backed_up)
         if chosen or not restore.only:
             findings += _roles(connection, restore, chosen)
             findings += _rights(connection, restore, chosen) if not server.about.superuser else []
@@ -67,7 +67,7 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
 
 
 def _parts(restore: RestoreView, renamed: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the set has the databases that were asked for, and each has a name of its own where it lands."""
+    """Whether the set has the databases that were asked for, and each has a name of its own at the target."""
     try:
         asked = parse(restore.only)
     except PlanError as error:
@@ -149,7 +149,7 @@ def _live(connection: Connection, target: Target) -> Iterator[Finding]:
         yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the swap'} would end now: {who}.")
 
 
-def _way_back(server: Server, connection: Connection, target: Target, backed_up: Sequence[str]) -> Iterator[Finding]:
+def _safety_backup_findings(server: Server, connection: Connection, target: Target, backed_up: Sequence[str]) -> Iterator[Finding]:
     """In place, a live database has to be one that the safety backup has, with all that is in it."""
     if not target.in_place:
         return
@@ -167,7 +167,8 @@ def _way_back(server: Server, connection: Connection, target: Target, backed_up:
         if earlier:
             yield refusal(
                 f"Database {target.name} has tables that earlier restores set aside ({', '.join(earlier)}); no backup has them, and they"
-                " would be dropped with it. Wait until their days are over, drop their schemas by hand, or choose method: swap."
+                " would be dropped with it. Wait until maintenance has deleted them, after"
+                " keep_replaced; or drop their schemas by hand; or choose method: swap."
             )
 
 
@@ -201,7 +202,7 @@ def _roles(connection: Connection, restore: RestoreView, chosen: Sequence[Target
     """Roles that the restore brings: those that would be created or taken over, and those that are there."""
     artifact = globals_artifact(restore)
     if artifact is None:
-        yield fact("The roles are not restored: they are not part of this restore.")
+        yield fact("Roles are not restored: the set has none.")
         return
     server = next(restore.rows(artifact, "server"))[2]
     wanted = needed_roles(restore, chosen)

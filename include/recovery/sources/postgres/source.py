@@ -110,7 +110,7 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
     def finalize(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.finalize`."""
         swap.finalize(self._server, self._whole(restore))
-        tables_restore.finalize(self._server, restore, self._parts(restore))
+        tables_restore.finalize(restore, self._parts(restore))
 
     def discard(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.discard`."""

@@ -18,7 +18,7 @@ class Target:
     """A database that a restore replaces."""
 
     name: str
-    """Its name where it lands; that of the set but for a plan's ``targets``."""
+    """Its name at the target; that of the set but for a plan's ``targets``."""
     saved: str
     """Its name in the set."""
     artifact: str

@@ -23,7 +23,7 @@ from recovery.common.errors import RestoreError
 from recovery.common.paths import at, readable, text
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
-from recovery.plan.location import Location
+from recovery.plan.location import Location, overlap
 from recovery.runners.base import Runner, need_shared_files
 from recovery.sources.trees.entries import Abilities, read_xattrs
 from recovery.sources.trees.walk import Walk
@@ -135,9 +135,9 @@ def mounts_in_the_way(path: Path, home: Path) -> Iterator[str]:
     entry = os.path.join(os.path.realpath(path.parent), path.name)
     for point in (mount.point for mount in mounts()):
         if point == entry:
-            yield f"{path} is a mount point of its own, which can't be renamed: mount its folder instead, or restore it where it lies"
+            yield f"{path} is a mount point of its own, which can't be renamed: mount its folder instead, or restore it by hand"
         elif point.startswith(entry + "/") or (entry.startswith(point + "/") and point.startswith(inside)):
-            yield f"{point} is a mount point, so {path} can't be exchanged by rename"
+            yield f"{point} is a mount point, so {path} can't be swapped by rename"
 
 
 def location(path: Path) -> Location:
@@ -150,6 +150,12 @@ def locations(path: Path) -> set[Location]:
     real = Path(os.path.realpath(path))
     mount = _mount(nearest(real))
     return {location(real), ("files", f"device {mount.device}", *Path(_root(mount), real.relative_to(mount.point)).parts)}
+
+
+def nested(one: Path, other: Path) -> bool:
+    """Whether one of two folders lies in the other, however it is reached."""
+    first, second = locations(one), locations(other)
+    return not first & second and any(overlap(mine, theirs) for mine in first for theirs in second)
 
 
 def _root(mount: Mount) -> str:

@@ -222,7 +222,7 @@ def _told(line: str) -> tuple[str, str]:
     """
     match = _TOLD.fullmatch(line)
     if match is None:
-        raise ArtifactError(f"Tar said what names no entry: {line}", "Run the backup again; if it happens again, report it.")
+        raise ArtifactError(f"A message of tar names no entry: {line}", "Run the backup again; if it happens again, report it.")
     path = _ESCAPED.sub(lambda one: bytes([int(one[1], 8)]) if one[1].isdigit() else _LETTERS.get(one[1], one[1]), raw(match[1]))
     return text(path), match[2]
 

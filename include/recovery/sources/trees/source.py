@@ -2,7 +2,7 @@
 
 Steps in a restore's journal: ``staged`` (with the folders that have to be created for it), ``exchange``, ``exchanged``,
 ``take back``, ``taken back``. What an exchange consists of is written in the work folders, see
-:mod:`recovery.sources.trees.swap`; what is replaced in place, in scratch, see
+:mod:`recovery.sources.trees.swap`; what is replaced in place, in the restore's staging folder, see
 :mod:`recovery.sources.trees.in_place`.
 """
 
@@ -17,12 +17,11 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.common.errors import RestoreError, ToolError
 from recovery.common.paths import at, raw, readable
-from recovery.common.wording import shortened
+from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, Row
 from recovery.packs.extract import find_tar
@@ -35,7 +34,7 @@ from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.inventory import note_archived, refuse_moved, take
 from recovery.sources.trees.selection import Only, Part, at_or_below
-from recovery.sources.trees.swap import Swap
+from recovery.sources.trees.swap import SwapPoint
 from recovery.sources.trees.walk import Walk, mark, marked_id
 
 log = logging.getLogger(__name__)
@@ -43,28 +42,6 @@ log = logging.getLogger(__name__)
 _ENTRY_COST = 4096
 _PATH_MAX = 4095
 """Bytes of a path that Linux takes, without the zero at its end."""
-
-
-@dataclass(frozen=True)
-class SwapPoint:
-    """A folder that gets a work folder, and what is staged in it."""
-
-    home: Path
-    """The folder that the work folder lies in; it may be gone."""
-    work: Path
-    live: Path
-    """What the set's paths are relative to, in the live system."""
-    starts: tuple[str, ...]
-    """The set's named paths that belong here."""
-
-    @property
-    def swap(self) -> Swap:
-        """What changes places here."""
-        return Swap(self.live, self.work)
-
-    def start_of(self, path: str) -> str | None:
-        """The named path that an entry of the set is at or below; None if it belongs elsewhere."""
-        return next((start for start in self.starts if start == "." or path == start or path.startswith(start + "/")), None)
 
 
 class TreeSource(Dumper, InPlaceRestorer):
@@ -211,7 +188,10 @@ class TreeSource(Dumper, InPlaceRestorer):
         """Stage what belongs to one place, afresh."""
         self.create(restore, point)
         if point.swap.set_aside:
-            raise RestoreError(f"{point.swap.before} has entries that were live.", "Find out from its journal what became of that restore.")
+            raise RestoreError(
+                f"{point.swap.before} has live entries that this restore set aside, but its journal knows no swap.",
+                "Don't delete it: move them back by hand, then trigger a new restore.",
+            )
         with filesystem.keeping_mtime(point.home):
             filesystem.remove(point.work, self.runner)
             filesystem.make_private(point.work)
@@ -258,9 +238,9 @@ class TreeSource(Dumper, InPlaceRestorer):
         What this worker can't set is left out on both sides; preflight named it.
         """
         with translated_errors(self.id, "verified"):
-            return [difference for point in self.swap_points(restore) for difference in self._prove(restore, point)]
+            return [difference for point in self.swap_points(restore) for difference in self._verify(restore, point)]
 
-    def _prove(self, restore: RestoreView, point: SwapPoint) -> list[Difference]:
+    def _verify(self, restore: RestoreView, point: SwapPoint) -> list[Difference]:
         walk = Walk(point.swap.new, self.starts(restore, point))
         differences = self.beside(self.part(restore, point), walk, filesystem.abilities(point.work))
         return differences if restore.only else differences + self._add_up(restore, point)
@@ -323,7 +303,7 @@ class TreeSource(Dumper, InPlaceRestorer):
         """Remove what was staged, or came back from a swap; after a swap that stays, only what it left over."""
         back = bool(restore.recorded_facts("taken back"))
         if restore.recorded_facts("exchange") and not back and not restore.recorded_facts("exchanged"):
-            raise RestoreError(f"{self.id} is half swapped.", "Clear the swap to resume it, or take it back; then discard.")
+            raise RestoreError(f"{self.id} is half swapped.", "Clear roll_back, discard and report of that run, together.")
         stays = bool(restore.recorded_facts("exchanged")) and not back
         for point in self.swap_points(restore):
             with translated_errors(self.id, "discarded"):
@@ -407,5 +387,5 @@ def translated_errors(source: str, what: str) -> Iterator[None]:
     except OSError as error:
         raise RestoreError(
             f"{source} could not be {what}: {error.strerror}, {readable(error.filename or '')}.",
-            "Remove the obstacle, then clear this task to resume it.",
+            f"Remove the obstacle. Before the cutover, clear this task. {ROLLS_BACK}",
         ) from error

@@ -5,7 +5,7 @@ A *work folder* lies on the file system of the live entries and holds
 - ``new/``: what was staged, and again after the rollback;
 - ``before/``: the live entries that were set aside;
 - ``late/``: what somebody wrote in the way of an entry that came back;
-- ``swap.jsonl``: the units of the exchange, and the metadata of live folders before and after it, written before
+- ``exchange.jsonl``: the units of the exchange, and the metadata of live folders before and after it, written before
   the first rename.
 
 What happened to a unit is read from the disk: it is staged as long as it lies in ``new``, and set aside once it lies in
@@ -29,6 +29,7 @@ from typing import Any
 from recovery.common.errors import RestoreError
 from recovery.common.files import fsync_folder, write_atomically
 from recovery.common.paths import at, raw, readable, text
+from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.walk import Found
@@ -157,11 +158,33 @@ class Swap:
         except FileExistsError as error:
             raise RestoreError(
                 f"{readable(target)} appeared during the swap: something still writes there.",
-                "Stop what writes there; the exchange resumes where it stopped.",
+                f"Stop what writes there. {ROLLS_BACK}",
             ) from error
         except OSError as error:
             raise RestoreError(
                 f"{readable(source)} could not be renamed to {readable(target)}: {error.strerror}.",
-                "Remove the obstacle; the exchange resumes where it stopped, or is rolled back.",
+                f"Remove the obstacle. {ROLLS_BACK}",
             ) from error
         self._touched |= {os.path.dirname(source), os.path.dirname(target)}
+
+
+@dataclass(frozen=True)
+class SwapPoint:
+    """A folder that gets a work folder, and what is staged in it."""
+
+    home: Path
+    """The folder that the work folder lies in; it may be gone."""
+    work: Path
+    live: Path
+    """What the set's paths are relative to, in the live system."""
+    starts: tuple[str, ...]
+    """The set's named paths that belong here."""
+
+    @property
+    def swap(self) -> Swap:
+        """What changes places here."""
+        return Swap(self.live, self.work)
+
+    def start_of(self, path: str) -> str | None:
+        """The named path that an entry of the set is at or below; None if it belongs elsewhere."""
+        return next((start for start in self.starts if start == "." or path == start or path.startswith(start + "/")), None)

@@ -259,7 +259,7 @@ def test_rollback_fails_and_keeps_a_database_that_the_safety_set_lacks(site, liv
 
 
 def test_rollback_leaves_a_role_of_an_earlier_restore_without_login(site, live):
-    mark = "created by restore 01234567, asleep until its swap"
+    mark = "created by restore 01234567, asleep until its switch"
     site.sql("postgres", "CREATE ROLE ip_gone NOLOGIN PASSWORD 'earlier'", f"COMMENT ON ROLE ip_gone IS '{mark}'")
     back = site.back_up(site.source("cash", "cart"))
     assert contents(back, "globals")["role", "ip_gone"]["login"] is False

@@ -62,7 +62,7 @@ def recorded(restore: RestoreView) -> Replacement:
     """
     said = restore.recorded_facts(_PLAN)
     if not said:
-        raise RestoreError("Nothing was replaced in place yet.", "Start the restore again.")
+        raise RestoreError("Nothing was replaced in place yet.", "Trigger a new restore.")
     return Replacement.model_validate(said[0]["plan"])
 
 

@@ -1,4 +1,4 @@
-"""What is live where a restore lands: what it replaces, how much that is, and how it differs from the set."""
+"""What is live at the target: what a restore replaces, how much that is, and how it differs from the set."""
 
 from __future__ import annotations
 

@@ -225,10 +225,10 @@ def in_order(views: Sequence[Namespace]) -> Iterator[Namespace]:
 
 def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -> dict[tuple[str, str], Facts]:
     """``count``, ``digest`` and ``bytes`` of collections, given as ``(database, name)``, by the code that reads dumps."""
-    progress = CollectionsProgress("proving", len(places))
+    progress = CollectionsProgress("comparing", len(places))
     found: dict[tuple[str, str], Facts] = {}
 
-    def verify_staged(place: tuple[str, str]) -> Callable[[Event], None]:
+    def reading(place: tuple[str, str]) -> Callable[[Event], None]:
         def task(stop: Event) -> None:
             def batches() -> Iterator[bytes]:
                 for batch in raw_batches(client, *place, MAJORITY):
@@ -242,6 +242,6 @@ def live_digests(client: Client, places: Sequence[tuple[str, str]], jobs: int) -
 
         return task
 
-    in_threads(jobs, [verify_staged(place) for place in places])
+    in_threads(jobs, [reading(place) for place in places])
     progress.finish()
     return found

@@ -96,10 +96,15 @@ def _server(client: Client) -> Iterator[Finding]:
     who = server(client)
     yield Finding("fact", f"MongoDB {who.version_text}, {f'replica set {who.replica_set}' if who.replica_set else 'a standalone server'}.")
     if not who.primary:
-        yield Finding("refusal", "The Connection leads to a member that is not the primary: nothing can be written there.")
+        yield Finding(
+            "refusal",
+            "The Connection leads to a member that is not the primary: nothing can be written there. Name the replica set or its primary.",
+        )
     if who.version < OLDEST:
         yield Finding(
-            "refusal", f"MongoDB {who.version_text} is older than {'.'.join(map(str, OLDEST))}: TTL indexes could not be put on again."
+            "refusal",
+            f"MongoDB {who.version_text} is older than {'.'.join(map(str, OLDEST))}: TTL indexes could not be put on again."
+            " Restore to a newer server.",
         )
     try:
         shard = client.admin["system.version"].find_one({"_id": "shardIdentity"})
@@ -128,12 +133,12 @@ def _names(restore: RestoreView, names: Names) -> Iterator[Finding]:
 
 def _unsaved(look: _Look, settings: MongoSettings) -> Iterator[Finding]:
     """In place drops only what the safety set has, and that is made of what the plan names today."""
-    changed_since_backup = [now.full for now in look.live if not _covered(now, settings)]
-    if changed_since_backup:
+    unsaved = [now.full for now in look.live if not _covered(now, settings)]
+    if unsaved:
         yield Finding(
             "refusal",
             "In place would drop what today's plan does not back up, so that no safety set has it:"
-            f" {shortened(changed_since_backup, at_most=_NAMED)}.",
+            f" {shortened(unsaved, at_most=_NAMED)}. Add it to the plan and back up, or choose method: swap.",
         )
 
 
@@ -151,7 +156,9 @@ def _too_long(look: _Look) -> Iterator[Finding]:
         longest = mark("stage" if kind == "view" else "replaced", "0" * 8, name)
         if _length(database, data_name(longest, kind)) > _LONGEST_NAME:
             yield Finding(
-                "refusal", f"The name {full} is too long to be staged or set aside beside itself: MongoDB allows {_LONGEST_NAME} bytes."
+                "refusal",
+                f"The name {full} is too long to be staged or set aside beside itself: MongoDB allows {_LONGEST_NAME} bytes."
+                " Choose method: in place, which renames nothing.",
             )
 
 
@@ -176,8 +183,8 @@ def _replaced(look: _Look) -> Iterator[Finding]:
         yield Finding("fact", f"{which}, now about {_amount(old)}, {how} by {text}.")
         extra = [there.name for there in now if there.full not in wanted.names]
         if extra:
-            fate = "dropped" if look.restore.in_place else "set aside or dropped as views"
-            yield Finding("warning", f"Of {database} the set does not have, so they are {fate}: {shortened(extra, at_most=_NAMED)}.")
+            fate = "All of it is dropped." if look.restore.in_place else "Collections are set aside, and views are dropped."
+            yield Finding("warning", f"{database} has what the set does not have: {shortened(extra, at_most=_NAMED)}. {fate}")
 
 
 def _amount(collections: Sequence[tuple[int, int]]) -> str:
@@ -192,7 +199,7 @@ def _series(look: _Look) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "Time series can't be renamed; they are saved, dropped and loaded within the swap, which takes about "
-            f"{human_duration(look.series_bytes / _SERIES_RATE)} longer, and as long again to take back: {', '.join(sorted(new | old))}.",
+            f"{human_duration(look.series_bytes / _SERIES_RATE)} longer, and a rollback as long again: {', '.join(sorted(new | old))}.",
         )
 
 
@@ -228,7 +235,7 @@ def _accounts(look: _Look, names: Names) -> Iterator[Finding]:
     if missing:
         yield Finding("fact", f"Made at the swap, because the server lacks them: {', '.join(missing)}.")
     if other:
-        yield Finding("warning", f"Other on the server than in the set, and left as they are: {', '.join(other)}.")
+        yield Finding("warning", f"Differ from the set, and stay as they are: {', '.join(other)}.")
 
 
 def _freed(look: _Look) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from pymongo.errors import OperationFailure
 
 from recovery.common.errors import RestoreError
+from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import Accounts
@@ -17,7 +18,7 @@ from recovery.sources.mongo.catalog import Namespace, by_uuid, from_text, mark, 
 from recovery.sources.mongo.client import Client
 from recovery.sources.mongo.restore import timeseries
 from recovery.sources.mongo.restore.load import Target, create_views, drop_marked
-from recovery.sources.mongo.restore.swap_plan import Move, SwitchPlan, Ttl, View
+from recovery.sources.mongo.restore.swap_plan import Move, SwapPlan, Ttl, View
 from recovery.sources.mongo.restore.users import create_accounts, drop_accounts
 
 log = logging.getLogger(__name__)
@@ -32,13 +33,13 @@ _GONE = {26, 27}
 Places = dict[str, tuple[str, str]]
 
 
-def recorded_plan(restore: RestoreView) -> SwitchPlan | None:
+def recorded_plan(restore: RestoreView) -> SwapPlan | None:
     """The plan that the journal has."""
     plans = restore.recorded_facts(PLAN)
-    return SwitchPlan.model_validate(plans[-1]["plan"]) if plans else None
+    return SwapPlan.model_validate(plans[-1]["plan"]) if plans else None
 
 
-def record(restore: RestoreView, plan: SwitchPlan) -> None:
+def record(restore: RestoreView, plan: SwapPlan) -> None:
     """Journal a plan; only then may anything be changed."""
     restore.record(PLAN, plan=plan.model_dump(mode="json"))
     log.info(
@@ -47,7 +48,7 @@ def record(restore: RestoreView, plan: SwitchPlan) -> None:
 
 
 def forward(
-    target: Target, restore: RestoreView, plan: SwitchPlan, staged_files: Path, expected: Mapping[str, Facts], accounts: Accounts
+    target: Target, restore: RestoreView, plan: SwapPlan, staged_files: Path, expected: Mapping[str, Facts], accounts: Accounts
 ) -> None:
     """Carry a plan out, from wherever it stands.
 
@@ -61,7 +62,7 @@ def forward(
 
     Raises:
         RestoreError: if something else took a name meanwhile.
-        ProofError: if a time series is not what it has to be.
+        VerificationError: if a time series is not what it has to be.
     """
     client = target.client
     places = _places(client, plan)
@@ -76,7 +77,7 @@ def forward(
     create_accounts(target, restore.folder / "accounts", plan.accounts, accounts)
 
 
-def backward(target: Target, restore: RestoreView, plan: SwitchPlan) -> None:
+def backward(target: Target, restore: RestoreView, plan: SwapPlan) -> None:
     """Take a plan back, from wherever it stands: the restored set goes back to its staged names.
 
     What was made under a name that the live data needs back, and a restored time series that was written to, is set
@@ -129,22 +130,20 @@ def drop_replaced(client: Client, databases: Collection[str], restore_id: str) -
 # Collections ----------------------------------------------------------------------------------------------------------
 
 
-def _places(client: Client, plan: SwitchPlan) -> Places:
+def _places(client: Client, plan: SwapPlan) -> Places:
     return by_uuid(client, {move.database for move in plan.moves})
 
 
 def _move(client: Client, places: Places, database: str, uuid: str, name: str) -> None:
     if uuid not in places:
-        raise RestoreError(
-            f"The collection that has to become {database}.{name} is gone.", "Take the roll back, and find out who dropped it."
-        )
+        raise RestoreError(f"The collection that has to become {database}.{name} is missing.", f"Find out who dropped it. {ROLLS_BACK}")
     current = places[uuid][1]
     if current == name:
         return
     if (database, name) in places.values():
         raise RestoreError(
             f"{database}.{name} was created while its location was empty: something still writes.",
-            "Stop what uses the database; then try again, or take the roll back.",
+            f"Stop what uses the database, and rename or drop {database}.{name}. {ROLLS_BACK}",
         )
     client[database][current].rename(name)
     places[uuid] = (database, name)
@@ -166,7 +165,7 @@ def _move_back(client: Client, places: Places, restore_id: str, move: Move) -> N
 def _collmod_ttl(client: Client, places: Places, ttl: Ttl, *, off: bool) -> None:
     database, name = places.get(ttl.uuid, (ttl.database, ""))
     if not name:
-        raise RestoreError(f"A collection of {database} with a TTL is gone.", "Take the roll back, and find out who dropped it.")
+        raise RestoreError(f"A collection of {database} with a TTL is missing.", f"Find out who dropped it. {ROLLS_BACK}")
     seconds = from_text(ttl.seconds)
     if ttl.index is None:
         client[database].command("collMod", name, expireAfterSeconds="off" if off else seconds)
@@ -200,7 +199,7 @@ def _create_views(client: Client, views: Sequence[View], *, replace: bool) -> No
         if other and not replace:
             raise RestoreError(
                 f"The view {view.database}.{view.name} was made or changed since the swap was planned.",
-                "Stop what uses the database; then drop that view and try again, or take the roll back.",
+                f"Stop what uses the database. {ROLLS_BACK}",
             )
         if other:
             log.warning("the view %s.%s was made since the swap and is dropped; it was %s", view.database, view.name, to_text(other))

@@ -65,7 +65,7 @@ class Series(_Item):
         return f"{self.database}.{self.name}"
 
 
-class SwitchPlan(_Frozen):
+class SwapPlan(_Frozen):
     """Everything that a swap changes."""
 
     moves: tuple[Move, ...] = ()
@@ -97,7 +97,7 @@ def make_plan(
     restored: Sequence[Namespace],
     staged: Sequence[Namespace],
     missing: Collection[tuple[str, str]],
-) -> SwitchPlan:
+) -> SwapPlan:
     """Work out a swap.
 
     Args:
@@ -112,7 +112,7 @@ def make_plan(
     """
     uuids = {(namespace.database, namespace.name): namespace.uuid for namespace in staged if namespace.type == "collection"}
     changed = {view.full for view in _views(live)} - _same(live, restored)
-    return SwitchPlan(
+    return SwapPlan(
         moves=tuple(_moves(restore_id, live, restored, uuids)),
         ttls=tuple(ttl for namespace in live if namespace.type == "collection" for ttl in _ttls(namespace)),
         views_before=tuple(_view(view) for view in _views(live) if view.full in changed),
@@ -134,7 +134,7 @@ def _moves(restore_id: str, live: Sequence[Namespace], restored: Sequence[Namesp
         if new.type == "collection":
             place = (new.database, new.name)
             if place not in uuids:
-                raise RestoreError(f"{new.full} is not staged.", "Start the restore again; somebody dropped what it had staged.")
+                raise RestoreError(f"{new.full} is not staged.", "Somebody dropped what was staged. Trigger a new restore.")
             if place in aside:
                 yield aside.pop(place)
             yield Move(database=new.database, uuid=uuids[place], old=mark("stage", restore_id, new.name), new=new.name)

@@ -16,6 +16,7 @@ from typing import IO, Any
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.files import empty_folder
 from recovery.common.units import human_size
+from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.catalog import BUCKETS, Namespace, data_path, mark, metadata, metadata_path, read_database
@@ -58,7 +59,7 @@ def set_aside(target: Target, restore: RestoreView, series: Sequence[Series]) ->
     """Save live series to files, verify the files, and drop the series.
 
     Raises:
-        ProofError: if a file does not hold what was read.
+        VerificationError: if a file does not hold what was read.
     """
     for one in series:
         if (one.database, one.name) not in said(restore, SAVED):
@@ -86,7 +87,9 @@ def _save(client: Client, series: Series, folder: Path) -> Facts:
     with path.open("rb") as stream:
         written = digest(blocks(stream))
     if written != read:
-        raise VerificationError(f"{path} does not hold what was read from {live.full}.", "Check the staging disk; nothing was changed.")
+        raise VerificationError(
+            f"{path} does not hold what was read from {live.full}.", f"Check the staging disk. This series is still live. {ROLLS_BACK}"
+        )
     return read
 
 
@@ -107,13 +110,13 @@ def bring(target: Target, restore: RestoreView, source: Path, series: Sequence[S
         expected: ``count``, ``digest`` and ``bytes`` by ``<database>.<name>``.
 
     Raises:
-        ProofError: if one is not what the set has.
+        VerificationError: if one is not what the set has.
         RestoreError: if something else took its name meanwhile.
     """
     missing = [one for one in series if (one.database, one.name) not in said(restore, LOADED)]
     _make_room(target, restore, LOADING, missing)
     _load(target, source, missing, restore.folder / "loading", mark("stage", restore.id), "")
-    _prove(target, [(one, one.name) for one in missing], expected)
+    _verify(target, [(one, one.name) for one in missing], expected)
     for one in missing:
         facts = {fact: expected[one.full][fact] for fact in _FACTS}
         restore.record(LOADED, database=one.database, name=one.name, uuid=uuid_of(target.client, one), **facts)
@@ -145,14 +148,14 @@ def _keep_writes(target: Target, restore: RestoreView, one: Series) -> None:
     prefix = mark("replaced", restore.id)
     log.warning("the time series %s is not as it was loaded; it is set aside as %s%s", one.full, prefix, one.name)
     _load(target, restore.folder / "replaced", [one], restore.folder / "replacing", "", prefix)
-    _prove(target, [(one, prefix + one.name)], {f"{one.database}.{prefix}{one.name}": kept})
+    _verify(target, [(one, prefix + one.name)], {f"{one.database}.{prefix}{one.name}": kept})
 
 
 def bring_back(target: Target, restore: RestoreView, series: Sequence[Series]) -> None:
     """Load what :func:`set_aside` saved under its own name again, where the live one is gone.
 
     Raises:
-        ProofError: if it is not what was saved.
+        VerificationError: if it is not what was saved.
         RestoreError: if something else took its name meanwhile.
     """
     saved = said(restore, SAVED)
@@ -160,7 +163,7 @@ def bring_back(target: Target, restore: RestoreView, series: Sequence[Series]) -
     gone = [one for one in gone if (one.database, one.name) not in said(restore, RETURNED)]
     _make_room(target, restore, RETURNING, gone)
     _load(target, saved_folder(restore), gone, restore.folder / "returning", "", "")
-    _prove(target, [(one, one.name) for one in gone], {one.full: saved[one.database, one.name] for one in gone})
+    _verify(target, [(one, one.name) for one in gone], {one.full: saved[one.database, one.name] for one in gone})
     for one in gone:
         _set_ttl(target.client, saved_folder(restore), one)
         restore.record(RETURNED, database=one.database, name=one.name)
@@ -185,7 +188,7 @@ def _make_room(target: Target, restore: RestoreView, step: str, series: Sequence
         if (one.database, one.name) not in begun or not _as_loaded(entry, step):
             raise RestoreError(
                 f"{one.full} was created while its location was empty: something still writes.",
-                f"Stop what uses the database, rename or drop {one.full}; then try again, or take the roll back.",
+                f"Stop what uses the database, and rename or drop {one.full}. {ROLLS_BACK}",
             )
         client.drop_collection(one.name)
 
@@ -202,7 +205,7 @@ def keep(target: Target, restore: RestoreView, series: Sequence[Series]) -> None
     prefix = mark("before", restore.id)
     _load(target, saved_folder(restore), wanted, restore.folder / "keeping", "", prefix)
     facts = {f"{one.database}.{prefix}{one.name}": saved[one.database, one.name] for one in wanted}
-    _prove(target, [(one, prefix + one.name) for one in wanted], facts)
+    _verify(target, [(one, prefix + one.name) for one in wanted], facts)
     for one in wanted:
         restore.record(KEPT, database=one.database, name=one.name)
 
@@ -217,7 +220,10 @@ def _load(target: Target, source: Path, series: Sequence[Series], folder: Path, 
     wanted = {(one.database, old + one.name) for one in series}
     chosen = [namespace for namespace in definitions(source) if (namespace.database, namespace.name) in wanted]
     if len(chosen) != len(wanted):
-        raise RestoreError(f"Files of time series are missing below {source}.", "Staging lost them; start the restore again.")
+        raise RestoreError(
+            f"Staging has lost files of time series below {source}.",
+            "Trigger a new restore. In a rollback these files were the previous data: restore the time series from another set.",
+        )
     if new:
         for one in series:
             target.client[one.database].drop_collection(new + one.name)
@@ -227,7 +233,7 @@ def _load(target: Target, source: Path, series: Sequence[Series], folder: Path, 
     create_indexes(target, [to for _, to in renamed])
 
 
-def _prove(target: Target, series: Sequence[tuple[Series, str]], expected: dict[str, Facts]) -> None:
+def _verify(target: Target, series: Sequence[tuple[Series, str]], expected: dict[str, Facts]) -> None:
     found = live_digests(target.client, [(one.database, BUCKETS + name) for one, name in series], target.jobs)
     for one, name in series:
         facts = found[one.database, BUCKETS + name]
@@ -235,7 +241,7 @@ def _prove(target: Target, series: Sequence[tuple[Series, str]], expected: dict[
         if facts != wanted:
             raise VerificationError(
                 f"The time series {one.database}.{name} was loaded with {facts}, not {wanted}.",
-                "Take the roll back; then find out what wrote.",
+                f"Find out what wrote. {ROLLS_BACK}",
             )
 
 

@@ -1,13 +1,4 @@
-"""Users and roles: which of them a source's databases need, how they lie in a dump, and bringing back missing ones.
-
-They lie where mongodump puts them, so that stock mongorestore takes them:
-
-- all databases are the source: ``admin/system.users.bson``, ``admin/system.roles.bson``, for ``mongorestore --dir``;
-- databases are named: ``<db>/$admin.system.users.bson``, ``<db>/$admin.system.roles.bson``, for
-  ``mongorestore --restoreDbUsersAndRoles --db <db>``. Then those of these databases, those who were granted anything
-  in them, and what these build on. An account of another database (mostly ``admin``) lies in that one's folder; who
-  only holds a role over every database, such as ``root``, is not one of theirs.
-"""
+"""Users and roles that a server lacks: brought back, and dropped in a rollback."""
 
 from __future__ import annotations
 

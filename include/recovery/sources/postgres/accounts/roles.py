@@ -12,6 +12,7 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.files import empty_folder
+from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
@@ -28,7 +29,7 @@ _AWAKEN = "awaken"
 
 
 def globals_artifact(restore: RestoreView) -> str | None:
-    """The artifact with the roles; None if the set or the choice of the run has none."""
+    """The artifact with the roles; None if the set has none."""
     for artifact in restore.artifacts():
         if next(restore.rows(artifact, "server"), None):
             return artifact
@@ -107,7 +108,7 @@ def awaken(connection: Connection, restore: RestoreView) -> None:
 
     Raises:
         RestoreError: if one is gone.
-        ProofError: if a member has not what the set has.
+        VerificationError: if a member has not what the set has.
     """
     known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     created = known.keys() & set(created_roles(restore))
@@ -138,7 +139,7 @@ def _check_members(connection: Connection, members: Mapping[str, list[list[Any]]
     """Roles that were there before must have of their groups what the set has; whoever creates a group has more.
 
     Raises:
-        ProofError: if they have not.
+        VerificationError: if they have not.
     """
     now = {name: facts for _, name, facts in server_globals.role_rows(connection) if name in members}
     lacking = []
@@ -150,7 +151,7 @@ def _check_members(connection: Connection, members: Mapping[str, list[list[Any]]
     if lacking:
         raise VerificationError(
             f"Members of the restored roles have less of them than the set has: {', '.join(lacking)}.",
-            "This is rolled back; report it.",
+            f"The statements were undone; report it. {ROLLS_BACK}",
         )
 
 
@@ -175,7 +176,7 @@ def drop_role(connection: Connection, restore: RestoreView, role: str) -> None:
     facts = next((facts for _, name, facts in server_globals.role_rows(connection) if name == role), None)
     if facts is None:
         return
-    if not server_globals.is_asleep(facts) or facts["comment"] != server_globals.asleep_mark(restore.id):
+    if server_globals.waits_for(facts) != restore.id:
         log.info("role %s, which this restore created, is in use or another restore's by now, and stays", role)
         return
     try:

@@ -7,7 +7,6 @@ restore, one role a line with its password hash. The rows of the contents hold n
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,8 +17,6 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from recovery.common.errors import RestoreError
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.postgres.client import Connection, translated_errors
-
-log = logging.getLogger(__name__)
 
 _ROLES: LiteralString = """SELECT r.rolname, jsonb_build_object(
       'superuser', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole, 'createdb', r.rolcreatedb, 'login', r.rolcanlogin,
@@ -77,7 +74,7 @@ _LISTS = {
 """Settings whose value is a list of names, stored as quoted (``GUC_LIST_QUOTE`` in PostgreSQL's source)."""
 _PROVIDERS: dict[str, LiteralString] = {"c": "libc", "i": "icu", "b": "builtin"}
 """Who knows the rules of a locale, by ``pg_database.datlocprovider``."""
-_ASLEEP = re.compile(r"created by restore ([0-9a-f]{8}), asleep until its swap")
+_ASLEEP = re.compile(r"created by restore ([0-9a-f]{8}), asleep until its switch")
 
 
 def asleep_mark(restore_id: str) -> str:
@@ -85,7 +82,7 @@ def asleep_mark(restore_id: str) -> str:
 
     It lies on the server, so that any restore, whatever staging it has, can tell such a role from one that somebody locked.
     """
-    return f"created by restore {restore_id}, asleep until its swap"
+    return f"created by restore {restore_id}, asleep until its switch"
 
 
 def is_asleep(facts: Facts) -> bool:

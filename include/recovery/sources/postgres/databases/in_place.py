@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from recovery.common.errors import RestoreError
+from recovery.common.wording import ROLLS_BACK
 from recovery.sources.base import RestoreView, announce_drop
 from recovery.sources.postgres.accounts.roles import asleep, awaken, create_roles, created_roles, drop_role, roles
 from recovery.sources.postgres.blockers import blockers
@@ -85,7 +86,7 @@ def _refuse_blocked(connection: Connection, chosen: Sequence[Target]) -> None:
     """Nothing is dropped if one of the databases can't be."""
     found = [finding.text for target in chosen for finding in blockers(connection, target) if finding.level == "refusal"]
     if found:
-        raise RestoreError(" ".join(found), "Then run the task again.")
+        raise RestoreError(" ".join(found), ROLLS_BACK)
 
 
 def _put_to_sleep(connection: Connection, restore: RestoreView) -> None:

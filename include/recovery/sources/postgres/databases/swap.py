@@ -11,6 +11,7 @@ from dataclasses import replace
 from psycopg.sql import SQL, Identifier, Literal
 
 from recovery.common.errors import RestoreError, VerificationError
+from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_diff import compare
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
@@ -45,7 +46,7 @@ def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target
         close(connection, [*live, *(target.stage for target in chosen)])
         with translated_errors("Swapping the databases", RestoreError), connection.transaction():
             for target in chosen:
-                _switch_one(connection, target, target.name in live)
+                _swap_one(connection, target, target.name in live)
             awaken(connection, restore)
     log.info("swapped: %s", ", ".join(target.name for target in chosen))
 
@@ -105,7 +106,7 @@ def _as_begun(restore: RestoreView, chosen: Sequence[Target]) -> Sequence[Target
 
 def _refuse_unstaged(connection: Connection, chosen: Sequence[Target]) -> None:
     if missing := [target.stage for target in chosen if _lets_in(connection, target.stage) is None]:
-        raise RestoreError(f"There is no staged database {', '.join(missing)} to swap to.", "Start the restore again.")
+        raise RestoreError(f"There is no staged database {', '.join(missing)} to swap to.", "Trigger a new restore.")
 
 
 def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
@@ -114,7 +115,7 @@ def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
     if found := connection.execute("SELECT database, gid FROM pg_prepared_xacts WHERE database = ANY (%s)", [names]).fetchall():
         raise RestoreError(
             f"Prepared transactions block the swap: {', '.join(f'{gid!r} in {database}' for database, gid in found)}.",
-            "COMMIT PREPARED or ROLLBACK PREPARED them, then start the restore again.",
+            f"COMMIT PREPARED or ROLLBACK PREPARED them. {ROLLS_BACK}",
         )
 
 
@@ -134,7 +135,7 @@ def close(connection: Connection, databases: Sequence[str]) -> None:
         deadline = time.monotonic() + _END_SESSIONS_WITHIN
         while left := _end_sessions(connection, databases):
             if time.monotonic() > deadline:
-                raise RestoreError(f"Sessions do not end: {', '.join(left)}.", "End them at the server, then run the task again.")
+                raise RestoreError(f"Sessions do not end: {', '.join(left)}.", f"End them at the server. {ROLLS_BACK}")
             time.sleep(0.1)
 
 
@@ -153,7 +154,7 @@ def rename(connection: Connection, old: str, new: str) -> None:
     connection.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(old), Identifier(new)))
 
 
-def _switch_one(connection: Connection, target: Target, has_live: bool) -> None:
+def _swap_one(connection: Connection, target: Target, has_live: bool) -> None:
     if has_live:
         rename(connection, target.name, target.before)
     rename(connection, target.stage, target.name)
@@ -165,7 +166,7 @@ def dress(connection: Connection, target: Target) -> None:
     """Make a database that has the live name what the set has on the outside: owner, rights, settings, comment.
 
     Raises:
-        ProofError: if it is not that afterwards.
+        VerificationError: if it is not that afterwards.
     """
     for statement in server_globals.database_statements(target.name, target.facts):
         connection.execute(statement)
@@ -173,7 +174,7 @@ def dress(connection: Connection, target: Target) -> None:
     if differences := compare([("database", target.name, target.facts)], [("database", target.name, found or {})]):
         raise VerificationError(
             f"The settings of the restored database are not the set's: {'; '.join(map(str, differences))}.",
-            "This is rolled back; report it.",
+            f"The statements were undone; report it. {ROLLS_BACK}",
         )
 
 

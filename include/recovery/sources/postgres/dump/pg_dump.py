@@ -202,7 +202,7 @@ def _dump_database(
         "--no-password",
         f"--dbname={server.target(snapshot.database)}",
     ]
-    # The dump is scratch: it is read whole and checked before it counts, so its blocks need not reach the disk.
+    # The dump is temporary: it is read whole and checked before it counts, so its blocks need not reach the disk.
     argv += ["--no-sync"] + (["--no-unlogged-table-data"] if server.about.standby else [])
 
     def heard(line: str) -> None:

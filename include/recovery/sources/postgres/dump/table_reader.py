@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,6 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.dump import archive
 
-log = logging.getLogger(__name__)
-
 _TABLE_ENDS = b"\\."
 _LARGE_OBJECT_PART = 1 << 20
 
@@ -29,6 +26,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
 
     Raises:
         ToolError: if a table can't be read.
+        VerificationError: if the server refuses, or psql gave fewer tables than were asked for.
     """
     with server.connect(database) as connection, translated_errors(f"Preparing to read the tables of {database}", VerificationError):
         rows = connection.execute("SELECT name FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL", [list(tables)]).fetchall()

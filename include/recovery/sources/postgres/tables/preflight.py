@@ -27,7 +27,7 @@ def needed_bytes(part: Chosen) -> int:
 
 
 def unpacked_bytes(part: Chosen) -> int:
-    """Room in the scratch folder for the rows while they are staged."""
+    """Room in staging for the rows while they are staged."""
     return int(part.bytes * 1.05) + (64 << 20)
 
 

@@ -82,12 +82,12 @@ def _scripts(server: Server, part: Chosen) -> tuple[bytes, bytes]:
 def swap_tables(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """Put the staged tables in the place of the live ones, each database in one transaction. Done again, it resumes."""
     for part in parts:
-        _switch_database(server, restore, part)
+        _swap_database(server, restore, part)
         with server.maintenance([part.target.stage]) as connection:
             drop(connection, part.target.stage)
 
 
-def _switch_database(server: Server, restore: RestoreView, part: Chosen) -> None:
+def _swap_database(server: Server, restore: RestoreView, part: Chosen) -> None:
     with server.connect(part.target.name) as live:
         if _is_swapped(live, restore):
             log.info("the tables of %s are swapped already", part.target.name)
@@ -106,7 +106,7 @@ def _switch_database(server: Server, restore: RestoreView, part: Chosen) -> None
 
 def _refuse_unstaged(server: Server, part: Chosen) -> None:
     if part.target.stage not in server.databases():
-        raise RestoreError(f"There is no staged database {part.target.stage} to swap to.", "Start the restore again.")
+        raise RestoreError(f"There is no staged database {part.target.stage} to swap to.", "Trigger a new restore.")
 
 
 def _is_swapped(live: Connection, restore: RestoreView) -> bool:
@@ -132,7 +132,7 @@ def _put_in_place(
         staged: where the rows are; None for a rehearsal.
 
     Raises:
-        ProofError: if what is there then is not equal to the set, or something else has changed.
+        VerificationError: if what is there then is not equal to the set, or something else has changed.
     """
     out, linked = swap.locked(live, partial(leaving, live, part), part.names, waiting_for)
     unchanged = swap.rest(live, {relation.qualified for relation in out})
@@ -236,7 +236,7 @@ def _drop_created(live: Connection, schemas: Iterable[str]) -> None:
 # The end ----------------------------------------------------------------------------------------------------------------
 
 
-def finalize(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
+def finalize(restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """The set-aside tables stay; nothing had to wait."""
     for part in parts:
         log.info("the replaced tables of %s are kept in schemas ...%s", part.target.name, swap.aside("", "before", restore.id))
@@ -284,7 +284,7 @@ def drop_replaced(server: Server, restore: RestoreView, parts: Sequence[Chosen])
 
 
 def locations(server: Server, parts: Sequence[Chosen]) -> set[Location]:
-    """The databases that the parts land in."""
+    """The databases that the parts are restored into."""
     return {location_of(server, part.target.name) for part in parts}
 
 

@@ -11,6 +11,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError, SourceUnreachable
+from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_diff import Difference, compare
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
@@ -80,7 +81,7 @@ def at_once(server: Server, connection: Connection, doing: str) -> Iterator[list
         holders = "; ".join(f"{who} holds {', '.join(dict.fromkeys(names))}" for who, names in found.items())
         raise RestoreError(
             f"{doing}: sessions hold locks for longer than {LOCK_TIMEOUT}: {holders or 'they are gone by now'}. Nothing was changed.",
-            "End what they do (pg_terminate_backend), then clear this task.",
+            f"End what they do (pg_terminate_backend). {ROLLS_BACK}",
             retryable=True,
         ) from error
 
@@ -101,7 +102,7 @@ def found_uses(connection: Connection, out: Sequence[Relation], returning: Colle
     found = uses(connection, out, returning)
     if found.refused:
         raise RestoreError(
-            f"Not restored, since it would be left with the old tables: {'; '.join(found.refused)}.",
+            f"Tables can't be swapped, since this would be left with those that leave: {'; '.join(found.refused)}.",
             "Drop it before and create it again afterwards, restore it too, or restore the whole database.",
         )
     return found
@@ -129,7 +130,11 @@ def locked(
     if tables:
         connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(tables)))
     if [each.oid for each in find()] != [each.oid for each in out] or found_uses(connection, out, returning) != linked:
-        raise RestoreError("Others changed the tables, or what uses them, while these were locked.", "Clear this task.", retryable=True)
+        raise RestoreError(
+            "Others changed the tables, or what uses them, while these were locked.",
+            f"Stop what changes them. {ROLLS_BACK}",
+            retryable=True,
+        )
     return out, linked
 
 
