@@ -82,7 +82,7 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
         (
             sources(mongo={"a": {"connection": "m1", "collections": ["s.a"]}, "b": {"connection": "m2", "databases": ["t"]}})
             | target(mongo={"a": {"connection": "spare"}, "b": {"connection": "spare", "databases": {"t": "s"}}}),
-            "sources.mongo.b: s.a of spare is where mongo.a goes",
+            "sources.mongo.b: s.a of spare is what mongo.a is restored to",
         ),
         (
             sources(files={"all": {"path": "HOME"}, "uploads": {"path": "HOME/storage"}}),

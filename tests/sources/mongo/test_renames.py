@@ -228,8 +228,8 @@ def test_preflight_warns_of_target_names_for_data_missing_from_the_set(mongo_ser
     texts = [
         finding.text for finding in source.preflight(LocalRestore(set_folder, tmp_path / "work")).findings if finding.level == "warning"
     ]
-    assert [text for text in texts if f"another name for {db.name}.oen" in text]
-    assert [text for text in texts if "another name for not," in text]
+    assert [text for text in texts if f"renames {db.name}.oen, which" in text]
+    assert [text for text in texts if "renames not, which" in text]
 
 
 def test_view_text_without_renamed_collections_is_unchanged_to_the_letter():

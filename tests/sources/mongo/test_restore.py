@@ -223,7 +223,7 @@ def test_swap_creates_only_missing_users_and_rollback_drops_the_created_users(se
     restore = LocalRestore(set_folder, tmp_path / "work")
     texts = [finding.text for finding in source.preflight(restore).findings]
     assert any("Made at the swap" in text and "lost" in text and "helper" in text and "kept" not in text for text in texts)
-    assert any("left as they are" in text and "kept" in text and "lost" not in text for text in texts)
+    assert any("stay as they are" in text and "kept" in text and "lost" not in text for text in texts)
     source.stage(restore)
     source.swap(restore)
     with server.client(username="lost", password="old one", authSource=db.name) as lost:
