@@ -191,6 +191,24 @@ def test_table_is_restored_with_its_dependent_objects_and_rolled_back(site, live
     assert not any("__stage_" in name for name in site.databases())
 
 
+def test_rollback_by_hand_as_in_the_runbook_is_recognized(site, live, parts):
+    site.sql("shop", f"DELETE FROM {ODD}.left")
+    before = everything(site)
+    restore = live(f"shop.{ODD}.left")
+    parts.staged(restore)
+    parts.swap(restore)
+    previous, replaced = (ODD[:-1] + f'__{kind}_{restore.id}"' for kind in ("before", "replaced"))
+    site.sql(
+        "shop",
+        f"CREATE SCHEMA {replaced}; ALTER TABLE {ODD}.left SET SCHEMA {replaced}",
+        f"ALTER TABLE {previous}.left SET SCHEMA {ODD}; DROP SCHEMA {previous}",
+    )
+    parts.roll_back(restore)
+    parts.discard(restore)
+    assert everything(site) == before
+    assert aside(site) == set()
+
+
 def test_table_swap_repoints_a_view_whose_definition_the_server_rewrites(site, live, parts):
     literal = "EXISTS (SELECT 'x', NULL FROM shop.customer d WHERE d.id = c.id) AND mood::text IN (SELECT 'sad' UNION SELECT 'b')"
     site.sql("shop", f"CREATE VIEW other.literal AS SELECT id, (SELECT 'y') FROM shop.customer c WHERE {literal}", LOST)
