@@ -49,9 +49,18 @@ def test_gate_mail_has_the_gate_text_unrendered_and_escaped(plan, smtp):
     mail.gate_waits("small", "plan", "Replaces table {{ dag_run }} and {% raw %} <script>\nä", context())
     subject, text = text_of(smtp.messages[0])
     assert subject == "[small] restore waits for approval: plan"
+    assert "/dags/small_backup/runs/" in text
     assert "&lt;script&gt;" in text
     assert "&#123;&#123; dag_run }}" in text
     assert "ä" in text
+
+
+def test_mail_of_missing_acceptance_has_the_run_and_the_days_of_replaced_data(plan, smtp):
+    mail.nobody_accepted(plan, context())
+    subject, text = text_of(smtp.messages[0])
+    assert subject == "[small] restored system was NOT accepted in time"
+    assert "The replaced data stays for 7 d." in text
+    assert "/dags/small_backup/runs/" in text
 
 
 def test_gate_mail_that_cannot_be_sent_is_logged_and_raises_no_error(plan, monkeypatch, caplog):

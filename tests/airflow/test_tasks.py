@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk import DAG, TaskGroup
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from recovery.airflow import tasks
 from recovery.common.errors import RestoreError, RestoreUnderWay
-from tests.support.restore_driver import run_until
+from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
 
 
@@ -53,3 +54,18 @@ def test_restore_task_is_refused_when_the_journal_is_missing_after_choose_set(sy
     tasks.refuse_lost(lost, instance("failed"))
     (tmp_path / "moved").rename(staging)
     tasks.refuse_lost(lost, instance("success"))
+
+
+def test_failed_task_of_a_source_is_reported_by_its_whole_task_id(system, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "gate cutover")
+    monkeypatch.setattr(tasks, "restore_session", lambda plan, dag_run: run)
+
+    def fail(session, source):
+        raise RestoreError("It fails.", "Nothing.")
+
+    with DAG("small_restore"), TaskGroup("cutover"):
+        made = tasks.of_restored_source(fail, "files.uploads", system.plan(), "files.uploads").operator
+    with pytest.raises(AirflowFailException, match="It fails"):
+        made.python_callable("small", "files.uploads", ti=SimpleNamespace(task_id=made.task_id))
+    assert "Nothing live was replaced: cutover.files.uploads failed, its log says why." in teardown(run)

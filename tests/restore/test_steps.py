@@ -620,6 +620,15 @@ def test_tasks_are_refused_when_earlier_tasks_were_only_marked_as_done(system):
     assert_unchanged(system, run)
 
 
+def test_start_of_services_before_cutover_is_refused(system):
+    run = system.restore()
+    run_until(system, run, "gate cutover")
+    with pytest.raises(RestoreError, match=r"config\.settings, files\.uploads was not cut over; marking a task"):
+        restore_steps.start_services(run)
+    teardown(run)
+    assert_unchanged(system, run)
+
+
 # Services -------------------------------------------------------------------------------------------------------------
 
 

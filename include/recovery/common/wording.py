@@ -1,13 +1,13 @@
-"""Words that messages share: lists of names, and how a failed cutover goes on."""
+"""Words that messages share: lists of names, and how a failed restore goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 ROLLS_BACK = (
-    "A failed cutover rolls itself back: then trigger a new restore. After a failed rollback, clear roll_back, discard and report together."
+    "A failed restore rolls itself back: then trigger a new one. If the rollback failed, clear roll_back, discard and report together."
 )
-"""What follows an error that a cutover and a rollback can both meet."""
+"""What follows an error that any step of a restore and its rollback can meet."""
 
 
 def shortened(names: Sequence[object], *, at_most: int = 20, between: str = ", ") -> str:

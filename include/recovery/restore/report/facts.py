@@ -156,16 +156,17 @@ def _set_aside(session: RestoreSession, ended: datetime) -> list[dict[str, Any]]
     for source_id in request.sources:
         until: str | None = iso(ended + session.plan.keep_replaced)
         if state.kept(session):
-            what, prefix = "the previous data", "__before_" if _copy_there(session, source_id) else ""
+            if not _copy_there(session, source_id):
+                continue
+            what, replaced = "the previous data", True
         elif source_id in state.cut_over_sources(session):
-            what, prefix, until = "both copies, until the rollback is complete", "__before_", None
+            what, replaced, until = "both copies, until the rollback is complete", True, None
         elif state.may_have_writes(session, source_id):
-            what, prefix = "the rejected data, with what was written to it", "__stage_"
+            what, replaced = "the rejected data, with what was written to it", False
         else:
             continue
-        if prefix:
-            mark = registry.source_class(kind_of(source_id)).mark_of(session.id, replaced=prefix == "__before_")
-            found.append({"source": source_id, "what": what, "mark": mark, "until": until})
+        mark = registry.source_class(kind_of(source_id)).mark_of(session.id, replaced=replaced)
+        found.append({"source": source_id, "what": what, "mark": mark, "until": until})
     return found
 
 

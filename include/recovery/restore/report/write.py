@@ -72,7 +72,7 @@ def _keep_with_set(session: RestoreSession, facts: dict[str, Any], *, over: bool
         key = session.context.signing_key()
     except RecoveryError as error:
         log.error("%s", error)
-        return [f"Nothing could be signed, so the set has no report and stays held: {error}"]
+        return [f"Nothing could be signed, so the set has no report, and stays held until maintenance releases it: {error}"]
     text = "restored" if facts["result"] == Outcome.SUCCESS else facts["result"]
     report = Record(
         kind="report", plan=session.plan.plan, set_id=facts["set"], time=now(), by=f"run {session.run_id}", text=text, facts=facts

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.common.paths import at, readable, text
-from recovery.common.wording import shortened
+from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_index import Facts
 from recovery.plan.location import Location, overlap
 from recovery.runners.base import Runner, need_shared_files
@@ -197,7 +197,7 @@ def remove(folder: Path, runner: Runner) -> None:
     if not os.path.lexists(folder):
         return
     if below := mounts_below(folder):
-        raise RestoreError(f"{folder} has mount points in it: {', '.join(below)}.", "Unmount them, then clear this task.")
+        raise RestoreError(f"{folder} has mount points in it: {', '.join(below)}.", f"Unmount them. {ROLLS_BACK}")
     for found in Walk(folder) if os.geteuid() else ():
         if found.kind == "folder":
             os.chmod(at(folder, found.path), stat.S_IRWXU)

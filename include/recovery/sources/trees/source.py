@@ -387,5 +387,5 @@ def translated_errors(source: str, what: str) -> Iterator[None]:
     except OSError as error:
         raise RestoreError(
             f"{source} could not be {what}: {error.strerror}, {readable(error.filename or '')}.",
-            f"Remove the obstacle. Before the cutover, clear this task. {ROLLS_BACK}",
+            f"Remove the obstacle. {ROLLS_BACK}",
         ) from error
