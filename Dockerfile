@@ -42,9 +42,10 @@ COPY plugins plugins
 COPY include include
 COPY dags dags
 COPY tools/compose tools/compose
+COPY tools/install.py tools/install.py
+RUN /opt/venv/bin/python tools/install.py
 
 ENV PATH=/opt/venv/bin:$PATH \
-    PYTHONPATH=/opt/recovery/include \
     PYTHONUNBUFFERED=1 \
     HOME=/opt/airflow \
     USER=airflow \

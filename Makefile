@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the lock files, and made again only when they change.
 
-RUN := PYTHONPATH=include:. .venv/bin/python
+RUN := .venv/bin/python
 PYTEST := .venv/bin/pytest
 READY := .venv/ready
 ARGS ?=
@@ -38,7 +38,7 @@ lint: $(READY) ## Check style, types, and which folder imports from which
 	@.venv/bin/ruff check --quiet --output-format concise
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
-	@PYTHONPATH=include .venv/bin/lint-imports --no-cache
+	@.venv/bin/lint-imports --no-cache
 
 # Index addresses and local folders of this machine have no place in a lock file.
 lock: export UV_FIND_LINKS :=
@@ -51,6 +51,6 @@ clean: ## Remove .venv and everything that was built
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache bench.json
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): requirements.txt requirements-dev.txt tools/setup.py $(wildcard tools/mongo/*)
+$(READY): requirements.txt requirements-dev.txt tools/setup.py tools/install.py $(wildcard tools/mongo/*)
 	@python3 tools/setup.py
 	@touch $@

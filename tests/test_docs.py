@@ -181,7 +181,8 @@ def commands(parser, words=()):
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_cli_commands_named_on_a_page_exist(page):
     known = {words[:2] for words in commands(command_line())}
-    named = re.findall(r"-m recovery ([a-z]+)(?: ([a-z]+))?", read(page))
+    named = re.findall(r"(?:`|^|bin/)recovery ([a-z]+)(?: ([a-z]+))?", read(page), re.MULTILINE)
+    assert "python -m recovery" not in read(page), "that imports what lies in the working folder"
     assert not [words for words in named if words not in known and words[:1] not in known]
 
 

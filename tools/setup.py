@@ -72,7 +72,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path = ROO
 
 
 def provide_python() -> None:
-    """Make .venv and install exactly what the two lock files name."""
+    """Make .venv and install exactly what the two lock files name, and this project."""
     if not usable(BIN / "python"):
         python = find_python()
         say(f"making {VENV.relative_to(ROOT)} with {python}")
@@ -81,6 +81,7 @@ def provide_python() -> None:
     say("installing what requirements.txt and requirements-dev.txt name")
     # compiled once here, or every Airflow process would compile 10,000 modules at its start
     run(uv, "pip", "sync", "--quiet", "--compile-bytecode", "--python", BIN / "python", *LOCKS)
+    run(BIN / "python", ROOT / "tools" / "install.py")
 
 
 def version_of(python: str | Path) -> tuple[int, int] | None:

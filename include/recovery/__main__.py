@@ -1,8 +1,11 @@
-"""``python -m recovery``: see :mod:`recovery.cli.main`."""
+"""What the command ``recovery`` runs, as ``python -I -m recovery``: see :mod:`recovery.cli.main`, and ``tools/install.py``."""
 
 import sys
 
 from recovery.cli.main import main
 
 if __name__ == "__main__":
+    if not sys.flags.isolated:
+        sys.stderr.write("Without -I, Python imports what somebody put into the working folder. Run the command recovery instead.\n")
+        sys.exit(2)
     sys.exit(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from bson import Timestamp
 
+from recovery.crypto.key_kit import create_keys
 from recovery.sets.transfer import upload_set
 from sandbox import fingerprints, toolchain
 from sandbox.servers import Mongo, Postgres, postgres_bin
@@ -59,7 +60,7 @@ def original(server_folder, postgres_server, mongo_server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guide(original, s3_server, tmp_path_factory):
-    """The set as somebody copied it out of a bucket, object by object, with what the recovery kit has beside it."""
+    """The set as somebody copied it out of a bucket, object by object, with what somebody else had put there."""
     bucket = s3_destination(s3_server)
     upload_set(original.folder / "near" / "small" / original.set_id, bucket)
     folder = tmp_path_factory.mktemp("fetched") / "set"
@@ -68,8 +69,12 @@ def guide(original, s3_server, tmp_path_factory):
         path = folder / entry["Key"].removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
         client.download_file(bucket._bucket, entry["Key"], str(path))
+    foreign = create_keys(tmp_path_factory.mktemp("foreign"), "foreign").folder
     for name in ("identity.txt", "public.pem"):
-        shutil.copy(original.keys.folder / name, folder)
+        shutil.copy(foreign / name, folder)
+    planted = folder / "restored" / "files" / "uploads" / "uploads" / "planted"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("from whoever can write to the bucket")
     return folder
 
 
@@ -90,12 +95,15 @@ def commands(guide: Path, section: str = "") -> list[str]:
 
 
 @pytest.fixture
-def execute(programs):
-    """Run commands of the guide in its folder, as a shell that finds nothing but the named programs."""
+def execute(programs, original, tmp_path):
+    """Run commands of the guide in a new folder, as a shell that finds nothing but the named programs."""
+    folder = tmp_path / "new folder"
+    folder.mkdir()
 
     def run(guide, block, **environment):
-        environ = {"PATH": str(programs), "HOME": str(guide), "LC_ALL": "C.UTF-8"} | environment
-        return subprocess.run([str(programs / "sh"), "-euc", block], cwd=guide, env=environ, capture_output=True, text=True, check=False)
+        environ = {"PATH": str(programs), "HOME": str(folder), "LC_ALL": "C.UTF-8", "SET": str(guide), "KIT": str(original.keys.folder)}
+        argv = [str(programs / "sh"), "-euc", block]
+        return subprocess.run(argv, cwd=folder, env=environ | environment, capture_output=True, text=True, check=False)
 
     return run
 
@@ -133,7 +141,7 @@ def test_restore_guide_commands_detect_a_changed_pack_and_a_changed_manifest(gui
     (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace("openmanus", "otherwise", 1))
     assert execute(copy, signature).returncode != 0
     checked = {line.split("  ", 1)[1] for line in files.splitlines() if re.match("[0-9a-f]{64}  ", line)}
-    rest = {"manifest.json", "manifest.json.sig", "RESTORE.md", "identity.txt", "public.pem"}
+    rest = {"manifest.json", "manifest.json.sig", "RESTORE.md", "identity.txt", "public.pem", "restored/files/uploads/uploads/planted"}
     assert checked == {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} - rest
 
 

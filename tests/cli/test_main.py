@@ -1,7 +1,5 @@
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from recovery.cli.main import main
 from recovery.common.connections import Endpoint
 from recovery.crypto.recipients import parse_identity
 from recovery.crypto.signing import SigningKey
+from tests.support.processes import RECOVERY
 
 ROOT = Path(recovery.__file__).parents[2]
 
@@ -83,10 +82,7 @@ def test_keys_create_refuses_to_overwrite_a_kit(tmp_path, capsys):
     ],
 )
 def test_cli_user_error_gives_a_message_and_exit_status_2(arguments, tmp_path):
-    environ = os.environ | {"PYTHONPATH": str(ROOT / "include")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "recovery", *arguments], check=False, capture_output=True, text=True, env=environ, cwd=tmp_path
-    )
+    ended = subprocess.run([RECOVERY, *arguments], check=False, capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 2
     assert ended.stderr.strip()
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""``python -m recovery sets|show|verify``: sets read where they lie, with the recovery kit and nothing else."""
+"""``recovery sets|show|verify``: sets read where they lie, with the recovery kit and nothing else."""
 
 import json
 import os
@@ -7,13 +7,11 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pyrage
 import pytest
 import zstandard
 
-import recovery
 from recovery.cli.main import main
 from recovery.common.units import iso
 from recovery.crypto.key_kit import create_keys
@@ -148,17 +146,16 @@ def test_sets_and_verify_read_a_bucket_without_airflow(kept, s3_server, tmp_path
     """As on a machine that only has Python: importing Airflow fails, and the keys are in the environment."""
     bucket = s3_destination(s3_server)
     upload_set(kept.set_folders(kept.sets[FULL])[0], bucket)
-    (tmp_path / "airflow").mkdir()
-    (tmp_path / "airflow" / "__init__.py").write_text("raise ImportError('there is no Airflow here')")
+    without_airflow = "import sys; sys.modules['airflow'] = None; from recovery.cli.main import main; sys.exit(main())"
     environ = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(recovery.__file__).parents[1])]),
+        "PATH": os.environ["PATH"],
         "AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key, "AWS_DEFAULT_REGION": "us-east-1",
         "HOME": str(tmp_path),
     }  # fmt: skip
 
     def run(*arguments):
         kit = ["--public-key", kept.keys.folder / "public.pem", "--endpoint-url", s3_server.url]
-        argv = [sys.executable, "-m", "recovery", *arguments, *kit]
+        argv = [sys.executable, "-I", "-c", without_airflow, *arguments, *kit]
         return subprocess.run([str(part) for part in argv], capture_output=True, text=True, env=environ, check=False)
 
     listed = run("sets", f"{bucket.describe()}/")
@@ -181,6 +178,16 @@ def test_sets_and_verify_read_a_bucket_without_airflow(kept, s3_server, tmp_path
     refused = run("verify", bucket.describe(), "latest")
     assert refused.returncode == 2
     assert "AWS_ variables" in refused.stderr
+
+
+def test_a_public_key_that_lies_beside_the_sets_is_refused(kept, place, capsys):
+    """Somebody who can write there made it, and signed other sets with it."""
+    key = shutil.copyfile(kept.keys.folder / "public.pem", place / "bare" / "public.pem")
+    link = place.parent / "link"
+    link.symlink_to(key)
+    for named in (key, link):
+        assert main(["verify", str(place), "--all", "--public-key", str(named)]) == 2
+        assert "Name public.pem of the recovery kit" in capsys.readouterr().err
 
 
 def flip(path):

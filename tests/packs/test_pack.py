@@ -18,6 +18,7 @@ from recovery.common.errors import ArtifactError, SourceError
 from recovery.packs.artifact import Artifact, Member, members_below, read_listing, write_listing
 from recovery.packs.pack import Pack, open_pack, read_members, safe_name, seal
 from tests.support.packs import HARD_NAMES, IDENTITY, RECIPIENT, compressed, hard_tree, pack, read, sealed_stream, unpack
+from tests.support.processes import plant
 from tests.support.sets import run_python
 
 
@@ -37,6 +38,18 @@ def seen(root):
 @pytest.fixture
 def tree(tmp_path):
     return hard_tree(tmp_path / "root")
+
+
+def test_open_pack_in_a_folder_with_planted_modules_imports_none_of_them(tree, tmp_path, monkeypatch):
+    (one,), _ = pack(tree, tmp_path / "out")
+    marker = tmp_path / "imported"
+    (tmp_path / "planted").mkdir()
+    plant(tmp_path / "planted", marker)
+    monkeypatch.chdir(tmp_path / "planted")
+    monkeypatch.setenv("PYTHONPATH", ":.")
+    with (tmp_path / "out" / one.file).open("rb") as sealed, open_pack(sealed, one, [IDENTITY]) as stream:
+        assert list(read_members(stream))
+    assert not marker.exists(), marker.read_text()
 
 
 # There and back -----------------------------------------------------------------------------------------------------

@@ -142,12 +142,12 @@ def test_plans_are_frozen(tmp_path):
 
 def test_plan_schema_file_is_current():
     kept = json.loads((DEFAULT_FOLDER / "plan.schema.json").read_text())
-    assert kept == plan_schema(), "run: python -m recovery plans schema > include/plans/plan.schema.json"
+    assert kept == plan_schema(), "run: recovery plans schema > include/plans/plan.schema.json"
 
 
 def test_shipped_plan_names_the_missing_recipient_variable(monkeypatch):
     monkeypatch.delenv("OPENMANUS_RECIPIENT", raising=False)
-    assert "OPENMANUS_RECIPIENT is not set (make keys with: python -m recovery keys create" in str(load_plans(DEFAULT_FOLDER).broken[0])
+    assert "OPENMANUS_RECIPIENT is not set (make keys with: recovery keys create" in str(load_plans(DEFAULT_FOLDER).broken[0])
 
 
 def test_shipped_plan_is_valid_when_the_recipient_is_set(monkeypatch):

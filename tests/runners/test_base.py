@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -123,12 +124,25 @@ def test_find_tool_takes_the_first_executable_file_of_the_folders(runner, tmp_pa
 
 
 def test_places_are_folders_then_installed_newest_first_then_search_path(runner, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"/usr/bin:{tmp_path}/named:/bin")
+    monkeypatch.setenv("PATH", f":.:/usr/bin:bin:{tmp_path}/named:/bin:")
     for version in (9, 17, 18):
         (tmp_path / f"pg [1]-{version}" / "bin").mkdir(parents=True)
     found = runner.places([tmp_path / "named", tmp_path / "pg*"], [f"{tmp_path}/*-1?/bin", f"{tmp_path}/nothing/*"])
     installed = [tmp_path / f"pg [1]-{version}" / "bin" for version in (18, 17)]
     assert list(map(str, found)) == [f"{tmp_path}/named", f"{tmp_path}/pg*", *map(str, installed), "/usr/bin", "/bin"]
+
+
+def test_tools_start_in_the_root_folder_and_none_of_the_working_folder_is_found(runner, tmp_path, monkeypatch):
+    for name in ("sh", "planted"):
+        (tmp_path / name).write_text("#!/bin/sh\necho planted\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f".::{os.environ['PATH']}:.")
+    assert runner.run(["sh", "-c", "pwd"]) == b"/\n"
+    assert Path(runner.find_tool("sh")).is_absolute()
+    for find in (lambda: runner.find_tool("planted"), lambda: runner.run(["planted"])):
+        with pytest.raises(ToolError, match="planted"):
+            find()
 
 
 def test_version_is_the_first_line_of_the_program_as_installed_now(runner, tmp_path):

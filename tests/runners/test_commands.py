@@ -47,6 +47,14 @@ def test_command_runs_without_a_shell():
     assert run_one(("echo", "$HOME; `id` && false"), long()).words == "$HOME; `id` && false"
 
 
+def test_command_starts_in_the_root_folder_and_runs_no_program_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "sh").write_text("#!/bin/sh\necho planted\n")
+    (tmp_path / "sh").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f".::{os.environ['PATH']}")
+    assert run_one(("sh", "-c", "pwd"), long()).words == "/"
+
+
 def test_command_with_a_missing_program_fails_with_a_message():
     outcome = run_one(("/nowhere/stop-it",), long())
     assert not outcome.ok

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recovery.common.errors import ToolError
+from recovery.packs import decrypt_worker
 from recovery.plan.kinds.files import FilesSettings
 from recovery.sources.files.local import Files
 from sandbox.servers import Mongo as MongoServer
@@ -39,7 +40,7 @@ def standalone(server_folder):
 
 def went_around(runner, heard):
     """The programs that were started, but not by the runner; those that make and read packs are always this worker's own."""
-    packs = [argv for argv in heard if Path(argv[0]).name == "tar" or argv[:3] == [sys.executable, "-m", "recovery.packs.decrypt_worker"]]
+    packs = [argv for argv in heard if Path(argv[0]).name == "tar" or argv[:3] == [sys.executable, "-I", decrypt_worker.__file__]]
     return [argv for argv in heard if argv not in runner.started and argv not in packs]
 
 

@@ -1,8 +1,10 @@
-"""Processes that must have ended, and those that this process starts."""
+"""Processes that must have ended, those that this process starts, and what lies in wait for them in a folder."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
+import sysconfig
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,9 @@ from sandbox.servers import wait_for
 
 _STARTING = {"subprocess.Popen": 1, "os.posix_spawn": 1, "os.exec": 1, "os.system": 0}
 """Python's audit events for a new program, and where its command is among their arguments."""
+RECOVERY = Path(sysconfig.get_path("scripts"), "recovery")
+"""The command, as it is installed."""
+_PROGRAMS = ("python", "python3", "sh", "tar", "rm", "pg_restore", "mongorestore", "openssl", "age", "zstd")
 _watching: list[list[list[str]]] = []
 
 
@@ -56,3 +61,16 @@ def command_lines_with(path):
     """Command lines of everything that has the path in its arguments."""
     listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(path) in line]
+
+
+def plant(folder: Path, marker: Path) -> None:
+    """Put a module under every name that a program of this environment could import, and some programs, into a folder.
+
+    Each of them writes its name into the file ``marker`` once it is run.
+    """
+    names = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions(), "recovery", "sitecustomize", "usercustomize"}
+    for name in names:
+        (folder / f"{name}.py").write_text(f"with open({str(marker)!r}, 'a') as out: out.write({name!r} + ' ')\n")
+    for name in _PROGRAMS:
+        (folder / name).write_text(f"#!/bin/sh\necho program {name} >> '{marker}'\n")
+        (folder / name).chmod(0o755)

@@ -20,28 +20,31 @@ from recovery.sources.guide import render as fill_in
 _TEMPLATE = """\
 # How to restore set {{ set_id }} of {{ plan }} by hand
 
-You need this folder, `age`, `zstd`, GNU `tar`, `openssl`, `sha256sum`,\
+You need the folder of this set, `age`, `zstd`, GNU `tar`, `openssl`, `sha256sum`,\
 {% for guide, _ in guides if guide.tools %} {{ guide.tools }},{% endfor %}
 a shell with `cat`, `cp`, `grep` and `mkdir`,
 and from the recovery kit `identity.txt` (opens the packs) and `public.pem` (tells whether this set is genuine).
-Run everything in this folder. If it is in a bucket, copy it to a disk first, all of it, with whatever tool the bucket has.
+
+1. Copy the set's folder, all of it, to a disk where nobody else can write. In a bucket, do that with whatever tool the bucket has.
+2. Make a new folder on an encrypted disk, and run everything there. In the set's folder somebody may have put more than the set.
+3. Set `SET` to the path of the copy, and `KIT` to the path of the recovery kit. Take no key from the set's folder.
 
 ## 1. Is it genuine and whole?
 
 ```sh
-openssl pkeyutl -verify -pubin -inkey public.pem -rawin -in manifest.json -sigfile manifest.json.sig
+openssl pkeyutl -verify -pubin -inkey "$KIT/public.pem" -rawin -in "$SET/manifest.json" -sigfile "$SET/manifest.json.sig"
 ```
 
 Stop if this does not print `Signature Verified Successfully`. The manifest vouches for this text: both of these must name the same SHA-256.
 
 ```sh
-grep -A 3 '"instructions": {' manifest.json; sha256sum RESTORE.md
+grep -A 3 '"instructions": {' "$SET/manifest.json"; sha256sum "$SET/RESTORE.md"
 ```
 
 And this text vouches for the rest:
 
 ```sh
-sha256sum --check <<'END'
+(cd "$SET" && sha256sum --check) <<'END'
 {% for path, sha256 in checked -%}
 {{ sha256 }}  {{ path }}
 {% endfor -%}
@@ -60,13 +63,13 @@ mkdir -p restored
 {% for folder, files in unpacked.items() -%}
 mkdir -p {{ folder }}
 {% for file in files -%}
-age --decrypt --identity identity.txt {{ file }} | zstd --decompress \\
+age --decrypt --identity "$KIT/identity.txt" "$SET/{{ file }}" | zstd --decompress \\
   | tar --extract --preserve-permissions --numeric-owner --xattrs --xattrs-include='*' --directory {{ folder }}
 {% endfor -%}
 {% endfor -%}
 ```
 
-`restored/` now holds everything, secrets included: keep it on an encrypted disk, and remove it afterwards.
+`restored/` now holds everything, secrets included: remove it afterwards.
 {% for guide, sources in guides %}
 ## {{ loop.index + 2 }}. {{ guide.title }}
 

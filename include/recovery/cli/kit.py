@@ -70,9 +70,14 @@ def open_kit(place: str, endpoint_url: str | None, public_key: Path | None, iden
     """Read what was given.
 
     Raises:
-        KeyMaterialError: if a file is not what it should be.
+        KeyMaterialError: if a file is not what it should be, or the public key lies at the place.
         PlanError: if the place is none.
     """
+    if public_key and not place.startswith("s3://") and public_key.resolve().is_relative_to(Path(place).resolve()):
+        raise KeyMaterialError(
+            f"{public_key} lies at {place}: the key may be of whoever made the sets there.",
+            f"Name {PUBLIC_FILE} of the recovery kit, and keep the kit elsewhere.",
+        )
     key = VerifyKey.from_pem(_text(public_key)) if public_key else Unchecked()
     identities = _identities(identity) if identity else []
     return Kit(open_place(place, endpoint_url), KeyRing(key, identities), plan)

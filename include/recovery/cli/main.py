@@ -1,4 +1,4 @@
-"""``python -m recovery``: what has to be done outside Airflow.
+"""``recovery``: what has to be done outside Airflow.
 
 Keys before the first run, plans before they are deployed, and sets when everything else may be gone.
 """
@@ -67,8 +67,8 @@ def _defect(error: Exception) -> int:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The parser of ``python -m recovery``, with all its commands."""
-    parser = argparse.ArgumentParser(prog="python -m recovery", description="Keys, plans and sets of the backup and recovery DAGs.")
+    """The parser of ``recovery``, with all its commands."""
+    parser = argparse.ArgumentParser(prog="recovery", description="Keys, plans and sets of the backup and recovery DAGs.")
     parser.add_argument("--version", action="version", version=VERSION)
     areas = parser.add_subparsers(required=True, metavar="keys|plans|sets|show|verify")
 

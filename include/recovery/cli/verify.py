@@ -65,7 +65,7 @@ def _chosen(kit: Kit, found: list[Found], wanted: str | None, everything: bool) 
         chosen = [pick(found, wanted)]
     if not chosen:
         what = "no complete set" if wanted == LATEST else "no set"
-        raise PlanError(f"There is {what} at {kit.place.describe()}.", "Look at `python -m recovery sets`.")
+        raise PlanError(f"There is {what} at {kit.place.describe()}.", "Look at `recovery sets`.")
     return chosen
 
 

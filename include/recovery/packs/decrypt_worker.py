@@ -1,4 +1,7 @@
-"""A sealed pack on standard input comes out on standard output as its tar stream: ``python -m recovery.packs.decrypt_worker``.
+"""A sealed pack on standard input comes out on standard output as its tar stream.
+
+It is run by its path in an isolated Python, ``python -I decrypt_worker.py``: with the identities in its hands, it imports
+nothing from a folder where others may write, and nothing of this project.
 
 A process of its own, because age's library hands over its data in pieces of 8 KiB and needs the interpreter's lock for
 each: in one process it would take turns with the code that looks at the data, and one processor would stand idle.

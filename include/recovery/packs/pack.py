@@ -24,10 +24,9 @@ import pyrage
 import zstandard
 from pydantic import BaseModel, ConfigDict
 
-import recovery
 from recovery.common.errors import ArtifactError, SourceError
 from recovery.common.progress import Progress
-from recovery.packs import tar_reader
+from recovery.packs import decrypt_worker, tar_reader
 from recovery.packs.artifact import Artifact, Member
 from recovery.packs.decrypt_worker import CHUNK, IDENTITIES, UNREADABLE, Count
 from recovery.packs.tar_reader import damaged
@@ -279,9 +278,9 @@ def open_pack(source: IO[bytes], pack: Pack, identities: Sequence[Identity]) -> 
         ArtifactError: if the pack is damaged, is not the one of the record, or no identity opens it.
         ToolError: if the process that reads it could not be started, or was killed.
     """
-    environment = {IDENTITIES: " ".join(map(str, identities)), "PYTHONPATH": str(Path(recovery.__path__[0]).parent)}
     words: list[str] = []
-    argv = [sys.executable, "-m", "recovery.packs.decrypt_worker"]
+    argv = [sys.executable, "-I", decrypt_worker.__file__]
+    environment = {IDENTITIES: " ".join(map(str, identities))}
     with LOCAL.tool(argv, env=environment, stdin=source, output=True, may_fail=True, on_line=words.append) as unsealing:
         reader = PackReader(pack, unsealing, words)
         yield reader

@@ -80,7 +80,7 @@ def recipient(text: str) -> str:
     try:
         pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError:
-        raise ValueError(f"{text!r} is not an age recipient; it begins with age1, from `python -m recovery keys create`") from None
+        raise ValueError(f"{text!r} is not an age recipient; it begins with age1, from `recovery keys create`") from None
     return text
 
 

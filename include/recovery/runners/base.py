@@ -5,6 +5,7 @@ A runner promises, whichever it is:
 - Every word of a tool's standard error reaches the log, or whoever asked for its lines.
 - Each exit status counts: another one than 0 is an error, with the tool's last words.
 - Passwords are in the environment or in a file of mode 0600, never in an argument, which others can read.
+- Tools start in the folder ``/``, and none is looked up in the working folder. A path in an argument is absolute.
 - Nothing is left running: not after the block that started a tool, and not after a kill of the task.
 
 Output arrives in one of two ways. It is *streamed*: the tool's standard output is read by this process. Or it is *in a

@@ -56,6 +56,8 @@ def run_one(command: Sequence[str], timeout: timedelta, title: str = "") -> Outc
         timeout: how long it may take.
         title: what it is called; the program's name by default.
 
+    It starts in the folder ``/``.
+
     What it leaves running in the background stays, and may keep its output open. The command itself ends with the task,
     so that a stop whose task was killed does not run on beside the start of the rollback.
     """
@@ -73,7 +75,13 @@ def _run_to_end(command: Sequence[str], output: IO[bytes], seconds: float) -> tu
     """Whether it succeeded, how it ended where its words don't say it, and its words."""
     # A file takes the output: whoever waits for the end of a pipe also waits for everything that a command started.
     process = subprocess.Popen(
-        list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, preexec_fn=die_with_parent
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        cwd="/",
+        start_new_session=True,
+        preexec_fn=die_with_parent,
     )
     late = ""
     try:

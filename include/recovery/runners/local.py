@@ -86,9 +86,10 @@ class LocalRunner:
     shares_files = True
 
     def places(self, folders: Sequence[Path], patterns: Sequence[str] = ()) -> list[Path]:
-        """See :meth:`recovery.runners.base.Runner.places`; the search path is ``PATH``."""
+        """See :meth:`recovery.runners.base.Runner.places`; the search path is ``PATH``, without relative folders."""
         found = [folder for pattern in patterns for folder in sorted(Path("/").glob(pattern.lstrip("/")), reverse=True)]
-        return list(dict.fromkeys([*folders, *found, *map(Path, os.get_exec_path())]))
+        path = [Path(folder) for folder in os.get_exec_path() if Path(folder).is_absolute()]  # else a program of the working folder
+        return list(dict.fromkeys([*folders, *found, *path]))
 
     def has(self, program: Path) -> bool:
         """See :meth:`recovery.runners.base.Runner.has`."""
@@ -153,6 +154,7 @@ class LocalRunner:
                 stdin=stdin or (subprocess.PIPE if feed else subprocess.DEVNULL),
                 stdout=subprocess.PIPE if output else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                cwd="/",  # a folder of somebody else's may have what a program looks for
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )

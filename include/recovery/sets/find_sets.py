@@ -199,5 +199,5 @@ def pick(found: Sequence[Found], wanted: str | None) -> Found:
         )
     if not fit:
         what = "no complete set" if wanted == LATEST else "no set" if wanted is None else f"no set {wanted}"
-        raise PlanError(f"There is {what} here.", "Look at `python -m recovery sets`.")
+        raise PlanError(f"There is {what} here.", "Look at `recovery sets`.")
     return fit[0]

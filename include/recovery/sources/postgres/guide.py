@@ -13,7 +13,7 @@ Roles first, all but yours, which keeps its password; complaints about roles tha
 {% for source in sources %}
 ```sh
 {% for folder in source.globals -%}
-grep -v -E "^(CREATE|ALTER) ROLE \\"?$PGUSER\\"?( WITH|;)" {{ folder }}/globals.sql | psql --dbname postgres
+grep -v -E "^(CREATE|ALTER) ROLE \\"?$PGUSER\\"?( WITH|;)" {{ folder }}/globals.sql | psql --no-psqlrc --dbname postgres
 {% endfor -%}
 {% for folder, through in source.databases -%}
 pg_restore --dbname {{ through }} --create --exit-on-error --jobs 2 {{ folder }}
