@@ -37,9 +37,9 @@ def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
 @tasks.operator_errors
-def finish(plan: str, dag_run: Any) -> None:
+def finish(plan: str, params: dict[str, Any], dag_run: Any) -> None:
     loaded = tasks.context(plan)
-    tasks.skip_if_false(backup_upload.finish(loaded, tasks.staged_set(loaded, dag_run)))
+    tasks.skip_if_false(backup_upload.finish(loaded, tasks.staged_set(loaded, dag_run), params["sources"]))
 
 
 @task

@@ -97,7 +97,7 @@ class BackupTasks:
 
     def finish(self, _: str) -> None:
         """End the run."""
-        backup_upload.finish(self._context, self._staged)
+        backup_upload.finish(self._context, self._staged, self._staged.run().sources)
 
 
 class RestoreTasks:

@@ -8,7 +8,7 @@ from airflow.sdk import DAG, TaskGroup
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from recovery.airflow import tasks
-from recovery.common.errors import RestoreError, RestoreUnderWay
+from recovery.common.errors import PlanError, RestoreError, RestoreUnderWay
 from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
 
@@ -35,6 +35,16 @@ def test_backup_waits_for_a_restore_for_half_of_the_rpo_and_then_fails(system):
         waits(plan, plan.objectives.rpo / 2 - timedelta(minutes=1))()
     with pytest.raises(AirflowFailException, match="A restore is under way"):
         waits(plan, plan.objectives.rpo / 2 + timedelta(minutes=1))()
+
+
+@pytest.mark.parametrize("conf", [{"note": "a \ud800"}, {"sources": ["\udfff"]}, {"only.files.uploads": ["x", "\udc80"]}, {"\ud800": 1}])
+def test_parameters_with_half_a_character_are_refused_in_words_that_can_be_written(conf):
+    dag = SimpleNamespace(params={"note": 1, "sources": 1, "only.files.uploads": 1})
+    with pytest.raises(PlanError, match="has half of a character") as refused:
+        tasks.check_parameters(dag, SimpleNamespace(conf=conf))
+    assert str(refused.value).encode()
+    tasks.check_parameters(dag, SimpleNamespace(conf={"note": "a \U0001f600", "sources": ["é"]}))
+    tasks.check_parameters(dag, SimpleNamespace(conf=None))
 
 
 def instance(choose_set):

@@ -1,5 +1,6 @@
 """The steps of a backup that work on the set as a whole, called as Airflow's tasks call them."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -86,6 +87,39 @@ def test_prepare_fails_when_the_staging_folder_cannot_be_created(system):
     (system.folder / "staging").write_text("a file")
     with pytest.raises(StagingError, match="Staging can't be used"):
         system.begin_backup()
+
+
+def test_prepare_on_a_full_disk_fails_in_words_and_succeeds_with_free_space(system, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=20", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("only root mounts a small disk")
+    try:
+        system.edit_plan(f"{system.folder}/staging", str(disk))
+        for fill in (lambda: (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free)), lambda: use_inodes(disk)):
+            fill()
+            with pytest.raises(StagingError, match="No space left on device") as full:
+                system.begin_backup(f"run {fill}")
+            assert str(disk) in full.value.what
+            for left in disk.glob("filler*"):
+                left.unlink()
+        assert system.begin_backup().begun
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def use_inodes(disk):
+    with contextlib.suppress(OSError):
+        for number in range(100):
+            (disk / f"filler{number}").touch()
+
+
+def test_backup_with_half_a_character_in_note_and_run_id_makes_a_set(system):
+    """JSON may have such texts, and Airflow hands them on."""
+    staged = verified(system, system.begin_backup("manual \ud800", note="before \udfff it"))
+    assert (staged.run().note, staged.run().run_id) == (r"before \udfff it", r"manual \ud800")
+    backup_upload.upload(system.context(), staged, "near")
+    assert catalog(system)[staged.id].note == r"before \udfff it"
 
 
 def test_staged_set_folder_is_private_to_its_owner(system):
@@ -341,19 +375,51 @@ def test_upload_killed_at_any_point_leaves_no_partial_set_and_a_retry_succeeds(s
     assert kills > 7
     assert list(catalog(system)) == [staged.id]
     backup_upload.upload(system.context(), staged, "far")
-    backup_upload.finish(system.context(), staged)
+    backup_upload.finish(system.context(), staged, staged.run().sources)
 
 
 def test_finish_removes_staging_and_returns_whether_the_set_is_complete(system):
     whole = verified(system, system.begin_backup())
     for name in ("near", "far"):
         backup_upload.upload(system.context(), whole, name)
-    assert backup_upload.finish(system.context(), whole) is True
+    assert backup_upload.finish(system.context(), whole, whole.run().sources) is True
     assert not whole.folder.exists()
     part = verified(system, system.begin_backup("part", sources=("files.uploads",)), "files.uploads")
     for name in ("near", "far"):
         backup_upload.upload(system.context(), part, name)
-    assert backup_upload.finish(system.context(), part) is False
+    assert backup_upload.finish(system.context(), part, part.run().sources) is False
+
+
+@pytest.mark.parametrize("sources", [SOURCES, ("files.uploads",)])
+def test_tasks_of_an_ended_run_that_are_cleared_succeed_again_and_change_nothing(system, sources):
+    staged = system.begin_backup(sources=sources)
+    for source_id in sources:
+        verified(system, staged, source_id)
+    for name in ("near", "far"):
+        backup_upload.upload(system.context(), staged, name)
+    whole = len(sources) == 2
+    assert backup_upload.finish(system.context(), staged, sources) is whole
+    before = sorted(system.folder.glob("[nf]*ar/**/*"))
+    for _ in range(2):
+        for name in ("near", "far"):
+            backup_upload.upload(system.context(), staged, name)
+            assert backup_upload.prune(system.context(), staged, name) is whole
+        assert backup_upload.finish(system.context(), staged, sources) is whole
+    assert sorted(system.folder.glob("[nf]*ar/**/*")) == before
+    assert not staged.folder.exists()
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "packs.jsonl", "files/uploads/uploads.000.tar.zst.age"])
+def test_upload_that_is_cleared_after_the_end_fails_when_the_destination_has_lost_something(system, lost):
+    staged = uploaded(system)
+    backup_upload.finish(system.context(), staged, SOURCES)
+    (system.folder / "far" / "small" / staged.id / lost).unlink()
+    backup_upload.upload(system.context(), staged, "near")
+    with pytest.raises(RecoveryError, match=r"has ended|no .*packs"):
+        backup_upload.upload(system.context(), staged, "far")
+    if lost == "manifest.json":
+        with pytest.raises(DestinationError, match=r"far has no .* Next: Trigger a new backup run"):
+            backup_upload.finish(system.context(), staged, SOURCES)
 
 
 def uploaded(system, run_id="run", **asked):
@@ -389,13 +455,13 @@ def test_finish_fails_and_keeps_the_staged_set_when_a_destination_lacks_the_set(
     staged = uploaded(system)
     change(system, staged)
     with pytest.raises(DestinationError, match=words) as caught:
-        backup_upload.finish(system.context(), staged)
+        backup_upload.finish(system.context(), staged, staged.run().sources)
     assert "near" not in caught.value.what
     system.begin_backup("next morning", when=datetime.now(UTC) + timedelta(seconds=1))
     assert staged.closed
     if change in {another_folder, emptied}:
         backup_upload.upload(system.context(), staged, "far")
-        assert backup_upload.finish(system.context(), staged) is True
+        assert backup_upload.finish(system.context(), staged, staged.run().sources) is True
 
 
 def test_upload_and_finish_refuse_a_set_signed_by_another_key(system):
@@ -413,8 +479,8 @@ def test_upload_and_finish_refuse_a_set_signed_by_another_key(system):
     assert sets_at(system, "far") == []
     backup_upload.upload(system.context(), staged, "far")
     with pytest.raises(DestinationError, match=r"near has no .* was not signed by .* far has no .* was not signed by"):
-        backup_upload.finish(system.context(connect=with_another_key), staged)
-    assert backup_upload.finish(system.context(), staged) is True
+        backup_upload.finish(system.context(connect=with_another_key), staged, staged.run().sources)
+    assert backup_upload.finish(system.context(), staged, staged.run().sources) is True
 
 
 def test_upload_and_prune_succeed_after_an_old_set_was_deleted_by_hand(system, monkeypatch):
@@ -445,7 +511,7 @@ def test_finish_refuses_a_set_that_was_closed_without_a_source(system):
     staged.source("config.settings").mkdir(parents=True, exist_ok=True)
     (staged.source("config.settings") / "verified.json").write_text("{}")
     with pytest.raises(StagingError, match=r"closed without config\.settings"):
-        backup_upload.finish(system.context(), staged)
+        backup_upload.finish(system.context(), staged, staged.run().sources)
     assert staged.folder.exists()
 
 

@@ -26,7 +26,7 @@ def sealed(tmp_path_factory):
 
 def helpers() -> list[int]:
     """Processes below this one that unseal."""
-    return [pid for pid in below(os.getpid()) if b"recovery.packs.decrypt_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in below(os.getpid()) if b"decrypt_worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def read(sealed, identities, meanwhile=lambda *helpers: None) -> int:

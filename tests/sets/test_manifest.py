@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 from datetime import timedelta
@@ -23,7 +24,7 @@ from recovery.sets.manifest import (
     write_manifest,
 )
 from recovery.sets.records import hold
-from tests.support.sets import KEY, NOW, make_set, manifest, source
+from tests.support.sets import KEY, NOTHING, NOW, make_set, manifest, source
 
 PACK = {"source": "postgres.main", "artifact": "shop", "number": 0, "file": "a/b", "raw_bytes": 1, "stored_bytes": 1, "sha256": "0" * 64}
 
@@ -259,6 +260,14 @@ def test_parse_packs_refuses_a_list_that_differs_from_the_manifest(made):
     for changed in (b"", data[:-1], data.replace(b"shop.000", b"shop.009"), data + data.splitlines()[0]):
         with pytest.raises(ArtifactError, match="is not the one that its manifest names"):
             parse_packs(changed, written)
+
+
+@pytest.mark.parametrize("line", [b"[]", b"1", b"{}", b"{", b'{"source": 7}', b"\xff", b'"\\ud800"', b"[" * 100_000])
+def test_parse_packs_refuses_signed_lines_of_a_wrong_shape_in_words(line):
+    """Whoever has the key signed them, or a version with a defect."""
+    files = Files(contents=NOTHING, instructions=NOTHING, packs=File(bytes=len(line), sha256=hashlib.sha256(line).hexdigest()))
+    with pytest.raises(ArtifactError, match="is no list of packs"):
+        parse_packs(line, manifest(files=files))
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ import os
 import re
 import shutil
 
+import pyrage
 import pytest
+import zstandard
 
 from recovery.backup import steps
+from recovery.common.errors import ArtifactError
 from recovery.common.progress import Progress
 from recovery.common.units import now
 from recovery.crypto.key_kit import create_keys
@@ -15,7 +18,8 @@ from recovery.crypto.signing import SigningKey
 from recovery.destinations.folder import Folder
 from recovery.sets.find_sets import Unchecked, find_sets, pick
 from recovery.sets.key_ring import KeyRing
-from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE
+from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE
+from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import decode_manifest, describe_file, parse_packs, write_manifest, write_packs
 from recovery.sets.records import Record, add_record
 from recovery.sets.verify import VerificationStatus, verify_set
@@ -144,6 +148,30 @@ def test_verify_needs_an_identity_to_find_damaged_packs_with_signed_checksums(ma
     assert verified(place, made.set_id, keys(made, identity=False)).status == VerificationStatus.VALID
     result = verified(place, made.set_id, keys(made))
     assert (result.status, len(result.faults)) == (VerificationStatus.INVALID, 2), result
+
+
+def sealed_again(made, folder, *lines):
+    """Contents that whoever has the keys encrypted and signed."""
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here")
+    recipient = keys(made).identities[0].to_public()
+    (folder / CONTENTS_FILE).write_bytes(pyrage.encrypt(zstandard.compress(b"".join(line + b"\n" for line in lines)), [recipient]))
+    sign(made, folder, files=manifest.files.model_copy(update={"contents": describe_file(folder / CONTENTS_FILE)}))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{}", b"7", b"[]", b'["files.uploads", "uploads", "file", "x"]', b'["files.uploads", "uploads", 7, "x", {}]', b"\xff",
+     b'["files.uploads", "uploads", "file", "\\ud800", {}]', b'["files.uploads", "uploads", "file", "x", []]', b"[" * 100_000],
+)  # fmt: skip
+def test_contents_of_a_wrong_shape_are_refused_in_words(made, place, folder, tmp_path, line):
+    sealed_again(made, folder, line)
+    result = verified(place, made.set_id, keys(made))
+    assert result.status == VerificationStatus.INVALID
+    assert any("contents.jsonl.zst.age is no list of what is in the packs" in fault for fault in result.faults), result
+    local = LocalSet(tmp_path / "local")
+    local.choose(decode_manifest((folder / MANIFEST_FILE).read_bytes(), "here"))
+    with pytest.raises(ArtifactError, match="is no list of what is in the packs"):
+        local.fetch([Folder("place", place)], keys(made).identities[0], ())
 
 
 def test_verify_with_an_unreadable_file_reports_not_fully_verified(made, place, folder):

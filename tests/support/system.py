@@ -289,7 +289,7 @@ class SampleSystem(ControllableServices):
                 step(work)
         for name in plan.destinations:
             upload.upload(context, staged, name)
-        upload.finish(context, staged)
+        upload.finish(context, staged, staged.run().sources)
         return staged.id
 
     def restore(self, run_id="restore 1"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -210,17 +211,31 @@ def failed_before(ti: Any) -> list[str]:
 
 
 def check_parameters(dag: Any, dag_run: Any) -> None:
-    """Refuse parameters that the DAG doesn't know: Airflow itself hands them to the tasks as if they were.
+    """Refuse parameters that the DAG doesn't know, which Airflow hands to the tasks all the same, and what is no text.
 
     Raises:
-        PlanError: with the unknown names and the known ones.
+        PlanError: with the unknown names and the known ones, or with the names of parameters that have half a character.
     """
+    if broken := [ascii(name) for name, value in (dag_run.conf or {}).items() if not _can_be_written([name, value])]:
+        raise PlanError(
+            f"The parameter {', '.join(broken)} has half of a character (a lone surrogate, as \\ud800 in JSON), which is no text.",
+            "Write it again without, and trigger a new run.",
+        )
     unknown = set(dag_run.conf or {}) - set(dag.params)
     if unknown:
         raise PlanError(
             f"This DAG has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(dag.params))}.",
             "Trigger it again without, or with the right name.",
         )
+
+
+def _can_be_written(value: object) -> bool:
+    """Whether all texts of a value can be encoded: JSON may have halves of characters."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuse_cleared(dag_run: Any) -> None:

@@ -60,7 +60,7 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
     except OSError as error:
         raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
     sweep(plan, staged.id)
-    if staged.run_file.exists():
+    if staged.begun:
         log.info("this run has begun already; its set is %s", staged.id)
         return
     update = {"previous": _previous(context), "recipients": plan.encryption.recipients}
@@ -102,7 +102,7 @@ def close(context: PlanContext, staged: StagedSet) -> None:
         RestoreError: if a restore cut over the system meanwhile.
         KeyMaterialError: if the signing key is not one.
     """
-    if not staged.run_file.exists():
+    if not staged.begun:
         raise StagingError(
             f"The run of set {staged.id} did not begin, or has ended.", "Look at its task prepare; trigger a new backup run."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from recovery.backup.finalize import close
@@ -14,28 +14,36 @@ from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
 from recovery.sets.catalog import read_manifest
 from recovery.sets.layout import SIGNATURE_FILE
-from recovery.sets.manifest import (
-    Manifest,
-    decode_manifest,
-    parse_manifest,
-)
+from recovery.sets.manifest import Manifest, decode_manifest, parse_manifest, parse_packs, set_files
 from recovery.sets.prune import prune as prune_destination
-from recovery.sets.transfer import upload_set
+from recovery.sets.transfer import absent, fetch_packs, upload_set
 
 log = logging.getLogger(__name__)
 
 
 def upload(context: PlanContext, staged: StagedSet, destination: str) -> None:
-    """Close the set, if no other upload did, and bring it to a destination.
+    """Close the set, if no other upload did, and bring it to a destination. After the end of the run it only looks there.
 
     Raises:
         ManifestError: if the signing key is another one than that which closed the set, so that nobody would believe it.
         RecoveryError: as :func:`close` and :func:`recovery.sets.transfer.upload_set`.
     """
+    if not staged.begun and _has_all(context, staged, destination):
+        log.info("the run has ended, and %s has all of set %s", destination, staged.id)
+        return
     close(context, staged)
     _refuse_disbelieved(context, staged)
     upload_set(staged.set_folder, context.destination(destination))
     staged.mark_uploaded(destination)
+
+
+def _has_all(context: PlanContext, staged: StagedSet, name: str) -> bool:
+    """Whether a destination lists every file of the set, under a manifest that is believed."""
+    destination = context.destination(name)
+    manifest = read_manifest(destination, f"{context.plan.plan}/{staged.id}", context.verify_key())
+    if not isinstance(manifest, Manifest):
+        return False
+    return not absent(destination, manifest, set_files(manifest, parse_packs(fetch_packs(destination, manifest), manifest)))
 
 
 def _refuse_disbelieved(context: PlanContext, staged: StagedSet) -> None:
@@ -79,20 +87,22 @@ def prune(context: PlanContext, staged: StagedSet, name: str) -> bool:
     return True
 
 
-def finish(context: PlanContext, staged: StagedSet) -> bool:
-    """End a run whose set is at every destination, as each says itself: staging is removed.
+def finish(context: PlanContext, staged: StagedSet, asked: Sequence[str]) -> bool:
+    """End a run whose set is at every destination, as each says itself: staging is removed. It may be done again.
+
+    Args:
+        context: of the plan.
+        staged: the set.
+        asked: the sources that the run was to back up, for a run that has ended before; of another, staging says them.
 
     Returns:
-        Whether the set is complete.
+        Whether the run was to back up all sources, so that the set is complete.
 
     Raises:
         StagingError: if the set lacks a source that this run was to back up.
         DestinationError: if a destination does not have the set with all of it, or can't tell, whatever became of tasks.
     """
-    if staged.finished.exists():
-        shutil.rmtree(staged.finished)
-        return True
-    asked = staged.run().sources
+    asked = staged.run().sources if staged.begun else asked
     there = decode_manifest(staged.manifest.read_bytes(), str(staged.set_folder)).sources if staged.closed else asked
     if left_out := [source_id for source_id in asked if source_id not in there]:
         raise StagingError(
@@ -101,11 +111,10 @@ def finish(context: PlanContext, staged: StagedSet) -> bool:
     if lacking := not_stored(manifests(context, staged.id), staged.id, asked):
         for name in lacking:
             staged.forget_upload(name)
-        raise DestinationError(" ".join(lacking.values()), "Clear the upload there; its packs wait in staging.")
-    log.info("set %s is at every destination, %s after the run began", staged.id, human_duration(datetime.now(UTC) - staged.run().started))
-    if set(asked) != set(context.plan.source_ids):
-        staged.remove()
-        return False
-    staged.folder.rename(staged.finished)  # so that a retry after a kill knows what was done
-    shutil.rmtree(staged.finished)
-    return True
+        next_step = "Clear the upload there; its packs wait in staging." if staged.begun else "Trigger a new backup run."
+        raise DestinationError(" ".join(lacking.values()), next_step)
+    log.info("set %s is at every destination", staged.id)
+    if staged.begun:
+        log.info("the run began %s ago", human_duration(datetime.now(UTC) - staged.run().started))
+    staged.remove()
+    return set(asked) == set(context.plan.source_ids)

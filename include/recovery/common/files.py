@@ -22,14 +22,19 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
+    """Write a file so that it is there whole or not at all, also after a power cut.
+
+    Raises:
+        StagingError: if its folder is full.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    partial.rename(path)
-    fsync_folder(path.parent)
+    with written_in(path.parent):
+        with partial.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.rename(path)
+        fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -70,7 +75,9 @@ def locked(path: Path) -> Iterator[None]:
     The lock belongs to the process: a killed one lets go of it.
     """
     make_private(path.parent)
-    with path.open("ab") as lock:
+    with written_in(path.parent):
+        lock = path.open("ab")
+    with lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 
@@ -78,7 +85,8 @@ def locked(path: Path) -> Iterator[None]:
 def make_private(folder: Path) -> None:
     """Make a folder, and those above it that are missing, for this user alone: dumps hold everything."""
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
+        with written_in(missing.parent):
+            missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def empty_folder(folder: Path) -> Path:

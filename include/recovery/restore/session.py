@@ -47,7 +47,7 @@ class RestoreSession:
         self.context = context
         self.plan = plan = context.plan
         self.run_id = run_id
-        self.id = hashlib.sha256(f"{plan.plan} {run_id}".encode()).hexdigest()[:8]
+        self.id = hashlib.sha256(f"{plan.plan} {run_id}".encode("utf-8", "backslashreplace")).hexdigest()[:8]
         self.folder = plan.staging.folder / plan.plan / "restores" / self.id
         self.journal = Journal(self.folder / "journal.jsonl")
 

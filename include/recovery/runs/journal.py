@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recovery.common.errors import RestoreError
-from recovery.common.files import locked
+from recovery.common.files import locked, written_in
 from recovery.common.units import iso, parse_moment
 from recovery.runs.journal_steps import Step
 
@@ -54,7 +54,8 @@ class Journal:
             if self.closed:
                 raise RestoreError("This restore has ended; its journal is closed.", "Trigger a new restore.")
             line = json.dumps({"time": iso(datetime.now(UTC)), "step": step, "source": source, "facts": dict(facts)}) + "\n"
-            self._append(line.encode())
+            with written_in(self._path.parent):
+                self._append(line.encode())
 
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -24,9 +24,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from recovery.common.errors import StagingError
-from recovery.common.files import folder_size, read_record, write_atomically
+from recovery.common.files import folder_size, make_private, read_record, write_atomically
 from recovery.common.units import human_duration, human_size
 from recovery.plan.model import Plan
+from recovery.sets.manifest import Sentence
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ class RunRecord(BaseModel):
 
     plan: str
     set_id: str
-    run_id: str
+    run_id: Sentence
     started: datetime
     sources: tuple[str, ...]
     """Source ids that this run backs up."""
-    note: str = ""
+    note: Sentence = ""
     hold: bool = False
     safety: bool = False
     """See :attr:`recovery.sets.manifest.Manifest.safety`."""
@@ -64,7 +65,7 @@ class StagedSet:
         self.set_folder = self.folder / "set"
         self.manifest = self.set_folder / "manifest.json"
         self.lock = self.folder / "lock"
-        self.finished = self.folder.with_name(f"{set_id}.finished")
+        self._ended = self.folder.with_name(f"{set_id}.finished")
 
     def source(self, source_id: str) -> Path:
         """The folder of one source."""
@@ -77,6 +78,11 @@ class StagedSet:
             StagingError: if its first task's record is not there.
         """
         return read_record(self.run_file, RunRecord)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has begun, and has not ended yet."""
+        return self.run_file.exists()
 
     @property
     def closed(self) -> bool:
@@ -97,7 +103,7 @@ class StagedSet:
 
     def mark_uploaded(self, destination: str) -> None:
         """Remember that a destination holds the set."""
-        (self.folder / "uploaded").mkdir(exist_ok=True)
+        make_private(self.folder / "uploaded")
         write_atomically(self.folder / "uploaded" / destination, b"")
 
     def forget_upload(self, destination: str) -> None:
@@ -109,8 +115,12 @@ class StagedSet:
         return (self.folder / "uploaded" / destination).exists()
 
     def remove(self) -> None:
-        """Remove all of it."""
-        shutil.rmtree(self.folder, ignore_errors=False)
+        """Remove all of it, so that a retry after a kill finds all or nothing of what was asked. Done again, it does no harm."""
+        if self._ended.exists():
+            shutil.rmtree(self._ended)
+        if self.folder.exists():
+            self.folder.rename(self._ended)
+            shutil.rmtree(self._ended)
 
 
 def staged_sets(plan: Plan) -> list[StagedSet]:

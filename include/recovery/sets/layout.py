@@ -24,7 +24,7 @@ def new_set_id(started: datetime, run_id: str) -> str:
 
     The same run always gets the same. Sets are not ordered by it, but by when they were made.
     """
-    return f"{started.astimezone(UTC):%Y%m%dT%H%M%SZ}-{hashlib.sha256(run_id.encode()).hexdigest()[:4]}"
+    return f"{started.astimezone(UTC):%Y%m%dT%H%M%SZ}-{hashlib.sha256(run_id.encode('utf-8', 'backslashreplace')).hexdigest()[:4]}"
 
 
 def is_set_id(text: str) -> bool:

@@ -17,11 +17,11 @@ import pyrage
 import zstandard
 
 from recovery.common.errors import ArtifactError, DestinationError, RecoveryError, RestoreError
-from recovery.common.files import write_atomically
+from recovery.common.files import write_atomically, written_in
 from recovery.common.progress import Progress
 from recovery.common.wording import shortened
 from recovery.destinations.base import Destination
-from recovery.packs.content_index import Row, write_rows
+from recovery.packs.content_index import Facts, Row, write_rows
 from recovery.packs.pack import Identity, Pack, safe_name
 from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE
 from recovery.sets.manifest import File, Manifest, StoredPack, decode_manifest, encode, parse_packs
@@ -73,10 +73,13 @@ class LocalSet:
 
         Raises:
             RestoreError: if no destination has the whole set, or the identity doesn't open it.
+            ArtifactError: if what is encrypted in it is not the list of what is in the packs.
+            StagingError: if the folder is full.
         """
-        self._fetch_packs_file(holders)
-        whole = self._whole_copies(holders, sources)
-        self._fetch_contents(whole, identity)
+        with written_in(self.folder):
+            self._fetch_packs_file(holders)
+            whole = self._whole_copies(holders, sources)
+            self._fetch_contents(whole, identity)
 
     def _fetch_packs_file(self, holders: Sequence[Destination]) -> None:
         faults = []
@@ -129,7 +132,10 @@ class LocalSet:
             ) from None
         shutil.rmtree(self.folder / "rows", ignore_errors=True)
         with plain.open("rb") as source, zstandard.ZstdDecompressor().stream_reader(source) as stream, ExitStack() as files:
-            self._split(stream, files)
+            try:
+                self._split(io.BufferedReader(stream), files)
+            except zstandard.ZstdError as error:
+                raise _unreadable(error) from None
         for source_id, artifact in self._packs:
             rows = self.rows_file(source_id, artifact)
             rows.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +146,7 @@ class LocalSet:
     def _split(self, stream: IO[bytes], files: ExitStack) -> None:
         """Rows come artifact by artifact, so one file is open at a time."""
         current, out = Path(), None
-        for line in io.TextIOWrapper(stream, encoding="ascii"):
-            source_id, artifact, *row = json.loads(line)
+        for source_id, artifact, *row in map(_parse_row, stream):
             path = self.places_file(source_id, artifact) if row[0] == "member" else self.rows_file(source_id, artifact)
             if path != current or out is None:
                 files.close()
@@ -171,6 +176,28 @@ class LocalSet:
         found = known.with_suffix(".found")
         write_rows(found, reader.contents(artifact, known, read))
         found.rename(known)
+
+
+def _parse_row(line: bytes) -> tuple[str, str, str, str, Facts]:
+    """A row of the contents, with the source and artifact that it is of.
+
+    Raises:
+        ArtifactError: if it is none.
+    """
+    try:
+        source_id, artifact, kind, name, facts = json.loads(line.decode("ascii"))
+        "".join((source_id, artifact, kind, name)).encode("utf-8", "surrogateescape")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(error) from None
+    if not isinstance(facts, dict):
+        raise _unreadable(TypeError("facts that are no object"))
+    return source_id, artifact, kind, name, facts
+
+
+def _unreadable(error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{CONTENTS_FILE} is no list of what is in the packs ({type(error).__name__}: {error}).", "Take another set; report this one."
+    )
 
 
 def download_from_any(holders: Sequence[Destination], key: str, path: Path, file: File) -> None:

@@ -364,7 +364,7 @@ def parse_packs(data: bytes, manifest: Manifest) -> tuple[StoredPack, ...]:
     """The packs of a set, from its ``packs.jsonl``.
 
     Raises:
-        ArtifactError: if this is not the file that the manifest vouches for.
+        ArtifactError: if this is not the file that the manifest vouches for, or no list of packs.
     """
     found = File(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     if found != manifest.files.packs:
@@ -372,7 +372,10 @@ def parse_packs(data: bytes, manifest: Manifest) -> tuple[StoredPack, ...]:
             f"{PACKS_FILE} of set {manifest.set_id} is not the one that its manifest names: {found.bytes} bytes, SHA-256 {found.sha256}.",
             _NEXT,
         )
-    packs = tuple(StoredPack.model_validate_json(line) for line in data.splitlines())
+    try:
+        packs = tuple(map(StoredPack.model_validate_json, data.splitlines()))
+    except ValidationError as error:
+        raise ArtifactError(f"{PACKS_FILE} of set {manifest.set_id} is no list of packs: {_faults(error)}.", _NEXT) from None
     if len({pack.file for pack in packs}) != len(packs):
         raise ArtifactError(f"{PACKS_FILE} of set {manifest.set_id} names a file twice.", "Report this: the set was written wrongly.")
     return packs

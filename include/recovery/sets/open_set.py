@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
-from pydantic import ValidationError
 
 from recovery.common.errors import ArtifactError
 from recovery.packs.content_index import Row, read_rows, row_file
@@ -20,7 +19,7 @@ from recovery.packs.tar_reader import damaged
 from recovery.plan.source_id import kind_of
 from recovery.runners.local import LOCAL
 from recovery.sets.find_sets import Found
-from recovery.sets.layout import CONTENTS_FILE, PACKS_FILE
+from recovery.sets.layout import CONTENTS_FILE
 from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import File, Manifest, StoredPack, parse_packs
 from recovery.sets.transfer import download, fetch_packs
@@ -177,10 +176,7 @@ def packs_of(found: Found, manifest: Manifest) -> tuple[StoredPack, ...]:
         ArtifactError: if their list is not the one that the manifest names.
         DestinationError: if it can't be read.
     """
-    try:
-        return parse_packs(fetch_packs(found.destination, manifest), manifest)
-    except ValidationError as error:
-        raise ArtifactError(f"{PACKS_FILE} can't be read: {error.errors()[0]['msg']}.", _NEXT) from None
+    return parse_packs(fetch_packs(found.destination, manifest), manifest)
 
 
 def reader_of(source_id: str) -> SetReader:
