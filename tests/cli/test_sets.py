@@ -17,7 +17,7 @@ from recovery.common.units import iso
 from recovery.crypto.key_kit import create_keys
 from recovery.crypto.signing import SigningKey
 from recovery.destinations.folder import Folder
-from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, SIGNATURE_FILE
+from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, SIGNATURE_FILE, new_set_id
 from recovery.sets.manifest import decode_manifest, describe_file, encode, write_manifest
 from recovery.sets.records import Record, add_record, hold
 from recovery.sets.transfer import upload_set
@@ -245,8 +245,7 @@ def test_unfinished_set_is_listed_apart_and_hides_no_other_set(kept, place, ask)
     status, found, _ = ask("sets", place)
     assert (status, len(found["sets"])) == (0, 1)
     assert kept.sets[NO_MONGO] in found["unfinished"][0]
-    assert ask("verify", place, "--all")[0] == 0
-    assert ask("verify", place, kept.sets[NO_MONGO])[0] == 1
+    assert ask("verify", place, kept.sets[NO_MONGO])[0] == 2
     assert ask("verify", place, "latest")[0] == 0
 
 
@@ -270,6 +269,24 @@ def test_verify_latest_is_invalid_when_all_sets_are_damaged(kept, place, ask):
     assert (status, {each["set"] for each in found["sets"]}) == (1, set(kept.sets.values()))
 
 
+@pytest.mark.parametrize("left", ["*.age", "manifest.json.sig", "records/*"])
+def test_verify_all_does_not_end_with_0_when_a_set_has_lost_its_manifest(kept, place, ask, left):
+    """Whatever else was removed with it: this is no set that somebody may take for verified."""
+    shutil.rmtree(place / "bare" / kept.sets[NO_MONGO])
+    (place / "bare" / new_set_id(datetime.now(UTC), "killed")).mkdir()
+    assert ask("verify", place, "--all")[0] == 0, "an empty folder has lost nothing"
+    folder = place / "bare" / kept.sets[FULL]
+    stays = set(folder.rglob(left))
+    assert stays
+    for path in sorted(set(folder.rglob("*")) - stays, reverse=True):
+        if path.is_file():
+            path.unlink()
+    status, text, _ = ask("verify", place, "--all", as_json=False)
+    assert status == 2
+    assert f"NOT FULLY VERIFIED: set {kept.sets[FULL]}" in text
+    assert "its manifest was removed" in text
+
+
 @pytest.mark.parametrize("days", [2, 4])
 def test_set_without_manifest_is_unfinished_after_2_days_and_invalid_after_4_days(kept, place, ask, days):
     folder = place / "bare" / kept.sets[NO_MONGO]
@@ -281,7 +298,10 @@ def test_set_without_manifest_is_unfinished_after_2_days_and_invalid_after_4_day
     changed = place.stat().st_mtime_ns
     for arguments in (["verify", place, "latest"], ["verify", place, "--all"], ["sets", place]):
         status, found, _ = ask(*arguments)
-        assert (status, len(found["unfinished"])) == ((1, 0) if lost else (0, 1)), arguments
+        everything = "--all" in arguments
+        assert (status, len(found["unfinished"])) == ((1, 0) if lost else (2, 0) if everything else (0, 1)), arguments
+        if everything:
+            assert any("no manifest" in each for verified in found["sets"] for each in (*verified["faults"], *verified["unable"]))
     _, text, _ = ask("sets", place, as_json=False)
     assert ("NOT BELIEVED" in text, "but no manifest: it was removed, or never came" in text) == (lost, lost)
     assert place.stat().st_mtime_ns == changed, "not even a probe of its clock is written there"

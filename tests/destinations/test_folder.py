@@ -2,6 +2,8 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -57,7 +59,7 @@ def test_put_killed_midway_leaves_only_a_partial_file_that_sweep_removes(destina
     with pytest.raises(Missing):
         destination.read("p/s/x", MIB)
     destination.sweep("p/")
-    assert everything(destination.root) == set()
+    assert list((destination.root / "p").iterdir()) == [], "the empty folder goes too"
     assert destination.put(file, "p/s/x", sha256(file), lambda count: None)
     assert everything(destination.root) == {"p/s/x"}
 
@@ -71,6 +73,42 @@ def test_sweep_keeps_the_partial_file_of_a_running_writer(destination):
         assert partial.exists()
     destination.sweep("p/")
     assert not partial.exists()
+
+
+def test_sweep_beside_writers_leaves_their_folders_or_they_make_them_again(destination, tmp_path):
+    """Folders are made one after another, and are empty until the first file: a sweep of another run may meet each of these moments."""
+    path = tmp_path / "small"
+    path.write_bytes(b"content")
+    keys = [f"p/{number}/deep/er/x" for number in range(150)]
+    done = threading.Event()
+
+    def sweep():
+        while not done.is_set():
+            destination.sweep("p/")
+
+    with ThreadPoolExecutor(3) as pool:
+        sweeping = pool.submit(sweep)
+        try:
+            assert all(pool.map(lambda key: destination.put(path, key, sha256(path), lambda count: None), keys))
+        finally:
+            done.set()
+        sweeping.result()
+    assert everything(destination.root) == set(keys)
+
+
+def test_put_makes_a_folder_again_that_a_sweep_removed_before_the_first_byte(destination, file, monkeypatch):
+    real, removed = destination._make_folder, []
+
+    def made_and_swept(folder):
+        real(folder)
+        if not removed and folder.name == "s":
+            removed.append(folder)
+            destination.sweep("p/")
+            assert not folder.exists()
+
+    monkeypatch.setattr(destination, "_make_folder", made_and_swept)
+    assert destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    assert everything(destination.root) == {"p/s/x"}
 
 
 def test_sweep_ignores_a_partial_file_that_disappears_meanwhile(destination, monkeypatch):

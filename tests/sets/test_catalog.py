@@ -8,8 +8,10 @@ from recovery.crypto.signing import SigningKey
 from recovery.destinations.base import Destination
 from recovery.destinations.folder import Folder
 from recovery.sets.catalog import Catalog, CatalogSet, choose, list_destination, read_catalog
+from recovery.sets.layout import MANIFEST_FILE, RECORDS_FOLDER, SIGNATURE_FILE
+from recovery.sets.records import add_record, hold
 from recovery.sets.transfer import upload_set
-from tests.support.sets import KEY, NOW, make_set, manifest, s3_destination, source
+from tests.support.sets import KEY, NOW, make_set, manifest, put, s3_destination, source
 
 HOUR = timedelta(hours=1)
 RPO = timedelta(hours=24)
@@ -54,6 +56,23 @@ def test_choose_orders_sets_by_recorded_time_and_not_by_set_id(tmp_path):
     catalog = Catalog("openmanus", (CatalogSet(younger, ("local",)), CatalogSet(older, ("local",))), (), ())
     assert choose(catalog, "latest", now=NOW, level="decoded", rpo=RPO).chosen.manifest == younger
     assert read([local]).sets == ()
+
+
+@pytest.mark.parametrize("left", [SIGNATURE_FILE, f"{RECORDS_FOLDER}/", ""])
+def test_catalog_reports_a_set_that_lost_its_manifest_and_no_upload_under_way(tmp_path, places, left):
+    kept = ship(tmp_path, places, NOW - HOUR)
+    robbed = ship(tmp_path, places)
+    for place in places:
+        add_record(place, hold(robbed, NOW, "alice", "an audit"), KEY)
+        keys = [entry.key for entry in place.list(f"{robbed.path}/")]
+        place.delete([f"{robbed.path}/{MANIFEST_FILE}", *(key for key in keys if left and left not in key)])
+    catalog = read(places)
+    assert [each.manifest for each in catalog.sets] == [kept]
+    assert [f"{robbed.path} has files of a set, but no manifest" in finding for finding in catalog.findings] == [True, True]
+    for place in places:
+        place.delete([entry.key for entry in place.list(f"{robbed.path}/")])
+        put(place, f"{robbed.path}/postgres/main/shop.000.tar.zst.age", b"being uploaded", tmp_path)
+    assert read(places).findings == ()
 
 
 def test_list_destination_lists_a_folder_without_manifest_apart_from_sets(tmp_path, places):

@@ -137,6 +137,25 @@ def test_hold_without_a_valid_signature_is_in_force_until_a_valid_release(destin
     assert read(destination, made).holds == ()
 
 
+@pytest.mark.parametrize("left", [".sig", ""])
+@pytest.mark.parametrize("kind", ["hold", "release", "proof"])
+def test_leftover_of_a_removed_record_is_reported_and_a_hold_still_protects(destination, made, kind, left):
+    held = hold(made, NOW, "alice", "an audit")
+    add_record(destination, held, KEY)
+    values = held.model_dump() | {"kind": kind, "time": NOW + timedelta(hours=1)}
+    record = Record(**values | {"releases": held.name if kind == "release" else None})
+    add_record(destination, record, KEY)
+    destination.delete([path_of(made, record) + {".sig": "", "": ".sig"}[left]])
+    found = read(destination, made)
+    assert record.name in found.findings[0]
+    assert len(found.findings) == 1
+    assert [each.name for each in found.holds] == ([held.name, record.name] if kind == "hold" else [held.name])
+    ended = [release(made, each.name, NOW + timedelta(days=1, seconds=number), "bob", "done") for number, each in enumerate(found.holds)]
+    for each in ended:
+        add_record(destination, each, KEY)
+    assert read(destination, made).holds == ()
+
+
 def test_hold_with_damaged_content_is_in_force(destination, made):
     held = hold(made, NOW, "alice", "an audit")
     add_record(destination, held, KEY)

@@ -10,7 +10,7 @@ from typing import Any
 from recovery.cli.kit import Answer, Kit
 from recovery.common.errors import DestinationError
 from recovery.common.units import human_duration, human_size, iso, now
-from recovery.sets.find_sets import Found, find_sets, remarks
+from recovery.sets.find_sets import Found, find_sets, remarks, without_manifest
 from recovery.sets.manifest import Manifest, level_name
 from recovery.sets.records import Record, Records, read_records
 
@@ -30,7 +30,7 @@ def sets(kit: Kit) -> Answer:
     rows = [each.row for each in described if each.row]
     findings = [finding for each in described for finding in each.findings]
     unread = [said for each in described for said in each.unread]
-    unfinished = [each.fault for each in found if each.state == "unfinished"]
+    unfinished = without_manifest(found)
     odd = remarks(found)
     facts = kit.facts() | {"sets": rows, "findings": findings, "unread": unread, "unfinished": unfinished, "remarks": odd}
     lines = [*kit.heading(), *_table(rows)]

@@ -10,7 +10,7 @@ from recovery.cli.kit import NOT_READ, Answer, Kit
 from recovery.common.errors import PlanError
 from recovery.common.units import human_duration, human_size
 from recovery.sets.catalog import LATEST
-from recovery.sets.find_sets import Found, find_sets, latest, pick, remarks
+from recovery.sets.find_sets import Found, find_sets, latest, pick, remarks, without_manifest
 from recovery.sets.verify import VerificationResult, VerificationStatus, verify_set
 
 _SHOWN = 50
@@ -35,7 +35,7 @@ def verify(kit: Kit, wanted: str | None, everything: bool) -> Answer:
         DestinationError: if the place can't be read.
     """
     found = find_sets(kit.place, kit.keys.public, kit.plan)
-    unfinished = [each.fault for each in found if each.state == "unfinished"]
+    unfinished = [] if everything else without_manifest(found)
     odd = remarks(found)
     results = [verify_set(each, kit.keys) for each in _chosen(kit, found, wanted, everything)]
     facts = kit.facts() | {
@@ -58,7 +58,7 @@ def _exit_status(results: list[VerificationResult], checked: bool) -> int:
 
 def _chosen(kit: Kit, found: list[Found], wanted: str | None, everything: bool) -> list[Found]:
     if everything:
-        chosen = [each for each in found if each.state != "unfinished"]
+        chosen = [each for each in found if each.state != "empty"]
     elif wanted == LATEST:
         chosen = latest(found) + [each for each in found if each.doubtful]
     else:

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -39,7 +39,8 @@ class Folder(Destination):
     this machine's page cache, so it verifies what the file system gives back, not what this process just had in memory; a
     drive's own cache can't be seen through.
 
-    A temporary file is locked by its writer, so one that isn't was left by a writer that was killed.
+    A temporary file is locked by its writer, so one that isn't was left by a writer that was killed. An empty folder was left by
+    one, too; a writer makes it again if it needs it.
 
     Args:
         name: the plan's name for it.
@@ -63,19 +64,30 @@ class Folder(Destination):
         with self._errors(f"write {key}"):
             if target.is_file() and target.stat().st_size == path.stat().st_size and _sha256(target) == sha256:
                 return False
-            self._make_folder(target.parent)
-            partial = target.parent / f"{_PARTIAL}{secrets.token_hex(8)}"
+            partial, out = self._begin(target.parent)
             try:
-                self._write(path, partial, sha256, key, sent)
+                with out:
+                    self._write(path, partial, out, sha256, key, sent)
                 partial.rename(target)
             finally:
                 partial.unlink(missing_ok=True)
             fsync_folder(target.parent)
         return True
 
-    def _write(self, path: Path, partial: Path, sha256: str, key: str, sent: Callable[[int], None]) -> None:
-        with path.open("rb") as source, os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            fcntl.flock(out, fcntl.LOCK_EX)
+    def _begin(self, folder: Path) -> tuple[Path, IO[bytes]]:
+        """A temporary file in a folder, locked; until it is, a sweep may take both for what was left, and remove them."""
+        while True:
+            partial = folder / f"{_PARTIAL}{secrets.token_hex(8)}"
+            with suppress(FileNotFoundError):
+                self._make_folder(folder)
+                out = os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+                fcntl.flock(out, fcntl.LOCK_EX)
+                if os.fstat(out.fileno()).st_nlink:
+                    return partial, out
+                out.close()
+
+    def _write(self, path: Path, partial: Path, out: IO[bytes], sha256: str, key: str, sent: Callable[[int], None]) -> None:
+        with path.open("rb") as source:
             # sendfile, not copy_file_range: a reflink would share the blocks, and one bad sector would lose both copies.
             while count := os.sendfile(out.fileno(), source.fileno(), None, _CHUNK):
                 sent(count)
@@ -164,18 +176,23 @@ class Folder(Destination):
     def sweep(self, prefix: str) -> None:
         """See :meth:`Destination.sweep`."""
         for path in self._walk(prefix):
-            if path.name.startswith(_PARTIAL) and self._abandoned(path):
-                log.info("%s: removing %s, left by a writer that was killed", self.describe(), path.relative_to(self.root))
-                path.unlink(missing_ok=True)
+            if path.name.startswith(_PARTIAL):
+                self._remove_abandoned(path)
+        top = self._path(prefix)
+        for folder, _, _ in os.walk(top, topdown=False, onerror=self._raise):
+            if Path(folder) != top:
+                with suppress(OSError):  # it is not empty, or in use
+                    Path(folder).rmdir()
 
-    def _abandoned(self, path: Path) -> bool:
+    def _remove_abandoned(self, path: Path) -> None:
         with self._errors(f"look at {path}"):
             try:
                 with path.open("r+b") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
             except (BlockingIOError, FileNotFoundError):  # its writer is at work, or has ended since it was listed
-                return False
-            return True
+                return
+        log.info("%s: removed %s, left by a writer that was killed", self.describe(), path.relative_to(self.root))
 
     def _walk(self, prefix: str) -> Iterator[Path]:
         for folder, folders, files in os.walk(self._path(prefix), onerror=self._raise):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from recovery.common.errors import DestinationError, ManifestError, PlanError, RecoveryError, RestoreError
-from recovery.common.units import human_duration, iso, parse_moment
+from recovery.common.units import human_duration, iso, now, parse_moment
 from recovery.crypto.signing import SIGNATURE_BYTES, VerifyKey
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.plan.field_types import Level
-from recovery.sets.layout import MANIFEST_FILE, SIGNATURE_FILE, is_set_id
+from recovery.sets.layout import MANIFEST_FILE, RECORDS_FOLDER, SIGNATURE_FILE, is_set_id
 from recovery.sets.manifest import MAX_BYTES, Manifest, level_name, parse_manifest
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ LATEST = "latest"
 
 MAX_SKEW = timedelta(minutes=5)
 """Clocks may differ by this much. What a set says of times further ahead was said by a wrong one."""
+
+LEFTOVER_AGE = timedelta(days=3)
+"""A folder without manifest in which nothing was written for so long is not being uploaded any more."""
 
 _THREADS = 8
 
@@ -146,11 +149,16 @@ def read_catalog(plan: str, destinations: Sequence[Destination], key: VerifyKey)
     for destination in destinations:
         try:
             listing = list_destination(destination, plan, key)
+            robbed = [name for name in listing.without if is_set_id(name) and _had_manifest(destination, f"{plan}/{name}/")]
         except DestinationError as error:
             log.warning("%s: %s", destination.name, error)
             failed.append((destination, error))
             continue
         findings += listing.findings
+        findings += [
+            f"At {destination.describe()}: {plan}/{name} has files of a set, but no manifest. Somebody removed it, or a kill left this."
+            for name in robbed
+        ]
         for manifest in listing.manifests:
             found.setdefault(manifest.set_id, []).append((manifest, destination.name))
     if failed and len(failed) == len(destinations):
@@ -168,6 +176,15 @@ def read_catalog(plan: str, destinations: Sequence[Destination], key: VerifyKey)
     for finding in findings:
         log.warning("%s", finding)
     return Catalog(plan, tuple(sets), tuple(findings), tuple(destination.name for destination, _ in failed))
+
+
+def _had_manifest(destination: Destination, folder: str) -> bool:
+    """Whether a folder without manifest shows that it had one, or is not going to get one; an upload under way does neither."""
+    entries = {entry.key.removeprefix(folder): entry.modified for entry in destination.list(folder)}
+    if not entries or MANIFEST_FILE in entries:  # which may have come since
+        return False
+    later = any(name == SIGNATURE_FILE or name.startswith(f"{RECORDS_FOLDER}/") for name in entries)
+    return later or now() - max(entries.values()) >= LEFTOVER_AGE
 
 
 def choose(

@@ -13,16 +13,15 @@ from recovery.common.wording import shortened
 from recovery.crypto.signing import SIGNATURE_BYTES, VerifyKey
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.destinations.subfolder import Inside
-from recovery.sets.catalog import LATEST, ahead
+from recovery.sets.catalog import LATEST, LEFTOVER_AGE, ahead
 from recovery.sets.layout import MANIFEST_FILE, SIGNATURE_FILE, is_set_id
 from recovery.sets.manifest import MAX_BYTES, Manifest, signed_manifest
-from recovery.sets.prune import LEFTOVER_AGE
 
 _THREADS = 8
 
-State = Literal["believed", "bad", "unfinished", "unable"]
-"""``bad``: not believed. ``unfinished``: without a manifest, so it is no set, but being written or removed. ``unable``: it
-could not be found out."""
+State = Literal["believed", "bad", "unfinished", "empty", "unable"]
+"""``bad``: not believed. ``unfinished``: files without a manifest, so it is no set, but being written or removed, or robbed of
+its manifest. ``empty``: without a file. ``unable``: it could not be found out."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +146,18 @@ def _without_manifest(place: Destination, folder: str, path: str, where: str) ->
         lost = newest is not None and now() - newest >= LEFTOVER_AGE  # asking a folder for its own clock writes there
     except DestinationError as error:
         return Found(path, place, "unable", fault=f"{fault} {error}")
-    if newest is None or not lost:
-        return Found(path, place, "unfinished", fault=fault)
+    if newest is None:
+        return Found(path, place, "empty", fault=fault)
+    if not lost:
+        return Found(path, place, "unfinished", fault=f"{fault} It is being written, or its manifest was removed.")
     return Found(
         path, place, "bad", fault=f"{where} has files, the newest of {iso(newest)}, but no manifest: it was removed, or never came."
     )
+
+
+def without_manifest(found: Sequence[Found]) -> list[str]:
+    """What lies where sets do and has no manifest, one sentence each."""
+    return [each.fault for each in found if each.state in {"unfinished", "empty"}]
 
 
 def remarks(found: Sequence[Found]) -> list[str]:

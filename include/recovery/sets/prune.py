@@ -14,15 +14,13 @@ from recovery.crypto.signing import VerifyKey
 from recovery.destinations.base import Destination
 from recovery.plan.field_types import Level
 from recovery.plan.model import Retention
-from recovery.sets.catalog import MAX_SKEW, Listing, list_destination, read_manifest
+from recovery.sets.catalog import LEFTOVER_AGE, MAX_SKEW, Listing, list_destination, read_manifest
 from recovery.sets.layout import MANIFEST_FILE, is_set_id
 from recovery.sets.manifest import Manifest
 from recovery.sets.records import read_records
 from recovery.sets.retention import RetentionDecision, plan_retention
 
 log = logging.getLogger(__name__)
-LEFTOVER_AGE = timedelta(days=3)
-"""A folder without manifest in which nothing was written for so long is not being uploaded any more."""
 
 
 @dataclass(frozen=True)

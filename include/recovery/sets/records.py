@@ -1,8 +1,9 @@
 """What is said of a set after it was closed: holds and their release, verifications, reports. Signed, and only ever added.
 
 A record is ``records/<time>-<kind>.json`` in the set's folder, its signature ``….json.sig`` beside it. A record that is
-not verified is not believed, with one exception: a hold that can't be verified still protects, until a verified
-release names it. Who can write to a destination can so keep a set from being pruned, but never get it deleted.
+not verified is not believed, with one exception: a hold that can't be verified, or of which only the signature is left,
+still protects, until a verified release names it. Who can write to a destination can so keep a set from being pruned; to
+get one deleted, they must remove both files of each hold.
 """
 
 from __future__ import annotations
@@ -122,9 +123,7 @@ def read_records(destination: Destination, path: str, key: VerifyKey, manifest: 
     verified: list[Record] = []
     findings: list[str] = []
     holds = [Hold(BIRTH, f"held from its start, run {manifest.run_id}")] if manifest and manifest.hold else []
-    for each in keys:
-        if each.endswith(".sig"):
-            continue
+    for each in sorted({key.removesuffix(".sig") for key in keys}):
         name = each.removeprefix(folder).removesuffix(".json")
         result = _believe(destination, each, name, path, key)
         if isinstance(result, Record):
@@ -144,11 +143,16 @@ def _believe(destination: Destination, key: str, name: str, path: str, verify_ke
     """A record, or why it is not one."""
     try:
         data = destination.read(key, MAX_BYTES)
+    except Missing:
+        return "only its signature is there: somebody removed it, or it is being written"
+    except TooLarge:
+        return "it is larger than it may be"
+    try:
         signature = destination.read(f"{key}.sig", SIGNATURE_BYTES)
     except Missing:
         return "its signature is missing"
     except TooLarge:
-        return "it or its signature is larger than it may be"
+        return "its signature is larger than it may be"
     if not verify_key.verifies(data, signature):
         return f"it was not signed by the key {verify_key.fingerprint}, or was changed since"
     try:

@@ -109,7 +109,7 @@ def verify_set(found: Found, keys: KeyRing, progress: Callable[[str, int], Progr
     manifest = found.manifest
     if manifest is None:
         result = VerificationResult(found.path.split("/")[-1] or found.destination.describe(), signature_checked=keys.checked)
-        (result.unable if found.state == "unable" else result.faults).append(found.fault)
+        (result.unable if found.state in {"unable", "unfinished"} else result.faults).append(found.fault)
         return result
     result = VerificationResult(
         manifest.set_id,
