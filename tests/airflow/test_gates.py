@@ -1,18 +1,28 @@
 """What a gate's task makes of answers, without Airflow around it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.providers.standard.operators import hitl
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskAwaitingInput
 
-from recovery.airflow import tasks
+from recovery.airflow import gates, tasks
 from recovery.airflow.gates import Gate
+from recovery.common.errors import ToolError
 from recovery.restore import answers, steps
 from tests.support.restore_driver import run_until, show_gate
 from tests.support.system import SampleSystem
 
-CONTEXT = {"dag_run": SimpleNamespace(dag_id="small_restore", run_id="restore 1")}
+RUN = SimpleNamespace(dag_id="small_restore", run_id="restore 1")
+
+
+def context(try_number=1):
+    ti = SimpleNamespace(id="00000000-0000-0000-0000-000000000000", try_number=try_number)
+    return {"dag_run": RUN, "ti": ti, "task_instance": ti}
+
+
+CONTEXT = context()
 
 
 @pytest.fixture
@@ -22,6 +32,21 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setenv("RECOVERY_PLANS", str(made.plans))
     monkeypatch.setattr(tasks, "CLIENTS", made.context().clients)
     return made
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Every question that Airflow would show."""
+    found = []
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **detail: found.append(detail))
+    return found
+
+
+def wait(system, name, try_number=1):
+    """Execute a gate that asks; how long Airflow lets it wait."""
+    with pytest.raises(TaskAwaitingInput) as waiting:
+        gate(system, name).execute(context(try_number))
+    return waiting.value.timeout
 
 
 def gate(system, name):
@@ -51,6 +76,60 @@ def test_rejected_gate_fails_and_fails_at_once_when_executed_again(system):
     with pytest.raises(AirflowFailException, match="alice rejected the gate 'accept'"):
         gate(system, "accept").execute(CONTEXT)
     assert answers.answered(run, "accept") == "rejected"
+
+
+def test_gate_whose_answers_are_lost_asks_again_until_its_time_has_passed(system, asked, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "preflight")
+    first = wait(system, "plan")
+    assert first == system.plan().approvals.timeout == timedelta(hours=12)
+    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + timedelta(hours=11))
+    for lost in range(1, 30):
+        left = wait(system, "plan", 1 + lost)
+        assert timedelta(minutes=59) < left <= timedelta(hours=1)
+    assert len(asked) == 30
+    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + timedelta(hours=12))
+    with pytest.raises(AirflowFailException, match="Nobody answered the gate 'plan' in time"):
+        gate(system, "plan").execute(context(31))
+    assert len(asked) == 30
+    assert answers.answered(run, "plan") == "unanswered"
+
+
+def test_accept_gate_is_not_shown_again_when_its_time_has_passed(system, asked, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "check")
+    wait(system, "accept")
+    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + timedelta(hours=13))
+    monkeypatch.setattr(gates.mail, "nobody_accepted", lambda *_: None)
+    assert gate(system, "accept").execute(context(2)) is None
+    assert (len(asked), answers.answered(run, "accept")) == (1, "unanswered")
+
+
+def test_gate_has_its_whole_time_again_after_an_answer_or_new_checks(system, asked, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "check")
+    wait(system, "accept")
+    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + timedelta(hours=13))
+    steps.check_system(run)
+    assert wait(system, "accept", 2) == timedelta(hours=12)
+    answers.reject(run, "accept", None)
+    assert wait(system, "accept", 3) == timedelta(hours=12)
+
+
+def test_gate_that_can_not_ask_fails_after_four_tries_however_often_it_asked(system, asked, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "preflight")
+    for number in range(1, 8):
+        wait(system, "plan", number)
+
+    def fail(*_):
+        raise ToolError("It does not answer.", "Wait.")
+
+    monkeypatch.setattr(gates, "gate_text", fail)
+    for number in (8, 9, 10, 11):
+        with pytest.raises(AirflowException, match=r"It does not answer\.") as failed:
+            gate(system, "plan").execute(context(number))
+        assert isinstance(failed.value, AirflowFailException) == (number == 11)
 
 
 def test_accept_gate_is_retried_when_checks_began_again_before_the_approval(system):

@@ -8,18 +8,23 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from recovery.airflow import mail
 from recovery.airflow.tasks import operator_errors, restore_session
 from recovery.common.errors import ApprovalError
-from recovery.common.units import human_duration
+from recovery.common.units import human_duration, now
 from recovery.plan.field_types import Gate as GateName
 from recovery.plan.model import Plan
 from recovery.restore import answers, state
 from recovery.restore.gate_texts import gate_text, headline
+from recovery.restore.session import RestoreSession
 
 log = logging.getLogger(__name__)
+
+_ASK_AGAIN = timedelta(seconds=5)
+_TRIES = 4
+"""How often a gate tries to ask at all; after a failure of its own that may pass."""
 
 
 class Gate(ApprovalOperator):
@@ -38,21 +43,43 @@ class Gate(ApprovalOperator):
             body="",
             response_timeout=plan.approvals.timeout,
             assigned_users=[{"id": approver.id, "name": approver.name} for approver in plan.approvals.approvers],
-            retries=3,  # Airflow sometimes loses an answer that comes at once, and fails the task; checks may begin again meanwhile
-            retry_delay=timedelta(seconds=5),
+            retries=_TRIES + plan.approvals.timeout // _ASK_AGAIN,  # as often as it takes: what ends is the time
+            retry_delay=_ASK_AGAIN,
+            retry_exponential_backoff=1,
             **kwargs,
         )
         self.plan_name = plan.plan
         self.gate = gate
 
     def execute(self, context: Any) -> Any:
-        """Ask."""
-        operator_errors(self._prepare)(context)
+        """Ask; again, if Airflow lost an answer, or checks began again meanwhile. The time to answer runs from the first time.
+
+        Airflow's scheduler loses an answer that comes before it has seen that the process of this task has ended, and takes the
+        task, which the answer has queued again under the same number, for one that was killed: see ``process_executor_events``.
+        """
+        session = operator_errors(restore_session)(self.plan_name, context["dag_run"])
+        since = operator_errors(answers.asking_since)(session, self.gate)
+        if since and (left := session.plan.approvals.timeout - (now() - since)) <= timedelta():
+            return operator_errors(self._unanswered)(session, context)
+        try:
+            operator_errors(self._prepare)(session)
+        except (AirflowFailException, AirflowSkipException):
+            raise
+        except AirflowException as error:
+            if context["ti"].try_number - answers.times_asked(session, self.gate) >= _TRIES:
+                raise AirflowFailException(str(error)) from None
+            raise
+        self.response_timeout = left if since else session.plan.approvals.timeout
         mail.gate_waits(self.plan_name, self.gate, self.body or "", context)
         return super().execute(context)
 
-    def _prepare(self, context: Any) -> None:
-        session = restore_session(self.plan_name, context["dag_run"])
+    def _prepare(self, session: RestoreSession) -> None:
+        """Say what is asked, and keep it.
+
+        Raises:
+            AirflowSkipException: if nothing is to be asked.
+            RecoveryError: if nobody may answer, or as :func:`recovery.restore.answers.show`.
+        """
         if self.gate == "accept" and not state.in_use(session):
             raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
         if self.gate not in session.gates:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from recovery.common.errors import ApprovalError
 from recovery.common.files import write_atomically
 from recovery.common.units import now
@@ -77,18 +79,36 @@ def answer(session: RestoreSession, gate: Gate) -> Entry | None:
 
     A person's no is final. Other answers are void once the gate asks again, or checks begin again of what the last gate is about.
     """
-    said = [
-        each for each in session.journal.everything() if each.facts.get("gate") == gate or (each.step == Step.CHECKING and gate == "accept")
-    ]
+    said = _said(session, gate)
     for entry in said:
         if entry.step == Step.REJECTED:
             return entry
     return said[-1] if said and said[-1].step in {Step.APPROVED, Step.UNANSWERED} else None
 
 
+def asking_since(session: RestoreSession, gate: Gate) -> datetime | None:
+    """When a gate first asked what nobody has answered since, however often it asked again; None if it waits for no answer."""
+    since = None
+    for entry in _said(session, gate):
+        since = (since or entry.time) if entry.step == Step.ASKED else None
+    return since
+
+
+def times_asked(session: RestoreSession, gate: Gate) -> int:
+    """How often a gate was shown."""
+    return sum(entry.step == Step.ASKED for entry in _said(session, gate))
+
+
 def _refuse_rejected(session: RestoreSession, gate: Gate) -> None:
     if (no := answer(session, gate)) and no.step == Step.REJECTED:
         raise ApprovalError(f"{no.facts['person']} rejected the gate {gate!r}.", "Let this run end; then trigger a new restore.")
+
+
+def _said(session: RestoreSession, gate: Gate) -> list[Entry]:
+    """What the journal says of a gate; checks that begin again are a new question at the last one."""
+    return [
+        each for each in session.journal.everything() if each.facts.get("gate") == gate or (each.step == Step.CHECKING and gate == "accept")
+    ]
 
 
 def answered(session: RestoreSession, gate: Gate) -> str:
