@@ -66,9 +66,9 @@ class Folder(Destination):
                 return False
             partial, out = self._begin(target.parent)
             try:
-                with out:
+                with out:  # renamed before the lock goes, or a sweep would take it
                     self._write(path, partial, out, sha256, key, sent)
-                partial.rename(target)
+                    partial.rename(target)
             finally:
                 partial.unlink(missing_ok=True)
             fsync_folder(target.parent)
@@ -149,12 +149,21 @@ class Folder(Destination):
 
     def _tidy(self, folder: Path) -> None:
         """Remove a folder and its parents as far as they are empty; sync the first that is not."""
-        while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
-            with self._errors(f"delete {folder}"):
-                folder.rmdir()
+        while folder != self.root and self._remove_empty(folder):
             folder = folder.parent
         if folder.is_dir():
             fsync_folder(folder)
+
+    def _remove_empty(self, folder: Path) -> bool:
+        """Remove a folder unless something is in it, or somebody else was quicker; whether it is removed."""
+        with self._errors(f"delete {folder}"):
+            try:
+                folder.rmdir()
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT}:
+                    raise
+                return False
+        return True
 
     def now(self) -> datetime:
         """See :meth:`Destination.now`. The clock of the file system, which on a share is the server's."""
@@ -181,8 +190,7 @@ class Folder(Destination):
         top = self._path(prefix)
         for folder, _, _ in os.walk(top, topdown=False, onerror=self._raise):
             if Path(folder) != top:
-                with suppress(OSError):  # it is not empty, or in use
-                    Path(folder).rmdir()
+                self._remove_empty(Path(folder))
 
     def _remove_abandoned(self, path: Path) -> None:
         with self._errors(f"look at {path}"):
