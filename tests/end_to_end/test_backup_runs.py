@@ -194,6 +194,7 @@ def whole_and_part(play):
         assert (made.complete, made.note, made.hold, made.run_id) == (True, "before the move", True, play.run_id)
     assert play.staged == []
     assert play.pings == 1
+    whole = play.run_id
     assert "level content" in play.logs("files_uploads.verify")
     play.trigger(sources=["config.settings"]).ended("success")
     part = play.sets()[-1]
@@ -203,6 +204,12 @@ def whole_and_part(play):
     assert {states[f"files_uploads.{step}"] for step in ("dump", "compress", "verify")} == {"skipped"}
     assert (states["finish"], states["heartbeat"]) == ("skipped", "skipped")
     assert play.pings == 1
+    before = play.sets("far")
+    for run_id in (whole, play.run_id):
+        cleared = play.operator.clear(play.dag, run_id, "upload.far", downstream=True)
+        assert {"upload.far", "prune.far", "finish"} <= set(cleared)
+        assert play.operator.wait_run(play.dag, run_id) == "success", "what is done is green when it is cleared"
+    assert play.sets("far") == before
     assert play.mails() == []
     assert play.staged == []
 
