@@ -118,6 +118,8 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
         (FOLDER | {"drill": {"target": "staging", "sources": ["postgres.main"]}}, "has no postgres.main"),
         ({"hooks": {"before_backup": [{"sql": ASK | {"statement": "SELECT 1"}}]}}, "hooks.before_backup.0: the plan has no source"),
         ({"hooks": {"before_backup": [{"argv": ["true"], "mongo": PING}]}}, "exactly one of argv, sql, mongo"),
+        ({"hooks": {"before_backup": [{"argv": ["./stop", "x"]}]}}, "'./stop' is a relative path; write an absolute one"),
+        ({"services": {"stop": [["bin/stop"]]}}, "'bin/stop' is a relative path; write an absolute one"),
         ({"checks": [{"sql": {"source": "postgres.main", "database": "shop", "query": "SELECT 1"}}]}, "exactly one of equals, at_least"),
         ({"checks": [{"sql": ASK | {"query": "SELECT 1", "equals": 1}}]}, "checks.0: the plan has no source"),
     ],

@@ -30,6 +30,12 @@ def _duration(value: Any) -> Any:
     return parse_duration(value) if isinstance(value, str) else _only(value, timedelta, "a duration such as 24h")
 
 
+def _command(argv: tuple[str, ...]) -> tuple[str, ...]:
+    if "/" in argv[0] and not argv[0].startswith("/"):
+        raise ValueError(f"{argv[0]!r} is a relative path; write an absolute one, or a name that PATH has")
+    return argv
+
+
 def _size(value: Any) -> Any:
     return parse_size(value) if isinstance(value, str) else _only(value, int, "a size such as 1GiB")
 
@@ -94,7 +100,11 @@ Duration = Annotated[
     Field(json_schema_extra=_JSON_DURATION),
 ]
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=str | int), Field(json_schema_extra=_JSON_SIZE)]
-Argv = Annotated[tuple[str, ...], Field(min_length=1, description="A command and its arguments; no shell reads them.")]
+Argv = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, description="A command and its arguments; no shell reads them. It starts in the folder /."),
+    AfterValidator(_command),
+]
 Level = Literal["stored", "decoded", "restored"]
 Gate = Literal["plan", "cutover", "accept"]
 """The questions of a restore, in their order."""
