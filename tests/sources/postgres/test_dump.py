@@ -10,7 +10,6 @@ from recovery.common.errors import ArtifactError, SourceError, SourceUnreachable
 from recovery.packs.content_index import read_rows
 from recovery.runners.local import LOCAL
 from recovery.sources.postgres.client import find_bin
-from recovery.sources.postgres.databases.stage import in_steps
 from recovery.sources.postgres.dump.archive import read_pack
 from sandbox.servers import postgres_bin
 from tests.sources.postgres.dump.test_archive import members
@@ -236,32 +235,6 @@ def test_stage_continues_with_a_warning_when_analyze_of_a_table_fails(site, capl
     assert set(site.sql(f"uneven__stage_{restore.id}", counts)) == {("fine", 99.0), ("also_fine", 99.0)}
     assert source.verify_staged(restore) == []
     source.discard(restore)
-
-
-def entry(what):
-    return f"7; 0 0 ACL {what}" if what.startswith("ACL") else f"7; 2620 16384 {what}"
-
-
-@pytest.mark.parametrize(
-    ("entries", "steps"),
-    [
-        ("TABLE a, ACL a, INDEX a", [("TABLE a, INDEX a, ACL a", 4)]),
-        (
-            "TABLE a, ACL a, INDEX ATTACH b, INDEX c, INDEX ATTACH d, RULE e, TRIGGER f, TRIGGER g, FK h, ACL i",
-            [
-                ("TABLE a", 4),
-                ("INDEX ATTACH b, INDEX c, INDEX ATTACH d", 1),
-                ("RULE e", 4),
-                ("TRIGGER f, TRIGGER g", 1),
-                ("FK h, ACL a, ACL i", 4),
-            ],
-        ),
-        ("INDEX ATTACH a, TRIGGER b, INDEX ATTACH c, FK d", [("INDEX ATTACH a, TRIGGER b, INDEX ATTACH c", 1), ("FK d", 4)]),
-    ],
-)
-def test_in_steps_gives_index_attachments_and_triggers_one_job_and_puts_rights_last(entries, steps):
-    found = in_steps([entry(what) for what in entries.split(", ")], 4)
-    assert found == [([entry(what) for what in chosen.split(", ")], jobs) for chosen, jobs in steps]
 
 
 def test_databases_with_encodings_other_than_utf8_are_dumped_and_staged_equal(site):

@@ -96,7 +96,7 @@ def test_restore_of_one_database_leaves_the_other_databases_unchanged(site, live
 def test_stage_creates_only_the_roles_that_the_chosen_databases_need(site, live, saved, only, roles):
     restore = site.restore(saved, only=only)
     created = ", ".join(sorted(roles))
-    assert f"Roles that the server lacks and that are created: {created}." in texts(live, restore, "fact")
+    assert f"Roles that the server lacks and that are created, without rights until the cutover: {created}." in texts(live, restore, "fact")
     live.stage(restore)
     assert site.own_roles() == roles
     assert live.verify_staged(restore) == []

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,12 @@ class Server:
                 "Use a key file without a passphrase, readable for the worker alone.",
             )
         self._parameters = {"keepalives_idle": "30", "connect_timeout": "10", "application_name": "recovery"} | self._parameters
+
+    def as_role(self, login: str, password: str) -> Server:
+        """The same server as another user, who is no superuser."""
+        other = Server(replace(self.endpoint, login=login, password=password), self._folders, self.runner)
+        other.about = replace(self.about, user=login, superuser=False)
+        return other
 
     def _pins(self) -> dict[str, str | None]:
         """:data:`_PINS`, and those that the server's version and our rights add."""

@@ -12,7 +12,7 @@ from recovery.packs.content_diff import compare as compare_rows
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals, versions
-from recovery.sources.postgres.accounts.roles import created_roles, needed_roles
+from recovery.sources.postgres.accounts.roles import changed, created_roles, needed_roles, roles, wake
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.columns import BY_COLUMNS
@@ -20,12 +20,9 @@ from recovery.sources.postgres.definitions.expressions import canonical
 from recovery.sources.postgres.dump.archive import TableText
 from recovery.sources.postgres.dump.pg_dump import large_object_inventory
 from recovery.sources.postgres.dump.table_reader import large_object_digest, table_texts
-from recovery.sources.postgres.targets import Target
+from recovery.sources.postgres.targets import Objects, Target, expected_objects
 
 log = logging.getLogger(__name__)
-
-Objects = dict[tuple[str, str], Facts]
-"""Rows by kind and name."""
 
 _NAMES_SHOWN = 10
 _DEPARSED = {"definition", "default", "bound", "partition key", "using", "check", "row filter"}
@@ -41,22 +38,16 @@ def verify_staged(server: Server, jobs: int, restore: RestoreView, chosen: Seque
 
 
 def _verify_roles(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> list[Difference]:
-    """Roles that this restore created or took over must be the set's, but for what the swap gives them; others must be there."""
-    created = set(created_roles(restore))
-
-    def looked_at(rows: Iterable[tuple[str, Facts]]) -> list[Row]:
-        return [("role", name, _staged(facts) if name in created else {}) for name, facts in rows]
-
-    expected = needed_roles(restore, chosen)
-    with server.maintenance() as connection:
-        found = {name: facts for _, name, facts in server_globals.role_rows(connection) if name in expected}
-    return compare_rows(looked_at(expected.items()), looked_at(found.items()))
-
-
-def _staged(role: Facts) -> Facts:
-    """What a role has before the swap; that it is valid for ever can be said in two ways."""
-    kept = {key: value for key, value in versions.membership(role).items() if key not in {"login", "comment"}}
-    return kept | {"valid until": None if kept["valid until"] == "infinity" else kept["valid until"]}
+    """All roles must be there. Those that this restore created or took over are awakened, compared, and that is rolled back."""
+    expected = needed_roles(restore, chosen).keys()
+    with server.maintenance() as connection, translated_errors("Trying the restored roles", RestoreError):
+        found = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+        missing = [Difference("role", name, "is missing") for name in sorted(expected - found.keys())]
+        created = {name for name in created_roles(restore) if name in found and name in expected}
+        sleeping = {name for name in created if server_globals.is_asleep(found[name])}
+        with connection.transaction(force_rollback=True):
+            differences = wake(connection, restore, sleeping)
+        return missing + differences + changed(roles(restore), found, created - sleeping)
 
 
 def _verify_database(server: Server, jobs: int, restore: RestoreView, target: Target) -> list[Difference]:
@@ -111,11 +102,6 @@ def together(found: Iterable[Change]) -> list[Change]:
 def _within(target: Target, objects: Objects) -> Iterator[Row]:
     for kind, name, facts in rows_of(objects):
         yield kind, name if kind == "database" else f"{target.saved}.{name}", facts
-
-
-def expected_objects(restore: RestoreView, target: Target) -> Objects:
-    """What a set holds of a database."""
-    return {(kind, name): facts for kind, name, facts in restore.rows(target.artifact) if kind not in {"snapshot", "text"}}
 
 
 def rows_of(objects: Objects) -> Iterator[Row]:
@@ -221,6 +207,8 @@ def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) ->
     expected, found = dict(expected), dict(found)
     if major:
         expected, found = versions.as_known(major, expected, found, catalog_columns=kind in BY_COLUMNS)
+    for facts in (expected, found):
+        facts.pop("privileged", None)  # which settings are a superuser's differs between versions
     if kind == "extension":  # a restore creates the version that the server has; preflight shows the difference
         expected.pop("version", None)
         found.pop("version", None)

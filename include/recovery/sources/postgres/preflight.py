@@ -17,14 +17,13 @@ from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import globals_artifact, needed_roles, roles
 from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases.privileged import privileged
 from recovery.sources.postgres.locations import second_copy
 from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
 from recovery.sources.postgres.tables import preflight as tables_preflight
 from recovery.sources.postgres.tables.preflight import needed_bytes, unpacked_bytes
-from recovery.sources.postgres.targets import Target, databases, targets
-
-_NEEDS_SUPERUSER = ("event trigger", "foreign-data wrapper", "language", "access method", "transform")
+from recovery.sources.postgres.targets import Target, databases, expected_objects, targets
 
 
 def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], backed_up: Sequence[str]) -> Preflight:
@@ -55,6 +54,7 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
             findings += blockers(connection, target)
             findings += _extensions(connection, restore, target, server.about.superuser)
             findings += _tablespaces(connection, restore, target)
+            findings += _made_by_superuser(restore, target) if server.about.superuser else []
             findings += _safety_backup_findings(server, connection, target, backed_up)
         if chosen or not restore.only:
             findings += _roles(connection, restore, chosen)
@@ -190,6 +190,14 @@ def _extensions(connection: Connection, restore: RestoreView, target: Target, su
             yield refusal(f"Only a superuser can create the extension {name} of database {target.saved}.")
 
 
+def _made_by_superuser(restore: RestoreView, target: Target) -> Iterator[Finding]:
+    """What is made with all rights; everything else is made by roles that have no right outside of their database."""
+    made = [f"extension {name}" for _, name, _ in restore.rows(target.artifact, "extension") if name != "plpgsql"]
+    made += [f"{kind} {name}" for kind, name in privileged(expected_objects(restore, target))]
+    if made:
+        yield fact(f"Made as superuser in database {target.name}, none of it with code of the set running: {', '.join(made)}.")
+
+
 def _tablespaces(connection: Connection, restore: RestoreView, target: Target) -> Iterator[Finding]:
     used = {target.facts["tablespace"]}
     used |= {facts.get("tablespace") for _, _, facts in restore.rows(target.artifact, "table", "index", "materialized view")}
@@ -208,7 +216,9 @@ def _roles(connection: Connection, restore: RestoreView, chosen: Sequence[Target
     wanted = needed_roles(restore, chosen)
     found = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     if missing := sorted(wanted.keys() - found.keys()):
-        yield fact(f"Roles that the server lacks and that are created: {', '.join(missing)}.")
+        yield fact(f"Roles that the server lacks and that are created, without rights until the cutover: {', '.join(missing)}.")
+        if powers := [f"{name} ({', '.join(able)})" for name in missing if (able := _powers(wanted[name]))]:
+            yield warning(f"Some of these roles can do more than use what they own from the cutover on: {'; '.join(powers)}.")
         if not server["passwords"]:
             yield warning("The set has no passwords of roles: those that are created can't log in with one until you set it.")
     users = {name for name, facts in roles(restore).items() if any(group in wanted for group, *_ in facts["member of"] or ())}
@@ -226,6 +236,12 @@ def _roles(connection: Connection, restore: RestoreView, chosen: Sequence[Target
         yield warning(f"What all roles have (ALTER ROLE ALL, rights of PUBLIC on parameters) stays as it is: {difference.what}.")
 
 
+def _powers(role: Facts) -> list[str]:
+    """What a role may do on its whole server."""
+    attributes = [what for what in ("superuser", "createrole", "createdb", "replication", "bypassrls") if role[what]]
+    return attributes + [group for group, *_ in role["member of"] or () if group.startswith("pg_")]
+
+
 def _staying(wanted: dict[str, Facts], staying: dict[str, Facts]) -> Iterator[Finding]:
     """How the roles of the set differ from those of the server, which stay as they are."""
     for difference in compare(_shared(wanted, staying), _shared(staying, wanted)):
@@ -241,11 +257,17 @@ def _shared(some: dict[str, Facts], others: dict[str, Facts]) -> Iterable[tuple[
 
 def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Target]) -> Iterator[Finding]:
     """What a user that is no superuser needs."""
-    me, may_create, may_signal = _rows(
-        connection, "SELECT rolname, rolcreatedb, pg_has_role('pg_signal_backend', 'USAGE') FROM pg_roles WHERE rolname = current_user"
+    me, may_create, may_create_roles, may_signal = _rows(
+        connection,
+        "SELECT rolname, rolcreatedb, rolcreaterole, pg_has_role('pg_signal_backend', 'USAGE') FROM pg_roles WHERE rolname = current_user",
     )[0]
     if not may_create:
         yield refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
+    if not may_create_roles:
+        yield refusal(
+            f"User {me} may not create the roles that load a database, each without the rights of others. ALTER ROLE {me} CREATEROLE, or"
+            " restore as a superuser."
+        )
     if not may_signal:
         yield refusal(f"User {me} may not end other users' sessions. GRANT pg_signal_backend TO {me}, or restore as a superuser.")
     known = {name for _, name, facts in server_globals.role_rows(connection) if not server_globals.is_asleep(facts)}
@@ -259,7 +281,7 @@ def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Targe
         owners |= {
             owner for (owner,) in _rows(connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", target.name)
         }
-        for kind, name, _ in restore.rows(target.artifact, *_NEEDS_SUPERUSER):
+        for kind, name in privileged(expected_objects(restore, target)):
             yield refusal(f"Only a superuser can restore the {kind} {name} of database {target.saved}.")
     for owner in sorted(owners & known - {"pg_database_owner"}):
         if not _rows(connection, "SELECT pg_has_role(%s, 'MEMBER')", owner)[0][0]:

@@ -9,6 +9,8 @@ from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.selection import parse
 
+Objects = dict[tuple[str, str], Facts]
+"""Rows by kind and name."""
 NAME_BYTES = 63
 """PostgreSQL cuts longer names silently (NAMEDATALEN - 1)."""
 
@@ -66,3 +68,8 @@ def targets(restore: RestoreView, renamed: Mapping[str, str] | None = None) -> l
     """The databases of a set that were asked for as a whole."""
     wanted = parse(restore.only).databases
     return [target for target in databases(restore, renamed) if not restore.only or target.saved in wanted]
+
+
+def expected_objects(restore: RestoreView, target: Target) -> Objects:
+    """What a set holds of a database."""
+    return {(kind, name): facts for kind, name, facts in restore.rows(target.artifact) if kind not in {"snapshot", "text"}}

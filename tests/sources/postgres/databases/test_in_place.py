@@ -287,7 +287,7 @@ def test_preflight_in_place_reports_drops_and_refuses_databases_not_backed_up(si
 
 
 def test_replace_and_rollback_work_for_an_owner_without_superuser_rights(site):
-    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO ip_clerk")
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'l' CREATEDB CREATEROLE", "GRANT pg_signal_backend TO ip_clerk")
     site.sql("postgres", "CREATE DATABASE cash OWNER ip_clerk")
     who = {"user": "ip_clerk", "password": "l"}
     site.sql("cash", "CREATE TABLE t AS SELECT 'saved' AS state", **who)

@@ -300,7 +300,7 @@ def test_preflight_reports_replaced_databases_sessions_roles_and_needed_space(si
     assert preflight.fingerprint == source.fingerprint(restore) == f"{system} at 127.0.0.1:{site.server.port}"
     assert f"is replaced and kept as shop__before_{restore.id}" in facts
     assert "1 of postgres (till)" in facts
-    assert "created: gone, gone_group" in facts
+    assert "created, without rights until the cutover: gone, gone_group" in facts
     warnings = texts(source, restore, "warning")
     assert "Role clerk exists and stays as it is: createrole is True, the set has False" in warnings
     assert texts(source, restore, "refusal") == ""
@@ -399,6 +399,7 @@ def test_preflight_refuses_a_user_without_rights_and_names_the_needed_grants(sit
     try:
         refusals = texts(site.source("shop", "stock", user="little", password="l"), restore, "refusal")
         assert "ALTER ROLE little CREATEDB" in refusals
+        assert "ALTER ROLE little CREATEROLE" in refusals
         assert "GRANT pg_signal_backend TO little" in refusals
         assert "roles are missing or asleep: gone, gone_group" in refusals
         assert "GRANT postgres TO little" in refusals
@@ -407,7 +408,7 @@ def test_preflight_refuses_a_user_without_rights_and_names_the_needed_grants(sit
 
 
 def test_owner_without_superuser_rights_stages_swaps_and_rolls_back(site):
-    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
+    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB CREATEROLE", "GRANT pg_signal_backend TO landlord")
     site.sql("postgres", "CREATE DATABASE house OWNER landlord")
     who = {"user": "landlord", "password": "l"}
     site.sql("house", "CREATE TABLE t AS SELECT 'saved' AS state", "SELECT lo_from_bytea(0, 'x')", **who)
@@ -454,7 +455,7 @@ def test_swap_is_not_blocked_by_autovacuum(site, shop):
 
 def test_rename_ends_autovacuum_that_the_user_may_not_terminate(site):
     """A user without superuser rights may not end it, and need not."""
-    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB", "GRANT pg_signal_backend TO landlord")
+    site.sql("postgres", "CREATE ROLE landlord LOGIN PASSWORD 'l' CREATEDB CREATEROLE", "GRANT pg_signal_backend TO landlord")
     site.sql("postgres", "CREATE DATABASE house OWNER landlord")
     slow = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100"
     site.sql(
@@ -550,7 +551,7 @@ def test_swap_fails_without_renames_when_a_role_membership_has_too_few_rights(si
     source.stage(restore)
     with monkeypatch.context() as patch:
         patch.setattr(server_globals, "grants", lambda member, groups: [SQL("GRANT app TO boss")])
-        with pytest.raises(VerificationError, match="have less of them than the set has: boss of app"):
+        with pytest.raises(VerificationError, match="role boss: it has less of app than in the set"):
             source.swap(restore)
     assert site.databases() >= {"house", f"house__stage_{restore.id}"}
     source.roll_back(restore)

@@ -599,7 +599,7 @@ def test_user_without_superuser_rights_restores_own_tables(site, live):
         refusals = parts.refusals(restore)
         assert "ALTER ROLE landlord CREATEDB" in refusals
         assert "may not create schemas in house" in refusals
-        site.sql("house", "ALTER ROLE landlord CREATEDB", "GRANT CREATE ON DATABASE house TO landlord", "DELETE FROM rooms.room")
+        site.sql("house", "ALTER ROLE landlord CREATEDB CREATEROLE", "GRANT CREATE ON DATABASE house TO landlord", "DELETE FROM rooms.room")
         before = everything(site, "house")
         parts.staged(restore)
         parts.swap(restore)

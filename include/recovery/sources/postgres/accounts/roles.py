@@ -1,10 +1,10 @@
-"""The roles that a restore brings: created without LOGIN, awakened once they are in use, dropped if they never are."""
+"""The roles that a restore brings: created without any right, awakened once they are in use, dropped if they never are."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from psycopg import errors
@@ -13,10 +13,10 @@ from psycopg.sql import SQL, Composed, Identifier
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.files import empty_folder
 from recovery.common.wording import ROLLS_BACK
-from recovery.packs.content_index import Facts
+from recovery.packs.content_diff import Difference, compare
+from recovery.packs.content_index import Facts, Row
 from recovery.sources.base import RestoreView
-from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.accounts.versions import membership
+from recovery.sources.postgres.accounts import server_globals, versions
 from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.targets import Target
 
@@ -64,7 +64,7 @@ def created_roles(restore: RestoreView) -> list[str]:
 
 
 def create_roles(connection: Connection, restore: RestoreView, chosen: Sequence[Target]) -> None:
-    """Create the roles that the restore brings and the server lacks, without LOGIN until they are in use.
+    """Create the roles that the restore brings and the server lacks, without any right until they are in use.
 
     Raises:
         RestoreError: if the server refuses, or a role waits for another restore that has not ended.
@@ -79,16 +79,13 @@ def create_roles(connection: Connection, restore: RestoreView, chosen: Sequence[
         if name not in existing:
             restore.record(CREATED_ROLE, role=name)
             server_globals.create_role(connection, role, restore.id)
-            log.info("role %s created, without LOGIN until the swap", name)
+            log.info("role %s created, without rights until the swap", name)
         elif owner := server_globals.waits_for(existing[name]):
             if owner in others:
                 raise RestoreError(f"The role {name} waits for the swap of the restore {owner}.", "Wait until that one has ended.")
             restore.record(CREATED_ROLE, role=name)
             server_globals.adopt_role(connection, role, existing[name], restore.id)
             log.info("role %s, which a restore left without LOGIN, taken over", name)
-    for name in created_roles(restore):
-        if name in roles:
-            server_globals.finish_role(connection, roles[name])
 
 
 def set_roles(restore: RestoreView, artifact: str) -> dict[str, dict[str, Any]]:
@@ -102,18 +99,17 @@ def set_roles(restore: RestoreView, artifact: str) -> dict[str, dict[str, Any]]:
 
 
 def awaken(connection: Connection, restore: RestoreView) -> None:
-    """Let the created roles log in, take their mark off, and give them back to their members, whoever those are.
+    """Make the created roles the set's, take their mark off, and give them back to their members, whoever those are.
 
     Only roles that are still asleep: another restore that took one over may have given it to the live system already.
 
     Raises:
         RestoreError: if one is gone.
-        VerificationError: if a member has not what the set has.
+        VerificationError: if a role is not the set's then, or a member has not what the set has.
     """
     known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
-    created = known.keys() & set(created_roles(restore))
-    wanted = roles(restore)
-    if gone := sorted(wanted.keys() & set(created_roles(restore)) - known.keys()):
+    created, wanted = set(created_roles(restore)), roles(restore)
+    if gone := sorted(wanted.keys() & created - known.keys()):
         raise RestoreError(f"Roles that this restore created are gone: {', '.join(gone)}.", "Somebody dropped them. Trigger a new restore.")
     sleeping = {
         name
@@ -121,51 +117,65 @@ def awaken(connection: Connection, restore: RestoreView) -> None:
         if server_globals.is_asleep(known[name]) or (wanted[name]["login"] and not known[name]["login"])
     }
     restore.record(_AWAKEN, roles=sorted(sleeping))
-    members: dict[str, list[list[Any]]] = {}
-    for name, facts in wanted.items():
-        if name in sleeping:
-            if facts["login"]:
-                connection.execute(SQL("ALTER ROLE {} LOGIN").format(Identifier(name)))
-            connection.execute(server_globals.comment(name, facts["comment"]))
-        groups = [group for group in facts["member of"] or () if group[0] in sleeping]
-        if groups and name in known.keys() - created:
-            members[name] = groups
-            for statement in server_globals.grants(name, groups):
-                connection.execute(statement)
-    _check_members(connection, members)
-
-
-def _check_members(connection: Connection, members: Mapping[str, list[list[Any]]]) -> None:
-    """Roles that were there before must have of their groups what the set has; whoever creates a group has more.
-
-    Raises:
-        VerificationError: if they have not.
-    """
-    now = {name: facts for _, name, facts in server_globals.role_rows(connection) if name in members}
-    lacking = []
-    for name, groups in members.items():
-        has = {group: flags for group, *flags in membership(now[name])["member of"] or ()}
-        for group, *flags in membership({**now[name], "member of": groups})["member of"]:
-            if group not in has or any(wanted and not found for wanted, found in zip(flags, has[group], strict=True)):
-                lacking.append(f"{name} of {group}")
-    if lacking:
+    if differences := wake(connection, restore, sleeping):
         raise VerificationError(
-            f"Members of the restored roles have less of them than the set has: {', '.join(lacking)}.",
+            f"The restored roles are not the set's: {'; '.join(map(str, differences))}.",
             f"The statements were undone; report it. {ROLLS_BACK}",
         )
 
 
+def wake(connection: Connection, restore: RestoreView, sleeping: Collection[str]) -> list[Difference]:
+    """Awaken roles in the transaction that is open; how they and their members differ from the set's then."""
+    known = {name for _, name, _ in server_globals.role_rows(connection)}
+    created, wanted = set(created_roles(restore)), roles(restore)
+    members: dict[str, list[list[Any]]] = {}
+    for name in sorted(sleeping):
+        for statement in server_globals.wake(name, wanted[name]):
+            connection.execute(statement)
+    for name, facts in wanted.items():
+        groups = [group for group in facts["member of"] or () if name in sleeping or group[0] in sleeping]
+        if name in sleeping or (groups and name in known - created):
+            for statement in server_globals.grants(name, groups):
+                connection.execute(statement)
+            if name not in sleeping:
+                members[name] = groups
+    now = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+    return changed(wanted, now, sleeping) + _lacking(now, members)
+
+
+def changed(wanted: Mapping[str, Facts], now: Mapping[str, Facts], awake: Collection[str]) -> list[Difference]:
+    """How roles that are in use differ from the set's."""
+
+    def rows(known: Mapping[str, Facts]) -> list[Row]:
+        return [("role", name, _lasting(known[name])) for name in sorted(awake)]
+
+    return compare(rows(wanted), rows(now))
+
+
+def _lasting(role: Facts) -> Facts:
+    """A role, in which valid for ever is said in one of two ways."""
+    role = versions.membership(role)
+    return role | {"valid until": None if role["valid until"] == "infinity" else role["valid until"]}
+
+
+def _lacking(now: Mapping[str, Facts], members: Mapping[str, list[list[Any]]]) -> list[Difference]:
+    """What roles that were there before have less of their groups than the set has; whoever creates a group has more."""
+    lacking = []
+    for name, groups in members.items():
+        has = {group: flags for group, *flags in versions.membership(now[name])["member of"] or ()}
+        for group, *flags in versions.membership({**now[name], "member of": groups})["member of"]:
+            if group not in has or any(wanted and not found for wanted, found in zip(flags, has[group], strict=True)):
+                lacking.append(Difference("role", name, f"it has less of {group} than in the set"))
+    return lacking
+
+
 def asleep(connection: Connection, restore: RestoreView) -> list[Composed]:
     """Statements that put the roles to sleep again that were awakened."""
-    known = {name for _, name, _ in server_globals.role_rows(connection)}
-    created = set(created_roles(restore))
-    awake = known & {name for facts in restore.recorded_facts(_AWAKEN) for name in cast("list[str]", facts["roles"])}
-    statements = []
-    for name in sorted(awake):
-        statements.append(SQL("ALTER ROLE {} NOLOGIN").format(Identifier(name)))
-        statements.append(server_globals.comment(name, server_globals.asleep_mark(restore.id)))
+    known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
+    awake = known.keys() & {name for facts in restore.recorded_facts(_AWAKEN) for name in cast("list[str]", facts["roles"])}
+    statements = [statement for name in sorted(awake) for statement in server_globals.sleep(name, known[name], restore.id)]
     for name, facts in roles(restore).items():
-        if name in known - created:
+        if name in known.keys() - set(created_roles(restore)):
             groups = [group[0] for group in facts["member of"] or () if group[0] in awake]
             statements += [SQL("REVOKE {} FROM {}").format(Identifier(group), Identifier(name)) for group in groups]
     return statements
@@ -181,7 +191,8 @@ def drop_role(connection: Connection, restore: RestoreView, role: str) -> None:
         return
     try:
         with connection.transaction():
-            server_globals.revoke_parameters(connection, role, facts)
+            for statement in server_globals.parameter_revokes(role, facts):
+                connection.execute(statement)
             connection.execute(SQL("DROP ROLE IF EXISTS {}").format(Identifier(role)))
         log.info("role %s, which this restore created, is dropped", role)
     except errors.DependentObjectsStillExist as error:

@@ -154,21 +154,19 @@ def read_roles(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def create_role(connection: Connection, role: dict[str, Any], restore_id: str) -> None:
-    """Create a role as the set has it, but for LOGIN, memberships and settings; its comment is :func:`asleep_mark`.
+    """Create a role without any right: no LOGIN, attributes, memberships or settings; its comment is :func:`asleep_mark`.
+
+    Args:
+        connection: to the server.
+        role: as the set has it. It gets its password, its limit of connections, and until when it is valid.
+        restore_id: of the restore.
 
     Raises:
         RestoreError: if the server refuses.
     """
-    flags = [word if role[fact] else f"NO{word}" for fact, word in _FLAGS.items() if role[fact] or fact == "inherit"]
-    options: list[SQL | Composed] = [SQL(flag) for flag in flags]
-    options.append(SQL("CONNECTION LIMIT {}").format(Literal(role["connection limit"])))
-    if role["password"]:
-        options.append(SQL("PASSWORD {}").format(Literal(role["password"])))
-    if role["valid until"]:
-        options.append(SQL("VALID UNTIL {}").format(Literal(role["valid until"])))
     with translated_errors(f"Creating role {role['name']}", RestoreError), connection.transaction():
         _keep_out_of_log(connection)
-        connection.execute(SQL("CREATE ROLE {} NOLOGIN {}").format(Identifier(role["name"]), SQL(" ").join(options)))
+        connection.execute(SQL("CREATE ROLE {} NOLOGIN {}").format(Identifier(role["name"]), _keys(role)))
         connection.execute(comment(role["name"], asleep_mark(restore_id)))
 
 
@@ -184,20 +182,51 @@ def adopt_role(connection: Connection, role: dict[str, Any], found: Facts, resto
     Raises:
         RestoreError: if the server refuses.
     """
-    name = Identifier(role["name"])
-    options: list[SQL | Composed] = [SQL(word if role[fact] else f"NO{word}") for fact, word in _FLAGS.items()]
-    options.append(SQL("CONNECTION LIMIT {}").format(Literal(role["connection limit"])))
-    options.append(SQL("PASSWORD {}").format(Literal(role["password"])))
-    if role["valid until"] or found["valid until"]:
-        options.append(SQL("VALID UNTIL {}").format(Literal(role["valid until"] or "infinity")))
     with translated_errors(f"Taking over role {role['name']}", RestoreError), connection.transaction():
         _keep_out_of_log(connection)
-        connection.execute(SQL("ALTER ROLE {} NOLOGIN {}").format(name, SQL(" ").join(options)))
-        connection.execute(SQL("ALTER ROLE {} RESET ALL").format(name))
-        for group, *_ in found["member of"] or ():
-            connection.execute(SQL("REVOKE {} FROM {}").format(Identifier(group), name))
-        revoke_parameters(connection, role["name"], found)
-        connection.execute(comment(role["name"], asleep_mark(restore_id)))
+        for statement in sleep(role["name"], found, restore_id):
+            connection.execute(statement)
+        valid = SQL(" VALID UNTIL 'infinity'" if found["valid until"] and not role["valid until"] else "")
+        connection.execute(SQL("ALTER ROLE {} {}{}").format(Identifier(role["name"]), _keys(role), valid))
+
+
+def _keys(role: dict[str, Any]) -> Composed:
+    options: list[Composed] = [
+        SQL("CONNECTION LIMIT {}").format(Literal(role["connection limit"])),
+        SQL("PASSWORD {}").format(Literal(role["password"])),
+    ]
+    if role["valid until"]:
+        options.append(SQL("VALID UNTIL {}").format(Literal(role["valid until"])))
+    return SQL(" ").join(options)
+
+
+def sleep(role: str, found: Facts, restore_id: str) -> Iterator[Composed]:
+    """Statements that take everything from a role that it could use, and mark it as :func:`asleep_mark`.
+
+    Args:
+        role: its name.
+        found: as the server has it.
+        restore_id: of the restore that it waits for.
+    """
+    name = Identifier(role)
+    flags = [SQL(f"NO{word}") for fact, word in _FLAGS.items() if found[fact]]
+    yield SQL("ALTER ROLE {} NOLOGIN {}").format(name, SQL(" ").join(flags))
+    yield SQL("ALTER ROLE {} RESET ALL").format(name)
+    for group, *_ in found["member of"] or ():
+        yield SQL("REVOKE {} FROM {}").format(Identifier(group), name)
+    yield from parameter_revokes(role, found)
+    yield comment(role, asleep_mark(restore_id))
+
+
+def wake(role: str, facts: Facts) -> Iterator[Composed]:
+    """Statements that make a role that slept the set's, but for its memberships."""
+    name = Identifier(role)
+    flags = [SQL(word if facts[fact] else f"NO{word}") for fact, word in _FLAGS.items() if facts[fact] or fact == "inherit"]
+    yield SQL("ALTER ROLE {} {} {}").format(name, SQL("LOGIN" if facts["login"] else "NOLOGIN"), SQL(" ").join(flags))
+    yield from settings(SQL("ROLE {}").format(name), facts["settings"])
+    for setting, privilege, may_grant in facts["parameters"] or ():
+        yield grant(privilege, _parameter(setting), role, may_grant)
+    yield comment(role, facts["comment"])
 
 
 def comment(role: str, text: str | None) -> Composed:
@@ -212,24 +241,10 @@ def _keep_out_of_log(connection: Connection) -> None:
             connection.execute("SELECT set_config(%s, %s, true)", [name, value])
 
 
-def finish_role(connection: Connection, role: dict[str, Any]) -> None:
-    """Give a role that was just created its memberships, settings, and rights on settings.
-
-    Raises:
-        RestoreError: if the server refuses.
-    """
-    name = Identifier(role["name"])
-    with translated_errors(f"Setting up role {role['name']}", RestoreError), connection.transaction():
-        for statement in (*grants(role["name"], role["member of"]), *settings(SQL("ROLE {}").format(name), role["settings"])):
-            connection.execute(statement)
-        for setting, privilege, may_grant in role["parameters"] or ():
-            connection.execute(grant(privilege, _parameter(setting), role["name"], may_grant))
-
-
-def revoke_parameters(connection: Connection, role: str, facts: Facts) -> None:
-    """Take a role's rights on settings away, which also keep it from being dropped."""
+def parameter_revokes(role: str, facts: Facts) -> Iterator[Composed]:
+    """Statements that take a role's rights on settings away, which also keep it from being dropped."""
     for setting, privilege, _ in facts["parameters"] or ():
-        connection.execute(SQL("REVOKE {} ON {} FROM {}").format(SQL(privilege), _parameter(setting), Identifier(role)))
+        yield SQL("REVOKE {} ON {} FROM {}").format(SQL(privilege), _parameter(setting), Identifier(role))
 
 
 def _parameter(setting: str) -> Composed:

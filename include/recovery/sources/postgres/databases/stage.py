@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from tarfile import TarInfo
 
 import psycopg
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError
 from recovery.common.files import empty_folder
 from recovery.common.progress import telling
 from recovery.common.units import human_size
+from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
-from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.accounts.roles import create_roles
+from recovery.sources.postgres.accounts import loaders, server_globals
+from recovery.sources.postgres.accounts.loaders import EVERYONE, OURS, Loaders
+from recovery.sources.postgres.accounts.roles import create_roles, roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases import ownership, privileged
+from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, listed, read_entries
+from recovery.sources.postgres.definitions.names import split
 from recovery.sources.postgres.dump import archive
-from recovery.sources.postgres.targets import Target
+from recovery.sources.postgres.targets import Objects, Target, expected_objects
 
 log = logging.getLogger(__name__)
-
-_ALONE = (re.compile(r"\d+; \d+ \d+ INDEX ATTACH "), re.compile(r"\d+; \d+ \d+ TRIGGER "))
-_RIGHTS = re.compile(r"\d+; 0 0 ACL ")
 
 
 def stage(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
@@ -43,11 +44,12 @@ def stage(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Targ
 
 
 def drop(connection: Connection, database: str) -> None:
-    """Drop a database, if it is there, and end whoever uses it."""
+    """Drop a database, if it is there, and end whoever uses it; and the roles that loaded it."""
     with translated_errors(f"Dropping database {database}", RestoreError):
         if connection.execute("SELECT FROM pg_database WHERE datname = %s AND datistemplate", [database]).fetchone() is not None:
             connection.execute(SQL("ALTER DATABASE {} IS_TEMPLATE false").format(Identifier(database)))
         connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(database)))
+    loaders.drop(connection, database)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,6 @@ class Excerpt:
     """Whether a file of the dump is needed."""
     entries: Callable[[list[str]], list[str]]
     """Picks of the dump's table of contents what is restored."""
-    options: tuple[str, ...] = ()
-    """More of pg_restore."""
 
 
 def load(
@@ -72,7 +72,7 @@ def load(
 ) -> None:
     """Create a target's database and restore into it: all that is inside, and not yet its owner, rights and settings.
 
-    A database of that name is dropped, once the set's is unpacked.
+    A database of that name is dropped, once the set's is unpacked. An excerpt stays with the roles that loaded it.
 
     Args:
         server: where to.
@@ -86,7 +86,6 @@ def load(
         RestoreError: if the server refuses.
         ToolError: if pg_restore fails.
     """
-    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password", "--no-subscriptions"]
     folder = restore.folder / "database"
     empty_folder(folder)
     log.info("unpacking database %s", target.saved)
@@ -96,68 +95,122 @@ def load(
     with server.maintenance([target.loaded]) as connection:
         drop(connection, target.loaded)
     _create_database(server, restore, target)
-    size = int(target.snapshot["bytes"])
-    argv += [*(excerpt.options if excerpt else ()), f"--dbname={server.target(target.loaded)}", folder]
-    entries = archive.entries(server.runner, server.bin, folder)
-    log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
-    with server.maintenance([target.loaded]) as watch, telling(lambda: _so_far(watch, target, size)):
-        for chosen, side_by_side in in_steps(excerpt.entries(entries) if excerpt else entries, jobs):
-            with archive.use_list(chosen) as option:
-                with server.runner.tool([*argv, option, f"--jobs={side_by_side}"], env=server.environment(target.facts["encoding"])):
-                    pass
+    objects, set_roles = expected_objects(restore, target), roles(restore)
+    lines = archive.entries(server.runner, server.bin, folder)
+    entries = _read(excerpt.entries(lines) if excerpt else lines, target, objects)
+    with server.maintenance([target.loaded]) as connection:
+        owners = {entry.owner for entry in entries if entry.owner}
+        loading = loaders.create(connection, target.loaded, owners, set_roles)
+        log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
+        with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
+            load = _Load(server, inside, loading, target, folder, jobs, objects, set_roles, in_steps(entries))
+            load.all()
+            loaders.disarm(connection, loading)
+            if not excerpt:
+                load.hand_over()
+        if not excerpt:
+            loaders.drop(connection, target.loaded)
     shutil.rmtree(folder)
-    log.info("collecting the planner's statistics of %s", target.loaded)
-    with server.connect(target.loaded) as connection, translated_errors(f"Analyzing {target.loaded}", RestoreError):
-        _analyze(connection)
 
 
-def _analyze(connection: Connection) -> None:
-    """Collect the planner's statistics; tables of which that fails are named, since all that they hold is there nevertheless."""
-    if _analyzed(connection, SQL("ANALYZE")):
-        return
-    tables = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND NOT relisshared ORDER BY relkind, 1"
-    for (name,) in connection.execute(tables).fetchall():
-        if not _analyzed(connection, SQL("ANALYZE {}").format(SQL(name))):
-            log.warning("table %s has no statistics, or not all: ANALYZE it once that is mended", name)
+def _read(lines: Sequence[str], target: Target, objects: Objects) -> list[Entry]:
+    codec = str(target.snapshot["codec"])
+    shared = [" ".join(listed(word, codec) for word in split(name)) for name in ownership.shared_tables(objects)]
+    return list(read_entries(lines, target.snapshot["roles"], codec, privileged.entries_of(objects, codec), shared))
 
 
-def _analyzed(connection: Connection, statement: SQL | Composed) -> bool:
+@dataclass(frozen=True)
+class _Load:
+    """One database that is being loaded."""
+
+    server: Server
+    inside: Connection
+    """To the database, as ourselves."""
+    loaders: Loaders
+    target: Target
+    folder: Path
+    """The unpacked dump."""
+    jobs: int
+    objects: Objects
+    """What the set has of the database."""
+    set_roles: Mapping[str, Facts]
+    steps: Steps
+
+    def all(self) -> None:
+        """Load everything but rights and event triggers."""
+        self._do(self.steps.schemas)
+        ownership.open_schemas(self.inside, self.loaders)
+        self._do(self.steps.extensions)
+        ownership.open_schemas(self.inside, self.loaders)
+        for step in self.steps.definitions:
+            self._do([step])
+            if {entry.what for entry in step.entries} & {"FOREIGN DATA WRAPPER", "SERVER"}:
+                ownership.open_schemas(self.inside, self.loaders)
+            if step.loader == EVERYONE:
+                ownership.give_back(self.inside, self.loaders, self.objects)
+        ownership.give_rights(self.inside, self.loaders, self.objects, self.set_roles)
+        self._do(self.steps.rows)
+        self._do(self.steps.rest)
+        self._analyze()
+
+    def hand_over(self) -> None:
+        """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
+        ownership.hand_over(self.inside, self.loaders)
+        ownership.give_ours(self.inside, self.objects, self.set_roles)
+        self._do(self.steps.rights)
+        self._do(self.steps.event_triggers)
+        ownership.give_ours(self.inside, self.objects, self.set_roles)
+
+    def _do(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if step.loader == OURS:
+                privileged.make(self.server, self.inside, step, self.folder, self.loaders, str(self.target.snapshot["codec"]))
+            else:
+                self._restore(step)
+
+    def _restore(self, step: Step) -> None:
+        there = self._as(step.loader)
+        argv: list[str | Path] = [self.server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password"]
+        argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={1 if step.alone else self.jobs}"]
+        argv += [f"--dbname={there.target(self.target.loaded)}"]
+        with archive.use_list(step.lines) as option:
+            env = there.environment(self.target.facts["encoding"])
+            with self.server.runner.tool([*argv, option, self.folder], env=env):
+                pass
+
+    def _as(self, loader: str) -> Server:
+        return self.server.as_role(self.loaders.roles[loader], self.loaders.password)
+
+    def _analyze(self) -> None:
+        """Collect the planner's statistics, of each owner's tables as their owner; those of which that fails are named."""
+        log.info("collecting the planner's statistics of %s", self.target.loaded)
+        tables = """SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND NOT relisshared
+            AND pg_get_userbyid(relowner) = current_user ORDER BY relkind, 1"""
+        for server in (self.server, *map(self._as, self.loaders.roles)):
+            with server.connect(self.target.loaded) as connection, translated_errors(f"Analyzing {self.target.loaded}", RestoreError):
+                for (name,) in connection.execute(tables).fetchall():
+                    _analyze(connection, name)
+
+
+def _analyze(connection: Connection, table: str) -> None:
+    """Collect the statistics of a table; without them, all that it holds is there nevertheless."""
     try:
-        connection.execute(statement)
+        connection.execute(SQL("ANALYZE {}").format(SQL(table)))
     except psycopg.Error as error:
         if connection.closed:
             raise
         log.warning("ANALYZE of %s: %s", connection.info.dbname, str(error).strip())
-        return False
-    return True
+        log.warning("table %s has no statistics, or not all: ANALYZE it once that is mended", table)
 
 
-def in_steps(entries: list[str], jobs: int) -> list[tuple[list[str], int]]:
-    """Entries of a dump in steps, each with the number of jobs that may work on it.
-
-    Some kinds are restored one by one: attaching indexes of partitions side by side ends in deadlocks, and a partition's
-    trigger is turned off or on by an entry that does not wait for the one of the parent's, which makes it. Rights come
-    last, as pg_restore has them in a single run.
-    """
-    rights = [entry for entry in entries if _RIGHTS.match(entry)]
-    others = [entry for entry in entries if not _RIGHTS.match(entry)]
-    alone: set[int] = set()
-    for kind in _ALONE:
-        places = [place for place, entry in enumerate(others) if kind.match(entry)]
-        alone.update(range(places[0], places[-1] + 1) if places else ())
-    end = max(alone, default=-1) + 1
-    groups = groupby(range(end), key=alone.__contains__)
-    steps = [([others[place] for place in places], 1 if by_itself else jobs) for by_itself, places in groups]
-    return [*steps, (others[end:] + rights, jobs)]
-
-
-def _so_far(connection: Connection, target: Target, size: int) -> str:
+def _so_far(connection: Connection, target: Target) -> str:
     try:
         row = connection.execute("SELECT pg_database_size(%s)", [target.loaded]).fetchone()
     except psycopg.Error as error:
         return f"{target.loaded}: its size can't be read now: {error}"
     assert row is not None
-    return f"{target.loaded}: {human_size(row[0])} restored, it had {human_size(size)} at the source"
+    had = human_size(int(target.snapshot["bytes"]))
+    return f"{target.loaded}: {human_size(row[0])} restored, it had {had} at the source"
 
 
 def _create_database(server: Server, restore: RestoreView, target: Target) -> None:

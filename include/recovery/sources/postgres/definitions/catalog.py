@@ -121,11 +121,14 @@ _FUNCTIONS = SQL(
     """SELECT CASE p.prokind WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END,
       p.oid::regprocedure::text, 'pg_proc'::regclass::oid, p.oid, jsonb_build_object('owner', pg_get_userbyid(p.proowner), 'acl', {acl},
         'definition', CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
+        'privileged', nullif(NOT l.lanpltrusted OR p.proleakproof OR p.prosupport <> 0 OR EXISTS (SELECT FROM pg_settings s
+            WHERE s.context LIKE 'superuser%' AND s.name = ANY (SELECT split_part(c, '=', 1) FROM unnest(p.proconfig) c)), false),
         'aggregate', (SELECT jsonb_build_object('transition', g.aggtransfn::regprocedure::text, 'final', g.aggfinalfn::text,
             'combine', g.aggcombinefn::text, 'state', format_type(g.aggtranstype, NULL), 'initial', g.agginitval, 'kind', g.aggkind)
           FROM pg_aggregate g WHERE g.aggfnoid = p.oid))
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {lasting} AND {own}"""
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang WHERE {lasting} AND {own}"""
 ).format(acl=acl("p.proacl", "'f'", "p.proowner"), lasting=_LASTING, own=own("pg_proc", "p", ",i"))
+"""Privileged are functions that only a superuser can make, whatever they do."""
 
 _TRIGGERS = SQL(
     """SELECT 'trigger', t.tgrelid::regclass::text || ' ' || quote_ident(t.tgname), 'pg_trigger'::regclass::oid, t.oid,

@@ -30,6 +30,7 @@ BLOCK = 512 << 10
 _END = [b"\\.", b"", b""]
 _ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)")
 """``<dump id>; <catalog> <number> <what> <schema> <name> <owner>``"""
+_RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 _ENDINGS = {"globals.sql": b"PostgreSQL database cluster dump complete", "schema.sql": b"PostgreSQL database dump complete"}
 _IN_TOC = {
     "table",
@@ -232,6 +233,24 @@ def use_list(chosen: Iterable[str]) -> Iterator[str]:
         yield f"--use-list={file.name}"
 
 
+def script(runner: Runner, bin_folder: Path, folder: Path, chosen: Iterable[str]) -> bytes:
+    """The SQL of some entries, without their owners, in the dump's encoding.
+
+    Raises:
+        ToolError: if pg_restore does not take it for a dump.
+    """
+    with use_list(chosen) as option:
+        argv: list[str | Path] = [bin_folder / "pg_restore", "--no-owner", option, "--file=-", folder]
+        return unrestricted(runner.run(argv, env={"LC_ALL": "C"}))
+
+
+def unrestricted(found: bytes) -> bytes:
+    """A script without words for psql: they have a key that no name in it can hold."""
+    if restricted := _RESTRICT.search(found):
+        return re.sub(rb"^\\(?:un)?restrict " + restricted[1] + rb"$", b"", found, flags=re.MULTILINE)
+    return found
+
+
 def read_toc(runner: Runner, bin_folder: Path, folder: Path, codec: str) -> Toc:
     """Read ``toc.dat`` in a folder with pg_restore; names in it are in the database's encoding, ``codec``.
 
@@ -257,10 +276,8 @@ def read_toc(runner: Runner, bin_folder: Path, folder: Path, codec: str) -> Toc:
 def _sequence_values(runner: Runner, bin_folder: Path, folder: Path, chosen: list[str], codec: str) -> dict[str, tuple[int, bool]]:
     if not chosen:
         return {}
-    with use_list(chosen) as option:
-        script = runner.run([bin_folder / "pg_restore", option, "--file=-", folder], env={"LC_ALL": "C"})
     pattern = r"^SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);$"
-    found = re.findall(pattern, script.decode(codec, "surrogateescape"), re.MULTILINE)
+    found = re.findall(pattern, script(runner, bin_folder, folder, chosen).decode(codec, "surrogateescape"), re.MULTILINE)
     if len(found) != len(chosen):
         raise damaged(f"its table of contents names {len(chosen)} sequences, {len(found)} have a value")
     return {name.replace("''", "'"): (int(value), called == "true") for name, value, called in found}

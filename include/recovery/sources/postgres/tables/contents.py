@@ -9,34 +9,20 @@ from functools import cached_property
 
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.base import RestoreView
-from recovery.sources.postgres.compare import Objects
+from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, raw, split
 from recovery.sources.postgres.selection import Part, parse
-from recovery.sources.postgres.targets import Target, databases
+from recovery.sources.postgres.targets import Objects, Target, databases
 
 RELATIONS = frozenset({"table", "sequence", "view", "materialized view"})
 """Kinds of rows that can be selected. Others belong to one of these, or are not restored."""
 
-_NAME = r'(?:"(?:[^"]|"")*"|[a-z_][a-z0-9_]*)'
-_QUALIFIED = rf"{_NAME}\.{_NAME}"
-_INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {_NAME} ON (?:ONLY )?({_QUALIFIED}) USING ")
-_FIRST = re.compile(rf"({_QUALIFIED})[ .](.*)", re.DOTALL)
-_LAST = re.compile(rf".* (?:ON|on|FROM) ({_QUALIFIED})", re.DOTALL)
+_INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) USING ")
+_FIRST = re.compile(rf"({QUALIFIED})[ .](.*)", re.DOTALL)
+_LAST = re.compile(rf".* (?:ON|on|FROM) ({QUALIFIED})", re.DOTALL)
 _COMMENT = re.compile(
     r"(?:(?P<column>(?:table|foreign table|view|materialized view) column)|(?P<on>table constraint|trigger|policy|rule)"
     r"|(?:table|foreign table|sequence|view|materialized view|index|statistics object)) "
 )
-
-
-def raw(name: str) -> str:
-    """A name without the quotes that the catalogs give it."""
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
-
-
-def split(qualified: str) -> tuple[str, str]:
-    """Schema and name of ``schema.name``, without quotes."""
-    match = re.fullmatch(rf"({_NAME})\.({_NAME})", qualified)
-    assert match is not None, qualified
-    return raw(match[1]), raw(match[2])
 
 
 def first_name(text: str) -> tuple[str, str]:

@@ -16,15 +16,16 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.server_globals import grant, grantee_name, schema_statements
 from recovery.sources.postgres.accounts.versions import Right, known_rights
 from recovery.sources.postgres.client import Connection, Server
-from recovery.sources.postgres.compare import Objects, alike, rows_of
+from recovery.sources.postgres.compare import alike, rows_of
+from recovery.sources.postgres.definitions.names import raw, split
 from recovery.sources.postgres.dump import archive
-from recovery.sources.postgres.tables.contents import Chosen, facts_without, first_name, raw, split
+from recovery.sources.postgres.tables.contents import Chosen, facts_without, first_name
 from recovery.sources.postgres.tables.stage import fk_comments, relations
 from recovery.sources.postgres.tables.swap import limit_waiting
+from recovery.sources.postgres.targets import Objects
 
 log = logging.getLogger(__name__)
 
-_RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 _SESSION = re.compile(rb"^SET (?:lock_timeout|client_encoding) = .*;$", re.MULTILINE)
 _WRITTEN_AT_ONCE = 256 << 10
 _ON_TABLES = {"view", "materialized view", "table"}
@@ -45,9 +46,7 @@ def definitions(server: Server, part: Chosen, section: str) -> bytes:
     argv += ["--no-publications", "--no-subscriptions", "--no-password", f"--encoding={encoding}"]
     argv += [f"--dbname={server.target(part.target.stage)}"]
     argv += [b"--table=" + ".".join(_pattern(word) for word in split(name)).encode(codec) for name in sorted(part.names)]
-    script = server.runner.run(argv, env=server.environment(encoding))
-    if restricted := _RESTRICT.search(script):  # words for psql, with a key that no name can hold
-        script = re.sub(rb"^\\(?:un)?restrict " + restricted[1] + rb"$", b"", script, flags=re.MULTILINE)
+    script = archive.unrestricted(server.runner.run(argv, env=server.environment(encoding)))
     head, mark, body = script.partition(b"\n--\n-- Name: ")
     return _SESSION.sub(b"", head) + mark + body
 

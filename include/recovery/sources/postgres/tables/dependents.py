@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from recovery.sources.postgres.client import Connection
-from recovery.sources.postgres.tables.contents import Chosen, split
+from recovery.sources.postgres.definitions.names import split
+from recovery.sources.postgres.tables.contents import Chosen
 
 _LEAVING = """WITH RECURSIVE leaving (oid) AS (
       SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = ANY ('{r,p,f,v,m,S}')

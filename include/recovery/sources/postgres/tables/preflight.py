@@ -11,8 +11,9 @@ from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.definitions.names import raw, split
 from recovery.sources.postgres.selection import Part, quoted
-from recovery.sources.postgres.tables.contents import Chosen, raw, split
+from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
 from recovery.sources.postgres.tables.swap import aside
 from recovery.sources.postgres.targets import NAME_BYTES

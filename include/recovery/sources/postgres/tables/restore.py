@@ -25,7 +25,7 @@ from recovery.packs.content_index import Row
 from recovery.plan.location import Location
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.compare import Objects, alike, rows_of, to_be_read
+from recovery.sources.postgres.compare import alike, rows_of, to_be_read
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
@@ -34,6 +34,7 @@ from recovery.sources.postgres.tables import create, rehearsal, swap
 from recovery.sources.postgres.tables import stage as tables_stage
 from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leaving, relations_in
+from recovery.sources.postgres.targets import Objects
 
 log = logging.getLogger(__name__)
 

@@ -6,18 +6,20 @@ rights, which the swap gives, and which need roles that nothing here uses.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from tarfile import TarInfo
 
 from recovery.packs.content_diff import Difference, compare
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.client import Connection, Server
-from recovery.sources.postgres.compare import Objects, alike, rows_of
+from recovery.sources.postgres.compare import alike, rows_of
+from recovery.sources.postgres.databases.entries import listed, plain
 from recovery.sources.postgres.databases.stage import Excerpt, load
 from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions.names import raw, split
 from recovery.sources.postgres.dump.table_reader import table_texts
-from recovery.sources.postgres.tables.contents import Chosen, belonging, facts_without, first_name, is_foreign_key, raw, split
+from recovery.sources.postgres.tables.contents import Chosen, belonging, facts_without, first_name, is_foreign_key
+from recovery.sources.postgres.targets import Objects
 
 _END_OF_ROWS = len(b"\\.\n\n\n")
 _LEFT_OUT = (
@@ -33,6 +35,7 @@ _LEFT_OUT = (
     "COMMENT - SUBSCRIPTION",
     "USER MAPPING",
     "DEFAULT ACL",
+    "ACL ",
 )
 """Entries of a dump that staged tables don't need: they concern other things, or the whole database."""
 _GIVEN_LATER = ("owner", "acl", "populated")
@@ -50,26 +53,18 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     def member(info: TarInfo) -> bool:
         return info.name.endswith("toc.dat") or info.size in sizes
 
-    def entries(lines: list[str]) -> list[str]:
-        data = {_listed(part, f"TABLE DATA {' '.join(split(name))} {_owner(part, name)}") for name in part.tables}
-        gone = tuple(_listed(part, entry) for entry in _gone(part, _missing_roles(server, part)))
-        return [line for line in lines if _is_wanted(_plain(line.split(" ", 3)[3]), data, gone)]
+    codec = part.target.snapshot["codec"]
 
-    load(server, jobs, restore, part.target, Excerpt(member, entries, ("--no-owner", "--no-acl")))
+    def entries(lines: list[str]) -> list[str]:
+        data = {listed(f"TABLE DATA {' '.join(split(name))} {_owner(part, name)}", codec) for name in part.tables}
+        gone = tuple(listed(entry, codec) for entry in _gone(part, _missing_roles(server, part)))
+        return [line for line in lines if _is_wanted(plain(line.split(" ", 3)[3]), data, gone)]
+
+    load(server, jobs, restore, part.target, Excerpt(member, entries))
 
 
 def _owner(part: Chosen, table: str) -> str:
     return str(part.all["table", table]["owner"])
-
-
-def _plain(entry: str) -> str:
-    """An entry as pg_restore lists it, without quotes, which it sets in some places only."""
-    return re.sub(r"[\n\r]", " ", entry.replace('"', ""))
-
-
-def _listed(part: Chosen, entry: str) -> str:
-    """An entry in the way that pg_restore's list was read: its bytes are in the database's encoding."""
-    return _plain(entry.encode(part.target.snapshot["codec"], "surrogateescape").decode("utf-8", "surrogateescape"))
 
 
 def _is_wanted(entry: str, data: set[str], gone: tuple[str, ...]) -> bool:

@@ -15,11 +15,12 @@ from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_diff import Difference, compare
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.compare import Objects, alike, rows_of
+from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.catalog import SET_ASIDE_SCHEMA
 from recovery.sources.postgres.tables.contents import belonging
 from recovery.sources.postgres.tables.dependents import ForeignKey, Relation, Uses, subscribed, uses
 from recovery.sources.postgres.tables.stage import objects
+from recovery.sources.postgres.targets import Objects
 
 log = logging.getLogger(__name__)
 

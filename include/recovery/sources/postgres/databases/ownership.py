@@ -1,0 +1,233 @@
+"""Who owns what while a database is loaded, and afterwards: roles of the restore first, the set's owners last.
+
+While it is loaded, each of these roles has the rights on tables, views and sequences that its owner had, and may put
+things into every schema. Nobody else can log in to the database meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from psycopg.sql import SQL, Composed, Identifier
+
+from recovery.common.errors import RestoreError
+from recovery.common.wording import shortened
+from recovery.packs.content_index import Facts
+from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
+from recovery.sources.postgres.accounts.server_globals import grant
+from recovery.sources.postgres.client import Connection, translated_errors
+from recovery.sources.postgres.targets import Objects
+
+_STATEMENTS_AT_ONCE = 50
+"""In one transaction: each holds locks on a table and its indexes, of which a server has some thousands."""
+_IN_SQL = {
+    "table": "TABLE",
+    "foreign table": "FOREIGN TABLE",
+    "view": "VIEW",
+    "materialized view": "MATERIALIZED VIEW",
+    "sequence": "SEQUENCE",
+    "function": "ROUTINE",
+    "procedure": "ROUTINE",
+    "aggregate": "ROUTINE",
+    "type": "TYPE",
+    "schema": "SCHEMA",
+    "operator": "OPERATOR",
+    "operator class": "OPERATOR CLASS",
+    "operator family": "OPERATOR FAMILY",
+    "collation": "COLLATION",
+    "conversion": "CONVERSION",
+    "text search dictionary": "TEXT SEARCH DICTIONARY",
+    "text search configuration": "TEXT SEARCH CONFIGURATION",
+    "server": "SERVER",
+    "statistics object": "STATISTICS",
+    "large object": "LARGE OBJECT",
+    "language": "LANGUAGE",
+    "publication": "PUBLICATION",
+    "foreign-data wrapper": "FOREIGN DATA WRAPPER",
+    "event trigger": "EVENT TRIGGER",
+}
+"""How ALTER names a kind of object, by ``pg_identify_object``'s name of it."""
+_OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
+    WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = %s::regrole AND d.deptype = 'o'
+      AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND d.classid = o.classid AND o.objid = d.objid
+        AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i') AND i.type = 'sequence')
+    ORDER BY i.type <> 'schema', d.objid"""
+"""Schemas first, since an owner has to be allowed to put things in them. A column's sequence goes with its table."""
+_OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(fdwowner) FROM pg_foreign_data_wrapper
+    UNION ALL SELECT 'publication', quote_ident(pubname), pg_get_userbyid(pubowner) FROM pg_publication
+    UNION ALL SELECT 'language', quote_ident(lanname), pg_get_userbyid(lanowner) FROM pg_language
+    UNION ALL SELECT 'schema', 'public', pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public'
+    UNION ALL SELECT 'event trigger', quote_ident(evtname), pg_get_userbyid(evtowner) FROM pg_event_trigger"""
+"""What we made ourselves, or was there."""
+_PARENT = re.compile(r'FOREIGN KEY .*? REFERENCES ((?:"(?:[^"]|"")*"|[^".(]+)\.(?:"(?:[^"]|"")*"|[^".(]+))\(', re.DOTALL)
+_RELATIONS = {"table": "TABLE", "view": "TABLE", "materialized view": "TABLE", "sequence": "SEQUENCE"}
+
+
+def owned_by(kind: str, identity: str, role: str) -> Composed:
+    """The statement that gives an object to a role.
+
+    Args:
+        kind: as ``pg_identify_object`` says it.
+        identity: likewise, with the server's own quotes.
+        role: the new owner.
+    """
+    return SQL("ALTER {} {} OWNER TO {}").format(SQL(_IN_SQL[kind]), SQL(identity), Identifier(role))
+
+
+def shared_tables(objects: Objects) -> list[str]:
+    """Tables whose parent belongs to somebody else."""
+    tables = {name: facts for (kind, name), facts in objects.items() if kind == "table" and "owner" in facts}
+    return [
+        name
+        for name, facts in tables.items()
+        if any(parent in tables and tables[parent]["owner"] != facts["owner"] for parent in facts["parents"] or ())
+    ]
+
+
+def open_schemas(connection: Connection, loaders: Loaders) -> None:
+    """Let all that load put things into all schemas, and use all that foreign tables are made with.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    roles = SQL(", ").join(map(Identifier, loaders.names()))
+    query = """SELECT 'USAGE, CREATE', 'SCHEMA ' || quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$'
+        UNION ALL SELECT 'USAGE', 'FOREIGN DATA WRAPPER ' || quote_ident(fdwname) FROM pg_foreign_data_wrapper
+        UNION ALL SELECT 'USAGE', 'FOREIGN SERVER ' || quote_ident(srvname) FROM pg_foreign_server"""
+    with translated_errors(f"Opening the schemas of {connection.info.dbname}", RestoreError), connection.transaction():
+        for rights, what in connection.execute(query).fetchall():
+            connection.execute(SQL("GRANT {} ON {} TO {}").format(SQL(rights), SQL(what), roles))
+
+
+def give_back(connection: Connection, loaders: Loaders, objects: Objects) -> None:
+    """Give tables that :data:`EVERYONE` had to make to the role in their owner's place.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    with translated_errors(f"Sharing out the tables of {connection.info.dbname}", RestoreError), connection.transaction():
+        for kind, identity in connection.execute(_OWNED, [loaders.roles[EVERYONE]]).fetchall():
+            owner = str(objects.get((kind, identity), {}).get("owner"))
+            if owner in loaders.roles:
+                connection.execute(owned_by(kind, identity, loaders.roles[owner]))
+
+
+def give_rights(connection: Connection, loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> None:
+    """Give each role that loads the rights on relations and functions that the set gives its owner, and what foreign keys need.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    with translated_errors(f"Giving rights in {connection.info.dbname}", RestoreError), connection.transaction():
+        query = """SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
+            UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace"""
+        there = {name for (name,) in connection.execute(query).fetchall()}
+        for statement in _rights(loaders, {key: facts for key, facts in objects.items() if key[1] in there}, set_roles):
+            connection.execute(statement)
+        for statement in _foreign_keys(loaders, objects, there):
+            connection.execute(statement)
+
+
+def _rights(loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> Iterator[Composed]:
+    everybody = SQL(", ").join(map(Identifier, loaders.names()))
+    members = {owner: groups_of(owner, set_roles) for owner in loaders.roles}
+    for (kind, name), facts in objects.items():
+        if facts.get("extension"):  # its owner is who created the extension, but its rows are the set's
+            yield SQL("GRANT ALL ON TABLE {} TO {}").format(SQL(name), everybody)
+        elif kind in _RELATIONS:
+            what = SQL("{} {}").format(SQL(_RELATIONS[kind]), SQL(name))
+            for grantee, privilege, _ in facts["acl"] or ():
+                yield from (grant(privilege, what, role, False) for role in _those_with(grantee, loaders, members))
+            for column, own in (facts.get("columns") or {}).items():
+                for grantee, privilege, _ in own.get("acl") or ():
+                    columns = SQL(" ({})").format(Identifier(column))
+                    yield from (grant(privilege, what, role, False, columns) for role in _those_with(grantee, loaders, members))
+        elif kind in {"function", "procedure"} and _lends_rights(facts):
+            what = SQL("ROUTINE {}").format(SQL(name))
+            yield SQL("REVOKE ALL ON {} FROM PUBLIC").format(what)
+            for grantee, privilege, _ in facts["acl"] or ():
+                yield from (grant(privilege, what, role, False) for role in _those_with(grantee, loaders, members))
+
+
+def _lends_rights(facts: Facts) -> bool:
+    """Whether a function runs with its owner's rights, and not everybody may call it. Nobody calls one of a trigger."""
+    definition, callers = facts["definition"], {grantee for grantee, *_ in facts["acl"] or ()}
+    return "SECURITY DEFINER" in definition and "\n RETURNS trigger\n" not in definition and None not in callers
+
+
+def _those_with(grantee: str | None, loaders: Loaders, members: Mapping[str, set[str]]) -> Iterable[str | None]:
+    """The roles that have a right which a role of the set has; None for everybody."""
+    return [None] if grantee is None else [role for owner, role in loaders.roles.items() if grantee in members[owner]]
+
+
+def _foreign_keys(loaders: Loaders, objects: Objects, there: set[str]) -> Iterator[Composed]:
+    """Rights to point to tables of others: a superuser may have made these foreign keys."""
+    owner_of = {name: facts["owner"] for (kind, name), facts in objects.items() if kind == "table" and "owner" in facts}
+    for (kind, name), facts in objects.items():
+        if kind == "constraint" and (match := _PARENT.match(facts["definition"])):
+            parent, child = match[1], next((table for table in _tables_of(name) if table in owner_of), None)
+            if child and parent in there and owner_of.get(parent) != owner_of[child]:
+                yield SQL("GRANT REFERENCES ON TABLE {} TO {}").format(SQL(parent), Identifier(loaders.roles[owner_of[child]]))
+
+
+def _tables_of(constraint: str) -> Iterator[str]:
+    """What may be the table in ``<table> <constraint>``: both names can have spaces."""
+    yield from (constraint[:place] for place, character in enumerate(constraint) if character == " ")
+
+
+def hand_over(connection: Connection, loaders: Loaders) -> None:
+    """Give all that was loaded to the set's owners, and take the rights of those who loaded away.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    with translated_errors(f"Handing over {connection.info.dbname}", RestoreError):
+        for owner, role in loaders.roles.items():
+            if owner != EVERYONE:
+                found = connection.execute(_OWNED, [role]).fetchall()
+                _in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind in _IN_SQL])
+        for role in loaders.names():
+            left = [f"{kind} {identity}" for kind, identity in connection.execute(_OWNED, [role]).fetchall() if kind in _IN_SQL]
+            if left:
+                raise RestoreError(
+                    f"Of {connection.info.dbname} nobody owns {shortened(left)}.", "Report it: the set should say whose it is."
+                )
+        connection.execute(SQL("DROP OWNED BY {}").format(SQL(", ").join(map(Identifier, loaders.names()))))
+
+
+def _in_parts(connection: Connection, statements: Sequence[Composed]) -> None:
+    for start in range(0, len(statements), _STATEMENTS_AT_ONCE):
+        with connection.transaction():
+            for statement in statements[start : start + _STATEMENTS_AT_ONCE]:
+                connection.execute(statement)
+
+
+def give_ours(connection: Connection, objects: Objects, set_roles: Mapping[str, Facts]) -> None:
+    """Give what we made ourselves to the set's owners. Done again, it gives what has come since.
+
+    A role of the set that is to be a superuser is none yet. It becomes one in the transaction that gives it something,
+    and is none again at its end, so that nobody ever sees it as one.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    with translated_errors(f"Handing over {connection.info.dbname}", RestoreError):
+        for kind, identity, owner in connection.execute(_OURS).fetchall():
+            wanted = str(objects.get((kind, identity), {}).get("owner") or owner)
+            if wanted != owner:
+                with connection.transaction(), _as_superuser(connection, wanted, set_roles):
+                    connection.execute(owned_by(kind, identity, wanted))
+
+
+@contextmanager
+def _as_superuser(connection: Connection, role: str, set_roles: Mapping[str, Facts]) -> Iterator[None]:
+    query = "SELECT FROM pg_roles WHERE rolname = %s AND NOT rolsuper"
+    raised = set_roles.get(role, {}).get("superuser") and connection.execute(query, [role]).fetchone() is not None
+    if raised:
+        connection.execute(SQL("ALTER ROLE {} SUPERUSER").format(Identifier(role)))
+    yield
+    if raised:
+        connection.execute(SQL("ALTER ROLE {} NOSUPERUSER").format(Identifier(role)))

@@ -1,0 +1,153 @@
+"""What only a superuser can make: a short list of statements. Each is read before it is made, and none runs code of the set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from psycopg.sql import SQL, Literal
+
+from recovery.common.errors import ArtifactError, RestoreError
+from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders
+from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases.entries import Entry, Step, listed
+from recovery.sources.postgres.databases.ownership import owned_by
+from recovery.sources.postgres.definitions.names import NAME, raw
+from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.targets import Objects
+
+_KINDS = frozenset(
+    {
+        "event trigger",
+        "foreign-data wrapper",
+        "language",
+        "access method",
+        "operator class",
+        "operator family",
+        "text search parser",
+        "text search template",
+        "transform",
+        "published schema",
+    }
+)
+_IN_SCHEMA = re.compile(rf"({NAME})\.(.*)", re.DOTALL)
+_TOGETHER = frozenset({"ACL", "DEFAULT ACL", "COMMENT", "SECURITY LABEL"})
+"""Entries that make nothing that could have an owner; there can be thousands of them."""
+_HANDED_OVER = {
+    "FUNCTION": "pg_proc",
+    "PROCEDURE": "pg_proc",
+    "TYPE": "pg_type",
+    "OPERATOR CLASS": "pg_opclass",
+    "OPERATOR FAMILY": "pg_opfamily",
+}
+"""What has an owner that need not be a superuser, and the catalog that it lies in."""
+_ROLE_CHANGES = "(?:RE)?SET SESSION AUTHORIZATION"
+_BEGINNINGS = {
+    "ACL": f"GRANT |REVOKE |{_ROLE_CHANGES}",
+    "DEFAULT ACL": f"ALTER DEFAULT PRIVILEGES |{_ROLE_CHANGES}",
+    "COMMENT": "COMMENT ON ",
+    "SECURITY LABEL": "SECURITY LABEL ",
+    "SHELL TYPE": "CREATE TYPE ",
+    "PROCEDURAL LANGUAGE": "CREATE (?:OR REPLACE )?(?:TRUSTED )?(?:PROCEDURAL )?LANGUAGE ",
+    "PUBLICATION TABLE": "ALTER PUBLICATION ",
+    "PUBLICATION TABLES IN SCHEMA": "ALTER PUBLICATION ",
+}
+"""How a statement may begin, by the kind of its entry; of others with CREATE or ALTER and the kind."""
+_TAKES_OVER = re.compile(r"\bOWNER TO\b")
+_SETTINGS = re.compile(r"SET \w+ = [^;]*;|SELECT pg_catalog\.set_config\('search_path', '', false\);")
+_STATEMENT = re.compile(r"""(?:[^;'"$\-]|'(?:[^']|'')*+'|"(?:[^"]|"")*+"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|--[^\n]*\n|[$\-])*+;""", re.DOTALL)
+_LEADING = re.compile(r"(?:\s|--[^\n]*\n)*")
+
+
+def privileged(objects: Objects) -> Iterator[tuple[str, str]]:
+    """Kind and name of what only a superuser can make, whatever the server."""
+    for (kind, name), facts in objects.items():
+        base = (kind, facts.get("kind")) == ("type", "b")
+        binary = (kind, facts.get("castmethod")) == ("cast", "b")
+        if kind in _KINDS or facts.get("privileged") or facts.get("puballtables") or base or binary:
+            yield kind, name
+
+
+def entries_of(objects: Objects, codec: str) -> set[str]:
+    """How the list names the functions and types among what only a superuser can make."""
+    found = set()
+    for kind, name in privileged(objects):
+        if kind in {"function", "procedure", "aggregate", "type"} and (parts := _IN_SCHEMA.match(name)):
+            found.add(f"{kind.upper()} {listed(raw(parts[1]), codec)} {listed(parts[2], codec)}".replace(", ", ","))
+    return found
+
+
+def make(server: Server, connection: Connection, step: Step, folder: Path, loaders: Loaders, codec: str) -> None:
+    """Make what a step of the table of contents has, statement by statement.
+
+    Args:
+        server: where to.
+        connection: to the database, as ourselves.
+        step: its entries.
+        folder: the unpacked dump.
+        loaders: who owns what is made, until the end.
+        codec: Python's name of the dump's encoding.
+
+    Raises:
+        ArtifactError: if a statement is another than its entry says.
+        RestoreError: if the server refuses one.
+    """
+    together = [entry for entry in step.entries if entry.what in _TOGETHER]
+    for entries in (*([entry] for entry in step.entries if entry.what not in _TOGETHER), together):
+        if entries:
+            script = archive.script(server.runner, server.bin, folder, [entry.line for entry in entries])
+            _make(connection, entries, script.decode(codec), loaders)
+
+
+def _make(connection: Connection, entries: Sequence[Entry], script: str, loaders: Loaders) -> None:
+    allowed = re.compile("|".join(sorted({_beginning(entry.what) for entry in entries})))
+    about = f"{entries[0].what} {entries[0].name}" if len(entries) == 1 else f"{len(entries)} entries such as {entries[0].what}"
+    with translated_errors(f"Making {about} in {connection.info.dbname}", RestoreError), connection.transaction():
+        for statement in statements(script):
+            if not allowed.match(statement) or _TAKES_OVER.search(statement):
+                raise ArtifactError(
+                    f"The dump's table of contents has a statement that is not run as superuser, for {about}: {statement[:200]}",
+                    "Don't restore this set before you know who made it.",
+                )
+            _refuse_validator(connection, statement)
+            connection.execute(SQL(statement), binary=True)  # so the server takes it for one statement, or not at all
+        for entry in entries:
+            if entry.what in _HANDED_OVER:
+                _hand_over(connection, entry, loaders)
+
+
+def _beginning(what: str) -> str:
+    return _BEGINNINGS.get(what, rf"(?:CREATE|ALTER) {what} ")
+
+
+def statements(script: str) -> Iterator[str]:
+    """Statements of pg_restore's script, but for the settings of its session.
+
+    Where one is cut in the wrong place, no piece of it is a statement to the server.
+    """
+    for match in _STATEMENT.finditer(script):
+        statement = match[0][_LEADING.match(match[0]).end() :]  # type: ignore[union-attr]
+        if not _SETTINGS.fullmatch(statement):
+            yield statement
+
+
+def _refuse_validator(connection: Connection, statement: str) -> None:
+    """A foreign-data wrapper's options are checked by a function, which therefore has to be one that a superuser wrote."""
+    for name in re.findall(r" VALIDATOR (\S+?)[ ;]", statement) if "FOREIGN DATA WRAPPER" in statement else ():
+        query = "SELECT lanname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid = to_regproc(%s)"
+        if connection.execute(query, [name]).fetchone() not in {("c",), ("internal",)}:
+            raise ArtifactError(
+                f"The validator {name} of a foreign-data wrapper would run as superuser, and is not written in C.",
+                "Create the wrapper without it at the source, then back up again.",
+            )
+
+
+def _hand_over(connection: Connection, entry: Entry, loaders: Loaders) -> None:
+    """Give what this transaction has just made for an entry to the role in its owner's place: before anything can call it."""
+    catalog = SQL(_HANDED_OVER[entry.what])
+    query = SQL("""SELECT i.type, i.identity FROM {} o, LATERAL pg_identify_object({}::regclass, o.oid, 0) i
+        WHERE o.xmin = pg_current_xact_id()::xid AND NOT EXISTS (SELECT FROM pg_type t WHERE t.typarray = o.oid)""")
+    role = loaders.roles[entry.owner or EVERYONE]
+    for kind, identity in connection.execute(query.format(catalog, Literal(_HANDED_OVER[entry.what]))).fetchall():
+        connection.execute(owned_by(kind, identity, role))

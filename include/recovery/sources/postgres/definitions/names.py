@@ -1,0 +1,22 @@
+"""Names as PostgreSQL's catalogs write them: with quotes where they need them."""
+
+from __future__ import annotations
+
+import re
+
+NAME = r'(?:"(?:[^"]|"")*"|[a-z_][a-z0-9_]*)'
+"""A name, as a pattern."""
+QUALIFIED = rf"{NAME}\.{NAME}"
+"""A schema and a name in it."""
+
+
+def raw(name: str) -> str:
+    """A name without the quotes that the catalogs give it."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def split(qualified: str) -> tuple[str, str]:
+    """Schema and name of ``schema.name``, without quotes."""
+    match = re.fullmatch(rf"({NAME})\.({NAME})", qualified)
+    assert match is not None, qualified
+    return raw(match[1]), raw(match[2])

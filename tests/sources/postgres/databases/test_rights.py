@@ -1,0 +1,171 @@
+"""Code that a set brings never runs with more rights than its owner's, on every way on which a restore makes it run."""
+
+from pathlib import Path
+
+import pytest
+
+from sandbox.servers import Postgres
+from tests.support.postgres_site import Site, texts
+
+VERSIONS = (16, 18)
+ROLES = ("mallory", "alice")
+TRY = """
+    FOR name IN SELECT rolname FROM pg_roles LOOP
+        BEGIN
+            EXECUTE format('SET ROLE %I', name);
+            EXECUTE 'ALTER ROLE mallory SUPERUSER';
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END;
+    END LOOP;
+    BEGIN
+        RESET SESSION AUTHORIZATION;
+        EXECUTE 'ALTER ROLE mallory SUPERUSER';
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END;
+    BEGIN
+        EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'touch {proof}');
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END;
+"""
+EVIL = [
+    "CREATE SCHEMA mine",
+    "CREATE FUNCTION mine.attack() RETURNS int LANGUAGE plpgsql AS $$ DECLARE name text; BEGIN {attack} RETURN 1; END $$",
+    "CREATE FUNCTION mine.one(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM mine.attack(); RETURN $1; END $$",
+]
+WAYS = {
+    "a check": ["CREATE TABLE mine.t (a int CHECK (mine.attack() = 1))", "INSERT INTO mine.t VALUES (1)"],
+    "a domain": [
+        "CREATE DOMAIN mine.d AS int CHECK (mine.one(value) = value)",
+        "CREATE TABLE mine.t (a mine.d)",
+        "INSERT INTO mine.t VALUES (1)",
+    ],
+    "a generated column": ["CREATE TABLE mine.t (a int, b int GENERATED ALWAYS AS (mine.one(a)) STORED)", "INSERT INTO mine.t VALUES (1)"],
+    "an index": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE INDEX ON mine.t (mine.one(a))"],
+    "a partial index": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE INDEX ON mine.t (a) WHERE mine.one(a) > 0"],
+    "an exclusion": ["CREATE TABLE mine.t AS SELECT 1 AS a", "ALTER TABLE mine.t ADD EXCLUDE USING btree (mine.one(a) WITH =)"],
+    "a materialized view": ["CREATE MATERIALIZED VIEW mine.v AS SELECT mine.attack()"],
+    "a partition key": [
+        "CREATE TABLE mine.t (a int) PARTITION BY RANGE ((a + mine.one(1)))",
+        "CREATE TABLE mine.t1 PARTITION OF mine.t FOR VALUES FROM (0) TO (9)",
+        "INSERT INTO mine.t VALUES (1)",
+    ],
+    "statistics": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE STATISTICS mine.s ON (mine.one(a)) FROM mine.t"],
+    "a check of another's table": [
+        "SET ROLE alice",
+        "CREATE TABLE mine.t (a int CHECK (mine.attack() = 1))",
+        "INSERT INTO mine.t VALUES (1)",
+    ],
+}
+"""Definitions, made by the database's owner, that run a function of his own while they are restored."""
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def site(request, server_folder, tmp_path_factory):
+    with Postgres(server_folder / f"postgres-rights-{request.param}", request.param) as server:
+        yield Site(server, tmp_path_factory.mktemp(f"rights-{request.param}"), ("shop",), ROLES)
+
+
+@pytest.fixture
+def mallory(site):
+    """A database whose owner has the rights of an owner."""
+    site.sql("postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm'", "CREATE ROLE alice", "CREATE DATABASE shop OWNER mallory")
+    yield {"user": "mallory", "password": "m"}
+    site.clean()
+
+
+@pytest.fixture
+def evil(site, mallory, tmp_path):
+    """Makes definitions as the owner, and backs them up; the proof is a file that no program should make."""
+    tmp_path.chmod(0o777)
+
+    def made(way):
+        for statement in EVIL:
+            site.sql("shop", statement.replace("{attack}", TRY.replace("{proof}", str(tmp_path / "proof"))), **mallory)
+        site.sql("shop", "GRANT ALL ON SCHEMA mine TO alice")
+        site.sql("postgres", "GRANT alice TO mallory")
+        with site.server.connect("shop", **mallory) as connection:
+            for statement in WAYS[way]:
+                connection.execute(statement)
+        site.sql("postgres", "REVOKE alice FROM mallory", "ALTER ROLE mallory NOSUPERUSER")
+        return site.back_up(site.source("shop", user="postgres"))
+
+    made.proof = tmp_path / "proof"
+    return made
+
+
+def is_superuser(site, role):
+    return site.sql("postgres", f"SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'") == [(True,)]
+
+
+def loaders(site):
+    return site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_restore_gives_the_owner_of_a_database_no_rights(site, evil, way):
+    backup = evil(way)
+    assert not is_superuser(site, "mallory")
+    restore, source = site.restore(backup), site.source("shop")
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    assert not is_superuser(site, "mallory")
+    assert not evil.proof.exists()
+    source.swap(restore)
+    source.finalize(restore)
+    assert not is_superuser(site, "mallory")
+    assert loaders(site) == []
+    source.roll_back(restore)
+    source.discard(restore)
+    assert not is_superuser(site, "mallory")
+
+
+@pytest.mark.parametrize("way", ["a check", "a materialized view"])
+def test_restore_in_place_gives_the_owner_of_a_database_no_rights(site, evil, way):
+    restore, source = site.restore(evil(way), in_place=True), site.source("shop")
+    source.replace(restore)
+    assert source.verify_staged(restore) == []
+    assert not is_superuser(site, "mallory")
+    assert not evil.proof.exists()
+    assert loaders(site) == []
+
+
+OWNERS = Path(__file__).parents[3] / "support/postgres_owners.sql"
+OWN_ROLES = ("own_super", "own_a", "own_b", "own_group", '"own c"', "c")
+
+
+@pytest.fixture
+def owners(site):
+    site.create("shop")
+    try:
+        site.load("shop", OWNERS)
+        yield site.source("shop")
+    finally:
+        site.clean()
+        site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in OWN_ROLES))
+
+
+@pytest.mark.parametrize("roles", ["there", "gone"])
+def test_objects_of_several_owners_are_restored_equal(site, owners, roles):
+    restore = site.restore(site.back_up(owners))
+    if roles == "gone":
+        site.clean()
+        site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in OWN_ROLES))
+    facts = texts(owners, restore, "fact")
+    made = facts.partition("Made as superuser in database shop, none of it with code of the set running: ")[2].partition("\n")[0]
+    for each in ("function a.add(integer,integer)", "function a.loud()", "type a.odd", "event trigger closed", "publication everything"):
+        assert each in made
+    owners.stage(restore)
+    assert is_superuser(site, "own_super") == (roles == "there")
+    assert owners.verify_staged(restore) == []
+    owners.swap(restore)
+    assert is_superuser(site, "own_super")
+    assert loaders(site) == []
+    owners.roll_back(restore)
+    owners.discard(restore)
+
+
+def test_preflight_warns_about_created_roles_that_can_do_more_than_use_what_they_own(site, owners):
+    restore = site.restore(site.back_up(owners))
+    site.clean()
+    site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in OWN_ROLES))
+    assert "can do more than use what they own from the cutover on: own_super (superuser)" in texts(owners, restore, "warning")

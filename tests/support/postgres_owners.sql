@@ -1,0 +1,68 @@
+-- Objects of several owners that depend on each other, made by a superuser who gave nobody the rights to make them.
+CREATE ROLE own_super SUPERUSER LOGIN PASSWORD 'secret of own_super';
+CREATE ROLE own_a; CREATE ROLE own_b; CREATE ROLE own_group; CREATE ROLE "own c"; CREATE ROLE c;
+GRANT own_group TO own_a;
+
+CREATE SCHEMA a AUTHORIZATION own_a;
+CREATE SCHEMA b AUTHORIZATION own_b;
+CREATE TABLE a.parent (id int PRIMARY KEY, at date);
+ALTER TABLE a.parent OWNER TO own_a;
+CREATE TABLE a.child (more text) INHERITS (a.parent);
+ALTER TABLE a.child OWNER TO own_b;
+INSERT INTO a.parent VALUES (1, '2026-01-01');
+INSERT INTO a.child VALUES (2, '2026-01-02', 'of b');
+COMMENT ON TABLE a.child IS 'of b';
+CREATE INDEX ON a.child (more);
+CREATE TABLE a.log (at date, n int) PARTITION BY RANGE (at);
+CREATE TABLE a.log_1 PARTITION OF a.log FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE INDEX ON a.log (n);
+ALTER TABLE a.log OWNER TO own_a;
+ALTER TABLE a.log_1 OWNER TO own_b;
+INSERT INTO a.log VALUES ('2026-01-05', 1);
+CREATE TABLE b.points (parent int REFERENCES a.parent);
+ALTER TABLE b.points OWNER TO own_b;
+INSERT INTO b.points VALUES (1);
+CREATE TABLE b."t own" (a int); ALTER TABLE b."t own" OWNER TO "own c";
+CREATE TABLE b.t (a int); ALTER TABLE b.t OWNER TO c;
+
+GRANT USAGE ON SCHEMA a TO own_b, own_group; GRANT USAGE ON SCHEMA b TO own_a;
+CREATE TABLE b.secret AS SELECT 42 AS n; ALTER TABLE b.secret OWNER TO own_b; GRANT SELECT ON b.secret TO own_group;
+CREATE MATERIALIZED VIEW a.seen AS SELECT n FROM b.secret; ALTER MATERIALIZED VIEW a.seen OWNER TO own_a;
+CREATE FUNCTION a.known(int) RETURNS bool LANGUAGE sql AS 'SELECT $1 = 42'; ALTER FUNCTION a.known(int) OWNER TO own_a;
+CREATE TABLE a.checked (n int CHECK (a.known(n))); ALTER TABLE a.checked OWNER TO own_a;
+INSERT INTO a.checked VALUES (42);
+CREATE FUNCTION b.lends() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 42'; ALTER FUNCTION b.lends() OWNER TO own_b;
+REVOKE ALL ON FUNCTION b.lends() FROM PUBLIC; GRANT EXECUTE ON FUNCTION b.lends() TO own_a;
+CREATE TABLE a.lent (n int CHECK (n = b.lends())); ALTER TABLE a.lent OWNER TO own_a; INSERT INTO a.lent VALUES (42);
+CREATE FUNCTION b.stamp() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN RETURN NEW; END $$;
+ALTER FUNCTION b.stamp() OWNER TO own_b; REVOKE ALL ON FUNCTION b.stamp() FROM PUBLIC;
+CREATE TRIGGER stamp BEFORE INSERT ON a.parent FOR EACH ROW EXECUTE FUNCTION b.stamp();
+CREATE VIEW b.both AS SELECT id FROM a.parent; ALTER VIEW b.both OWNER TO own_b;
+CREATE RULE nothing AS ON INSERT TO b.both DO INSTEAD NOTHING;
+ALTER TABLE a.parent ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON a.parent TO own_b USING (a.known(id));
+
+CREATE FUNCTION a.add(int, int) RETURNS int LANGUAGE internal STRICT IMMUTABLE AS 'int4pl'; ALTER FUNCTION a.add(int, int) OWNER TO own_a;
+CREATE FUNCTION a.quiet(int) RETURNS bool LANGUAGE sql LEAKPROOF IMMUTABLE AS 'SELECT true'; ALTER FUNCTION a.quiet(int) OWNER TO own_a;
+CREATE FUNCTION a.loud() RETURNS int LANGUAGE sql SET log_statement = 'none' AS 'SELECT 1'; ALTER FUNCTION a.loud() OWNER TO own_super;
+COMMENT ON FUNCTION a.add(int, int) IS 'added; it''s "ours"';
+CREATE TYPE a.odd;
+CREATE FUNCTION a.odd_in(cstring) RETURNS a.odd LANGUAGE internal STRICT IMMUTABLE AS 'textin';
+CREATE FUNCTION a.odd_out(a.odd) RETURNS cstring LANGUAGE internal STRICT IMMUTABLE AS 'textout';
+CREATE TYPE a.odd (INPUT = a.odd_in, OUTPUT = a.odd_out, LIKE = text);
+ALTER TYPE a.odd OWNER TO own_a;
+CREATE TABLE a.odds (o a.odd); ALTER TABLE a.odds OWNER TO own_a; INSERT INTO a.odds VALUES ('one'), ('two');
+CREATE CAST (a.odd AS text) WITHOUT FUNCTION;
+CREATE OPERATOR FAMILY a.numbers USING btree; ALTER OPERATOR FAMILY a.numbers USING btree OWNER TO own_a;
+CREATE OPERATOR CLASS a.numbers FOR TYPE int USING btree FAMILY a.numbers AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=,
+    OPERATOR 5 >, FUNCTION 1 btint4cmp(int, int);
+ALTER OPERATOR CLASS a.numbers USING btree OWNER TO own_a;
+CREATE INDEX ON b.points (parent a.numbers);
+CREATE PUBLICATION everything FOR ALL TABLES; ALTER PUBLICATION everything OWNER TO own_super;
+CREATE FOREIGN DATA WRAPPER nothing OPTIONS (host 'x'); ALTER FOREIGN DATA WRAPPER nothing OWNER TO own_super;
+CREATE SERVER away FOREIGN DATA WRAPPER nothing; ALTER SERVER away OWNER TO own_b;
+CREATE FOREIGN TABLE a.gone (x int) SERVER away; ALTER FOREIGN TABLE a.gone OWNER TO own_a;
+SELECT lo_from_bytea(0, 'large'); DO $$ BEGIN EXECUTE format('ALTER LARGE OBJECT %s OWNER TO own_b', (SELECT max(oid) FROM pg_largeobject_metadata)); END $$;
+CREATE FUNCTION a.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no more definitions'; END $$;
+CREATE EVENT TRIGGER closed ON ddl_command_start WHEN TAG IN ('CREATE INDEX', 'ALTER TABLE', 'GRANT') EXECUTE FUNCTION a.watch();
+ALTER EVENT TRIGGER closed OWNER TO own_super;
+COMMENT ON EVENT TRIGGER closed IS 'for good';
