@@ -52,11 +52,18 @@ _PINS = {
     "default_tablespace": "",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "role": "none",
+    "exit_on_error": "off",
+    "local_preload_libraries": "",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-"""Settings of every session, ours and the tools': what is read and written must not depend on the database or the role."""
+"""Settings of every session, ours and the tools': what is read and written must not depend on the database or the role.
+
+A database's owner may give it settings for whoever comes in, and so could make a session another role's, or end it.
+"""
 _PINS_SINCE = {"idle_session_timeout": 14, "transaction_timeout": 17}
 _PINS_OF_SUPERUSERS = {"ignore_checksum_failure": 0, "zero_damaged_pages": 0, "event_triggers": 17}
 """Settings to turn off that only a superuser may change, by the version that brought them.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.servers import Postgres
-from tests.support.postgres_site import Site, texts
+from tests.support.postgres_site import Site, contents, texts
 
 VERSIONS = (16, 18)
 ROLES = ("mallory", "alice")
@@ -169,3 +169,57 @@ def test_preflight_warns_about_created_roles_that_can_do_more_than_use_what_they
     site.clean()
     site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in OWN_ROLES))
     assert "can do more than use what they own from the cutover on: own_super (superuser)" in texts(owners, restore, "warning")
+
+
+SETTINGS = {
+    "role": "mallory",
+    "session_authorization": "mallory",
+    "search_path": "mine",
+    "exit_on_error": "on",
+    "local_preload_libraries": "missing",
+    "default_transaction_read_only": "on",
+    "statement_timeout": "1ms",
+    "row_security": "on",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_backup_does_not_depend_on_settings_that_the_owner_gave_the_database(site, mallory, setting):
+    site.sql("shop", "CREATE SCHEMA alices AUTHORIZATION alice")
+    site.sql("shop", "CREATE TABLE alices.own AS SELECT 1 AS a", "ALTER TABLE alices.own OWNER TO alice")
+    site.sql("shop", "ALTER TABLE alices.own ENABLE ROW LEVEL SECURITY")
+    site.sql("shop", f"ALTER DATABASE shop SET {setting} TO '{SETTINGS[setting]}'", **mallory)
+    source = site.source("shop")
+    saved = site.back_up(source)
+    assert contents(saved, "shop", "table")["table", "alices.own"]["count"] == 1
+    restore = site.restore(saved)
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    source.roll_back(restore)
+    source.discard(restore)
+
+
+def test_backup_runs_no_operator_or_function_of_the_owner(site, mallory):
+    """Everything that a session of a backup may call has a namesake in every schema that the owner can put first."""
+    for name in ("mine", '"$user"', "public"):
+        site.sql("shop", f"CREATE SCHEMA IF NOT EXISTS {name}", **mallory)
+        for function in (
+            "pg_get_expr(text, oid)",
+            "format_type(oid, int)",
+            "quote_ident(text)",
+            "set_config(text, text, boolean)",
+            "lower(text)",
+        ):
+            body = "$$ BEGIN RAISE 'namesake called'; END $$"
+            site.sql("shop", f"CREATE FUNCTION {name}.{function} RETURNS text LANGUAGE plpgsql AS {body}", **mallory)
+        site.sql(
+            "shop", f"CREATE FUNCTION {name}.same(text, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$", **mallory
+        )
+        site.sql("shop", f"CREATE OPERATOR {name}.= (LEFTARG = text, RIGHTARG = text, FUNCTION = {name}.same)", **mallory)
+    site.sql("shop", "ALTER DATABASE shop SET search_path TO mine, public, pg_catalog", **mallory)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
