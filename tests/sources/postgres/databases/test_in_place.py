@@ -310,3 +310,19 @@ def test_preflight_in_place_refuses_a_database_with_replaced_tables_of_earlier_r
     found = [finding.text for finding in live.source.preflight(live.forward).findings if finding.level == "refusal"]
     assert len(found) == 1
     assert "cash has tables that earlier restores set aside (0badcafe)" in found[0]
+
+
+def test_replace_drops_nothing_when_the_server_does_not_let_in_the_roles_that_load(site, live):
+    rules = site.server.folder / "pg_hba.conf"
+    admitted = rules.read_text()
+    rules.write_text("host all /^recovery_load_ all reject\n" + admitted)
+    site.sql("postgres", "SELECT pg_reload_conf()")
+    try:
+        with pytest.raises(RestoreError, match=r"does not let in the roles that load databases(.|\n)*pg_hba"):
+            live.source.replace(live.forward)
+    finally:
+        rules.write_text(admitted)
+        site.sql("postgres", "SELECT pg_reload_conf()")
+    assert as_before(site)
+    assert live.forward.recorded_facts("dropping") == []
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery_load_%'") == []

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from psycopg import errors
 from psycopg.sql import SQL, Identifier, Literal
 
-from recovery.common.errors import RestoreError
+from recovery.common.errors import RestoreError, SourceUnreachable
 from recovery.packs.content_index import Facts
-from recovery.sources.postgres.client import Connection, translated_errors
+from recovery.sources.postgres.client import Connection, Server, translated_errors
 
 OURS = ""
 """In place of an owner: ourselves, for statements that only a superuser may make."""
@@ -92,6 +92,38 @@ def _memberships(owners: Collection[str], set_roles: Mapping[str, Facts]) -> Ite
                     each |= reached[group]
             yield member, group
     yield from ((EVERYONE, owner) for owner in owners)
+
+
+def try_login(server: Server, database: str, loaders: Loaders) -> None:
+    """Make sure that the server lets these roles in.
+
+    Raises:
+        RestoreError: if it does not, with its reason.
+    """
+    try:
+        server.as_role(loaders.roles[EVERYONE], loaders.password).connect(database).close()
+    except SourceUnreachable as error:
+        raise RestoreError(
+            f"The server does not let in the roles that load databases. {error.what}",
+            f"Let pg_hba.conf admit roles whose names begin with {PREFIX}, with the method scram-sha-256, from this worker.",
+        ) from error
+
+
+def probe(server: Server) -> None:
+    """Make sure, before anything is dropped, that roles which load can be created, log in, and be dropped.
+
+    Raises:
+        RestoreError: if one can't.
+    """
+    with server.maintenance() as connection:
+        database = connection.info.dbname
+        loaders = create(connection, database, (), {})
+        try:
+            try_login(server, database, loaders)
+        finally:
+            with translated_errors("Dropping the role that tried to log in", RestoreError):
+                connection.execute(SQL("DROP OWNED BY {}").format(SQL(", ").join(map(Identifier, loaders.names()))))
+            drop(connection, database)
 
 
 def disarm(connection: Connection, loaders: Loaders) -> None:

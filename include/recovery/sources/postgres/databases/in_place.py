@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from recovery.common.errors import RestoreError
 from recovery.common.wording import ROLLS_BACK
 from recovery.sources.base import RestoreView, announce_drop
+from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.accounts.roles import asleep, awaken, create_roles, created_roles, drop_role, roles
 from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, translated_errors
@@ -39,6 +40,7 @@ def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
             _put_to_sleep(connection, restore)
 
     def begin() -> None:
+        loaders.probe(server)
         announce_drop(restore)
         with server.maintenance(besides) as connection:
             create_roles(connection, restore, replaced)

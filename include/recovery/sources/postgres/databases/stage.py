@@ -101,6 +101,7 @@ def load(
     with server.maintenance([target.loaded]) as connection:
         owners = {entry.owner for entry in entries if entry.owner}
         loading = loaders.create(connection, target.loaded, owners, set_roles)
+        loaders.try_login(server, target.loaded, loading)
         log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
             load = _Load(server, inside, loading, target, folder, jobs, objects, set_roles, in_steps(entries))
