@@ -18,9 +18,10 @@ import pymongo
 from pymongo.errors import OperationFailure
 
 from recovery.common.connections import Endpoint
-from recovery.common.errors import RestoreError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.files import check_space, empty_folder
 from recovery.common.units import human_size
+from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Change, Difference, compare
 from recovery.packs.content_index import Row, write_rows
@@ -31,11 +32,11 @@ from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, Re
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.mongo import query
 from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
-from recovery.sources.mongo.catalog import mark, marked_id, missing_of, named_databases, split_name, user_databases
+from recovery.sources.mongo.catalog import Namespace, mark, marked_id, missing_of, named_databases, split_name, user_databases
 from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server, unauthorized
 from recovery.sources.mongo.dump import Taken, take_fuzzy, take_snapshot
 from recovery.sources.mongo.renames import Names
-from recovery.sources.mongo.restore import timeseries
+from recovery.sources.mongo.restore import proof, timeseries
 from recovery.sources.mongo.restore.in_place import drop_and_load, planned_replacement, put_accounts, recorded, replaced_parts
 from recovery.sources.mongo.restore.inspect import differences_now, live_within, occupied_locations, rows_with_documents
 from recovery.sources.mongo.restore.load import (
@@ -190,10 +191,14 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 wanted = wanted.within(parts)
                 found = [(now, now.data) for now in live_within(target.client, parts)]
             else:
+                at = proof.moment(target.client)
                 found = [(now, staged_data(restore.id, now)) for now in staged(target.client, wanted.databases, restore.id)]
             there = list(rows_with_documents(target.client, found, self._settings.jobs))
         expected = [(kind, name, facts | {"ttl": None}) for kind, rows in wanted.definitions() for name, facts in rows.items()]
-        return compare(expected, there)
+        differences = compare(expected, there)
+        if not restore.in_place and not differences:
+            proof.note(restore, at, [now for now, _ in found])
+        return differences
 
     def swap(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.swap`."""
@@ -206,9 +211,23 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 live = live_within(target.client, wanted.scope)
                 missing = wanted.accounts.keys() - existing(target.client) if wanted.accounts else set()
                 there = staged(target.client, wanted.databases, restore.id)
+                self._refuse_changed(target.client, restore, there)
                 plan = make_plan(restore.id, live, target_namespaces(unpacked, self._names), there, missing)
                 record(restore, plan)
             forward(target, restore, plan, restore.folder / _STAGED / "plain", wanted.collections, accounts)
+            proof.refuse_late_writes(target.client, restore)
+
+    def _refuse_changed(self, client: Client, restore: RestoreView, there: Sequence[Namespace]) -> None:
+        """What goes live is what was proven, hours ago maybe; where that is not known, it is proven again."""
+        if proof.holds(client, restore, there):
+            log.info("%s: nothing was written to the staged collections since they were verified", self.id)
+            return
+        log.info("%s: the staged collections are verified again", self.id)
+        if differences := self.verify_staged(restore):
+            raise VerificationError(
+                f"{self.id}: staged collections were changed after they were verified: {shortened(differences, between='; ')}.",
+                f"Find out who writes to collections named {mark('stage', restore.id)}... {ROLLS_BACK}",
+            )
 
     def roll_back(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.roll_back`. The restored collections get their staged names again."""

@@ -93,13 +93,15 @@ def open_schemas(connection: Connection, loaders: Loaders) -> None:
     Raises:
         RestoreError: if the server refuses.
     """
-    roles = SQL(", ").join(map(Identifier, loaders.names()))
-    query = """SELECT 'USAGE, CREATE', 'SCHEMA ' || quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$'
-        UNION ALL SELECT 'USAGE', 'FOREIGN DATA WRAPPER ' || quote_ident(fdwname) FROM pg_foreign_data_wrapper
-        UNION ALL SELECT 'USAGE', 'FOREIGN SERVER ' || quote_ident(srvname) FROM pg_foreign_server"""
+    query = """SELECT 'USAGE, CREATE', 'SCHEMA ' || quote_ident(nspname), pg_get_userbyid(nspowner) FROM pg_namespace
+          WHERE nspname !~ '^pg_|^information_schema$'
+        UNION ALL SELECT 'USAGE', 'FOREIGN DATA WRAPPER ' || quote_ident(fdwname), '' FROM pg_foreign_data_wrapper
+        UNION ALL SELECT 'USAGE', 'FOREIGN SERVER ' || quote_ident(srvname), pg_get_userbyid(srvowner) FROM pg_foreign_server"""
+    single = [role for owner, role in loaders.roles.items() if owner != EVERYONE]
     with translated_errors(f"Opening the schemas of {connection.info.dbname}", RestoreError), connection.transaction():
-        for rights, what in connection.execute(query).fetchall():
-            connection.execute(SQL("GRANT {} ON {} TO {}").format(SQL(rights), SQL(what), roles))
+        for rights, what, owner in connection.execute(query).fetchall():
+            if others := [Identifier(role) for role in single if role != owner]:  # who has them anyway, and says so nowhere
+                connection.execute(SQL("GRANT {} ON {} TO {}").format(SQL(rights), SQL(what), SQL(", ").join(others)))
 
 
 def give_back(connection: Connection, loaders: Loaders, objects: Objects) -> None:
@@ -139,7 +141,7 @@ def _rights(loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) 
             yield SQL("GRANT ALL ON TABLE {} TO {}").format(SQL(name), everybody)
         elif kind in _RELATIONS:
             what = SQL("{} {}").format(SQL(_RELATIONS[kind]), SQL(name))
-            for grantee, privilege, _ in facts["acl"] or ():
+            for grantee, privilege in _given(facts):
                 yield from (grant(privilege, what, role, False) for role in _those_with(grantee, loaders, members))
             for column, own in (facts.get("columns") or {}).items():
                 for grantee, privilege, _ in own.get("acl") or ():
@@ -148,8 +150,13 @@ def _rights(loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) 
         elif kind in {"function", "procedure"} and _lends_rights(facts):
             what = SQL("ROUTINE {}").format(SQL(name))
             yield SQL("REVOKE ALL ON {} FROM PUBLIC").format(what)
-            for grantee, privilege, _ in facts["acl"] or ():
+            for grantee, privilege in _given(facts):
                 yield from (grant(privilege, what, role, False) for role in _those_with(grantee, loaders, members))
+
+
+def _given(facts: Facts) -> Iterator[tuple[str | None, str]]:
+    """Who has which right, but for the owner: who has nothing beyond what owners have anyway, says so nowhere."""
+    return ((grantee, privilege) for grantee, privilege, _ in facts["acl"] or () if grantee != facts["owner"])
 
 
 def _lends_rights(facts: Facts) -> bool:
