@@ -1,11 +1,16 @@
-"""No DAG of its own: where plan files are broken, Airflow shows this file's one import error, which names file and key of each.
+"""No DAG of its own: Airflow shows this file's one import error, which names each broken plan file, and each DAG that can't be built.
 
-The DAGs of the other plans are in other files, so they load all the same.
+The other DAGs are in other files, so they load all the same.
 """
+
+import runpy
+from pathlib import Path
 
 from recovery.common.errors import PlanError
 from recovery.plan.loader import load_plans
 
-broken = load_plans().broken
-if broken:
-    raise PlanError("\n".join(str(plan) for plan in broken), "Mend the plan files; the DAGs come back by themselves.")
+faults = [str(plan) for plan in load_plans().broken]
+for family in ("backup", "drill", "maintenance", "restore"):
+    faults += runpy.run_path(str(Path(__file__).with_name(f"{family}.py")))["faults"]
+if faults:
+    raise PlanError("\n".join(faults), "Mend the plan files; the DAGs come back by themselves.")

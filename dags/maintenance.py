@@ -39,6 +39,7 @@ def build(plan: Plan) -> DAG:
         schedule="@daily",
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
+        auto_register=False,  # half a DAG is none
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
         default_args=tasks.defaults(plan, retries=plan.retries),
@@ -50,5 +51,5 @@ def build(plan: Plan) -> DAG:
     return tasks.with_form(dag, {"release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none.")})
 
 
-for each in tasks.plans_to_build("maintenance"):
-    build(each)
+dags, faults = tasks.build_all("maintenance", build)
+globals().update(dags)  # where Airflow finds them

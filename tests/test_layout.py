@@ -20,6 +20,7 @@ BESIDE = {
 """Folders of tests that mirror no room of the package, and what they are about."""
 NOT_ONE_MODULE = {
     "destinations/test_contract.py": "what base.py asks of every destination",
+    "plan/test_fuzz.py": "yaml_file.py, variables.py, loader.py and every check of a value together",
     "restore/test_capacity.py": "what preflight_facts.py and preflight_rules.py say of room, on real disks",
     "restore/test_isolation.py": "what preflight_facts.py and preflight_rules.py say of sources that overlap, on real systems",
     "restore/test_dry_run.py": "a restore that ends after its preflight: choose_set, preflight and report together",

@@ -67,9 +67,9 @@ class Parsed:
         return {(up, down) for up, task in self.tasks(dag_id).items() for down in task["downstream_task_ids"]}
 
 
-def parse_folder(home: Path, plans: Path, **environment: str) -> Parsed:
-    """Parse the DAG folder with the plans of a folder."""
-    return Parsed(**json.loads(_last_line(home, plans, environment, "parse.py", PROJECT / "dags")))
+def parse_folder(home: Path, plans: Path, *, dags: Path = PROJECT / "dags", **environment: str) -> Parsed:
+    """Parse the DAG folder, or a changed copy of it, with the plans of a folder."""
+    return Parsed(**json.loads(_last_line(home, plans, environment, "parse.py", dags)))
 
 
 def params_of_tasks(home: Path, plans: Path, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

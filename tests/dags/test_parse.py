@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dags.conftest import PROJECT, RECIPIENT, write_plan
+from tests.dags.conftest import PROJECT, RECIPIENT, parse_folder, write_plan
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +80,21 @@ def test_broken_plans_are_one_import_error_and_the_valid_plan_loads(plans, parse
     assert "crm.yaml: destinations.local.keep_within" in error
     assert "crm.yaml: singing" in error
     assert "other.yml: is not readable YAML" in error
+
+
+def test_a_dag_that_fails_while_it_is_built_is_one_import_error_and_all_others_load(plans, tmp_path):
+    """In a file of its own, since Airflow takes all DAGs of a file that has an import error out of use."""
+    for name in ("shop", "crm", "zoo"):
+        write_plan(plans, name)
+    (tmp_path / "dags").mkdir()
+    for file in (PROJECT / "dags").glob("*.py"):
+        half_way = ") as dag:\n        assert (plan.plan, dag.dag_id) != ('crm', 'crm_backup'), 'half way'\n"
+        (tmp_path / "dags" / file.name).write_text(file.read_text().replace(") as dag:\n", half_way))
+    parsed = parse_folder(tmp_path / "home", plans, dags=tmp_path / "dags")
+    assert set(parsed.dags) == ids("shop", "crm", "zoo") - {"crm_backup"}
+    ((file, error),) = parsed.errors.items()
+    assert Path(file).name == "broken_plans.py"
+    assert "crm_backup: this DAG can't be built from its plan: AssertionError: half way" in error
 
 
 def test_dag_parsing_without_plans_gives_no_dags_and_no_errors(parse):

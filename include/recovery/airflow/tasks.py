@@ -22,7 +22,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from recovery.airflow.connections import CLIENTS
 from recovery.backup.steps import Work
 from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay
+from recovery.common.faults import Faults
 from recovery.common.units import human_duration
+from recovery.common.wording import escaped
 from recovery.plan.loader import load_plan, load_plans
 from recovery.plan.model import Plan
 from recovery.restore.session import RestoreSession
@@ -49,6 +51,26 @@ def plans_to_build(family: str) -> Iterator[Plan]:
     for plan in load_plans().valid:
         if wanted in {None, f"{plan.plan}_{family}"}:
             yield plan
+
+
+def build_all(family: str, build: Callable[[Plan], DAG]) -> tuple[dict[str, DAG], list[str]]:
+    """The DAGs of a family by their ids, and a sentence for each that can't be built.
+
+    One that fails must not take along those of other plans. Nor may its file have an import error: for that Airflow takes all DAGs of
+    the file out of use. So it is left out, also half built, and ``dags/broken_plans.py`` reports it.
+    """
+    built: dict[str, DAG] = {}
+    faults = Faults(_not_built)
+    for plan in plans_to_build(family):
+        with faults.noted(f"{plan.plan}_{family}"):
+            dag = build(plan)
+            dag.validate()
+            built[dag.dag_id] = dag
+    return built, faults.sentences
+
+
+def _not_built(dag_id: str, error: Exception) -> str:
+    return escaped(f"{dag_id}: this DAG can't be built from its plan: {type(error).__name__}: {error}")
 
 
 def operator_errors(function: Callable[P, T]) -> Callable[P, T]:

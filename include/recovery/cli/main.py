@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery import VERSION
-from recovery.cli.text import Lines, escaped, indented
+from recovery.cli.text import Lines, indented
 from recovery.common.errors import PlanError, RecoveryError
+from recovery.common.wording import escaped
 
 if TYPE_CHECKING:
     from recovery.cli.kit import Answer, Kit

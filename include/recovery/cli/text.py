@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 
-
-def escaped(text: str) -> str:
-    r"""A text on one line; what can't be printed is written as ``\n``, ``\x1b``, ``\u202e``."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+from recovery.common.wording import escaped
 
 
 def indented(text: str) -> str:

@@ -17,10 +17,9 @@ def parse_duration(text: str) -> timedelta:
     Raises:
         ValueError: if it is anything else, or zero.
     """
-    parts = re.findall(r"(\d+)([smhdw])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    if not re.fullmatch(r"([0-9]{1,12}[smhdw]){1,9}", text):
         raise ValueError(f"{text!r} is not a duration; write for example 90s, 30m, 24h, 7d or 1d12h")
-    seconds = sum(int(number) * _SECONDS[unit] for number, unit in parts)
+    seconds = sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([smhdw])", text))
     if not 0 < seconds <= 100 * 366 * 86400:
         raise ValueError(f"{text!r} must be longer than nothing and shorter than a hundred years")
     return timedelta(seconds=seconds)
@@ -32,10 +31,21 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: if it is anything else, or zero.
     """
-    match = re.fullmatch(r"(\d+)\s*([KMGT]i?B|B)?", text)
-    if not match or not int(match[1]):
+    match = re.fullmatch(r"([0-9]{1,15}) *([KMGT]i?B|B)?", text)
+    if not match:
         raise ValueError(f"{text!r} is not a size; write for example 512MiB, 1GiB or 20GB")
-    return int(match[1]) * int(_BYTES[match[2] or ""])
+    return checked_size(int(match[1]) * int(_BYTES[match[2] or ""]))
+
+
+def checked_size(size: int) -> int:
+    """A number of bytes, which file systems and databases can count.
+
+    Raises:
+        ValueError: if it is less than one, or more than 63 bits can hold.
+    """
+    if not 0 < size < 1 << 63:
+        raise ValueError("a size is larger than nothing and smaller than 8 EiB; write for example 512MiB, 1GiB or 20GB")
+    return size
 
 
 def parse_moment(text: str) -> datetime:
@@ -46,11 +56,12 @@ def parse_moment(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        universal = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a moment; write for example 2026-11-23T01:00:00+01:00") from None
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} says no offset; write for example {text}+01:00, or {text}Z for UTC")
-    return moment.astimezone(UTC)
+    return universal
 
 
 def now() -> datetime:

@@ -1,4 +1,4 @@
-"""Words that messages share: lists of names, and how a failed restore goes on."""
+"""Words that messages share: lists of names, how a failed restore goes on, and texts of others on one line."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def shortened(names: Sequence[object], *, at_most: int = 20, between: str = ", "
     space = "\n" if between == "\n" else " "
     more = f"{space}and {len(names) - at_most} more" if len(names) > at_most else ""
     return between.join(map(str, names[:at_most])) + more
+
+
+def escaped(text: str) -> str:
+    r"""A text on one line; what can't be printed is written as ``\n``, ``\x1b``, ``\u202e``."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

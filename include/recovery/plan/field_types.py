@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,9 +21,13 @@ from pydantic import (
     PlainSerializer,
 )
 
-from recovery.common.units import parse_duration, parse_size
+from recovery.common.units import checked_size, parse_duration, parse_size
 
 _JSON_DURATION = {"type": "string", "examples": ["90s", "30m", "24h", "7d", "1d12h"]}
+_CRON = re.compile(r"(?!.*\bR\b)[\w *,/#?-]{9,100}", re.ASCII | re.IGNORECASE)
+"""Airflow describes a schedule in a thousand characters at most."""
+_DEEPEST = 40
+_MOST_ANY = 5
 _JSON_SIZE = {"type": ["string", "integer"], "examples": ["512MiB", "1GiB", "20GB"]}
 
 
@@ -37,7 +42,7 @@ def _command(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _size(value: Any) -> Any:
-    return parse_size(value) if isinstance(value, str) else _only(value, int, "a size such as 1GiB")
+    return parse_size(value) if isinstance(value, str) else checked_size(_only(value, int, "a size such as 1GiB"))
 
 
 def _only(value: Any, kind: type, what: str) -> Any:
@@ -49,14 +54,22 @@ def _only(value: Any, kind: type, what: str) -> Any:
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError(f"{str(path)!r} must be an absolute path")
+    if len(path.parts) > _DEEPEST:
+        raise ValueError(f"{str(path)[:60]}… must not be more than {_DEEPEST} folders deep")
     if ".." in path.parts:
         raise ValueError(f"{str(path)!r} must not contain '..'")
     return path
 
 
+def _pattern(text: str) -> str:
+    if text.count("**") > _MOST_ANY:
+        raise ValueError(f"{text!r} has more than {_MOST_ANY} times **; write a shorter pattern")
+    return text
+
+
 def cron(text: str) -> str:
-    """Check a cron expression of five fields."""
-    if text.startswith("@") or not croniter.is_valid(text) or len(text.split()) != 5:
+    """Check a cron expression of five fields, without croniter's ``R``, a moment by chance, which is another in each process."""
+    if not _CRON.fullmatch(text) or len(text.split()) != 5 or not croniter.is_valid(text):
         raise ValueError(f"{text!r} is not a cron expression of five fields, such as '0 1 * * *'")
     try:
         croniter(text).get_next()
@@ -76,7 +89,7 @@ def timezone_name(text: str) -> str:
     """Check the name of a timezone."""
     try:
         ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: of folders, such as Europe, and of long names
         raise ValueError(f"{text!r} is not a timezone; write for example UTC or Europe/Berlin") from None
     return text
 
@@ -91,6 +104,7 @@ def recipient(text: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="Lower-case letters, digits, - and _.")]
+Pattern = Annotated[str, Field(min_length=1, max_length=250, description="A shell pattern of names or paths."), AfterValidator(_pattern)]
 ConnectionId = Annotated[str, Field(min_length=1, max_length=250, description="Id of an Airflow Connection.")]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Duration = Annotated[

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
-from yaml.composer import Composer
+from pydantic_core import ErrorDetails
 
 from recovery.common.errors import PlanError
+from recovery.common.wording import escaped
 from recovery.plan.model import Plan
+from recovery.plan.variables import filled
+from recovery.plan.yaml_file import read_yaml
+
+log = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = Path(__file__).parents[2] / "plans"
-_VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<braced>\w+)(?:(?P<how>:?[-?+])(?P<value>[^}]*))?\}|(?P<plain>[A-Za-z_]\w*)|(?P<bad>))")
+_MOST_ERRORS = 100
+_LONGEST_ERROR = 600
+"""Characters. Names of all keys of a plan are fewer."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class BrokenPlan:
     """One sentence each, with the key's path and what to write instead."""
 
     def __str__(self) -> str:
-        return "\n".join(f"{self.path.name}: {error}" for error in self.errors)
+        return "\n".join(escaped(f"{self.path.name}: {error}") for error in self.errors)
 
 
 @dataclass(frozen=True)
@@ -83,111 +89,60 @@ def load_plan(name: str, where: Path | None = None) -> Plan:
 
 
 def read_plan(path: Path, environ: Mapping[str, str] | None = None) -> Plan | BrokenPlan:
-    """Read one plan file."""
-    errors: list[str] = []
+    """Read one plan file. Whatever it holds, it keeps no other plan from being read."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-        filled = _fill(raw, os.environ if environ is None else environ, "", errors)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        return BrokenPlan(path, (f"is not readable YAML: {' '.join(str(error).split())}",))
-    if not isinstance(filled, dict):
+        return _read(path, os.environ if environ is None else environ)
+    except Exception as error:
+        log.exception("%s", path)
+        defect = f"a defect of this program keeps it from being read ({type(error).__name__}); report that with this file"
+        return BrokenPlan(path, (defect,))
+
+
+def _read(path: Path, environ: Mapping[str, str]) -> Plan | BrokenPlan:
+    try:
+        values, errors = filled(read_yaml(path), environ)
+    except ValueError as error:
+        return BrokenPlan(path, (str(error),))
+    if not isinstance(values, dict):
         return BrokenPlan(path, ("is not a plan: it must begin with keys such as plan, sources and destinations",))
     try:
-        plan = Plan.model_validate(filled)
+        plan = Plan.model_validate(values)
     except ValidationError as invalid:
         errors += _sentences(invalid)
-    if errors:
-        return BrokenPlan(path, tuple(errors))
-    return plan
+    return BrokenPlan(path, tuple(_first(errors))) if errors else plan
 
 
-class _Loader(Composer, yaml.CSafeLoader):
-    """Refuses a key that is written twice: YAML itself would silently take the last.
-
-    libyaml reads the text, five times as fast as Python: each task reads all plans. Python puts it together, since libyaml's binding
-    ends the process where brackets are too deep.
-    """
-
-    def __init__(self, stream: str) -> None:
-        yaml.CSafeLoader.__init__(self, stream)
-        Composer.__init__(self)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value]
-    for key, _ in node.value:
-        if keys.count(key.value) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is written twice", key.start_mark)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _fill(value: Any, environ: Mapping[str, str], path: str, errors: list[str]) -> Any:
-    """Replace variables in every text value, as Compose does; a variable without value or default is an error."""
-    if isinstance(value, dict):
-        return {key: _fill(item, environ, f"{path}.{key}".lstrip("."), errors) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(item, environ, f"{path}.{number}", errors) for number, item in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-    if "\0" in value:
-        errors.append(f"{path}: has a NUL character, which neither a path nor an argument can hold; take it out")
-
-    def replace(match: re.Match[str]) -> str:
-        if match["escaped"]:
-            return "$"
-        name = match["braced"] or match["plain"]
-        if name is None:
-            errors.append(f"{path}: a $ must be followed by a name; write $$ for a $ itself")
-            return ""
-        return _variable(name, match["how"] or "", match["value"] or "", environ, path, errors)
-
-    return _VARIABLE.sub(replace, value)
-
-
-def _variable(name: str, how: str, value: str, environ: Mapping[str, str], path: str, errors: list[str]) -> str:
-    found = environ.get(name)
-    usable = found is not None and (found != "" or not how.startswith(":"))
-    if how.endswith("+"):
-        return value if usable else ""
-    if usable:
-        return found or ""
-    if how.endswith("-"):
-        return value
-    errors.append(
-        f"{path}: the environment variable {name} is not set{f' ({value})' if value else ''}; set it, or write ${{{name}:-default}}"
-    )
-    return ""
+def _first(errors: list[str]) -> list[str]:
+    """As many as somebody reads, and as much of each."""
+    more = ["has more errors; mend these first"] if len(errors) > _MOST_ERRORS else []
+    return [error if len(error) <= _LONGEST_ERROR else f"{error[:_LONGEST_ERROR]}…" for error in errors[:_MOST_ERRORS]] + more
 
 
 def _sentences(invalid: ValidationError) -> list[str]:
-    sentences = []
-    places = [error["loc"] for error in invalid.errors()]
-    for error in invalid.errors():
-        path = ".".join(str(part) for part in error["loc"] if part != "[key]")
-        if (
-            error["type"] == "too_short"
-            and error["input"]
-            and any(other[: len(error["loc"])] == error["loc"] and other != error["loc"] for other in places)
-        ):
-            continue  # it is only short because of what is wrong inside it, which is told on its own
-        if error["type"] == "extra_forbidden":
-            known = _keys_at(error["loc"][:-1])
-            near = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
-            what = (
-                f"is not a key of a plan here; did you mean {near[0]}?"
-                if near
-                else f"is not a key of a plan here; known are {', '.join(known)}"
-            )
-        elif error["type"] == "missing":
-            what = "is missing; write it"
-        else:
-            what = error["msg"].removeprefix("Value error, ")
-            what += "" if error["type"] == "value_error" else f" (found {_shown(error['input'])})"
-        sentences.append(f"{path}: {what}" if path else what)
-    return sentences
+    found = invalid.errors()
+    places = [error["loc"] for error in found]
+    return [_sentence(error) for error in found[: _MOST_ERRORS + 1] if not _told_inside(error, places)]
+
+
+def _told_inside(error: ErrorDetails, places: list[tuple[int | str, ...]]) -> bool:
+    """Whether something is only short because of what is wrong inside it, which is told on its own."""
+    here = error["loc"]
+    return error["type"] == "too_short" and error["input"] and any(other[: len(here)] == here and other != here for other in places)
+
+
+def _sentence(error: ErrorDetails) -> str:
+    *above, key = error["loc"] or ("",)
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(tuple(above))
+        near = difflib.get_close_matches(str(key), known, 1)
+        what = f"is not a key of a plan here; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(known)}"
+    elif error["type"] == "missing":
+        what = "is missing; write it"
+    else:
+        what = error["msg"].removeprefix("Value error, ")
+        what += "" if error["type"] == "value_error" else f" (found {_shown(error['input'])})"
+    path = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    return f"{path}: {what}" if path else what
 
 
 def _shown(value: Any) -> str:

@@ -163,14 +163,14 @@ class Plan(Part):
     """Cron expression in ``timezone``; null for backups by hand only."""
     timezone: Annotated[str, AfterValidator(timezone_name)] = "UTC"
     """Name of the timezone in which ``schedule`` is meant, such as ``Europe/Berlin``."""
-    owner: str = "operations"
+    owner: Annotated[str, Field(min_length=1, max_length=250)] = "operations"
     """Shown as the DAGs' owner."""
     objectives: Objectives = Objectives()
     sources: Sources
     encryption: Encryption
     signing: ConnectionId
     """Connection with the Ed25519 key that signs sets, as its password."""
-    destinations: Annotated[dict[Name, Destination], Field(min_length=1)]
+    destinations: Annotated[dict[Name, Destination], Field(min_length=1, max_length=10)]
     verification: Literal["checksum", "content"] = "content"
     """What verify must reach before a set counts as valid: ``checksum`` or ``content``."""
     approvals: Approvals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +40,13 @@ def _sources_at(plan: Plan, place: str) -> list[tuple[SourceSettings, TargetSett
 
 def roots_within(inner: SourceSettings, outer: SourceSettings) -> Iterator[tuple[Path, Path]]:
     """Folders of a source that are, or lie in, one that another has whole."""
-    pairs = product(inner.roots(), outer.roots())
-    return ((path, root) for path, root in pairs if path.is_relative_to(root) and outer.left_out(path.relative_to(root)) is None)
+    return ((path, root) for path, root in _within(inner.roots(), outer.roots()) if outer.left_out(path.relative_to(root)) is None)
+
+
+def _within(paths: Iterable[Path], roots: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each path with each of the roots that it is, or lies in."""
+    known = set(roots)
+    return ((path, root) for path in paths for root in (path, *path.parents) if root in known)
 
 
 def roots_there(source: SourceSettings, there: TargetSettings | None) -> tuple[Path, ...]:
@@ -55,6 +60,7 @@ def shared_locations(places: set[Location], others: set[Location]) -> str:
     return ", ".join(f"{'.'.join(names) or 'all'} of {connection}" for connection, *names in same)
 
 
-def nested_paths(paths: Iterable[Path], others: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+def nested_paths(paths: Collection[Path], others: Collection[Path]) -> Iterator[tuple[Path, Path]]:
     """Pairs of paths of which one is, or lies in, the other."""
-    return ((path, other) for path, other in product(paths, others) if path.is_relative_to(other) or other.is_relative_to(path))
+    yield from _within(paths, others)
+    yield from ((path, other) for other, path in _within(others, paths) if path != other)

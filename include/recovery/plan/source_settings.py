@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 from pydantic import JsonValue, model_validator
 
 from recovery.plan.excludes import Excludes
-from recovery.plan.field_types import ConnectionId, DatabaseName, Part, SourceId, exactly_one
+from recovery.plan.field_types import ConnectionId, DatabaseName, Part, Pattern, SourceId, exactly_one
 from recovery.plan.location import Location
 
 
@@ -117,17 +117,13 @@ class TreeSettings(SourceSettings):
     snapshot: ClassVar[bool] = False
     family: ClassVar[str] = "files"
 
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
     """Shell patterns of names or of paths below a folder."""
 
     def left_out(self, inside: Path) -> Path | None:
         """See :meth:`SourceSettings.left_out`."""
-        excluded = Excludes(self.exclude)
-        return next((start for start in self.starts(inside) if excluded(os.fsencode(start))), None)
-
-    def starts(self, inside: Path) -> Sequence[Path]:
-        """The entries on the way to a path that may be excluded by themselves, from the top."""
-        return [Path(*inside.parts[:depth]) for depth in range(1, len(inside.parts) + 1)]
+        depth = Excludes(self.exclude).topmost(os.fsencode(inside)) if inside.parts else 0
+        return Path(*inside.parts[:depth]) if depth else None
 
 
 class Statement(Part):

@@ -12,6 +12,8 @@ from recovery.plan.kinds import KINDS
 from recovery.plan.source_settings import SourceSettings, TargetSettings
 
 P = TypeVar("P", bound=Part)
+MOST_SOURCES = 100
+"""Each is three tasks of a backup and three of a restore: more than some hundred take Airflow too long to parse."""
 
 
 class _Sources(Part):
@@ -41,6 +43,8 @@ class _TargetSources(Part):
 def _not_empty(named: P) -> P:
     if not any(named):
         raise ValueError("name at least one source")
+    if len(list(named)) > MOST_SOURCES:
+        raise ValueError(f"name at most {MOST_SOURCES} sources; write several plans, or sources of several databases or paths")
     return named
 
 

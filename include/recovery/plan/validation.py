@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from itertools import combinations, permutations
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.location import Location
-from recovery.plan.overlap import nested_paths, roots_there, roots_within, shared_locations
+from recovery.plan.overlap import nested_paths, roots_there, shared_locations
 from recovery.plan.restore_targets import Target
 from recovery.plan.source_settings import Question, ServerSettings, ServerTarget, SourceSettings, Statement, TargetSettings
 
@@ -69,8 +70,15 @@ def _storage(destination: Destination) -> tuple[str, ...]:
 
 
 def _overlaps(plan: Plan) -> Iterator[str]:
-    for (inner_id, inner), (outer_id, outer) in permutations(plan.sources, 2):
-        for path, root in roots_within(inner, outer):
+    whole = defaultdict(list)
+    for outer_id, outer in plan.sources:
+        for root in outer.roots():
+            whole[root].append((outer_id, outer))
+    for inner_id, path in _roots(plan):
+        lies_in = [(root, *each) for root in (path, *path.parents) for each in whole.get(root, ())]
+        for root, outer_id, outer in lies_in:
+            if outer_id == inner_id or outer.left_out(path.relative_to(root)) is not None:
+                continue
             yield (
                 f"sources.{inner_id}: {path} lies in {root} of {outer_id}; what is in two sources is replaced twice, so leave it"
                 f" out of one of them, or exclude its topmost entry from {outer_id}"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recovery.plan.field_types import AbsolutePath
+from recovery.plan.field_types import AbsolutePath, Pattern
 from recovery.plan.source_settings import Kind, SourceSettings, TargetSettings, TreeSettings
 
 
@@ -16,7 +16,7 @@ class ConfigSettings(TreeSettings):
     """Named files and folders that hold settings or code."""
 
     paths: Annotated[tuple[AbsolutePath, ...], Field(min_length=1)]
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
     """Shell patterns of names or of paths below a named folder."""
 
     def roots(self) -> tuple[Path, ...]:

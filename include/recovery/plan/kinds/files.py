@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from recovery.plan.field_types import AbsolutePath
+from recovery.plan.field_types import AbsolutePath, Pattern
 from recovery.plan.source_settings import Kind, SourceSettings, TargetSettings, TreeSettings
 
 
@@ -13,16 +12,16 @@ class FilesSettings(TreeSettings):
     """A folder with everything in it."""
 
     path: AbsolutePath
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
     """Shell patterns (``*.tmp``, ``cache/*``) of names or of paths below the folder."""
 
     def roots(self) -> tuple[Path, ...]:
         """The folder."""
         return (self.path,)
 
-    def starts(self, inside: Path) -> Sequence[Path]:
-        """The top-level entry: what is excluded deeper goes with its folder all the same."""
-        return super().starts(inside)[:1]
+    def left_out(self, inside: Path) -> Path | None:
+        """The top-level entry, if it is excluded: what is excluded deeper goes with its folder all the same."""
+        return super().left_out(Path(*inside.parts[:1]))
 
 
 class FilesTarget(TargetSettings):
