@@ -64,7 +64,7 @@ def build_all(family: str, build: Callable[[Plan], DAG]) -> tuple[dict[str, DAG]
     for plan in plans_to_build(family):
         with faults.noted(f"{plan.plan}_{family}"):
             dag = build(plan)
-            dag.validate()
+            dag.validate()  # type: ignore[no-untyped-call]
             built[dag.dag_id] = dag
     return built, faults.sentences
 
