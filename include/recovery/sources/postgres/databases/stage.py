@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def stage(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Restore databases beside the live ones; see :meth:`recovery.sources.base.Restorer.stage`."""
-    log.info("restoring with the client tools in %s", server.bin)  # looked for before anything is changed
+    _ = server.bin  # looked for before anything is changed
     with server.maintenance() as connection:
         for target in chosen:
             drop(connection, target.stage)
@@ -86,6 +86,7 @@ def load(
         RestoreError: if the server refuses.
         ToolError: if pg_restore fails.
     """
+    log.info("restoring with the client tools in %s", server.bin)  # looked for before anything is changed
     folder = restore.folder / "database"
     empty_folder(folder)
     log.info("unpacking database %s", target.saved)
