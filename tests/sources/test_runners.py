@@ -7,8 +7,6 @@ import pytest
 
 from recovery.common.errors import ToolError
 from recovery.packs import decrypt_worker
-from recovery.plan.kinds.files import FilesSettings
-from recovery.sources.files.local import Files
 from sandbox.servers import Mongo as MongoServer
 from tests.support.local_restore import LocalRestore, back_up
 from tests.support.mongo_samples import mongo, series
@@ -103,17 +101,6 @@ def test_every_tool_of_mongodb_is_started_by_the_runner(standalone, tmp_path):
     assert {"mongodump", "mongorestore"} <= {Path(argv[0]).name for argv in heard}
 
 
-def test_every_tool_of_a_files_source_is_started_by_the_runner(tmp_path):
-    (tmp_path / "live").mkdir()
-    (tmp_path / "live" / "file").write_text("saved")
-    runner = Recording()
-    source = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=runner)
-    with started() as heard:
-        restored(source, LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work"))
-    assert runner.names == {"rm"}
-    assert went_around(runner, heard) == []
-
-
 # Files that are elsewhere -----------------------------------------------------------------------------------------------
 
 
@@ -172,14 +159,3 @@ def test_mongodb_refuses_a_runner_without_shared_files_only_for_client_tools(mon
         assert client.run_away.orders.count_documents({}) == 1
         client.drop_database("run_away")
     assert elsewhere.started == []
-
-
-def test_files_source_refuses_to_stage_by_a_runner_without_shared_files(elsewhere, tmp_path):
-    (tmp_path / "live").mkdir()
-    (tmp_path / "live" / "file").write_text("saved")
-    source = Files("uploads", FilesSettings(path=tmp_path / "live"), runner=elsewhere)
-    restore = LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work")
-    assert REFUSED in texts(source, restore, "refusal")
-    with pytest.raises(ToolError, match=REFUSED):
-        source.stage(restore)
-    assert [path.name for path in (tmp_path / "live").iterdir()] == ["file"]

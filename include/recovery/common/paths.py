@@ -7,6 +7,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PATH_MAX = 4095
+"""Bytes of a path that Linux takes, without the zero at its end."""
+
 
 def text(path: bytes) -> str:
     """A path as rows and people have it."""

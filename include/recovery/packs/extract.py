@@ -18,16 +18,17 @@ log = logging.getLogger(__name__)
 def extract(reader: tar_reader.Source, folder: Path, only: Callable[[TarInfo], bool] | None = None) -> None:
     """Extract a pack's stream into a folder that exists, all members or some.
 
-    No byte of a member reaches the tar that extracts before its name and target were found to stay inside.
+    No byte of a member reaches the tar that extracts before its name and target were found to stay inside. Nobody else may be able to
+    enter the folder meanwhile.
 
     Raises:
         ArtifactError: if a member would be written outside, or is a device.
         ToolError: if tar fails, for example of a full disk.
     """
     argv = [find_tar(), "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--preserve-permissions", "--sparse"]
-    argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", f"--directory={folder}", "--file=-"]
+    argv += ["--same-owner" if os.geteuid() == 0 else "--no-same-owner", "--delay-directory-restore", "--file=-"]
     way = _Way(folder)
-    with LOCAL.tool(argv, env={"LC_ALL": "C"}, feed=True) as tar:
+    with LOCAL.tool(argv, env={"LC_ALL": "C"}, feed=True, folder=folder) as tar:
         try:
             for member in tar_reader.members(reader):
                 refuse_escape(member.info)
@@ -79,7 +80,7 @@ class _Way:
         for parent in path.parents:
             if parent in self._ends or (parent not in self._real and parent.is_symlink()):
                 raise ArtifactError(
-                    f"A pack's member would be written through the link {parent}, or below what is no folder.",
+                    f"A pack's member would be written through the link {parent.relative_to(self._folder)}, or below what is no folder.",
                     "Don't restore this set; find out who made it.",
                 )
             if parent == self._folder:

@@ -129,6 +129,7 @@ class LocalRunner:
         output: bool = False,
         feed: bool = False,
         stdin: IO[bytes] | None = None,
+        folder: Path | None = None,
         may_fail: bool = False,
         on_line: Callable[[str], None] | None = None,
     ) -> Iterator[LocalTool]:
@@ -140,6 +141,7 @@ class LocalRunner:
             output: read its stdout through :attr:`LocalTool.stdout`.
             feed: write its stdin through :attr:`LocalTool.stdin`.
             stdin: a file to read instead, from where it is.
+            folder: where it starts; else in this process's own. It may lead through a descriptor of this process.
             may_fail: leave the exit status to the caller, who asks :meth:`LocalTool.wait`.
             on_line: gets each line of its stderr, from a thread, in place of the log.
 
@@ -154,7 +156,7 @@ class LocalRunner:
                 stdin=stdin or (subprocess.PIPE if feed else subprocess.DEVNULL),
                 stdout=subprocess.PIPE if output else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                cwd="/",  # a folder of somebody else's may have what a program looks for
+                cwd=folder or "/",  # a folder of somebody else's may have what a program looks for
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )

@@ -443,7 +443,7 @@ def test_restore_in_place_killed_at_any_point_is_repeated_or_rolled_back(tmp_pat
         go(source, a_restore(tmp_path, options={"config": "all"}, in_place=True, set_folder="safety", like=forth))
         assert comparable(home) == later
         assert not list(home.rglob(".recovery-*"))
-    assert len(restores) == 10, "two entries of the journal, three entries removed, three moved, a folder, and the end"
+    assert len(restores) == 11, "three entries of the journal, three entries removed, three moved, a folder, and the end"
 
 
 def test_dump_with_a_missing_path_fails_unless_the_source_is_damaged(tmp_path, home, source):

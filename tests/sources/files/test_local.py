@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from recovery.common.errors import ArtifactError, RestoreError, SourceError
+from recovery.common.held_folder import HeldFolder, where
 from recovery.packs.content_index import read_rows, write_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack
@@ -690,7 +691,7 @@ def test_swap_stops_on_concurrent_writes_and_rollback_keeps_the_written_file(tmp
 
     def interfering(source: bytes, target: bytes) -> None:
         rename(source, target)
-        if target.endswith(b"/before/changed"):
+        if where(target).endswith(b"/before/changed"):
             (live / "changed").write_text("a service wrote this")
 
     monkeypatch.setattr(filesystem, "rename", interfering)
@@ -921,7 +922,7 @@ def test_mount_of_is_the_same_for_one_file_system_mounted_twice(tmp_path, live, 
 
 def test_remove_refuses_a_folder_with_mount_points(live, mounted):
     with pytest.raises(RestoreError, match="has mount points in it"):
-        filesystem.remove(live, LOCAL)
+        filesystem.remove(HeldFolder.open(live.parent), b"live")
     assert (mounted / "inside").exists()
 
 

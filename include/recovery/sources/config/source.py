@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from recovery.common.errors import RestoreError, SourceError
+from recovery.common.held_folder import HeldFolder, where
 from recovery.common.paths import at, raw, readable, shown, text
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
@@ -26,10 +27,12 @@ from recovery.sources.model import Finding, Preflight
 from recovery.sources.trees import filesystem
 from recovery.sources.trees.diff import Compared, amount, changes, one_beside
 from recovery.sources.trees.in_place import InPlace
+from recovery.sources.trees.places import Places
 from recovery.sources.trees.selection import Only, Part, at_or_below
 from recovery.sources.trees.source import TreeSource, translated_errors
-from recovery.sources.trees.swap import SwapPoint
+from recovery.sources.trees.swap import ExchangePlan, SwapPoint
 from recovery.sources.trees.walk import Walk, mark
+from recovery.sources.trees.work_folder import WorkFolder, homes_of_works
 
 _TOP = Path("/")
 
@@ -117,7 +120,18 @@ class Config(TreeSource):
         for start in self._starts(restore):
             if not restore.only or only.top(start) or any(path.startswith(start + "/") for path in only.patterns.values()):
                 homes.setdefault((self.root / start).parent, []).append(start)
-        return [SwapPoint(home, home / mark(restore.id, self.suffix), self.root, tuple(starts)) for home, starts in sorted(homes.items())]
+        name = mark(restore.id, self.suffix)
+
+        def plan(number: int) -> ExchangePlan:
+            return ExchangePlan(restore.folder / f"exchange-{number}.jsonl")
+
+        return [
+            SwapPoint(home, name, self.root, tuple(starts), plan(number)) for number, (home, starts) in enumerate(sorted(homes.items()))
+        ]
+
+    def live(self, restore: RestoreView) -> Places:
+        """What is in the folders of the paths that the set names, or where this restore left a work folder."""
+        return Places(self.root, {*(point.home for point in self.swap_points(restore)), *homes_of_works(restore)})
 
     def _only(self, restore: RestoreView) -> Only:
         return Only(restore.only, wild=False)
@@ -134,10 +148,16 @@ class Config(TreeSource):
             lambda path: point.start_of(path) is not None and (not restore.only or only.top(path) is not None),
         )
 
-    def changes(self, restore: RestoreView, point: SwapPoint) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    def changes(
+        self, restore: RestoreView, point: SwapPoint, live: Places, new: HeldFolder
+    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+        """See :meth:`_changes`; what is staged does not matter."""
+        return self._changes(restore, point, live)
+
+    def _changes(self, restore: RestoreView, point: SwapPoint, live: Places) -> tuple[list[bytes], list[tuple[str, Facts]]]:
         """What is missing, and with ``config: all`` or asked for by its path what differs."""
         replaces, part = self._replaces(restore), self.part(restore, point)
-        topmost = list(self._topmost(restore, point))
+        topmost = list(self._topmost(restore, point, live))
         for one in topmost:
             if one.state == "differs" and not part.wanted(one.path):
                 raise RestoreError(
@@ -157,24 +177,24 @@ class Config(TreeSource):
             raise RestoreError(f"config: {choice!r} is not a choice.", "Choose config: missing or config: all.")
         return choice == "all" or bool(restore.only)
 
-    def _topmost(self, restore: RestoreView, point: SwapPoint) -> Iterator[Compared]:
+    def _topmost(self, restore: RestoreView, point: SwapPoint, live: Places) -> Iterator[Compared]:
         """The set's entries beside the live ones, but for what lies below one that is missing or differs."""
         covered: str | None = None
-        for one in self._compare(restore, point):
+        for one in self._compare(restore, point, live):
             if covered is not None and one.path.startswith(covered + "/"):
                 continue
             if one.state in {"missing", "differs"}:
                 covered = one.path
             yield one
 
-    def _compare(self, restore: RestoreView, point: SwapPoint) -> Iterator[Compared]:
+    def _compare(self, restore: RestoreView, point: SwapPoint, live: Places) -> Iterator[Compared]:
         """Each of the set's entries beside the live one, folders before what is in them."""
         able = filesystem.abilities(filesystem.nearest(point.home))
         wanted = dict(self.part(restore, point).entries())
         keys = {path: digests for artifact in restore.artifacts() for _, path, digests in restore.rows(artifact, "keys")}
         for path in sorted(wanted, key=lambda path: path.split("/")):
             facts = wanted[wanted[path]["target"]] if wanted[path]["type"] == "hardlink" else wanted[path]
-            yield one_beside(self.root, path, facts, able, keys.get(path))
+            yield one_beside(live, path, facts, able, keys.get(path))
 
     # Preflight ------------------------------------------------------------------------------------------------------
 
@@ -183,15 +203,16 @@ class Config(TreeSource):
         findings = list(self.unmatched(restore, self._only(restore)))
         if findings:
             return Preflight(self.fingerprint(restore), tuple(findings))
+        live = self.live(restore)
         for point in self.swap_points(restore):
             findings += self.common_findings(restore, point, self.part(restore, point))
             try:
-                compared = list(self._topmost(restore, point))
+                compared = list(self._topmost(restore, point, live))
             except OSError as error:
-                findings.append(Finding("refusal", f"{readable(error.filename)} can't be compared: {error.strerror}."))
+                findings.append(Finding("refusal", f"{readable(where(error.filename))} can't be compared: {error.strerror}."))
                 continue
             findings += self._compared_findings(restore, point, compared)
-            findings += self._obstacles(restore, point)
+            findings += self._obstacles(restore, point, live)
         return Preflight(self.fingerprint(restore), tuple(findings), self._bytes_needed(restore))
 
     def _bytes_needed(self, restore: RestoreView) -> dict[str, int]:
@@ -235,9 +256,9 @@ class Config(TreeSource):
         live = (os.fsdecode(found.path) for found in Walk(self.root, starts, self._excluded))
         return sorted(shown(self.root, path) for path in live if path not in known)
 
-    def _obstacles(self, restore: RestoreView, point: SwapPoint) -> Iterator[Finding]:
+    def _obstacles(self, restore: RestoreView, point: SwapPoint, live: Places) -> Iterator[Finding]:
         try:
-            paths = list(self.changes(restore, point)[0])
+            paths = self._changes(restore, point, live)[0]
         except RestoreError as error:
             yield Finding("refusal", str(error))
             return
@@ -249,7 +270,7 @@ class Config(TreeSource):
             reasons += filesystem.mounts_in_the_way(path, point.home)
         if reasons:
             yield Finding("refusal", f"Not everything can be replaced: {shortened(list(dict.fromkeys(reasons)))}.")
-        if restore.in_place and (unsaved := self._unsaved(paths)):
+        if restore.in_place and (unsaved := self._unsaved(live, paths)):
             yield Finding(
                 "refusal",
                 f"In place would remove what today's plan does not back up, so that no safety set has it:"
@@ -257,15 +278,15 @@ class Config(TreeSource):
                 " Add it to the plan's paths, or choose method: swap.",
             )
 
-    def _unsaved(self, units: Iterable[bytes]) -> list[str]:
+    def _unsaved(self, live: Places, units: Iterable[bytes]) -> list[str]:
         """What goes with live entries and is not in a backup made now."""
         named = [path for path in self._named_here() if os.path.lexists(path)]
         saved = {found.path for found in Walk(self.root, [os.fsencode(path.relative_to(self.root)) for path in named], self._excluded)}
-        return [shown(self.root, found.path) for found in self._going(units) if found.path not in saved]
+        return [shown(self.root, found.path) for found in self._going(live, units) if found.path not in saved]
 
-    def _going(self, units: Iterable[bytes]) -> Walk:
+    def _going(self, live: Places, units: Iterable[bytes]) -> Walk:
         """A look at what goes with live entries."""
-        return Walk(self.root, [unit for unit in units if os.path.lexists(at(self.root, unit))])
+        return Walk(self.root, [unit for unit in units if live.has(unit)], reach=live)
 
     # Looking at what is live ----------------------------------------------------------------------------------------
 
@@ -291,9 +312,10 @@ class Config(TreeSource):
         wanted: list[Row] = []
         live: list[Row] = []
         with translated_errors(self.id, "compared"):
+            places = self.live(restore)
             for point in self.swap_points(restore):
                 part = self.part(restore, point)
-                for one in self._compare(restore, point):
+                for one in self._compare(restore, point, places):
                     kept = one.state not in {"missing", "equal"} and not self._replaces(restore)
                     if not kept and (one.live is None or part.wanted(one.path)):
                         wanted.append(("entry", one.path, one.facts))
@@ -307,7 +329,7 @@ class Config(TreeSource):
         """
         parts = [self.part(restore, point) for point in self.swap_points(restore) if self._replaces(restore)]
         saved = {path for part in parts for path, _ in part.entries() if part.wanted(path)}
-        going = ((text(found.path), found.kind) for found in self._going(map(raw, self.replaced(restore).units)))
+        going = ((text(found.path), found.kind) for found in self._going(self.live(restore), map(raw, self.replaced(restore).units)))
         came = [("entry", path, {"type": kind}) for path, kind in going if path not in saved]
         return super().changed_since_backup(restore) + changes(lambda: (), came)
 
@@ -326,21 +348,26 @@ class Config(TreeSource):
             announce_drop(restore)
             replaced.clear(lambda path: False)
             for point in swap_points:
-                for unit in filter(point.start_of, replaced.units):
-                    if os.path.lexists(staged := at(point.swap.new, raw(unit))):
-                        filesystem.rename(staged, at(self.root, raw(unit)))
+                work = WorkFolder.open(restore, replaced.live.home(point.home), point.mark)
+                self._put(replaced, work.refuse_another_new(restore), filter(point.start_of, replaced.units))
             replaced.finish(
                 (path, facts) for point in swap_points for path, facts in self.part(restore, point).entries() if path in replaced.folders
             )
-            for home in {*self.homes(), *(point.home for point in swap_points)}:
-                filesystem.remove(home / mark(restore.id, self.suffix), self.runner)
+            for home in {*self.homes(), *homes_of_works(restore)}:
+                if home.is_dir():
+                    WorkFolder.remove(restore, HeldFolder.open(home), mark(restore.id, self.suffix))
             self.remove_created(restore)
+
+    def _put(self, replaced: InPlace, new: HeldFolder, units: Iterable[str]) -> None:
+        for unit in map(raw, units):
+            if new.has(unit):
+                replaced.put(new, unit)
 
     def _make_ready(self, restore: RestoreView, replaced: InPlace, swap_points: Sequence[SwapPoint]) -> None:
         for point in swap_points:
             self.stage_at(restore, point)
         if not replaced.begun:
-            planned = [self.changes(restore, point) for point in swap_points]
+            planned = [self._changes(restore, point, replaced.live) for point in swap_points]
             replaced.plan((path for paths, _ in planned for path in paths), [path for _, folders in planned for path, _ in folders])
 
     def verify_staged(self, restore: RestoreView) -> list[Difference]:
@@ -351,12 +378,13 @@ class Config(TreeSource):
         covers, brought = at_or_below(replaced.units), set()
         differences = []
         with translated_errors(self.id, "verified"):
+            live = self.live(restore)
             for point in self.swap_points(restore):
-                for one in self._compare(restore, point):
+                for one in self._compare(restore, point, live):
                     if covers(one.path) or one.path in replaced.folders:
                         brought.add(one.path)
                         differences += [Difference("entry", one.path, one.how or "is missing")] if one.state != "equal" else []
-            others = {unit: os.path.lexists(at(self.root, raw(unit))) for unit in replaced.units if unit not in brought}
+            others = {unit: live.has(raw(unit)) for unit in replaced.units if unit not in brought}
         differences += [Difference("entry", unit, "is there, but not in the set") for unit, there in others.items() if there]
         lost = [unit for unit, there in others.items() if restore.rolling_back and replaced.units[unit] and not there]
         return differences + [Difference("entry", unit, "was there before, and no safety set has it") for unit in lost]

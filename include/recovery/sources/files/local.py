@@ -7,18 +7,20 @@ exchanges entries by rename, unless it is in place.
 
 # pathlib has no paths of bytes.
 
-# ruff: noqa: PTH112, PTH114, PTH208
+# ruff: noqa: PTH112, PTH208
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 from recovery.common.errors import RestoreError, SourceError
-from recovery.common.paths import at, raw, readable, text
+from recovery.common.held_folder import HeldFolder
+from recovery.common.paths import at, raw, readable, shown, text
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
@@ -32,10 +34,12 @@ from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.diff import amount, beside
 from recovery.sources.trees.in_place import InPlace
+from recovery.sources.trees.places import Places
 from recovery.sources.trees.selection import Only, Part, at_or_below, ways
 from recovery.sources.trees.source import TreeSource, translated_errors
-from recovery.sources.trees.swap import SwapPoint
-from recovery.sources.trees.walk import Found, Walk, is_mark, mark
+from recovery.sources.trees.swap import ExchangePlan, SwapPoint
+from recovery.sources.trees.walk import Walk, is_mark, mark
+from recovery.sources.trees.work_folder import NEW, WorkFolder
 
 
 class Files(TreeSource):
@@ -85,7 +89,7 @@ class Files(TreeSource):
 
     def swap_points(self, restore: RestoreView) -> Sequence[SwapPoint]:
         """The folder itself: it is often a mount point, so a folder beside it would be on another file system."""
-        return [SwapPoint(home=self.root, work=self.root / mark(restore.id), live=self.root, starts=(".",))]
+        return [SwapPoint(self.root, mark(restore.id), self.root, (".",), ExchangePlan(restore.folder / "exchange.jsonl"))]
 
     def part(self, restore: RestoreView, point: SwapPoint) -> Part:
         """What was asked for: everything, or what is at or below the topmost entries that a pattern matches."""
@@ -110,67 +114,74 @@ class Files(TreeSource):
             if self._excludes(path) and (not restore.only or only.top(path) is not None):
                 yield path
 
-    def starts(self, restore: RestoreView, point: SwapPoint) -> Sequence[bytes]:
+    def starts(self, restore: RestoreView, point: SwapPoint, new: HeldFolder) -> Sequence[bytes]:
         """The staged folder as a whole, or what is in it."""
-        return os.listdir(os.fsencode(point.swap.new)) if restore.only else [b"."]
+        return new.names() if restore.only else [b"."]
 
-    def changes(self, restore: RestoreView, point: SwapPoint) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    def changes(
+        self, restore: RestoreView, point: SwapPoint, live: Places, new: HeldFolder
+    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
         """Every top-level entry, live or staged, and the folder's own metadata; of a part, see :meth:`_units`."""
         if restore.only:
-            units = self._units(self._tops(restore))
+            units = self._units(live, self._tops(restore))
             folders = dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units)
-            return map(raw, units), [(path, self._folder(restore, path)) for path in folders]
-        staged = set(os.listdir(os.fsencode(point.swap.new)))
-        return sorted(staged | set(self._leaving(staged))), [(".", self._folder(restore, "."))]
+            return map(raw, units), [(path, self._folder(restore, live, path)) for path in folders]
+        staged = set(new.names())
+        return sorted(staged | set(self._leaving(live, staged))), [(".", self._folder(restore, live, "."))]
 
-    def _folder(self, restore: RestoreView, path: str) -> Facts:
+    def _folder(self, restore: RestoreView, live: Places, path: str) -> Facts:
         """What a live folder is like after the swap: as the set has it if it was asked for or had to be made, else as it is now."""
         brought = path == "." and (not restore.only or self.root in self.created(restore))
         for each, facts in self.entries_of(restore) if brought else ():
             if each == path:
                 return facts
-        return entries.of_found(self.root, Found(raw(path), os.lstat(at(self.root, raw(path)))))
+        return entries.of_live(live, raw(path))
 
-    def _units(self, tops: Iterable[str]) -> list[str]:
+    def _units(self, live: Places, tops: Iterable[str]) -> list[str]:
         """The entries that change places: the topmost ones that were asked for, or the folders above that the live system lacks.
 
         Raises:
             RestoreError: if a live entry is something else where the set has a folder.
         """
         known: dict[str, bool] = {}
-        return list(dict.fromkeys(self._unit(top, known) for top in tops))
+        return list(dict.fromkeys(self._unit(live, top, known) for top in tops))
 
-    def _unit(self, top: str, known: dict[str, bool]) -> str:
+    def _unit(self, live: Places, top: str, known: dict[str, bool]) -> str:
         for start in ways(top):
             if start == top:
                 break
             if start not in known:
-                known[start] = self._is_folder(start)
+                known[start] = self._is_folder(live, start)
             if not known[start]:
                 return start
         return top
 
-    def _is_folder(self, path: str) -> bool:
-        point = at(self.root, raw(path))
-        if os.path.lexists(point) and (os.path.islink(point) or not os.path.isdir(point)):
+    def _is_folder(self, live: Places, path: str) -> bool:
+        if not live.has(raw(path)):
+            return False
+        if not stat.S_ISDIR(os.lstat(live.at(raw(path))).st_mode):
             raise RestoreError(
-                f"{readable(point)} is not a folder, but what was asked for lies in a folder of that name.",
+                f"{shown(self.root, path)} is not a folder, but what was asked for lies in a folder of that name.",
                 f"Ask for {readable(path)} as a whole, or move it away.",
             )
-        return os.path.lexists(point)
+        return True
 
-    def newcomers(self, restore: RestoreView, point: SwapPoint) -> Iterable[bytes]:
+    def newcomers(self, restore: RestoreView, point: SwapPoint, live: Places) -> Iterable[bytes]:
         """Top-level entries that were written after the swap; of a part, none: what was not asked for stays."""
         if restore.only:
             return []
-        planned = {unit.path for unit in point.swap.units()}
-        return [name for name in self._leaving(planned) if name not in planned]
+        planned = {unit.path for unit in point.plan.units()}
+        return [name for name in self._leaving(live, planned) if name not in planned]
 
-    def _leaving(self, named: Collection[bytes]) -> Iterator[bytes]:
+    def _leaving(self, live: Places, named: Collection[bytes]) -> Iterator[bytes]:
         """Live top-level entries that are replaced: excluded ones stay, unless the set has them."""
-        for name in os.listdir(os.fsencode(self.root)) if self.root.exists() else ():
+        for name in live.below(b".").names() if live.has(b".") else ():
             if not is_mark(name) and (name in named or not self._excluded(name)):
                 yield name
+
+    def live(self, restore: RestoreView) -> Places:
+        """What is in the folder."""
+        return Places(self.root, [self.root])
 
     # In place -------------------------------------------------------------------------------------------------------
 
@@ -181,16 +192,16 @@ class Files(TreeSource):
 
     def _replace(self, restore: RestoreView) -> None:
         (point,) = self.swap_points(restore)
-        part, replaced = self.part(restore, point), self.replaced(restore)
         if not self.root.exists():
             announce_drop(restore)
         self.create(restore, point)
+        part, replaced = self.part(restore, point), self.replaced(restore)
         covers = self._plan(restore, replaced)
         announce_drop(restore)
-        filesystem.remove(point.work, self.runner)
+        self._remove_works(restore, replaced.live)
         kept = replaced.clear(self._stays(part))
-        self.unpack(restore, point, self.root, part, covers)
-        filesystem.remove(point.work, self.runner)
+        self._load(restore, replaced, part, covers, kept)
+        self._remove_works(restore, replaced.live)
         root = self.root in self.created(restore)
         everything = root or not restore.only
         brought = {path: facts for path, facts in self.entries_of(restore) if path in kept or (everything and path == ".")}
@@ -198,14 +209,38 @@ class Files(TreeSource):
         if root and "." not in brought:
             self.remove_created(restore)
 
+    def _load(self, restore: RestoreView, replaced: InPlace, part: Part, covers: Callable[[str], bool], kept: set[str]) -> None:
+        """Unpack where only this worker gets to, and move what is there out of it: on each mount apart, since no rename leaves one."""
+        mounts = [path for path in self._mounts() if path in kept]
+
+        def mount_of(path: str) -> str:
+            return next((mount for mount in mounts if path.startswith(mount + "/")), ".")
+
+        for mount in sorted({mount_of(path) for path, _ in part.entries() if covers(path)}):
+            home = replaced.live.below(raw(mount))
+            work = WorkFolder.make(restore, home, mark(restore.id))
+            self.unpack(restore, work, part, lambda path, here=mount: covers(path) and mount_of(path) == here)  # type: ignore[misc]
+            replaced.bring(work.folder.below(NEW))
+            filesystem.sync(home)
+
+    def _mounts(self) -> list[str]:
+        """Folders below that are mount points, inner ones first."""
+        root = os.path.realpath(self.root)
+        return sorted((os.path.relpath(point, root) for point in filesystem.mounts_below(self.root)), key=len, reverse=True)
+
+    def _remove_works(self, restore: RestoreView, live: Places) -> None:
+        for mount in [".", *self._mounts()]:
+            if live.has(raw(f"{mount}/{mark(restore.id)}")):
+                WorkFolder.remove(restore, live.below(raw(mount)), mark(restore.id))
+
     def _plan(self, restore: RestoreView, replaced: InPlace) -> Callable[[str], bool]:
         """What is replaced is decided once, and holds for the rollback; of everything, whatever is there is added each time."""
         if not restore.only:
             ours = {raw(path) for path, _ in self.entries_of(restore) if "/" not in path and path != "." and not self._excludes(path)}
-            replaced.plan(sorted(ours | set(self._leaving(ours))), ["."])
+            replaced.plan(sorted(ours | set(self._leaving(replaced.live, ours))), ["."])
             return lambda path: True
         if not replaced.begun:
-            units = self._units(self._tops(restore))
+            units = self._units(replaced.live, self._tops(restore))
             replaced.plan(map(raw, units), dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units) | {".": None})
         return replaced.covers()
 
@@ -223,7 +258,7 @@ class Files(TreeSource):
         with translated_errors(self.id, "verified"):
             (point,) = self.swap_points(restore)
             part, units = self.part(restore, point), self.replaced(restore).units
-            came = not restore.only and any(text(name) not in units for name in self._leaving(set()))
+            came = not restore.only and any(text(name) not in units for name in self._leaving(self.live(restore), set()))
             asked, stayed = at_or_below(units if restore.only or came else [*units, "."]), self.replaced(restore).stayed
 
             def covers(path: str) -> bool:
@@ -330,10 +365,10 @@ class Files(TreeSource):
                 files += 1
                 size += found.status.st_size
                 newer += found.status.st_mtime_ns > newest
-            if restore.in_place and filesystem.is_fixed(path := at(self.root, found.path), found.status):
-                fixed.append(readable(path))
+            if restore.in_place and filesystem.is_fixed(walk.at(found.path), found.status):
+                fixed.append(shown(self.root, found.path))
         has = f"{self.root} has {files} files{' of these' if restore.only else ''} now, {human_size(size)}"
-        goes = "removed" if restore.in_place else f"set aside in {point.swap.before}"
+        goes = "removed" if restore.in_place else f"set aside in {point.work / 'before'}"
         yield Finding("fact", f"{has}; all of them are {goes}.")
         if newer:
             yield Finding("warning", f"{newer} of them were written after the newest file of the set: the restore takes them out of use.")
@@ -370,8 +405,9 @@ class Files(TreeSource):
     def _in_the_way(self, restore: RestoreView, point: SwapPoint) -> Iterator[Finding]:
         """What can't be renamed, or removed."""
         by_folder: dict[Path, list[bytes]] = {}
+        live = self.live(restore)
         try:
-            units = list(map(raw, self._units(self._tops(restore)))) if restore.only else list(self._leaving(set()))
+            units = list(map(raw, self._units(live, self._tops(restore)))) if restore.only else list(self._leaving(live, set()))
         except RestoreError as error:
             yield Finding("refusal", str(error))
             return

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import bisect
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from recovery.common.errors import RestoreError
-from recovery.common.paths import at, raw, readable
+from recovery.common.paths import raw, readable
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change
 from recovery.packs.content_index import Facts, Row
-from recovery.sources.trees.entries import Abilities, fingerprint, of_found, of_walk
+from recovery.sources.trees.entries import Abilities, fingerprint, of_live, of_walk, read_file
+from recovery.sources.trees.places import Reach
 from recovery.sources.trees.selection import Part
 from recovery.sources.trees.settings_file import LARGEST, changed_keys, key_digests
 from recovery.sources.trees.walk import Found, Walk
@@ -112,39 +111,39 @@ class Compared:
     """What differs, in words."""
 
 
-def one_beside(root: Path, path: str, facts: Facts, able: Abilities, keys: dict[str, str] | None) -> Compared:
+def one_beside(live: Reach, path: str, facts: Facts, able: Abilities, keys: dict[str, str] | None) -> Compared:
     """Put an entry of a set beside the live one.
 
     Args:
-        root: what the path is relative to.
+        live: what the live entry is reached through.
         path: of the entry.
         facts: of the entry in the set; of a hard link, what it is a link to.
         able: what can be set there; the rest is not compared.
         keys: the digests of its settings if it is a file of settings.
     """
-    live = _live(root, path)
-    if live is None:
+    there = _there(live, path)
+    if there is None:
         return Compared(path, facts, "missing")
     _, _, expected = able.comparable(("entry", path, facts))
-    _, _, found = able.comparable(("entry", path, live))
+    _, _, found = able.comparable(("entry", path, there))
     names = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
     differing = sorted(set(names) - _NOT_COMPARED)
     if not differing:
-        return Compared(path, facts, "equal", live)
-    if facts["type"] != live["type"]:
-        return Compared(path, facts, "differs", live, f"a {live['type']} where the set has a {facts['type']}")
+        return Compared(path, facts, "equal", there)
+    if facts["type"] != there["type"]:
+        return Compared(path, facts, "differs", there, f"a {there['type']} where the set has a {facts['type']}")
     if facts["type"] == "folder":
-        return Compared(path, facts, "folder differs", live, ", ".join(differing))
+        return Compared(path, facts, "folder differs", there, ", ".join(differing))
     how = ", ".join("content" if name == "sha256" else name for name in differing)
-    if keys is not None and live["size"] <= LARGEST:
-        changed = changed_keys(keys, key_digests(path, Path(os.fsdecode(at(root, raw(path)))).read_bytes()))
+    if keys is not None and there["size"] <= LARGEST:
+        changed = changed_keys(keys, key_digests(path, read_file(live.at(raw(path)), LARGEST)))
         how += f"; {changed}" if changed else ""
-    return Compared(path, facts, "differs", live, how)
+    return Compared(path, facts, "differs", there, how)
 
 
-def _live(root: Path, path: str) -> Facts | None:
+def _there(live: Reach, path: str) -> Facts | None:
     try:
-        return of_found(root, Found(raw(path), os.lstat(at(root, raw(path)))))
+        return of_live(live, raw(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 

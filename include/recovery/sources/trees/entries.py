@@ -18,21 +18,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from tarfile import TarInfo
 from typing import IO, Any
 
 import xxhash
 
 from recovery.common.errors import ArtifactError
-from recovery.common.paths import at, raw, readable, text
+from recovery.common.paths import raw, readable, text
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, RecordDigest, Row
+from recovery.sources.trees.places import Reach
 from recovery.sources.trees.walk import EntriesProgress, Found, Walk, in_order
 
 _CONTENT = ("type", "size", "sha256", "target")
@@ -125,7 +126,7 @@ def of_walk(walk: Walk, representatives: Collection[bytes] = (), *, in_use: bool
     progress = EntriesProgress(f"reading {walk.root}")
     for found, target, _ in in_order(walk, representatives):
         try:
-            facts: Facts = {"type": "hardlink", "target": text(target.path)} if target else of_found(walk.root, found)
+            facts: Facts = {"type": "hardlink", "target": text(target.path)} if target else of_found(walk.at(found.path), found)
         except FileNotFoundError:
             if not in_use:
                 raise
@@ -134,13 +135,16 @@ def of_walk(walk: Walk, representatives: Collection[bytes] = (), *, in_use: bool
         yield "entry", text(found.path), facts
 
 
-def of_found(root: Path, found: Found) -> Facts:
+def of_found(path: bytes, found: Found) -> Facts:
     """The facts of an entry on disk; a file is read and hashed.
+
+    Args:
+        path: leads to it, and holds while it is read.
+        found: the entry.
 
     Raises:
         OSError: if it vanished or can't be read.
     """
-    path = at(root, found.path)
     status = found.status
     facts: Facts = {"type": found.kind, "uid": status.st_uid, "gid": status.st_gid, "mtime": status.st_mtime_ns}
     if xattrs := read_xattrs(path):
@@ -153,12 +157,37 @@ def of_found(root: Path, found: Found) -> Facts:
     return facts
 
 
+def of_live(reach: Reach, path: bytes) -> Facts:
+    """The facts of one entry, as it is now.
+
+    Raises:
+        OSError: if it is not there or can't be read.
+    """
+    place = reach.at(path)
+    return of_found(place, Found(path, os.lstat(place)))
+
+
 def _of_file(path: bytes, size: int) -> Facts:
     sha256 = hashlib.sha256()
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as data:
+    with _open(path) as data:
         while chunk := data.read(min(size + 1, _CHUNK)):
             sha256.update(chunk)
         return {"sha256": sha256.hexdigest(), "size": data.tell()}
+
+
+def _open(path: bytes) -> io.FileIO:
+    """Open a file, and no link that somebody put in its place; nothing is waited for that is a pipe by now."""
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
+
+
+def read_file(path: bytes, limit: int) -> bytes:
+    """The first bytes of a file itself.
+
+    Raises:
+        OSError: if it vanished, or can't be read.
+    """
+    with _open(path) as data:
+        return data.read(limit)
 
 
 def read_xattrs(path: bytes) -> dict[str, str]:

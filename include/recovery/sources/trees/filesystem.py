@@ -2,7 +2,7 @@
 
 # pathlib has no paths of bytes.
 
-# ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH116, PTH118
+# ruff: noqa: PTH104, PTH108, PTH118
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.common.errors import RestoreError
+from recovery.common.held_folder import HeldFolder, removed_empty
 from recovery.common.paths import at, readable, text
 from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_index import Facts
 from recovery.plan.location import Location, overlap
-from recovery.runners.base import Runner, need_shared_files
 from recovery.sources.trees.entries import Abilities, read_xattrs
-from recovery.sources.trees.walk import Walk
+from recovery.sources.trees.walk import Found, Walk
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
@@ -55,18 +55,14 @@ def rename(source: bytes, target: bytes) -> None:
     os.rename(source, target)
 
 
-def sync(folder: Path) -> None:
+def sync(folder: HeldFolder) -> None:
     """Write everything of a folder's file system to disk (``syncfs(2)``).
 
     Raises:
         OSError: if writing failed.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if _libc.syncfs(descriptor):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), folder)
-    finally:
-        os.close(descriptor)
+    if _libc.syncfs(folder.fileno()):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder.path))
 
 
 @dataclass(frozen=True)
@@ -169,81 +165,49 @@ def nearest(folder: Path) -> Path:
 
 
 @contextmanager
-def keeping_mtime(folder: Path) -> Iterator[None]:
+def keeping_mtime(folder: HeldFolder) -> Iterator[None]:
     """Give a folder its modification time back after our own work folder came or went in it."""
-    before = folder.stat()
+    before = folder.status
     yield
     if os.geteuid() in {0, before.st_uid}:
-        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(folder.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def make_private(folder: Path) -> None:
-    """Make a folder that only this worker can enter, and whose entries inherit nothing from the folder that it lies in."""
-    folder.mkdir(mode=0o700)
-    for name in read_xattrs(os.fsencode(folder)).keys() & {"system.posix_acl_access", "system.posix_acl_default"}:
-        os.removexattr(folder, name)
-    folder.chmod(0o700)
-
-
-def remove(folder: Path, runner: Runner) -> None:
-    """Remove a folder with everything in it, and nothing that is mounted there. One that is gone is no error.
+def remove(folder: HeldFolder, name: bytes) -> None:
+    """Remove an entry with everything in it, and nothing that is mounted there. One that is gone is no error.
 
     Raises:
         RestoreError: if something is mounted below it.
-        OSError: if it can't be looked at.
-        ToolError: if an entry can't be removed, or the runner's tools don't see this worker's folders.
+        OSError: if an entry can't be looked at, or removed.
     """
-    rm = find_rm(runner)
-    if not os.path.lexists(folder):
-        return
-    if below := mounts_below(folder):
-        raise RestoreError(f"{folder} has mount points in it: {', '.join(below)}.", f"Unmount them. {ROLLS_BACK}")
-    for found in Walk(folder) if os.geteuid() else ():
-        if found.kind == "folder":
-            os.chmod(at(folder, found.path), stat.S_IRWXU)
-    runner.run([rm, "--recursive", "--force", "--one-file-system", "--", folder])  # whatever the depth, unlike shutil.rmtree
+    path = folder.through.readlink() / os.fsdecode(name)
+    if below := mounts_below(path):
+        raise RestoreError(f"{path} has mount points in it: {', '.join(below)}.", f"Unmount them. {ROLLS_BACK}")
+    folder.remove(name)
 
 
-def find_rm(runner: Runner) -> str:
-    """The path of the tool that removes folders.
+def clear(walk: Walk) -> dict[bytes, int]:
+    """Remove all that a walk comes across.
 
-    Raises:
-        ToolError: if it is not installed, or runs where this worker's folders are not seen.
-    """
-    need_shared_files(runner, "The tools that remove folders")
-    return runner.find_tool("rm")
-
-
-def clear(walk: Walk) -> list[bytes]:
-    """Remove all that a walk comes across; the folders that stay, since something is mounted there or lies in them that it leaves out.
+    Returns:
+        The folders that stay, since something is mounted there or lies in them that the walk leaves out, and their inodes.
 
     Raises:
         RestoreError: if something can't be looked at.
         OSError: if an entry can't be removed.
     """
-    folders = []
+    folders: list[Found] = []
     for found in walk:
-        path = at(walk.root, found.path)
         if found.kind != "folder":
             with suppress(FileNotFoundError):
-                os.unlink(path)
+                os.unlink(walk.at(found.path))
             continue
-        folders.append(found.path)
+        folders.append(found)
         if os.geteuid():
-            os.chmod(path, stat.S_IRWXU)
+            walk.below(found.path).chmod(stat.S_IRWXU)
     if walk.problems:
         raise RestoreError(f"Not all of {walk.root} can be removed: {shortened(walk.problems)}.", "Give this worker the right to.")
-    return [folder for folder in reversed(folders) if not _removed(at(walk.root, folder))]
-
-
-def _removed(folder: bytes) -> bool:
-    try:
-        os.rmdir(folder)
-    except OSError as error:
-        if error.errno not in {errno.ENOTEMPTY, errno.EBUSY}:
-            raise
-        return False
-    return True
+    return {found.path: found.status.st_ino for found in reversed(folders) if not removed_empty(walk.at(found.path))}
 
 
 # Metadata -----------------------------------------------------------------------------------------------------------
@@ -270,24 +234,24 @@ def _settable(descriptor: int, name: str, value: bytes) -> bool:
     return True
 
 
-def set_metadata(folder: bytes, facts: Facts) -> None:
+def set_metadata(folder: HeldFolder, facts: Facts) -> None:
     """Give a live folder the owner, mode, extended attributes and time of a row, as far as this worker can.
 
     Raises:
         OSError: if the system refuses what it allowed when it was tried.
     """
-    able = abilities(Path(os.fsdecode(folder)))
+    able, here = abilities(folder.through), folder.fileno()
     if able.owners:
-        os.chown(folder, facts["uid"], facts["gid"])
-    elif os.stat(folder).st_uid != os.geteuid():
+        os.chown(here, facts["uid"], facts["gid"])
+    elif folder.status.st_uid != os.geteuid():
         return
-    wanted, have = able.settable(facts.get("xattrs", {})), able.settable(read_xattrs(folder))
+    wanted, have = able.settable(facts.get("xattrs", {})), able.settable(read_xattrs(folder.at(b".")))
     for name in have.keys() - wanted.keys():
-        os.removexattr(folder, name)
+        os.removexattr(here, name)
     for name, value in wanted.items():
-        os.setxattr(folder, name, bytes.fromhex(value))
-    os.chmod(folder, int(facts["mode"], 8))
-    os.utime(folder, ns=(os.stat(folder).st_atime_ns, facts["mtime"]))
+        os.setxattr(here, name, bytes.fromhex(value))
+    folder.chmod(int(facts["mode"], 8))
+    os.utime(here, ns=(folder.status.st_atime_ns, facts["mtime"]))
 
 
 # What a rename would refuse -----------------------------------------------------------------------------------------

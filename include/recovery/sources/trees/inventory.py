@@ -11,6 +11,7 @@ for every line in which tar said that one changed or vanished: later, and elsewh
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recovery.common.errors import ArtifactError, SourceError
-from recovery.common.paths import at, raw, readable, shown, text
+from recovery.common.paths import PATH_MAX, at, raw, readable, shown, text
 from recovery.common.units import human_duration, human_size
 from recovery.common.wording import shortened
 from recovery.packs.artifact import Artifact, Member, write_listing
@@ -102,7 +103,9 @@ class _Scan:
 
     def _readable(self) -> Iterator[Found]:
         for found in self._walk:
-            if found.kind == "file" and not _may_read(at(self._walk.root, found.path)):
+            if len(at(self._walk.root, found.path)) > PATH_MAX:
+                self._walk.problems.append(f"{shown(self._walk.root, found.path)} ({os.strerror(errno.ENAMETOOLONG)})")
+            elif found.kind == "file" and not _may_read(self._walk.at(found.path)):
                 self._walk.problems.append(f"{shown(self._walk.root, found.path)} (Permission denied)")
             yield found
 

@@ -1,26 +1,24 @@
 """What files and config share: trees that are read where they are, staged beside what is live, and swapped by rename.
 
-Steps in a restore's journal: ``staged`` (with the folders that have to be created for it), ``exchange``, ``exchanged``,
-``take back``, ``taken back``. What an exchange consists of is written in the work folders, see
-:mod:`recovery.sources.trees.swap`; what is replaced in place, in the restore's staging folder, see
-:mod:`recovery.sources.trees.in_place`.
+Steps in a restore's journal: ``staged`` (with the folders that have to be created for it), ``work folder`` (with its inode),
+``exchange``, ``exchanged``, ``take back``, ``taken back``. What an exchange consists of, and what is replaced in place, is written in
+the restore's staging folder; see :mod:`recovery.sources.trees.swap` and :mod:`recovery.sources.trees.in_place`.
 """
 
 # pathlib has no paths of bytes.
-
-# ruff: noqa: PTH103, PTH120, PTH208
 
 from __future__ import annotations
 
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from recovery.common.errors import RestoreError, ToolError
-from recovery.common.paths import at, raw, readable
+from recovery.common.held_folder import HeldFolder, where
+from recovery.common.paths import PATH_MAX, at, raw, readable
 from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, Row
@@ -33,15 +31,15 @@ from recovery.sources.model import Dump, Finding, Space
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.inventory import note_archived, refuse_moved, take
+from recovery.sources.trees.places import Places
 from recovery.sources.trees.selection import Only, Part, at_or_below
-from recovery.sources.trees.swap import SwapPoint
+from recovery.sources.trees.swap import Swap, SwapPoint
 from recovery.sources.trees.walk import Walk, mark, marked_id
+from recovery.sources.trees.work_folder import APART, BEFORE, NEW, WorkFolder
 
 log = logging.getLogger(__name__)
 
 _ENTRY_COST = 4096
-_PATH_MAX = 4095
-"""Bytes of a path that Linux takes, without the zero at its end."""
 
 
 class TreeSource(Dumper, InPlaceRestorer):
@@ -79,18 +77,20 @@ class TreeSource(Dumper, InPlaceRestorer):
         """Where the set's named paths are staged."""
 
     @abstractmethod
-    def changes(self, restore: RestoreView, point: SwapPoint) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
-        """Which entries change places, and which live folders get other metadata."""
+    def changes(
+        self, restore: RestoreView, point: SwapPoint, live: Places, new: HeldFolder
+    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+        """Which entries change places, and which live folders get other metadata; ``new`` has what is staged."""
 
     @abstractmethod
     def part(self, restore: RestoreView, point: SwapPoint) -> Part:
         """The set's entries that belong to a place and were asked for."""
 
-    def starts(self, restore: RestoreView, point: SwapPoint) -> Sequence[bytes]:
-        """Where to look at what was staged."""
+    def starts(self, restore: RestoreView, point: SwapPoint, new: HeldFolder) -> Sequence[bytes]:
+        """Where to look at what was staged in a folder."""
         return list(map(raw, point.starts))
 
-    def newcomers(self, restore: RestoreView, point: SwapPoint) -> Iterable[bytes]:
+    def newcomers(self, restore: RestoreView, point: SwapPoint, live: Places) -> Iterable[bytes]:
         """Live entries that came after the swap and go when it is rolled back."""
         return ()
 
@@ -124,7 +124,6 @@ class TreeSource(Dumper, InPlaceRestorer):
         """What preflight finds in every place: folders that are gone, what can't be set, what is in the way."""
         try:
             find_tar()
-            filesystem.find_rm(self.runner)
         except ToolError as error:
             yield Finding("refusal", str(error))
         parent = filesystem.nearest(point.home)
@@ -146,10 +145,10 @@ class TreeSource(Dumper, InPlaceRestorer):
             yield Finding("refusal", f"{parent} has room for {free.f_favail} more entries (inodes), {count} are needed.")
         if lost := sorted(names - able.settable(dict.fromkeys(names, "")).keys()):
             yield Finding("warning", f"Extended attributes that can't be set in {point.home} are not compared: {', '.join(lost)}.")
-        if len(at(point.live if restore.in_place else point.swap.before, raw(longest))) > _PATH_MAX:
+        if len(at(point.live if restore.in_place else point.work / "before", raw(longest))) > PATH_MAX:
             yield Finding(
                 "refusal",
-                f"Paths of the set get longer in {point.home} than the {_PATH_MAX} bytes that Linux takes: {readable(longest)[:80]}…",
+                f"Paths of the set get longer in {point.home} than the {PATH_MAX} bytes that Linux takes: {readable(longest)[:80]}…",
             )
 
     def unmatched(self, restore: RestoreView, only: Only) -> Iterator[Finding]:
@@ -187,50 +186,47 @@ class TreeSource(Dumper, InPlaceRestorer):
     def stage_at(self, restore: RestoreView, point: SwapPoint) -> None:
         """Stage what belongs to one place, afresh."""
         self.create(restore, point)
-        if point.swap.set_aside:
+        home = HeldFolder.open(point.home)
+        if home.has(os.fsencode(point.mark) + b"/" + BEFORE):
             raise RestoreError(
-                f"{point.swap.before} has live entries that this restore set aside, but its journal knows no swap.",
+                f"{point.work / 'before'} has live entries that this restore set aside, but its journal knows no swap.",
                 "Don't delete it: move them back by hand, then trigger a new restore.",
             )
-        with filesystem.keeping_mtime(point.home):
-            filesystem.remove(point.work, self.runner)
-            filesystem.make_private(point.work)
-        new = point.swap.new
-        new.mkdir(mode=0o700)
-        self.unpack(restore, point, new, self.part(restore, point))
-        filesystem.sync(new)
-        log.info("%s: staged in %s", self.id, new)
+        with filesystem.keeping_mtime(home):
+            work = WorkFolder.make(restore, home, point.mark)
+        self.unpack(restore, work, self.part(restore, point))
+        filesystem.sync(home)
+        log.info("%s: staged in %s", self.id, point.work / "new")
 
     def create(self, restore: RestoreView, point: SwapPoint) -> None:
         """Make the folders that are gone, said before."""
-        missing = [str(folder) for folder in (point.home, *point.home.parents) if not folder.exists()]
-        restore.record("staged", created=missing[::-1])
+        nearest = filesystem.nearest(point.home)
+        missing = [folder for folder in (point.home, *point.home.parents) if nearest in folder.parents]
+        restore.record("staged", created=[str(folder) for folder in reversed(missing)])
+        above = HeldFolder.open(nearest)
         for folder in reversed(missing):
-            Path(folder).mkdir(mode=self.made_mode, exist_ok=True)
+            above = above.make_new(os.fsencode(folder.name), self.made_mode)
 
-    def unpack(
-        self, restore: RestoreView, point: SwapPoint, folder: Path, part: Part, covers: Callable[[str], bool] = lambda path: True
-    ) -> None:
-        """Unpack a part of the set, as far as something covers it.
+    def unpack(self, restore: RestoreView, work: WorkFolder, part: Part, covers: Callable[[str], bool] = lambda path: True) -> None:
+        """Unpack a part of the set to a work folder's ``new``, as far as something covers it.
 
-        Hard links whose target does not come along are unpacked with it in a work folder, and moved from there. Folders
+        Hard links whose target does not come along are unpacked with it apart, and moved from there. Folders
         come last in an archive, so these get their times after that.
         """
-        apart = part.apart()
-        if apart:
-            aside = point.work / "apart"
-            if not point.work.exists():
-                filesystem.make_private(point.work)
-            filesystem.remove(aside, self.runner)
-            aside.mkdir(mode=0o700)
-            for artifact in restore.artifacts():
-                restore.unpack(artifact, aside, lambda info: info.name in apart)
-            for path in map(raw, part.orphans):
-                os.makedirs(os.path.dirname(at(folder, path)), mode=0o700, exist_ok=True)
-                filesystem.rename(at(aside, path), at(folder, path))
-            filesystem.remove(aside, self.runner)
+        if orphans := list(filter(covers, part.orphans)):
+            self._unpack_apart(restore, work, orphans, {*orphans, *map(part.orphans.__getitem__, orphans)})
+        apart, new = part.apart(), work.folder.below(NEW)
         for artifact in restore.artifacts():
-            restore.unpack(artifact, folder, lambda info: info.name not in apart and info.name in part and covers(info.name))
+            restore.unpack(artifact, new.through, lambda info: info.name not in apart and info.name in part and covers(info.name))
+
+    def _unpack_apart(self, restore: RestoreView, work: WorkFolder, orphans: Iterable[str], wanted: Collection[str]) -> None:
+        work.folder.make(APART)
+        aside = work.folder.below(APART)
+        for artifact in restore.artifacts():
+            restore.unpack(artifact, aside.through, lambda info: info.name in wanted)
+        for path in map(raw, orphans):
+            filesystem.rename(aside.at(path), work.make_way(NEW, path))
+        filesystem.remove(work.folder, APART)
 
     def verify_staged(self, restore: RestoreView) -> list[Difference]:
         """Scan what was staged with the code that read the artifact, and compare entry by entry.
@@ -241,8 +237,10 @@ class TreeSource(Dumper, InPlaceRestorer):
             return [difference for point in self.swap_points(restore) for difference in self._verify(restore, point)]
 
     def _verify(self, restore: RestoreView, point: SwapPoint) -> list[Difference]:
-        walk = Walk(point.swap.new, self.starts(restore, point))
-        differences = self.beside(self.part(restore, point), walk, filesystem.abilities(point.work))
+        work = WorkFolder.open(restore, HeldFolder.open(point.home), point.mark)
+        new = work.refuse_another_new(restore)
+        walk = Walk(point.work / "new", self.starts(restore, point, new), reach=new)
+        differences = self.beside(self.part(restore, point), walk, filesystem.abilities(work.folder.through))
         return differences if restore.only else differences + self._add_up(restore, point)
 
     def beside(
@@ -273,12 +271,15 @@ class TreeSource(Dumper, InPlaceRestorer):
         if restore.recorded_facts("exchanged"):
             return
         with translated_errors(self.id, "swapped"):
+            live = self.live(restore)
+            works = [(point, WorkFolder.open(restore, live.home(point.home), point.mark)) for point in self.swap_points(restore)]
+            staged = [work.refuse_another_new(restore) for _, work in works]
             if not restore.recorded_facts("exchange"):
-                for point in self.swap_points(restore):
-                    point.swap.plan(*self.changes(restore, point))
+                for (point, _), new in zip(works, staged, strict=True):
+                    point.plan.write(live, new, *self.changes(restore, point, live, new))
                 restore.record("exchange")
-            for point in self.swap_points(restore):
-                point.swap.forward()
+            for point, work in works:
+                Swap(live, work, point.plan).forward()
         restore.record("exchanged")
 
     def roll_back(self, restore: RestoreView) -> None:
@@ -287,10 +288,12 @@ class TreeSource(Dumper, InPlaceRestorer):
             return
         restore.record("take back")
         with translated_errors(self.id, "rolled back"):
+            live = self.live(restore)
             for point in self.swap_points(restore):
+                swap = Swap(live, WorkFolder.open(restore, live.home(point.home), point.mark), point.plan)
                 if restore.recorded_facts("exchanged"):
-                    point.swap.withdraw(self.newcomers(restore, point))
-                point.swap.back()
+                    swap.withdraw(self.newcomers(restore, point, live))
+                swap.back()
         restore.record("taken back")
 
     def finalize(self, restore: RestoreView) -> None:
@@ -307,20 +310,25 @@ class TreeSource(Dumper, InPlaceRestorer):
         stays = bool(restore.recorded_facts("exchanged")) and not back
         for point in self.swap_points(restore):
             with translated_errors(self.id, "discarded"):
-                self._discard(point, stays)
+                self._discard(restore, point, stays)
         if not stays:
             self.remove_created(restore)
 
-    def _discard(self, point: SwapPoint, stays: bool) -> None:
-        swap = point.swap
-        if stays and swap.set_aside:
-            filesystem.remove(swap.new, self.runner)
+    def _discard(self, restore: RestoreView, point: SwapPoint, stays: bool) -> None:
+        if not point.home.exists():
             return
-        if swap.set_aside:
-            raise RestoreError(f"{swap.before} still has entries that were live.", "Move them back by hand; they were not rolled back.")
-        if point.home.exists():
-            with filesystem.keeping_mtime(point.home):
-                filesystem.remove(point.work, self.runner)
+        home = HeldFolder.open(point.home)
+        if not home.has(os.fsencode(point.mark)):
+            return
+        if not home.has(os.fsencode(point.mark) + b"/" + BEFORE):
+            with filesystem.keeping_mtime(home):
+                WorkFolder.remove(restore, home, point.mark)
+        elif stays:
+            filesystem.remove(WorkFolder.open(restore, home, point.mark).folder, NEW)
+        else:
+            raise RestoreError(
+                f"{point.work / 'before'} still has entries that were live.", "Move them back by hand; they were not rolled back."
+            )
 
     def leaves_out(self, restore: RestoreView, location: Location) -> bool:
         """See :meth:`InPlaceRestorer.leaves_out`."""
@@ -338,30 +346,37 @@ class TreeSource(Dumper, InPlaceRestorer):
     def replaced_copies(self) -> list[str]:
         """The restore ids whose set-aside entries still lie beside the live ones."""
         with translated_errors(self.id, "looked at"):
-            found = [self._id_of(home, name) for home in self.homes() if home.is_dir() for name in os.listdir(os.fsencode(home))]
+            homes = [HeldFolder.open(home) for home in self.homes() if home.is_dir()]
+            found = [self._id_of(home, name) for home in homes for name in home.names()]
         return sorted({restore_id for restore_id in found if restore_id})
 
-    def _id_of(self, home: Path, name: bytes) -> str | None:
+    def _id_of(self, home: HeldFolder, name: bytes) -> str | None:
         restore_id = marked_id(name, self.suffix)
-        return restore_id if restore_id and (home / mark(restore_id, self.suffix) / "before").is_dir() else None
+        return restore_id if restore_id and home.has(name + b"/" + BEFORE) else None
 
     def drop_replaced(self, restore: RestoreView) -> None:
         """Remove the entries that a restore set aside."""
         for point in self.swap_points(restore):
-            if self._id_of(point.home, os.fsencode(point.work.name)):
-                with translated_errors(self.id, "dropped"), filesystem.keeping_mtime(point.home):
-                    filesystem.remove(point.work, self.runner)
-                log.info("%s: removed %s", self.id, point.work)
+            with translated_errors(self.id, "dropped"):
+                home = HeldFolder.open(point.home) if point.home.is_dir() else None
+                if home and self._id_of(home, os.fsencode(point.mark)):
+                    with filesystem.keeping_mtime(home):
+                        WorkFolder.remove(restore, home, point.mark)
+                    log.info("%s: removed %s", self.id, point.work)
+
+    def live(self, restore: RestoreView) -> Places:
+        """The live entries of what the set has."""
+        return Places(self.root, {point.home for point in self.swap_points(restore)})
 
     def replaced(self, restore: RestoreView) -> InPlace:
         """What this restore replaces in place."""
-        return InPlace(self.root, restore.folder / "replaced.jsonl")
+        return InPlace(self.live(restore), restore.folder / "replaced.jsonl")
 
     def remove_created(self, restore: RestoreView) -> None:
         """Remove the folders that this restore created, as far as nothing is in them."""
         for folder in reversed(self.created(restore)):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            if folder.is_dir():
+                HeldFolder.open(folder.parent).remove_empty(os.fsencode(folder.name))
 
     def created(self, restore: RestoreView) -> list[Path]:
         """The folders that were created because they were gone, outer ones first; two sources may need the same."""
@@ -386,6 +401,6 @@ def translated_errors(source: str, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RestoreError(
-            f"{source} could not be {what}: {error.strerror}, {readable(error.filename or '')}.",
+            f"{source} could not be {what}: {error.strerror}, {readable(where(error.filename or ''))}.",
             f"Remove the obstacle. {ROLLS_BACK}",
         ) from error

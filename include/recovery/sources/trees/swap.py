@@ -1,38 +1,32 @@
 """Staged and live entries change places by rename, one after another, so that a kill at any point is resumed or rolled back.
 
-A *work folder* lies on the file system of the live entries and holds
-
-- ``new/``: what was staged, and again after the rollback;
-- ``before/``: the live entries that were set aside;
-- ``late/``: what somebody wrote in the way of an entry that came back;
-- ``exchange.jsonl``: the units of the exchange, and the metadata of live folders before and after it, written before
-  the first rename.
-
-What happened to a unit is read from the disk: it is staged as long as it lies in ``new``, and set aside once it lies in
-``before``. A rename never replaces anything.
+The units of the exchange, and the metadata of live folders before and after it, are written to the restore's staging folder before
+the first rename: nobody but this worker can write there. What happened to a unit is read from the work folder, see
+:mod:`recovery.sources.trees.work_folder`: it is staged as long as it lies in ``new``, and set aside once it lies in ``before``. A
+rename never replaces anything.
 """
 
 # pathlib has no paths of bytes.
-
-# ruff: noqa: PTH103, PTH120
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recovery.common.errors import RestoreError
-from recovery.common.files import fsync_folder, write_atomically
-from recovery.common.paths import at, raw, readable, text
+from recovery.common.files import write_atomically
+from recovery.common.held_folder import HeldFolder, where
+from recovery.common.paths import raw, readable, text
 from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
-from recovery.sources.trees import entries, filesystem
-from recovery.sources.trees.walk import Found
+from recovery.sources.trees import filesystem
+from recovery.sources.trees.entries import of_live
+from recovery.sources.trees.places import Places
+from recovery.sources.trees.work_folder import BEFORE, LATE, NEW, WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -49,46 +43,59 @@ class Unit:
     """The set has it."""
 
 
-class Swap:
-    """The units of one work folder."""
+class ExchangePlan:
+    """The units of one work folder, on disk.
 
-    def __init__(self, live: Path, work: Path) -> None:
-        self.live = live
-        self.work = work
-        self.new = work / "new"
-        self.before = work / "before"
-        self.late = work / "late"
-        self._plan = work / "exchange.jsonl"
-        self._touched: set[bytes] = set()
+    Args:
+        file: in staging.
+    """
 
-    def plan(self, paths: Iterable[bytes], folders: Iterable[tuple[str, Facts]]) -> None:
-        """Decide, on disk, what changes places: the entries at these paths, live or staged or both.
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def write(self, live: Places, new: HeldFolder, paths: Iterable[bytes], folders: Iterable[tuple[str, Facts]]) -> None:
+        """Decide what changes places: the entries at these paths, live or staged or both.
 
         Args:
-            paths: relative to the live root.
+            live: the live entries.
+            new: has the staged ones.
+            paths: of the entries.
             folders: live folders that stay and get other metadata, with the facts of their rows.
         """
-        lines = [["unit", text(path), os.path.lexists(at(self.live, path)), os.path.lexists(at(self.new, path))] for path in paths]
-        lines += [["folder", path, self._facts(path), facts] for path, facts in folders]
-        write_atomically(self._plan, "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-    def _facts(self, path: str) -> Facts:
-        return entries.of_found(self.live, Found(raw(path), os.lstat(at(self.live, raw(path)))))
+        lines: list[list[object]] = [["unit", text(path), live.has(path), new.has(path)] for path in paths]
+        for path, facts in folders:
+            lines.append(["folder", path, live.below(raw(path)).status.st_ino, of_live(live, raw(path)), facts])
+        write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def units(self) -> Iterator[Unit]:
         """The units, in order; none if nothing was planned."""
         for path, live, staged in self._lines("unit"):
             yield Unit(raw(path), live, staged)
 
+    def folders(self) -> Iterator[tuple[bytes, int, Facts, Facts]]:
+        """Live folders that get other metadata: the path, the inode, and the facts before and after."""
+        for path, inode, before, after in self._lines("folder"):
+            yield raw(path), inode, before, after
+
     def _lines(self, kind: str) -> Iterator[list[Any]]:
-        if self._plan.exists():
-            with self._plan.open(encoding="ascii") as lines:
+        if self._file.exists():
+            with self._file.open(encoding="ascii") as lines:
                 yield from (rest for what, *rest in map(json.loads, lines) if what == kind)
 
-    @property
-    def set_aside(self) -> bool:
-        """Whether entries that were live lie in ``before``."""
-        return any(unit.live and os.path.lexists(at(self.before, unit.path)) for unit in self.units())
+
+class Swap:
+    """The exchange of one work folder.
+
+    Args:
+        live: the live entries.
+        work: the work folder.
+        plan: what changes places.
+    """
+
+    def __init__(self, live: Places, work: WorkFolder, plan: ExchangePlan) -> None:
+        self._live = live
+        self._work = work
+        self._plan = plan
 
     def forward(self) -> None:
         """Set the live entries aside and put the staged ones in their place. Done again, it resumes.
@@ -96,8 +103,14 @@ class Swap:
         Raises:
             RestoreError: if an entry can't be renamed, or something appeared in its place meanwhile.
         """
-        self._each("put in place", self.units(), self._put)
-        self._finish((path, after) for path, _, after in self._lines("folder"))
+        self._each("put in place", self._put)
+        for path, inode, _, after in self._plan.folders():
+            if not self._give(path, inode, after):
+                raise RestoreError(
+                    f"{readable(path)} is another folder than the one that this restore compared. It was left alone.",
+                    f"Find out who exchanged it. {ROLLS_BACK}",
+                )
+        filesystem.sync(self._work.home)
 
     def back(self) -> None:
         """The exact reverse, of a whole or half exchange. Done again, it resumes.
@@ -105,8 +118,11 @@ class Swap:
         Raises:
             RestoreError: if an entry can't be renamed.
         """
-        self._each("rolled back", self.units(), self._take_back)
-        self._finish((path, before) for path, before, _ in self._lines("folder"))
+        self._each("rolled back", self._take_back)
+        for path, inode, before, _ in self._plan.folders():
+            if not self._give(path, inode, before):
+                log.warning("%s is another folder now; it keeps its owner and mode", readable(path))
+        filesystem.sync(self._work.home)
 
     def withdraw(self, paths: Iterable[bytes]) -> None:
         """Move live entries that came after the exchange to the staged ones.
@@ -115,57 +131,55 @@ class Swap:
             RestoreError: if an entry can't be renamed.
         """
         for path in paths:
-            self._move(at(self.live, path), at(self.new, path))
+            self._move(self._live.at(path), self._work.make_way(NEW, path))
 
-    def _each(self, what: str, units: Iterable[Unit], do: Callable[[Unit], None]) -> None:
+    def _each(self, what: str, do: Callable[[Unit], None]) -> None:
         count = 0
-        for unit in units:
+        for unit in self._plan.units():
             do(unit)
             count += 1
-        log.info("%s: %d entries %s", self.work.parent, count, what)
+        log.info("%s: %d entries %s", self._work.home.path, count, what)
 
-    def _finish(self, folders: Iterable[tuple[str, Facts]]) -> None:
-        for path, facts in folders:
-            filesystem.set_metadata(folder := at(self.live, raw(path)), facts)
-            self._touched.add(folder)
-        for folder in self._touched:
-            fsync_folder(Path(os.fsdecode(folder)))
+    def _give(self, path: bytes, inode: int, facts: Facts) -> bool:
+        """Give a live folder other metadata, if it is the folder of which the plan speaks."""
+        folder = self._live.below(path)
+        if folder.status.st_ino != inode:
+            return False
+        filesystem.set_metadata(folder, facts)
+        return True
 
     def _put(self, unit: Unit) -> None:
-        live, new, before = at(self.live, unit.path), at(self.new, unit.path), at(self.before, unit.path)
-        if unit.staged and not os.path.lexists(new):
+        if unit.staged and not self._work.has(NEW, unit.path):
             return
-        if unit.live and not os.path.lexists(before) and os.path.lexists(live):
-            self._move(live, before)
+        if unit.live and not self._work.has(BEFORE, unit.path) and self._live.has(unit.path):
+            self._move(self._live.at(unit.path), self._work.make_way(BEFORE, unit.path))
         if unit.staged:
-            self._move(new, live)
+            self._move(self._work.at(NEW, unit.path), self._live.make_way(unit.path))
 
     def _take_back(self, unit: Unit) -> None:
-        live, new, before = at(self.live, unit.path), at(self.new, unit.path), at(self.before, unit.path)
-        if unit.staged and not os.path.lexists(new) and os.path.lexists(live):
-            self._move(live, new)
-        if unit.live and os.path.lexists(before):
-            if os.path.lexists(live):
-                log.warning("%s was written while it was rolled back; it is set aside in %s", readable(live), self.late)
-                self._move(live, at(self.late, unit.path))
-            self._move(before, live)
+        if unit.staged and not self._work.has(NEW, unit.path) and self._live.has(unit.path):
+            self._move(self._live.at(unit.path), self._work.make_way(NEW, unit.path))
+        if unit.live and self._work.has(BEFORE, unit.path):
+            if self._live.has(unit.path):
+                place = readable(where(self._live.at(unit.path)))
+                log.warning("%s was written while it was rolled back; it is set aside in %s", place, self._work.path / "late")
+                self._move(self._live.at(unit.path), self._work.make_way(LATE, unit.path))
+            self._move(self._work.at(BEFORE, unit.path), self._live.make_way(unit.path))
+        self._work.tidy(BEFORE, unit.path)
 
     def _move(self, source: bytes, target: bytes) -> None:
-        if not os.path.lexists(parent := os.path.dirname(target)):
-            os.makedirs(parent, mode=0o700)
         try:
             filesystem.rename(source, target)
         except FileExistsError as error:
             raise RestoreError(
-                f"{readable(target)} appeared during the swap: something still writes there.",
+                f"{readable(where(target))} appeared during the swap: something still writes there.",
                 f"Stop what writes there. {ROLLS_BACK}",
             ) from error
         except OSError as error:
             raise RestoreError(
-                f"{readable(source)} could not be renamed to {readable(target)}: {error.strerror}.",
+                f"{readable(where(source))} could not be renamed to {readable(where(target))}: {error.strerror}.",
                 f"Remove the obstacle. {ROLLS_BACK}",
             ) from error
-        self._touched |= {os.path.dirname(source), os.path.dirname(target)}
 
 
 @dataclass(frozen=True)
@@ -174,16 +188,19 @@ class SwapPoint:
 
     home: Path
     """The folder that the work folder lies in; it may be gone."""
-    work: Path
+    mark: str
+    """The name of the work folder."""
     live: Path
     """What the set's paths are relative to, in the live system."""
     starts: tuple[str, ...]
     """The set's named paths that belong here."""
+    plan: ExchangePlan
+    """What changes places here."""
 
     @property
-    def swap(self) -> Swap:
-        """What changes places here."""
-        return Swap(self.live, self.work)
+    def work(self) -> Path:
+        """The work folder, for messages."""
+        return self.home / self.mark
 
     def start_of(self, path: str) -> str | None:
         """The named path that an entry of the set is at or below; None if it belongs elsewhere."""

@@ -4,7 +4,7 @@ Paths are bytes relative to a root, ``.`` for the root itself, because a file sy
 text, UTF-8 with ``surrogateescape``.
 """
 
-# ruff: noqa: PTH116, PTH118, PTH120
+# ruff: noqa: PTH116, PTH118
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from recovery.common.paths import at, readable, shown
+from recovery.common.held_folder import HeldFolder
+from recovery.common.paths import readable, shown
 from recovery.common.progress import Progress
 from recovery.common.units import human_size
 from recovery.plan.excludes import Excludes
+from recovery.sources.trees.places import Places, Reach
 
 _MARK = re.compile(rb"\.recovery-[0-9a-f]{8}(-.*)?", re.DOTALL)
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo"}
@@ -69,7 +72,7 @@ def landmark(point: bytes, status: os.stat_result) -> Landmark:
     if not stat.S_ISDIR(status.st_mode):
         return {}
     status = os.stat(os.path.join(point, b"."))
-    return {"inode": status.st_ino, "mounted": status.st_dev != os.stat(os.path.dirname(os.path.normpath(point))).st_dev}
+    return {"inode": status.st_ino, "mounted": status.st_dev != os.stat(os.path.join(point, b"..")).st_dev}
 
 
 @dataclass
@@ -77,7 +80,7 @@ class Walk:
     """One look at everything below some start points: iterate over it once, then ask what it could not see.
 
     Folders on other file systems that are mounted below are walked too: uploads often are mounts. An entry that
-    vanishes while the walk looks is not there.
+    vanishes while the walk looks is not there. Below a start point no link is followed, and neither is one that comes meanwhile.
     """
 
     root: Path
@@ -95,11 +98,27 @@ class Walk:
     landmarks: dict[bytes, Landmark] = field(default_factory=dict)
     """The start points, and the folders below at which the file system changes."""
 
+    reach: Reach | None = None
+    """What the entries are reached through, where it is held already; else the folders that the start points lie in are opened."""
+
+    def at(self, path: bytes) -> bytes:
+        """A path that leads to an entry, and that holds until another one is asked for."""
+        return self._reach.at(path)
+
+    def below(self, path: bytes) -> HeldFolder:
+        """Open a folder that this walk came across."""
+        return self._reach.below(path)
+
+    @cached_property
+    def _reach(self) -> Reach:
+        homes = (self.root if start == b"." else (self.root / os.fsdecode(start)).parent for start in self.starts)
+        return self.reach or Places(self.root, homes)
+
     def __iter__(self) -> Iterator[Found]:
         for start in self.starts:
             try:
-                status = os.lstat(at(self.root, start))
-                self.landmarks[start] = landmark(at(self.root, start), status)
+                status = os.lstat(self.at(start))
+                self.landmarks[start] = landmark(self.at(start), status)
             except OSError as error:
                 self._problem(start, error)
                 continue
@@ -112,15 +131,15 @@ class Walk:
         while pending:
             folder, device = pending.pop()
             for entry in self._entries(start, folder):
-                below = folder + entry.name
-                if is_mark(entry.name) or self.excluded(below):
+                below = folder + os.fsencode(entry.name)
+                if is_mark(os.fsencode(entry.name)) or self.excluded(below):
                     continue
                 path = _join(start, below)
                 try:
                     status = entry.stat(follow_symlinks=False)
                     is_folder = stat.S_ISDIR(status.st_mode)
                     if is_folder and status.st_dev != device:
-                        self.landmarks[path] = landmark(at(self.root, path), status)
+                        self.landmarks[path] = landmark(self.at(path), status)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -130,11 +149,10 @@ class Walk:
                 if is_folder:
                     pending.append((below + b"/", status.st_dev))
 
-    def _entries(self, start: bytes, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+    def _entries(self, start: bytes, folder: bytes) -> Iterator[os.DirEntry[str]]:
         path = _join(start, folder).rstrip(b"/")
         try:
-            with os.scandir(at(self.root, path)) as entries:
-                yield from entries
+            yield from self._reach.below(path).scan()
         except (FileNotFoundError, NotADirectoryError) as error:
             if not folder:
                 self._problem(path, error)

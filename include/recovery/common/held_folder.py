@@ -1,0 +1,339 @@
+"""Folders that are held by a descriptor: what is done in one is done in that very folder, wherever its path leads by then.
+
+Somebody who may write to a folder may exchange an entry of it for a link to anywhere else, at any moment. So a folder is opened once,
+one name after another, and its entries are reached through its descriptor: ``/proc/self/fd/<descriptor>/<name>``
+(``proc_pid_fd(5)``). Nothing but that last name is looked up again, and no call here follows a link in its place.
+"""
+
+# pathlib has no paths of bytes.
+
+# ruff: noqa: PTH101, PTH102, PTH106, PTH115, PTH208
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+_REACHED = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_LINKS = 40
+"""As many links in one path are enough, as for Linux itself."""
+_THROUGH = re.compile(r"/proc/self/fd/([0-9]+)(?=/|$)")
+
+
+class HeldFolder:
+    """An open folder. It is closed with the last reference to it.
+
+    Args:
+        descriptor: of the folder, which belongs to this object from now on.
+        path: by which it was reached, for messages.
+    """
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self.path = path
+        self._near: tuple[bytes, int] = (b"", -1)
+
+    def __del__(self) -> None:
+        for descriptor in (self._descriptor, self._near[1]):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a folder by an absolute path, from the root on.
+
+        A link is followed where nobody else could have put it: nobody but root and this user may exchange it, or a folder before it.
+
+        Raises:
+            OSError: if it is not there, or is no folder; :class:`ForeignLinkError` for a link that somebody else may have put there.
+        """
+        descriptor = _walk(path)
+        try:
+            return cls(os.open(".", _READ, dir_fd=descriptor), path)
+        except OSError as error:
+            raise _named(error, path) from None
+        finally:
+            os.close(descriptor)
+
+    def fileno(self) -> int:
+        """Its descriptor, for calls that take one."""
+        return self._descriptor
+
+    @property
+    def through(self) -> Path:
+        """A path that leads to this very folder, in this process and in a child that inherits it."""
+        return Path(f"/proc/self/fd/{self._descriptor}")
+
+    @property
+    def status(self) -> os.stat_result:
+        """Of the folder itself."""
+        return os.fstat(self._descriptor)
+
+    def at(self, path: bytes) -> bytes:
+        """A path that leads to an entry, and that holds until another one is asked for. The entry need not be there.
+
+        Args:
+            path: relative to this folder, ``.`` for itself.
+
+        Raises:
+            OSError: if there is anything but folders on the way.
+        """
+        above, _, name = path.rpartition(b"/")
+        return b"/proc/self/fd/%d/%s" % (self._reach(above), name)
+
+    def _reach(self, above: bytes) -> int:
+        """The descriptor of a folder below; the last one is kept, since its neighbours are asked for next."""
+        if not above:
+            return self._descriptor
+        known, descriptor = self._near
+        if above == known:
+            return descriptor
+        on = descriptor >= 0 and above.startswith(known + b"/")
+        reached = _down(descriptor if on else self._descriptor, above[len(known) + 1 :] if on else above, self.path)
+        if descriptor >= 0:
+            os.close(descriptor)
+        self._near = (above, reached)
+        return reached
+
+    def has(self, path: bytes) -> bool:
+        """Whether there is an entry."""
+        try:
+            os.lstat(self.at(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def names(self) -> list[bytes]:
+        """The names of its entries."""
+        return [os.fsencode(name) for name in os.listdir(self._descriptor)]
+
+    def below(self, path: bytes) -> HeldFolder:
+        """Open a folder that lies in this one.
+
+        Raises:
+            OSError: if it is not there, or it or something on the way is no folder.
+        """
+        place = self.at(path)
+        shown = self.path / os.fsdecode(path)
+        try:
+            return HeldFolder(os.open(place, _READ), shown)
+        except OSError as error:
+            raise _named(error, shown) from None
+
+    def make(self, path: bytes) -> bool:
+        """Make a folder for this user alone; False if there is one.
+
+        Raises:
+            OSError: if it can't be made.
+        """
+        try:
+            os.mkdir(self.at(path), 0o700)
+        except FileExistsError:
+            return False
+        return True
+
+    def make_new(self, name: bytes, mode: int) -> HeldFolder:
+        """Make a folder with a mode, as far as the umask lets it, and open it; one that is there already is opened.
+
+        Raises:
+            OSError: if it can't be made, or is exchanged meanwhile.
+        """
+        with suppress(FileExistsError):
+            os.mkdir(self.at(name), mode)
+        return self.below(name)
+
+    def make_way(self, path: bytes) -> bytes:
+        """As :meth:`at`, for an entry that comes: the folders above it are made for this user alone, as far as they are missing."""
+        try:
+            return self.at(path)
+        except FileNotFoundError:
+            above = path.rpartition(b"/")[0]
+            self.make_way(above)
+            self.make(above)
+            return self.at(path)
+
+    def remove_empty(self, path: bytes) -> bool:
+        """Remove a folder if nothing is in it, or mounted there; whether it was removed."""
+        return removed_empty(self.at(path))
+
+    def scan(self) -> Iterator[os.DirEntry[str]]:
+        """Its entries, as they are read."""
+        with os.scandir(self._descriptor) as entries:
+            yield from entries
+
+    def chmod(self, mode: int) -> None:
+        """Give the folder itself another mode."""
+        os.chmod(self._descriptor, mode)
+
+    def is_closed(self) -> bool:
+        """Whether it is this user's, and nobody else's to enter."""
+        status = self.status
+        return status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == stat.S_IRWXU
+
+    def remove(self, name: bytes) -> None:
+        """Remove an entry of this folder with everything below it. One that is gone is no error.
+
+        However deep the tree is; and no link is followed, and no mount entered.
+
+        Raises:
+            OSError: if something can't be removed, is mounted, or is moved meanwhile.
+        """
+        if not _unlinked(self._descriptor, name):
+            _remove_tree(self._descriptor, name, self.path)
+
+
+class ForeignLinkError(OSError):
+    """A link on the way to a folder, where somebody else may have put it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ELOOP, "A symbolic link in a folder that other users may write to is not followed", str(path))
+
+
+def removed_empty(folder: bytes) -> bool:
+    """Remove a folder by a path of :meth:`HeldFolder.at`, if nothing is in it, or mounted there; whether it was removed."""
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EBUSY}:
+            raise
+        return False
+    return True
+
+
+def where(path: bytes | str | int) -> bytes:
+    """A path for people: a descriptor, and what leads through one, is said as the path that the folder has now."""
+    found = f"/proc/self/fd/{path}" if isinstance(path, int) else os.fsdecode(path)
+    with suppress(OSError):
+        found = _THROUGH.sub(lambda through: os.readlink(through[0]), found, count=1)
+    return os.fsencode(os.path.normpath(found)) if found else b""
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _down(descriptor: int, path: bytes, root: Path) -> int:
+    """Open the folder at the end of a path, one name after another, each of them no link."""
+    here = os.dup(descriptor)
+    for name in path.split(b"/"):
+        try:
+            inner = os.open(name, _REACHED, dir_fd=here)
+        except OSError as error:
+            raise _named(error, root / os.fsdecode(path)) from None
+        finally:
+            os.close(here)
+        here = inner
+    return here
+
+
+def _walk(path: Path) -> int:
+    """Open a folder by its absolute path; see :meth:`HeldFolder.open`."""
+    here, trusted, links = os.open("/", _REACHED), True, 0
+    todo = list(reversed(path.parts[1:]))
+    try:
+        while todo:
+            name = todo.pop()
+            trusted = trusted and _stays(here, name)
+            target = _link(here, name)
+            if target is None:
+                inner = os.open(name, _REACHED, dir_fd=here)
+                os.close(here)
+                here = inner
+                continue
+            links += 1
+            if not trusted or links > _LINKS:
+                raise ForeignLinkError(path)
+            todo += reversed([part for part in target.split("/") if part])
+            if target.startswith("/"):
+                os.close(here)
+                here = os.open("/", _REACHED)
+    except OSError as error:
+        os.close(here)
+        raise error if isinstance(error, ForeignLinkError) else _named(error, path) from None
+    return here
+
+
+def _stays(folder: int, name: str) -> bool:
+    """Whether only root and this user may exchange an entry. The bits of a folder's group also hold what an access control list allows."""
+    ours, status = {0, os.geteuid()}, os.fstat(folder)
+    if status.st_uid not in ours:
+        return False
+    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return not shared or bool(status.st_mode & stat.S_ISVTX and os.lstat(name, dir_fd=folder).st_uid in ours)
+
+
+def _link(folder: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+
+
+def _remove_tree(folder: int, name: bytes, path: Path) -> None:
+    """Remove a folder with all that is in it: neither Python's stack nor the limit of open files holds a deep tree."""
+    here, device = os.dup(folder), os.fstat(folder).st_dev
+    todo: list[bytes] = [name]
+    above: list[tuple[tuple[int, int], list[bytes]]] = []
+    try:
+        while todo or above:
+            if todo:
+                inner = _enter(here, todo[-1], device)
+                above.append((_identity(here), todo))
+            else:
+                inner = os.open("..", _REACHED, dir_fd=here)
+            os.close(here)
+            here = inner
+            if todo:
+                todo = [each for each in _names(here) if not _unlinked(here, each)]
+                continue
+            was, todo = above.pop()
+            if _identity(here) != was:
+                raise OSError(errno.EBUSY, "Somebody moves its folders while it is removed", str(path / os.fsdecode(name)))
+            os.rmdir(todo.pop(), dir_fd=here)
+    except OSError as error:
+        raise _named(error, path / os.fsdecode(name)) from None
+    finally:
+        os.close(here)
+
+
+def _enter(folder: int, name: bytes, device: int) -> int:
+    """Open a folder that is to be emptied; this user may have to give itself the right to."""
+    inner = os.open(name, _REACHED, dir_fd=folder)
+    try:
+        if os.fstat(inner).st_dev != device:
+            raise OSError(errno.EBUSY, "Something is mounted there")
+    except OSError:
+        os.close(inner)
+        raise
+    if os.geteuid():
+        os.chmod(f"/proc/self/fd/{inner}", stat.S_IRWXU)
+    return inner
+
+
+def _names(folder: int) -> list[bytes]:
+    return os.listdir(b"/proc/self/fd/%d" % folder)
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _unlinked(folder: int, name: bytes) -> bool:
+    """Remove an entry, if it is no folder."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return True
+    except IsADirectoryError:
+        return False
+    return True
