@@ -26,6 +26,7 @@ NOT_ONE_MODULE = {
     "restore/test_dry_run.py": "a restore that ends after its preflight: choose_set, preflight and report together",
     "sources/test_runners.py": "the tools of every kind, and the runner that starts them",
     "sources/config/test_selection.py": "trees/selection.py and trees/in_place.py, as this kind of source uses them",
+    "sources/files/test_attacker.py": "trees/work_folder.py, trees/places.py and trees/swap.py, against the owner of the live folder",
     "sources/files/test_in_place.py": "trees/in_place.py, as this kind of source uses it",
     "sources/files/test_selection.py": "trees/selection.py, as this kind of source uses it",
 }

@@ -1,0 +1,350 @@
+"""What the application's user may do to the folder that is restored, while root restores it: nothing outside that folder changes."""
+
+# pathlib has no paths of bytes.
+# ruff: noqa: PTH101, PTH104, PTH108
+
+import json
+import os
+import shutil
+import signal
+import stat
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import pytest
+
+from recovery.common.errors import RecoveryError, RestoreError, SourceError
+from recovery.plan.kinds.config import ConfigSettings
+from recovery.plan.kinds.files import FilesSettings
+from recovery.runners.local import LOCAL
+from recovery.sources.config.source import Config
+from recovery.sources.files.local import Files
+from tests.support.file_zoo import NOBODY, as_nobody, open_up
+from tests.support.kills import Killed
+from tests.support.local_restore import LocalRestore, back_up
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root alone has something to give away")
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder of root's, of which nothing may change."""
+    folder = tmp_path / "outside"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("secret", "changed", "sub/a", "sub/secret"):
+        (folder / name).write_text("root's own")
+    for path in (folder, folder / "sub"):
+        os.chmod(path, 0o700)
+    before = state(folder)
+    yield folder
+    assert state(folder) == before
+
+
+def state(folder: Path) -> dict:
+    found = {}
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        status = path.lstat()
+        found[str(path)] = status.st_uid, status.st_mode, status.st_ino, path.read_text() if path.is_file() else None
+    return found
+
+
+@pytest.fixture
+def live(tmp_path):
+    """The application's folder, below one that it owns too."""
+    open_up(tmp_path)
+    folder = tmp_path / "app" / "live"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("same", "changed", "sub/a", "sub/b"):
+        (folder / name).write_text("saved")
+    own(folder.parent)
+    return folder
+
+
+def own(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def files(folder: Path, *exclude: str) -> Files:
+    return Files("uploads", FilesSettings(path=folder, exclude=exclude), runner=LOCAL)
+
+
+def config(folder: Path) -> Config:
+    return Config("settings", ConfigSettings(paths=[folder / "changed", folder / "sub"]), runner=LOCAL)
+
+
+KINDS = {"files": (files, ""), "config": (config, "-settings")}
+
+
+@pytest.fixture(params=KINDS)
+def attacked(request, tmp_path, live):
+    """A source, a restore of it, and the path of its work folder; the live entries differ from the set's."""
+    make, suffix = KINDS[request.param]
+    source = make(live)
+    back_up(source, tmp_path / "set")
+    (live / "changed").write_text("later")
+    shutil.rmtree(live / "sub")
+    own(live)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work", options={"config": "all"})
+    return source, restore, live / f".recovery-{restore.id}{suffix}"
+
+
+# Exchanged between two steps ----------------------------------------------------------------------------------------
+
+
+def by_a_link(work: Path, outside: Path) -> None:
+    os.rename(work, work.with_name("away"))
+    work.symlink_to(outside)
+
+
+def by_a_folder(work: Path, outside: Path) -> None:
+    """With a plan that would give a folder of root's to the application, as restores once had it there."""
+    os.rename(work, work.with_name("away"))
+    (work / "new").mkdir(parents=True)
+    facts = {"type": "folder", "uid": NOBODY, "gid": NOBODY, "mode": "0777", "mtime": 1}
+    (work / "exchange.jsonl").write_text(json.dumps(["folder", os.path.relpath(outside, work.parent), facts, facts]) + "\n")
+
+
+def by_a_folder_of_links(work: Path, outside: Path) -> None:
+    os.rename(work, work.with_name("away"))
+    work.mkdir()
+    for name in ("new", "before", "late", "apart"):
+        (work / name).symlink_to(outside)
+
+
+def by_another_folder_of_root(work: Path, outside: Path) -> None:
+    os.rename(work, work.with_name("away"))
+    os.rename(work.parent / "roots", work)
+
+
+EXCHANGES = [by_a_link, by_a_folder, by_a_folder_of_links, by_another_folder_of_root]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("step", ["stage", "verify_staged", "swap", "discard"])
+def test_step_refuses_an_exchanged_work_folder_and_changes_nothing(attacked, live, outside, step, exchange):
+    source, restore, work = attacked
+    (live / "roots").mkdir(mode=0o700)
+    (live / "roots" / "kept").touch()
+    source.stage(restore)
+    as_nobody(exchange, work, outside)
+    before = state(live)
+    with pytest.raises(RestoreError, match=r"somebody exchanged it|set aside, but its journal knows no swap|still has entries"):
+        getattr(source, step)(restore)
+    assert state(live) == before
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("step", ["roll_back", "drop_replaced"])
+def test_step_after_the_swap_refuses_an_exchanged_work_folder_and_changes_nothing(attacked, live, outside, step, exchange):
+    source, restore, work = attacked
+    (live / "sub").mkdir()
+    own(live / "sub")
+    (live / "roots" / "before").mkdir(parents=True)
+    (live / "roots").chmod(0o700)
+    source.stage(restore)
+    source.swap(restore)
+    if not (live / "roots").exists():
+        os.rename(work / "before/roots", live / "roots")
+    as_nobody(exchange, work, outside)
+    before = state(live)
+    nothing_to_drop = step == "drop_replaced" and exchange in {by_a_link, by_a_folder}
+    with nullcontext() if nothing_to_drop else pytest.raises(RestoreError, match="somebody exchanged it"):
+        getattr(source, step)(restore)
+    assert state(live) == before
+
+
+def test_swap_refuses_what_was_staged_anew_since_the_verification(attacked, live):
+    """Nobody but root can do that; the journal knows it all the same."""
+    source, restore, work = attacked
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    shutil.move(work / "new", work / "old")
+    shutil.copytree(work / "old", work / "new", symlinks=True)
+    before = state(live)
+    with pytest.raises(RestoreError, match="somebody exchanged it"):
+        source.swap(restore)
+    assert state(live) == before
+
+
+def test_work_folder_lets_nobody_in(attacked):
+    source, restore, work = attacked
+    source.stage(restore)
+    assert not as_nobody(os.access, work, os.X_OK)
+    work.chmod(0o755)
+    with pytest.raises(RestoreError, match="opened it to others"):
+        source.swap(restore)
+
+
+def test_swap_of_a_work_folder_that_is_gone_is_refused(attacked):
+    source, restore, work = attacked
+    source.stage(restore)
+    as_nobody(os.rename, work, work.with_name("away"))
+    with pytest.raises(RestoreError, match="is gone: this restore made it"):
+        source.swap(restore)
+
+
+# Exchanged all the time ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def attacker(do):
+    """A process of the application's user that does something again and again, whatever fails."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            while True:
+                try:
+                    do()
+                except OSError:
+                    continue
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def swapping(path: Path, target: Path):
+    """Has a link to somewhere else in the place of an entry, and the entry again."""
+    link, entry = path.with_name(f"{path.name} link"), path.with_name(f"{path.name} entry")
+
+    def do() -> None:
+        if not os.path.lexists(link):
+            Path(link).symlink_to(target)
+        if os.path.lexists(path):
+            os.rename(path, entry)
+        os.rename(link, path)
+        os.unlink(path)
+        os.rename(entry, path)
+
+    return do
+
+
+TRIES = [pytest.param(10, id="10 tries"), pytest.param(300, id="300 tries", marks=pytest.mark.long)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tries", TRIES)
+def test_partial_restore_while_a_folder_is_exchanged_for_a_link_changes_nothing_outside(tmp_path, live, outside, tries):
+    source = files(live)
+    back_up(source, tmp_path / "set")
+    for number in range(tries):
+        restore = LocalRestore(tmp_path / "set", tmp_path / f"work{number}", only=["sub/a"])
+        with attacker(swapping(live / "sub", outside)):
+            for step in (source.stage, source.swap, source.roll_back, source.discard):
+                try:
+                    step(restore)
+                except RecoveryError:
+                    continue
+        put_right(live)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tries", TRIES)
+@pytest.mark.parametrize("only", [(), ("sub/a",)])
+def test_restore_in_place_while_a_folder_is_exchanged_for_a_link_changes_nothing_outside(tmp_path, live, outside, tries, only):
+    source = files(live, "*.tmp")
+    back_up(source, tmp_path / "set")
+    for number in range(tries):
+        (live / "sub/keeps the folder.tmp").touch()
+        restore = LocalRestore(tmp_path / "set", tmp_path / f"work{number}", only=only, in_place=True)
+        with attacker(swapping(live / "sub", outside)):
+            with suppress(RecoveryError):
+                source.replace(restore)
+        put_right(live)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tries", TRIES)
+def test_restore_while_the_work_folder_is_exchanged_for_a_link_changes_nothing_outside(attacked, tmp_path, live, outside, tries):
+    source, first, work = attacked
+    for number in range(tries):
+        restore = LocalRestore(tmp_path / "set", tmp_path / f"work{number}", first.id, options={"config": "all"})
+        with attacker(swapping(work, outside)):
+            for step in (source.stage, source.swap, source.roll_back, source.discard, source.drop_replaced):
+                try:
+                    step(restore)
+                except RecoveryError:
+                    continue
+        for path in live.glob(".recovery-*"):
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+        put_right(live)
+
+
+def put_right(live: Path) -> None:
+    for path in live.iterdir():
+        path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+    (live / "sub").mkdir()
+    for name in ("same", "changed", "sub/a", "sub/b"):
+        (live / name).write_text("later")
+    own(live)
+
+
+# The folder itself --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_refuse_a_folder_exchanged_for_a_link(tmp_path, live, outside, kind):
+    source = KINDS[kind][0](live)
+    back_up(source, tmp_path / "set")
+
+    def exchange() -> None:
+        os.rename(live, live.with_name("away"))
+        live.symlink_to(outside)
+
+    as_nobody(exchange)
+    (tmp_path / "dump").mkdir()
+    with pytest.raises(SourceError, match="in a folder that other users may write to is not followed"):
+        source.dump(tmp_path / "dump", lambda: None)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work", options={"config": "all"})
+    with pytest.raises(RestoreError, match="in a folder that other users may write to is not followed"):
+        source.stage(restore)
+    restore.in_place = True
+    with pytest.raises(RestoreError, match="in a folder that other users may write to is not followed"):
+        source.replace(restore)
+
+
+def test_restore_does_not_create_a_missing_folder_through_a_link(tmp_path, live, outside):
+    source = files(live)
+    back_up(source, tmp_path / "set")
+
+    def exchange() -> None:
+        shutil.rmtree(live)
+        live.symlink_to(outside / "new")
+
+    as_nobody(exchange)
+    with pytest.raises(RestoreError):
+        source.stage(LocalRestore(tmp_path / "set", tmp_path / "work"))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_partial_restore_gives_nothing_to_a_folder_exchanged_since_the_plan(tmp_path, live, killed):
+    """What it holds is the folder that it compared; after a kill it knows that one by its inode."""
+    source = files(live)
+    back_up(source, tmp_path / "set")
+    (live / "sub").chmod(0o700)
+    (live / "roots").mkdir(mode=0o700)
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work", only=["sub/a"])
+    source.stage(restore)
+
+    def exchange(step, _facts) -> None:
+        if step == "exchange":
+            as_nobody(os.rename, live / "sub", live / "away")
+            as_nobody(os.rename, live / "roots", live / "sub")
+            if killed:
+                raise Killed
+
+    restore.after_journal = exchange
+    with pytest.raises(Killed) if killed else nullcontext():
+        source.swap(restore)
+    if killed:
+        with pytest.raises(RestoreError, match="another folder than the one that this restore compared"):
+            files(live).swap(restore)
+    assert (live / "sub").stat().st_uid == 0
+    assert stat.S_IMODE((live / "sub").stat().st_mode) == 0o700
