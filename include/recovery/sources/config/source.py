@@ -150,7 +150,7 @@ class Config(TreeSource):
 
     def changes(
         self, restore: RestoreView, point: SwapPoint, live: Places, new: HeldFolder
-    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts | None]]]:
         """See :meth:`_changes`; what is staged does not matter."""
         return self._changes(restore, point, live)
 

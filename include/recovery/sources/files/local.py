@@ -120,22 +120,22 @@ class Files(TreeSource):
 
     def changes(
         self, restore: RestoreView, point: SwapPoint, live: Places, new: HeldFolder
-    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts | None]]]:
         """Every top-level entry, live or staged, and the folder's own metadata; of a part, see :meth:`_units`."""
         if restore.only:
             units = self._units(live, self._tops(restore))
             folders = dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units)
-            return map(raw, units), [(path, self._folder(restore, live, path)) for path in folders]
+            return map(raw, units), [(path, self._folder(restore, path)) for path in folders]
         staged = set(new.names())
-        return sorted(staged | set(self._leaving(live, staged))), [(".", self._folder(restore, live, "."))]
+        return sorted(staged | set(self._leaving(live, staged))), [(".", self._folder(restore, "."))]
 
-    def _folder(self, restore: RestoreView, live: Places, path: str) -> Facts:
-        """What a live folder is like after the swap: as the set has it if it was asked for or had to be made, else as it is now."""
+    def _folder(self, restore: RestoreView, path: str) -> Facts | None:
+        """What a live folder is like after the swap: as the set has it if it was asked for or had to be made; None for as it is now."""
         brought = path == "." and (not restore.only or self.root in self.created(restore))
         for each, facts in self.entries_of(restore) if brought else ():
             if each == path:
                 return facts
-        return entries.of_live(live, raw(path))
+        return None
 
     def _units(self, live: Places, tops: Iterable[str]) -> list[str]:
         """The entries that change places: the topmost ones that were asked for, or the folders above that the live system lacks.

@@ -79,7 +79,7 @@ class TreeSource(Dumper, InPlaceRestorer):
     @abstractmethod
     def changes(
         self, restore: RestoreView, point: SwapPoint, live: Places, new: HeldFolder
-    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts]]]:
+    ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts | None]]]:
         """Which entries change places, and which live folders get other metadata; ``new`` has what is staged."""
 
     @abstractmethod

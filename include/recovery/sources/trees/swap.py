@@ -53,18 +53,20 @@ class ExchangePlan:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def write(self, live: Places, new: HeldFolder, paths: Iterable[bytes], folders: Iterable[tuple[str, Facts]]) -> None:
+    def write(self, live: Places, new: HeldFolder, paths: Iterable[bytes], folders: Iterable[tuple[str, Facts | None]]) -> None:
         """Decide what changes places: the entries at these paths, live or staged or both.
 
         Args:
             live: the live entries.
             new: has the staged ones.
             paths: of the entries.
-            folders: live folders that stay and get other metadata, with the facts of their rows.
+            folders: live folders that stay, with the facts that they get; None for those that they have.
         """
         lines: list[list[object]] = [["unit", text(path), live.has(path), new.has(path)] for path in paths]
         for path, facts in folders:
-            lines.append(["folder", path, live.below(raw(path)).status.st_ino, of_live(live, raw(path)), facts])
+            folder = live.below(raw(path))  # held, so that inode and facts are those of the same folder
+            before = of_live(folder, b".")
+            lines.append(["folder", path, folder.status.st_ino, before, facts or before])
         write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def units(self) -> Iterator[Unit]:
