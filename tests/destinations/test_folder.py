@@ -1,9 +1,11 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -12,6 +14,8 @@ from recovery.destinations import make_destination
 from recovery.destinations.base import Missing, Refused
 from recovery.destinations.folder import Folder
 from recovery.plan.model import Destination as Settings
+from tests.support.attacker import attacker, state, swapping
+from tests.support.file_zoo import open_up
 from tests.support.sets import keys_of, run_python
 
 MIB = 1 << 20
@@ -99,12 +103,12 @@ def test_sweep_beside_writers_leaves_their_folders_or_they_make_them_again(desti
 def test_put_makes_a_folder_again_that_a_sweep_removed_before_the_first_byte(destination, file, monkeypatch):
     real, removed = destination._make_folder, []
 
-    def made_and_swept(folder):
-        real(folder)
-        if not removed and folder.name == "s":
+    def made_and_swept(root, folder):
+        real(root, folder)
+        if not removed and folder == b"p/s":
             removed.append(folder)
             destination.sweep("p/")
-            assert not folder.exists()
+            assert not (destination.root / "p/s").exists()
 
     monkeypatch.setattr(destination, "_make_folder", made_and_swept)
     assert destination.put(file, "p/s/x", sha256(file), lambda count: None)
@@ -246,3 +250,71 @@ def test_put_into_a_folder_without_write_permission_is_refused_with_advice(desti
             destination.put(file, "p/s/x", sha256(file), lambda count: None)
     finally:
         destination.root.chmod(0o700)
+
+
+# Who else may write there -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder that looks like a set's and is none; nothing in it may change, or be read from it."""
+    folder = tmp_path / "outside"
+    (folder / "s").mkdir(parents=True)
+    for name in ("x", ".partial-1", "s/x", "s/.partial-1"):
+        (folder / name).write_text("secret")
+    before = state(folder)
+    yield folder
+    assert state(folder) == before
+
+
+LED_AWAY = "symbolic link is in the place of something else"
+
+
+@pytest.mark.parametrize("place", ["p", "p/s"])
+def test_folder_refuses_a_link_in_the_place_of_a_folder(destination, file, outside, place):
+    destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    (destination.root / place).rename(destination.root / "away")
+    (destination.root / place).symlink_to(outside)
+    for use in (
+        lambda: destination.read("p/s/x", MIB),
+        lambda: list(destination.list("p/s/")),
+        lambda: destination.put(file, "p/s/y", sha256(file), lambda count: None),
+        lambda: destination.delete(["p/s/x"]),
+        lambda: destination.sweep("p/s/"),
+        lambda: list(destination.folders("p/s/")),
+    ):
+        with pytest.raises(Refused, match=LED_AWAY):
+            use()
+
+
+def test_read_refuses_a_link_and_put_replaces_it(destination, file, outside):
+    (destination.root / "p/s").mkdir(parents=True)
+    (destination.root / "p/s/x").symlink_to(outside / "x")
+    with pytest.raises(Refused, match=LED_AWAY):
+        destination.read("p/s/x", MIB)
+    assert destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    assert not (destination.root / "p/s/x").is_symlink()
+    assert sha256(destination.root / "p/s/x") == sha256(file)
+
+
+@pytest.mark.parametrize("link", ["p", "p/s"])
+@pytest.mark.parametrize("tries", [pytest.param(10, id="10 tries"), pytest.param(300, id="300 tries", marks=pytest.mark.long)])
+def test_deletion_while_a_folder_is_exchanged_for_a_link_deletes_nothing_elsewhere(destination, outside, link, tries):
+    if os.geteuid():
+        pytest.skip("changes to another user")
+    open_up(destination.root)
+    destination.root.chmod(0o777)
+    for _ in range(tries):
+        for name in ("x", "kept", ".partial-1", "s/x", "s/kept", "s/.partial-1"):
+            (destination.root / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+            (destination.root / "p" / name).touch()
+        (destination.root / "p").chmod(0o777)
+        with attacker(swapping(destination.root / link, outside)):
+            for _ in range(50):
+                with suppress(DestinationError):
+                    destination.delete(["p/x", "p/s/x"])
+                    destination.sweep("p/s/")
+        for path in destination.root.rglob("*"):
+            if path.is_symlink():
+                path.unlink()
+        shutil.rmtree(destination.root / "p", ignore_errors=True)

@@ -330,21 +330,22 @@ KILLED = """
     import os, signal, sys
     from datetime import UTC, datetime
     from pathlib import Path
+    from recovery.common.held_folder import where
     from recovery.crypto.signing import VerifyKey
     from recovery.destinations.folder import Folder
     from recovery.plan.model import Retention
     from recovery.sets.prune import prune
     root, public, after, survive = sys.argv[1:]
     left = int(survive)
-    unlink = Path.unlink
-    def unlink_and_die(self, missing_ok=False):
+    unlink = os.unlink
+    def unlink_and_die(path, **named):
         global left
-        if "openmanus" in self.parts:
+        if b"openmanus" in where(path):
             left -= 1
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        unlink(self, missing_ok)
-    Path.unlink = unlink_and_die
+        unlink(path, **named)
+    os.unlink = unlink_and_die
     key = VerifyKey.from_pem(Path(public).read_text())
     rules = {"level": "decoded", "key": key, "now": datetime.now(UTC), "after": after, "others": ()}
     prune(Folder("local", Path(root)), "openmanus", Retention(keep_last=1), **rules)

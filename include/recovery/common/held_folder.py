@@ -7,7 +7,7 @@ one name after another, and its entries are reached through its descriptor: ``/p
 
 # pathlib has no paths of bytes.
 
-# ruff: noqa: PTH101, PTH102, PTH106, PTH115, PTH208
+# ruff: noqa: PTH101, PTH102, PTH115, PTH208
 
 from __future__ import annotations
 
@@ -40,10 +40,20 @@ class HeldFolder:
         self.path = path
         self._near: tuple[bytes, int] = (b"", -1)
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Let go of it now, and not with the last reference: a traceback may hold one for long."""
         for descriptor in (self._descriptor, self._near[1]):
             if descriptor >= 0:
                 os.close(descriptor)
+        self._descriptor, self._near = -1, (b"", -1)
+
+    __del__ = close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -168,6 +178,10 @@ class HeldFolder:
         with os.scandir(self._descriptor) as entries:
             yield from entries
 
+    def sync(self) -> None:
+        """Make sure that its entries survive a power cut."""
+        os.fsync(self._descriptor)
+
     def chmod(self, mode: int) -> None:
         """Give the folder itself another mode."""
         os.chmod(self._descriptor, mode)
@@ -196,12 +210,15 @@ class ForeignLinkError(OSError):
         super().__init__(errno.ELOOP, "A symbolic link in a folder that other users may write to is not followed", str(path))
 
 
-def removed_empty(folder: bytes) -> bool:
-    """Remove a folder by a path of :meth:`HeldFolder.at`, if nothing is in it, or mounted there; whether it was removed."""
+def removed_empty(folder: bytes | str, above: int | None = None) -> bool:
+    """Remove a folder by a path of :meth:`HeldFolder.at`, or by its name in a folder that is open; whether it was removed.
+
+    It stays if something is in it, or mounted there; and somebody else may have been quicker.
+    """
     try:
-        os.rmdir(folder)
+        os.rmdir(folder, dir_fd=above)
     except OSError as error:
-        if error.errno not in {errno.ENOTEMPTY, errno.EBUSY}:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT}:
             raise
         return False
     return True

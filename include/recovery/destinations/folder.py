@@ -1,5 +1,9 @@
 """Sets in a folder: a disk, or a share that every worker mounts."""
 
+# pathlib has no paths of bytes.
+
+# ruff: noqa: PTH104, PTH108, PTH118, PTH120
+
 from __future__ import annotations
 
 import errno
@@ -13,13 +17,13 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from recovery.common.errors import DestinationError
-from recovery.common.files import fsync_folder
+from recovery.common.held_folder import HeldFolder, removed_empty
 from recovery.destinations.base import NO_ROOM, Destination, Entry, Missing, Reading, Refused
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,8 @@ class Folder(Destination):
     A file is written under a temporary name, synced, read again, renamed, and its folder synced. Reading again goes past
     this machine's page cache, so it verifies what the file system gives back, not what this process just had in memory; a
     drive's own cache can't be seen through.
+
+    Somebody else may be allowed to write here, too: below the root nothing is reached through a link.
 
     A temporary file is locked by its writer, so one that isn't was left by a writer that was killed. An empty folder was left by
     one, too; a writer makes it again if it needs it.
@@ -60,59 +66,61 @@ class Folder(Destination):
 
     def put(self, path: Path, key: str, sha256: str, sent: Callable[[int], None]) -> bool:
         """See :meth:`Destination.put`."""
-        target = self._path(key)
-        with self._errors(f"write {key}"):
-            if target.is_file() and target.stat().st_size == path.stat().st_size and _sha256(target) == sha256:
+        above, name = os.path.split(self._name(key))
+        with self._held(f"write {key}") as root:
+            if _is_there(root, self._name(key), path.stat().st_size, sha256):
                 return False
-            partial, out = self._begin(target.parent)
-            try:
-                with out:  # renamed before the lock goes, or a sweep would take it
-                    self._write(path, partial, out, sha256, key, sent)
-                    partial.rename(target)
-            finally:
-                partial.unlink(missing_ok=True)
-            fsync_folder(target.parent)
+            folder, partial, out = self._begin(above)
+            with folder:
+                try:
+                    with out:  # renamed before the lock goes, or a sweep would take it
+                        self._write(path, out, sha256, key, sent)
+                        os.rename(folder.at(partial), folder.at(name))
+                finally:
+                    with suppress(FileNotFoundError):
+                        os.unlink(folder.at(partial))
+                folder.sync()
         return True
 
-    def _begin(self, folder: Path) -> tuple[Path, IO[bytes]]:
+    def _begin(self, above: bytes) -> tuple[HeldFolder, bytes, IO[bytes]]:
         """A temporary file in a folder, locked; until it is, a sweep may take both for what was left, and remove them."""
         while True:
-            partial = folder / f"{_PARTIAL}{secrets.token_hex(8)}"
-            with suppress(FileNotFoundError):
-                self._make_folder(folder)
-                out = os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+            partial = f"{_PARTIAL}{secrets.token_hex(8)}".encode()
+            with suppress(FileNotFoundError), self._root() as root:
+                self._make_folder(root, above)
+                folder = root.below(above or b".")
+                out = os.fdopen(os.open(folder.at(partial), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
                 fcntl.flock(out, fcntl.LOCK_EX)
                 if os.fstat(out.fileno()).st_nlink:
-                    return partial, out
+                    return folder, partial, out
                 out.close()
 
-    def _write(self, path: Path, partial: Path, out: IO[bytes], sha256: str, key: str, sent: Callable[[int], None]) -> None:
+    def _write(self, path: Path, out: IO[bytes], sha256: str, key: str, sent: Callable[[int], None]) -> None:
         with path.open("rb") as source:
             # sendfile, not copy_file_range: a reflink would share the blocks, and one bad sector would lose both copies.
             while count := os.sendfile(out.fileno(), source.fileno(), None, _CHUNK):
                 sent(count)
             os.fsync(out.fileno())
-            if _stored_sha256(partial) != sha256:
-                raise self.not_as_sent(key) if _sha256(path) == sha256 else self.changed_here(path)
+            if _stored_sha256(Path(f"/proc/self/fd/{out.fileno()}")) != sha256:
+                with path.open("rb") as again:
+                    raise self.not_as_sent(key) if _sha256(again) == sha256 else self.changed_here(path)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder and its parents below the root, each one synced; the root itself has to be there."""
-        if folder.is_dir():
+    def _make_folder(self, root: HeldFolder, folder: bytes) -> None:
+        """Make a folder and its parents below the root, each one synced."""
+        if not folder or root.has(folder):
             return
-        if folder == self.root:
-            raise self._not_there()
-        self._make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        fsync_folder(folder.parent)
+        above = os.path.dirname(folder)
+        self._make_folder(root, above)
+        root.make(folder)
+        root.below(above or b".").sync()
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
         """See :meth:`Destination.open`."""
         what = f"read {key}"
-        path = self._path(key)
-        with self._errors(what):
+        with self._held(what) as root:
             try:
-                source = io.FileIO(path, opener=_open_at_once)
+                source = io.FileIO(os.fsdecode(root.at(self._name(key))), opener=_open_at_once)
             except FileNotFoundError:
                 raise Missing(f"There is no {key} at {self.describe()}.", "Look at what was removed there, and when.") from None
         with Reading(source, lambda: self._errors(what)).buffered() as reader:
@@ -120,118 +128,111 @@ class Folder(Destination):
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """See :meth:`Destination.list`."""
-        for path in self._walk(prefix):
-            if path.name.startswith(_PARTIAL):
+        for folder, name, key in self._walk(prefix):
+            if name.startswith(_PARTIAL):
                 continue
             try:
-                status = path.stat()
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            yield Entry(path.relative_to(self.root).as_posix(), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+            yield Entry(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     def folders(self, prefix: str) -> Iterator[str]:
         """See :meth:`Destination.folders`. A link is none: who may write here must not lead prune to delete elsewhere."""
-        folder = self._path(prefix)
-        if folder.is_dir():
-            with self._errors(f"list {prefix}"):
-                yield from sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+        with self._held(f"list {prefix}") as root:
+            with suppress(FileNotFoundError), root.below(self._name(prefix)) as folder:
+                yield from sorted(entry.name for entry in folder.scan() if entry.is_dir(follow_symlinks=False))
 
     def delete(self, keys: Iterable[str]) -> None:
         """See :meth:`Destination.delete`. Folders that become empty go too."""
         parents = set()
         for key in keys:
-            with self._errors(f"delete {key}"):
-                path = self._path(key)
-                path.unlink(missing_ok=True)
-                parents.add(path.parent)
+            with self._held(f"delete {key}") as root:
+                with suppress(FileNotFoundError):
+                    os.unlink(root.at(self._name(key)))
+                parents.add(os.path.dirname(self._name(key)))
         for folder in parents:
-            self._tidy(folder)
-
-    def _tidy(self, folder: Path) -> None:
-        """Remove a folder and its parents as far as they are empty; sync the first that is not."""
-        while folder != self.root and self._remove_empty(folder):
-            folder = folder.parent
-        if folder.is_dir():
-            fsync_folder(folder)
-
-    def _remove_empty(self, folder: Path) -> bool:
-        """Remove a folder unless something is in it, or somebody else was quicker; whether it is removed."""
-        with self._errors(f"delete {folder}"):
-            try:
-                folder.rmdir()
-            except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT}:
-                    raise
-                return False
-        return True
+            with self._held(f"delete {os.fsdecode(folder)}") as root:
+                _tidy(root, folder)
 
     def now(self) -> datetime:
         """See :meth:`Destination.now`. The clock of the file system, which on a share is the server's."""
-        probe = self.root / f"{_PARTIAL}{secrets.token_hex(8)}"
-        with self._errors("write to it"):
-            self._check_root()
+        probe = f"{_PARTIAL}{secrets.token_hex(8)}".encode()
+        with self._held("write to it") as root:
+            descriptor = os.open(root.at(probe), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                probe.touch(0o600)
-                return datetime.fromtimestamp(probe.stat().st_mtime, UTC)
+                return datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC)
             finally:
-                probe.unlink(missing_ok=True)
+                os.close(descriptor)
+                with suppress(FileNotFoundError):
+                    os.unlink(root.at(probe))
 
     def free_space(self) -> int | None:
         """See :meth:`Destination.free_space`."""
-        with self._errors("ask for its free space"):
-            self._check_root()
-            return shutil.disk_usage(self.root).free
+        with self._held("ask for its free space") as root:
+            return shutil.disk_usage(root.fileno()).free
 
     def sweep(self, prefix: str) -> None:
         """See :meth:`Destination.sweep`."""
-        for path in self._walk(prefix):
-            if path.name.startswith(_PARTIAL):
-                self._remove_abandoned(path)
-        top = self._path(prefix)
-        for folder, _, _ in os.walk(top, topdown=False, onerror=self._raise):
-            if Path(folder) != top:
-                self._remove_empty(Path(folder))
+        for folder, name, key in self._walk(prefix):
+            if name.startswith(_PARTIAL):
+                with self._errors(f"look at {key}"):
+                    if _removed_abandoned(folder, name):
+                        log.info("%s: removed %s, left by a writer that was killed", self.describe(), key)
+        with self._top(prefix) as top:
+            for above, names, _, descriptor in os.fwalk(".", topdown=False, dir_fd=top.fileno(), onerror=self._raise) if top else ():
+                for each in names:
+                    with self._errors(f"delete {os.path.join(prefix, above, each)}"), suppress(NotADirectoryError):  # a link stays
+                        removed_empty(each, descriptor)
 
-    def _remove_abandoned(self, path: Path) -> None:
-        with self._errors(f"look at {path}"):
+    def _walk(self, prefix: str) -> Iterator[tuple[int, str, str]]:
+        """Every entry below that is no folder: the descriptor of its folder, which is good until the next, its name, and its key."""
+        with self._top(prefix) as top:
+            for folder, folders, files, descriptor in os.fwalk(".", dir_fd=top.fileno(), onerror=self._raise) if top else ():
+                folders.sort()
+                for name in sorted(files):
+                    yield descriptor, name, os.path.normpath(os.path.join(prefix, folder, name))
+
+    @contextmanager
+    def _top(self, prefix: str) -> Iterator[HeldFolder | None]:
+        """Hold the folder of a prefix; None if it is not there."""
+        with self._held(f"list {prefix}") as root:
             try:
-                with path.open("r+b") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-            except (BlockingIOError, FileNotFoundError):  # its writer is at work, or has ended since it was listed
-                return
-        log.info("%s: removed %s, left by a writer that was killed", self.describe(), path.relative_to(self.root))
-
-    def _walk(self, prefix: str) -> Iterator[Path]:
-        for folder, folders, files in os.walk(self._path(prefix), onerror=self._raise):
-            folders.sort()
-            yield from (Path(folder, name) for name in sorted(files))
+                top = root.below(self._name(prefix))
+            except FileNotFoundError:
+                top = None
+        with top or nullcontext():
+            yield top
 
     def _raise(self, error: OSError) -> None:
         if error.errno != errno.ENOENT:
             raise self._in_words(error, f"list {error.filename}") from error
 
-    def _check_root(self) -> None:
+    @contextmanager
+    def _held(self, what: str) -> Iterator[HeldFolder]:
+        """Hold the root for something that is done, once it is sure that this is the destination."""
+        with self._errors(what), self._root() as root:
+            yield root
+
+    def _root(self) -> HeldFolder:
         if self._mount and not os.path.ismount(self._mount):
             raise Refused(
                 f"Nothing is mounted at {self._mount}, so {self.root} is not the destination {self.name}.",
                 "Mount it, or correct the mount in the plan; nothing is written where it is missing.",
             )
-        if not self.root.is_dir():
-            raise self._not_there()
+        try:
+            return HeldFolder.open(self.root.absolute())
+        except (FileNotFoundError, NotADirectoryError):
+            raise Refused(
+                f"The folder {self.root} of the destination {self.name} is not there.", "Create it, or mount the disk that it is on."
+            ) from None
 
-    def _not_there(self) -> Refused:
-        return Refused(
-            f"The folder {self.root} of the destination {self.name} is not there.", "Create it, or mount the disk that it is on."
-        )
-
-    def _path(self, key: str) -> Path:
-        """Where an object lies, or would, once it is sure that this is the destination."""
-        self._check_root()
+    def _name(self, key: str) -> bytes:
+        """Where an object lies, or would, below the root."""
         parts = key.split("/")
         if ".." in parts or key.startswith("/"):
             raise Refused(f"{key!r} is not a key.", "Report this: it should never have been asked for.")
-        return self.root.joinpath(*parts)
+        return os.fsencode("/".join(filter(None, parts)) or ".")
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -246,12 +247,48 @@ class Folder(Destination):
             return DestinationError(said, NO_ROOM)
         if error.errno in _DENIED:
             return Refused(said, "Give the worker's user the right to write there.")
+        if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+            return Refused(said, "A file or a symbolic link is in the place of something else. Find out who put it there.")
         return DestinationError(said, "Check the disk or the share; the task is tried again.")
 
 
+def _tidy(root: HeldFolder, folder: bytes) -> None:
+    """Remove a folder and its parents as far as they are empty; sync the first that is not."""
+    with suppress(FileNotFoundError):
+        while folder and root.remove_empty(folder):
+            folder = os.path.dirname(folder)
+        root.below(folder or b".").sync()
+
+
+def _removed_abandoned(folder: int, name: str) -> bool:
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except FileNotFoundError:  # its writer has ended since it was listed
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=folder)
+    except (BlockingIOError, FileNotFoundError):  # its writer is at work, or has ended
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _is_there(root: HeldFolder, name: bytes, size: int, sha256: str) -> bool:
+    """Whether exactly this file is there already."""
+    if not root.has(name) or not stat.S_ISREG(os.lstat(root.at(name)).st_mode):
+        return False
+    with io.FileIO(os.fsdecode(root.at(name)), opener=_open_at_once) as there:
+        return os.fstat(there.fileno()).st_size == size and _sha256(there) == sha256
+
+
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file: a pipe of its name would be waited for until somebody writes to it. That a folder is none, the caller finds out."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    """Open a file itself, and no link.
+
+    A pipe of its name would be waited for until somebody writes to it. That a folder is none, the caller finds out.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
     mode = os.fstat(descriptor).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         os.close(descriptor)
@@ -259,9 +296,8 @@ def _open_at_once(path: str, flags: int) -> int:
     return descriptor
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+def _sha256(source: io.FileIO | io.BufferedReader) -> str:
+    return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _stored_sha256(path: Path) -> str:
