@@ -323,12 +323,13 @@ class TreeSource(Dumper, InPlaceRestorer):
         if not home.has(os.fsencode(point.mark) + b"/" + BEFORE):
             with filesystem.keeping_mtime(home):
                 WorkFolder.remove(restore, home, point.mark)
-        elif stays:
-            filesystem.remove(WorkFolder.open(restore, home, point.mark).folder, NEW)
-        else:
+            return
+        work = WorkFolder.open(restore, home, point.mark)
+        if not stays:
             raise RestoreError(
-                f"{point.work / 'before'} still has entries that were live.", "Move them back by hand; they were not rolled back."
+                f"{work.path / 'before'} still has entries that were live.", "Move them back by hand; they were not rolled back."
             )
+        filesystem.remove(work.folder, NEW)
 
     def leaves_out(self, restore: RestoreView, location: Location) -> bool:
         """See :meth:`InPlaceRestorer.leaves_out`."""
