@@ -7,6 +7,7 @@ import pyrage
 import pytest
 
 from recovery.common.errors import ArtifactError, ToolError
+from recovery.common.held_folder import HeldFolder
 from recovery.packs.artifact import Artifact, members_below
 from recovery.packs.pack import open_pack, seal
 from sandbox.bench.processes import below
@@ -20,7 +21,8 @@ def sealed(tmp_path_factory):
     (folder / "root").mkdir()
     (folder / "root" / "noise").write_bytes(os.urandom(8 << 20))
     artifact = Artifact(name="noise", root=str(folder / "root"), bytes=8 << 20)
-    packs, _ = seal(artifact, members_below(folder / "root"), folder, recipients=[str(IDENTITY.to_public())], pack_size=1 << 30, level=1)
+    reach, recipients = HeldFolder.open(folder / "root"), [str(IDENTITY.to_public())]
+    packs, _ = seal(artifact, members_below(folder / "root"), folder, reach=reach, recipients=recipients, pack_size=1 << 30, level=1)
     return folder / packs[0].file, packs[0]
 
 

@@ -32,10 +32,12 @@ def back_up(source, folder: Path, pack_size: int = 4 << 20) -> Path:
         out = folder / "packs"
         out.mkdir(exist_ok=True)
         listing = read_listing(dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
-        made, told = seal(artifact, listing, out, recipients=[str(identity.to_public())], pack_size=pack_size, level=1)
+        inventory = dump_folder / f"{artifact.name}.inventory.jsonl"
+        reach, recipients = source.hold(artifact, inventory), [str(identity.to_public())]
+        made, disturbed = seal(artifact, listing, out, reach=reach, recipients=recipients, pack_size=pack_size, level=1)
         packs[artifact.name] = [pack.model_dump() for pack in made]
-        with (dump_folder / f"{artifact.name}.inventory.jsonl").open("a", encoding="ascii") as inventory:
-            inventory.writelines(json.dumps(["told", line, {}]) + "\n" for line in told)
+        if artifact.live:
+            source.note_archived(inventory, disturbed)
         write_contents(source, folder, artifact.name, made)
     (folder / "packs.json").write_text(json.dumps(packs))
     return folder

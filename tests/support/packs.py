@@ -10,6 +10,7 @@ from pathlib import Path
 import pyrage
 import zstandard
 
+from recovery.common.held_folder import HeldFolder
 from recovery.packs.artifact import Artifact, members_below
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack, read_members, seal
@@ -35,8 +36,8 @@ def hard_tree(root: Path) -> Path:
 def pack(root, out, members=None, pack_size=1 << 30, live=False, name="tree", recipients=(RECIPIENT,)):
     out.mkdir(exist_ok=True)
     artifact = Artifact(name=name, root=str(root), bytes=0, live=live, listing="x" if live else None)
-    packs, said = seal(artifact, members or members_below(root), out, recipients=recipients, pack_size=pack_size, level=1)
-    return packs, said
+    reach = HeldFolder.open(root)
+    return seal(artifact, members or members_below(root), out, reach=reach, recipients=recipients, pack_size=pack_size, level=1)
 
 
 def read(out, one: Pack, identity=IDENTITY):

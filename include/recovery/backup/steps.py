@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict
 from recovery.backup.loss_check import noting, refuse_lost
 from recovery.common.errors import SourceError
 from recovery.common.files import check_space, empty_folder, fsync_folder, read_record, write_atomically, write_record, written_in
+from recovery.common.held_folder import Reach
+from recovery.common.paths import readable
 from recovery.common.progress import Pace
 from recovery.common.units import human_duration, human_size
 from recovery.packs.artifact import Artifact, Member, members_below, read_listing
@@ -55,7 +57,7 @@ class Sealed(BaseModel):
     closed: datetime
     """When the last byte was read."""
     changed: tuple[str, ...] = ()
-    """What tar said of files that changed or vanished while it read them."""
+    """Files that changed or vanished while they were read, each in words."""
 
 
 class Verified(BaseModel):
@@ -245,12 +247,13 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
     changed: list[str] = []
     started = time.monotonic()
     for artifact in made.artifacts:
-        _refuse_other(work, artifact)
+        reach = _hold(work, artifact)
         with row_file(work.members(artifact.name)) as write:
-            sealed, said = seal(
+            sealed, changes = seal(
                 artifact,
                 _members(work, artifact),
                 work.pack_folder,
+                reach=reach,
                 recipients=work.staged.run().recipients,
                 pack_size=work.plan.pack,
                 level=work.plan.compression,
@@ -259,9 +262,9 @@ def _seal_all(work: Work, made: Dump) -> Sealed:
         fsync_folder(work.pack_folder)
         packs[artifact.name] = tuple(sealed)
         if artifact.live:
-            _refuse_other(work, artifact)
-            work.source().note_archived(work.inventory(artifact.name), said)
-        changed += said
+            _hold(work, artifact)
+            work.source().note_archived(work.inventory(artifact.name), changes)
+        changed += [f"{readable(path)} {what} while it was read" for path, what in changes]
     raw = sum(pack.raw_bytes for made_packs in packs.values() for pack in made_packs)
     stored = sum(pack.stored_bytes for made_packs in packs.values() for pack in made_packs)
     seconds = time.monotonic() - started
@@ -275,17 +278,18 @@ def _members(work: Work, artifact: Artifact) -> Iterable[Member]:
     return read_listing(work.dump_folder / artifact.listing) if artifact.listing else members_below(Path(artifact.root))
 
 
-def _refuse_other(work: Work, artifact: Artifact) -> None:
+def _hold(work: Work, artifact: Artifact) -> Reach:
     """A live tree must be the one that was listed; what a crash of the machine left of a dump may be shorter than what was written."""
+    reach = work.source().hold(artifact, work.inventory(artifact.name))
     if artifact.live:
-        work.source().refuse_moved(Path(artifact.root), work.inventory(artifact.name))
-        return
+        return reach
     found = sum(member.size for member in members_below(Path(artifact.root)))
     if found != artifact.bytes:
         raise SourceError(
             f"{work.source_id}: the dump of {artifact.name} has {found} bytes in staging, {artifact.bytes} were written.",
             "Trigger a new backup run; look at the staging disk if it happens again.",
         )
+    return reach
 
 
 def _note_place(write: Callable[[Row], None], number: int, member: Member) -> None:

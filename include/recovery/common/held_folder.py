@@ -18,13 +18,26 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 _REACHED = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _LINKS = 40
 """As many links in one path are enough, as for Linux itself."""
 _THROUGH = re.compile(r"/proc/self/fd/([0-9]+)(?=/|$)")
+
+
+class Reach(Protocol):
+    """What entries are reached through, by their paths below a root: a held folder, or several."""
+
+    def at(self, path: bytes) -> bytes:
+        """A path that leads to an entry, and that holds until another one is asked for."""
+
+    def has(self, path: bytes) -> bool:
+        """Whether there is an entry."""
+
+    def below(self, path: bytes) -> HeldFolder:
+        """Open a folder."""
 
 
 class HeldFolder:
@@ -64,7 +77,7 @@ class HeldFolder:
         Raises:
             OSError: if it is not there, or is no folder; :class:`ForeignLinkError` for a link that somebody else may have put there.
         """
-        descriptor = _walk(path)
+        descriptor, _ = _walk(path)
         try:
             return cls(os.open(".", _READ, dir_fd=descriptor), path)
         except OSError as error:
@@ -204,7 +217,7 @@ class HeldFolder:
 
 
 class ForeignLinkError(OSError):
-    """A link on the way to a folder, where somebody else may have put it."""
+    """A link where somebody else may have put it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.ELOOP, "A symbolic link in a folder that other users may write to is not followed", str(path))
@@ -222,6 +235,31 @@ def removed_empty(folder: bytes | str, above: int | None = None) -> bool:
             raise
         return False
     return True
+
+
+def led_to(path: Path) -> Path:
+    """Where a path leads in the end, through links that nobody else could have put there. What it leads to need not be there.
+
+    Raises:
+        OSError: as :meth:`HeldFolder.open`.
+    """
+    for _ in range(_LINKS):
+        try:
+            folder, trusted = _walk(path.parent)
+        except FileNotFoundError:
+            return path
+        try:
+            target, real = _link(folder, path.name), Path(os.fsdecode(where(folder)))
+            if target is None:
+                return real / path.name
+            if not (trusted and _stays(folder, path.name)):
+                raise ForeignLinkError(path)
+        except FileNotFoundError:
+            return path
+        finally:
+            os.close(folder)
+        path = real / target
+    raise ForeignLinkError(path)
 
 
 def where(path: bytes | str | int) -> bytes:
@@ -250,8 +288,8 @@ def _down(descriptor: int, path: bytes, root: Path) -> int:
     return here
 
 
-def _walk(path: Path) -> int:
-    """Open a folder by its absolute path; see :meth:`HeldFolder.open`."""
+def _walk(path: Path) -> tuple[int, bool]:
+    """Open a folder by its absolute path, see :meth:`HeldFolder.open`; and whether nobody else may exchange it, or one before it."""
     here, trusted, links = os.open("/", _REACHED), True, 0
     todo = list(reversed(path.parts[1:]))
     try:
@@ -274,7 +312,7 @@ def _walk(path: Path) -> int:
     except OSError as error:
         os.close(here)
         raise error if isinstance(error, ForeignLinkError) else _named(error, path) from None
-    return here
+    return here, trusted
 
 
 def _stays(folder: int, name: str) -> bool:

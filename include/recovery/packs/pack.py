@@ -18,30 +18,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tarfile import TarInfo
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, Self
 
 import pyrage
 import zstandard
 from pydantic import BaseModel, ConfigDict
 
 from recovery.common.errors import ArtifactError, SourceError
+from recovery.common.held_folder import Reach
+from recovery.common.paths import readable
 from recovery.common.progress import Progress
 from recovery.packs import decrypt_worker, tar_reader
 from recovery.packs.artifact import Artifact, Member
 from recovery.packs.decrypt_worker import CHUNK, IDENTITIES, UNREADABLE, Count
 from recovery.packs.tar_reader import damaged
+from recovery.packs.tar_writer import Disturbance, TarWriter
 from recovery.runners.local import LOCAL, LocalTool, failed
 
 _F_SETPIPE_SZ = 1031
 _SMALL = 64 << 10
 """Bytes that headers and small files are read ahead by; what is larger is read without a copy in between."""
 _MEMBERS = 100_000
-_TOLERATED = re.compile(
-    r": (file changed as we read it|File removed before we read it|File shrank by \d+ bytes?; padding with zeros"
-    r"|(Warning: )?Cannot (stat|open): (No such file or directory|Not a directory))$"
-    r"|^Exiting with failure status due to previous errors$"
-)
-_PREFIX = re.compile(r"^\S*tar: ")
 
 
 class Pack(BaseModel):
@@ -73,44 +70,49 @@ def seal(
     listing: Iterable[Member],
     out: Path,
     *,
+    reach: Reach,
     recipients: Sequence[str],
     pack_size: int,
     level: int,
     packed: Callable[[int, Member], None] = lambda number, member: None,
-) -> tuple[list[Pack], list[str]]:
+) -> tuple[list[Pack], list[tuple[bytes, Disturbance]]]:
     """Pack an artifact's members into ``<out>/<artifact>.NNN.tar.zst.age``.
 
     Args:
         artifact: what is packed.
         listing: its members.
         out: folder for the packs.
+        reach: what the members lie in.
         recipients: age public keys.
         pack_size: bytes of tar stream after which the next pack begins.
         level: zstd level.
         packed: told of each member and the number of its pack.
 
     Returns:
-        The packs in order, and what tar said of a live artifact's members that changed or vanished.
+        The packs in order, and the members of a live artifact that changed or vanished while they were read.
 
     Raises:
         SourceError: if a member can't be read.
-        ToolError: if tar is missing.
         OSError: if the packs can't be written.
     """
     keys = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
     packs: list[Pack] = []
-    said: list[str] = []
-    names = out / f"{safe_name(artifact.name)}.members"
+    changes: list[tuple[bytes, Disturbance]] = []
     progress = Progress(f"packing {artifact.name}", artifact.bytes)
     for number, group in enumerate(_fill(listing, pack_size)):
-        names.write_bytes(b"".join(member.path + b"\0" for member in group))
         path = out / f"{safe_name(artifact.name)}.{number:03d}.tar.zst.age"
-        packs.append(_seal_pack(artifact, names, path, keys, level, said.append))
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            stored = _Hashing(file)
+            with _encrypting(stored, keys) as sink, _Compressing(sink, level, progress.add) as stream:
+                changes += _write_members(artifact, reach, group, stream.write)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        packs.append(Pack(file=path.name, raw_bytes=stream.raw_bytes, stored_bytes=stored.bytes, sha256=stored.sha256.hexdigest()))
         for member in group:
             packed(number, member)
-        progress.add(packs[-1].raw_bytes)
-    names.unlink(missing_ok=True)
-    return packs, said
+    return packs, changes
 
 
 def _fill(members: Iterable[Member], pack_size: int) -> Iterator[list[Member]]:
@@ -128,50 +130,65 @@ def _fill(members: Iterable[Member], pack_size: int) -> Iterator[list[Member]]:
         yield pack
 
 
-def _seal_pack(
-    artifact: Artifact, names: Path, path: Path, recipients: Sequence[Any], level: int, tolerated: Callable[[str], None]
-) -> Pack:
-    argv = [LOCAL.find_tool("tar"), "--create", "--format=posix", "--pax-option=delete=atime,delete=ctime", "--numeric-owner", "--xattrs"]
-    argv += ["--xattrs-include=*", "--blocking-factor=512", "--no-recursion", f"--directory={artifact.root}"]
-    argv += ["--sparse", "--ignore-failed-read"] if artifact.live else []
-    argv += ["--null", "--verbatim-files-from", f"--files-from={names}", "--file=-"]
-    words: list[str] = []
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file, LOCAL.tool(argv, env={"LC_ALL": "C"}, output=True, may_fail=True, on_line=words.append) as tar:
-        stored = _Hashing(file)
-        raw_bytes = 0
-        with _encrypting(stored, recipients) as sink:
-            compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1, write_checksum=True).compressobj()
-            _widen(tar.stdout)
-            while chunk := os.read(tar.stdout.fileno(), CHUNK):
-                raw_bytes += len(chunk)
-                sink.write(compressor.compress(chunk))
-            sink.write(compressor.flush())
-        status = tar.wait()
-        file.flush()
-        os.fsync(file.fileno())
-    _judge(artifact, status, words, tolerated)
-    partial.rename(path)
-    return Pack(file=path.name, raw_bytes=raw_bytes, stored_bytes=stored.bytes, sha256=stored.sha256.hexdigest())
+def _write_members(
+    artifact: Artifact, reach: Reach, group: Iterable[Member], write: Callable[[bytes], None]
+) -> Iterator[tuple[bytes, Disturbance]]:
+    writer = TarWriter(reach, write)
+    for member in group:
+        try:
+            change = writer.add(member.path)
+        except BrokenPipeError:  # what is behind the pipe says why
+            raise
+        except OSError as error:
+            raise _not_packed(artifact, member, f"can't be read: {error.strerror}") from error
+        if change and not artifact.live:
+            raise _not_packed(artifact, member, f"{change} while it was packed")
+        if change:
+            yield member.path, change
+    writer.close()
+
+
+def _not_packed(artifact: Artifact, member: Member, why: str) -> SourceError:
+    return SourceError(
+        f"{artifact.name} could not be packed: {readable(member.path)} {why}.",
+        "Make it readable for the worker, or exclude it in the plan.",
+    )
+
+
+class _Compressing:
+    """A file that compresses what is written to it, piece by piece of about a megabyte; zstd's threads need no smaller ones."""
+
+    def __init__(self, sink: IO[bytes], level: int, seen: Callable[[int], None]) -> None:
+        self._sink = sink
+        self._seen = seen
+        self._compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1, write_checksum=True).compressobj()
+        self._small = bytearray()
+        self.raw_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self._flush()
+            self._sink.write(self._compressor.flush())
+
+    def write(self, data: bytes) -> None:
+        self._small += data
+        if len(self._small) >= CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._sink.write(self._compressor.compress(self._small))
+        self.raw_bytes += len(self._small)
+        self._seen(len(self._small))
+        self._small = bytearray()
 
 
 def _widen(pipe: IO[bytes]) -> None:
     """Fewer, larger pieces; where the system allows no larger pipe, it goes on with the small one."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, CHUNK)
-
-
-def _judge(artifact: Artifact, status: int, words: list[str], tolerated: Callable[[str], None]) -> None:
-    """Tar's exit status tells too little: a file that shrank is filled with zeros and exits 0. So its words decide."""
-    for line in (_PREFIX.sub("", word) for word in words):
-        if not (artifact.live and _TOLERATED.search(line)):
-            raise SourceError(
-                f"{artifact.name} could not be packed; tar said: {line}", "Make it readable for the worker, or exclude it in the plan."
-            )
-        if not line.startswith("Exiting"):
-            tolerated(line)
-    if status not in {0, 1, 2} or (status and not words):
-        raise SourceError(f"{artifact.name} could not be packed; tar ended with status {status}.", "See the log above; try again.")
 
 
 class _Hashing(Count):

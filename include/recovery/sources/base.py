@@ -19,8 +19,12 @@ from tarfile import TarInfo
 from typing import IO, Any, ClassVar, Protocol, Self
 
 from recovery.common.connections import Connect, Endpoint
+from recovery.common.errors import SourceError
+from recovery.common.held_folder import HeldFolder, Reach
+from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Row
+from recovery.packs.tar_writer import Disturbance
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.runners.processes import User
@@ -210,15 +214,21 @@ class Dumper(Source):
             ToolError: if a client tool is missing or fails.
         """
 
-    def refuse_moved(self, artifact: Path, inventory: Path) -> None:
-        """Refuse to pack a live artifact that is not the one that was listed.
+    def hold(self, artifact: Artifact, inventory: Path) -> Reach:
+        """Hold what an artifact's members lie in.
 
         Raises:
-            SourceError: if it is another one now.
+            SourceError: if it is not there, or a live artifact is not the one that was listed.
         """
+        try:
+            return HeldFolder.open(Path(artifact.root))
+        except OSError as error:
+            raise SourceError(
+                f"{self.id}: the dump in {artifact.root} can't be read: {error.strerror}.", "Trigger a new backup run."
+            ) from error
 
-    def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:
-        """Keep in the inventory what was said of a live artifact's members that changed or vanished while they were packed.
+    def note_archived(self, inventory: Path, changes: Sequence[tuple[bytes, Disturbance]]) -> None:
+        """Keep in the inventory which of a live artifact's members changed or vanished while they were packed.
 
         Raises:
             SourceError: if that can't be the life of a source in use.

@@ -18,7 +18,7 @@ from recovery.plan.kinds.config import ConfigSettings
 from recovery.runners.local import LOCAL
 from recovery.sources.config.source import Config
 from recovery.sources.trees import filesystem
-from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
+from tests.support.file_zoo import NOBODY, as_nobody, entries, open_up, rows, snapshot
 from tests.support.kills import Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up
 
@@ -229,6 +229,22 @@ def test_named_symlink_is_restored_with_its_target_and_dump_fails_if_dangling(tm
     os.symlink("releases/8", home / "current")
     with pytest.raises(SourceError, match="releases/8"):
         source.dump(tmp_path, lambda: None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
+def test_named_symlink_that_another_user_may_exchange_is_not_followed(tmp_path, home):
+    open_up(tmp_path)
+    (tmp_path / "secret").write_text("root's own")
+    (home / "settings").write_text("ours")
+    os.symlink(tmp_path / "secret", home / "link")
+    os.chown(home, NOBODY, NOBODY)
+    with pytest.raises(SourceError, match=f"not followed, since other users may exchange them: {home}/link"):
+        config(home, "link", "settings").dump(tmp_path, lambda: None)
+    os.unlink(home / "link")
+    os.symlink("settings", home / "link")
+    back_up(config(home, "link", "settings"), tmp_path / "set")
+    kept = entries(tmp_path / "set", "settings")
+    assert {path.rpartition("/")[2]: facts["type"] for path, facts in kept.items()} == {"link": "link", "settings": "file"}
 
 
 def test_restores_of_two_sources_in_one_folder_with_one_id_are_independent(tmp_path, home):

@@ -19,7 +19,7 @@ from recovery.runners.local import LOCAL
 from recovery.sources.config.source import Config
 from recovery.sources.files.local import Files
 from tests.support.attacker import attacker, exchange, state, swapping
-from tests.support.file_zoo import NOBODY, as_nobody, open_up
+from tests.support.file_zoo import NOBODY, as_nobody, entries, open_up
 from tests.support.kills import Killed
 from tests.support.local_restore import LocalRestore, back_up
 
@@ -180,6 +180,24 @@ def test_swap_of_a_work_folder_that_is_gone_is_refused(attacked):
 
 
 TRIES = [pytest.param(10, id="10 tries"), pytest.param(300, id="300 tries", marks=pytest.mark.long)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tries", TRIES)
+def test_backup_while_a_folder_is_exchanged_for_a_link_has_nothing_of_elsewhere(tmp_path, live, tries):
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    for name in ("a", "b", "c", "d", "e"):
+        (live / "sub" / name).write_text("saved")
+        (secret / name).write_text("root's own")
+    own(live)
+    source, read = files(live), 0
+    for number in range(3 * tries):
+        with attacker(swapping(live / "sub", secret)), suppress(RecoveryError):
+            kept = entries(back_up(source, tmp_path / f"set{number}"), "uploads")
+            assert {facts["size"] for facts in kept.values() if facts["type"] == "file"} == {5}
+            read += "sub/a" in kept
+    assert read, "now and then it was there"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from recovery.common.errors import RestoreError, SourceError
-from recovery.common.held_folder import HeldFolder, where
+from recovery.common.held_folder import ForeignLinkError, HeldFolder, led_to, where
 from recovery.common.paths import at, raw, readable, shown, text
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
@@ -80,6 +80,12 @@ class Config(TreeSource):
             SourceError: if one is not there, is ``/``, or is named and excluded at once.
         """
         named = self._named()
+        foreign = [str(path) for path in self._paths if path.is_symlink() and self._led_to(path) is None]
+        if foreign := [path for path in foreign if Path(os.path.realpath(path)) not in named]:
+            raise SourceError(
+                f"{self.id}: these links are not followed, since other users may exchange them: {shortened(foreign)}.",
+                "Name in the plan what they lead to, too.",
+            )
         missing = [str(path) for path in named if not os.path.lexists(path)]
         if missing and not self.damaged:
             raise SourceError(f"{self.id}: not there: {shortened(missing)}.", "Bring them back, or correct the paths in the plan.")
@@ -90,10 +96,19 @@ class Config(TreeSource):
     def _named(self) -> list[Path]:
         """What the plan names in the live system, and what named links point to."""
         named = dict.fromkeys(self._paths)
-        named |= dict.fromkeys(Path(os.path.realpath(path)) for path in self._paths if path.is_symlink())
+        named |= {target: None for path in self._paths if path.is_symlink() and (target := self._led_to(path))}
         if _TOP in named:
             raise SourceError(f"{self.id} names / itself.", "Name the files and folders that hold settings.")
         return list(named)
+
+    def _led_to(self, link: Path) -> Path | None:
+        """Where a named link leads; None if somebody else may have put it there."""
+        try:
+            return led_to(link)
+        except ForeignLinkError:
+            return None
+        except OSError as error:
+            raise SourceError(f"{self.id}: {link} can't be followed: {error.strerror}.", "Correct the paths in the plan.") from error
 
     def _named_here(self) -> list[Path]:
         """The same where this source lies."""

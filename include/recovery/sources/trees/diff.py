@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recovery.common.errors import RestoreError
+from recovery.common.held_folder import Reach
 from recovery.common.paths import raw, readable
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.trees.entries import Abilities, fingerprint, of_live, of_walk, read_file
-from recovery.sources.trees.places import Reach
 from recovery.sources.trees.selection import Part
 from recovery.sources.trees.settings_file import LARGEST, changed_keys, key_digests
 from recovery.sources.trees.walk import Found, Walk

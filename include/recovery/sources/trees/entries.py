@@ -16,12 +16,11 @@ A file that an archive keeps with holes also says how many bytes are ``stored``;
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from tarfile import TarInfo
@@ -30,15 +29,15 @@ from typing import IO, Any
 import xxhash
 
 from recovery.common.errors import ArtifactError
+from recovery.common.held_folder import Reach
 from recovery.common.paths import raw, readable, text
+from recovery.common.xattrs import OF_THE_HOST, read_xattrs
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, RecordDigest, Row
-from recovery.sources.trees.places import Reach
 from recovery.sources.trees.walk import EntriesProgress, Found, Walk, in_order
 
 _CONTENT = ("type", "size", "sha256", "target")
 _METADATA = ("mode", "uid", "gid", "mtime", "xattrs")
-_OF_THE_HOST = frozenset({"security.selinux", "security.ima", "security.evm"})
 _PAX_XATTR = "SCHILY.xattr."
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
@@ -66,7 +65,7 @@ def _of_member(info: TarInfo, data: IO[bytes] | None) -> Facts:
     if info.islnk():
         return {"type": "hardlink", "target": info.linkname}
     facts: Facts = {"uid": info.uid, "gid": info.gid, "mtime": _mtime(info)}
-    if xattrs := _kept(_pax_xattrs(info)):
+    if xattrs := in_hex(_pax_xattrs(info)):
         facts["xattrs"] = xattrs
     if info.issym():
         return facts | {"type": "link", "target": info.linkname}
@@ -104,7 +103,7 @@ def _mtime(info: TarInfo) -> int:
 
 
 def _pax_xattrs(info: TarInfo) -> dict[str, bytes]:
-    """GNU tar writes ``=`` and ``%`` of a name as ``%3D`` and ``%25``."""
+    """A keyword has ``=`` and ``%`` of a name as ``%3D`` and ``%25``, as GNU tar writes them."""
     return {
         key[len(_PAX_XATTR) :].replace("%3D", "=").replace("%25", "%"): raw(value)
         for key, value in info.pax_headers.items()
@@ -147,7 +146,7 @@ def of_found(path: bytes, found: Found) -> Facts:
     """
     status = found.status
     facts: Facts = {"type": found.kind, "uid": status.st_uid, "gid": status.st_gid, "mtime": status.st_mtime_ns}
-    if xattrs := read_xattrs(path):
+    if xattrs := in_hex(read_xattrs(path)):
         facts["xattrs"] = xattrs
     if found.kind == "link":
         return facts | {"target": text(os.readlink(path))}
@@ -190,19 +189,9 @@ def read_file(path: bytes, limit: int) -> bytes:
         return data.read(limit)
 
 
-def read_xattrs(path: bytes) -> dict[str, str]:
-    """Extended attributes of an entry itself, values in hexadecimal; what belongs to the host (SELinux, IMA) is left out."""
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno == errno.ENOTSUP:
-            return {}
-        raise
-    return _kept({name: os.getxattr(path, name, follow_symlinks=False) for name in names})
-
-
-def _kept(xattrs: dict[str, bytes]) -> dict[str, str]:
-    return {name: value.hex() for name, value in sorted(xattrs.items()) if name not in _OF_THE_HOST}
+def in_hex(xattrs: Mapping[str, bytes]) -> dict[str, str]:
+    """Extended attributes as facts have them."""
+    return {name: value.hex() for name, value in sorted(xattrs.items()) if name not in OF_THE_HOST}
 
 
 def _mode(mode: int) -> str:

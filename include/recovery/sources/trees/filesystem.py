@@ -23,9 +23,10 @@ from recovery.common.errors import RestoreError
 from recovery.common.held_folder import HeldFolder, removed_empty
 from recovery.common.paths import at, readable, text
 from recovery.common.wording import ROLLS_BACK, shortened
+from recovery.common.xattrs import read_xattrs
 from recovery.packs.content_index import Facts
 from recovery.plan.location import Location, overlap
-from recovery.sources.trees.entries import Abilities, read_xattrs
+from recovery.sources.trees.entries import Abilities, in_hex
 from recovery.sources.trees.walk import Found, Walk
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -245,7 +246,7 @@ def set_metadata(folder: HeldFolder, facts: Facts) -> None:
         os.chown(here, facts["uid"], facts["gid"])
     elif folder.status.st_uid != os.geteuid():
         return
-    wanted, have = able.settable(facts.get("xattrs", {})), able.settable(read_xattrs(folder.at(b".")))
+    wanted, have = able.settable(facts.get("xattrs", {})), able.settable(in_hex(read_xattrs(folder.at(b"."))))
     for name in have.keys() - wanted.keys():
         os.removexattr(here, name)
     for name, value in wanted.items():

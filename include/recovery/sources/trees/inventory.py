@@ -5,8 +5,8 @@ The inventory's rows: ``("named", path, {})`` for every folder or file that the 
 ``mtime``, and ``target`` of a hard link, as in :mod:`recovery.sources.trees.entries`), ``stored`` for the bytes on disk, and
 ``group`` for hard links; then ``("tree", path, facts)`` for every named path, with the counts and bytes of
 :class:`~recovery.sources.trees.entries.Totals`, and ``("landmark", path, facts)`` for what must still be there, the same,
-while the entries are packed: :data:`~recovery.sources.trees.walk.Landmark`. Whoever packs them adds ``("told", line, {})``
-for every line in which tar said that one changed or vanished: later, and elsewhere, nobody could find that out.
+while the entries are packed: :data:`~recovery.sources.trees.walk.Landmark`. Whoever packs them adds ``("read", path, facts)`` for
+each that changed or vanished meanwhile, with ``what``: later, and elsewhere, nobody could find that out.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ import errno
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from recovery.common.errors import ArtifactError, SourceError
+from recovery.common.held_folder import Reach, where
 from recovery.common.paths import PATH_MAX, at, raw, readable, shown, text
 from recovery.common.units import human_duration, human_size
 from recovery.common.wording import shortened
 from recovery.packs.artifact import Artifact, Member, write_listing
 from recovery.packs.content_index import Facts, Row, read_rows, write_rows
+from recovery.packs.tar_writer import Disturbance
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.trees import filesystem
 from recovery.sources.trees.entries import COUNTS, Totals, fingerprint
+from recovery.sources.trees.places import Places
 from recovery.sources.trees.walk import EntriesProgress, Found, Landmark, Walk, in_order, landmark
 
 log = logging.getLogger(__name__)
@@ -45,10 +47,6 @@ _SEEN = {
 _FEW = 10
 _FEW_OF_MANY = 0.1
 """So many entries, or of a large tree this part of them, may vanish between listing and packing."""
-_TOLD = re.compile(r"(?:/[^:]*: )?((?:[^\\:]|\\.)*): (.*)")
-_ESCAPED = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
-_LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-_CHANGED = ("file changed as we read it", "File shrank by ")
 
 
 def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dump:
@@ -138,24 +136,27 @@ def _member(row: Row) -> Member:
 _MAKE_UP_INODES = frozenset("cifs smb3 smbfs vboxsf 9p vfat exfat".split())
 
 
-def refuse_moved(source_id: str, root: Path, inventory: Path) -> None:
-    """Refuse to take what lies below a root now for what was listed there.
+def hold(source_id: str, root: Path, inventory: Path) -> Reach:
+    """Hold the folders of what was listed; refuse to take what lies there now for something else.
 
     Where a mount is gone, or an empty folder took a full one's place, every entry looks as if it had vanished by itself.
 
     Raises:
         SourceError: if a landmark of the inventory is another folder or file system now, or can't be looked at.
     """
+    places = Places.above(root, [raw(path) for _, path, _ in read_rows(inventory, "named")])
     for _, path, was in read_rows(inventory, "landmark"):
-        if (what := _moved(at(root, raw(path)), was)) is not None:
+        if (what := _moved(places, raw(path), was)) is not None:
             raise SourceError(
                 f"{source_id}: {shown(root, path)} {what}.",
                 "Look whether all that belongs there is mounted, on every worker; then clear the dump task of this source to list again.",
             )
+    return places
 
 
-def _moved(point: bytes, was: Landmark) -> str | None:
+def _moved(places: Places, path: bytes, was: Landmark) -> str | None:
     try:
+        point = places.at(path)
         now = landmark(point, os.lstat(point))
     except OSError as error:
         return f"was there when it was listed, and can't be looked at now: {error.strerror}"
@@ -166,17 +167,17 @@ def _moved(point: bytes, was: Landmark) -> str | None:
 
 def _makes_up_inodes(folder: bytes) -> bool:
     """Some file systems number their entries as they come across them, each worker's in its own order."""
-    kind = filesystem.mount_of(Path(os.fsdecode(folder))).partition(" ")[0]
+    kind = filesystem.mount_of(Path(os.fsdecode(where(folder)))).partition(" ")[0]
     return kind.startswith("fuse") or kind in _MAKE_UP_INODES
 
 
-def note_archived(source_id: str, inventory: Path, said: Sequence[str]) -> None:
-    """Keep what tar said of entries that changed or vanished while they were packed.
+def note_archived(source_id: str, inventory: Path, changes: Sequence[tuple[bytes, Disturbance]]) -> None:
+    """Keep which entries changed or vanished while they were packed.
 
     Raises:
         SourceError: if so many vanished that it is not the life of a folder in use.
     """
-    gone = list(dict.fromkeys(path for path, words in map(_told, said) if not words.startswith(_CHANGED)))
+    gone = [path for path, what in changes if what == "vanished"]
     if len(gone) > _FEW:
         listed = sum(1 for _ in read_rows(inventory, "listed"))
         if len(gone) > listed * _FEW_OF_MANY:
@@ -185,18 +186,18 @@ def note_archived(source_id: str, inventory: Path, said: Sequence[str]) -> None:
                 "Exclude in the plan what comes and goes; if they were removed for good, clear the dump task of this source to list again.",
             )
     with inventory.open("a", encoding="ascii") as out:
-        out.writelines(json.dumps(["told", line, {}]) + "\n" for line in said)
+        out.writelines(json.dumps(["read", text(path), {"what": what}]) + "\n" for path, what in changes)
 
 
 def cover(name: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-    """Put together what was read of an archive, what the scan saw and what tar said: the rows that the set keeps.
+    """Put together what was read of an archive, what the scan saw and what happened since: the rows that the set keeps.
 
     They are ``entry`` rows, a ``tree`` row (:class:`~recovery.sources.trees.entries.Totals`) for every named path, and
     ``("changed", path, {"what": "changed while read" | "vanished"})`` for entries that the archive does not have as
-    the scan saw them, and for files that tar said changed, even if size and time are what they were: such a file may
+    the scan saw them, and for files that changed while they were packed, even if size and time are what they were: such a file may
     be torn. A folder's time is not looked at: that entries came and went is said of these. Other rows pass through.
 
-    An entry that the archive lacks has vanished only if tar said so; else the archive is at fault.
+    An entry that the archive lacks has vanished only if it was gone when it was packed; else the archive is at fault.
 
     Raises:
         ArtifactError: if the archive lacks an entry that did not vanish, or has one that the scan did not see, or has something else
@@ -212,22 +213,9 @@ def cover(name: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
             if (seen := _seen(path, facts)) not in wanted:
                 odd[path] = facts["type"]
             wanted.discard(seen)
-    told = [_told(line) for _, line, _ in read_rows(inventory, "told")]
-    torn = {path for path, words in told if words.startswith(_CHANGED)}
-    yield from _changed(name, inventory, wanted, odd, torn, {path for path, _ in told} - torn)
+    torn, gone = ({path for _, path, facts in read_rows(inventory, "read") if facts["what"] == what} for what in ("changed", "vanished"))
+    yield from _changed(name, inventory, wanted, odd, torn, gone)
     yield from (("tree", path, total.facts()) for path, total in totals.items())
-
-
-def _told(line: str) -> tuple[str, str]:
-    """The path and the words of a line of GNU tar, with or without the program's own path before it.
-
-    It escapes as in C what is not printable, backslashes and colons; members' paths are relative.
-    """
-    match = _TOLD.fullmatch(line)
-    if match is None:
-        raise ArtifactError(f"A message of tar names no entry: {line}", "Run the backup again; if it happens again, report it.")
-    path = _ESCAPED.sub(lambda one: bytes([int(one[1], 8)]) if one[1].isdigit() else _LETTERS.get(one[1], one[1]), raw(match[1]))
-    return text(path), match[2]
 
 
 def _named(path: str, names: Iterable[str]) -> str:
@@ -259,10 +247,8 @@ def _changed(name: str, inventory: Path, wanted: set[int], odd: dict[str, str], 
             lacking.append(readable(path))
     if lacking or odd:
         what = (
-            f"lacks {shortened(lacking)}, and tar did not say why"
+            f"lacks {shortened(lacking)}, which had not vanished"
             if lacking
             else f"has {shortened(sorted(map(readable, odd)))}, which the scan did not see"
         )
-        raise ArtifactError(
-            f"The archive of {name} {what}.", "Run the backup again; if it happens again, report it with tar's messages in the log."
-        )
+        raise ArtifactError(f"The archive of {name} {what}.", "Run the backup again; if it happens again, report it.")

@@ -5,22 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 from recovery.common.held_folder import HeldFolder
-
-
-class Reach(Protocol):
-    """What entries are reached through, by their paths below a root; see :class:`recovery.common.held_folder.HeldFolder`."""
-
-    def at(self, path: bytes) -> bytes:
-        """A path that leads to an entry, and that holds until another one is asked for."""
-
-    def has(self, path: bytes) -> bool:
-        """Whether there is an entry."""
-
-    def below(self, path: bytes) -> HeldFolder:
-        """Open a folder."""
 
 
 class Places:
@@ -36,6 +22,11 @@ class Places:
         self._homes = {_relative(home, root): home for home in homes}
         self._prefixes = sorted(self._homes, key=len, reverse=True)
         self._held: dict[bytes, HeldFolder] = {}
+
+    @classmethod
+    def above(cls, root: Path, starts: Iterable[bytes]) -> Places:
+        """Some entries, each below the folder that it lies in; ``.`` is the root itself."""
+        return cls(root, [root if start == b"." else (root / os.fsdecode(start)).parent for start in starts])
 
     def _home(self, path: bytes) -> tuple[HeldFolder, bytes]:
         """The innermost home of an entry, and its path below that."""

@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recovery.common.errors import RestoreError, ToolError
-from recovery.common.held_folder import HeldFolder, where
+from recovery.common.held_folder import HeldFolder, Reach, where
 from recovery.common.paths import PATH_MAX, at, raw, readable
 from recovery.common.wording import ROLLS_BACK, shortened
+from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, Row
 from recovery.packs.extract import find_tar
+from recovery.packs.tar_writer import Disturbance
 from recovery.plan.location import Location
 from recovery.plan.source_settings import TreeSettings
 from recovery.runners.base import Runner
@@ -30,7 +32,7 @@ from recovery.sources.base import Dumper, InPlaceRestorer, RestoreView
 from recovery.sources.model import Dump, Finding, Space
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.in_place import InPlace
-from recovery.sources.trees.inventory import note_archived, refuse_moved, take
+from recovery.sources.trees.inventory import hold, note_archived, take
 from recovery.sources.trees.places import Places
 from recovery.sources.trees.selection import Only, Part, at_or_below
 from recovery.sources.trees.swap import Swap, SwapPoint
@@ -100,13 +102,13 @@ class TreeSource(Dumper, InPlaceRestorer):
         """Scan the tree; it is read where it is when it is packed. See :func:`recovery.sources.trees.inventory.take`."""
         return take(self.name, self.walk(), folder, opened)
 
-    def refuse_moved(self, artifact: Path, inventory: Path) -> None:
-        """See :func:`recovery.sources.trees.inventory.refuse_moved`."""
-        refuse_moved(self.id, artifact, inventory)
+    def hold(self, artifact: Artifact, inventory: Path) -> Reach:
+        """See :func:`recovery.sources.trees.inventory.hold`."""
+        return hold(self.id, Path(artifact.root), inventory)
 
-    def note_archived(self, inventory: Path, messages: Sequence[str]) -> None:
+    def note_archived(self, inventory: Path, changes: Sequence[tuple[bytes, Disturbance]]) -> None:
         """See :func:`recovery.sources.trees.inventory.note_archived`."""
-        note_archived(self.id, inventory, messages)
+        note_archived(self.id, inventory, changes)
 
     # Preflight ------------------------------------------------------------------------------------------------------
 

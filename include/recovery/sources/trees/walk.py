@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from recovery.common.held_folder import HeldFolder
+from recovery.common.held_folder import HeldFolder, Reach
 from recovery.common.paths import readable, shown
 from recovery.common.progress import Progress
 from recovery.common.units import human_size
 from recovery.plan.excludes import Excludes
-from recovery.sources.trees.places import Places, Reach
+from recovery.sources.trees.places import Places
 
 _MARK = re.compile(rb"\.recovery-[0-9a-f]{8}(-.*)?", re.DOTALL)
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo"}
@@ -111,8 +111,7 @@ class Walk:
 
     @cached_property
     def _reach(self) -> Reach:
-        homes = (self.root if start == b"." else (self.root / os.fsdecode(start)).parent for start in self.starts)
-        return self.reach or Places(self.root, homes)
+        return self.reach or Places.above(self.root, self.starts)
 
     def __iter__(self) -> Iterator[Found]:
         for start in self.starts:
@@ -202,7 +201,7 @@ def in_order(entries: Iterable[Found], representatives: Collection[bytes] = ()) 
     Hard links of one file come one after another, led by their representative: the first by name, or the one that the
     other side has as such. Folders come last, the inner ones first, so that unpacking in this order, even in several
     goes, leaves them the times and modes that they had. Only folders and entries with several links are remembered.
-    Fifos are not linked again: GNU tar writes each as its own.
+    Fifos are not linked again: a pack has each as its own.
     """
     folders: list[Found] = []
     groups: dict[tuple[int, int], list[Found]] = {}

@@ -22,9 +22,9 @@ from typing import Any, Self
 
 from recovery.common.errors import RestoreError
 from recovery.common.held_folder import HeldFolder
+from recovery.common.xattrs import read_xattrs
 from recovery.sources.base import RestoreView
 from recovery.sources.trees import filesystem
-from recovery.sources.trees.entries import read_xattrs
 
 NEW, BEFORE, LATE, APART = b"new", b"before", b"late", b"apart"
 _STEP = "work folder"

@@ -1,0 +1,264 @@
+"""Writing the tar streams that packs hold: each member through the held folder that it lies in, and no link followed on the way.
+
+GNU tar would look up each name of a listing from the root on: whoever may exchange a folder for a link while it reads has it pack what
+lies elsewhere. Format: POSIX.1-2001 pax, as :mod:`recovery.packs.tar_reader` reads it, and "PAX Format, Version 1.0" of sparse files in
+the GNU tar manual, so that stock tools unpack it.
+"""
+
+# pathlib has no paths of bytes.
+
+# ruff: noqa: PTH115
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import starmap
+from typing import Literal
+
+from recovery.common.held_folder import Reach
+from recovery.common.xattrs import read_xattrs
+from recovery.packs.tar_reader import BLOCK
+
+Disturbance = Literal["changed", "vanished"]
+"""What happened to an entry while it was read: a file may be torn; or there is none any more."""
+
+_CHUNK = 1 << 20
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+_TYPES = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
+_LINKED = {tarfile.REGTYPE, tarfile.SYMTYPE}
+_FIELDS = struct.Struct("100s8s8s8s12s12s8s1s100s8s247x")
+_BLANKS = b" " * 8
+"""In the place of the checksum while it is computed."""
+_MAGIC = b"ustar\x0000"
+_END = bytes(2 * BLOCK)
+_NAME = 100
+_LARGEST_ID = 0o7777777
+_LARGEST_SIZE = 0o77777777777
+
+
+class TarWriter:
+    """A tar stream.
+
+    Args:
+        reach: what its members lie in.
+        write: takes the stream.
+    """
+
+    def __init__(self, reach: Reach, write: Callable[[bytes], object]) -> None:
+        self._reach = reach
+        self._write = write
+        self._links: dict[tuple[int, int], bytes] = {}
+
+    def add(self, path: bytes) -> Disturbance | None:
+        """Write a member; what happened to it meanwhile. What vanished is not written, what shrank is filled up with zeros.
+
+        Raises:
+            OSError: if it can't be read. The stream may end within it then.
+        """
+        try:
+            found = _look(self._reach, path)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return "vanished"
+        if found is None:
+            return "vanished"
+        with found:
+            return self._write_found(found)
+
+    def close(self) -> None:
+        """Write the end of the archive."""
+        self._write(_END)
+
+    def _write_found(self, found: _Found) -> Disturbance | None:
+        if found.kind in _LINKED and found.status.st_nlink > 1:
+            first = self._links.setdefault((found.status.st_dev, found.status.st_ino), found.path)
+            if first is not found.path:
+                self._write(_Header(found.path, tarfile.LNKTYPE, found.status, target=first).blocks())
+                return None
+        header = _Header(found.path, found.kind, found.status, target=found.target, xattrs=found.xattrs)
+        if found.kind != tarfile.REGTYPE:
+            header.name += b"/" if found.kind == tarfile.DIRTYPE else b""
+            self._write(header.blocks())
+            return None
+        holes = _map(found.segments) if found.segments != [(0, found.status.st_size)] else b""
+        if holes:
+            header.records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": found.path}
+            header.records[b"GNU.sparse.realsize"] = b"%d" % found.status.st_size
+        header.size = len(holes) + sum(length for _, length in found.segments)
+        self._write(header.blocks() + holes)
+        short = [segment for segment in found.segments if not self._write_data(found.descriptor, *segment)]
+        self._write(bytes(-header.size % BLOCK))
+        after = os.fstat(found.descriptor)
+        same = (after.st_ctime_ns, after.st_size) == (found.status.st_ctime_ns, found.status.st_size)
+        return None if same and not short else "changed"
+
+    def _write_data(self, descriptor: int, start: int, length: int) -> bool:
+        """Write a piece of a file, and zeros for what it lacks; whether it had all."""
+        os.lseek(descriptor, start, os.SEEK_SET)
+        left = length
+        while left and (data := os.read(descriptor, min(left, _CHUNK))):
+            self._write(data)
+            left -= len(data)
+        for position in range(0, left, _CHUNK):
+            self._write(bytes(min(_CHUNK, left - position)))
+        return not left
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What lies at a path, looked at before anything of it is written."""
+
+    path: bytes
+    kind: bytes
+    status: os.stat_result
+    xattrs: dict[str, bytes]
+    target: bytes = b""
+    """Of a link."""
+    descriptor: int = -1
+    """Of a file that is open."""
+    segments: list[tuple[int, int]] = field(default_factory=list)
+    """Where a file has data: start and length; an empty one at its end if a hole is there."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+def _look(reach: Reach, path: bytes) -> _Found | None:
+    """What lies at a path; None if it is nothing that an archive holds: a socket or device that came in the place of what was listed."""
+    status = os.lstat(reach.at(path))
+    if stat.S_ISREG(status.st_mode):
+        return _open(reach, path)
+    kind, place = _TYPES.get(stat.S_IFMT(status.st_mode)), reach.at(path)
+    if kind is None:
+        return None
+    target = os.readlink(place) if kind == tarfile.SYMTYPE else b""
+    return _Found(path, kind, status, read_xattrs(place), target)
+
+
+def _open(reach: Reach, path: bytes) -> _Found | None:
+    descriptor = os.open(reach.at(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            holes = status.st_blocks * 512 < status.st_size
+            segments = list(_segments(descriptor, status.st_size)) if holes else [(0, status.st_size)]
+            return _Found(path, tarfile.REGTYPE, status, read_xattrs(descriptor), descriptor=descriptor, segments=segments)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+@dataclass
+class _Header:
+    """The header of a member; an extended one comes before it, for what the plain one has no room for."""
+
+    name: bytes
+    kind: bytes
+    status: os.stat_result
+    target: bytes = b""
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    size: int = 0
+    records: dict[bytes, bytes] = field(default_factory=dict)
+
+    def blocks(self) -> bytes:
+        """Its blocks."""
+        status, extended = self.status, b"".join(starmap(_record, self._extended()))
+        ids = _within(status.st_uid, _LARGEST_ID), _within(status.st_gid, _LARGEST_ID)
+        time = _within(status.st_mtime_ns // 10**9, _LARGEST_SIZE)
+        own = _block(self.name, self.kind, stat.S_IMODE(status.st_mode), *ids, _within(self.size, _LARGEST_SIZE), time, self.target)
+        return _extension(len(extended)) + extended + bytes(-len(extended) % BLOCK) + own if extended else own
+
+    def _extended(self) -> Iterator[tuple[bytes, bytes]]:
+        if _is_long(self.name) and b"GNU.sparse.name" not in self.records:
+            yield b"path", self.name
+        if _is_long(self.target):
+            yield b"linkpath", self.target
+        if self.size > _LARGEST_SIZE:
+            yield b"size", b"%d" % self.size
+        for key, number in ((b"uid", self.status.st_uid), (b"gid", self.status.st_gid)):
+            if number > _LARGEST_ID:
+                yield key, b"%d" % number
+        seconds, rest = divmod(self.status.st_mtime_ns, 10**9)
+        if rest or not 0 <= seconds <= _LARGEST_SIZE:
+            yield b"mtime", _time(self.status.st_mtime_ns)
+        yield from self.records.items()
+        for name, value in self.xattrs.items():
+            yield b"SCHILY.xattr." + os.fsencode(name.replace("%", "%25").replace("=", "%3D")), value
+
+
+def _block(name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, time: int, target: bytes) -> bytes:
+    """A header block, ``ustar``; see ``pax(1)`` of POSIX.1-2001. Longer names are cut: an extended header has them whole."""
+    numbers = b"%07o" % mode, b"%07o" % uid, b"%07o" % gid, b"%011o" % size, b"%011o" % time
+    block = _FIELDS.pack(name, *numbers, _BLANKS, kind, target, _MAGIC)
+    return b"%b%06o\0%b" % (block[:148], sum(block[:265]), block[155:])
+
+
+@cache
+def _extension(size: int) -> bytes:
+    """The header block of an extended header."""
+    return _block(b"PaxHeader", tarfile.XHDTYPE, 0o600, 0, 0, size, 0, b"")
+
+
+def _within(number: int, largest: int) -> int:
+    """What a field can hold; an extended header has what it can't."""
+    return number if 0 <= number <= largest else 0
+
+
+def _is_long(name: bytes) -> bool:
+    return len(name) > _NAME or not name.isascii()
+
+
+def _time(nanoseconds: int) -> bytes:
+    seconds, rest = divmod(abs(nanoseconds), 10**9)
+    return b"%s%d.%09d" % (b"-" if nanoseconds < 0 else b"", seconds, rest)
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """``<length> <key>=<value>`` and a line feed, where the length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    if len(str(length)) > len(str(rest)):
+        length += 1
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _segments(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """See :attr:`_Found.segments`."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        if start >= size:
+            break
+        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        yield start, end - start
+    if end < size:
+        yield size, 0
+
+
+def _map(segments: list[tuple[int, int]]) -> bytes:
+    text = b"%d\n" % len(segments) + b"".join(b"%d\n%d\n" % segment for segment in segments)
+    return text + bytes(-len(text) % BLOCK)

@@ -1,0 +1,68 @@
+# ruff: noqa: PTH208
+
+import os
+from pathlib import Path
+
+import pytest
+
+from recovery.common.held_folder import ForeignLinkError, HeldFolder, led_to
+from tests.support.file_zoo import NOBODY, open_up
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    open_up(tmp_path)
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "real" / "file").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("links", "path", "end"),
+    [
+        ({}, "real/file", "real/file"),
+        ({}, "not/there", "not/there"),
+        ({"a": "real/file"}, "a", "real/file"),
+        ({"a": "b", "b": "c", "c": "real/gone"}, "a", "real/gone"),
+        ({"a": "nowhere/at/all"}, "a", "nowhere/at/all"),
+        ({"to": "real", "a": "to/inner/../file"}, "a", "real/file"),
+        ({"to": "real/inner", "to/up": "../file"}, "to/up", "real/file"),
+    ],
+)
+def test_led_to_follows_links_to_their_end(folder, links, path, end):
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    assert led_to(folder / path) == folder / end
+
+
+def test_led_to_gives_up_on_links_in_a_circle(folder):
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+    with pytest.raises(ForeignLinkError):
+        led_to(folder / "a")
+
+
+@as_root
+@pytest.mark.parametrize("path", ["a", "foreign/link", "foreign/roots/link"])
+def test_led_to_refuses_a_link_that_another_user_may_exchange(folder, path):
+    """The folder that it lies in may be root's: another user may exchange that one."""
+    (folder / "foreign/roots").mkdir(parents=True)
+    os.chown(folder / "foreign", NOBODY, NOBODY)
+    (folder / "foreign/link").symlink_to(folder / "real/file")
+    (folder / "foreign/roots/link").symlink_to(folder / "real/file")
+    (folder / "a").symlink_to("foreign/link")
+    with pytest.raises(ForeignLinkError):
+        led_to(folder / path)
+
+
+def test_held_folder_is_closed_at_the_end_of_a_block(folder):
+    with HeldFolder.open(folder / "real") as held:
+        descriptor = held.fileno()
+        held.at(b"inner/x")
+        near = {int(name) for name in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{name}").resolve() == folder / "real/inner"}
+    for each in (descriptor, *near):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(each)
+    assert near
