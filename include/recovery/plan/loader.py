@@ -16,13 +16,12 @@ from pydantic_core import ErrorDetails
 from recovery.common.errors import PlanError
 from recovery.common.wording import escaped
 from recovery.plan.model import Plan
-from recovery.plan.variables import filled
+from recovery.plan.variables import MOST_ERRORS, filled
 from recovery.plan.yaml_file import read_yaml
 
 log = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = Path(__file__).parents[2] / "plans"
-_MOST_ERRORS = 100
 _LONGEST_ERROR = 600
 """Characters. Names of all keys of a plan are fewer."""
 
@@ -114,14 +113,14 @@ def _read(path: Path, environ: Mapping[str, str]) -> Plan | BrokenPlan:
 
 def _first(errors: list[str]) -> list[str]:
     """As many as somebody reads, and as much of each."""
-    more = ["has more errors; mend these first"] if len(errors) > _MOST_ERRORS else []
-    return [error if len(error) <= _LONGEST_ERROR else f"{error[:_LONGEST_ERROR]}…" for error in errors[:_MOST_ERRORS]] + more
+    more = ["has more errors; mend these first"] if len(errors) > MOST_ERRORS else []
+    return [error if len(error) <= _LONGEST_ERROR else f"{error[:_LONGEST_ERROR]}…" for error in errors[:MOST_ERRORS]] + more
 
 
 def _sentences(invalid: ValidationError) -> list[str]:
     found = invalid.errors()
     places = [error["loc"] for error in found]
-    return [_sentence(error) for error in found[: _MOST_ERRORS + 1] if not _told_inside(error, places)]
+    return [_sentence(error) for error in found[: MOST_ERRORS + 1] if not _told_inside(error, places)]
 
 
 def _told_inside(error: ErrorDetails, places: list[tuple[int | str, ...]]) -> bool:

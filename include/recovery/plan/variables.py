@@ -13,6 +13,9 @@ _VARIABLE = re.compile(
 )
 """A default has no brace: it could not be told which of two ends it, and to look for it would take the square of a text's length."""
 
+MOST_ERRORS = 100
+"""Of a file, as many as somebody reads. There is one more where there are more."""
+
 
 def filled(values: Any, environ: Mapping[str, str]) -> tuple[Any, list[str]]:
     """Values with each text's variables replaced, and one sentence for each that can't be, with the key's path.
@@ -43,10 +46,14 @@ class _Filling:
     def _text(self, text: str, path: str) -> str:
         text = _VARIABLE.sub(lambda match: self._replaced(match, path), text)
         if "\0" in text:
-            self.errors.append(f"{path}: has a NUL character, which neither a path nor an argument can hold; take it out")
+            self._refuse(path, "has a NUL character, which neither a path nor an argument can hold; take it out")
         if any("\ud800" <= char <= "\udfff" for char in text):
-            self.errors.append(f"{path}: an environment variable in it is not UTF-8; set it to a text that is")
+            self._refuse(path, "an environment variable in it is not UTF-8; set it to a text that is")
         return text
+
+    def _refuse(self, path: str, why: str) -> None:
+        if len(self.errors) <= MOST_ERRORS:
+            self.errors.append(f"{path}: {why}")
 
     def _replaced(self, match: re.Match[str], path: str) -> str:
         value = self._value(match, path)
@@ -60,7 +67,7 @@ class _Filling:
             return "$"
         name = match["braced"] or match["plain"]
         if name is None:
-            self.errors.append(f"{path}: a $ must be followed by a name; write $$ for a $ itself, and no braces in a default")
+            self._refuse(path, "a $ must be followed by a name; write $$ for a $ itself, and no braces in a default")
             return ""
         return self._variable(name, match["how"] or "", match["value"] or "", path)
 
@@ -73,7 +80,6 @@ class _Filling:
             return found or ""
         if how.endswith("-"):
             return value
-        self.errors.append(
-            f"{path}: the environment variable {name} is not set{f' ({value})' if value else ''}; set it, or write ${{{name}:-default}}"
-        )
+        why = f" ({value})" if value else ""
+        self._refuse(path, f"the environment variable {name} is not set{why}; set it, or write ${{{name}:-default}}")
         return ""

@@ -21,7 +21,9 @@ MAX_BYTES = 64 * 1024
 MAX_VALUES = 2_000
 """Keys and values of a file. The plan that ships has about a hundred."""
 MAX_DEPTH = 40
-_LONGEST_NUMBER = 40
+LONGEST_KEY = 200
+"""Characters. What is wrong with a value is told with all the keys above it."""
+LONGEST_NUMBER = 40
 """Characters of what is no text: numbers, dates, true, false, null."""
 _TEXT = "tag:yaml.org,2002:str"
 _FLOAT = "tag:yaml.org,2002:float"
@@ -41,8 +43,19 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"is not UTF-8: the byte {error.start + 1} does not belong there") from error
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"is not readable YAML: {' '.join(str(error).split())}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not readable YAML: {_with_place(error)}") from error
+
+
+def _with_place(error: yaml.YAMLError) -> str:
+    """What is wrong, after the place where it is."""
+    mark = getattr(error, "problem_mark", None)
+    if isinstance(error, yaml.MarkedYAMLError) and mark:
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"byte {error.position + 1}: {error.reason}"
+    return " ".join(str(error).split())
 
 
 def _content(path: Path) -> bytes:
@@ -92,9 +105,17 @@ class _Loader(Composer, yaml.CSafeLoader):
     def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
         """A value without others inside."""
         node = super().compose_scalar_node(anchor)
-        if node.tag != _TEXT and len(node.value) > _LONGEST_NUMBER:
-            raise _refusal(f"a number has at most {_LONGEST_NUMBER} characters; a text can be written in quotes", node.start_mark)
+        if node.tag != _TEXT and len(node.value) > LONGEST_NUMBER:
+            raise _refusal(f"a number has at most {LONGEST_NUMBER} characters; a text can be written in quotes", node.start_mark)
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value as Python has it."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            why = f"{node.value!r} looks like a number, a date or a time, and is none; a text can be written in quotes"
+            raise _refusal(why, node.start_mark) from error
 
 
 def _refusal(why: str, where: Any) -> yaml.YAMLError:
@@ -107,6 +128,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key, _ in node.value:
         if key.tag != _TEXT:
             raise _refusal(f"a key must be a text, and this is {_shown(key)}; a text can be written in quotes", key.start_mark)
+        if len(key.value) > LONGEST_KEY:
+            raise _refusal(f"a key has at most {LONGEST_KEY} characters", key.start_mark)
         if key.value in keys:
             raise _refusal(f"the key {key.value!r:.60} is written twice", key.start_mark)
         keys.add(key.value)
@@ -124,5 +147,12 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
     return value
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """Of ``=`` and ``<<``, where they are no keys."""
+    return loader.construct_yaml_str(node)
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor(_FLOAT, _number)
+_Loader.add_constructor("tag:yaml.org,2002:value", _text)
+_Loader.add_constructor("tag:yaml.org,2002:merge", _text)
