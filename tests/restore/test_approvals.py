@@ -32,7 +32,25 @@ def test_read_approval_and_read_question_refuse_missing_file(tmp_path):
         read_question(tmp_path / "cutover.asked.json", KEY.verify_key)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"statement": 1, "signature": ""}', b'{"statement": "{}"}'])
+MALFORMED = {
+    "empty": b"",
+    "no keys": b"{}",
+    "a list": b"[]",
+    "null": b"null",
+    "bytes": b"\xff\xfe",
+    "a number": b'{"statement": 1, "signature": ""}',
+    "no signature": b'{"statement": "{}"}',
+    "a list as signature": b'{"statement": "{}", "signature": []}',
+    "letters as signature": '{"statement": "{}", "signature": "é"}'.encode(),
+    "half a character": b'{"statement": "\\ud800", "signature": ""}',
+    "deeply nested": b"[" * 200_000,
+    "a deeply nested statement": b'{"signature": "", "statement": ' + b'{"a":' * 200_000,
+    "a long number": b'{"statement": ' + b"9" * 100_000 + b', "signature": ""}',
+    "no number": b'{"statement": NaN, "signature": ""}',
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
 def test_read_approval_and_read_question_refuse_malformed_file(tmp_path, content):
     path = tmp_path / "plan.json"
     path.write_bytes(content)

@@ -79,3 +79,22 @@ def test_journal_loses_no_entry_of_concurrent_processes(journal, tmp_path):
 def test_journal_is_private_to_its_owner(journal, tmp_path):
     journal.record("one")
     assert (tmp_path / "journal.jsonl").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("line", [b"[" * 200_000, b"9" * 100_000, b"\xff\xfe", b'{"time": NaN}', b'{"time": 1, "time": 2}', b"\0\0\0"])
+def test_journal_passes_over_a_line_that_is_not_json(journal, tmp_path, line):
+    journal.record("one")
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    journal.record("two")
+    assert [entry.step for entry in journal.everything()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("line", [b"[]", b"1", b"null", b"{}", b'{"time": "noon", "step": "a", "source": "", "facts": {}}', b'{"time": 1}'])
+def test_journal_with_a_line_that_is_no_entry_is_refused_in_words(journal, tmp_path, line):
+    journal.record("one")
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    for use in (lambda: list(journal.everything()), lambda: journal.record("two"), lambda: journal.closed):
+        with pytest.raises(RestoreError, match=r"journal\.jsonl has a line that is no entry of a journal .*: somebody changed it"):
+            use()

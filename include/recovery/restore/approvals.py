@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from recovery.common.errors import ApprovalError
 from recovery.common.files import write_atomically
+from recovery.common.json_text import read_json
 from recovery.crypto.signing import SigningKey, VerifyKey
 from recovery.plan.field_types import Gate
 from recovery.plan.model import Approvals
@@ -96,7 +97,7 @@ def read_approval(path: Path, key: VerifyKey) -> Approval:
 
 
 def _signed(path: Path, key: VerifyKey) -> str:
-    signed = json.loads(path.read_bytes())
+    signed = read_json(path.read_bytes())
     statement = str(signed["statement"])
     if not key.verifies(statement.encode(), base64.b64decode(signed["signature"])):
         raise ValueError("not signed by the key")

@@ -12,6 +12,7 @@ from typing import Any
 
 from recovery.common.errors import RestoreError
 from recovery.common.files import locked, written_in
+from recovery.common.json_text import read_json
 from recovery.common.units import iso, parse_moment
 from recovery.runs.journal_steps import Step
 
@@ -76,15 +77,28 @@ class Journal:
             return b"" if journal.read(1) == b"\n" else b"\n"
 
     def everything(self) -> Iterator[Entry]:
-        """Every entry, oldest first."""
+        """Every entry, oldest first.
+
+        Raises:
+            RestoreError: if a line is none.
+        """
         if not self._path.exists():
             return
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_bytes().splitlines():
             try:
-                said = json.loads(line)
+                said = read_json(line)
             except ValueError:
                 continue  # a kill cut this line off before the step that it announces began
-            yield Entry(parse_moment(said["time"]), said["step"], said["source"], said["facts"])
+            yield self._entry(said)
+
+    def _entry(self, said: Any) -> Entry:
+        try:
+            return Entry(parse_moment(said["time"]), said["step"], said["source"], said["facts"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RestoreError(
+                f"{self._path} has a line that is no entry of a journal ({type(error).__name__}: {error}): somebody changed it.",
+                "Find out who can write to the staging folder, and compare the live data with the set. Then trigger a new restore.",
+            ) from None
 
     def entries(self, step: Step, source: str | None = None) -> list[Entry]:
         """Every entry of a step, for one source or for any."""

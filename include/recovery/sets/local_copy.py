@@ -18,6 +18,7 @@ import zstandard
 
 from recovery.common.errors import ArtifactError, DestinationError, RecoveryError, RestoreError
 from recovery.common.files import write_atomically, written_in
+from recovery.common.json_text import read_json
 from recovery.common.progress import Progress
 from recovery.common.wording import shortened
 from recovery.destinations.base import Destination
@@ -185,9 +186,9 @@ def _parse_row(line: bytes) -> tuple[str, str, str, str, Facts]:
         ArtifactError: if it is none.
     """
     try:
-        source_id, artifact, kind, name, facts = json.loads(line.decode("ascii"))
+        source_id, artifact, kind, name, facts = read_json(line.decode("ascii"))
         "".join((source_id, artifact, kind, name)).encode("utf-8", "surrogateescape")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise _unreadable(error) from None
     if not isinstance(facts, dict):
         raise _unreadable(TypeError("facts that are no object"))

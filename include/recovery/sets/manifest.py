@@ -20,6 +20,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from recovery import VERSION
 from recovery.common.errors import ArtifactError, ManifestError
 from recovery.common.files import write_atomically
+from recovery.common.json_text import read_json
 from recovery.crypto.signing import SigningKey, VerifyKey
 from recovery.plan.field_types import Level
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, MANIFEST_FILE, PACKS_FILE, RECORDS_FOLDER, SIGNATURE_FILE, is_set_id
@@ -339,11 +340,11 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 def _json_object(data: bytes, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        values = None
+        values = read_json(data)
+    except ValueError as error:
+        raise ManifestError(f"What lies at {where} as a manifest is not JSON: {error}.", _NEXT) from None
     if not isinstance(values, dict):
-        raise ManifestError(f"What lies at {where} as a manifest is not JSON of the right form.", _NEXT)
+        raise ManifestError(f"What lies at {where} as a manifest is no JSON object.", _NEXT)
     return values
 
 

@@ -14,7 +14,8 @@ from typing import Any, LiteralString
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from recovery.common.errors import RestoreError
+from recovery.common.errors import ArtifactError, RestoreError
+from recovery.common.json_text import read_json
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.postgres.client import Connection, translated_errors
 
@@ -148,9 +149,16 @@ def write_roles(path: Path, rows: Iterable[Row], hashes: dict[str, str | None] |
 
 
 def read_roles(path: Path) -> dict[str, dict[str, Any]]:
-    """Roles of a ``roles.jsonl``, by name."""
-    with path.open(encoding="utf-8") as rows:
-        return {role["name"]: role for role in map(json.loads, rows)}
+    """Roles of a ``roles.jsonl``, by name.
+
+    Raises:
+        ArtifactError: if it is not one.
+    """
+    try:
+        return {role["name"]: role for role in map(read_json, path.read_bytes().splitlines())}
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"The set's {path.name} is no list of roles ({type(error).__name__}: {error})."
+        raise ArtifactError(why, "Restore another set; report this one.") from None
 
 
 def create_role(connection: Connection, role: dict[str, Any], restore_id: str) -> None:
