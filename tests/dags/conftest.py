@@ -72,6 +72,13 @@ def parse_folder(home: Path, plans: Path, *, dags: Path = PROJECT / "dags", **en
     return Parsed(**json.loads(_last_line(home, plans, environment, "parse.py", dags)))
 
 
+def store_folder(home: Path, plans: Path, database: str, dags: Path, **environment: str) -> tuple[dict[str, str], set[str]]:
+    """What Airflow's DAG processor makes of a DAG folder, in an empty metadata database: import errors by file, ids of DAGs in use."""
+    settings = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database, "AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
+    found = json.loads(_last_line(home, plans, settings | environment, "store.py"))
+    return found["errors"], set(found["dags"])
+
+
 def params_of_tasks(home: Path, plans: Path, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """The params that each task's function would get, by DAG and task id, of runs that are given something."""
     return json.loads(_last_line(home, plans, {}, "begin.py", json.dumps(given)))

@@ -1,5 +1,6 @@
 """Plan files that went wrong: the plan that ships and one with every part, changed at random, the same for the same seed."""
 
+import json
 import random
 import re
 
@@ -236,3 +237,130 @@ def _places(tree):
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
         yield tree, key
         yield from _places(value)
+
+
+_ODD_TEXTS = (
+    "x",
+    "x" * 250,
+    "\U0001f600" * 62,
+    "é" * 250,
+    "{{ 1/0 }}",
+    "{% include 'x' %}",
+    "{plan} {0} {",
+    "%s %(x)s",
+    "a.md",
+    "a.sql",
+    "../a.j2",
+    "<script>",
+    "*a* [b](c) `d` | e",
+    "a\nb",
+    " a ",
+    "\x85\u2028\u202e",
+    "__type",
+    "null",
+    "1",
+    "'\"\\",
+    "a,b",
+    "ops@example.org",
+)
+_LONG_NAME = "a" + "_-" * 19 + "z"
+_DURATIONS = ("1s", "59s", "1m", "36500d", "99999999s", "1d1h1m1s")
+_SCHEDULES = (
+    None,
+    "* * * * *",
+    "0 0 29 2 *",
+    "0 0 29 2 1",
+    "59 23 31 12 *",
+    "*/7 1-5 * * mon#2",
+    "0 0 L * *",
+    "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30 */5 * */3 1-6",
+    "0 2 * mar sun",
+    "0 0 ? * L5",
+)
+_ZONES = ("UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "Etc/GMT+12", "Antarctica/Troll", "posix/Asia/Kathmandu", "localtime")
+
+
+def acceptable(seed: int) -> str:
+    """A plan file with some of what the form allows, at the edges of what DAGs are made of; most of them are plans."""
+    dice = random.Random(seed)
+    plan = yaml.safe_load(_EVERYTHING)
+    for change in dice.sample(_CHANGES, dice.randrange(1, 7)):
+        change(plan, dice)
+    return yaml.safe_dump(json.loads(json.dumps(plan)), allow_unicode=True, sort_keys=False)  # a copy: without aliases
+
+
+def _set(*path, of):
+    def change(plan, dice):
+        *above, last = path
+        for key in above:
+            plan = plan.setdefault(key, {})
+        plan[last] = dice.choice(of)
+
+    return change
+
+
+def _without(*keys):
+    def change(plan, dice):
+        plan.pop(dice.choice(keys), None)
+
+    return change
+
+
+def _without_targets(plan, dice):
+    plan["targets"] = {}
+    plan.pop("drill", None)
+
+
+def _many_sources(plan, dice):
+    for number in range(dice.choice((1, 20, 95))):
+        plan["sources"]["files"][f"f{number}"] = {"path": f"/data/{number}/{dice.choice(_ODD_TEXTS[:7]).strip()}"}
+
+
+def _long_names(plan, dice):
+    kind = dice.choice(("files", "config"))
+    plan["sources"][kind][_LONG_NAME] = {"path": "/long"} if kind == "files" else {"paths": ["/long/a", "/long/{{ b }}", "/long/c.md"]}
+    plan["destinations"][_LONG_NAME] = {"folder": "/mnt/long", "keep_last": 1}
+    plan["targets"][_LONG_NAME] = {"sources": {"files": {"uploads": {"path": "/srv/long"}}}}
+
+
+def _people(plan, dice):
+    plan["approvals"]["approvers"] = [{"id": dice.choice(_ODD_TEXTS), "name": dice.choice(_ODD_TEXTS)} for _ in range(dice.choice((1, 50)))]
+
+
+def _mails(plan, dice):
+    plan.setdefault("alerts", {})["mail"] = {
+        "connection": dice.choice(_ODD_TEXTS),
+        "to": [dice.choice(_ODD_TEXTS)],
+        "sender": dice.choice(_ODD_TEXTS),
+    }
+
+
+def _commands(plan, dice):
+    argv = ["/bin/true", *dice.sample(_ODD_TEXTS, 3)]
+    plan["services"] = {"stop": [argv], "start": [argv]}
+    plan["hooks"] = {moment: [{"argv": argv}] for moment in ("before_backup", "after_failed_backup", "before_restore", "after_restore")}
+    plan["checks"] = [{"name": dice.choice(_ODD_TEXTS), "argv": argv}]
+
+
+_CHANGES = (
+    _set("owner", of=_ODD_TEXTS),
+    _set("schedule", of=_SCHEDULES),
+    _set("timezone", of=_ZONES),
+    _set("drill", of=[{"schedule": schedule, "on_new_set": new} for schedule in _SCHEDULES for new in (True, False)]),
+    _set("drill", "queue", of=_ODD_TEXTS),
+    _set("approvals", "timeout", of=_DURATIONS),
+    _set("retries", of=(0, 10)),
+    _set("retry_delay", of=_DURATIONS),
+    _set("timeout", of=_DURATIONS),
+    _set("keep_replaced", of=_DURATIONS),
+    _set("objectives", of=[{"rpo": one, "rto": other} for one in _DURATIONS for other in _DURATIONS]),
+    _set("alerts", "heartbeat", of=_ODD_TEXTS),
+    _without_targets,
+    _without("hooks", "services", "checks", "alerts", "drill", "schedule"),
+    _many_sources,
+    _long_names,
+    _people,
+    _mails,
+    _commands,
+)
+"""Each makes other what DAGs are made of."""

@@ -64,9 +64,18 @@ def build_all(family: str, build: Callable[[Plan], DAG]) -> tuple[dict[str, DAG]
     for plan in plans_to_build(family):
         with faults.noted(f"{plan.plan}_{family}"):
             dag = build(plan)
-            dag.validate()  # type: ignore[no-untyped-call]
+            _refuse_unusable(dag)
             built[dag.dag_id] = dag
     return built, faults.sentences
+
+
+def _refuse_unusable(dag: DAG) -> None:
+    """Fail as Airflow would when it has read the whole file, and takes and stores its DAGs. A task stores none, so it need not try."""
+    dag.validate()  # type: ignore[no-untyped-call]
+    if get_parsing_context().dag_id is None:
+        from airflow.serialization.serialized_objects import DagSerialization
+
+        DagSerialization.to_dict(dag)
 
 
 def _not_built(dag_id: str, error: Exception) -> str:
