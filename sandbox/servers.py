@@ -9,13 +9,14 @@ import pwd
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,6 @@ import pymongo.errors
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from recovery.runners import local_server
 from sandbox import toolchain
 
 _libc = ctypes.CDLL(None)
@@ -37,11 +37,17 @@ _taken: set[int] = set()
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on, and no other server of this process was given: it may not listen yet."""
-    while (port := local_server.free_port()) in _taken:
-        pass
-    _taken.add(port)
-    return port
+    """A loopback port nobody listens on, and no other server of this process was given: it may not listen yet.
+
+    It is below those that outgoing connections get, where a closed one could hold it.
+    """
+    while True:
+        port = 10000 + secrets.randbelow(20000)
+        with suppress(OSError), closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", port))
+            if port not in _taken:
+                _taken.add(port)
+                return port
 
 
 def unprivileged() -> tuple[int, int] | None:

@@ -29,6 +29,7 @@ NOT_ONE_MODULE = {
     "sources/files/test_attacker.py": "trees/work_folder.py, trees/places.py and trees/swap.py, against the owner of the live folder",
     "sources/files/test_in_place.py": "trees/in_place.py, as this kind of source uses it",
     "sources/files/test_selection.py": "trees/selection.py, as this kind of source uses it",
+    "targets/test_attacker.py": "runners/isolation.py, the scratch servers of all kinds and targets/scratch.py, against code in a set",
 }
 """Test modules of a room that are about several modules of the source, and which."""
 MODULES = [path.relative_to(TESTS).as_posix() for path in sorted(TESTS.rglob("test_*.py")) if path.relative_to(TESTS).parts[0] in ROOMS]

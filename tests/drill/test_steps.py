@@ -1,5 +1,6 @@
 """Drills on real servers, called as Airflow's tasks call them."""
 
+import json
 import os
 import shutil
 import signal
@@ -25,9 +26,10 @@ from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE
 from recovery.sets.manifest import parse_manifest, write_manifest
 from recovery.sets.prune import prune
 from recovery.sets.records import read_records
+from recovery.sources.mongo.client import address
 from recovery.targets import scratch
 from sandbox.servers import wait_for
-from tests.support.processes import command_lines_with
+from tests.support.processes import command_lines_with, in_a_process, without_namespaces
 from tests.support.restore_driver import assert_unchanged, journal_steps
 from tests.support.system import SampleSystem
 
@@ -170,8 +172,27 @@ def test_drill_verifies_whole_system_on_scratch_servers_and_stores_verification_
     text = (run.folder / "report.md").read_text()
     assert "- Restored in scratch after" in text, "the time is not that of the real servers"
     assert text.startswith(f"# Drill {run.id} of drilled\n\n**SUCCESS**")
+    assert ("⚠ The scratch servers" in text) == bool(os.geteuid()), "root keeps them apart from the worker completely"
     assert "| stage | postgres.main |" in text
     assert "- ✔ a query in drilled of postgres.main\n- Not asked here: service\n" in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to be kept from giving a network away")
+def test_report_says_that_scratch_servers_shared_the_network_of_the_worker(whole):
+    run = a_drill(whole)
+
+    def start():
+        without_namespaces()
+        run_until(run, "scratch", DrillRequest(sources=("mongo.documents",)))
+
+    assert in_a_process(start) == 0
+    for _, step in list(steps(run))[2:]:
+        step()
+    assert teardown(run) == ""
+    lacks = json.loads((run.folder / "report.json").read_text())["not_isolated"]
+    assert len(lacks) == 1
+    assert lacks[0].startswith("The scratch servers share the worker's network.")
+    assert "- ⚠ The scratch servers share the worker's network. Code of the set that opens" in (run.folder / "report.md").read_text()
 
 
 def test_choose_drill_removes_remains_of_killed_drill(whole):
@@ -216,7 +237,7 @@ def test_drill_restores_users_and_roles_to_scratch_servers(whole):
     run = a_drill(whole)
     run_until(run, "cutover mongo.documents", DrillRequest(by_hand=True, sources=("mongo.documents",)))
     found = run.target.context.endpoint("scratch mongo.documents")
-    with pymongo.MongoClient(found.host, found.port, username="carol", password="secret", authSource="drilled") as client:
+    with pymongo.MongoClient(address(found), username="carol", password="secret", authSource="drilled") as client:
         assert client.drilled.states.count_documents({}) == 300
     assert "Users and roles are not restored" not in run.findings().text
     teardown(run)

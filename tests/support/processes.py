@@ -1,10 +1,12 @@
 """Processes that must have ended, those that this process starts, and what lies in wait for them in a folder."""
 
+import ctypes
 import importlib.metadata
 import os
 import subprocess
 import sys
 import sysconfig
+import traceback
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ _STARTING = {"subprocess.Popen": 1, "os.posix_spawn": 1, "os.exec": 1, "os.syste
 RECOVERY = Path(sysconfig.get_path("scripts"), "recovery")
 """The command, as it is installed."""
 _PROGRAMS = ("python", "python3", "sh", "tar", "rm", "pg_restore", "mongorestore", "openssl", "age", "zstd")
+_PR_CAPBSET_DROP, _CAP_SYS_ADMIN = 24, 21
 _watching: list[list[list[str]]] = []
 
 
@@ -74,3 +77,21 @@ def plant(folder: Path, marker: Path) -> None:
     for name in _PROGRAMS:
         (folder / name).write_text(f"#!/bin/sh\necho program {name} >> '{marker}'\n")
         (folder / name).chmod(0o755)
+
+
+def in_a_process(work):
+    """Do something in a process of its own; its exit status as the kernel tells it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+def without_namespaces():
+    """Make this process what root is in a container: no program that it starts may give a network of its own to anything."""
+    assert ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_SYS_ADMIN, 0, 0, 0) == 0

@@ -15,13 +15,17 @@ from recovery.common.errors import ConnectionUnusable, RestoreError, StagingErro
 from recovery.plan.kinds.config import ConfigTarget
 from recovery.plan.kinds.files import FilesTarget
 from recovery.runners import processes as runners_processes
+from recovery.runners.isolation import isolate
 from recovery.runners.local import LOCAL
 from recovery.runs.context import PlanContext
+from recovery.sources.base import Access
+from recovery.sources.mongo import scratch_server as mongo_server_of_drills
+from recovery.sources.mongo.client import address
 from recovery.sources.postgres import scratch_server
-from recovery.sources.postgres.scratch_server import SERVER
 from recovery.targets import scratch
+from sandbox import toolchain
 from sandbox.servers import postgres_bin, wait_for
-from tests.support.processes import command_lines_with
+from tests.support.processes import command_lines_with, in_a_process
 from tests.support.system import SampleSystem
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to hand servers to another user")
@@ -73,19 +77,14 @@ def postgres(endpoint, **changes):
 
 def mongo(endpoint, **changes):
     values = {"username": endpoint.login, "password": endpoint.password} | changes
-    return pymongo.MongoClient(endpoint.host, endpoint.port, directConnection=True, serverSelectionTimeoutMS=5000, **values)
+    return pymongo.MongoClient(address(endpoint), directConnection=True, serverSelectionTimeoutMS=5000, **values)
 
 
-def in_a_process(work):
-    """Do something in a process of its own; its exit status as the kernel tells it."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
+def let_everybody_in(folder):
+    """Open the folders of tests above one, as those of installed programs are."""
+    for each in (folder, *folder.parents):
+        if not each.stat().st_mode & 0o001:
+            each.chmod(each.stat().st_mode | 0o011)
 
 
 # Servers --------------------------------------------------------------------------------------------------------------
@@ -94,7 +93,7 @@ def in_a_process(work):
 @pytest.mark.servers
 def test_scratch_servers_outlive_starting_process_and_are_removed(plan, drill_folder):
     assert in_a_process(lambda: scratch.start(around(plan), drill_folder, ALL)) == 0
-    root = record(drill_folder).root
+    root, sockets = record(drill_folder).root, record(drill_folder).sockets
     assert len(command_lines_with(root)) == 2
     target = scratch.target(around(plan), drill_folder)
     assert (target.name, target.gates, target.services.stop, target.sources) == ("scratch", (), (), list(plan.source_ids))
@@ -102,7 +101,7 @@ def test_scratch_servers_outlive_starting_process_and_are_removed(plan, drill_fo
     server = found_by(target, "postgres.main")
     with postgres(server) as connection:
         assert connection.info.server_version // 10000 == 18
-        assert connection.execute("SHOW listen_addresses").fetchone() == ("127.0.0.1",)
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
     with pytest.raises(psycopg.OperationalError, match="password"):
         postgres(server, password="wrong")
     documents = found_by(target, "mongo.documents")
@@ -119,13 +118,16 @@ def test_scratch_servers_outlive_starting_process_and_are_removed(plan, drill_fo
     assert not any(secret in line for secret in (server.password, documents.password) for line in command_lines_with(root))
     assert not any(secret in (drill_folder / "scratch.json").read_text() for secret in (server.password, documents.password))
     assert "password=" not in repr(target.context.endpoint("scratch postgres.main"))
-    assert {path.stat().st_mode & 0o077 for path in root.iterdir()} == {0}
+    assert {path.stat().st_mode & 0o067 for path in root.iterdir()} == {0}, "only the group of a server's own user goes through"
+    assert {path.stat().st_mode & 0o077 for folder in root.iterdir() for path in folder.iterdir()} == {0}
+    assert {path.stat().st_mode & 0o077 for path in sockets.iterdir()} == {0}
     with pytest.raises(ConnectionUnusable, match="no other"):
         target.context.endpoint("other")
 
     scratch.remove(drill_folder)
     assert command_lines_with(root) == []
     assert not root.exists()
+    assert not sockets.exists()
     scratch.remove(drill_folder)
     with pytest.raises(RestoreError, match="not there"):
         scratch.target(around(plan), drill_folder)
@@ -149,7 +151,7 @@ def test_postgres_programs_accepts_newer_major_version_and_refuses_older(plan):
 def test_start_reports_missing_mongod_and_searched_folders(plan, drill_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path / "none",)})})
-    with pytest.raises(RestoreError, match=r"mongod is not installed; looked in \S+/none, /usr/bin.*drill\.target"):
+    with pytest.raises(RestoreError, match=r"mongod is not on this worker\. Looked in \S+/none, /usr/bin.*drill\.target"):
         scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
 
 
@@ -157,6 +159,7 @@ def test_start_reports_missing_mongod_and_searched_folders(plan, drill_folder, t
 def test_start_reports_output_of_server_that_does_not_start(plan, drill_folder, tmp_path):
     (tmp_path / "mongod").write_text("#!/bin/sh\necho no room for $1; exit 3\n")
     (tmp_path / "mongod").chmod(0o755)
+    let_everybody_in(tmp_path)
     plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"mongo": (tmp_path,)})})
     with pytest.raises(RestoreError, match=r"mongo\.documents does not start:\nno room for --dbpath"):
         scratch.start(around(plan), drill_folder, {"mongo.documents": {}})
@@ -176,7 +179,7 @@ def test_remove_ends_server_left_by_kill_before_start_was_recorded(plan, drill_f
 
     assert os.WIFSIGNALED(in_a_process(cut_off))
     root = record(drill_folder).root
-    assert record(drill_folder).ports == {}
+    assert record(drill_folder).servers == ()
     wait_for("the server that nobody noted", lambda: bool(command_lines_with(root)))
     scratch.remove(drill_folder)
     assert command_lines_with(root) == []
@@ -247,7 +250,7 @@ def test_start_refuses_drill_folder_closed_to_user_of_servers(plan, drill_folder
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": closed})})
-    with pytest.raises(StagingError, match=r"can't be entered by (postgres|nobody).*chmod o\+x"):
+    with pytest.raises(StagingError, match=r"can't be entered by the users that its servers get here.*chmod o\+x"):
         scratch.start(around(plan), drill_folder, {"postgres.main": {}})
 
 
@@ -256,7 +259,19 @@ def test_postgres_programs_skips_programs_closed_to_user_of_servers(plan, drill_
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "bin").symlink_to(postgres_bin(18))
-    user = SERVER.user()
+    user = isolate().user
     assert scratch_server.postgres_programs(18, [closed / "bin", postgres_bin(18)], user, LOCAL) == postgres_bin(18)
-    with pytest.raises(RestoreError, match=rf"closed/bin has version 18, but is closed to {user.name}"):
+    with pytest.raises(RestoreError, match=r"closed/bin has version 18, but is closed to the user that it would run as"):
         scratch_server.postgres_programs(18, [closed / "bin"], user, LOCAL)
+
+
+@ROOT
+def test_mongod_closed_to_user_of_servers_is_refused_or_skipped(plan, drill_folder, tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "mongod").symlink_to(toolchain.mongod())
+    access = Access(no_connection, LOCAL, (closed, toolchain.mongod().parent))
+    assert mongo_server_of_drills._mongod(access, isolate()) == toolchain.mongod()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with pytest.raises(RestoreError, match=r"closed/mongod is closed to the user that it would run as"):
+        mongo_server_of_drills._mongod(Access(no_connection, LOCAL, (closed,)), isolate())

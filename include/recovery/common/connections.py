@@ -24,6 +24,11 @@ class Endpoint:
     """Database name or path, as the kind of connection has it."""
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether the address is one of this machine's: loopback, or the path of a Unix socket."""
+        return self.host in {"", "localhost", "::1"} or self.host.startswith(("127.", "/"))
+
 
 Connect = Callable[[str], Endpoint]
 """Looks a Connection up by its id.

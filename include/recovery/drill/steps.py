@@ -243,7 +243,8 @@ def start_scratch(session: RestoreSession) -> None:
             raise RestoreError("Sources are staged already; the scratch servers are not made anew.", "Trigger a new drill.")
         versions = {source_id: session.manifest().sources[source_id].versions for source_id in session.request().sources}
         session.journal.record(Step.STARTING_SCRATCH)
-        scratch.start(session.context, session.folder, versions)
+        lacks = scratch.start(session.context, session.folder, versions)
+        session.journal.record(Step.SCRATCH_STARTED, lacks=list(lacks))
 
 
 def finish(session: RestoreSession) -> bool:

@@ -35,8 +35,13 @@ class User:
         """Whether this user may enter a folder and those above it."""
         return all(self._enters(each) for each in (folder, *folder.parents))
 
-    def _enters(self, folder: Path) -> bool:
-        status = folder.stat()
+    def runs(self, program: Path) -> bool:
+        """Whether this user may run a program, by its path and where links lead from there."""
+        real = program.resolve()
+        return self.enters(program.parent) and self.enters(real.parent) and self._enters(real)
+
+    def _enters(self, path: Path) -> bool:
+        status = path.stat()
         shift = 6 if status.st_uid == self.uid else 3 if status.st_gid == self.gid else 0
         return bool(status.st_mode >> shift & 1)
 
@@ -46,13 +51,12 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"LC_ALL": "C"}
 
 
-def start(argv: Sequence[str | Path], words: Path, user: User | None = None) -> subprocess.Popen[bytes]:
+def start(argv: Sequence[str | Path], words: Path) -> subprocess.Popen[bytes]:
     """Start a server in a session of its own, so that it stays when the task ends.
 
     Args:
         argv: its command; never a secret.
         words: file that gets what it prints.
-        user: whom it runs as; None for this process's own.
     """
     with os.fdopen(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
         return subprocess.Popen(
@@ -62,10 +66,8 @@ def start(argv: Sequence[str | Path], words: Path, user: User | None = None) -> 
             stderr=out,
             env=environment(),
             cwd="/",
+            umask=0o077,
             start_new_session=True,
-            user=user.uid if user else None,
-            group=user.gid if user else None,
-            extra_groups=[] if user else None,
         )
 
 

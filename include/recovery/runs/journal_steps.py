@@ -56,6 +56,8 @@ class Step(StrEnum):
     NOT_DISCARDED = "not discarded"
     """Fact ``faults``."""
     STARTING_SCRATCH = "starting scratch"
+    SCRATCH_STARTED = "scratch started"
+    """Fact ``lacks``: what does not keep the scratch servers apart from the worker, sentences."""
     FAULTS_BESIDE = "faults beside the drill"
     """What makes a drill fail, whatever it verifies of its set; fact ``what``, sentences."""
     TOOK = "took"

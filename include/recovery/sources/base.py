@@ -27,7 +27,8 @@ from recovery.packs.content_index import Row
 from recovery.packs.tar_writer import Disturbance
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
-from recovery.runners.processes import User
+from recovery.runners.isolation import Isolation
+from recovery.runners.local_server import ServerFolders
 from recovery.sources.model import Dump, Preflight
 
 
@@ -379,27 +380,18 @@ class ScratchServer(Protocol):
     def endings(self) -> Mapping[str, Signals]:
         """The programs that it consists of, and how each is ended."""
 
-    def user(self) -> User | None:
-        """Whom it runs as; None for this process's own user.
-
-        Raises:
-            RestoreError: if there is nobody.
-        """
-
-    def start(self, folder: Path, versions: Mapping[str, str], access: Access) -> int:
-        """Make and start it; beside its data folder lie ``<folder>.password`` and ``<folder>.log``.
+    def start(self, there: ServerFolders, versions: Mapping[str, str], access: Access, isolation: Isolation) -> None:
+        """Make and start it.
 
         Args:
-            folder: its data folder, which is not there yet.
+            there: its folders, which are not there yet.
             versions: of the server that the set comes from, and of the tools.
             access: the runner and the tools.
-
-        Returns:
-            Its port.
+            isolation: what keeps it apart from the worker.
 
         Raises:
             RestoreError: if it is not installed, or does not start.
         """
 
-    def endpoint(self, folder: Path, port: int) -> Endpoint:
-        """How it is reached, by its data folder."""
+    def endpoint(self, there: ServerFolders) -> Endpoint:
+        """How it is reached."""

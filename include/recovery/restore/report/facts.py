@@ -88,7 +88,14 @@ def _asked(session: RestoreSession) -> dict[str, Any]:
         "method": request.method,
         "config": request.config,
         "warnings": list(session.journal.entries(Step.CHOSEN)[-1].facts["warnings"]),
+        "not_isolated": _not_isolated(session),
     }
+
+
+def _not_isolated(session: RestoreSession) -> list[str]:
+    """What a worker did not permit of what would keep scratch servers apart from it."""
+    started = session.journal.last(Step.SCRATCH_STARTED)
+    return list(started.facts["lacks"]) if started else []
 
 
 def _lost(session: RestoreSession) -> dict[str, Any]:

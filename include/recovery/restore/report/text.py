@@ -42,7 +42,7 @@ def _what(facts: dict[str, Any]) -> Iterator[str]:
     yield f"- Sources: {', '.join(facts['sources'])}"
     for source_id, parts in facts["only"].items():
         yield f"- Of {source_id} only: {plain_markdown(', '.join(parts))}"
-    yield from (f"- ⚠ {plain_markdown(warning)}" for warning in facts["warnings"])
+    yield from (f"- ⚠ {plain_markdown(warning)}" for warning in (*facts["warnings"], *facts["not_isolated"]))
     yield f"- Data loss {_loss(facts['data_loss_seconds'], facts['rpo_seconds'])}: since {facts['set_begins']}"
     yield from _durations(facts)
 

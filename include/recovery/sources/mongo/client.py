@@ -54,6 +54,8 @@ def options(endpoint: Endpoint) -> dict[str, Any]:
 
 def address(endpoint: Endpoint) -> str:
     """The connection string without credentials and options."""
+    if endpoint.host.startswith("/"):  # a Unix socket
+        return f"mongodb://{quote(endpoint.host, safe='')}/"
     port = f":{endpoint.port}" if endpoint.port else ""
     return f"{_scheme(endpoint)}://{endpoint.host or 'localhost'}{port}/"
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recovery.common.connections import Endpoint
-from recovery.common.errors import RestoreError, ToolError
-from recovery.runners.local_server import INSTEAD, password_of, secret, start_server, wait_until
-from recovery.runners.processes import User
+from recovery.common.errors import RestoreError
+from recovery.runners.isolation import INSTEAD, Isolation
+from recovery.runners.local_server import ServerFolders, secret, start_server, wait_until
 from recovery.sources.base import Access
 from recovery.sources.mongo.client import connect
 
@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 _SUPERUSER = "root"
 _MONGO_SETTINGS = (
-    ("--bind_ip", "127.0.0.1"),
-    ("--nounixsocket",),
     ("--replSet", "drill"),
     ("--oplogSize", "128"),
     ("--wiredTigerCacheSizeGB", "0.25"),
@@ -32,48 +30,50 @@ class MongoServer:
 
     endings: Mapping[str, signal.Signals] = {"mongod": signal.SIGKILL}
 
-    def user(self) -> User | None:
-        """This process's own."""
-        return None
+    def start(self, there: ServerFolders, versions: Mapping[str, str], access: Access, isolation: Isolation) -> None:
+        """See :meth:`recovery.sources.base.ScratchServer.start`. Server-side JavaScript stays on: views of a good set may need it."""
+        program = _mongod(access, isolation)
+        log.info("scratch server: %s", program)
+        there.make(isolation.user)
+        password = secret(there.password, None)
+        key = there.folder / "key"
+        secret(key, isolation.user)
+        argv: list[str | Path] = [program, "--dbpath", there.data, "--keyFile", key, "--bind_ip", _socket(there)]
+        argv += ["--unixSocketPrefix", there.sockets]  # else it makes another one in /tmp
+        argv += [part for setting in _MONGO_SETTINGS for part in setting]
+        start_server(there, argv, _socket(there), lambda: _initiate(there, password), isolation)
 
-    def start(self, folder: Path, versions: Mapping[str, str], access: Access) -> int:
-        """See :meth:`recovery.sources.base.ScratchServer.start`."""
-        return _start(folder, access)
-
-    def endpoint(self, folder: Path, port: int) -> Endpoint:
+    def endpoint(self, there: ServerFolders) -> Endpoint:
         """See :meth:`recovery.sources.base.ScratchServer.endpoint`."""
         extra = {"authSource": "admin", "directConnection": True}
-        return Endpoint(f"scratch {folder.name}", "127.0.0.1", port, _SUPERUSER, password_of(folder), "", extra)
+        return Endpoint(f"scratch {there.name}", str(_socket(there)), None, _SUPERUSER, there.password.read_text(), "", extra)
 
 
 SERVER = MongoServer()
 
 
-def _start(folder: Path, access: Access) -> int:
-    try:
-        program = access.runner.find_tool("mongod", access.tools)
-    except ToolError as error:
-        raise RestoreError(error.what, f"Install it on this worker, name its folder under tools.mongo, {INSTEAD}.") from None
-    log.info("scratch server: %s", program)
-    folder.mkdir(mode=0o700)
-    password = secret(folder.with_name(f"{folder.name}.password"))
-    key = folder.with_name(f"{folder.name}.key")
-    secret(key)
-    settings = [part for setting in _MONGO_SETTINGS for part in setting]
-    return start_server(
-        folder,
-        lambda port: [program, "--dbpath", folder, "--port", str(port), "--keyFile", key, *settings],
-        lambda port: _initiated(folder, port, password),
-        None,
-    )
+def _mongod(access: Access, isolation: Isolation) -> Path:
+    """The first mongod that the server's user may run."""
+    places = access.runner.places(access.tools)
+    found = [place / "mongod" for place in places if access.runner.has(place / "mongod")]
+    for program in found:
+        if isolation.user is None or isolation.user.runs(program):
+            return program
+    closed = f"{found[0]} is closed to the user that it would run as, who has no rights." if found else ""
+    missing = f"The program mongod is not on this worker. Looked in {', '.join(map(str, places))}."
+    raise RestoreError(closed or missing, f"Install it for all users, name its folder under tools.mongo, {INSTEAD}.")
 
 
-def _initiated(folder: Path, port: int, password: str) -> None:
+def _socket(there: ServerFolders) -> Path:
+    return there.sockets / "mongodb-27017.sock"
+
+
+def _initiate(there: ServerFolders, password: str) -> None:
     """Make it a primary, and its superuser; only a client on the same machine may do that, and only once."""
-    alone = Endpoint(folder.name, "127.0.0.1", port, extra={"directConnection": True})
+    alone = Endpoint(there.name, str(_socket(there)), extra={"directConnection": True})
     with connect(alone) as client:
         if not client.admin.command("hello").get("setName"):
-            member = {"_id": 0, "host": f"127.0.0.1:{port}"}
+            member = {"_id": 0, "host": str(_socket(there))}
             client.admin.command("replSetInitiate", {"_id": "drill", "members": [member]})
-        wait_until(lambda: bool(client.admin.command("hello")["isWritablePrimary"]), f"the scratch server {folder.name}")
+        wait_until(lambda: bool(client.admin.command("hello")["isWritablePrimary"]), f"the scratch server {there.name}")
         client.admin.command("createUser", _SUPERUSER, pwd=password, roles=["root"])

@@ -82,8 +82,7 @@ def _freed(connection: Connection, target: Target) -> dict[str, int]:
 
 def _folder(server: Server, connection: Connection, tablespace: str) -> Path | None:
     """The folder of a tablespace, if the server runs on this machine and the folder can be seen from here."""
-    host = server.endpoint.host
-    if host not in {"", "localhost", "::1"} and not host.startswith(("127.", "/")):
+    if not server.endpoint.on_this_machine:
         return None
     row = connection.execute("SELECT setting FROM pg_settings WHERE name = 'data_directory'").fetchone()
     if row is None:  # only members of pg_read_all_settings see it

@@ -8,14 +8,14 @@ import pwd
 import re
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError
 from recovery.runners import processes
 from recovery.runners.base import Runner
-from recovery.runners.local_server import INSTEAD, LAST_WORDS, password_of, secret, start_server
+from recovery.runners.isolation import INSTEAD, Isolation
+from recovery.runners.local_server import LAST_WORDS, ServerFolders, secret, start_server
 from recovery.runners.processes import User
 from recovery.sources.base import Access
 from recovery.sources.postgres.client import Server, tool_major, tool_places
@@ -23,9 +23,10 @@ from recovery.sources.postgres.client import Server, tool_major, tool_places
 log = logging.getLogger(__name__)
 
 _SUPERUSER = "postgres"
+_PORT = 5432
+"""Part of the name of its socket, and nothing else."""
 _POSTGRES_SETTINGS = (
-    "listen_addresses=127.0.0.1",
-    "unix_socket_directories=",
+    "listen_addresses=",
     "fsync=off",
     "synchronous_commit=off",
     "full_page_writes=off",
@@ -46,43 +47,30 @@ class PostgresServer:
         "initdb": signal.SIGKILL,
     }
 
-    def user(self) -> User | None:
-        """Whom it runs as, since it refuses root."""
-        return _server_user()
-
-    def start(self, folder: Path, versions: Mapping[str, str], access: Access) -> int:
+    def start(self, there: ServerFolders, versions: Mapping[str, str], access: Access, isolation: Isolation) -> None:
         """See :meth:`recovery.sources.base.ScratchServer.start`. The same major version is taken, or the next one that is installed."""
-        user = _server_user()
-        programs = postgres_programs(_major(versions.get("postgres", "")), access.tools, user, access.runner)
-        password = folder.with_name(f"{folder.name}.password")
-        secret(password, user)
-        folder.mkdir(mode=0o700)
-        if user:
-            os.chown(folder, user.uid, user.gid)
-        _initdb(programs, folder, password, user)
-        settings = [part for setting in _POSTGRES_SETTINGS for part in ("-c", setting)]
+        programs = postgres_programs(_major(versions.get("postgres", "")), access.tools, isolation.user, access.runner)
+        maker = _maker(isolation.user)
+        there.make(isolation.user, maker)
+        secret(there.password, maker)
+        _initdb(programs, there, maker)
+        if isolation.user:
+            _hand_over(there.data, isolation.user)
+        settings = [f"unix_socket_directories={there.sockets}", *_POSTGRES_SETTINGS]
+        argv: list[str | Path] = [programs / "postgres", "-D", there.data, "-p", str(_PORT)]
+        argv += [part for setting in settings for part in ("-c", setting)]
 
-        def answers(port: int) -> None:
-            Server(self.endpoint(folder, port), access.tools, access.runner).connect("postgres").close()
+        def ask() -> None:
+            Server(self.endpoint(there), access.tools, access.runner).connect("postgres").close()
 
-        return start_server(folder, lambda port: [programs / "postgres", "-D", folder, "-p", str(port), *settings], answers, user)
+        start_server(there, argv, there.sockets / f".s.PGSQL.{_PORT}", ask, isolation)
 
-    def endpoint(self, folder: Path, port: int) -> Endpoint:
+    def endpoint(self, there: ServerFolders) -> Endpoint:
         """See :meth:`recovery.sources.base.ScratchServer.endpoint`."""
-        return Endpoint(f"scratch {folder.name}", "127.0.0.1", port, _SUPERUSER, password_of(folder), "postgres")
+        return Endpoint(f"scratch {there.name}", str(there.sockets), _PORT, _SUPERUSER, there.password.read_text(), "postgres")
 
 
 SERVER = PostgresServer()
-
-
-def _server_user() -> User | None:
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        with suppress(KeyError):
-            found = pwd.getpwnam(name)
-            return User(name, found.pw_uid, found.pw_gid)
-    raise RestoreError("PostgreSQL does not run as root, and there is no user postgres or nobody.", f"Add one, {INSTEAD}.")
 
 
 def _major(version: str) -> int:
@@ -103,8 +91,8 @@ def postgres_programs(needed: int, folders: Sequence[Path], user: User | None, r
         if not all(runner.has(place / name) for name in ("initdb", "postgres")):
             continue
         major = tool_major(place / "postgres", runner) or 0
-        if user and not (user.enters(place) and user.enters((place / "postgres").resolve().parent)):
-            seen.append(f"{place} has version {major}, but is closed to {user.name}, as whom it would run")
+        if user and not user.runs(place / "postgres"):
+            seen.append(f"{place} has version {major}, but is closed to the user that it would run as, who has no rights")
         elif major < needed:
             seen.append(f"{place} has version {major}")
         else:
@@ -120,10 +108,30 @@ def postgres_programs(needed: int, folders: Sequence[Path], user: User | None, r
     return chosen
 
 
-def _initdb(programs: Path, folder: Path, password: Path, user: User | None) -> None:
-    argv: list[str | Path] = [programs / "initdb", "-D", folder, "-U", _SUPERUSER, "-A", "scram-sha-256", f"--pwfile={password}"]
+def _maker(user: User | None) -> User | None:
+    """Whom initdb runs as, which wants a user with a name: nobody, but in the group of the server's own user.
+
+    Without that group no other program of nobody enters the server's folder, or looks into initdb.
+    """
+    if user is None:
+        return None
+    try:
+        return User("nobody", pwd.getpwnam("nobody").pw_uid, user.gid)
+    except KeyError:
+        raise RestoreError("initdb does not run as root, and there is no user nobody.", f"Add one, {INSTEAD}.") from None
+
+
+def _initdb(programs: Path, there: ServerFolders, user: User | None) -> None:
+    argv: list[str | Path] = [programs / "initdb", "-D", there.data, "-U", _SUPERUSER, "-A", "scram-sha-256", f"--pwfile={there.password}"]
     argv += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     status, words = processes.run(argv, user)
     if status:
         end = words[-LAST_WORDS:].strip()
-        raise RestoreError(f"The scratch server {folder.name} could not be made:\n{end}\n", f"Mend the cause, {INSTEAD}.")
+        raise RestoreError(f"The scratch server {there.name} could not be made:\n{end}\n", f"Mend the cause, {INSTEAD}.")
+
+
+def _hand_over(data: Path, user: User) -> None:
+    """Give what initdb made to the server's own user."""
+    for folder, _, files in os.walk(data):
+        for path in (Path(folder), *(Path(folder, name) for name in files)):
+            os.chown(path, user.uid, user.gid, follow_symlinks=False)

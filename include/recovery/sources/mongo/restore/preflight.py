@@ -263,8 +263,7 @@ def _second_copy(look: _Look) -> Space:
 
 def _data_folder(target: Target) -> str | None:
     """The server's data folder, if it runs on this machine and the folder can be seen from here: other needs of its disk are known then."""
-    host = target.endpoint.host
-    if host not in {"", "localhost", "::1"} and not host.startswith("127."):
+    if not target.endpoint.on_this_machine:
         return None
     try:
         folder = Path(target.client.admin.command("getCmdLineOpts")["parsed"]["storage"]["dbPath"])
