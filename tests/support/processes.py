@@ -66,6 +66,12 @@ def command_lines_with(path):
     return [line for line in listed.splitlines() if str(path) in line]
 
 
+def servers_in(folder):
+    """Names of the database servers that have a folder in their arguments."""
+    listed = subprocess.run(["ps", "-wweo", "comm,args"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines() if str(folder) in line} & {"postgres", "mongod"}
+
+
 def plant(folder: Path, marker: Path) -> None:
     """Put a module under every name that a program of this environment could import, and some programs, into a folder.
 

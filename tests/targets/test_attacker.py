@@ -12,8 +12,8 @@ import pytest
 
 from recovery.runners import isolation
 from recovery.targets import scratch
-from sandbox.servers import postgres_bin
-from tests.support.processes import in_a_process, without_namespaces
+from sandbox.servers import postgres_bin, wait_for
+from tests.support.processes import command_lines_with, in_a_process, without_namespaces
 from tests.targets.test_scratch import (
     ALL,
     ROOT,
@@ -61,11 +61,12 @@ def superuser(started):
 
 
 def processes_of(drill_folder):
-    """The scratch servers of a drill and their children, as folders of /proc."""
+    """The scratch servers of a drill and their children, as folders of /proc; not what waits for their end."""
     listed = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     everybody = [line.split(None, 2) for line in listed.splitlines()]
     servers = {pid for pid, _, command in everybody if str(record(drill_folder).root) in command}
-    return [Path("/proc", pid) for pid, parent, _ in everybody if servers & {pid, parent}]
+    found = [Path("/proc", pid) for pid, parent, _ in everybody if servers & {pid, parent}]
+    return [process for process in found if name_of(process) != "unshare"]
 
 
 def status(process, key):
@@ -107,13 +108,13 @@ def shell(connection, command):
 def test_processes_of_scratch_servers_have_nothing_of_the_worker(started, superuser, drill_folder):
     found = processes_of(drill_folder)
     assert {name_of(process) for process in found} == {"postgres", "mongod"}
-    assert str(superuser.info.backend_pid) in [process.name for process in found]
+    assert any(b"postgres: postgres postgres" in (process / "cmdline").read_bytes() for process in found), "the superuser's session"
     for process in found:
         assert b"secret" not in (process / "environ").read_bytes()
         assert status(process, "NoNewPrivs") == ["1"]
         assert {tuple(status(process, f"Cap{each}")) for each in ("Inh", "Prm", "Eff", "Amb")} == {("0" * 16,)}
         assert status(process, "Umask") == ["0077"]
-        for namespace in ("net", "ipc"):
+        for namespace in ("net", "ipc", "pid"):
             assert (process / "ns" / namespace).readlink() != Path("/proc/self/ns", namespace).readlink()
         for handle in (process / "fd").iterdir():
             goal = handle.readlink()
@@ -142,7 +143,7 @@ def test_superuser_of_scratch_postgres_reaches_nothing_of_the_worker(superuser, 
     pid = os.getpid()
     assert "Permission denied" in shell(superuser, f"cat /proc/{pid}/environ")
     assert "ermission denied" in shell(superuser, f"cat {secrets}")
-    assert "not permitted" in shell(superuser, f"bash -c 'kill -9 {pid}'")
+    assert "No such process" in shell(superuser, f"bash -c 'kill -0 {pid}'")
     assert "denied" in shell(superuser, f"ls {record(drill_folder).root}")
     assert "denied" in shell(superuser, f"cat {record(drill_folder).root}/mongo.documents/password")
     assert "top secret" not in shell(superuser, "env")
@@ -150,6 +151,14 @@ def test_superuser_of_scratch_postgres_reaches_nothing_of_the_worker(superuser, 
     assert shell(superuser, "cat /proc/net/route /proc/net/fib_trie").count("/32") == 0, "no address at all"
     with pytest.raises(psycopg.Error, match="Permission denied"):
         superuser.execute("SELECT pg_read_file(%s)", [str(secrets)])
+
+
+def test_remove_ends_programs_that_code_of_the_set_left_running(superuser, drill_folder):
+    sleeping = f"sleep 31{os.getpid()}"
+    shell(superuser, f"setsid {sleeping} > /dev/null < /dev/null &")
+    wait_for("the program that stays", lambda: command_lines_with(sleeping))
+    scratch.remove(drill_folder)
+    assert command_lines_with(sleeping) == []
 
 
 def test_superuser_of_scratch_postgres_reaches_no_network(superuser):
@@ -219,6 +228,7 @@ def test_start_by_a_normal_user_takes_network_away_and_says_that_servers_share_t
             assert "unreachable" in shell(connection, f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{service.getsockname()[1]}'").lower()
             assert not reached(service)
             assert "denied" in shell(connection, f"cat /proc/{os.getpid()}/environ")
+            assert "No such process" in shell(connection, f"bash -c 'kill -0 {os.getpid()}'")
 
     assert in_a_process(start) == 0
     assert (tmp_path / "lacks").read_text() == isolation._SHARED_USER

@@ -21,12 +21,17 @@ from recovery.runners.processes import User
 
 INSTEAD = "or let drill.target name a target whose server is there"
 ENDINGS: Mapping[str, signal.Signals] = {"unshare": signal.SIGKILL, "setpriv": signal.SIGKILL}
-"""The programs that become the server in a moment, and how each is ended."""
+"""The programs that start the server, or wait for its end, and how each is ended."""
+_NAMESPACES = ("--net", "--ipc", "--pid", "--fork", "--kill-child")
+"""The server is the first process of its namespace: it sends signals to no other one, and its children end with it."""
 _UNNAMED = range(61184, 65520)
 """Where systemd takes the users of its services from that have no name: no person is there, and containers have them, too."""
 
 _SHARED_USER = "The scratch servers run as the worker's own user. Code of the set that breaks out of one can read all that the worker can."
-_SHARED_NETWORK = "The scratch servers share the worker's network. Code of the set that opens connections can reach it."
+_SHARED_NETWORK = (
+    "The scratch servers share the worker's network. Code of the set that opens connections can reach it."
+    " Code that breaks out of a server can leave programs running."
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ def isolate(besides: Collection[User | None] = ()) -> Isolation:
     """Find out what this worker permits, for one server.
 
     A worker that is root gives the server a user without a name, so that it shares files and processes with nobody. Its
-    network has no address at all, not even of loopback, so its clients come in by a Unix socket.
+    network has no address at all, not even of loopback, so its clients come in by a Unix socket. No process that it started
+    outlives it.
 
     Args:
         besides: the users of other servers, which may not run yet.
@@ -56,7 +62,7 @@ def isolate(besides: Collection[User | None] = ()) -> Isolation:
     user = _own_user({each.uid for each in besides if each})
     rights = [_program("setpriv"), "--no-new-privs", "--inh-caps=-all"]
     rights += [f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"] if user else []
-    apart = [_program("unshare"), "--net", "--ipc", *([] if user else ["--user", "--map-current-user"])]
+    apart = [_program("unshare"), *_NAMESPACES, *([] if user else ["--user", "--map-current-user"])]
     lacks = [] if user else [_SHARED_USER]
     if refused := _refusal([*apart, *rights]):
         lacks.append(f"{_SHARED_NETWORK} The worker refuses them a network of their own: {refused}")
