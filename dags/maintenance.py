@@ -1,6 +1,6 @@
 """``<plan>_maintenance``: once a day, remove the copies that restores set aside, when the plan's days for them are over.
 
-Triggered by hand with a set's id, it also releases the set's holds.
+Triggered by hand with a set's id, it also releases the set's holds, or confirms the gap after it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from airflow.sdk import DAG, task
 
 from recovery.airflow import mail, tasks
 from recovery.common.units import human_duration
-from recovery.maintenance import holds, replaced_copies
+from recovery.maintenance import gaps, holds, replaced_copies
 from recovery.plan.model import Plan
 
 
@@ -28,6 +28,14 @@ def release_holds(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> 
     tasks.check_parameters(dag, dag_run)
     tasks.skip_if_false(bool(params["release_holds"]))
     holds.release_holds(tasks.context(plan), params["release_holds"], dag_run.triggering_user_name or "nobody known")
+
+
+@task
+@tasks.operator_errors
+def confirm_gap(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
+    tasks.check_parameters(dag, dag_run)
+    tasks.skip_if_false(bool(params["confirm_gap"]))
+    gaps.confirm_gap(tasks.context(plan), params["confirm_gap"], dag_run.triggering_user_name or "nobody known")
 
 
 def build(plan: Plan) -> DAG:
@@ -48,7 +56,16 @@ def build(plan: Plan) -> DAG:
     ) as dag:
         drop_replaced_data(plan.plan)
         release_holds(plan.plan)
-    return tasks.with_form(dag, {"release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none.")})
+        confirm_gap(plan.plan)
+    return tasks.with_form(
+        dag,
+        {
+            "release_holds": tasks.text_parameter("Id of a set that prune may remove again; empty for none."),
+            "confirm_gap": tasks.text_parameter(
+                "Id of a set after which no set was made for long: you have looked, and no clock is wrong. Empty for none."
+            ),
+        },
+    )
 
 
 dags, faults = tasks.build_all("maintenance", build)

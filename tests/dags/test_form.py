@@ -11,7 +11,7 @@ from tests.dags.conftest import params_of_tasks, write_plan
 GIVEN = {
     "shop_backup": {"sources": ["files.uploads"], "note": "before the move", "hold": True},
     "shop_drill": {"destination": "offsite"},
-    "shop_maintenance": {"release_holds": "20261123T010000Z-4f2a"},
+    "shop_maintenance": {"release_holds": "20261123T010000Z-4f2a", "confirm_gap": "20261123T010000Z-4f2a"},
     "shop_restore": {"dry_run": True, "only.postgres.main": ["sales"], "newest_before": "2026-11-23T01:00:00+01:00"},
 }
 """What a person writes, by DAG id."""

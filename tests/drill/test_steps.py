@@ -30,7 +30,7 @@ from recovery.sources.mongo.client import address
 from recovery.targets import scratch
 from sandbox.servers import wait_for
 from tests.support.processes import command_lines_with, in_a_process, servers_in, without_namespaces
-from tests.support.restore_driver import assert_unchanged, journal_steps
+from tests.support.restore_driver import assert_unchanged, journal_steps, maintain_daily
 from tests.support.system import SampleSystem
 
 pytestmark = pytest.mark.slow
@@ -608,8 +608,7 @@ def test_maintenance_deletes_folder_of_idle_drill(system, monkeypatch):
     teardown(failed)
     replaced_copies.drop_old_copies(system.context())
     assert idle.folder.exists()
-    monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
-    replaced_copies.drop_old_copies(system.context())
+    maintain_daily(system, monkeypatch)
     assert not idle.folder.exists()
     assert failed.journal.closed
 
@@ -666,8 +665,8 @@ def test_prune_keeps_set_until_drill_has_ended(system):
     newest = drill_steps.read_catalog("small", run.context.destinations(), run.context.verify_key()).sets[0].manifest.set_id
 
     def pruned():
-        rules = {"level": "decoded", "key": run.context.verify_key(), "now": datetime.now(UTC), "after": newest, "others": ()}
-        prune(run.context.destination("near"), "small", Retention(keep_last=1), **rules)
+        rules = {"level": "decoded", "rpo": run.plan.objectives.rpo, "key": run.context.verify_key(), "after": newest, "others": ()}
+        prune(run.context.destination("near"), "small", Retention(keep_last=1), now=datetime.now(UTC), **rules)
         return not Path(system.folder, "near", "small", system.set_id, PACKS_FILE).exists()
 
     assert not pruned()

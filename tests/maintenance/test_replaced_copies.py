@@ -1,6 +1,7 @@
 import shutil
 from contextlib import closing
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,9 @@ from recovery.common.errors import RecoveryError, RestoreError
 from recovery.maintenance import replaced_copies
 from recovery.restore import answers, rollback
 from recovery.restore.gate_texts import gate_text
-from tests.support.restore_driver import run_until, teardown
+from recovery.runs import journal
+from recovery.runs.journal_steps import Step
+from tests.support.restore_driver import maintain_daily, maintain_on, run_until, teardown
 from tests.support.system import SampleSystem
 
 pytestmark = pytest.mark.slow
@@ -37,10 +40,6 @@ def restored(system, run_id, accepted=True):
     return run
 
 
-def days_later(monkeypatch, days):
-    monkeypatch.setattr(replaced_copies, "now", lambda: NOW() + timedelta(days=days))
-
-
 def test_drop_old_copies_deletes_copies_of_ended_restores_after_keep_replaced(system, monkeypatch):
     first, second = restored(system, "first"), restored(system, "second", accepted=False)
     work = {run.id: system.storage / f".recovery-{run.id}" for run in (first, second)}
@@ -48,19 +47,38 @@ def test_drop_old_copies_deletes_copies_of_ended_restores_after_keep_replaced(sy
     assert all(path.exists() for path in work.values())
 
     live = system.fingerprint()
-    days_later(monkeypatch, 8)
-    replaced_copies.drop_old_copies(system.context())
+    maintain_daily(system, monkeypatch)
     assert not any(path.exists() for path in work.values())
     assert system.leftovers() == []
     assert system.fingerprint() == live
     replaced_copies.drop_old_copies(system.context())
 
 
+def test_drop_old_copies_keeps_copies_when_the_clock_jumps_ahead(system, monkeypatch):
+    """For one day, and for the next; it goes on to count when the clock is right again."""
+    work = system.storage / f".recovery-{restored(system, 'first').id}"
+    for day in (1, 61, 62, 3, 4, 5):
+        maintain_on(system, monkeypatch, day)
+        assert (work / "before" / "new.txt").exists()
+    for day in (6, 7):
+        maintain_on(system, monkeypatch, day)
+    assert not work.exists()
+
+
+def test_drop_old_copies_keeps_copies_of_a_restore_that_ended_by_a_clock_far_behind(system, monkeypatch):
+    long_ago = NOW() - timedelta(days=60)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "datetime", SimpleNamespace(now=lambda zone: long_ago))
+        run = restored(system, "first")
+    assert run.journal.last(Step.CLOSED).time == long_ago
+    replaced_copies.drop_old_copies(system.context())
+    assert (system.storage / f".recovery-{run.id}" / "before" / "new.txt").exists()
+
+
 def test_drop_old_copies_keeps_copies_of_a_restore_that_has_not_ended(system, monkeypatch):
     run = system.restore()
     run_until(system, run, "check")
-    days_later(monkeypatch, 30)
-    replaced_copies.drop_old_copies(system.context())
+    maintain_daily(system, monkeypatch, days=30)
     assert (system.storage / f".recovery-{run.id}" / "before" / "new.txt").exists()
     assert run.began
 
@@ -69,9 +87,8 @@ def test_drop_old_copies_continues_with_other_restores_after_a_failure(system, m
     runs = sorted((restored(system, name) for name in ("first", "second", "third")), key=lambda run: run.id)
     shutil.rmtree(runs[0].folder / "rows")
     (runs[0].folder / "findings.json").unlink()
-    days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}"):
-        replaced_copies.drop_old_copies(system.context())
+        maintain_daily(system, monkeypatch)
     assert not (system.storage / f".recovery-{runs[1].id}").exists()
     assert not (system.storage / f".recovery-{runs[2].id}").exists()
 
@@ -89,9 +106,8 @@ def test_drop_old_copies_continues_with_other_restores_after_an_unforeseen_error
     else:
         drop = replaced_copies.drop
         monkeypatch.setattr(replaced_copies, "drop", lambda run: {}[run.id] if run.id == runs[0].id else drop(run))
-    days_later(monkeypatch, 8)
     with pytest.raises(RestoreError, match=f"restore {runs[0].id}: "):
-        replaced_copies.drop_old_copies(system.context())
+        maintain_daily(system, monkeypatch)
     assert (system.storage / f".recovery-{runs[0].id}").exists()
     assert not (system.storage / f".recovery-{runs[1].id}").exists()
     assert not (system.storage / f".recovery-{runs[2].id}").exists()
@@ -124,8 +140,7 @@ def test_drop_old_copies_deletes_at_the_original_target_after_a_plan_change(
         assert len(marked(system, run)) >= 2
         path = system.plans / "copied.yaml"
         path.write_text(path.read_text().replace("copied: copied_elsewhere", "copied: copied_moved"))
-        days_later(monkeypatch, 8)
-        replaced_copies.drop_old_copies(system.context())
+        maintain_daily(system, monkeypatch)
         assert marked(system, run) == []
     finally:
         system.drop()
@@ -148,9 +163,8 @@ def test_drop_old_copies_names_a_source_that_left_the_plan(system, monkeypatch):
     path = system.plans / "small.yaml"
     kept = path.read_text()
     path.write_text("\n".join(line for line in kept.splitlines() if "files:" not in line and "uploads:" not in line))
-    days_later(monkeypatch, 8)
     with pytest.raises(RecoveryError, match=r"no longer has files\.uploads"):
-        replaced_copies.drop_old_copies(system.context())
+        maintain_daily(system, monkeypatch)
     path.write_text(kept)
     replaced_copies.drop_old_copies(system.context())
     assert not (system.storage / f".recovery-{run.id}").exists()
@@ -165,11 +179,10 @@ def test_drop_old_copies_names_a_target_that_left_the_plan(tmp_path, monkeypatch
     path = system.plans / "small.yaml"
     kept = path.read_text()
     path.write_text(kept[kept.index("plan: small") :])
-    days_later(monkeypatch, 8)
     with pytest.raises(
         RestoreError, match=rf"no longer has config.settings, files.uploads at the target elsewhere, where restore {run.id} left"
     ):
-        replaced_copies.drop_old_copies(system.context())
+        maintain_daily(system, monkeypatch)
     path.write_text(kept)
     replaced_copies.drop_old_copies(system.context())
     assert not (run.folder / "request.json").exists()

@@ -13,7 +13,6 @@ from recovery.backup import finalize, upload
 from recovery.backup import steps as backup_steps
 from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay, StagingError
 from recovery.crypto.signing import SigningKey
-from recovery.maintenance import replaced_copies
 from recovery.plan.model import Retention
 from recovery.restore import answers, choose_set, gate_texts, preflight, rollback
 from recovery.restore import steps as restore_steps
@@ -24,7 +23,7 @@ from recovery.sets.layout import CONTENTS_FILE, PACKS_FILE, new_set_id
 from recovery.sets.prune import prune
 from recovery.sets.records import read_records
 from sandbox.servers import Mongo, Postgres, wait_for
-from tests.support.restore_driver import approve_gate, assert_unchanged, run_until, steps, teardown
+from tests.support.restore_driver import approve_gate, assert_unchanged, maintain_daily, maintain_on, run_until, steps, teardown
 from tests.support.system import SampleSystem
 
 pytestmark = pytest.mark.slow
@@ -70,11 +69,9 @@ def test_restore_equals_set_and_previous_data_is_kept_for_keep_replaced(whole, m
     assert f"__before_{run.id}_states" in aside
     assert (whole.storage / f".recovery-{run.id}" / "before" / "new.txt").read_text() == "came later\n"
 
-    monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=6, hours=23))
-    replaced_copies.drop_old_copies(whole.context())
+    maintain_daily(whole, monkeypatch, 6.95)
     assert whole.leftovers() == aside, "copies went before their days were over"
-    monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=7, hours=1))
-    replaced_copies.drop_old_copies(whole.context())
+    maintain_on(whole, monkeypatch, 7.05)
     assert whole.leftovers() == []
     assert whole.fingerprint() == whole.set_state
     assert [path.name for path in run.folder.iterdir()] == ["journal.jsonl"]
@@ -91,8 +88,7 @@ def test_maintenance_deletes_rejected_data_after_keep_replaced(whole, monkeypatc
     assert f"whole__stage_{run.id}" in whole.leftovers()
     marks = {each["mark"] for each in json.loads((run.folder / "report.json").read_text())["set_aside"]}
     assert all(any(mark in name for mark in marks) for name in whole.leftovers()), (marks, whole.leftovers())
-    monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=8))
-    replaced_copies.drop_old_copies(whole.context())
+    maintain_daily(whole, monkeypatch)
     assert whole.leftovers() == []
     assert whole.fingerprint() == whole.before
 
@@ -250,11 +246,11 @@ def test_prune_keeps_set_until_restore_has_ended(system):
     newer = [back_up_again(system, f"newer {n}") for n in range(3)]
     run = system.restore()
     run_until(system, run, "preflight", system.ask(run, set=system.set_id))
-    key = run.context.verify_key()
+    rules = {"level": "decoded", "rpo": run.plan.objectives.rpo, "key": run.context.verify_key(), "after": newer[-1], "others": ()}
 
     def prune_all():
         for destination in run.context.destinations():
-            prune(destination, "small", Retention(keep_last=1), level="decoded", key=key, now=datetime.now(UTC), after=newer[-1], others=())
+            prune(destination, "small", Retention(keep_last=1), now=datetime.now(UTC), **rules)
         return [folder.exists() for folder in system.set_folders(system.set_id)]
 
     assert prune_all() == [True, True]
@@ -702,8 +698,7 @@ def test_failed_rollback_keeps_all_copies_and_can_be_retried(whole, monkeypatch)
         assert read_records(destination, run.manifest().path, run.context.verify_key(), run.manifest()).holds
     with pytest.raises(RestoreUnderWay):
         whole.back_up("meanwhile")
-    monkeypatch.setattr(replaced_copies, "now", lambda: datetime.now(UTC) + timedelta(days=30))
-    replaced_copies.drop_old_copies(whole.context())
+    maintain_daily(whole, monkeypatch, 30)
     assert any("__stage_" in name for name in whole.leftovers()), "copies were dropped although live is not back"
 
     with server.connect() as connection:

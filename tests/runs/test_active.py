@@ -1,6 +1,6 @@
 """Two plans with a shared location: a restore of one plan is in the way of the other plan."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -64,6 +64,28 @@ def test_upload_refuses_a_set_begun_before_the_cutover_of_an_overlapping_plan(sy
     assert teardown(run) == ""
     with pytest.raises(RestoreError, match=f"restore {run.id} of small to live cut over this system"):
         upload.upload(twin.context(), staged, "near")
+
+
+def test_upload_refuses_a_set_begun_before_a_cutover_by_a_clock_that_was_ahead(system):
+    """The clock is right again at the cutover, which so seems to be long before the backup began."""
+    ahead = datetime.now(UTC) + timedelta(days=60)
+    staged = StagedSet(system.plan(), new_set_id(ahead, "around"))
+    record = RunRecord(plan="small", set_id=staged.id, run_id="around", started=ahead, sources=("files.uploads",))
+    finalize.prepare(system.context(), staged, record)
+    for step in (steps.dump, steps.compress, steps.verify):
+        step(steps.Work(system.context(), staged, "files.uploads"))
+    run = system.restore()
+    run_until(system, run)
+    assert teardown(run) == ""
+    with pytest.raises(RestoreError, match=f"restore {run.id} of small to live cut over this system"):
+        upload.upload(system.context(), staged, "near")
+
+
+def test_upload_of_a_backup_that_began_after_a_restore_needs_no_clock(system):
+    run = system.restore()
+    run_until(system, run)
+    assert teardown(run) == ""
+    system.back_up("by a clock far behind", when=datetime.now(UTC) - timedelta(days=60))
 
 
 def test_restore_is_refused_while_a_restore_of_an_overlapping_plan_has_not_ended(system, twin, stranger):

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from recovery.common import aging
 from recovery.common.files import write_record
 from recovery.plan.model import Staging
 from recovery.runs.staged_set import RunRecord, StagedSet, staged_sets, sweep
@@ -59,11 +60,37 @@ def test_sweep_keeps_the_own_set_of_the_run(plan):
     assert left(plan) == ["01"]
 
 
-def test_sweep_deletes_a_closed_set_after_3_days(plan):
-    staged(plan, 1, age=timedelta(days=3, minutes=1))
-    staged(plan, 2, age=timedelta(days=2, hours=23))
+def sweep_on_day(plan, monkeypatch, day):
+    monkeypatch.setattr(aging, "now", lambda: datetime.now(UTC) + timedelta(days=day))
     sweep(plan, "another")
+
+
+def test_sweep_deletes_a_closed_set_when_nightly_runs_have_seen_it_for_3_days(plan, monkeypatch):
+    old = staged(plan, 1, age=timedelta(hours=1))
+    for day in (0, 1, 2, 2.95):
+        sweep_on_day(plan, monkeypatch, day)
+    staged(plan, 2)
+    assert left(plan) == ["01", "02"]
+    sweep_on_day(plan, monkeypatch, 3)
     assert left(plan) == ["02"]
+    assert not old.age_file.exists()
+
+
+def test_sweep_keeps_a_closed_set_when_the_clock_jumps_ahead(plan, monkeypatch):
+    """Of one run, and of the next; and it goes on to count when the clock is right again."""
+    staged(plan, 1)
+    for day in (0, 61, 62):
+        sweep_on_day(plan, monkeypatch, day)
+        assert left(plan) == ["01"]
+    for day in (2, 2.9):
+        sweep_on_day(plan, monkeypatch, day)
+    assert left(plan) == []
+
+
+def test_sweep_keeps_a_closed_set_that_was_staged_by_a_clock_far_behind(plan):
+    staged(plan, 1, age=timedelta(days=60))
+    sweep(plan, "another")
+    assert left(plan) == ["01"]
 
 
 def test_sweep_deletes_only_the_oldest_sets_over_the_staging_cap(plan):

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from recovery.common.errors import RetentionError
+from recovery.crypto.signing import SigningKey
 from recovery.destinations.base import Destination
 from recovery.destinations.folder import Folder
 from recovery.plan.model import Retention
 from recovery.sets import prune as sets_prune
 from recovery.sets.prune import prune
-from recovery.sets.records import add_record, hold, release
+from recovery.sets.records import add_record, confirmation, hold, release
 from recovery.sets.retention import plan_retention
 from recovery.sets.transfer import upload_set
 from tests.support.sets import KEY, NOW, keys_of, make_set, manifest, put, run_python, s3_destination, source
@@ -207,7 +208,8 @@ def ship(tmp_path, destination, age, **changes):
 
 def run(destination: Destination, newest, keep=None, now=None, plan_name="openmanus", others=()):
     keep, now = keep or Retention(keep_last=1), now or datetime.now(UTC)
-    return prune(destination, plan_name, keep, level="decoded", key=KEY.verify_key, now=now, after=newest.set_id, others=others)
+    rules = {"level": "decoded", "rpo": DAY, "key": KEY.verify_key, "after": newest.set_id, "others": others}
+    return prune(destination, plan_name, keep, now=now, **rules)
 
 
 def folders_at(destination):
@@ -259,6 +261,114 @@ def test_prune_is_refused_when_the_set_of_the_run_is_missing(local, tmp_path):
     with pytest.raises(RetentionError, match="is not at"):
         run(local, sets[1])
     assert folders_at(local) == ids(*sets)
+
+
+MONTH = Retention(keep_within="30d")
+
+
+def jumped(tmp_path, destination, days=1):
+    """30 nightly sets, and those of so many days since, all made by a clock that was 60 days ahead by then; the newest last."""
+    nightly = [ship(tmp_path, destination, (60 + days + number) * DAY) for number in reversed(range(30))]
+    return nightly, [ship(tmp_path, destination, number * DAY) for number in reversed(range(days))]
+
+
+def confirm(destination, made, key=KEY, time=TODAY):
+    add_record(destination, confirmation(made, time, "alice", "the machine was off"), key)
+
+
+@pytest.mark.parametrize("days", [1, 2])
+def test_prune_deletes_nothing_after_a_clock_jumped_until_a_person_confirms_the_gap(destination, tmp_path, days):
+    nightly, since = jumped(tmp_path, destination, days)
+    with pytest.raises(RetentionError, match=f"29 of {30 + days} sets at .* no set was made after set {nightly[-1].set_id}") as caught:
+        run(destination, since[-1], MONTH)
+    assert f"openmanus_maintenance with confirm_gap {nightly[-1].set_id}" in caught.value.next_step
+    assert folders_at(destination) == ids(*nightly, *since)
+    confirm(destination, nightly[-1])
+    assert len(run(destination, since[-1], MONTH).deleted) == 29
+    assert folders_at(destination) == ids(nightly[-1], *since)
+
+
+def test_prune_is_refused_when_the_clock_jumps_between_upload_and_prune(local, tmp_path, monkeypatch):
+    nightly = [ship(tmp_path, local, number * DAY) for number in reversed(range(30))]
+    monkeypatch.setattr(local, "now", lambda: datetime.now(UTC) + 60 * DAY)
+    with pytest.raises(RetentionError, match=f"29 of 30 sets .* after set {nightly[-1].set_id}"):
+        run(local, nightly[-1], MONTH, now=datetime.now(UTC) + 60 * DAY)
+    assert folders_at(local) == ids(*nightly)
+
+
+def test_prune_works_as_before_once_the_clock_is_right_again(local, tmp_path):
+    """What the wrong clock has dated counts for nothing. It left no gap, as another backup was made that night."""
+    nightly = [ship(tmp_path, local, number * DAY) for number in reversed(range(1, 32))]
+    future = ship(tmp_path, local, -60 * DAY)
+    newest = ship(tmp_path, local, timedelta())
+    assert run(local, newest, MONTH).deleted == (nightly[0].set_id,)
+    assert folders_at(local) == ids(*nightly[1:], newest, future)
+
+
+def test_prune_is_refused_once_the_clock_is_right_again_when_a_night_has_no_set_of_its_own(local, tmp_path):
+    nightly = [ship(tmp_path, local, number * DAY) for number in reversed(range(2, 33))]
+    future = ship(tmp_path, local, -60 * DAY)
+    newest = ship(tmp_path, local, timedelta())
+    with pytest.raises(RetentionError, match=f"after set {nightly[-1].set_id}"):
+        run(local, newest, MONTH)
+    assert folders_at(local) == ids(*nightly, future, newest)
+    confirm(local, nightly[-1])
+    assert len(run(local, newest, MONTH).deleted) == 2
+
+
+@pytest.mark.parametrize("forgery", ["other key", "other set", "of before the jump"])
+def test_prune_deletes_nothing_when_the_confirmation_of_the_gap_does_not_count(local, tmp_path, forgery):
+    nightly, since = jumped(tmp_path, local)
+    if forgery == "other key":
+        confirm(local, nightly[-1], SigningKey.generate())
+    elif forgery == "other set":
+        confirm(local, nightly[-2])
+        (local.root / nightly[-2].path / "records").rename(local.root / nightly[-1].path / "records")
+    else:
+        confirm(local, nightly[-1], time=nightly[-1].created + DAY)
+    with pytest.raises(RetentionError, match="confirm_gap"):
+        run(local, since[-1], MONTH)
+    assert folders_at(local) == ids(*nightly, *since)
+
+
+def test_prune_by_keep_last_alone_needs_no_confirmation(local, tmp_path):
+    nightly, since = jumped(tmp_path, local)
+    run(local, since[-1], Retention(keep_last=14))
+    assert folders_at(local) == ids(*nightly[-13:], *since)
+
+
+def test_prune_is_refused_in_a_gap_when_keep_last_keeps_only_some_sets(local, tmp_path):
+    nightly, since = jumped(tmp_path, local)
+    with pytest.raises(RetentionError, match="17 of 31 sets"):
+        run(local, since[-1], Retention(keep_within="30d", keep_last=14))
+    assert folders_at(local) == ids(*nightly, *since)
+
+
+def test_prune_goes_on_by_itself_when_sets_fill_the_whole_window_after_a_gap(local, tmp_path):
+    """Whatever the clock did in the gap, what lies before it is older than the window by now."""
+    before = [ship(tmp_path, local, (50 + number) * DAY) for number in range(3)]
+    since = [ship(tmp_path, local, number * DAY) for number in range(31)]
+    assert len(run(local, since[0], MONTH).deleted) == 3
+    assert folders_at(local) == ids(*since)
+    assert not folders_at(local) & ids(*before)
+
+
+def test_prune_deletes_a_set_whose_hold_ended_among_others_that_are_held(local, tmp_path):
+    """Prune itself made the gaps between held sets, so they need no confirmation."""
+    held = [ship(tmp_path, local, days * DAY, hold=True) for days in (300, 200, 100)]
+    since = [ship(tmp_path, local, number * DAY) for number in range(31)]
+    add_record(local, release(held[0], "manifest", TODAY, "alice", "no longer needed"), KEY)
+    assert run(local, since[0], MONTH).deleted == (held[0].set_id,)
+
+
+def test_prune_leaves_folders_without_manifest_alone_after_a_clock_jumped(local, tmp_path):
+    since = [ship(tmp_path, local, age) for age in (60 * DAY, timedelta())]
+    left = ship(tmp_path, local, 60 * DAY)
+    (local.root / left.path / "manifest.json").unlink()
+    age(local.root / left.path, days=59)
+    assert run(local, since[-1], MONTH).swept == ()
+    confirm(local, since[0])
+    assert run(local, since[-1], MONTH).swept == (left.set_id,)
 
 
 def test_prune_keeps_held_sets_until_released(destination, tmp_path):
@@ -328,7 +438,7 @@ def test_prune_keeps_a_set_whose_manifest_changes_before_deletion(local, tmp_pat
 
 KILLED = """
     import os, signal, sys
-    from datetime import UTC, datetime
+    from datetime import UTC, datetime, timedelta
     from pathlib import Path
     from recovery.common.held_folder import where
     from recovery.crypto.signing import VerifyKey
@@ -347,7 +457,7 @@ KILLED = """
         unlink(path, **named)
     os.unlink = unlink_and_die
     key = VerifyKey.from_pem(Path(public).read_text())
-    rules = {"level": "decoded", "key": key, "now": datetime.now(UTC), "after": after, "others": ()}
+    rules = {"level": "decoded", "rpo": timedelta(days=1), "key": key, "now": datetime.now(UTC), "after": after, "others": ()}
     prune(Folder("local", Path(root)), "openmanus", Retention(keep_last=1), **rules)
 """
 

@@ -1,8 +1,14 @@
 """Drives the steps of a restore in order, as Airflow does, and says what they left."""
 
+import contextlib
+import math
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from recovery.common.errors import RestoreError
+from recovery.common import aging
+from recovery.common.errors import RecoveryError, RestoreError
+from recovery.maintenance import replaced_copies
 from recovery.restore import answers, choose_set, gate_texts, preflight, rollback, safety_backup
 from recovery.restore import steps as restore_steps
 from recovery.restore.report import write
@@ -66,6 +72,21 @@ def teardown(run):
     except Exception as error:  # noqa: BLE001
         faults.append(str(error))
     return "\n".join(faults)
+
+
+def maintain_on(system, monkeypatch, day):
+    """Maintenance of a plan by a clock that is so many days ahead."""
+    moment = datetime.now(UTC) + timedelta(days=day)
+    monkeypatch.setattr(aging, "now", lambda: moment)
+    replaced_copies.drop_old_copies(system.context())
+
+
+def maintain_daily(system, monkeypatch, days=8):
+    """Maintenance once a day, for so many days; a fault of the last day is raised, as those of the days before it are the same."""
+    for day in range(1, math.ceil(days)):
+        with contextlib.suppress(RecoveryError):
+            maintain_on(system, monkeypatch, day)
+    maintain_on(system, monkeypatch, days)
 
 
 def journal_steps(run):

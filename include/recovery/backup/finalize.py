@@ -63,7 +63,11 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
     if staged.begun:
         log.info("this run has begun already; its set is %s", staged.id)
         return
-    update = {"previous": _previous(context), "recipients": plan.encryption.recipients}
+    update = {
+        "previous": _previous(context),
+        "cut_over_before": tuple(active.cutovers(plan)),
+        "recipients": plan.encryption.recipients,
+    }
     write_record(staged.run_file, record.model_copy(update=update))
     log.info("set %s, of %s", staged.id, ", ".join(record.sources))
 
@@ -153,7 +157,7 @@ def close(context: PlanContext, staged: StagedSet) -> None:
 def _refuse_switched_since(plan: Plan, run: RunRecord) -> None:
     """What was read before a cutover and what was read after it are not of one system."""
     for each in active.into_live(plan):
-        if any(entry.time >= run.started for entry in each.journal.entries(Step.STOPPING_SERVICES)):
+        if each.journal.entries(Step.STOPPING_SERVICES) and each.key not in run.cut_over_before:
             raise RestoreError(
                 f"The {each} cut over this system while set {run.set_id} was made; the set may be half of before.",
                 "Trigger a new backup run once the restore has ended.",

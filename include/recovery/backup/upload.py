@@ -66,7 +66,7 @@ def prune(context: PlanContext, staged: StagedSet, name: str) -> bool:
         False if this run's set is not complete: nothing is deleted after half a backup.
 
     Raises:
-        RetentionError: if it would not be safe.
+        RetentionError: if it would not be safe, as when no set was made for longer than the RPO explains.
         DestinationError: if this destination can't be read or refuses to delete, or another can't say what it holds.
     """
     plan, destination, key = context.plan, context.destination(name), context.verify_key()
@@ -79,6 +79,7 @@ def prune(context: PlanContext, staged: StagedSet, name: str) -> bool:
         plan.plan,
         plan.destinations[name],
         level=plan.required_level,
+        rpo=plan.objectives.rpo,
         key=key,
         now=datetime.now(UTC),
         after=staged.id,

@@ -1,12 +1,14 @@
-"""The copies that restores set aside: which there are, and their end after the plan's days."""
+"""The copies that restores set aside: which there are, and their end after the plan's days, counted so that no wrong clock ends them."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Collection
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from recovery.common.aging import seen_age
 from recovery.common.errors import RecoveryError, RestoreError
 from recovery.common.faults import Faults
 from recovery.common.files import locked, read_record
@@ -26,6 +28,9 @@ from recovery.sources.base import Restorer
 from recovery.targets import scratch
 
 log = logging.getLogger(__name__)
+
+_LOOKS_APART = timedelta(hours=36)
+"""Maintenance looks once a day, and may be late by half of one."""
 
 
 def drop_old_copies(context: PlanContext) -> None:
@@ -62,7 +67,7 @@ def _drop_if_old(context: PlanContext, request: Path) -> None:
     session = RestoreSession(context, read_record(request, Request).run_id)
     if not session.journal.closed:
         return
-    age = now() - session.journal.entries(Step.CLOSED)[-1].time
+    age = _age(session.folder, session.journal.entries(Step.CLOSED)[-1].time)
     keep = context.plan.keep_replaced
     if age < keep:
         log.info("restore %s ended %s ago; its copies stay for %s", session.id, human_duration(age), human_duration(keep - age))
@@ -73,8 +78,12 @@ def _drop_if_old(context: PlanContext, request: Path) -> None:
 def _drop_idle(plan: Plan, journal: Path) -> None:
     """Remove what is left of a drill for which nothing was due; of all others the journal stays, so that they are never begun anew."""
     closed = Journal(journal).last(Step.CLOSED)
-    if closed and closed.facts["reason"] == NOTHING_DUE and now() - closed.time >= plan.keep_replaced:
+    if closed and closed.facts["reason"] == NOTHING_DUE and _age(journal.parent, closed.time) >= plan.keep_replaced:
         shutil.rmtree(journal.parent)
+
+
+def _age(folder: Path, ended: datetime) -> timedelta:
+    return seen_age(folder / "age.json", ended, _LOOKS_APART)
 
 
 def drop(session: RestoreSession) -> None:

@@ -47,6 +47,11 @@ class ActiveRestore:
         return self.folder.name
 
     @property
+    def key(self) -> str:
+        """What tells it from all restores of all plans."""
+        return _key(self.plan, self.folder)
+
+    @property
     def changing(self) -> bool:
         """Whether it has its set and has not ended, and is there to change something."""
         return bool(self.request and not self.request.dry_run and self.journal.entries(Step.CHOSEN) and not self.journal.closed)
@@ -67,7 +72,7 @@ def recorded_restores(plan: Plan, *, whole: bool = True) -> Iterator[ActiveResto
     Raises:
         StagingError: if so.
     """
-    for path in (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl"):
+    for path in _journals(plan):
         yield ActiveRestore(plan, path.parent, Journal(path), _asked(path.with_name("request.json"), whole=whole))
 
 
@@ -101,6 +106,22 @@ def others(own: Plan, folder: Path) -> Iterator[ActiveRestore]:
     """The restores and drills, of any plan, that are to change something and have not ended; but for the one whose folder is given."""
     for plan in _plans(own):
         yield from (other for other in recorded_restores(plan, whole=plan is own) if other.changing and other.folder != folder)
+
+
+def cutovers(own: Plan) -> Iterator[str]:
+    """The keys of the restores of any plan, to any target, whose cutover has begun or is over."""
+    for plan in _plans(own):
+        for path in _journals(plan):
+            if Journal(path).entries(Step.STOPPING_SERVICES):
+                yield _key(plan, path.parent)
+
+
+def _key(plan: Plan, folder: Path) -> str:
+    return f"{plan.plan}/{folder.name}"
+
+
+def _journals(plan: Plan) -> Iterator[Path]:
+    return (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl")
 
 
 def refuse_second(own: Plan, folder: Path, request: Request) -> None:

@@ -8,6 +8,8 @@
       sources/<source>/*.json         records of the steps that are done, and ``<artifact>.contents.jsonl``
       set/                            the set as destinations will hold it; ``manifest.json`` closes it
       uploaded/<destination>          an empty file: this destination holds the set
+    <staging>/<plan>/sets/<set id>.age
+                                      how long it waits already, as runs have seen it
     <staging>/<plan>/restores/<id>/   journal, findings and work folders of a restore
 
 A record is written last and at once (temporary name, fsync, rename), so whoever finds one finds all that it tells of.
@@ -17,16 +19,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from recovery.common.aging import seen_age
 from recovery.common.errors import StagingError
 from recovery.common.files import folder_size, make_private, read_record, write_atomically
 from recovery.common.units import human_duration, human_size
 from recovery.plan.model import Plan
+from recovery.sets.gaps import longest_wait
 from recovery.sets.manifest import Sentence
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ class RunRecord(BaseModel):
     allow_empty: bool = False
     previous: dict[str, dict[str, int]] = {}
     """Records of each source in the newest valid set, as its manifest counts them, to notice what became empty or is gone."""
+    cut_over_before: tuple[str, ...] = ()
+    """The restores whose cutover had begun when the run began, so that a later one is known without a clock."""
     recipients: tuple[str, ...] = ()
     """Age recipients that every file of the set is encrypted to, whatever the plan says by then. Written when the run begins."""
 
@@ -65,6 +70,7 @@ class StagedSet:
         self.set_folder = self.folder / "set"
         self.manifest = self.set_folder / "manifest.json"
         self.lock = self.folder / "lock"
+        self.age_file = self.folder.with_name(f"{set_id}.age")
         self._ended = self.folder.with_name(f"{set_id}.finished")
 
     def source(self, source_id: str) -> Path:
@@ -121,6 +127,7 @@ class StagedSet:
         if self.folder.exists():
             self.folder.rename(self._ended)
             shutil.rmtree(self._ended)
+        self.age_file.unlink(missing_ok=True)
 
 
 def staged_sets(plan: Plan) -> list[StagedSet]:
@@ -134,26 +141,45 @@ def staged_sets(plan: Plan) -> list[StagedSet]:
 def sweep(plan: Plan, keep_id: str) -> None:
     """Remove what other runs left: dumps that a kill cut off, sets that every destination holds, packs beyond the caps.
 
-    Closed sets that a destination still lacks stay for ``staging.keep``, so that a failed upload can be cleared.
+    Closed sets that a destination still lacks stay for ``staging.keep``, so that a failed upload can be cleared. That time is counted
+    as runs see it pass: a clock that jumps makes no set old at once.
     """
     waiting = []
     for staged in staged_sets(plan):
         if staged.id == keep_id:
             continue
-        age = time.time() - staged.folder.stat().st_mtime
-        if not staged.closed or all(map(staged.is_uploaded, plan.destinations)) or age > plan.staging.keep.total_seconds():
-            log.info("removing what run %s left in staging, %s old", staged.id, human_duration(age))
+        if not staged.closed or all(map(staged.is_uploaded, plan.destinations)):
+            log.info("removing what run %s left in staging", staged.id)
             staged.remove()
         else:
-            waiting.append((staged, folder_size(staged.folder)))
-    total = sum(size for _, size in waiting)
-    for staged, size in waiting:
+            waiting.append(staged)
+    for staged in _under_cap(plan, waiting):
+        age = seen_age(staged.age_file, _changed(staged), longest_wait(plan.objectives.rpo))
+        missing = ", ".join(name for name in plan.destinations if not staged.is_uploaded(name))
+        if age > plan.staging.keep:
+            log.warning("removing the packs of %s from staging: they waited %s for %s", staged.id, human_duration(age), missing)
+            staged.remove()
+        else:
+            log.warning("set %s still waits in staging for %s: clear its failed upload", staged.id, missing)
+
+
+def _under_cap(plan: Plan, waiting: list[StagedSet]) -> list[StagedSet]:
+    """The newest sets that fit below the cap together; the older ones are removed."""
+    sizes = {staged.id: folder_size(staged.folder) for staged in waiting}
+    total = sum(sizes.values())
+    left = []
+    for staged in waiting:
         if plan.staging.cap is None or total <= plan.staging.cap:
-            missing = [name for name in plan.destinations if not staged.is_uploaded(name)]
-            log.warning("set %s still waits in staging for %s: clear its failed upload", staged.id, ", ".join(missing))
+            left.append(staged)
             continue
+        size = sizes[staged.id]
         log.warning(
             "removing the packs of %s from staging, %s: over the cap of %s", staged.id, human_size(size), human_size(plan.staging.cap)
         )
         staged.remove()
         total -= size
+    return left
+
+
+def _changed(staged: StagedSet) -> datetime:
+    return datetime.fromtimestamp(staged.folder.stat().st_mtime, UTC)

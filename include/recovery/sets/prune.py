@@ -10,11 +10,13 @@ from datetime import datetime, timedelta
 
 from recovery.common.errors import DestinationError, RetentionError
 from recovery.common.units import human_duration, human_size, iso
+from recovery.common.wording import shortened
 from recovery.crypto.signing import VerifyKey
 from recovery.destinations.base import Destination
 from recovery.plan.field_types import Level
 from recovery.plan.model import Retention
 from recovery.sets.catalog import LEFTOVER_AGE, MAX_SKEW, Listing, list_destination, read_manifest
+from recovery.sets.gaps import Gap, find_gaps, unconfirmed
 from recovery.sets.layout import MANIFEST_FILE, is_set_id
 from recovery.sets.manifest import Manifest
 from recovery.sets.records import read_records
@@ -43,6 +45,7 @@ def prune(
     retention: Retention,
     *,
     level: Level,
+    rpo: timedelta,
     key: VerifyKey,
     now: datetime,
     after: str,
@@ -55,13 +58,16 @@ def prune(
     destination, which has the manifest still, knows of a hold; those with a manifest or a hold that can't be verified are named and
     never touched.
 
-    A folder's clock is often this worker's own, so a wrong one shows at the other destinations: all that answer are asked.
+    A folder's clock is often this worker's own, so a wrong one shows at the other destinations: all that answer are asked. Where
+    none has another clock, it shows as a gap after the last set of before: nothing is deleted because of its age until a person
+    has confirmed the gap.
 
     Args:
         destination: where.
         plan: the plan's name.
         retention: the destination's rules.
         level: what must have been verified of a valid set.
+        rpo: the plan's objective: sets that are further apart have a gap between them.
         key: from the plan or the recovery kit.
         now: this worker's clock.
         after: id of the set that the run before has just brought here. If it isn't here, something is wrong, and nothing is deleted.
@@ -79,6 +85,8 @@ def prune(
             "Clear the upload, then this task.",
         )
     decisions = _plan(destination, listing, retention, level, key, now)
+    gaps = _gaps(destination, listing, retention, rpo, key, now)
+    _refuse_gaps(destination, retention, decisions, gaps, now)
     for finding in listing.findings:
         log.warning("%s: left alone: %s", destination.describe(), finding)
     for decision in decisions:
@@ -89,7 +97,10 @@ def prune(
     doomed = [decision.manifest for decision in reversed(decisions) if not decision.keep]
     deleted = tuple(manifest.set_id for manifest in doomed if _delete(destination, manifest, key))
     kept = tuple(decision.manifest.set_id for decision in decisions if decision.manifest.set_id not in deleted)
-    swept = tuple(name for name in listing.without if is_set_id(name) and _sweep(destination, f"{plan}/{name}", key, others, silent))
+    recent = [gap for gap in gaps if now - gap.until < LEFTOVER_AGE]
+    swept = tuple(
+        name for name in listing.without if is_set_id(name) and _sweep(destination, f"{plan}/{name}", key, others, silent, recent)
+    )
     for name in listing.without:
         if not is_set_id(name):
             log.warning("%s: %s/%s is no set; it is left alone", destination.describe(), plan, name)
@@ -127,6 +138,33 @@ def _check_clock(destination: Destination, there: datetime, now: datetime) -> No
         )
 
 
+def _gaps(destination: Destination, listing: Listing, retention: Retention, rpo: timedelta, key: VerifyKey, now: datetime) -> list[Gap]:
+    """The unconfirmed gaps that end late enough to matter."""
+    horizon = max(LEFTOVER_AGE, retention.keep_within or timedelta())
+    late = [gap for gap in find_gaps(listing.manifests, rpo=rpo, now=now) if now - gap.until < horizon]
+    return unconfirmed(late, destination, key, rpo=rpo)
+
+
+def _refuse_gaps(
+    destination: Destination, retention: Retention, decisions: Sequence[RetentionDecision], gaps: Sequence[Gap], now: datetime
+) -> None:
+    """A clock that jumped makes sets old. What lies before the window of ``keep_within`` is older than that without any jump, as long
+    as no gap ends in it; and a clock changes no count of ``keep_last``."""
+    doomed = [decision.manifest for decision in decisions if not decision.keep]
+    if not doomed or retention.keep_within is None:
+        return
+    open_gaps = [gap for gap in gaps if now - gap.until < retention.keep_within]
+    if open_gaps:
+        newest = open_gaps[0].before
+        raise RetentionError(
+            f"{len(doomed)} of {len(decisions)} sets at {destination.describe()} are old by this worker's clock, which says {iso(now)}. But"
+            f" no set was made {shortened(open_gaps)}. Nobody can tell whether that time has passed or a clock was wrong, so nothing was"
+            " deleted.",
+            "Look at the clock, set it if it is wrong (NTP), and find out why no set was made. Then confirm the gap: trigger"
+            f" {newest.plan}_maintenance with confirm_gap {newest.set_id}, and clear this task.",
+        )
+
+
 def _plan(
     destination: Destination, listing: Listing, retention: Retention, level: Level, key: VerifyKey, now: datetime
 ) -> tuple[RetentionDecision, ...]:
@@ -159,7 +197,14 @@ def _delete(destination: Destination, manifest: Manifest, key: VerifyKey) -> boo
     return True
 
 
-def _sweep(destination: Destination, path: str, key: VerifyKey, others: Iterable[Destination], silent: Sequence[str]) -> bool:
+def _sweep(
+    destination: Destination,
+    path: str,
+    key: VerifyKey,
+    others: Iterable[Destination],
+    silent: Sequence[str],
+    gaps: Sequence[Gap],
+) -> bool:
     """Remove a folder without manifest, unless it is in use, was so lately, or is held: here, or where its manifest still is."""
     entries = list(destination.list(f"{path}/"))
     if not entries:
@@ -167,6 +212,9 @@ def _sweep(destination: Destination, path: str, key: VerifyKey, others: Iterable
     newest = max(entry.modified for entry in entries)
     if destination.now() - newest < LEFTOVER_AGE:
         log.info("%s: %s has no manifest; an upload may still be going on", destination.describe(), path)
+        return False
+    if gaps:
+        log.warning("%s: %s has no manifest, and stays until its age is known: no set was made %s", destination.describe(), path, gaps[0])
         return False
     if silent:
         log.warning(

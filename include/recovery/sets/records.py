@@ -1,4 +1,5 @@
-"""What is said of a set after it was closed: holds and their release, verifications, reports. Signed, and only ever added.
+"""What is said of a set after it was closed: holds and their release, verifications, reports, confirmations. Signed, and only ever
+added.
 
 A record is ``records/<time>-<kind>.json`` in the set's folder, its signature ``….json.sig`` beside it. A record that is
 not verified is not believed, with one exception: a hold that can't be verified, or of which only the signature is left,
@@ -31,7 +32,7 @@ MAX_BYTES = 4_000_000
 BIRTH = "manifest"
 """Name of the hold that a set was born with."""
 
-Kind = Literal["hold", "release", "proof", "report"]
+Kind = Literal["hold", "release", "proof", "report", "confirmation"]
 
 
 class Record(BaseModel):
@@ -172,3 +173,8 @@ def hold(manifest: Manifest, time: datetime, by: str, why: str) -> Record:
 def release(manifest: Manifest, name: str, time: datetime, by: str, why: str) -> Record:
     """A record that ends the hold of this name."""
     return Record(kind="release", plan=manifest.plan, set_id=manifest.set_id, time=time, by=by, text=why, releases=name)
+
+
+def confirmation(manifest: Manifest, time: datetime, by: str, what: str) -> Record:
+    """A record that the gap after this set is real: until this moment no clock was wrong. See :mod:`recovery.sets.gaps`."""
+    return Record(kind="confirmation", plan=manifest.plan, set_id=manifest.set_id, time=time, by=by, text=what)
