@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from recovery.common.held_folder import ForeignLinkError, HeldFolder, led_to
-from tests.support.file_zoo import NOBODY, open_up
+from recovery.common.held_folder import ForeignLinkError, HeldFolder, exchangeable, led_to
+from tests.support.file_zoo import ACL, NOBODY, open_up
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
 
@@ -55,6 +55,35 @@ def test_led_to_refuses_a_link_that_another_user_may_exchange(folder, path):
     (folder / "a").symlink_to("foreign/link")
     with pytest.raises(ForeignLinkError):
         led_to(folder / path)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "exchangeable_there"),
+    [
+        (0, 0, 0o755, False),
+        (0, 0, 0o775, False),
+        (0, NOBODY, 0o755, False),
+        (0, NOBODY, 0o775, True),
+        (0, 0, 0o777, True),
+        (0, 0, 0o1777, False),
+        (NOBODY, 0, 0o755, True),
+    ],
+)
+def test_exchangeable_names_the_folder_in_which_another_user_may_exchange_what_is_next(folder, owner, group, mode, exchangeable_there):
+    """Whoever is in root's group can do that anywhere; where a folder keeps entries to their owners, nobody can."""
+    there = folder / "real"
+    os.chown(there, owner, group)
+    there.chmod(mode)
+    assert exchangeable(there / "inner") == (there if exchangeable_there else None)
+    assert exchangeable(there) is None
+
+
+@as_root
+def test_exchangeable_sees_what_an_access_control_list_allows(folder):
+    assert exchangeable(folder / "real/inner") is None
+    os.setxattr(folder / "real", "system.posix_acl_access", ACL)
+    assert exchangeable(folder / "real/inner") == folder / "real"
 
 
 def test_held_folder_is_closed_at_the_end_of_a_block(folder):

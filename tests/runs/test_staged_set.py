@@ -1,15 +1,19 @@
 import os
+import stat
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from recovery.common import aging
+from recovery.common.errors import StagingError
 from recovery.common.files import write_record
 from recovery.plan.model import Staging
-from recovery.runs.staged_set import RunRecord, StagedSet, staged_sets, sweep
+from recovery.runs.staged_set import RunRecord, StagedSet, open_staging, staged_sets, sweep
+from tests.support.file_zoo import NOBODY, as_nobody, open_up
 from tests.support.system import SampleSystem
 
+OTHER = 65533
 NOW = datetime(2026, 11, 23, 1, 0, tzinfo=UTC)
 
 
@@ -35,6 +39,41 @@ def staged(plan, number, age=timedelta(0), size=0, closed=True, uploaded=()):
 
 def left(plan):
     return [each.id[6:8] for each in sorted(staged_sets(plan), key=lambda each: each.id)]
+
+
+# Where it lies -------------------------------------------------------------------------------------------------------
+
+
+def placed(plan, folder):
+    return plan.model_copy(update={"staging": Staging(folder=folder)})
+
+
+def test_open_staging_makes_a_folder_for_this_user_alone(plan, tmp_path):
+    open_staging(placed(plan, tmp_path / "a/b"), tmp_path / "a/b/c")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a", tmp_path / "a/b", tmp_path / "a/b/c")] == [0o700] * 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
+@pytest.mark.parametrize("as_root", [True, False])
+def test_open_staging_below_a_folder_of_another_user_is_refused_for_root_and_a_warning_for_others(plan, tmp_path, caplog, as_root):
+    """That user could exchange it for one with a plan of an exchange that makes root change any folder."""
+    open_up(tmp_path)
+    folder = tmp_path / "app/staging"
+    folder.parent.mkdir()
+    os.chown(folder.parent, OTHER, OTHER)
+    words = f"Other users may write to {folder.parent}, so they could exchange the staging folder {folder}"
+    if as_root:
+        with pytest.raises(StagingError, match=words):
+            open_staging(placed(plan, folder), folder / "small")
+        return
+    folder.mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+
+    def warned():
+        open_staging(placed(plan, folder), folder / "small")
+        return caplog.text
+
+    assert words in as_nobody(warned)
 
 
 # Sweeping -----------------------------------------------------------------------------------------------------------

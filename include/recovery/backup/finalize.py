@@ -14,7 +14,7 @@ import zstandard
 from recovery.backup import restore_guide
 from recovery.backup.steps import Work
 from recovery.common.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
-from recovery.common.files import locked, make_private, write_record, written_in
+from recovery.common.files import locked, write_record, written_in
 from recovery.common.units import human_duration
 from recovery.crypto.recipients import recipient_fingerprint
 from recovery.packs.content_index import read_rows
@@ -22,7 +22,7 @@ from recovery.plan.model import Plan
 from recovery.runs import active
 from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
-from recovery.runs.staged_set import RunRecord, StagedSet, sweep
+from recovery.runs.staged_set import RunRecord, StagedSet, open_staging, sweep
 from recovery.sets.catalog import read_catalog
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, pack_path
 from recovery.sets.manifest import (
@@ -55,10 +55,7 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
             f"The plan has no source {', '.join(sorted(unknown)) or 'in an empty list'}.", f"It has {', '.join(plan.source_ids)}."
         )
     refuse_during_restore(plan)
-    try:
-        make_private(staged.set_folder)
-    except OSError as error:
-        raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    open_staging(plan, staged.set_folder)
     sweep(plan, staged.id)
     if staged.begun:
         log.info("this run has begun already; its set is %s", staged.id)

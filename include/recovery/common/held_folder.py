@@ -245,14 +245,14 @@ def led_to(path: Path) -> Path:
     """
     for _ in range(_LINKS):
         try:
-            folder, trusted = _walk(path.parent)
+            folder, foreign = _walk(path.parent)
         except FileNotFoundError:
             return path
         try:
             target, real = _link(folder, path.name), Path(os.fsdecode(where(folder)))
             if target is None:
                 return real / path.name
-            if not (trusted and _stays(folder, path.name)):
+            if foreign or not _stays(folder, path.name):
                 raise ForeignLinkError(path)
         except FileNotFoundError:
             return path
@@ -260,6 +260,17 @@ def led_to(path: Path) -> Path:
             os.close(folder)
         path = real / target
     raise ForeignLinkError(path)
+
+
+def exchangeable(path: Path) -> Path | None:
+    """The first folder on the way to another one in which somebody else than root and this user may exchange what is next; None for none.
+
+    Raises:
+        OSError: as :meth:`HeldFolder.open`.
+    """
+    descriptor, foreign = _walk(path)
+    os.close(descriptor)
+    return foreign
 
 
 def where(path: bytes | str | int) -> bytes:
@@ -288,14 +299,14 @@ def _down(descriptor: int, path: bytes, root: Path) -> int:
     return here
 
 
-def _walk(path: Path) -> tuple[int, bool]:
-    """Open a folder by its absolute path, see :meth:`HeldFolder.open`; and whether nobody else may exchange it, or one before it."""
-    here, trusted, links = os.open("/", _REACHED), True, 0
+def _walk(path: Path) -> tuple[int, Path | None]:
+    """Open a folder by its absolute path, see :meth:`HeldFolder.open`; and the first folder where another user may exchange the way."""
+    here, foreign, links = os.open("/", _REACHED), None, 0
     todo = list(reversed(path.parts[1:]))
     try:
         while todo:
             name = todo.pop()
-            trusted = trusted and _stays(here, name)
+            foreign = foreign or (None if _stays(here, name) else Path(os.fsdecode(where(here))))
             target = _link(here, name)
             if target is None:
                 inner = os.open(name, _REACHED, dir_fd=here)
@@ -303,7 +314,7 @@ def _walk(path: Path) -> tuple[int, bool]:
                 here = inner
                 continue
             links += 1
-            if not trusted or links > _LINKS:
+            if foreign or links > _LINKS:
                 raise ForeignLinkError(path)
             todo += reversed([part for part in target.split("/") if part])
             if target.startswith("/"):
@@ -312,15 +323,16 @@ def _walk(path: Path) -> tuple[int, bool]:
     except OSError as error:
         os.close(here)
         raise error if isinstance(error, ForeignLinkError) else _named(error, path) from None
-    return here, trusted
+    return here, foreign
 
 
 def _stays(folder: int, name: str) -> bool:
-    """Whether only root and this user may exchange an entry. The bits of a folder's group also hold what an access control list allows."""
+    """Whether only root, its group and this user may exchange an entry. A group's bits also hold what an access control list allows."""
     ours, status = {0, os.geteuid()}, os.fstat(folder)
     if status.st_uid not in ours:
         return False
-    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    roots = status.st_gid == 0 and "system.posix_acl_access" not in os.listxattr(f"/proc/self/fd/{folder}")
+    shared = status.st_mode & (stat.S_IWOTH if roots else stat.S_IWGRP | stat.S_IWOTH)
     return not shared or bool(status.st_mode & stat.S_ISVTX and os.lstat(name, dir_fd=folder).st_uid in ours)
 
 

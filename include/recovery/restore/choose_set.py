@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from recovery.common.errors import ApprovalError, DestinationError, PlanError, RestoreError, StagingError
+from recovery.common.errors import ApprovalError, DestinationError, PlanError, RestoreError
 from recovery.common.files import locked, write_record
 from recovery.common.units import now
 from recovery.restore.session import RestoreSession
 from recovery.runs import active
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
+from recovery.runs.staged_set import open_staging
 from recovery.sets import records
 from recovery.sets.catalog import Choice, read_catalog
 from recovery.sets.catalog import choose as choose_set
@@ -59,12 +60,10 @@ def take(session: RestoreSession, request: Request, choice: Choice) -> None:
     lacking = [source_id for source_id in request.sources if source_id not in manifest.sources]
     if lacking:
         raise RestoreError(f"Set {manifest.set_id} does not have {', '.join(lacking)}.", "Choose another set, or fewer sources.")
-    try:
-        with locked(session.folder.with_name("choosing.lock")):
-            active.refuse_second(session.plan, session.folder, request)
-            _write_down(session, request, choice)
-    except OSError as error:
-        raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    open_staging(session.plan, session.folder.parent)
+    with locked(session.folder.with_name("choosing.lock")):
+        active.refuse_second(session.plan, session.folder, request)
+        _write_down(session, request, choice)
     if not request.dry_run:
         _hold(session, choice)
     for fact in (*choice.facts, *choice.warnings):

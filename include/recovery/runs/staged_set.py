@@ -17,7 +17,9 @@ A record is written last and at once (temporary name, fsync, rename), so whoever
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from recovery.common.aging import seen_age
 from recovery.common.errors import StagingError
 from recovery.common.files import folder_size, make_private, read_record, write_atomically
+from recovery.common.held_folder import exchangeable
 from recovery.common.units import human_duration, human_size
 from recovery.plan.model import Plan
 from recovery.sets.gaps import longest_wait
@@ -128,6 +131,27 @@ class StagedSet:
             self.folder.rename(self._ended)
             shutil.rmtree(self._ended)
         self.age_file.unlink(missing_ok=True)
+
+
+def open_staging(plan: Plan, folder: Path) -> None:
+    """Make a folder in staging, for this user alone.
+
+    Raises:
+        StagingError: if it can't be made, or this is root and somebody else may put another folder in its place.
+    """
+    try:
+        make_private(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        foreign = exchangeable(folder.absolute())
+    except OSError as error:
+        raise StagingError(f"Staging can't be used: {error}.", "Create the plan's staging folder, writable for the workers.") from None
+    if foreign is None:
+        return
+    what = f"Other users may write to {foreign}, so they could exchange the staging folder {plan.staging.folder} for one of their own."
+    if os.geteuid() == 0:
+        raise StagingError(what, "Give that folder to root alone, or name another staging folder.")
+    log.warning("%s", what)
 
 
 def staged_sets(plan: Plan) -> list[StagedSet]:
