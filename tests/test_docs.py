@@ -67,7 +67,7 @@ def keys_of_schema(node, schema, path=""):
 def defaults_of(model, path=""):
     """The default of every key, as the code has it; ``PydanticUndefined`` where there is none."""
     for name, field in model.model_fields.items():
-        key = f"{path}.{name}".lstrip(".")
+        key = f"{path}.{field.alias or name}".lstrip(".")
         yield key, field.default
         yield from _inside(field.annotation, key)
 

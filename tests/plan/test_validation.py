@@ -122,6 +122,7 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
         ({"services": {"stop": [["bin/stop"]]}}, "'bin/stop' is a relative path; write an absolute one"),
         ({"checks": [{"sql": {"source": "postgres.main", "database": "shop", "query": "SELECT 1"}}]}, "exactly one of equals, at_least"),
         ({"checks": [{"sql": ASK | {"query": "SELECT 1", "equals": 1}}]}, "checks.0: the plan has no source"),
+        ({"checks": [{"sql": ASK | {"query": "SELECT 1", "equals": 1, "as": "pg_monitor"}}]}, "'pg_monitor' is a role of the server"),
     ],
 )  # fmt: skip
 def test_plan_validation_refuses_parts_that_do_not_fit_together(told, keys, words):

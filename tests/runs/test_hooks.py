@@ -29,8 +29,11 @@ MONGO = {"source": "mongo.documents", "database": "hooked"}
 @pytest.fixture(scope="module")
 def system(tmp_path_factory, postgres_server, mongo_server):
     made = SampleSystem(tmp_path_factory.mktemp("hooks") / "small", "hooked", postgres=postgres_server, mongo=mongo_server)
+    made.sql("CREATE ROLE hooked_owner; ALTER DATABASE hooked OWNER TO hooked_owner; ALTER TABLE requests OWNER TO hooked_owner")
     yield made
     made.drop()
+    with closing(postgres_server.connect()) as connection:
+        connection.execute("DROP ROLE hooked_owner")
 
 
 def numbered(*found):

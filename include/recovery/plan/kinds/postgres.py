@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
 
@@ -24,12 +24,23 @@ class PostgresTarget(ServerTarget):
     """A PostgreSQL server to restore to."""
 
 
+def _role(name: str) -> str:
+    if name.startswith("pg_"):
+        raise ValueError(f"{name!r} is a role of the server itself; write the name of a role that has what the SQL needs")
+    return name
+
+
+RoleName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_role)]
+
+
 class SqlStatement(Statement):
     """SQL for a database of a source."""
 
     kind: ClassVar[str] = "postgres"
 
     statement: Annotated[str, Field(min_length=1)]
+    role: Annotated[RoleName | None, Field(alias="as")] = None
+    """Whose rights it needs; default: those of the database's owner. No superuser."""
 
     @property
     def title(self) -> str:
@@ -43,6 +54,8 @@ class SqlQuestion(Question):
     kind: ClassVar[str] = "postgres"
 
     query: Annotated[str, Field(min_length=1)]
+    role: Annotated[RoleName | None, Field(alias="as")] = None
+    """Whose rights it needs; default: those of the database's owner. No superuser."""
 
     @property
     def title(self) -> str:

@@ -11,6 +11,7 @@ from threading import Timer
 from typing import Any
 
 from recovery.common.errors import SourceError
+from recovery.sources.postgres.accounts.query_roles import Asked, let_in
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 
 log = logging.getLogger(__name__)
@@ -29,32 +30,33 @@ class Answer:
     """The first rows, of a statement that gives any."""
 
 
-def execute(server: Server, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
+def execute(server: Server, asked: Asked, statement: str, timeout: timedelta) -> list[Answer]:
     """Run statements in a database with the search path that it has for its users; what the server notices goes into the log.
 
     One statement is a transaction of its own, or none at all (``VACUUM``); several are one transaction, unless they
-    say otherwise.
+    say otherwise. A query fails where row security would hide rows from it.
 
     Args:
         server: whose database it is.
-        database: its name at this server.
+        asked: where, with whose rights, and whether it may write.
         statement: one or more.
         timeout: of all of it; the server ends what takes longer, also when this process is gone.
-        read_only: refuse what writes.
 
     Raises:
         SourceUnreachable: if the server does not let us in.
-        SourceError: if it refuses, or takes too long, with its own words.
+        SourceError: if it refuses, or takes too long, with its own words; if nobody's rights will do.
     """
     with (
-        server.connect(
-            database,
+        let_in(server, asked) as (there, role),
+        there.connect(
+            asked.database,
+            role=role or "none",
             statement_timeout=str(round(timeout.total_seconds() * 1000)),
-            default_transaction_read_only="on" if read_only else "off",
+            default_transaction_read_only="on" if asked.reads else "off",
             search_path=None,
-            row_security=None,
+            row_security="off" if asked.reads else None,
         ) as connection,
-        translated_errors(f"Asking database {database}"),
+        translated_errors(f"Asking database {asked.database}"),
     ):
         connection.add_notice_handler(lambda notice: log.info("%s: %s", notice.severity, notice.message_primary))
         with _cancelled_after(connection, timeout):

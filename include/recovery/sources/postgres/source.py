@@ -18,12 +18,12 @@ from recovery.sources.model import Dump, Preflight
 from recovery.sources.postgres import compare as postgres_compare
 from recovery.sources.postgres import locations, query
 from recovery.sources.postgres import preflight as postgres_preflight
+from recovery.sources.postgres.accounts.query_roles import Asked
 from recovery.sources.postgres.client import Server
 from recovery.sources.postgres.databases import in_place, swap
 from recovery.sources.postgres.databases import stage as databases_stage
 from recovery.sources.postgres.dump import pg_dump
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
-from recovery.sources.postgres.query import Answer
 from recovery.sources.postgres.tables import contents as tables_contents
 from recovery.sources.postgres.tables import restore as tables_restore
 from recovery.sources.postgres.tables.contents import Chosen
@@ -171,15 +171,15 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
 
     def execute(self, statement: SqlStatement, timeout: timedelta) -> Iterator[str]:
         """See :meth:`recovery.sources.base.Queryable.execute`."""
-        for answer in self._ask(statement.database, statement.statement, timeout):
+        for answer in query.execute(self._server, self._asked(statement), statement.statement, timeout):
             yield answer.status
             for row in answer.rows or ():
                 yield f"  {' | '.join(map(str, row))}"
 
     def answer(self, question: SqlQuestion, timeout: timedelta) -> object:
         """See :meth:`recovery.sources.base.Queryable.answer`."""
-        return query.only_value(self._ask(question.database, question.query, timeout, read_only=True)[-1])
+        return query.only_value(query.execute(self._server, self._asked(question), question.query, timeout)[-1])
 
-    def _ask(self, database: str, statement: str, timeout: timedelta, *, read_only: bool = False) -> list[Answer]:
-        """Run SQL of the plan's owner in a database, by its name in the set."""
-        return query.execute(self._server, self._renamed.get(database, database), statement, timeout, read_only=read_only)
+    def _asked(self, sql: SqlStatement | SqlQuestion) -> Asked:
+        """SQL of the plan's owner, in a database by its name here."""
+        return Asked(self._renamed.get(sql.database, sql.database), sql.role, reads=isinstance(sql, SqlQuestion))

@@ -5,28 +5,11 @@ from pathlib import Path
 import pytest
 
 from sandbox.servers import Postgres
+from tests.support.postgres_attack import attack
 from tests.support.postgres_site import Site, contents, texts
 
 VERSIONS = (16, 18)
 ROLES = ("mallory", "alice")
-TRY = """
-    FOR name IN SELECT rolname FROM pg_roles LOOP
-        BEGIN
-            EXECUTE format('SET ROLE %I', name);
-            EXECUTE 'ALTER ROLE mallory SUPERUSER';
-        EXCEPTION WHEN OTHERS THEN NULL;
-        END;
-    END LOOP;
-    BEGIN
-        RESET SESSION AUTHORIZATION;
-        EXECUTE 'ALTER ROLE mallory SUPERUSER';
-    EXCEPTION WHEN OTHERS THEN NULL;
-    END;
-    BEGIN
-        EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'touch {proof}');
-    EXCEPTION WHEN OTHERS THEN NULL;
-    END;
-"""
 EVIL = [
     "CREATE SCHEMA mine",
     "CREATE FUNCTION mine.attack() RETURNS int LANGUAGE plpgsql AS $$ DECLARE name text; BEGIN {attack} RETURN 1; END $$",
@@ -80,7 +63,7 @@ def evil(site, mallory, tmp_path):
 
     def made(way):
         for statement in EVIL:
-            site.sql("shop", statement.replace("{attack}", TRY.replace("{proof}", str(tmp_path / "proof"))), **mallory)
+            site.sql("shop", statement.replace("{attack}", attack("mallory", tmp_path / "proof")), **mallory)
         site.sql("shop", "GRANT ALL ON SCHEMA mine TO alice")
         site.sql("postgres", "GRANT alice TO mallory")
         with site.server.connect("shop", **mallory) as connection:

@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from psycopg import errors
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError, SourceUnreachable
 from recovery.packs.content_index import Facts
+from recovery.sources.postgres.accounts.logins import create_login, new_password
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 
 OURS = ""
@@ -50,17 +51,13 @@ def create(connection: Connection, database: str, owners: Collection[str], set_r
     Raises:
         RestoreError: if the server refuses.
     """
-    token, password = secrets.token_hex(4), secrets.token_urlsafe(24)
+    token, password = secrets.token_hex(4), new_password()
     loaders = Loaders({owner: f"{PREFIX}{token}_{number}" for number, owner in enumerate([EVERYONE, *sorted(owners)])}, password)
     with translated_errors(f"Creating the roles that load {database}", RestoreError), connection.transaction():
         for role in loaders.names():
-            secret = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-            name = Identifier(role)
-            connection.execute(SQL("CREATE ROLE {} LOGIN INHERIT PASSWORD {}").format(name, Literal(secret)))
-            connection.execute(SQL("COMMENT ON ROLE {} IS {}").format(name, Literal(_mark(database))))
-            connection.execute(SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(Identifier(database), name))
-            if connection.info.parameter_status("is_superuser") != "on":  # who has to own what it loads, for as long as it hands it over
-                connection.execute(SQL("GRANT {} TO CURRENT_USER").format(name))
+            create_login(connection, role, password, _mark(database))
+            rights = SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}")
+            connection.execute(rights.format(Identifier(database), Identifier(role)))
         for member, group in _memberships(owners, set_roles):
             names = map(Identifier, (loaders.roles[group], loaders.roles[member]))
             connection.execute(SQL("GRANT {} TO {}").format(*names))

@@ -27,10 +27,12 @@ _ROLES: LiteralString = """SELECT r.rolname, jsonb_build_object(
       'member of', (SELECT jsonb_agg(DISTINCT jsonb_build_array(pg_get_userbyid(m.roleid), m.admin, m.inherit, m.may_set))
           FROM (SELECT roleid, bool_or(admin_option) AS admin, bool_or((to_jsonb(g) ->> 'inherit_option')::bool) AS inherit,
               bool_or((to_jsonb(g) ->> 'set_option')::bool) AS may_set
-            FROM pg_auth_members g WHERE g.member = r.oid GROUP BY roleid) m),
+            FROM pg_auth_members g WHERE g.member = r.oid AND pg_get_userbyid(roleid) !~ {made} GROUP BY roleid) m),
       'parameters', {parameters})
-    FROM pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY r.rolname"""
+    FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.rolname !~ {made} ORDER BY r.rolname"""
 """Since PostgreSQL 16 several may grant the same membership; what counts is what they give together."""
+_MADE = "^recovery_(load|query)_[0-9a-f]{8}(_[0-9]+)?$"
+"""Names of the login roles that restores, checks and hooks make for a while; nobody backs them up or restores them."""
 _PARAMETERS: LiteralString = """(SELECT jsonb_agg(DISTINCT jsonb_build_array(p.parname, a.privilege_type, a.is_grantable))
     FROM pg_parameter_acl p, aclexplode(p.paracl) a WHERE a.grantee = {grantee} AND a.grantee <> 10)"""
 """Rights on settings as ``[setting, privilege, may grant]``, without those of the server's first superuser, who has them all."""
@@ -98,7 +100,7 @@ def waits_for(facts: Facts) -> str | None:
 
 
 def role_rows(connection: Connection) -> list[Row]:
-    """Every role but the server's own, without passwords."""
+    """Every role but the server's own and those of :data:`_MADE`, without passwords."""
     with translated_errors("Reading the roles"):
         return [("role", name, facts) for name, facts in connection.execute(_with_parameters(connection, _ROLES, "r.oid")).fetchall()]
 
@@ -114,7 +116,7 @@ def server_facts(connection: Connection) -> Facts:
 
 def _with_parameters(connection: Connection, query: LiteralString, grantee: LiteralString) -> Composed:
     known = connection.info.server_version >= _PARAMETERS_SINCE
-    return SQL(query).format(parameters=SQL(_PARAMETERS).format(grantee=SQL(grantee)) if known else SQL("NULL"))
+    return SQL(query).format(made=_MADE, parameters=SQL(_PARAMETERS).format(grantee=SQL(grantee)) if known else SQL("NULL"))
 
 
 def tablespace_rows(connection: Connection) -> list[Row]:

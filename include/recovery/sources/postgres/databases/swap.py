@@ -15,6 +15,7 @@ from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_diff import compare
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
+from recovery.sources.postgres.accounts.query_roles import drop_left
 from recovery.sources.postgres.accounts.roles import asleep, awaken, created_roles, drop_role
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.stage import drop
@@ -229,6 +230,8 @@ def finalize(server: Server, chosen: Sequence[Target]) -> None:
             if _lets_in(connection, target.before) is not None:
                 _allow(connection, target.before, False)
                 log.info("the replaced database %s is kept as %s", target.name, target.before)
+        for target in chosen:
+            drop_left(connection, target.name)
 
 
 def discard(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
@@ -240,6 +243,7 @@ def discard(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> N
             return
         for target in chosen:
             drop(connection, target.stage)
+            drop_left(connection, target.name)
         for role in created_roles(restore):
             drop_role(connection, restore, role)
 
