@@ -57,6 +57,12 @@ def test_restore_without_objections_gets_two_facts_about_room():
     ]
 
 
+def test_failing_hooks_are_refused_and_failing_checks_are_warned_of():
+    facts = made_up(failing_hooks={"The hook a": "no rights."}, failing_checks={"The check b": "no role."})
+    assert refusals(facts) == ["The hook a would fail: no rights."]
+    assert warnings(facts) == ["The check b would fail: no role."]
+
+
 def test_findings_are_ordered_by_restore_then_source_then_room():
     """Of the restore as a whole, then source by source, then of room."""
     facts = made_up(

@@ -17,7 +17,7 @@ from recovery.restore import rollback
 from recovery.runners import commands
 from recovery.runs import hooks as runs_hooks
 from sandbox.servers import wait_for
-from tests.support.restore_driver import journal_steps, steps, teardown
+from tests.support.restore_driver import journal_steps, refused_by_preflight, run_until, steps, teardown
 from tests.support.system import SampleSystem
 
 pytestmark = pytest.mark.slow
@@ -375,3 +375,22 @@ def test_restore_hooks_are_skipped_for_drill_dry_run_and_other_target(hooked, as
     assert restore_hooks.after_restore(run) is False
     assert hook_calls(hooked) == []
     assert journal_steps(run) == ["chosen", "stopping services"]
+
+
+def test_preflight_refuses_sql_hooks_that_will_fail_and_warns_of_such_checks(system):
+    system.back_up()
+    asked = "source: postgres.main, database: hooked, {}, as: {}"
+    hook = f"hooks:\n  before_restore: [{{sql: {{{asked.format('statement: SELECT 1', 'postgres')}}}}}]\n"
+    check = f"  - {{name: asked, sql: {{{asked.format('query: SELECT 1, equals: 1', 'nobody')}}}}}\n"
+    system.write_plan(more=hook)
+    system.edit_plan("checks:\n", f"checks:\n{check}")
+    run = system.restore()
+    words = refused_by_preflight(run, system.ask(run))
+    assert "before_restore.0 (SQL in hooked of postgres.main) would fail: SQL is to run as postgres in hooked, who is a superuser" in words
+    system.write_plan(more="")
+    system.edit_plan("checks:\n", f"checks:\n{check}")
+    run = system.restore("restore 2")
+    run_until(system, run, "preflight")
+    assert "⚠ The check asked would fail: SQL is to run as nobody in hooked, and the server has no such role" in run.findings().text
+    teardown(run)
+    system.write_plan()

@@ -15,13 +15,15 @@ from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.loader import load_plans
 from recovery.plan.location import Location, overlap
 from recovery.plan.model import Plan
+from recovery.plan.source_settings import Question, Statement
 from recovery.restore import source_view
 from recovery.restore.session import RestoreSession
 from recovery.runs import active
+from recovery.runs.hooks import name_of
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
 from recovery.sets.manifest import Manifest
-from recovery.sources.base import Restorer
+from recovery.sources.base import Queryable, Restorer
 from recovery.sources.model import Preflight
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,10 @@ class Facts:
     overlaps: Sequence[Overlap] = ()
     disks: Mapping[str, Disk] = field(default_factory=dict)
     """By folder, for all that the restore and the reports name."""
+    failing_hooks: Mapping[str, str] = field(default_factory=dict)
+    """Why statements of hooks will fail, by the hook; see :meth:`recovery.sources.base.Queryable.foresee`."""
+    failing_checks: Mapping[str, str] = field(default_factory=dict)
+    """Why questions of checks will fail, by the check."""
     others: Sequence[str] = ()
     """Other restores and drills that have not ended, in words."""
     changes: Mapping[str, Sequence[Change]] = field(default_factory=dict)
@@ -120,6 +126,8 @@ def gather(session: RestoreSession) -> Facts:
         occupied_locations={source_id: there for source_id in fit if (there := occupied_locations(session, source_id))},
         overlaps=list(_overlaps(session, locations)),
         disks=disks(session.folder, reports.values()),
+        failing_hooks=_failing_hooks(session, failures),
+        failing_checks=_failing_checks(session, failures),
         others=[str(other) for other in active.others(session.plan, session.folder)],
     )
 
@@ -177,6 +185,35 @@ def _overlaps(session: RestoreSession, locations: Mapping[str, Collection[Locati
                 restorer = session.source(outer)
                 left_out = restorer.leaves_out(source_view.of(session, outer), inner)
                 yield Overlap((one, other), inner, left_out, restorer.lost_folder(inner))
+
+
+def _failing_hooks(session: RestoreSession, silent: Collection[str]) -> dict[str, str]:
+    """Of the hooks around this restore, of a dry run those that the restore would have."""
+    if not session.target.live or session.request().drill:
+        return {}
+    hooks = [*session.plan.hooks.of("before_restore"), *session.plan.hooks.of("after_restore")]
+    return _failing(session, silent, ((name_of(key, hook), hook.statement) for key, hook in hooks))
+
+
+def _failing_checks(session: RestoreSession, silent: Collection[str]) -> dict[str, str]:
+    checks = session.target.asked(session.request().sources)
+    return _failing(session, silent, ((f"The check {check.title}", check.question) for check in checks))
+
+
+def _failing(session: RestoreSession, silent: Collection[str], asked: Iterable[tuple[str, Statement | Question | None]]) -> dict[str, str]:
+    """By name; of sources that don't answer anyway, nothing."""
+    found = {}
+    for name, question in asked:
+        if question is None or question.source in silent:
+            continue
+        view = source_view.of(session, question.source) if question.source in session.request().sources else None
+        try:
+            why = session.target.source(question.source, Queryable).foresee(question, view)
+        except RecoveryError as error:
+            why = str(error)
+        if why:
+            found[name] = why
+    return found
 
 
 def disks(folder: Path, reports: Iterable[Preflight]) -> dict[str, Disk]:

@@ -15,6 +15,8 @@ from recovery.sources.model import Finding
 
 ROOM = "room"
 """What findings about free space are about."""
+CHECKS = "checks"
+"""What findings about the plan's checks are about."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,16 @@ class Judgement(Finding):
     """A finding, and where in the text of the first gate it belongs."""
 
     about: str = ""
-    """A source, :data:`ROOM`, or nothing: the restore as a whole."""
+    """A source, :data:`CHECKS`, :data:`ROOM`, or nothing: the restore as a whole."""
 
     def __str__(self) -> str:
-        return self.text if self.about in {"", ROOM} else f"{self.about}: {self.text}"
+        return self.text if self.about in {"", CHECKS, ROOM} else f"{self.about}: {self.text}"
 
 
 def judge(facts: Facts) -> list[Judgement]:
-    """All findings: of the restore as a whole, then source by source, then of room."""
+    """All findings: of the restore as a whole, then source by source, then of checks and of room."""
     found = [finding for rule in RULES for finding in rule(facts)]
-    order = ["", *facts.reports, ROOM]
+    order = ["", *facts.reports, CHECKS, ROOM]
     return sorted(found, key=lambda finding: order.index(finding.about))
 
 
@@ -64,6 +66,19 @@ def sources_say(facts: Facts) -> Iterator[Judgement]:
     for source_id, report in facts.reports.items():
         for finding in report.findings:
             yield Judgement(finding.level, finding.text, source_id)
+
+
+# Hooks and checks -----------------------------------------------------------------------------------------------------
+
+
+def hooks_can_run(facts: Facts) -> Iterator[Judgement]:
+    """No hook is known to fail once the restore was approved."""
+    yield from (Judgement("refusal", f"{hook} would fail: {why}") for hook, why in facts.failing_hooks.items())
+
+
+def checks_can_be_asked(facts: Facts) -> Iterator[Judgement]:
+    """No check is known to fail whatever was restored."""
+    yield from (Judgement("warning", f"{check} would fail: {why}", CHECKS) for check, why in facts.failing_checks.items())
 
 
 # The target -----------------------------------------------------------------------------------------------------------
@@ -208,6 +223,8 @@ RULES: tuple[Callable[[Facts], Iterable[Judgement]], ...] = (
     sources_answer,
     sources_lie_apart,
     sources_say,
+    hooks_can_run,
+    checks_can_be_asked,
     live_systems_answer,
     target_is_not_live,
     target_is_empty,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from recovery.common.units import human_duration, human_size, plain_markdown
 from recovery.packs.content_diff import Change
 from recovery.restore.preflight_facts import Facts
-from recovery.restore.preflight_rules import ROOM, Judgement
+from recovery.restore.preflight_rules import CHECKS, ROOM, Judgement
 from recovery.sets.manifest import level_name
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ def render(facts: Facts, findings: Sequence[Judgement]) -> str:
     lines.append(f"- The sources' moments lie {human_duration(facts.manifest.skew_seconds)} apart.")
     for source_id in facts.reports:
         lines += _source(facts, source_id, findings)
+    if of_checks := _findings(findings, CHECKS):
+        lines += ["", "### Checks", "", *of_checks]
     lines += ["", "### Room", "", *_findings(findings, ROOM)]
     if untouched := [source_id for source_id in facts.plan.source_ids if source_id not in facts.reports]:
         lines += ["", f"Not restored and not touched: {', '.join(untouched)}."]

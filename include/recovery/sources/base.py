@@ -359,6 +359,15 @@ class Queryable(Source):
             SourceUnreachable: if it does not answer.
         """
 
+    def foresee(self, asked: Any, restore: RestoreView | None) -> str:
+        """Why a statement will fail as things are, or a question after a restore; empty if that can't be known, or none will.
+
+        Args:
+            asked: the statement or the question.
+            restore: of this source; None if it is not restored.
+        """
+        return ""
+
     @abstractmethod
     def answer(self, question: Any, timeout: timedelta) -> object:
         """The one value that a check asks for. Writes nothing.

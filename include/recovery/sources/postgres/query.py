@@ -10,9 +10,12 @@ from datetime import timedelta
 from threading import Timer
 from typing import Any
 
-from recovery.common.errors import SourceError
-from recovery.sources.postgres.accounts.query_roles import Asked, let_in
+from recovery.common.errors import SourceError, SourceUnreachable
+from recovery.sources.base import RestoreView
+from recovery.sources.postgres.accounts.query_roles import Asked, Database, database, let_in, rights
+from recovery.sources.postgres.accounts.roles import coming_roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,40 @@ def execute(server: Server, asked: Asked, statement: str, timeout: timedelta) ->
         for result in cursor.results():
             answers.append(Answer(result.statusmessage or "", result.fetchmany(_ROWS) if result.description else None))
         return answers
+
+
+def foresee(server: Server, asked: Asked, restore: RestoreView | None, brought: Target | None) -> str:
+    """Why nobody's rights will do for SQL; see :meth:`recovery.sources.base.Queryable.foresee`.
+
+    Args:
+        server: whose database it is.
+        asked: the SQL.
+        restore: what is to be restored there, if anything is.
+        brought: the database, if the restore brings it as a whole.
+    """
+    there = server.databases().get(asked.database, False)
+    with server.maintenance() as connection, translated_errors(f"Asking who owns database {asked.database}"):
+        try:
+            if restore and brought and (asked.reads or not there):
+                rights(connection, server, asked, _in_set(restore, brought), coming_roles(connection, restore))
+            elif there:
+                with server.connect(asked.database) as inside:
+                    rights(inside, server, asked, database(inside), {})
+        except SourceUnreachable:
+            raise
+        except SourceError as error:
+            return f"{error.what} {error.next_step}"
+    return ""
+
+
+def _in_set(restore: RestoreView, target: Target) -> Database:
+    makers: set[str | None] = set()
+    for kind, _, facts in restore.rows(target.artifact):
+        if owner := facts.get("owner"):
+            makers.add(owner)
+        if kind in {"schema", "database"}:
+            makers |= {grantee for grantee, privilege, _ in facts["acl"] or () if privilege == "CREATE"}
+    return Database(str(target.facts["owner"]), makers)
 
 
 @contextmanager

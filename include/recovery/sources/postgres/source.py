@@ -180,6 +180,12 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         """See :meth:`recovery.sources.base.Queryable.answer`."""
         return query.only_value(query.execute(self._server, self._asked(question), question.query, timeout)[-1])
 
+    def foresee(self, asked: SqlStatement | SqlQuestion, restore: RestoreView | None) -> str:
+        """See :meth:`recovery.sources.base.Queryable.foresee`."""
+        sql = self._asked(asked)
+        brought = next((target for target in self._whole(restore) if target.name == sql.database), None) if restore else None
+        return query.foresee(self._server, sql, restore, brought)
+
     def _asked(self, sql: SqlStatement | SqlQuestion) -> Asked:
         """SQL of the plan's owner, in a database by its name here."""
         return Asked(self._renamed.get(sql.database, sql.database), sql.role, reads=isinstance(sql, SqlQuestion))

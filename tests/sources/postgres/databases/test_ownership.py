@@ -57,13 +57,13 @@ def mallory(site):
 
 
 @pytest.fixture
-def evil(site, mallory, tmp_path):
+def evil(site, mallory):
     """Makes definitions as the owner, and backs them up; the proof is a file that no program should make."""
-    tmp_path.chmod(0o777)
+    proof = site.server.folder / "proof"
 
     def made(way):
         for statement in EVIL:
-            site.sql("shop", statement.replace("{attack}", attack("mallory", tmp_path / "proof")), **mallory)
+            site.sql("shop", statement.replace("{attack}", attack("mallory", proof)), **mallory)
         site.sql("shop", "GRANT ALL ON SCHEMA mine TO alice")
         site.sql("postgres", "GRANT alice TO mallory")
         with site.server.connect("shop", **mallory) as connection:
@@ -72,8 +72,9 @@ def evil(site, mallory, tmp_path):
         site.sql("postgres", "REVOKE alice FROM mallory", "ALTER ROLE mallory NOSUPERUSER")
         return site.back_up(site.source("shop", user="postgres"))
 
-    made.proof = tmp_path / "proof"
-    return made
+    made.proof = proof
+    yield made
+    proof.unlink(missing_ok=True)
 
 
 def is_superuser(site, role):

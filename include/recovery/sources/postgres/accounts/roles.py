@@ -58,6 +58,12 @@ def needed_roles(restore: RestoreView, chosen: Sequence[Target]) -> dict[str, Fa
     return {name: facts for name, facts in known.items() if name in needed}
 
 
+def coming_roles(connection: Connection, restore: RestoreView) -> dict[str, Facts]:
+    """The set's roles that the server lacks, or that are asleep there."""
+    awake = {name for _, name, facts in server_globals.role_rows(connection) if not server_globals.is_asleep(facts)}
+    return {name: facts for name, facts in roles(restore).items() if name not in awake}
+
+
 def created_roles(restore: RestoreView) -> list[str]:
     """The roles that this restore created or took over, by its journal, without repetition."""
     return list(dict.fromkeys(str(facts["role"]) for facts in restore.recorded_facts(CREATED_ROLE)))
