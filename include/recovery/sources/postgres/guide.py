@@ -1,42 +1,174 @@
-"""How to get PostgreSQL back by hand."""
+"""How to get PostgreSQL back by hand: quickly, or so that the code of the databases gets no rights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from psycopg.sql import SQL, Composed, Identifier
+
 from recovery.sources.guide import Guide, GuidedSource
+from recovery.sources.postgres.databases.ownership import KINDS, owned_by
 
 _TEMPLATE = """\
-Set `PGHOST`, `PGPORT`, `PGUSER` (a superuser) and `PGPASSWORD` for the new server, version {{ sources[0].version }} or later.
-Roles first, all but yours, which keeps its password; complaints about roles that exist already are expected, everything else is not.
-{% for source in sources %}
+Export `PGHOST`, `PGPORT`, `PGUSER` (a superuser) and `PGPASSWORD` for the new server, version {{ sources[0].version }} or later.
+Let nobody else in before all is done. Settings that the databases bring must change nothing meanwhile:
+
 ```sh
+export PGOPTIONS='{{ sources[0].options }}'
+```
+
+Roles first, all but yours, which keeps its password; complaints about roles that exist already are expected, everything else is not.
+
+```sh
+{% for source in sources -%}
 {% for folder in source.globals -%}
 grep -v -E "^(CREATE|ALTER) ROLE \\"?$PGUSER\\"?( WITH|;)" {{ folder }}/globals.sql | psql --no-psqlrc --dbname postgres
 {% endfor -%}
-{% for folder, through in source.databases -%}
-pg_restore --dbname {{ through }} --create --exit-on-error --jobs 2 {{ folder }}
 {% endfor -%}
 ```
-{% endfor %}"""
+
+Databases bring code: checks, domains, generated columns, expressions of indexes and of partition keys, materialized views.
+PostgreSQL runs it while it loads them, with the rights of who is logged in.
+So who owned a database, or only a table in it, can become a superuser of the new server if a superuser loads it.
+Choose one of two ways.
+
+### If you trust all owners of these databases
+
+```sh
+{% for source in sources -%}
+{% for database in source.databases -%}
+pg_restore --dbname {{ database.through }} --create --exit-on-error --jobs 2 {{ database.folder }}
+{% endfor -%}
+{% endfor -%}
+```
+
+### If you do not
+
+A role without any right outside of a database owns and loads it, and is dropped at the end.
+What is left for the superuser runs no code of the set: extensions, large objects, policies, publications, event triggers, comments,
+owners and rights.
+While a database is loaded, its owners can still harm one another's objects in it.
+
+This stops with an error at what only a superuser may make: functions in C or untrusted languages, base types, operator classes, casts
+between types of others, text search templates. Then drop the database and `restore_loader`, and take the first way, or leave these out.
+
+Export `LOADER_PASSWORD`, a new random text.
+
+```sh
+{% set parts = sources[0].parts -%}
+(set -eu
+script() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "$1"; }
+entries() { grep ${2:-} -E "^[0-9]+; [0-9]+ [0-9]+ ($1) " all.list > part.list || true; }
+loader() { PGUSER=restore_loader PGPASSWORD="$LOADER_PASSWORD" "$@"; }
+
+script postgres <<'END'
+\\set password `printf %s "$LOADER_PASSWORD"`
+CREATE ROLE restore_loader LOGIN PASSWORD :'password';
+END
+{% for source in sources -%}
+{% for database in source.databases %}
+from={{ database.folder }}
+to={{ database.to }}
+pg_restore --list --create "$from" > all.list
+entries '{{ parts.database }}'
+pg_restore --dbname {{ database.through }} --create --exit-on-error --use-list part.list "$from"
+script postgres <<'END'
+ALTER DATABASE {{ database.name }} OWNER TO restore_loader;
+END
+entries 'SCHEMA'
+loader pg_restore --dbname "$to" --no-owner --exit-on-error --use-list part.list "$from"
+entries '{{ parts.first }}'
+pg_restore --dbname "$to" --exit-on-error --use-list part.list "$from"
+script "$to" <<'END'
+SELECT format('GRANT USAGE ON FOREIGN DATA WRAPPER %I TO restore_loader', fdwname) FROM pg_foreign_data_wrapper \\gexec
+END
+entries '{{ parts.database }}|SCHEMA|{{ parts.first }}|{{ parts.last }}' -v
+loader pg_restore --dbname "$to" --no-owner --exit-on-error --jobs 2 --use-list part.list "$from"
+script "$to" <<'END'
+{% for statement in database.handover -%}
+{{ statement }};
+{% endfor -%}
+DROP OWNED BY restore_loader;
+END
+entries '{{ parts.last }}'
+pg_restore --dbname "$to" --exit-on-error --use-list part.list "$from"
+{% endfor -%}
+{% endfor %}
+script postgres <<'END'
+DROP ROLE restore_loader;
+END
+)
+```
+"""
+_PARTS = {
+    "database": "DATABASE|(ACL|COMMENT|SECURITY LABEL) - DATABASE",
+    "first": "EXTENSION|FOREIGN DATA WRAPPER",
+    "last": "BLOBS?|POLICY|ROW SECURITY|PUBLICATION|SUBSCRIPTION|EVENT TRIGGER|COMMENT|SECURITY LABEL|ACL|DEFAULT ACL",
+}
+"""Entries of a dump's list that a superuser restores, by how they begin: before the others nothing of the set is there to be run."""
+_OPTIONS = (
+    "-c role=none -c search_path= -c exit_on_error=off -c local_preload_libraries= -c default_tablespace="
+    " -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed -c statement_timeout=0 -c lock_timeout=0"
+)
+_PLAIN = re.compile(r"\w+", re.ASCII)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_OTHER_NAMES = {"foreign server": "server", "statistics": "statistics object", "domain": "type", "enum": "type"}
+"""Of kinds that the set's contents call otherwise."""
+_HANDED_OVER = sorted({*KINDS, *_OTHER_NAMES} - {"large object", "publication", "event trigger", "foreign-data wrapper", "language"})
 
 
 def _describe(source: GuidedSource) -> Mapping[str, Any]:
     """What an artifact is shows in its members: a database has a table of contents, the globals are one SQL file."""
     members = {artifact: {name for _, name, _ in source.members(artifact)} for artifact in source.folders}
-    databases = [artifact for artifact in source.folders if "toc.dat" in members[artifact]]
     return {
         "version": source.versions.get("postgres", "of the dump"),
         "globals": [folder for artifact, folder in source.folders.items() if "globals.sql" in members[artifact]],
-        "databases": [(source.folders[artifact], _through(source, artifact)) for artifact in databases],
+        "parts": _PARTS,
+        "options": _OPTIONS,
+        "databases": [_database(source, artifact) for artifact in source.folders if "toc.dat" in members[artifact]],
     }
 
 
-def _through(source: GuidedSource, artifact: str) -> str:
-    """Where to connect to make a database. The one named postgres is there already, and empty: it is made anew."""
-    names = {name for _, name, _ in source.contents(artifact, "database")}
-    return "template1 --clean --if-exists" if "postgres" in names else "postgres"
+def _database(source: GuidedSource, artifact: str) -> Mapping[str, Any]:
+    ((name, owner),) = ((name, facts["owner"]) for _, name, facts in source.contents(artifact, "database"))
+    return {
+        "folder": source.folders[artifact],
+        # The one named postgres is there already, and empty: it is made anew.
+        "through": "template1 --clean --if-exists" if name == "postgres" else "postgres",
+        "name": _on_one_line(Identifier(name).as_string()),
+        "to": name if _PLAIN.fullmatch(name) else shlex.quote("dbname='{}'".format(re.sub(r"(['\\])", r"\\\1", name))),
+        "handover": [_on_one_line(statement.as_string()) for statement in _handover(source, artifact, name, owner)],
+    }
+
+
+def _handover(source: GuidedSource, artifact: str, database: str, database_owner: str) -> Iterator[Composed]:
+    """Statements that give what a role has loaded to its owners: all to who has the most, the rest one by one."""
+    owned = [
+        (_OTHER_NAMES.get(kind, kind), name, facts["owner"])
+        for kind in _HANDED_OVER
+        for _, name, facts in source.contents(artifact, kind)
+        if not facts.get("of") and (kind, name) != ("schema", "public")
+    ]
+    most = Counter(owner for _, _, owner in owned).most_common(1)[0][0] if owned else database_owner
+    yield SQL("REASSIGN OWNED BY restore_loader TO {}").format(Identifier(most))
+    yield SQL("ALTER DATABASE {} OWNER TO {}").format(Identifier(database), Identifier(database_owner))
+    yield from (owned_by(kind, name, owner) for kind, name, owner in owned if owner != most)
+    for _, name, facts in source.contents(artifact, "schema"):
+        if name == "public" and facts["owner"] != "pg_database_owner":
+            yield owned_by("schema", name, facts["owner"])
+
+
+def _on_one_line(statement: str) -> str:
+    """A statement whose names can end neither a line nor the text that a shell reads."""
+    return _QUOTED.sub(lambda name: name[0] if name[0].isprintable() else _by_numbers(name[0]), statement)
+
+
+def _by_numbers(name: str) -> str:
+    return "U&" + "".join(char if char.isprintable() and char != "\\" else f"\\+{ord(char):06x}" for char in name)
 
 
 GUIDE = Guide("PostgreSQL", "PostgreSQL's `psql` and `pg_restore`", _TEMPLATE, _describe)

@@ -49,6 +49,8 @@ _IN_SQL = {
     "event trigger": "EVENT TRIGGER",
 }
 """How ALTER names a kind of object, by ``pg_identify_object``'s name of it."""
+KINDS = frozenset(_IN_SQL)
+"""Kinds of objects that have an owner."""
 _OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
     WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = %s::regrole AND d.deptype = 'o'
       AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())

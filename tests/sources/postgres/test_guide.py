@@ -1,0 +1,166 @@
+"""Both ways of ``RESTORE.md`` to load databases, executed word by word on a new server."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from recovery.packs.content_index import read_rows
+from recovery.plan.kinds.postgres import PostgresSettings
+from recovery.sources.guide import GuidedSource
+from recovery.sources.postgres.guide import GUIDE
+from sandbox.servers import Postgres
+from tests.sources.postgres.databases.test_ownership import EVIL, TRY, VERSIONS, WAYS, is_superuser
+from tests.support.postgres_site import Site, contents
+
+ROLES = """
+    CREATE ROLE mallory LOGIN PASSWORD 'm'; CREATE ROLE alice; CREATE ROLE readers; CREATE ROLE "own c"; CREATE ROLE c;
+    CREATE ROLE chief SUPERUSER
+"""
+OBJECTS = r"""
+    CREATE EXTENSION vector SCHEMA public;
+    CREATE SCHEMA a AUTHORIZATION alice; GRANT USAGE ON SCHEMA a TO readers; GRANT CREATE ON SCHEMA a TO mallory;
+    CREATE TABLE a.parent (id serial PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, v public.vector(2)); ALTER TABLE a.parent OWNER TO alice;
+    INSERT INTO a.parent (v) VALUES ('[1,2]'), (NULL);
+    CREATE TABLE a.child (more text) INHERITS (a.parent); ALTER TABLE a.child OWNER TO mallory; INSERT INTO a.child (n, more) VALUES (7, 'x');
+    CREATE TABLE a."t own" (a int); ALTER TABLE a."t own" OWNER TO "own c"; CREATE TABLE a.t (a int); ALTER TABLE a.t OWNER TO c;
+    CREATE TABLE a."EN
+END
+\! touch {proof}
+'""; \ é" (a int REFERENCES a.parent); ALTER TABLE a."EN
+END
+\! touch {proof}
+'""; \ é" OWNER TO alice;
+    CREATE VIEW a.both AS SELECT id FROM a.parent; ALTER VIEW a.both OWNER TO mallory; GRANT SELECT ON a.both TO readers WITH GRANT OPTION;
+    CREATE FUNCTION a.one(int, text DEFAULT 'x') RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION a.one OWNER TO alice;
+    CREATE PROCEDURE a.do() LANGUAGE sql AS 'SELECT 1'; ALTER PROCEDURE a.do OWNER TO alice;
+    CREATE AGGREGATE a.total(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0'); ALTER AGGREGATE a.total(int) OWNER TO alice;
+    CREATE TYPE a.mood AS ENUM ('ok'); ALTER TYPE a.mood OWNER TO alice; CREATE DOMAIN a.small AS int CHECK (value < 9); ALTER DOMAIN a.small OWNER TO alice;
+    CREATE TYPE a.pair AS (x int, y text); ALTER TYPE a.pair OWNER TO alice; CREATE TYPE a.span AS RANGE (subtype = int); ALTER TYPE a.span OWNER TO alice;
+    CREATE OPERATOR a.|+| (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl); ALTER OPERATOR a.|+| (int, int) OWNER TO alice;
+    CREATE COLLATION a.plain FROM "C"; ALTER COLLATION a.plain OWNER TO alice;
+    CREATE TEXT SEARCH CONFIGURATION a.words (COPY = pg_catalog.simple); ALTER TEXT SEARCH CONFIGURATION a.words OWNER TO alice;
+    CREATE STATISTICS a.st ON id, n FROM a.parent; ALTER STATISTICS a.st OWNER TO alice;
+    CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER away FOREIGN DATA WRAPPER nothing; ALTER SERVER away OWNER TO alice;
+    CREATE USER MAPPING FOR mallory SERVER away OPTIONS (password 'x'); CREATE FOREIGN TABLE a.gone (x int) SERVER away; ALTER FOREIGN TABLE a.gone OWNER TO alice;
+    ALTER TABLE a.parent ENABLE ROW LEVEL SECURITY; ALTER TABLE a.parent FORCE ROW LEVEL SECURITY; CREATE POLICY p ON a.parent TO mallory USING (id > 1);
+    COMMENT ON TABLE a.parent IS 'of alice'; COMMENT ON SCHEMA a IS 'a'; COMMENT ON DATABASE shop IS 'the shop'; COMMENT ON EXTENSION vector IS 'v';
+    ALTER DEFAULT PRIVILEGES FOR ROLE alice IN SCHEMA a GRANT SELECT ON TABLES TO readers;
+    SELECT lo_from_bytea(4711, 'large'); ALTER LARGE OBJECT 4711 OWNER TO alice; GRANT SELECT ON LARGE OBJECT 4711 TO readers; COMMENT ON LARGE OBJECT 4711 IS 'l';
+    CREATE PUBLICATION everything FOR ALL TABLES; ALTER PUBLICATION everything OWNER TO chief; CREATE PUBLICATION few FOR TABLE a.t; ALTER PUBLICATION few OWNER TO chief;
+    CREATE FUNCTION a.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no more definitions'; END $$; ALTER FUNCTION a.watch OWNER TO chief;
+    GRANT CONNECT ON DATABASE shop TO readers; REVOKE TEMPORARY ON DATABASE shop FROM public;
+"""  # noqa: E501
+"""Of several owners, with names that would end a line or a text of the shell."""
+SETTINGS = {
+    "role": "readers",
+    "search_path": "m0, a",
+    "default_transaction_read_only": "on",
+    "statement_timeout": "1ms",
+    "exit_on_error": "on",
+}
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def attacked(request, server_folder):
+    """A database with every way in which its owner gets code of his run, backed up, and what each program of his may leave behind."""
+    folder = server_folder / f"guide-{request.param}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    proof = folder / "proof"
+    with Postgres(server_folder / f"postgres-guide-{request.param}", request.param) as server:
+        site = Site(server, folder, ("shop", "sh'op"))
+        site.sql("postgres", ROLES, "CREATE DATABASE shop OWNER mallory")
+        site.sql("shop", *(part for part in re.split(r";\n", OBJECTS.replace("{proof}", str(proof))) if part.strip()))
+        site.sql("shop", "CREATE EVENT TRIGGER closed ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION a.watch()")
+        site.sql("shop", "ALTER EVENT TRIGGER closed OWNER TO chief", "ALTER EVENT TRIGGER closed DISABLE", "GRANT alice TO mallory")
+        with server.connect("shop", user="mallory", password="m") as connection:
+            for number, statements in enumerate(WAYS.values()):
+                for statement in [*EVIL, "GRANT ALL ON SCHEMA mine TO alice", *statements, "RESET ROLE"]:
+                    attack = statement.replace("{attack}", TRY.replace("{proof}", str(proof)))
+                    connection.execute(attack.replace("mine", f"m{number}"))
+        site.sql("shop", "ALTER EVENT TRIGGER closed ENABLE")
+        site.sql("postgres", "REVOKE alice FROM mallory", "ALTER ROLE mallory NOSUPERUSER", 'CREATE DATABASE "sh\'op" OWNER alice')
+        site.sql("sh'op", "CREATE TABLE t AS SELECT 1 AS a", "ALTER TABLE t OWNER TO mallory")
+        for name, value in SETTINGS.items():
+            site.sql("postgres", f"ALTER DATABASE shop SET {name} TO {value if name == 'search_path' else repr(value)}")
+        site.set = site.back_up(site.source("shop", "sh'op"))
+        site.proof, site.major = proof, request.param
+        yield site
+
+
+@pytest.fixture
+def new(attacked, server_folder, tmp_path):
+    attacked.proof.unlink(missing_ok=True)
+    with Postgres(server_folder / f"new-{tmp_path.name}", attacked.major) as server:
+        yield Site(server, tmp_path)
+
+
+def guided(site, tmp_path) -> GuidedSource:
+    """The set, unpacked as ``RESTORE.md`` says."""
+    restore = site.restore(site.set)
+    folders = {artifact: f"restored/{number}" for number, artifact in enumerate(restore.artifacts())}
+    for artifact, folder in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        restore.unpack(artifact, tmp_path / folder)
+    return GuidedSource(
+        id="postgres.main",
+        settings=PostgresSettings(connection="pg"),
+        versions={"postgres": str(site.major)},
+        folders=folders,
+        members=lambda artifact: [("member", path.name, {}) for path in (tmp_path / folders[artifact]).iterdir()],
+        contents=lambda artifact, kind: read_rows(site.set / f"{artifact}.contents.jsonl", kind),
+    )
+
+
+def execute(section, heading, server, tmp_path):
+    """Run the commands for all databases, and those under a heading; what the last of them said."""
+    common, *ways = re.split(r"^### ", section, flags=re.MULTILINE)
+    way = next(way for way in ways if way.startswith(heading))
+    environment = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "postgres", "PGPASSWORD": server.password}
+    environment |= {
+        "LOADER_PASSWORD": "a 'new' \\n $PATH \"password\" é",
+        "PATH": f"{server.bin}:{os.environ['PATH']}",
+        "LC_ALL": "C.UTF-8",
+    }
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", common + way, flags=re.MULTILINE | re.DOTALL))
+    return subprocess.run(["sh", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_restore_guide_commands_load_databases_without_giving_their_owners_rights(attacked, new, tmp_path):
+    section = GUIDE.section([guided(attacked, tmp_path)])
+    done = execute(section, "If you do not", new.server, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not is_superuser(new, "mallory")
+    assert not attacked.proof.exists()
+    assert new.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'restore%'") == []
+    assert new.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolsuper ORDER BY 1") == [("chief",), ("postgres",)]
+    again = new.back_up(new.source("shop", "sh'op"))
+    for name in ("shop", "sh'op"):
+        found, saved = (
+            {key: facts for key, facts in contents(each, name).items() if key[0] != "snapshot"} for each in (again, attacked.set)
+        )
+        assert found == saved
+
+
+def test_restore_guide_warns_because_a_superuser_who_loads_gives_the_owners_rights(attacked, new, tmp_path):
+    section = GUIDE.section([guided(attacked, tmp_path)])
+    assert "can become a superuser of the new server if a superuser loads it" in " ".join(section.partition("###")[0].split())
+    execute(section, "If you trust all owners", new.server, tmp_path)
+    assert is_superuser(new, "mallory")
+    assert attacked.proof.exists()
+
+
+def test_restore_guide_commands_for_distrusted_owners_stop_at_what_only_a_superuser_may_make(attacked, new, tmp_path):
+    attacked.sql("sh'op", "CREATE FUNCTION add(int, int) RETURNS int LANGUAGE internal AS 'int4pl'")
+    kept = attacked.set
+    try:
+        attacked.set = attacked.back_up(attacked.source("shop", "sh'op"))
+        done = execute(GUIDE.section([guided(attacked, tmp_path)]), "If you do not", new.server, tmp_path)
+    finally:
+        attacked.set = kept
+        attacked.sql("sh'op", "DROP FUNCTION add")
+    assert done.returncode != 0
+    assert "permission denied for language internal" in done.stderr
+    assert not is_superuser(new, "mallory")
