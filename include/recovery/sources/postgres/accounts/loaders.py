@@ -8,7 +8,7 @@ superuser's, or has the rights of more than one owner. What is loaded belongs to
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import errors
@@ -24,6 +24,8 @@ OURS = ""
 EVERYONE = "*"
 """In place of an owner: a role that is a member of all of the others, for what belongs to several owners."""
 PREFIX = "recovery_load_"
+_READS_ALL = "pg_read_all_data"
+_READS_ALL_SINCE = 14
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,21 @@ class Loaders:
     """The login roles of one database."""
 
     roles: Mapping[str, str]
-    """By the owner in the set whose place they take; :data:`EVERYONE` has one, too."""
+    """By the owner whose place they take."""
     password: str = field(repr=False)
 
     def names(self) -> list[str]:
-        """All of them."""
-        return list(self.roles.values())
+        """All of them that were created for it."""
+        return [role for role in self.roles.values() if role.startswith(PREFIX)]
+
+    def server(self, server: Server, owner: str) -> Server:
+        """The server as the role in an owner's place."""
+        role = self.roles[owner]
+        return server if role == server.about.user else server.as_role(role, self.password)
 
 
 def create(connection: Connection, database: str, owners: Collection[str], set_roles: Mapping[str, Facts]) -> Loaders:
-    """Create the roles that load a database.
+    """Create the roles that load a database; :data:`EVERYONE` has one, too.
 
     Args:
         connection: to the server.
@@ -51,21 +58,55 @@ def create(connection: Connection, database: str, owners: Collection[str], set_r
     Raises:
         RestoreError: if the server refuses.
     """
-    token, password = secrets.token_hex(4), new_password()
-    loaders = Loaders({owner: f"{PREFIX}{token}_{number}" for number, owner in enumerate([EVERYONE, *sorted(owners)])}, password)
+    loaders = _named([EVERYONE, *sorted(owners)])
     with translated_errors(f"Creating the roles that load {database}", RestoreError), connection.transaction():
         for role in loaders.names():
-            create_login(connection, role, password, _mark(database))
-            rights = SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}")
-            connection.execute(rights.format(Identifier(database), Identifier(role)))
+            create_login(connection, role, loaders.password, _mark(database))
+            connection.execute(SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(Identifier(database), Identifier(role)))
         for member, group in _memberships(owners, set_roles):
             names = map(Identifier, (loaders.roles[group], loaders.roles[member]))
             connection.execute(SQL("GRANT {} TO {}").format(*names))
     return loaders
 
 
-def _mark(database: str) -> str:
-    return f"loads database {database} for a restore"
+def create_members(server: Server, connection: Connection, database: str, owners: Collection[str], purpose: str) -> Loaders:
+    """Create roles that work in a live database: each has the rights of one owner there, by membership, and no others.
+
+    The role in the place of a superuser is none: it may read everything, and do what everybody may. We ourselves work as
+    an owner that is ourselves and no superuser.
+
+    Args:
+        server: where the database is.
+        connection: to it.
+        database: its name there.
+        owners: roles of the server.
+        purpose: in place of the database in :func:`drop`.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    ourselves = set() if server.about.superuser else {server.about.user} & set(owners)
+    created = _named(sorted(set(owners) - ourselves))
+    with translated_errors(f"Creating the roles that load tables of {database}", RestoreError), connection.transaction():
+        superusers = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolsuper").fetchall()}
+        for owner, role in created.roles.items():
+            create_login(connection, role, created.password, _mark(purpose))
+            if owner not in superusers or server.about.major >= _READS_ALL_SINCE:
+                group = _READS_ALL if owner in superusers else owner
+                connection.execute(SQL("GRANT {} TO {}").format(Identifier(group), Identifier(role)))
+            if connection.execute("SELECT has_database_privilege(%s, %s, 'CONNECT')", [role, database]).fetchone() == (False,):
+                statement = SQL("GRANT CONNECT ON DATABASE {} TO {}")
+                connection.execute(statement.format(Identifier(database), Identifier(role)))
+    return Loaders({**created.roles, **{owner: owner for owner in ourselves}}, created.password)
+
+
+def _named(owners: Sequence[str]) -> Loaders:
+    token, password = secrets.token_hex(4), new_password()
+    return Loaders({owner: f"{PREFIX}{token}_{number}" for number, owner in enumerate(owners)}, password)
+
+
+def _mark(purpose: str) -> str:
+    return f"loads database {purpose} for a restore"
 
 
 def groups_of(role: str, set_roles: Mapping[str, Facts]) -> set[str]:
@@ -98,7 +139,7 @@ def try_login(server: Server, database: str, loaders: Loaders) -> None:
         RestoreError: if it does not, with its reason.
     """
     try:
-        server.as_role(loaders.roles[EVERYONE], loaders.password).connect(database).close()
+        loaders.server(server, next(iter(loaders.roles))).connect(database).close()
     except SourceUnreachable as error:
         raise RestoreError(
             f"The server does not let in the roles that load databases. {error.what}",
@@ -130,15 +171,20 @@ def disarm(connection: Connection, loaders: Loaders) -> None:
             connection.execute(SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(Identifier(role)))
 
 
+def names(connection: Connection, purpose: str) -> list[str]:
+    """The roles that were created to load a database, or for another purpose."""
+    query = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) AND shobj_description(oid, 'pg_authid') = %s ORDER BY oid"
+    return [role for (role,) in connection.execute(query, [PREFIX, _mark(purpose)]).fetchall()]
+
+
 def drop(connection: Connection, database: str) -> None:
     """Drop the roles that load a database, or loaded it and own nothing any more.
 
     Raises:
         RestoreError: if one still owns something, or has rights on it.
     """
-    query = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) AND shobj_description(oid, 'pg_authid') = %s"
     with translated_errors(f"Dropping the roles that loaded {database}", RestoreError):
-        for (role,) in connection.execute(query, [PREFIX, _mark(database)]).fetchall():
+        for role in names(connection, database):
             try:
                 connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
             except errors.DependentObjectsStillExist as error:

@@ -6,7 +6,6 @@ things into every schema. Nobody else can log in to the database meanwhile.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +17,7 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
 from recovery.sources.postgres.accounts.server_globals import grant
 from recovery.sources.postgres.client import Connection, translated_errors
+from recovery.sources.postgres.definitions.names import parent_of
 from recovery.sources.postgres.targets import Objects
 
 _STATEMENTS_AT_ONCE = 50
@@ -64,7 +64,6 @@ _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(
     UNION ALL SELECT 'schema', 'public', pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public'
     UNION ALL SELECT 'event trigger', quote_ident(evtname), pg_get_userbyid(evtowner) FROM pg_event_trigger"""
 """What we made ourselves, or was there."""
-_PARENT = re.compile(r'FOREIGN KEY .*? REFERENCES ((?:"(?:[^"]|"")*"|[^".(]+)\.(?:"(?:[^"]|"")*"|[^".(]+))\(', re.DOTALL)
 _RELATIONS = {"table": "TABLE", "view": "TABLE", "materialized view": "TABLE", "sequence": "SEQUENCE"}
 
 
@@ -176,8 +175,8 @@ def _foreign_keys(loaders: Loaders, objects: Objects, there: set[str]) -> Iterat
     """Rights to point to tables of others: a superuser may have made these foreign keys."""
     owner_of = {name: facts["owner"] for (kind, name), facts in objects.items() if kind == "table" and "owner" in facts}
     for (kind, name), facts in objects.items():
-        if kind == "constraint" and (match := _PARENT.match(facts["definition"])):
-            parent, child = match[1], next((table for table in _tables_of(name) if table in owner_of), None)
+        if kind == "constraint" and (parent := parent_of(facts["definition"])):
+            child = next((table for table in _tables_of(name) if table in owner_of), None)
             if child and parent in there and owner_of.get(parent) != owner_of[child]:
                 yield SQL("GRANT REFERENCES ON TABLE {} TO {}").format(SQL(parent), Identifier(loaders.roles[owner_of[child]]))
 

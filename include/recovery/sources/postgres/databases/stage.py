@@ -53,72 +53,112 @@ def drop(connection: Connection, database: str) -> None:
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """What is restored of a database, if not all of it."""
+class Dump:
+    """An unpacked dump, and what is known of the database that it was made of."""
 
-    member: Callable[[TarInfo], bool]
-    """Whether a file of the dump is needed."""
-    entries: Callable[[list[str]], list[str]]
-    """Picks of the dump's table of contents what is restored."""
+    folder: Path
+    lines: Sequence[str]
+    """What is restored, as the dump's table of contents lists it."""
+    objects: Objects
+    roles: Mapping[str, Facts]
+    """The roles of its server: who is a member of whom, who is a superuser."""
 
 
-def load(
-    server: Server,
-    jobs: int,
-    restore: RestoreView,
-    target: Target,
-    excerpt: Excerpt | None = None,
-    unpacked: Callable[[], None] | None = None,
-) -> None:
+def load(server: Server, jobs: int, restore: RestoreView, target: Target, unpacked: Callable[[], None] | None = None) -> None:
     """Create a target's database and restore into it: all that is inside, and not yet its owner, rights and settings.
 
-    A database of that name is dropped, once the set's is unpacked. An excerpt stays with the roles that loaded it.
+    A database of that name is dropped, once the set's is unpacked.
 
     Args:
         server: where to.
         jobs: how many work side by side.
         restore: whose set it is.
         target: the database.
-        excerpt: what is restored of it, if not all.
         unpacked: done in between.
 
     Raises:
         RestoreError: if the server refuses.
         ToolError: if pg_restore fails.
     """
+    folder = unpack(server, restore, target)
+    if unpacked:
+        unpacked()
+    create_database(server, restore, target)
+    lines = archive.entries(server.runner, server.bin, folder)
+    fill(server, jobs, target, Dump(folder, lines, expected_objects(restore, target), roles(restore)))
+    shutil.rmtree(folder)
+
+
+def unpack(server: Server, restore: RestoreView, target: Target, member: Callable[[TarInfo], bool] | None = None) -> Path:
+    """Unpack the dump of a target's database, or only some of its files; where to."""
     log.info("restoring with the client tools in %s", server.bin)  # looked for before anything is changed
     folder = restore.folder / "database"
     empty_folder(folder)
     log.info("unpacking database %s", target.saved)
-    restore.unpack(target.artifact, folder, excerpt.member if excerpt else None)
-    if unpacked:
-        unpacked()
-    with server.maintenance([target.loaded]) as connection:
-        drop(connection, target.loaded)
-    _create_database(server, restore, target)
-    objects, set_roles = expected_objects(restore, target), roles(restore)
-    lines = archive.entries(server.runner, server.bin, folder)
-    entries = _read(excerpt.entries(lines) if excerpt else lines, target, objects)
+    restore.unpack(target.artifact, folder, member)
+    return folder
+
+
+def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool = True) -> Loaders:
+    """Restore a dump into a target's database, which is there and empty.
+
+    Args:
+        server: where it is.
+        jobs: how many work side by side.
+        target: the database.
+        dump: what to restore.
+        whole: give everything to its owners. What is not whole, and has no rows, stays with the roles that loaded it.
+
+    Returns:
+        These roles. They can't log in any more, and are dropped if everything was given away.
+
+    Raises:
+        RestoreError: if the server refuses.
+        ToolError: if pg_restore fails.
+    """
+    entries = _read(dump.lines, target, dump.objects)
     with server.maintenance([target.loaded]) as connection:
         owners = {entry.owner for entry in entries if entry.owner}
-        loading = loaders.create(connection, target.loaded, owners, set_roles)
+        loading = loaders.create(connection, target.loaded, owners, dump.roles)
         loaders.try_login(server, target.loaded, loading)
         log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
-            load = _Load(server, inside, loading, target, folder, jobs, objects, set_roles, in_steps(entries))
+            load = _Load(server, inside, loading, target, jobs, dump, in_steps(entries))
             load.all()
+            if whole:
+                load.analyze()
             loaders.disarm(connection, loading)
-            if not excerpt:
+            if whole:
                 load.hand_over()
-        if not excerpt:
+        if whole:
             loaders.drop(connection, target.loaded)
-    shutil.rmtree(folder)
+    return loading
 
 
 def _read(lines: Sequence[str], target: Target, objects: Objects) -> list[Entry]:
     codec = str(target.snapshot["codec"])
     shared = [" ".join(listed(word, codec) for word in split(name)) for name in ownership.shared_tables(objects)]
     return list(read_entries(lines, target.snapshot["roles"], codec, privileged.entries_of(objects, codec), shared))
+
+
+def restore_entries(server: Server, database: str, step: Step, folder: Path, encoding: str, jobs: int) -> None:
+    """Restore a step of a dump's table of contents, without owners and rights.
+
+    Args:
+        server: where to, as the role that gets what is made.
+        database: its name there.
+        step: what is restored.
+        folder: the dump.
+        encoding: of its texts.
+        jobs: how many work side by side.
+
+    Raises:
+        ToolError: if pg_restore fails.
+    """
+    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password"]
+    argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={1 if step.alone else jobs}", f"--dbname={server.target(database)}"]
+    with archive.use_list(step.lines) as option, server.runner.tool([*argv, option, folder], env=server.environment(encoding)):
+        pass
 
 
 @dataclass(frozen=True)
@@ -130,16 +170,12 @@ class _Load:
     """To the database, as ourselves."""
     loaders: Loaders
     target: Target
-    folder: Path
-    """The unpacked dump."""
     jobs: int
-    objects: Objects
-    """What the set has of the database."""
-    set_roles: Mapping[str, Facts]
+    dump: Dump
     steps: Steps
 
     def all(self) -> None:
-        """Load everything but rights and event triggers."""
+        """Load everything but rights, event triggers and statistics."""
         self._do(self.steps.schemas)
         ownership.open_schemas(self.inside, self.loaders)
         self._do(self.steps.extensions)
@@ -149,52 +185,41 @@ class _Load:
             if {entry.what for entry in step.entries} & {"FOREIGN DATA WRAPPER", "SERVER"}:
                 ownership.open_schemas(self.inside, self.loaders)
             if step.loader == EVERYONE:
-                ownership.give_back(self.inside, self.loaders, self.objects)
-        ownership.give_rights(self.inside, self.loaders, self.objects, self.set_roles)
+                ownership.give_back(self.inside, self.loaders, self.dump.objects)
+        ownership.give_rights(self.inside, self.loaders, self.dump.objects, self.dump.roles)
         self._do(self.steps.rows)
         self._do(self.steps.rest)
-        self._analyze()
 
     def hand_over(self) -> None:
         """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
         ownership.hand_over(self.inside, self.loaders)
-        ownership.give_ours(self.inside, self.objects, self.set_roles)
+        ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
         self._do(self.steps.rights)
         self._do(self.steps.event_triggers)
-        ownership.give_ours(self.inside, self.objects, self.set_roles)
+        ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
 
     def _do(self, steps: Iterable[Step]) -> None:
         for step in steps:
             if step.loader == OURS:
-                privileged.make(self.server, self.inside, step, self.folder, self.loaders, str(self.target.snapshot["codec"]))
+                codec = str(self.target.snapshot["codec"])
+                privileged.make(self.server, self.inside, step, self.dump.folder, self.loaders, codec)
             else:
-                self._restore(step)
+                there = self.loaders.server(self.server, step.loader)
+                encoding = self.target.facts["encoding"]
+                restore_entries(there, self.target.loaded, step, self.dump.folder, encoding, self.jobs)
 
-    def _restore(self, step: Step) -> None:
-        there = self._as(step.loader)
-        argv: list[str | Path] = [self.server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password"]
-        argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={1 if step.alone else self.jobs}"]
-        argv += [f"--dbname={there.target(self.target.loaded)}"]
-        with archive.use_list(step.lines) as option:
-            env = there.environment(self.target.facts["encoding"])
-            with self.server.runner.tool([*argv, option, self.folder], env=env):
-                pass
-
-    def _as(self, loader: str) -> Server:
-        return self.server.as_role(self.loaders.roles[loader], self.loaders.password)
-
-    def _analyze(self) -> None:
+    def analyze(self) -> None:
         """Collect the planner's statistics, of each owner's tables as their owner; those of which that fails are named."""
         log.info("collecting the planner's statistics of %s", self.target.loaded)
         tables = """SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND NOT relisshared
             AND pg_get_userbyid(relowner) = current_user ORDER BY relkind, 1"""
-        for server in (self.server, *map(self._as, self.loaders.roles)):
+        for server in (self.server, *(self.loaders.server(self.server, owner) for owner in self.loaders.roles)):
             with server.connect(self.target.loaded) as connection, translated_errors(f"Analyzing {self.target.loaded}", RestoreError):
                 for (name,) in connection.execute(tables).fetchall():
-                    _analyze(connection, name)
+                    analyze(connection, name)
 
 
-def _analyze(connection: Connection, table: str) -> None:
+def analyze(connection: Connection, table: str) -> None:
     """Collect the statistics of a table; without them, all that it holds is there nevertheless."""
     try:
         connection.execute(SQL("ANALYZE {}").format(SQL(table)))
@@ -215,10 +240,14 @@ def _so_far(connection: Connection, target: Target) -> str:
     return f"{target.loaded}: {human_size(row[0])} restored, it had {had} at the source"
 
 
-def _create_database(server: Server, restore: RestoreView, target: Target) -> None:
-    """Create the database to restore into, empty of what the source did not have, and closed to everybody else."""
+def create_database(server: Server, restore: RestoreView, target: Target) -> None:
+    """Create the database to restore into, empty of what the source did not have, and closed to everybody else.
+
+    A database of that name is dropped.
+    """
     name = Identifier(target.loaded)
     with server.maintenance([target.loaded]) as connection, translated_errors(f"Creating database {target.loaded}", RestoreError):
+        drop(connection, target.loaded)
         connection.execute(server_globals.create_statement(target.loaded, target.facts, server.about.major))
         connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
     schemas = {schema: facts for _, schema, facts in restore.rows(target.artifact, "schema")}

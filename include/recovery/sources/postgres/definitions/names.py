@@ -9,6 +9,9 @@ NAME = r'(?:"(?:[^"]|"")*"|[a-z_][a-z0-9_]*)'
 QUALIFIED = rf"{NAME}\.{NAME}"
 """A schema and a name in it."""
 
+_COLUMNS = rf"(?:PERIOD )?{NAME}(?:, (?:PERIOD )?{NAME})*"
+_FOREIGN_KEY = re.compile(rf"FOREIGN KEY \({_COLUMNS}\) REFERENCES ({QUALIFIED})\(")
+
 
 def raw(name: str) -> str:
     """A name without the quotes that the catalogs give it."""
@@ -20,3 +23,9 @@ def split(qualified: str) -> tuple[str, str]:
     match = re.fullmatch(rf"({NAME})\.({NAME})", qualified)
     assert match is not None, qualified
     return raw(match[1]), raw(match[2])
+
+
+def parent_of(definition: str) -> str | None:
+    """The table that a constraint points to, by its definition; None if it is no foreign key."""
+    match = _FOREIGN_KEY.match(definition)
+    return match[1] if match else None

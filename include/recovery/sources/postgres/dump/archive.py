@@ -57,6 +57,20 @@ def damaged(what: str) -> ArtifactError:
     )
 
 
+def in_blocks(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+    """Rows of a COPY, which the server sends one by one, in larger blocks."""
+    held: list[bytes] = []
+    size = 0
+    for row in rows:
+        held.append(bytes(row))
+        size += len(row)
+        if size >= BLOCK:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
 def lines(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Lines of a text, block by block, without their line feeds; what follows the last line feed comes last, if anything."""
     parts: list[bytes] = []

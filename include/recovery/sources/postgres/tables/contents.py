@@ -9,7 +9,9 @@ from functools import cached_property
 
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.base import RestoreView
-from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, raw, split
+from recovery.sources.postgres.client import Connection
+from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, parent_of, raw, split
 from recovery.sources.postgres.selection import Part, parse
 from recovery.sources.postgres.targets import Objects, Target, databases
 
@@ -109,6 +111,22 @@ class Chosen:
         return {key: facts for key, facts in self.objects.items() if is_foreign_key(key[0], facts)}
 
     @cached_property
+    def crossing(self) -> Objects:
+        """Those of them that point to tables which are not restored."""
+        return {key: facts for key, facts in self.foreign_keys.items() if parent_of(facts["definition"]) not in self.names}
+
+    @cached_property
+    def crossing_comments(self) -> Objects:
+        """The comments on these."""
+        keys = {("comment", f"table constraint {own} on {table}") for table, own in (first_name(name) for _, name in self.crossing)}
+        return {key: facts for key, facts in self.objects.items() if key in keys}
+
+    @cached_property
+    def owners(self) -> frozenset[str]:
+        """The roles that own what is restored."""
+        return frozenset(str(facts["owner"]) for facts in self.objects.values() if facts.get("owner"))
+
+    @cached_property
     def tables(self) -> Mapping[str, Facts]:
         """Those with rows of their own."""
         return {name: facts for (kind, name), facts in self.objects.items() if kind == "table" and facts["data"]}
@@ -174,3 +192,20 @@ def facts_without(objects: Objects, *left_out: str) -> Objects:
         return kept
 
     return {key: stripped(facts) for key, facts in objects.items()}
+
+
+def objects(connection: Connection) -> Objects:
+    """All that a database has now."""
+    found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
+    for facts in found.values():
+        facts.pop("at", None)
+    return found
+
+
+def relations(connection: Connection, names: Iterable[str]) -> Objects:
+    """What a database has of some relations now, with the values of sequences, without the rows of tables."""
+    found = belonging(objects(connection), names)
+    sequences = [name for kind, name in found if kind == "sequence"]
+    for name, value, called in catalog.sequence_values(connection, sequences):
+        found["sequence", name] |= {"value": value, "called": called}
+    return found

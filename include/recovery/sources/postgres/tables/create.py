@@ -1,58 +1,25 @@
-"""Making the tables of a set in a live database: definitions out of the staged one, rows, foreign keys, owners, rights, values."""
+"""What a swap gives the prepared tables once they have their names: owners, rights, foreign keys to others; and the comparison."""
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from recovery.common.progress import Progress
-from recovery.common.units import human_size
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.server_globals import grant, grantee_name, schema_statements
 from recovery.sources.postgres.accounts.versions import Right, known_rights
-from recovery.sources.postgres.client import Connection, Server
+from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.compare import alike, rows_of
-from recovery.sources.postgres.definitions.names import raw, split
+from recovery.sources.postgres.definitions.names import raw
 from recovery.sources.postgres.dump import archive
-from recovery.sources.postgres.tables.contents import Chosen, facts_without, first_name
-from recovery.sources.postgres.tables.stage import fk_comments, relations
-from recovery.sources.postgres.tables.swap import limit_waiting
+from recovery.sources.postgres.tables import prepare
+from recovery.sources.postgres.tables.contents import Chosen, facts_without, first_name, relations
 from recovery.sources.postgres.targets import Objects
 
-log = logging.getLogger(__name__)
-
-_SESSION = re.compile(rb"^SET (?:lock_timeout|client_encoding) = .*;$", re.MULTILINE)
-_WRITTEN_AT_ONCE = 256 << 10
 _ON_TABLES = {"view", "materialized view", "table"}
-
-
-def definitions(server: Server, part: Chosen, section: str) -> bytes:
-    """SQL that makes the relations, without owners, rights and foreign keys: the staged database has it as the set has.
-
-    Args:
-        server: where it is staged.
-        part: what was asked for.
-        section: of pg_dump: ``pre-data`` makes relations, ``post-data`` indexes, constraints, triggers, policies.
-    """
-    if not part.names:
-        return b""
-    encoding, codec = ("SQL_ASCII", "latin1") if part.target.facts["encoding"] == "SQL_ASCII" else ("UTF8", "utf-8")
-    argv: list[str | bytes | Path] = [server.bin / "pg_dump", "--schema-only", f"--section={section}", "--no-owner", "--no-acl"]
-    argv += ["--no-publications", "--no-subscriptions", "--no-password", f"--encoding={encoding}"]
-    argv += [f"--dbname={server.target(part.target.stage)}"]
-    argv += [b"--table=" + ".".join(_pattern(word) for word in split(name)).encode(codec) for name in sorted(part.names)]
-    script = archive.unrestricted(server.runner.run(argv, env=server.environment(encoding)))
-    head, mark, body = script.partition(b"\n--\n-- Name: ")
-    return _SESSION.sub(b"", head) + mark + body
-
-
-def _pattern(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def create_schemas(connection: Connection, part: Chosen) -> list[str]:
@@ -67,13 +34,15 @@ def create_schemas(connection: Connection, part: Chosen) -> list[str]:
     return created
 
 
-def create(connection: Connection, part: Chosen, before_data: bytes) -> None:
-    """Make the relations, empty, with their owners and rights."""
-    connection.execute(before_data)
-    limit_waiting(connection)
+def hand_over(connection: Connection, part: Chosen) -> None:
+    """Give the relations their owners and rights; the roles that loaded have nothing any more."""
     for _, name, facts in _own_relations(part):
         if not facts.get("of"):  # a sequence of a column has its table's owner
             connection.execute(SQL("ALTER TABLE {} OWNER TO {}").format(SQL(name), Identifier(facts["owner"])))
+    for (kind, name), facts in part.objects.items():
+        if kind == "statistics":
+            connection.execute(SQL("ALTER STATISTICS {} OWNER TO {}").format(SQL(name), Identifier(facts["owner"])))
+    prepare.take_away(connection, part)
     found = relations(connection, part.names)
     for kind, name, facts in _own_relations(part):
         for statement in _rights(kind, name, facts, found.get((kind, name), {}).get("acl") or (), part.target.major):
@@ -85,7 +54,7 @@ def _own_relations(part: Chosen) -> Iterator[tuple[str, str, Facts]]:
 
 
 def _rights(kind: str, name: str, wanted: Facts, found: Sequence[Right], major: int) -> Iterator[Composed]:
-    """Statements that give a relation the set's rights; default rights of the live database may have given it others."""
+    """Statements that give a relation the set's rights."""
     what = SQL("{} {}").format(SQL("TABLE" if kind in _ON_TABLES else "SEQUENCE"), SQL(name))
     known = known_rights(major, found)
     if _sorted(wanted["acl"]) != _sorted(known):
@@ -105,89 +74,14 @@ def _sorted(acl: Sequence[Right] | None) -> list[str]:
     return sorted(map(str, acl or ()))
 
 
-def make_statistics(connection: Connection, part: Chosen) -> None:
-    """Make the extended statistics, which pg_dump leaves out where it dumps single tables."""
-    there = relations(connection, part.names)
-    for (kind, name), facts in part.objects.items():
-        if kind != "statistics":
-            continue
-        if (kind, name) not in there:
-            connection.execute(SQL("{}").format(SQL(facts["definition"])))
-            if comment := part.objects.get(("comment", f"statistics object {name}")):
-                connection.execute(SQL("COMMENT ON STATISTICS {} IS {}").format(SQL(name), Literal(comment["text"])))
-        connection.execute(SQL("ALTER STATISTICS {} OWNER TO {}").format(SQL(name), Identifier(facts["owner"])))
-
-
 def make_foreign_keys(connection: Connection, part: Chosen) -> None:
-    """Make the foreign keys of the set's tables; the server checks that they hold."""
-    comments = fk_comments(part)
-    for (_, name), facts in part.foreign_keys.items():
+    """Make the foreign keys to tables that are not restored; the server checks that they hold."""
+    for (_, name), facts in part.crossing.items():
         table, own = first_name(name)
         connection.execute(SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(SQL(table), SQL(own), SQL(facts["definition"])))
-    for key, words in comments.items():
-        connection.execute(SQL("{}{}").format(SQL(words), Literal(part.objects[key]["text"])))
-
-
-def set_values(connection: Connection, part: Chosen) -> None:
-    """Give the sequences their values."""
-    for (kind, name), facts in part.objects.items():
-        if kind == "sequence":
-            connection.execute("SELECT setval(%s::regclass, %s, %s)", [name, facts["value"], facts["called"]])
-
-
-def fill_views(connection: Connection, part: Chosen) -> None:
-    """Fill the materialized views that were filled, each after those that it shows: it was made after them."""
-    names = [name for (kind, name), facts in part.objects.items() if kind == "materialized view" and facts["populated"]]
-    query = "SELECT name FROM unnest(%s::text[]) name ORDER BY name::regclass::oid"
-    for (name,) in connection.execute(query, [names]).fetchall():
-        log.info("filling %s", name)
-        connection.execute(SQL("REFRESH MATERIALIZED VIEW {}").format(SQL(name)))
-
-
-def analyze(connection: Connection, part: Chosen) -> None:
-    """Collect the planner's statistics: without them, the first queries are slow."""
-    for kind, name, _ in _own_relations(part):
-        if name in part.tables or kind == "materialized view":
-            connection.execute(SQL("ANALYZE {}").format(SQL(name)))
-
-
-# Rows -------------------------------------------------------------------------------------------------------------------
-
-
-def copy_rows(staged: Connection, live: Connection, part: Chosen) -> None:
-    """Copy the rows from the staged database into the live one."""
-    progress = Progress(f"copying into {part.target.name}", part.bytes)
-    for name, facts in part.tables.items():
-        from_there, to_here = _copied(name, facts), _copied(facts.get("hashed by enum") or name, facts)
-        with staged.cursor() as source, live.cursor() as sink:
-            with (
-                source.copy(SQL("COPY {} TO STDOUT").format(from_there)) as out,
-                sink.copy(SQL("COPY {} FROM STDIN").format(to_here)) as into,
-            ):
-                for block in blocks(out):
-                    into.write(block)
-                    progress.add(len(block))
-            log.info("%s: %s rows, %s", name, facts["count"], human_size(facts["bytes"]))
-
-
-def _copied(name: str, facts: Facts) -> Composed:
-    if not facts["copy"]:
-        return SQL("{}").format(SQL(name))
-    return SQL("{} ({})").format(SQL(name), SQL(", ").join(map(Identifier, facts["copy"])))
-
-
-def blocks(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
-    """Rows of a COPY in larger blocks."""
-    held: list[bytes] = []
-    size = 0
-    for row in rows:
-        held.append(bytes(row))
-        size += len(row)
-        if size >= _WRITTEN_AT_ONCE:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
+        comment = part.crossing_comments.get(("comment", f"table constraint {own} on {table}"))
+        if comment:
+            connection.execute(SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(SQL(own), SQL(table), Literal(comment["text"])))
 
 
 def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
@@ -196,8 +90,8 @@ def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
     progress = Progress(f"comparing {part.target.name}", part.bytes)
     for name, facts in part.tables.items():
         text = archive.TableText()
-        with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(_copied(name, facts))) as out:
-            for lines in archive.lines(progress.counted(blocks(out))):
+        with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(prepare.copied(name, facts["copy"]))) as out:
+            for lines in archive.lines(progress.counted(archive.in_blocks(out))):
                 text.add(lines)
         found[name] = text.facts()
     return found
@@ -209,7 +103,7 @@ def verified(connection: Connection, part: Chosen, texts: dict[str, Facts] | Non
     Args:
         connection: to their database.
         part: what was asked for.
-        texts: of :func:`contents`; None where no rows were copied.
+        texts: of :func:`contents`; None where no rows were loaded.
     """
     found = relations(connection, part.names)
     expected: Objects = part.objects

@@ -11,6 +11,7 @@ from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases.ownership import shared_tables
 from recovery.sources.postgres.definitions.names import raw, split
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables.contents import Chosen
@@ -20,11 +21,13 @@ from recovery.sources.postgres.targets import NAME_BYTES
 
 _STAYING = {"function", "procedure", "aggregate", "type", "enum", "domain", "operator", "collation"}
 """Kinds of things in a schema that are left as they are."""
+_GRANTED_BY_ADMINS = 16_00_00
+"""Before, a role that may create roles can give anybody the rights of any but a superuser."""
 
 
 def needed_bytes(part: Chosen) -> int:
-    """Room at the server: the rows are staged, and then copied; with their indexes, about twice each time."""
-    return 4 * part.bytes
+    """Room at the server: the rows with their indexes, about twice their text."""
+    return 2 * part.bytes
 
 
 def unpacked_bytes(part: Chosen) -> int:
@@ -73,6 +76,11 @@ def _of_set(part: Chosen) -> Iterator[Finding]:
             yield _refusal(f"Database {database} of the set has no table {missing}. {has}")
     for name, parent in part.orphans():
         yield _refusal(f"{name} is a part of {parent} and can't be restored alone. Choose {parent}.")
+    for name in shared_tables(part.objects):
+        yield _refusal(
+            f"{name} is a partition or child of another owner's table. Single tables are loaded with the rights of one owner each."
+            f" Restore the whole database {database}."
+        )
 
 
 def _all_tables(part: Chosen) -> list[str]:
@@ -160,15 +168,29 @@ def _schemas(live: Connection, part: Chosen) -> Iterator[Finding]:
 def _rights(live: Connection, part: Chosen) -> Iterator[Finding]:
     """What a user that is no superuser needs."""
     row = live.execute(
-        "SELECT rolname, rolcreatedb, has_database_privilege(current_database(), 'CREATE') FROM pg_roles WHERE rolname = current_user"
+        "SELECT rolname, rolcreatedb, rolcreaterole, has_database_privilege(current_database(), 'CREATE')"
+        " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     assert row is not None
-    me, may_create, may_make_schemas = row
+    me, may_create, may_create_roles, may_make_schemas = row
     if not may_create:
         yield _refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
+    if not may_create_roles:
+        yield _refusal(
+            f"User {me} may not create the roles that load tables, each with the rights of one owner. ALTER ROLE {me} CREATEROLE, or"
+            " restore as a superuser."
+        )
     if not may_make_schemas:
         yield _refusal(f"User {me} may not create schemas in {part.target.name}. GRANT CREATE ON DATABASE, or restore as a superuser.")
-    owners = {facts["owner"] for facts in part.objects.values() if facts.get("owner")}
-    rows = live.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND NOT pg_has_role(oid, 'USAGE')", [sorted(owners)])
-    for (owner,) in rows.fetchall():
-        yield _refusal(f"User {me} is not a member of {owner}, who owns what is restored. GRANT {owner} TO {me}.")
+    query = """SELECT rolname, rolsuper, pg_has_role(oid, 'USAGE'), pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
+        FROM pg_roles WHERE rolname = ANY (%s) AND rolname <> current_user ORDER BY 1"""
+    for owner, is_superuser, is_member, may_grant in live.execute(query, [sorted(part.owners)]).fetchall():
+        if is_superuser:
+            yield _refusal(f"{owner}, who owns what is restored, is a superuser. Restore as a superuser.")
+        elif not is_member:
+            yield _refusal(f"User {me} is not a member of {owner}, who owns what is restored. GRANT {owner} TO {me} WITH ADMIN OPTION.")
+        elif not may_grant and live.info.server_version >= _GRANTED_BY_ADMINS:
+            yield _refusal(
+                f"User {me} may not give the rights of {owner}, who owns what is restored, to the role that loads it."
+                f" GRANT {owner} TO {me} WITH ADMIN OPTION."
+            )

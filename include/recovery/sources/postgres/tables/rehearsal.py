@@ -1,13 +1,15 @@
 """Before a swap: it is done without rows on a copy of the live definitions, and foreign keys are checked against live rows.
 
-So what the live database lacks (a type, a function, a column that a view shows) is known while nothing waits for it.
+So what the swap would fail at, such as a view that shows a column which the set lacks, is known while nothing waits for
+it. The copy is loaded as any database is: each owner's definitions by a role that has no right elsewhere.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psycopg.sql import SQL, Composed, Identifier
@@ -16,17 +18,27 @@ from recovery.common.errors import RestoreError
 from recovery.packs.content_diff import Difference
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.databases.stage import drop
-from recovery.sources.postgres.definitions.catalog import SET_ASIDE
+from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
+from recovery.sources.postgres.databases.stage import Dump, drop, fill
 from recovery.sources.postgres.dump import archive
-from recovery.sources.postgres.tables.contents import Chosen
-from recovery.sources.postgres.tables.create import blocks
+from recovery.sources.postgres.tables import prepare
+from recovery.sources.postgres.tables.contents import Chosen, objects
+from recovery.sources.postgres.targets import Target
 
 log = logging.getLogger(__name__)
 
 _EXAMPLES = 3
-_NOT_NEEDED = ("EVENT TRIGGER", "COMMENT - EVENT TRIGGER", "USER MAPPING", "COMMENT - SUBSCRIPTION", "STATISTICS DATA ")
+_COPY = "__rehearsal"
+_SET_ASIDE = "*__(before|replaced)_[0-9a-f]{8}"
+_NOT_NEEDED = (
+    "EVENT TRIGGER",
+    "COMMENT - EVENT TRIGGER",
+    "USER MAPPING",
+    "COMMENT - SUBSCRIPTION",
+    "STATISTICS DATA ",
+    "ACL ",
+    "DEFAULT ACL ",
+)
 _CROSSING = """SELECT k.conname, k.conrelid::regclass::text, k.confrelid::regclass::text, child.relkind::text, parent.relkind::text,
       child.oid::regclass::text = ANY (%(names)s),
       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u (num, place)
@@ -56,16 +68,17 @@ class Crossing:
     types: list[str]
 
 
-def database_of(restore: RestoreView) -> str:
+def copy_of(restore: RestoreView) -> str:
     """The database that a restore rehearses in."""
-    return f"__stage_{restore.id}_rehearsal"
+    return f"{_COPY}__stage_{restore.id}"
 
 
-def rehearse(server: Server, restore: RestoreView, part: Chosen, swap: Callable[[Connection], None]) -> list[Crossing]:
-    """Swap in a copy of the live database without its rows.
+def rehearse(server: Server, jobs: int, restore: RestoreView, part: Chosen, swap: Callable[[Connection], None]) -> list[Crossing]:
+    """Swap in a copy of the live database without its rows, and of what is prepared in it.
 
     Args:
         server: where the live database is.
+        jobs: how many work side by side.
         restore: the restore.
         part: what was asked for.
         swap: does it, in a transaction that is kept for the length of this function.
@@ -76,33 +89,53 @@ def rehearse(server: Server, restore: RestoreView, part: Chosen, swap: Callable[
     Raises:
         RestoreError: if it would fail.
     """
-    name, live = database_of(restore), part.target.name
-    dump = restore.folder / "live.dump"
-    server.runner.run(
-        [
-            *(server.bin / "pg_dump", "--schema-only", "--format=custom", "--no-publications", "--no-subscriptions", "--no-password"),
-            *(f"--exclude-schema={SET_ASIDE}", f"--file={dump}", f"--dbname={server.target(live)}"),
-        ],
-        env=server.environment("UTF8" if part.target.facts["encoding"] != "SQL_ASCII" else "SQL_ASCII"),
-    )
+    live, folder = part.target.name, restore.folder / "live"
+    copy = _target(server, restore, part)
+    assert copy.stage == copy_of(restore)
     with server.maintenance([live]) as connection:
-        drop(connection, name)
-        _create(server, connection, name, live)
+        drop(connection, copy.stage)
+        _create(server, connection, copy.stage, live)
     try:
-        _load(server, dump, name)
+        fill(server, jobs, copy, _dump(server, part, folder), whole=False)
         log.info("rehearsing the swap of %s on a copy of its definitions", live)
         with (
-            server.connect(name) as connection,
+            server.connect(copy.stage) as connection,
             translated_errors(f"Restoring to {live} would fail", RestoreError),
-            connection.transaction(),
+            connection.transaction(force_rollback=True),
         ):
             swap(connection)
             rows = connection.execute(_CROSSING, {"names": list(part.names)}).fetchall()
         return [Crossing(*row) for row in rows]
     finally:
-        dump.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
         with server.maintenance([live]) as connection:
-            drop(connection, name)
+            drop(connection, copy.stage)
+
+
+def _target(server: Server, restore: RestoreView, part: Chosen) -> Target:
+    with server.connect(part.target.name) as live:
+        facts = server_globals.database_facts(live, part.target.name)
+        owners = [name for (name,) in live.execute("SELECT rolname FROM pg_roles").fetchall()]
+        snapshot = {"codec": codec(live), "roles": owners, "bytes": 0, "major": server.about.major}
+    assert facts is not None
+    return Target(_COPY, part.target.name, "", restore.id, facts, snapshot)
+
+
+def _dump(server: Server, part: Chosen, folder: Path) -> Dump:
+    """The definitions of the live database."""
+    shutil.rmtree(folder, ignore_errors=True)
+    server.runner.run(
+        [
+            *(server.bin / "pg_dump", "--schema-only", "--format=directory", "--no-publications", "--no-subscriptions", "--no-password"),
+            *(f"--exclude-schema={_SET_ASIDE}", f"--file={folder}", f"--dbname={server.target(part.target.name)}"),
+        ],
+        env=server.environment(part.target.facts["encoding"]),
+    )
+    lines = [line for line in archive.entries(server.runner, server.bin, folder) if not line.split(" ", 3)[3].startswith(_NOT_NEEDED)]
+    with server.connect(part.target.name) as live, translated_errors(f"Reading {part.target.name}", RestoreError):
+        found = objects(live) | prepare.definitions(live, part, "stage")
+        roles = {name: facts for _, name, facts in server_globals.role_rows(live)}
+    return Dump(folder, lines, found, roles)
 
 
 def _create(server: Server, connection: Connection, name: str, live: str) -> None:
@@ -120,13 +153,6 @@ def _create(server: Server, connection: Connection, name: str, live: str) -> Non
                 copy.execute(statement)
 
 
-def _load(server: Server, dump: Path, name: str) -> None:
-    entries = [line for line in archive.entries(server.runner, server.bin, dump) if not line.split(" ", 3)[3].startswith(_NOT_NEEDED)]
-    with archive.use_list(entries) as option:
-        argv: list[str | Path] = [server.bin / "pg_restore", "--exit-on-error", "--no-password", option]
-        server.runner.run([*argv, f"--dbname={server.target(name)}", dump], env=server.environment("UTF8"))
-
-
 # Foreign keys -----------------------------------------------------------------------------------------------------------
 
 
@@ -136,13 +162,14 @@ def not_holding(server: Server, part: Chosen, crossing: Sequence[Crossing]) -> l
         return []
     found = []
     with (
-        server.connect(part.target.stage) as staged,
+        server.connect(part.target.name) as staged,
         server.connect(part.target.name) as live,
         translated_errors(f"Checking the foreign keys of {part.target.name}", RestoreError),
     ):
+        names = prepare.names_in(live, part)
         for key in crossing:
-            child, parent = (staged, live) if key.from_restored else (live, staged)
-            count, keys, examples = _orphans(child, parent, key)
+            there = replace(key, child=names.get(key.child, key.child), parent=names.get(key.parent, key.parent))
+            count, keys, examples = _orphans(staged, live, there)
             if count:
                 left, right = ("the set", "the live database") if key.from_restored else ("the live database", "the set")
                 what = f"{count} rows of {key.child} in {left} point to {keys} rows of {key.parent} that {right} lacks, such as"
@@ -169,7 +196,7 @@ def _orphans(child: Connection, parent: Connection, key: Crossing) -> tuple[int,
             source.copy(query) as out,
             sink.copy("COPY pg_temp.recovery_keys FROM STDIN") as into,
         ):
-            for block in blocks(out):
+            for block in archive.in_blocks(out):
                 into.write(block)
         match = SQL(" AND ").join(SQL("p.{} = k.{}").format(Identifier(key.referenced[place]), Identifier(f"k{place}")) for place in places)
         orphans = SQL("pg_temp.recovery_keys k WHERE NOT EXISTS (SELECT FROM {} p WHERE {})").format(

@@ -1,9 +1,9 @@
 """Restoring single schemas and tables into a live database, while everything else in it stays as it is.
 
-They are staged in a database of their own. The swap is one transaction in the live database: the live tables go to
-schemas ``<schema>__before_<id>``, the set's are made under their names, and what uses them is pointed to these. Whether
-a database is swapped is said by these schemas. The rollback is the same exchange, and leaves the restored tables in
-``<schema>__replaced_<id>``.
+They are made, loaded and verified in schemas ``<schema>__stage_<id>`` of the live database. The swap is one transaction
+there: the live tables go to schemas ``<schema>__before_<id>``, the prepared ones get their names, and what uses them is
+pointed to these. Whether a database is swapped is said by these schemas. The rollback is the same exchange, and leaves
+the restored tables in ``<schema>__replaced_<id>``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, cast
 
 from psycopg import errors
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.units import human_size
@@ -24,15 +24,16 @@ from recovery.packs.content_diff import Change, Difference, changes
 from recovery.packs.content_index import Row
 from recovery.plan.location import Location
 from recovery.sources.base import RestoreView
+from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of, to_be_read
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
 from recovery.sources.postgres.locations import location_of
-from recovery.sources.postgres.tables import create, rehearsal, swap
+from recovery.sources.postgres.tables import create, prepare, rehearsal, swap
 from recovery.sources.postgres.tables import stage as tables_stage
-from recovery.sources.postgres.tables.contents import Chosen
+from recovery.sources.postgres.tables.contents import Chosen, relations
 from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leaving, relations_in
 from recovery.sources.postgres.targets import Objects
 
@@ -50,17 +51,17 @@ def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chose
 
 
 def verify_staged(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> list[Difference]:
-    """Compare what was staged with the set, rehearse the swap, and check the foreign keys to and from what stays.
+    """Compare what was prepared with the set, rehearse the swap, and check the foreign keys to and from what stays.
 
     Raises:
         RestoreError: if the swap would fail.
     """
     differences = []
     for part in parts:
-        if found := tables_stage.verify_staged(server, jobs, part):
+        if found := prepare.verify(server, jobs, part):
             differences += found
             continue
-        crossing = rehearsal.rehearse(server, restore, part, partial(_rehearsed, restore, part, _scripts(server, part)))
+        crossing = rehearsal.rehearse(server, jobs, restore, part, partial(_rehearsed, restore, part))
         differences += rehearsal.not_holding(server, part, crossing)
         log.info("%s: %d relations are verified and can be swapped", part.target.name, len(part.names))
     return differences
@@ -72,42 +73,28 @@ def _as_begun(restore: RestoreView, parts: Sequence[Chosen]) -> list[Chosen]:
     return [replace(part, target=replace(part.target, name=names.get(part.target.saved, part.target.name))) for part in parts]
 
 
-def _rehearsed(restore: RestoreView, part: Chosen, scripts: tuple[bytes, bytes], copy: Connection) -> None:
-    _put_in_place(copy, restore, part, scripts, [])
-
-
-def _scripts(server: Server, part: Chosen) -> tuple[bytes, bytes]:
-    return create.definitions(server, part, "pre-data"), create.definitions(server, part, "post-data")
+def _rehearsed(restore: RestoreView, part: Chosen, copy: Connection) -> None:
+    _put_in_place(copy, restore, part, [], with_rows=False)
 
 
 def swap_tables(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
-    """Put the staged tables in the place of the live ones, each database in one transaction. Done again, it resumes."""
+    """Put the prepared tables in the place of the live ones, each database in one transaction. Done again, it resumes."""
     for part in parts:
-        _swap_database(server, restore, part)
-        with server.maintenance([part.target.stage]) as connection:
-            drop(connection, part.target.stage)
+        with server.connect(part.target.name) as live:
+            if _is_swapped(live, restore):
+                log.info("the tables of %s are swapped already", part.target.name)
+            else:
+                _swap_database(server, live, restore, part)
+            loaders.drop(live, prepare.purpose(part))
 
 
-def _swap_database(server: Server, restore: RestoreView, part: Chosen) -> None:
-    with server.connect(part.target.name) as live:
-        if _is_swapped(live, restore):
-            log.info("the tables of %s are swapped already", part.target.name)
-            return
-        _refuse_unstaged(server, part)
-        scripts = _scripts(server, part)
-        with (
-            server.connect(part.target.stage, autocommit=False) as staged,
-            swap.at_once(server, live, f"Swapping the tables of {part.target.name}") as waiting,
-        ):
-            linked, schemas = _put_in_place(live, restore, part, scripts, waiting, staged)
-            keys = [asdict(key) for key in linked.outgoing]
-            restore.record(_SWAP, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
-        log.info("swapped: %d relations of %s", len(part.names), part.target.name)
-
-
-def _refuse_unstaged(server: Server, part: Chosen) -> None:
-    if part.target.stage not in server.databases():
-        raise RestoreError(f"There is no staged database {part.target.stage} to swap to.", "Trigger a new restore.")
+def _swap_database(server: Server, live: Connection, restore: RestoreView, part: Chosen) -> None:
+    prepare.refuse_unprepared(live, part)
+    with swap.at_once(server, live, f"Swapping the tables of {part.target.name}") as waiting:
+        linked, schemas = _put_in_place(live, restore, part, waiting)
+        keys = [asdict(key) for key in linked.outgoing]
+        restore.record(_SWAP, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
+    log.info("swapped: %d relations of %s", len(part.names), part.target.name)
 
 
 def _is_swapped(live: Connection, restore: RestoreView) -> bool:
@@ -115,22 +102,19 @@ def _is_swapped(live: Connection, restore: RestoreView) -> bool:
 
 
 def _put_in_place(
-    live: Connection,
-    restore: RestoreView,
-    part: Chosen,
-    scripts: tuple[bytes, bytes],
-    waiting_for: list[str],
-    staged: Connection | None = None,
+    live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str], *, with_rows: bool = True
 ) -> tuple[Uses, list[str]]:
-    """Exchange the live relations for the set's, in the transaction that is open; what was linked, and the schemas created.
+    """Exchange the live relations for the prepared ones, in the transaction that is open; what was linked, and the schemas created.
+
+    The rows are compared again, since only now nobody else can write to them: a function that ran while they were loaded
+    may have left a way.
 
     Args:
         live: to the database, or to its copy in a rehearsal.
         restore: the restore.
         part: what was asked for.
-        scripts: the definitions.
         waiting_for: see :func:`recovery.sources.postgres.tables.swap.locked`.
-        staged: where the rows are; None for a rehearsal.
+        with_rows: not a rehearsal.
 
     Raises:
         VerificationError: if what is there then is not equal to the set, or something else has changed.
@@ -139,26 +123,16 @@ def _put_in_place(
     unchanged = swap.rest(live, {relation.qualified for relation in out})
     schemas = create.create_schemas(live, part)
     swap.set_aside(live, out, linked, "before", restore.id, part.schemas)
-    create.create(live, part, scripts[0])
-    encoding = part.target.facts["encoding"]
-    if staged is not None:
-        _read_as(staged, encoding)
-        _read_as(live, encoding)
-        create.copy_rows(staged, live, part)
-        _read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
-    live.execute(scripts[1])
-    swap.limit_waiting(live)
-    create.make_statistics(live, part)
+    prepare.move_in(live, part)
+    create.hand_over(live, part)
     create.make_foreign_keys(live, part)
     swap.put_back(live, linked)
     texts = None
-    if staged is not None:
-        create.set_values(live, part)
-        create.fill_views(live, part)
-        create.analyze(live, part)
-        _read_as(live, encoding)
+    if with_rows:
+        encoding = part.target.facts["encoding"]
+        prepare.read_as(live, encoding)
         texts = create.contents(live, part)
-        _read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
+        prepare.read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
     now = swap.rest(live, part.names)
     differences = create.verified(live, part, texts)
     differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
@@ -169,12 +143,6 @@ def _put_in_place(
             "Nothing was changed. Try again if others changed it meanwhile; else restore what is named, too, or the whole database.",
         )
     return linked, schemas
-
-
-def _read_as(connection: Connection, encoding: str) -> None:
-    """Let texts come as they lie in the database, as they did for the set."""
-    if encoding != "SQL_ASCII":
-        connection.execute(SQL("SET client_encoding TO {}").format(Literal(encoding)))
 
 
 def _is_of_schemas(key: tuple[str, str], schemas: Sequence[str]) -> bool:
@@ -244,13 +212,16 @@ def finalize(restore: RestoreView, parts: Sequence[Chosen]) -> None:
 
 
 def discard(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
-    """Drop what was staged, and restored tables that were rolled back; never what is live or was before."""
+    """Drop what was prepared, and restored tables that were rolled back; never what is live or was before."""
     there = server.databases()
     for part in _as_begun(restore, parts):
         with server.maintenance([part.target.stage]) as connection:
             drop(connection, part.target.stage)
-            drop(connection, rehearsal.database_of(restore))
+            drop(connection, rehearsal.copy_of(restore))
+            if part.target.name not in there:
+                loaders.drop(connection, prepare.purpose(part))
         if part.target.name in there:
+            prepare.clear(server, part)
             with server.connect(part.target.name) as live:
                 if not _is_swapped(live, restore):
                     swap.drop_schemas(live, swap.aside_schemas(live, "replaced", restore.id))
@@ -319,7 +290,7 @@ def compare(server: Server, jobs: int, parts: Sequence[Chosen]) -> list[Change]:
 
 def _live_objects(server: Server, jobs: int, part: Chosen) -> Objects:
     with server.connect(part.target.name) as connection:
-        found = tables_stage.relations(connection, {relation.qualified for relation in leaving(connection, part)})
+        found = relations(connection, {relation.qualified for relation in leaving(connection, part)})
     to_read = dict(to_be_read(found, part.objects))
     for name, facts in table_texts(server, part.target.name, part.target.facts["encoding"], to_read, jobs).items():
         found["table", name] |= facts

@@ -1,29 +1,42 @@
-"""Staging single schemas and tables: a database beside the live one with all definitions of the set, and the rows asked for.
+"""Staging single schemas and tables: the set's definitions get the names of the preparation, then the live database gets them and the rows.
 
-Foreign keys are left out, since the rows that they point to may not be there; the swap makes them. So are owners and
-rights, which the swap gives, and which need roles that nothing here uses.
+The definitions are made in a database of their own, which never has a row. There the server itself gives the relations
+that were asked for their other schema, so all that names one of them names it there. What pg_dump then reads fits the live
+database: each expression means the functions and types there, and the prepared tables among each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from tarfile import TarInfo
 
-from recovery.packs.content_diff import Difference, compare
+from psycopg.sql import SQL, Identifier
+
+from recovery.common.errors import RestoreError
+from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
-from recovery.sources.postgres.client import Connection, Server
-from recovery.sources.postgres.compare import alike, rows_of
-from recovery.sources.postgres.databases.entries import listed, plain
-from recovery.sources.postgres.databases.stage import Excerpt, load
-from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders
+from recovery.sources.postgres.accounts.roles import roles
+from recovery.sources.postgres.client import Server, translated_errors
+from recovery.sources.postgres.databases.entries import Entry, in_steps, listed, plain, read_entries
+from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, unpack
 from recovery.sources.postgres.definitions.names import raw, split
-from recovery.sources.postgres.dump.table_reader import table_texts
-from recovery.sources.postgres.tables.contents import Chosen, belonging, facts_without, first_name, is_foreign_key
-from recovery.sources.postgres.targets import Objects
+from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.tables import prepare
+from recovery.sources.postgres.tables.contents import Chosen, first_name
+from recovery.sources.postgres.tables.dependents import relations_in
+from recovery.sources.postgres.tables.swap import move
+
+log = logging.getLogger(__name__)
 
 _END_OF_ROWS = len(b"\\.\n\n\n")
 _LEFT_OUT = (
-    "FK CONSTRAINT ",
+    "TABLE DATA ",
+    "SEQUENCE SET ",
     "MATERIALIZED VIEW DATA ",
     "STATISTICS DATA ",
     "BLOB",
@@ -37,12 +50,14 @@ _LEFT_OUT = (
     "DEFAULT ACL",
     "ACL ",
 )
-"""Entries of a dump that staged tables don't need: they concern other things, or the whole database."""
-_GIVEN_LATER = ("owner", "acl", "populated")
+"""Entries of a dump that are not made: they concern other things, or the whole database, or are given later."""
+
+
+_OF_A_TABLE = frozenset({"INDEX ATTACH", "STATISTICS", "COMMENT"})
 
 
 def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None:
-    """Restore what was asked for of one database into one beside it.
+    """Prepare what was asked for of one database in the live one.
 
     Raises:
         RestoreError: if the server refuses.
@@ -53,24 +68,36 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     def member(info: TarInfo) -> bool:
         return info.name.endswith("toc.dat") or info.size in sizes
 
+    folder, moved = unpack(server, restore, part.target, member), restore.folder / "definitions"
+    lines = archive.entries(server.runner, server.bin, folder)
+    create_database(server, restore, part.target)
+    wanted = list(_wanted(lines, part, _missing_roles(server, part)))
+    loading = fill(server, jobs, part.target, Dump(folder, wanted, part.all, roles(restore)), whole=False)
+    _move(server, part)
+    _dump(server, part, moved)
+    steps = in_steps(list(_entries(server, part, moved, loading)))
+    with server.maintenance([part.target.stage]) as connection:
+        drop(connection, part.target.stage)
+    prepare.prepare(server, jobs, restore, part, prepare.Definitions(moved, steps), dict(_files(lines, part, folder)))
+    for each in (folder, moved):
+        shutil.rmtree(each)
+
+
+def _wanted(lines: Iterable[str], part: Chosen, missing_roles: Collection[str]) -> Iterator[str]:
+    """Entries of the definitions: of foreign keys, only those among the tables that are restored."""
     codec = part.target.snapshot["codec"]
-
-    def entries(lines: list[str]) -> list[str]:
-        data = {listed(f"TABLE DATA {' '.join(split(name))} {_owner(part, name)}", codec) for name in part.tables}
-        gone = tuple(listed(entry, codec) for entry in _gone(part, _missing_roles(server, part)))
-        return [line for line in lines if _is_wanted(plain(line.split(" ", 3)[3]), data, gone)]
-
-    load(server, jobs, restore, part.target, Excerpt(member, entries))
-
-
-def _owner(part: Chosen, table: str) -> str:
-    return str(part.all["table", table]["owner"])
+    inner = {listed(f"FK CONSTRAINT {_of_table(part, name)}", codec) for _, name in part.foreign_keys.keys() - part.crossing.keys()}
+    gone = tuple(listed(entry, codec) for entry in _gone(part, missing_roles))
+    for line in lines:
+        entry = plain(line.split(" ", 3)[3])
+        if entry in inner if entry.startswith("FK CONSTRAINT ") else not entry.startswith((*_LEFT_OUT, *gone)):
+            yield line
 
 
-def _is_wanted(entry: str, data: set[str], gone: tuple[str, ...]) -> bool:
-    if entry.startswith("TABLE DATA "):
-        return entry in data
-    return not entry.startswith(_LEFT_OUT) and not entry.startswith(gone)
+def _of_table(part: Chosen, name: str) -> str:
+    """A constraint as entries name it."""
+    table, own = first_name(name)
+    return f"{' '.join(split(table))} {raw(own)} {part.all['table', table]['owner']}"
 
 
 def _missing_roles(server: Server, part: Chosen) -> set[str]:
@@ -79,55 +106,82 @@ def _missing_roles(server: Server, part: Chosen) -> set[str]:
         return named - {name for (name,) in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
 
 
-def _gone(part: Chosen, missing_roles: set[str]) -> Iterator[str]:
+def _gone(part: Chosen, missing_roles: Collection[str]) -> Iterator[str]:
     """How entries begin that name something left out: comments on foreign keys, policies for roles that the server lacks."""
-    for (kind, name), facts in part.all.items():
+    for kind, name in part.all:
         table, own = first_name(name)
-        if is_foreign_key(kind, facts):
+        if kind == "constraint" and _is_left_out(part, name):
             schema, relation = split(table)
             yield f"COMMENT {schema} CONSTRAINT {own} ON {relation} "
-        elif kind == "policy" and missing_roles & set(facts["roles"] or ()):
+        elif kind == "policy" and set(missing_roles) & set(part.all[kind, name]["roles"] or ()):
             schema, relation = split(table)
             yield f"POLICY {schema} {relation} {raw(own)} "
             yield f"COMMENT {schema} POLICY {own} ON {relation} "
 
 
-def verify_staged(server: Server, jobs: int, part: Chosen) -> list[Difference]:
-    """Compare what was staged with the set: rows, and all of the definitions but what is given later."""
-    database, encoding = part.target.stage, part.target.facts["encoding"]
-    texts = table_texts(server, database, encoding, part.tables, jobs)
-    with server.connect(database) as connection:
-        found = relations(connection, part.names)
-    for name, facts in texts.items():
-        found["table", name] |= facts
-    expected = {key: facts for key, facts in part.objects.items() if key not in part.foreign_keys and key not in fk_comments(part)}
-    expected, found = alike(facts_without(expected, *_GIVEN_LATER), facts_without(found, *_GIVEN_LATER), part.target.major)
-    return compare(rows_of(expected), rows_of(found))
+def _is_left_out(part: Chosen, constraint: str) -> bool:
+    key = "constraint", constraint
+    is_foreign_key = str(part.all[key]["definition"]).startswith("FOREIGN KEY")
+    return is_foreign_key and (key in part.crossing or key not in part.foreign_keys)
 
 
-def fk_comments(part: Chosen) -> dict[tuple[str, str], str]:
-    """The comments on foreign keys, and the statements that make them."""
-    found = {}
-    for _, name in part.foreign_keys:
-        table, own = first_name(name)
-        key = "comment", f"table constraint {own} on {table}"
-        if key in part.objects:
-            found[key] = f"COMMENT ON CONSTRAINT {own} ON {table} IS "
-    return found
+def _move(server: Server, part: Chosen) -> None:
+    """Give the relations that were asked for the schemas of the preparation."""
+    with (
+        server.connect(part.target.stage) as connection,
+        translated_errors(f"Moving tables in {part.target.stage}", RestoreError),
+        connection.transaction(),
+    ):
+        for schema in sorted(part.schemas):
+            connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(prepare.schema_of(part, schema))))
+        out = relations_in(connection, (), [split(name) for name in part.names])
+        move(connection, out, lambda schema: prepare.schema_of(part, schema))
 
 
-def relations(connection: Connection, names: Iterable[str]) -> Objects:
-    """What a database has of some relations now, with the values of sequences, without the rows of tables."""
-    found = belonging(objects(connection), names)
-    sequences = [name for kind, name in found if kind == "sequence"]
-    for name, value, called in catalog.sequence_values(connection, sequences):
-        found["sequence", name] |= {"value": value, "called": called}
-    return found
+def _dump(server: Server, part: Chosen, folder: Path) -> None:
+    codec = part.target.snapshot["codec"]
+    argv: list[str | bytes | Path] = [server.bin / "pg_dump", "--schema-only", "--format=directory", f"--file={folder}"]
+    argv += ["--no-acl", "--no-publications", "--no-subscriptions", "--no-password", f"--dbname={server.target(part.target.stage)}"]
+    argv += [f"--schema={_pattern(prepare.schema_of(part, schema))}".encode(codec) for schema in sorted(part.schemas)]
+    shutil.rmtree(folder, ignore_errors=True)
+    server.runner.run(argv, env=server.environment(part.target.facts["encoding"]))
 
 
-def objects(connection: Connection) -> Objects:
-    """All that a database has now."""
-    found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
-    for facts in found.values():
-        facts.pop("at", None)
-    return found
+def _pattern(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+_DEPENDENT = """SELECT n.nspname, '', c.relname, pg_get_userbyid(c.relowner) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind IN ('i', 'I') AND n.nspname = ANY (%(schemas)s)
+    UNION ALL SELECT n.nspname, kind, s.stxname, pg_get_userbyid(c.relowner) FROM pg_statistic_ext s
+      JOIN pg_namespace n ON n.oid = s.stxnamespace JOIN pg_class c ON c.oid = s.stxrelid, unnest(ARRAY['', 'STATISTICS ']) kind
+      WHERE n.nspname = ANY (%(schemas)s)"""
+"""What is made as the owner of its table: attached indexes, which are nobody's in the list, and statistics, which may be another's."""
+
+
+def _entries(server: Server, part: Chosen, folder: Path, loading: Loaders) -> Iterator[Entry]:
+    """The definitions, each with the owner in the set as whom it is restored."""
+    codec = part.target.snapshot["codec"]
+    owner_of = {role: owner for owner, role in loading.roles.items()}
+    with server.connect(part.target.stage) as connection, translated_errors(f"Reading {part.target.stage}", RestoreError):
+        rows = connection.execute(_DEPENDENT, {"schemas": [prepare.schema_of(part, schema) for schema in part.schemas]}).fetchall()
+    role_of = {f"{listed(schema, codec)} {kind}{listed(name, codec)}": role for schema, kind, name, role in rows}
+    for entry in read_entries(archive.entries(server.runner, server.bin, folder), loading.names(), codec):
+        if entry.what != "SCHEMA":
+            role = role_of.get(entry.name) if entry.what in _OF_A_TABLE else None
+            yield replace(entry, loader=owner_of[role or entry.owner or loading.roles[EVERYONE]])
+
+
+def _files(lines: Iterable[str], part: Chosen, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The file with the rows of each table."""
+    codec = part.target.snapshot["codec"]
+    found: dict[str, list[Path]] = {}
+    for line in lines:
+        found.setdefault(plain(line.split(" ", 3)[3]), []).append(folder / f"{line.partition(';')[0]}.dat")
+    for name, facts in part.tables.items():
+        entry = listed(f"TABLE DATA {' '.join(split(name))} {facts['owner']}", codec)
+        yield name, next(file for file in found[entry] if _is_of(file, facts))
+
+
+def _is_of(file: Path, facts: Facts) -> bool:
+    return file.exists() and file.stat().st_size == facts["bytes"] + _END_OF_ROWS

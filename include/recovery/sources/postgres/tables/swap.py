@@ -16,16 +16,15 @@ from recovery.packs.content_diff import Difference, compare
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of
-from recovery.sources.postgres.definitions.catalog import SET_ASIDE_SCHEMA
-from recovery.sources.postgres.tables.contents import belonging
+from recovery.sources.postgres.tables.contents import belonging, objects
 from recovery.sources.postgres.tables.dependents import ForeignKey, Relation, Uses, subscribed, uses
-from recovery.sources.postgres.tables.stage import objects
 from recovery.sources.postgres.targets import Objects
 
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = "20s"
 """How long a swap waits for a lock that others hold."""
+_ASIDE = re.compile("__(?:before|replaced)_([0-9a-f]{8})$")
 _HOLDERS = """SELECT coalesce(a.usename, 'a prepared transaction'), coalesce(a.application_name, ''), l.pid, coalesce(a.state, ''),
       l.relation::regclass::text
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.granted AND l.relation::regclass::text = ANY (%s)
@@ -48,7 +47,7 @@ def aside_schemas(connection: Connection, kind: str, restore_id: str) -> dict[st
 def all_aside(connection: Connection) -> set[str]:
     """Ids of all restores that set relations of this database aside."""
     rows = connection.execute("SELECT nspname FROM pg_namespace").fetchall()
-    return {match[1] for (name,) in rows if (match := re.search(SET_ASIDE_SCHEMA, name))}
+    return {match[1] for (name,) in rows if (match := _ASIDE.search(name))}
 
 
 @contextmanager
