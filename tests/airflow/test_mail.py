@@ -63,6 +63,13 @@ def test_mail_of_missing_acceptance_has_the_run_and_the_days_of_replaced_data(pl
     assert "/dags/small_backup/runs/" in text
 
 
+def test_mail_of_a_restore_that_stands_still_has_what_is_known_of_it(plan, smtp):
+    mail.restore_stalled(plan, "The restore 0123abcd stands still. Its services are STOPPED. Next: Unpause that DAG.", context())
+    subject, text = text_of(smtp.messages[0])
+    assert subject == "[small] restore STANDS STILL"
+    assert "Its services are STOPPED. Next: Unpause that DAG." in text
+
+
 def test_gate_mail_that_cannot_be_sent_is_logged_and_raises_no_error(plan, monkeypatch, caplog):
     monkeypatch.setenv(
         "AIRFLOW_CONN_MAIL",
@@ -78,6 +85,7 @@ def test_mail_is_not_sent_when_the_plan_names_no_mail(tmp_path, smtp, monkeypatc
     assert not mail.on_failure(system.plan(), "Backup")
     mail.gate_waits("small", "plan", "text", context())
     mail.nobody_accepted(system.plan(), context())
+    mail.restore_stalled(system.plan(), "text", context())
     assert smtp.messages == []
 
 

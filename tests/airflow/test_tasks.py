@@ -37,6 +37,18 @@ def test_backup_waits_for_a_restore_for_half_of_the_rpo_and_then_fails(system):
         waits(plan, plan.objectives.rpo / 2 + timedelta(minutes=1))()
 
 
+def test_backup_does_not_wait_for_a_restore_that_stands_still(system):
+    dag_run = SimpleNamespace(start_date=datetime.now(UTC))
+
+    @tasks.operator_errors
+    def prepare():
+        with tasks.waiting_for_restores(system.plan(), dag_run):
+            raise RestoreError("It stands still.", "Unpause that DAG.")
+
+    with pytest.raises(AirflowFailException, match="It stands still"):
+        prepare()
+
+
 @pytest.mark.parametrize("conf", [{"note": "a \ud800"}, {"sources": ["\udfff"]}, {"only.files.uploads": ["x", "\udc80"]}, {"\ud800": 1}])
 def test_parameters_with_half_a_character_are_refused_in_words_that_can_be_written(conf):
     dag = SimpleNamespace(params={"note": 1, "sources": 1, "only.files.uploads": 1})

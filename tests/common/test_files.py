@@ -5,7 +5,7 @@ import pytest
 from pydantic import BaseModel
 
 from recovery.common.errors import StagingError
-from recovery.common.files import check_space, empty_folder, locked, read_record, write_atomically, write_record, written_in
+from recovery.common.files import check_space, empty_folder, is_locked, locked, read_record, write_atomically, write_record, written_in
 from tests.support.sets import run_python
 
 
@@ -95,6 +95,31 @@ def test_lock_of_a_killed_process_is_released(tmp_path):
     assert run_python(code, tmp_path / "lock").returncode == -9
     with locked(tmp_path / "lock"):
         pass
+
+
+def test_is_locked_says_whether_another_process_holds_the_lock(tmp_path):
+    lock = tmp_path / "lock"
+    assert not is_locked(lock)
+    assert not lock.exists()
+    context = multiprocessing.get_context("fork")
+    held, over = context.Event(), context.Event()
+
+    def hold():
+        with locked(lock):
+            held.set()
+            over.wait(60)
+
+    other = context.Process(target=hold)
+    other.start()
+    try:
+        assert held.wait(60)
+        assert is_locked(lock)
+        over.set()
+        other.join()
+        assert not is_locked(lock)
+    finally:
+        over.set()
+        other.join()
 
 
 def test_check_space_names_the_folder_with_too_little_space(tmp_path):

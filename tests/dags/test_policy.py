@@ -23,7 +23,7 @@ def test_drill_docs_name_only_destinations_of_drills(tmp_path):
     write_plan(tmp_path / "plans", more="drill: {destinations: [offsite]}\nkeep_replaced: 36h\n")
     dags = parse_folder(tmp_path / "home", tmp_path / "plans").dags
     assert "from the destinations `offsite` in turn" in dags["shop_drill"]["dag"]["doc_md"]
-    assert dags["shop_maintenance"]["dag"]["description"].endswith("after 1 d 12 h")
+    assert dags["shop_maintenance"]["dag"]["description"].endswith("after 1 d 12 h; watch restores")
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
@@ -32,7 +32,7 @@ def test_every_dag_has_tags_docs_owner_and_run_limits(parsed, dag_id):
     assert set(dag["tags"]) == {"recovery", dag_id.removeprefix("shop_"), "shop"}
     assert dag["catchup"] is False
     assert sorted(dag["allowed_run_types"]) == ["asset_triggered", "manual", "operator_triggered", "scheduled"]  # no backfill
-    assert dag["max_active_runs"] == (8 if dag_id == "shop_restore" else 1)
+    assert dag["max_active_runs"] == (8 if dag_id in {"shop_restore", "shop_maintenance"} else 1)
     assert dag["start_date"] == 1767225600.0  # 2026-01-01 in UTC: static
     assert dag["timezone"] == "UTC"
     assert len(dag["doc_md"]) > 150
@@ -116,6 +116,22 @@ def test_backup_finish_task_emits_the_asset_event(parsed):
     outlets = {task_id: task["outlets"] for task_id, task in parsed.tasks("shop_backup").items() if task.get("outlets")}
     assert list(outlets) == ["finish"]
     assert "shop" in json.dumps(outlets["finish"])
+
+
+def test_restore_that_begins_starts_the_maintenance_of_its_plan(parsed):
+    outlets = {task_id: task["outlets"] for task_id, task in parsed.tasks("shop_restore").items() if task.get("outlets")}
+    assert list(outlets) == ["preflight"]
+    timetable = json.dumps(parsed.dags["shop_maintenance"]["dag"]["timetable"])
+    for stored in (json.dumps(outlets), timetable):
+        assert "x-recovery://shop/restore-begun" in stored
+    assert "@daily" in timetable or "0 0 * * *" in timetable
+
+
+def test_maintenance_tasks_wait_for_no_other_and_replaced_data_is_dropped_by_one_run_at_a_time(parsed):
+    assert parsed.edges("shop_maintenance") == set()
+    tasks = parsed.tasks("shop_maintenance")
+    assert set(tasks) == {"drop_replaced_data", "release_holds", "confirm_gap", "watch_restores"}
+    assert tasks["drop_replaced_data"]["max_active_tis_per_dag"] == 1
 
 
 def test_heartbeat_task_runs_after_finish_succeeded(plain):

@@ -6,17 +6,19 @@ Each scenario has a plan and a system of its own, so several run at the same tim
 import contextlib
 import email
 import fcntl
+import json
 import os
 import pathlib
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.header import decode_header, make_header
 
 import pytest
 
+from recovery.common.units import iso
 from recovery.crypto.signing import SigningKey
 from recovery.restore import answers
 from recovery.restore.approvals import Approval, write_signed
@@ -607,6 +609,76 @@ def checks_fail_and_tasks_are_cleared_after_the_end(play):
         play.ended()
     assert play.system.fingerprint() == later
     assert play.system.service_calls == told
+
+
+# Pauses ---------------------------------------------------------------------------------------------------------------
+
+PAUSE = 20
+"""Seconds in which Airflow starts a task if it ever does."""
+
+
+def make_old(run, minutes):
+    """Move all that a restore's journal says into the past."""
+    path = run.folder / "journal.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["time"] = iso(datetime.fromisoformat(line["time"]) - timedelta(minutes=minutes))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def begun_tasks(play):
+    return {task for task, state in play.alice.states(play.dag, play.run_id).items() if state}
+
+
+@scenario()
+def paused_with_services_down(play):
+    admin, maintenance, backups = play.airflow.admin, f"{play.system.name}_maintenance", f"{play.system.name}_backup"
+    admin.wait_dags(maintenance)
+    admin.unpause(maintenance)
+    play.system.block("stop", "workers")
+    play.trigger().approve("approve_plan", "approve_cutover")
+    play.wait_until("the services to stop", lambda: play.system.blocked("stop", "workers") is not None)
+    admin.pause(play.dag)
+    play.system.unblock("stop", "workers")
+    assert play.alice.wait_task(play.dag, play.run_id, "stop_services", {"success", "failed"}).state == "success", "it was not let finish"
+    begun = begun_tasks(play)
+    time.sleep(PAUSE)
+    assert begun_tasks(play) == begun, "a task was started although the DAG is paused"
+    assert not any(play.system.services.values())
+    watching = [run for run in admin.run_ids(maintenance) if run.startswith("asset_triggered")]
+    assert [admin.states(maintenance, run)["watch_restores"] for run in watching] == ["up_for_reschedule"]
+    assert {admin.states(maintenance, run)["drop_replaced_data"] for run in watching} == {"skipped"}
+
+    make_old(play.run, minutes=16)
+    looked, backup = (play.operator.trigger(dag) for dag in (maintenance, backups))
+    assert play.operator.wait_run(maintenance, looked) == "failed"
+    assert play.operator.wait_run(backups, backup) == "failed"
+    for dag, run, task in ((maintenance, looked, "watch_restores"), (backups, backup, "prepare")):
+        words = play.operator.log_text(dag, run, task)
+        assert f"run {play.run_id!r} of {play.dag}, stands still. Its services are STOPPED." in words, words
+    [told] = play.mails("restore STANDS STILL")
+    assert "Its services are STOPPED" in told
+
+    play.operator.mark_run(play.dag, play.run_id, "failed")
+    time.sleep(PAUSE)
+    assert not any(play.system.services.values()), "a paused DAG ran its rollback"
+    admin.unpause(play.dag)
+    assert "Nothing live was replaced" in play.ended()
+    play.assert_nothing_changed()
+
+
+@scenario(pytest.mark.long)
+def answered_while_paused(play):
+    admin = play.airflow.admin
+    play.trigger().approve("approve_plan", "approve_cutover")
+    gate = play.gate("accept")
+    admin.pause(play.dag)
+    play.answer(gate)
+    time.sleep(PAUSE)
+    assert answers.answered(play.run, "accept") == "", "an answer took effect although the DAG is paused"
+    admin.unpause(play.dag)
+    play.ended("success")
+    assert play.system.fingerprint() == play.set_state
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

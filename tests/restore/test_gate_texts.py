@@ -46,6 +46,8 @@ def test_cutover_gate_shows_verified_sources_and_services_to_stop(system):
         "config.settings, files.uploads",
         "set aside for 7 d;",
         "Nothing live was touched so far",
+        "Don't pause `small_restore` from then on",
+        "`small_maintenance` raises an alarm if nothing goes on for 15 min",
     ):
         assert words in text, text
     assert "unknown time" not in text

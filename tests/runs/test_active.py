@@ -7,7 +7,7 @@ import pytest
 from recovery.backup import finalize, steps, upload
 from recovery.common.errors import RestoreError, RestoreUnderWay
 from recovery.restore import choose_set, preflight
-from recovery.runs import active
+from recovery.runs import active, stalled
 from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.layout import new_set_id
 from tests.support.restore_driver import run_until, teardown
@@ -50,6 +50,21 @@ def test_backup_waits_for_the_restore_of_a_plan_with_a_shared_location(system, t
     stranger.back_up("meanwhile")
     teardown(run)
     twin.back_up("afterwards")
+
+
+def test_backup_fails_at_once_when_a_restore_in_its_way_stands_still(system, twin, monkeypatch):
+    """It waits for one that goes on; of one that stands still nobody may know yet."""
+    run = system.restore()
+    run_until(system, run, "stop services")
+    later = datetime.now(UTC) + timedelta(minutes=16)
+    monkeypatch.setattr(stalled, "now", lambda: later)
+    for made in (system, twin):
+        words = f"restore {run.id} of small to live, .* Its services are STOPPED.* no backup is made"
+        with pytest.raises(RestoreError, match=words) as caught:
+            made.back_up("meanwhile")
+        assert not isinstance(caught.value, RestoreUnderWay)
+    teardown(run)
+    system.back_up("afterwards")
 
 
 def test_upload_refuses_a_set_begun_before_the_cutover_of_an_overlapping_plan(system, twin):

@@ -54,6 +54,11 @@ def nobody_accepted(plan: Plan, context: Any) -> None:
     _try_mail(plan.plan, f"[{plan.plan}] restored system was NOT accepted in time", f"{stays}\n\n{look}\n", context)
 
 
+def restore_stalled(plan: Plan, words: str, context: Any) -> None:
+    """Raise the alarm that a restore stands still, perhaps with services down."""
+    _try_mail(plan.plan, f"[{plan.plan}] restore STANDS STILL", f"{words}\n\nSaid by {_page(context)}\n", context)
+
+
 def _try_mail(plan_name: str, subject: str, body: str, context: Any) -> None:
     plan = load_plan(plan_name)
     if plan.alerts.mail is None:

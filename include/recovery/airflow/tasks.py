@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
@@ -40,6 +40,7 @@ RUN_TYPES: Any = ("manual", "scheduled", "asset_triggered", "operator_triggered"
 asset be materialized would do so without its parameters."""
 
 _LOOK_AGAIN = timedelta(minutes=2)
+_WATCH_EVERY = timedelta(minutes=5)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,8 +112,14 @@ def waiting_for_restores(plan: Plan, dag_run: Any) -> Iterator[None]:
     except RestoreUnderWay as error:
         if datetime.now(UTC) - dag_run.start_date > plan.objectives.rpo / 2:
             raise
-        log.warning("%s Looking again in %s.", error, human_duration(_LOOK_AGAIN))
-        raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN) from None  # type: ignore[no-untyped-call]
+        log.warning("%s", error)
+        look_again(_LOOK_AGAIN)
+
+
+def look_again(pause: timedelta = _WATCH_EVERY) -> NoReturn:
+    """End this task for now; Airflow runs it again after a pause, and it takes no slot meanwhile."""
+    log.info("looking again in %s", human_duration(pause))
+    raise AirflowRescheduleException(datetime.now(UTC) + pause) from None  # type: ignore[no-untyped-call]
 
 
 def context(plan_name: str) -> PlanContext:
@@ -277,6 +284,16 @@ def refuse_cleared(dag_run: Any) -> None:
     """
     if dag_run.clear_number:
         raise ApprovalError("This run was cleared, so who asked for it is not known.", "Trigger a new restore.")
+
+
+def restore_begun(plan: Plan) -> Asset:
+    """What a restore emits when it begins to look at its target; the maintenance of the plan watches it from then on."""
+    return Asset(f"x-recovery://{plan.plan}/restore-begun")
+
+
+def begun_by_restore(dag_run: Any) -> bool:
+    """Whether a run of maintenance is there to watch a restore, and for nothing else."""
+    return bool(dag_run.run_type == "asset_triggered")
 
 
 def schedule(plan: Plan) -> CronTriggerTimetable | None:

@@ -23,6 +23,7 @@ from recovery.runs import active
 from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import RunRecord, StagedSet, open_staging, sweep
+from recovery.runs.stalled import NEXT_STEP, stalled
 from recovery.sets.catalog import read_catalog
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, pack_path
 from recovery.sets.manifest import (
@@ -46,6 +47,7 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
     Raises:
         PlanError: if a source was asked for that the plan doesn't have.
         RestoreUnderWay: if a restore into what the plan protects is between its cutover and its acceptance.
+        RestoreError: if such a restore stands still.
         StagingError: if the staging folder can't be written.
     """
     plan = context.plan
@@ -74,9 +76,12 @@ def refuse_during_restore(plan: Plan) -> None:
 
     Raises:
         RestoreUnderWay: if there is such a restore.
+        RestoreError: if it stands still, so that waiting for it would only hide that.
     """
     for each in active.into_live(plan):
         if not each.journal.closed and each.journal.entries(Step.STOPPING_SERVICES):
+            if words := stalled(each):
+                raise RestoreError(f"{words} Until it has ended, no backup is made.", NEXT_STEP)
             raise RestoreUnderWay(
                 f"The {each} is between its cutover and its acceptance.",
                 "Answer its last gate, or look at its report; a backup that still waits goes on then, one that failed can be cleared.",

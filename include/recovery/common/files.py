@@ -82,6 +82,22 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock, as far as this moment tells. If this process held it, it would lose it here."""
+    try:
+        lock = path.open("r+b")
+    except FileNotFoundError:
+        return False
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EAGAIN}:
+                raise
+            return True
+    return False
+
+
 def make_private(folder: Path) -> None:
     """Make a folder, and those above it that are missing, for this user alone: dumps hold everything."""
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):

@@ -7,6 +7,7 @@ from recovery.plan.field_types import Gate
 from recovery.restore.session import RestoreSession
 from recovery.restore.state import all_checked, last_checks, services_started
 from recovery.runs.journal_steps import Step
+from recovery.runs.stalled import QUIET
 
 
 def headline(session: RestoreSession, gate: Gate) -> str:
@@ -54,8 +55,17 @@ def _cutover(session: RestoreSession) -> str:
         lines.append("- The rollback is to load the safety backup, which takes about as long again; the last gate can order it.")
     else:
         lines.append(f"- The data of now is set aside for {human_duration(session.plan.keep_replaced)}; the last gate can bring it back.")
-    lines += ["", "**Reject**, or no answer, discards what was staged. Nothing live was touched so far."]
+    lines += ["", _pause_warning(session), "", "**Reject**, or no answer, discards what was staged. Nothing live was touched so far."]
     return "\n".join(lines)
+
+
+def _pause_warning(session: RestoreSession) -> str:
+    plan = session.plan.plan
+    return (
+        f"⚠ Don't pause `{plan}_restore` from then on: Airflow starts no task of a paused DAG, so the services would stay down, and"
+        f" marking the run as failed would bring nothing back. `{plan}_maintenance` raises an alarm if nothing goes on for"
+        f" {human_duration(QUIET)}, unless it is paused too."
+    )
 
 
 def _ready(session: RestoreSession) -> list[str]:

@@ -10,10 +10,11 @@ from recovery.plan.field_types import SCRATCH
 from recovery.restore import answers, source_view
 from recovery.restore.answers import answered
 from recovery.restore.session import RestoreSession
-from recovery.restore.state import cut_over_sources, in_use, kept, may_have_writes, services_down, timed
+from recovery.restore.state import cut_over_sources, in_use, kept, may_have_writes, timed
 from recovery.restore.steps import replace
 from recovery.runners.commands import run_all
 from recovery.runs.journal_steps import Step
+from recovery.runs.stalled import services_down
 from recovery.targets import scratch
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def roll_back(session: RestoreSession) -> bool:
     faults = Faults()
     with session.changing("services", forward=False):
         if kept(session):
-            if services_down(session):
+            if services_down(session.journal):
                 _start_again(session, faults)
             if faults:
                 raise _tried_again("The restored system stays, but its services do not start:", faults, "Start them by hand.")

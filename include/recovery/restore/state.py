@@ -13,6 +13,7 @@ from recovery.restore.answers import answered
 from recovery.restore.session import RestoreSession
 from recovery.runs.journal import Entry
 from recovery.runs.journal_steps import Step
+from recovery.runs.stalled import services_down
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +45,12 @@ def cut_over_sources(session: RestoreSession) -> list[str]:
     return [source_id for source_id in begun if not session.journal.entries(Step.SOURCE_ROLLED_BACK, source_id)]
 
 
-def services_down(session: RestoreSession) -> bool:
-    """Whether services were stopped, and not started since."""
-    steps = {Step.STOPPING_SERVICES, Step.STARTING_SERVICES, Step.ROLLING_BACK, Step.SERVICES_STARTED, Step.SERVICES_STARTED_AGAIN}
-    said = [entry.step for entry in session.journal.everything() if entry.step in steps]
-    return Step.STOPPING_SERVICES in said and said[-1] not in {Step.SERVICES_STARTED, Step.SERVICES_STARTED_AGAIN}
-
-
 def is_over(session: RestoreSession) -> bool:
     """Whether no rollback has to go on: nothing is cut over that should not be, and no services are down.
 
     A scratch place never has to be rolled back: it goes with all that is in it.
     """
-    return kept(session) or session.request().target == SCRATCH or not (cut_over_sources(session) or services_down(session))
+    return kept(session) or session.request().target == SCRATCH or not (cut_over_sources(session) or services_down(session.journal))
 
 
 def services_started(session: RestoreSession) -> bool:

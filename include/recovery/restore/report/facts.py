@@ -18,6 +18,7 @@ from recovery.restore.report import drill_proof
 from recovery.restore.report.outcome import result, safe
 from recovery.restore.session import RestoreSession
 from recovery.runs.journal_steps import Step
+from recovery.runs.stalled import services_down
 from recovery.sources import registry
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def _downtime(session: RestoreSession) -> float | None:
     """From the stop of the services until they last were started, by whichever way; None if they were not."""
     stopped = session.journal.entries(Step.STOPPING_SERVICES)
     started = [*session.journal.entries(Step.SERVICES_STARTED), *session.journal.entries(Step.SERVICES_STARTED_AGAIN)]
-    if not stopped or not started or state.services_down(session):
+    if not stopped or not started or services_down(session.journal):
         return None
     return (max(entry.time for entry in started) - stopped[0].time).total_seconds()
 

@@ -8,6 +8,7 @@ from recovery.restore import answers, hooks, source_view, state
 from recovery.restore.report import drill_proof
 from recovery.restore.session import RestoreSession
 from recovery.runs.journal_steps import Step
+from recovery.runs.stalled import services_down
 
 
 class Outcome(StrEnum):
@@ -70,7 +71,7 @@ def _back(session: RestoreSession, swapped: str) -> str:
 
 def _in_use(session: RestoreSession) -> str:
     journal = session.journal
-    if state.services_down(session):
+    if services_down(session.journal):
         return "The restored system is in place, but its SERVICES ARE DOWN: start them by hand."
     if "accept" in session.gates and answers.answered(session, "accept") != "approved":
         aside = f"The safety set {session.safety.manifest().set_id} is" if session.in_place else "The replaced data is"

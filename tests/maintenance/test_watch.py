@@ -1,0 +1,66 @@
+from datetime import timedelta
+
+import pytest
+
+from recovery.common import units
+from recovery.common.errors import RestoreError
+from recovery.maintenance.watch import watch
+from recovery.runs import stalled
+from tests.support.restore_driver import run_until, steps, teardown
+from tests.support.system import SampleSystem
+
+pytestmark = pytest.mark.slow
+
+NOW = units.now
+
+
+@pytest.fixture
+def system(tmp_path):
+    made = SampleSystem(tmp_path / "small", "small", gates=())
+    made.back_up()
+    return made
+
+
+@pytest.fixture
+def watched(system, monkeypatch):
+    """Whether restores have to be watched further, after some time."""
+
+    def after(**passed):
+        monkeypatch.setattr(stalled, "now", lambda: NOW() + timedelta(**passed))
+        return watch(system.plan())
+
+    return after
+
+
+def test_watch_goes_on_until_the_restore_has_ended(system, watched):
+    run = system.restore()
+    assert watched() is False
+    run_until(system, run, "preflight")
+    assert watched(hours=12) is True
+    for _, step in list(steps(system, run))[2:]:
+        step()
+    assert watched() is True
+    assert teardown(run) == ""
+    assert watched() is False
+
+
+def test_watch_raises_the_alarm_for_every_restore_that_stands_still(system, watched):
+    live, elsewhere = system.restore("live"), system.restore("elsewhere")
+    run_until(system, live, "stop services")
+    run_until(system, elsewhere, "stop services", system.ask(elsewhere, target="elsewhere"))
+    assert watched(minutes=14) is True
+    with pytest.raises(RestoreError) as caught:
+        watched(minutes=16)
+    for run in (live, elsewhere):
+        assert f"run {run.run_id!r} of small_restore, stands still. Its services are STOPPED" in caught.value.what
+    assert "Unpause that DAG" in caught.value.next_step
+
+
+def test_watch_leaves_a_dry_run_and_a_restore_without_a_run_alone(system, watched):
+    """The second waits at a gate for longer than it may: nobody goes on with it, and nothing is stopped."""
+    run = system.restore("dry")
+    run_until(system, run, "preflight", system.ask(run, dry_run=True))
+    assert watched() is False
+    run_until(system, system.restore("forgotten"), "preflight")
+    assert watched(hours=12, minutes=14) is True
+    assert watched(hours=12, minutes=16) is False
