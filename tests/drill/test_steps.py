@@ -20,6 +20,7 @@ from recovery.maintenance import replaced_copies
 from recovery.plan.model import Retention
 from recovery.restore import preflight, rollback
 from recovery.restore import steps as restore_steps
+from recovery.restore.report import write
 from recovery.restore.session import RestoreSession
 from recovery.runners import processes as runners_processes
 from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE
@@ -488,6 +489,15 @@ def test_drills_rotate_destinations_and_skip_set_verified_at_all_destinations(sy
     system.back_up("newer")
     assert drilled(system, 5) == "far", "now far was drilled longer ago, and of another set"
     assert drilled(system, 6) == "near"
+
+
+def test_drill_reported_by_a_clock_far_ahead_does_not_keep_its_destination_from_its_turn(system, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(write, "now", lambda: datetime.now(UTC) + timedelta(days=60))
+        assert drilled(system, 1) == "near"
+    assert drilled(system, 2) == "far"
+    system.back_up("newer")
+    assert drilled(system, 3) == "near"
 
 
 def test_manual_drill_of_single_source_does_not_count_for_rotation(system):

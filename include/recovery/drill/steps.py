@@ -174,18 +174,20 @@ def _verified(session: RestoreSession, manifest: Manifest, name: str) -> bool:
 def _last_try(session: RestoreSession, manifests: Iterable[Manifest], name: str) -> datetime:
     """When a drill of everything from a destination was last tried: one that fails must not keep the others from their turn.
 
-    Where the destination could not even take the report, staging still knows for a while.
+    Where the destination could not even take the report, staging still knows for a while. What a wrong clock has dated in the
+    future counts for nothing: for as long the destination would not get its turn.
     """
+    moment = now()
     tries = [
         request.started for request in _earlier(session) if request.destination == name and _of_all(session, {"sources": request.sources})
     ]
     for manifest in manifests:
         reports = read_records(session.context.destination(name), manifest.path, session.context.verify_key(), manifest).of("report")
         times = [each.time for each in reports if each.facts.get("kind") == "drill" and _of_all(session, each.facts)]
-        if times:
+        if times := [time for time in times if time <= moment]:
             tries.append(max(times))
             break
-    return max(tries, default=_NEVER)
+    return max((time for time in tries if time <= moment), default=_NEVER)
 
 
 def _of_all(session: RestoreSession, facts: Mapping[str, Any]) -> bool:

@@ -1,8 +1,9 @@
 import json
 import re
 import shutil
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from recovery.restore import answers, rollback, steps
 from recovery.restore.gate_texts import gate_text
 from recovery.restore.report import write
 from recovery.restore.report.facts import BY_PEOPLE
+from recovery.runs import journal
 from recovery.runs.journal_steps import Step
 from recovery.sets.records import read_records
 from tests.support.restore_driver import approve_gate, run_until, teardown
@@ -117,6 +119,21 @@ def test_report_of_success_with_leftovers_is_failure_and_keeps_verification_reco
     for found in records(run):
         assert [kept.text[:14] for kept in found.of("report")] == ["Not everything"]
         assert len(found.of("proof")) == 1
+
+
+@pytest.mark.parametrize("steps", [(Step.DISCARDED, Step.NOT_DISCARDED), (Step.NOT_DISCARDED, Step.DISCARDED)], ids=lambda each: each[-1])
+def test_report_names_leftovers_by_the_last_attempt_when_the_clock_was_set_back(system, monkeypatch, steps):
+    run = system.restore()
+    run_until(system, run)
+    for step, days in zip(steps, (60, 0), strict=True):
+        moment = datetime.now(UTC) + timedelta(days=days)
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "datetime", SimpleNamespace(now=lambda zone, moment=moment: moment))
+            run.journal.record(step, faults=["files.uploads: Permission denied"])
+    if steps[-1] == Step.NOT_DISCARDED:
+        assert ended(run).startswith("Not everything that was staged could be removed")
+    else:
+        write.finish(run)
 
 
 def test_finish_without_signing_key_reports_missing_signature_and_closes_journal(system):

@@ -51,10 +51,10 @@ def finish(session: RestoreSession) -> None:
 
 def _left_over(session: RestoreSession) -> str:
     """What ``discard`` could not remove, in a sentence; empty if nothing is left."""
-    left = session.journal.last(Step.NOT_DISCARDED)
-    if left is None or any(entry.time > left.time for entry in session.journal.entries(Step.DISCARDED)):
+    said = [entry for entry in session.journal.everything() if entry.step in {Step.DISCARDED, Step.NOT_DISCARDED}]
+    if not said or said[-1].step == Step.DISCARDED:
         return ""
-    return f"Not everything that was staged could be removed: {'; '.join(left.facts['faults'])}"
+    return f"Not everything that was staged could be removed: {'; '.join(said[-1].facts['faults'])}"
 
 
 def _write(session: RestoreSession, facts: dict[str, Any]) -> None:
