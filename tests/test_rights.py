@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -11,6 +12,7 @@ import pymongo.errors
 import pytest
 
 from recovery.common.errors import SourceError, SourceUnreachable
+from recovery.plan.kinds.postgres import SqlQuestion
 from sandbox.servers import Postgres
 from tests.support.local_restore import LocalRestore, back_up, read_dump
 from tests.support.mongo_samples import mongo
@@ -35,6 +37,7 @@ SHOP = r"""
     CREATE TRIGGER stamp BEFORE INSERT ON sales.orders FOR EACH ROW EXECUTE FUNCTION sales.stamp();
     ALTER DEFAULT PRIVILEGES IN SCHEMA sales GRANT SELECT ON TABLES TO shop_reports;
     SELECT lo_from_bytea(4711, 'large');
+    CREATE TABLE sales.stock AS SELECT 7 AS n;
     SET ROLE shop_reports;
     CREATE TABLE reports.lines (of int REFERENCES sales.orders (id)); INSERT INTO reports.lines VALUES (1), (2);
     CREATE VIEW reports.sums AS SELECT count(*) FROM sales.orders;
@@ -176,6 +179,20 @@ def test_backup_fails_or_warns_without_the_other_rights_of_the_postgres_role_for
     with pytest.raises(SourceUnreachable, match="permission denied for database"):
         site.back_up(source(site, "recovery"))
     site.sql("postgres", "GRANT CONNECT ON DATABASE shop TO recovery", "GRANT shop_owner TO recovery")
+
+
+def test_checks_with_sql_need_the_admin_option_on_the_owner(site):
+    question = SqlQuestion(source="postgres.main", database="shop", query="SELECT max(n) FROM sales.stock", equals=7)
+    at_most = timedelta(seconds=20)
+    for user in ("recovery_backup", "recovery"):
+        with pytest.raises(SourceError) as refused:
+            source(site, user).answer(question, at_most)
+        assert "GRANT shop_owner TO" in refused.value.next_step
+    psql(site, "postgres", block("postgres: checks and hooks"))
+    try:
+        assert source(site, "recovery").answer(question, at_most) == 7
+    finally:
+        site.sql("postgres", "REVOKE ADMIN OPTION FOR shop_owner FROM recovery")
 
 
 def test_postgres_role_for_restores_cannot_get_the_rights_of_a_superuser(site):
