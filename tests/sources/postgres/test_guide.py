@@ -164,3 +164,25 @@ def test_restore_guide_commands_for_distrusted_owners_stop_at_what_only_a_superu
     assert done.returncode != 0
     assert "permission denied for language internal" in done.stderr
     assert not is_superuser(new, "mallory")
+
+
+def test_restore_guide_has_commands_of_their_own_for_each_source():
+    """Two sources are two servers: nobody loads both into one by mistake."""
+
+    def one(name):
+        files = {"globals": "globals.sql", "shop": "toc.dat"}
+        return GuidedSource(
+            id=f"postgres.{name}",
+            settings=PostgresSettings(connection="pg"),
+            versions={"postgres": "18"},
+            folders={artifact: f"restored/{name}/{artifact}" for artifact in files},
+            members=lambda artifact: [("member", files[artifact], {})],
+            contents=lambda artifact, kind: [("database", "shop", {"owner": "app"})] if kind == "database" else [],
+        )
+
+    section = GUIDE.section([one("main"), one("other")])
+    assert "anew for each source" in section
+    blocks = re.findall(r"^Of `postgres\.(\w+)`, version 18 or later:\n\n```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in blocks] == ["main", "other"] * 3
+    assert all(set(re.findall(r"restored/(\w+)/", block)) == {name} for name, block in blocks)
+    assert "Of `postgres" not in GUIDE.section([one("main")])

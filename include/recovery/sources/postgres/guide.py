@@ -14,7 +14,13 @@ from recovery.sources.guide import Guide, GuidedSource
 from recovery.sources.postgres.databases.ownership import KINDS, owned_by
 
 _TEMPLATE = """\
-Export `PGHOST`, `PGPORT`, `PGUSER` (a superuser) and `PGPASSWORD` for the new server, version {{ sources[0].version }} or later.
+{% set several = sources | length > 1 -%}
+{% macro label(source) -%}
+{% if several %}Of `{{ source.id }}`, version {{ source.version }} or later:
+
+{% endif %}{% endmacro -%}
+Export `PGHOST`, `PGPORT`, `PGUSER` (a superuser) and `PGPASSWORD` for the new server\
+{% if several %}: anew for each source, with all of its commands.{% else %}, version {{ sources[0].version }} or later.{% endif %}
 Let nobody else in before all is done. Settings that the databases bring must change nothing meanwhile:
 
 ```sh
@@ -23,14 +29,14 @@ export PGOPTIONS='{{ sources[0].options }}'
 
 Roles first, all but yours, which keeps its password; complaints about roles that exist already are expected, everything else is not.
 
-```sh
 {% for source in sources -%}
+{{ label(source) }}```sh
 {% for folder in source.globals -%}
 grep -v -E "^(CREATE|ALTER) ROLE \\"?$PGUSER\\"?( WITH|;)" {{ folder }}/globals.sql | psql --no-psqlrc --dbname postgres
 {% endfor -%}
-{% endfor -%}
 ```
 
+{% endfor -%}
 Databases bring code: checks, domains, generated columns, expressions of indexes and of partition keys, materialized views.
 PostgreSQL runs it while it loads them, with the rights of who is logged in.
 So who owned a database, or only a table in it, can become a superuser of the new server if a superuser loads it.
@@ -38,14 +44,14 @@ Choose one of two ways.
 
 ### If you trust all owners of these databases
 
-```sh
 {% for source in sources -%}
+{{ label(source) }}```sh
 {% for database in source.databases -%}
 pg_restore --dbname {{ database.through }} --create --exit-on-error --jobs 2 {{ database.folder }}
 {% endfor -%}
-{% endfor -%}
 ```
 
+{% endfor -%}
 ### If you do not
 
 A role without any right outside of a database owns and loads it, and is dropped at the end.
@@ -58,8 +64,9 @@ between types of others, text search templates. Then drop the database and `rest
 
 Export `LOADER_PASSWORD`, a new random text.
 
-```sh
-{% set parts = sources[0].parts -%}
+{% for source in sources -%}
+{% set parts = source.parts -%}
+{{ label(source) }}```sh
 (set -eu
 script() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "$1"; }
 entries() { grep ${2:-} -E "^[0-9]+; [0-9]+ [0-9]+ ($1) " all.list > part.list || true; }
@@ -69,7 +76,6 @@ script postgres <<'END'
 \\set password `printf %s "$LOADER_PASSWORD"`
 CREATE ROLE restore_loader LOGIN PASSWORD :'password';
 END
-{% for source in sources -%}
 {% for database in source.databases %}
 from={{ database.folder }}
 to={{ database.to }}
@@ -96,13 +102,15 @@ DROP OWNED BY restore_loader;
 END
 entries '{{ parts.last }}'
 pg_restore --dbname "$to" --exit-on-error --use-list part.list "$from"
-{% endfor -%}
 {% endfor %}
 script postgres <<'END'
 DROP ROLE restore_loader;
 END
 )
 ```
+{% if not loop.last %}
+{% endif -%}
+{% endfor -%}
 """
 _PARTS = {
     "database": "DATABASE|(ACL|COMMENT|SECURITY LABEL) - DATABASE",
@@ -125,6 +133,7 @@ def _describe(source: GuidedSource) -> Mapping[str, Any]:
     """What an artifact is shows in its members: a database has a table of contents, the globals are one SQL file."""
     members = {artifact: {name for _, name, _ in source.members(artifact)} for artifact in source.folders}
     return {
+        "id": source.id,
         "version": source.versions.get("postgres", "of the dump"),
         "globals": [folder for artifact, folder in source.folders.items() if "globals.sql" in members[artifact]],
         "parts": _PARTS,
