@@ -12,7 +12,7 @@ from typing import Any
 
 from recovery.common.errors import SourceError, SourceUnreachable
 from recovery.sources.base import RestoreView
-from recovery.sources.postgres.accounts.query_roles import Asked, Database, database, let_in, rights
+from recovery.sources.postgres.accounts.query_roles import Asked, Database, database, rights, session
 from recovery.sources.postgres.accounts.roles import coming_roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.targets import Target
@@ -50,13 +50,13 @@ def execute(server: Server, asked: Asked, statement: str, timeout: timedelta) ->
         SourceError: if it refuses, or takes too long, with its own words; if nobody's rights will do.
     """
     with (
-        let_in(server, asked) as (there, role),
-        there.connect(
-            asked.database,
-            role=role or "none",
+        session(
+            server,
+            asked,
             statement_timeout=str(round(timeout.total_seconds() * 1000)),
             default_transaction_read_only="on" if asked.reads else "off",
             search_path=None,
+            restrict_nonsystem_relation_kind=None,
             row_security="off" if asked.reads else None,
         ) as connection,
         translated_errors(f"Asking database {asked.database}"),

@@ -5,10 +5,11 @@ import signal
 from dataclasses import replace
 from datetime import timedelta
 
+import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from recovery.common.errors import SourceError, SourceUnreachable
+from recovery.common.errors import SourceError
 from recovery.plan.kinds.postgres import SqlQuestion, SqlStatement
 from recovery.sources.postgres.accounts import query_roles
 from sandbox.servers import Postgres, wait_for
@@ -281,30 +282,53 @@ def test_role_of_a_killed_process_is_dropped_at_the_end_of_a_restore(shop, end):
 
 def test_role_that_is_in_use_stays_and_is_in_no_set(shop):
     source = shop.source("shop")
-    asked = query_roles.Asked("shop", None, reads=True)
-    with query_roles.let_in(source._server, asked) as (there, _):
+    with query_roles.session(source._server, query_roles.Asked("shop", None, reads=True)) as inside:
+        name = inside.info.user
         assert answer(source, "SELECT 1") == 1
-        assert shop.sql("postgres", MADE) == [(there.about.user,)]
-        assert there.about.user not in str(contents(shop.back_up(source), "globals", "role"))
-        there.connect("shop").close()
+        assert shop.sql("postgres", MADE) == [(name,)]
+        assert name not in str(contents(shop.back_up(source), "globals", "role"))
+        assert inside.execute("SELECT session_user::text").fetchall() == [(name,)]
     assert shop.sql("postgres", MADE) == []
 
 
 def test_role_that_can_not_be_dropped_fails_the_sql_in_words(shop):
     shop.sql("postgres", "CREATE DATABASE shop2")
     source = shop.source("shop")
+    words = r"recovery_query_\w+, which SQL of the plan ran as, still owns something.*shop2"
     with (
-        pytest.raises(SourceError, match=r"recovery_query_\w+, which SQL of the plan ran as, still owns something.*shop2"),
-        query_roles.let_in(source._server, query_roles.Asked("shop", None, reads=False)) as (there, _),
+        pytest.raises(SourceError, match=words),
+        query_roles.session(source._server, query_roles.Asked("shop", None, reads=False)) as inside,
     ):
-        shop.sql("shop2", f"CREATE SCHEMA s AUTHORIZATION {there.about.user}")
-    assert shop.sql("postgres", MADE) == [(there.about.user,)]
-    with pytest.raises(SourceUnreachable, match="not permitted to log in"):
-        there.connect("shop")
+        name = inside.info.user
+        shop.sql("shop2", f"CREATE SCHEMA s AUTHORIZATION {name}")
+    assert shop.sql("postgres", "SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE 'recovery%'") == [(name, False)]
     assert answer(source, "SELECT 1") == 1
     shop.sql("postgres", "DROP DATABASE shop2")
     assert answer(source, "SELECT 1") == 1
     assert shop.sql("postgres", MADE) == []
+
+
+def why_not(site, user):
+    """Why a user is not let in."""
+    with pytest.raises(psycopg.OperationalError) as error:
+        site.server.connect("postgres", user=user, password="none")
+    return str(error.value)
+
+
+def test_error_names_the_roles_that_pg_hba_has_to_admit(shop):
+    rules = shop.server.folder / "pg_hba.conf"
+    before = rules.read_text()
+    rules.write_text(f"host all /^recovery_query all reject\n{before}")
+    shop.sql("postgres", "SELECT pg_reload_conf()")
+    try:
+        wait_for("the rule", lambda: "rejects" in why_not(shop, "recovery_query_none"))
+        with pytest.raises(SourceError, match="does not let in the role that SQL runs as") as refused:
+            answer(shop.source("shop"), "SELECT 1")
+        assert "admit roles whose names begin with recovery_query_" in refused.value.next_step
+        assert shop.sql("postgres", MADE) == []
+    finally:
+        rules.write_text(before)
+        shop.sql("postgres", "SELECT pg_reload_conf()")
 
 
 def test_sql_on_a_standby_is_refused_in_words(shop):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
-from recovery.common.errors import RecoveryError, SourceError
+from recovery.common.errors import RecoveryError, SourceError, SourceUnreachable
 from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import groups_of
 from recovery.sources.postgres.accounts.logins import create_login, new_password
@@ -147,12 +147,17 @@ def _refuse_if_unable(connection: Connection, server: Server, group: str) -> Non
 
 
 @contextmanager
-def let_in(server: Server, asked: Asked) -> Iterator[tuple[Server, str | None]]:
-    """A way into a database for SQL: the server as a user with the rights that it needs, and the role that it then acts as.
+def session(server: Server, asked: Asked, **settings: str | None) -> Iterator[Connection]:
+    """A session for SQL that has the rights which it needs, and no others.
+
+    Args:
+        server: whose database it is.
+        asked: the SQL.
+        settings: of the session, see :meth:`recovery.sources.postgres.client.Server.connect`.
 
     Raises:
         SourceUnreachable: if the server does not let us in.
-        SourceError: if there is no way, or the role can't be made or dropped.
+        SourceError: if there is no way; if the role can't be made, log in or be dropped.
     """
     with server.connect(asked.database) as connection:
         with translated_errors(f"Making a login role for SQL in {asked.database}"):
@@ -161,10 +166,12 @@ def let_in(server: Server, asked: Asked) -> Iterator[tuple[Server, str | None]]:
                 drop_left(connection, asked.database)
                 there = _made(connection, server, asked.database, found)
         if found.own:
-            yield server, None
+            with server.connect(asked.database, autocommit=True, **settings) as inside:
+                yield inside
             return
         try:
-            yield there, found.role
+            with _logged_in(there, asked.database, role=found.role or "none", **settings) as inside:
+                yield inside
         except BaseException:
             try:
                 _drop(connection, there.about.user)
@@ -172,6 +179,16 @@ def let_in(server: Server, asked: Asked) -> Iterator[tuple[Server, str | None]]:
                 log.warning("%s", error)
             raise
         _drop(connection, there.about.user)
+
+
+def _logged_in(server: Server, database: str, **settings: str | None) -> Connection:
+    try:
+        return server.connect(database, autocommit=True, **settings)
+    except SourceUnreachable as error:
+        raise SourceError(
+            f"The server does not let in the role that SQL runs as. {error.what}",
+            f"Let pg_hba.conf admit roles whose names begin with {PREFIX}, with the method scram-sha-256, from this worker.",
+        ) from error
 
 
 def _made(connection: Connection, server: Server, database: str, rights: Rights) -> Server:
@@ -230,7 +247,7 @@ def _remove(connection: Connection, role: str) -> None:
     connection.execute(SQL("ALTER ROLE {} NOLOGIN").format(name))
     connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
     query = """SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-        WHERE r.rolname = %s AND NOT starts_with(g.rolname, 'pg_') ORDER BY m.ctid LIMIT 1"""
+        WHERE r.rolname = %s AND NOT starts_with(g.rolname, 'pg_') AND NOT g.rolsuper ORDER BY m.ctid LIMIT 1"""
     owned = "SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole AND deptype = 'o'"
     if (group := connection.execute(query, [role]).fetchone()) and connection.execute(owned, [role]).fetchall():
         connection.execute(SQL("REASSIGN OWNED BY {} TO {}").format(name, Identifier(group[0])))
