@@ -70,6 +70,11 @@ _PINS_OF_SUPERUSERS = {"ignore_checksum_failure": 0, "zero_damaged_pages": 0, "e
 
 The first two hide damage. A ``login`` trigger writes to a database whenever we come in, even to one that is being verified.
 """
+_TABLES_ONLY = {"restrict_nonsystem_relation_kind": "view, foreign-table"}
+"""In sessions of ours, nobody reads a view that took the name of a table; its owner's code would run as us.
+
+PostgreSQL knows it since 17, and since 13.16, 14.13, 15.8 and 16.4.
+"""
 _OURS = {"host", "port", "user", "password", "dbname", "options", "client_encoding", "service"}
 
 
@@ -165,6 +170,8 @@ class About:
     user: str
     superuser: bool
     standby: bool
+    tables_only: bool
+    """Whether it knows :data:`_TABLES_ONLY`."""
 
 
 class Server:
@@ -193,16 +200,16 @@ class Server:
         self._parameters = {"keepalives_idle": "30", "connect_timeout": "10", "application_name": "recovery"} | self._parameters
 
     def as_role(self, login: str, password: str) -> Server:
-        """The same server as another user, who is no superuser."""
+        """The same server as another user, who is no superuser, and may read views."""
         other = Server(replace(self.endpoint, login=login, password=password), self._folders, self.runner)
-        other.about = replace(self.about, user=login, superuser=False)
+        other.about = replace(self.about, user=login, superuser=False, tables_only=False)
         return other
 
     def _pins(self) -> dict[str, str | None]:
         """:data:`_PINS`, and those that the server's version and our rights add."""
         since = {name: "0" for name, major in _PINS_SINCE.items() if self.about.major >= major}
         off = {name: "off" for name, major in _PINS_OF_SUPERUSERS.items() if self.about.superuser and self.about.major >= major}
-        return {**_PINS, **since, **off}
+        return {**_PINS, **since, **off, **(_TABLES_ONLY if self.about.tables_only else {})}
 
     def _options(self, pins: Mapping[str, str | None]) -> str:
         own = str(self.endpoint.extra.get("options", ""))
@@ -279,7 +286,8 @@ class Server:
         """
         query = """SELECT current_setting('server_version_num')::int / 10000, current_setting('server_version'),
             (SELECT system_identifier::text FROM pg_control_system()), current_user,
-            (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery()"""
+            (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery(),
+            EXISTS (SELECT FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind')"""
         with self._maintenance(_PINS) as connection, translated_errors("Asking the server for its version"):
             row = connection.execute(query).fetchone()
         assert row is not None

@@ -120,6 +120,7 @@ def found_objects(server: Server, jobs: int, database: str, encoding: str, expec
         expected: what the set holds, for the order of columns.
     """
     with server.connect(database) as connection:
+        catalog.refuse_owned_configuration(connection)
         found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
         sequences = [name for kind, name in found if kind == "sequence"]
         for name, value, called in catalog.sequence_values(connection, sequences):

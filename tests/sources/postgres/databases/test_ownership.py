@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from recovery.common.errors import SourceError, ToolError
+from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.dump.table_reader import table_texts
 from sandbox.servers import Postgres
+from tests.sources.postgres.databases.test_swap import extension
 from tests.support.postgres_attack import WAYS, evil_functions
 from tests.support.postgres_site import Site, contents, texts
 
@@ -14,7 +19,8 @@ ROLES = ("mallory", "alice")
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def site(request, server_folder, tmp_path_factory):
-    with Postgres(server_folder / f"postgres-rights-{request.param}", request.param) as server:
+    options = [f"extension_control_path=$system:{extension(server_folder / 'rights')}"] if request.param == 18 else []
+    with Postgres(server_folder / f"postgres-rights-{request.param}", request.param, options) as server:
         yield Site(server, tmp_path_factory.mktemp(f"rights-{request.param}"), ("shop",), ROLES)
 
 
@@ -150,6 +156,58 @@ def test_backup_does_not_depend_on_settings_that_the_owner_gave_the_database(sit
     assert source.verify_staged(restore) == []
     source.swap(restore)
     source.roll_back(restore)
+    source.discard(restore)
+
+
+def test_reading_a_sequence_or_a_table_never_reads_a_view_of_that_name(site, evil):
+    """The owner of a schema can exchange one for the other between listing and reading."""
+    evil("a check")
+    view = "CREATE VIEW mine.v AS SELECT mine.attack()::bigint AS last_value, true AS is_called"
+    site.sql("shop", view, user="mallory", password="m")
+    server = site.source("shop")._server
+    with server.connect("shop") as connection, pytest.raises(SourceError, match="access to non-system view"):
+        list(catalog.sequence_values(connection, ["mine.v"]))
+    for facts in ({"copy": ["is_called"], "filter": "WHERE true"}, {"copy": ["is_called"]}):
+        with pytest.raises(ToolError, match="view"):
+            table_texts(server, "shop", "UTF8", {"mine.v": facts}, 1)
+    assert not is_superuser(site, "mallory")
+    assert not evil.proof.exists()
+
+
+def test_superuser_refuses_to_read_an_extensions_table_that_somebody_else_owns(site, evil):
+    """The planner runs what the owner wrote into the condition of an index."""
+    if site.sql("postgres", "SHOW server_version_num")[0][0] < "18":
+        pytest.skip("only PostgreSQL 18 finds extensions of a test")
+    restore = site.restore(evil("a check"))
+    site.sql("shop", "CREATE EXTENSION rates", "GRANT ALL ON SCHEMA rates TO mallory", "ALTER TABLE rates.rate OWNER TO mallory")
+    index = "CREATE INDEX ON rates.rate (value) WHERE mine.one(1) = 1"
+    site.sql("shop", index, user="mallory", password="m")
+    source = site.source("shop")
+    for read in (site.back_up, lambda source: source.compare(restore)):
+        with pytest.raises(SourceError, match=r"table rates.rate of the extension rates in shop belongs to mallory"):
+            read(source)
+    assert not is_superuser(site, "mallory")
+    assert not evil.proof.exists()
+    site.sql("shop", "DROP INDEX rates.rate_value_idx", "ALTER TABLE rates.rate OWNER TO postgres")
+    assert contents(site.back_up(source), "shop", "table")["table", "rates.rate"]["count"] == 0
+
+
+def test_virtual_columns_are_never_computed(site, mallory):
+    if site.sql("postgres", "SHOW server_version_num")[0][0] < "18":
+        pytest.skip("PostgreSQL has virtual columns since 18")
+    code = ["CREATE SCHEMA mine", "CREATE FUNCTION mine.one(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN 1; END'"]
+    site.sql(
+        "shop", *code, "CREATE TABLE mine.t (a int, b int GENERATED ALWAYS AS (1 / a) VIRTUAL)", "INSERT INTO mine.t VALUES (0)", **mallory
+    )
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="user-defined function"):
+        site.sql("shop", "ALTER TABLE mine.t ADD c int GENERATED ALWAYS AS (mine.one(a)) VIRTUAL", **mallory)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        site.sql("shop", "TABLE mine.t")
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    assert [change.what for change in source.compare(restore) if change.kind == "table"] == ["equal"]
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
     source.discard(restore)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from psycopg.sql import SQL, Composed
 
+from recovery.common.errors import SourceError
 from recovery.packs.content_index import Row
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import columns, system_privileges
@@ -301,3 +302,26 @@ def unreadable(connection: Connection) -> list[str]:
     """What this user may not read of a database, in words; at most 20 of the large objects."""
     with translated_errors(f"Checking the rights in {connection.info.dbname}"):
         return sorted(name for (name,) in connection.execute(_UNREADABLE).fetchall())
+
+
+_OWNED_CONFIGURATION = SQL(
+    """SELECT c.oid::regclass::text, x.extname::text, o.rolname::text FROM pg_class c {configuration} JOIN pg_roles o ON o.oid = c.relowner
+    WHERE x.filter <> '' AND NOT o.rolsuper AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"""
+).format(configuration=_CONFIGURATION)
+
+
+def refuse_owned_configuration(connection: Connection) -> None:
+    """Refuse to read, as a superuser, rows of an extension's table by a condition, if the table is not a superuser's.
+
+    To do that, the server plans a query, and so runs what the owner of the table wrote into the expressions of its indexes.
+
+    Raises:
+        SourceError: if there is one.
+    """
+    with translated_errors(f"Asking whose the tables of extensions in {connection.info.dbname} are"):
+        for table, extension, owner in connection.execute(_OWNED_CONFIGURATION).fetchall():
+            raise SourceError(
+                f"The table {table} of the extension {extension} in {connection.info.dbname} belongs to {owner}, whose code would run as a"
+                " superuser when it is read.",
+                "ALTER TABLE ... OWNER TO a superuser, or use a Connection whose user is none.",
+            )

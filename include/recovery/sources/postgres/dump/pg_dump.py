@@ -163,6 +163,7 @@ def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
             f"User {server.about.user} may not read all of database {database}: {shortened(unreadable, at_most=30)}.",
             "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
         )
+    catalog.refuse_owned_configuration(connection)
     _lock(connection, database)
     return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection))
 
