@@ -263,6 +263,18 @@ def test_prune_is_refused_when_the_set_of_the_run_is_missing(local, tmp_path):
     assert folders_at(local) == ids(*sets)
 
 
+def test_prune_in_a_gap_names_the_sets_that_are_not_accepted(local, tmp_path, caplog):
+    """They may be why there is a gap at all."""
+    oldest, hidden = (ship(tmp_path, local, days * DAY) for days in (40, 2))
+    ship(tmp_path, local, 31 * DAY)
+    newest = ship(tmp_path, local, timedelta())
+    (local.root / hidden.path / "manifest.json.sig").unlink()
+    with pytest.raises(RetentionError, match=r"1 sets there can't be read or are not accepted"):
+        run(local, newest, MONTH)
+    assert hidden.set_id in caplog.text
+    assert folders_at(local) >= ids(oldest, hidden)
+
+
 MONTH = Retention(keep_within="30d")
 
 

@@ -84,11 +84,11 @@ def prune(
             f"The set {after} of this run is not at {destination.describe()}, so nothing there is deleted.",
             "Clear the upload, then this task.",
         )
-    decisions = _plan(destination, listing, retention, level, key, now)
-    gaps = _gaps(destination, listing, retention, rpo, key, now)
-    _refuse_gaps(destination, retention, decisions, gaps, now)
     for finding in listing.findings:
         log.warning("%s: left alone: %s", destination.describe(), finding)
+    decisions = _plan(destination, listing, retention, level, key, now)
+    gaps = _gaps(destination, listing, retention, rpo, key, now)
+    _refuse_gaps(destination, retention, decisions, gaps, listing.findings, now)
     for decision in decisions:
         log.info(
             "%s: %s %s of %s, %s: %s", destination.describe(), "keep" if decision.keep else "DELETE", decision.manifest.set_id,
@@ -146,7 +146,12 @@ def _gaps(destination: Destination, listing: Listing, retention: Retention, rpo:
 
 
 def _refuse_gaps(
-    destination: Destination, retention: Retention, decisions: Sequence[RetentionDecision], gaps: Sequence[Gap], now: datetime
+    destination: Destination,
+    retention: Retention,
+    decisions: Sequence[RetentionDecision],
+    gaps: Sequence[Gap],
+    findings: Sequence[str],
+    now: datetime,
 ) -> None:
     """A clock that jumped makes sets old. What lies before the window of ``keep_within`` is older than that without any jump, as long
     as no gap ends in it; and a clock changes no count of ``keep_last``."""
@@ -156,10 +161,11 @@ def _refuse_gaps(
     open_gaps = [gap for gap in gaps if now - gap.until < retention.keep_within]
     if open_gaps:
         newest = open_gaps[0].before
+        unread = f" {len(findings)} sets there can't be read or are not accepted; this log names them." if findings else ""
         raise RetentionError(
             f"{len(doomed)} of {len(decisions)} sets at {destination.describe()} are old by this worker's clock, which says {iso(now)}. But"
             f" no set was made {shortened(open_gaps)}. Nobody can tell whether that time has passed or a clock was wrong, so nothing was"
-            " deleted.",
+            f" deleted.{unread}",
             "Look at the clock, set it if it is wrong (NTP), and find out why no set was made. Then confirm the gap: trigger"
             f" {newest.plan}_maintenance with confirm_gap {newest.set_id}, and clear this task.",
         )
