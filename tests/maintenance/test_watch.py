@@ -4,8 +4,11 @@ import pytest
 
 from recovery.common import units
 from recovery.common.errors import RestoreError
+from recovery.drill.steps import DrillRequest, choose_drill
 from recovery.maintenance.watch import watch
+from recovery.restore.session import RestoreSession
 from recovery.runs import stalled
+from recovery.runs.journal_steps import Step
 from tests.support.restore_driver import run_until, steps, teardown
 from tests.support.system import SampleSystem
 
@@ -54,6 +57,14 @@ def test_watch_raises_the_alarm_for_every_restore_that_stands_still(system, watc
     for run in (live, elsewhere):
         assert f"run {run.run_id!r} of small_restore, stands still. Its services are STOPPED" in caught.value.what
     assert "Unpause that DAG" in caught.value.next_step
+
+
+def test_watch_leaves_a_drill_in_scratch_servers_alone(system, watched):
+    """One that was cut off is ended by the next drill."""
+    drill = RestoreSession(system.context(), "drill 1")
+    choose_drill(drill, DrillRequest())
+    drill.journal.record(Step.STOPPING_SERVICES)
+    assert watched(minutes=16) is False
 
 
 def test_watch_leaves_a_dry_run_and_a_restore_without_a_run_alone(system, watched):
