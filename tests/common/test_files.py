@@ -5,7 +5,17 @@ import pytest
 from pydantic import BaseModel
 
 from recovery.common.errors import StagingError
-from recovery.common.files import check_space, empty_folder, is_locked, locked, read_record, write_atomically, write_record, written_in
+from recovery.common.files import (
+    check_space,
+    empty_folder,
+    is_locked,
+    locked,
+    read_lists,
+    read_record,
+    write_atomically,
+    write_record,
+    written_in,
+)
 from tests.support.sets import run_python
 
 
@@ -32,11 +42,31 @@ def test_record_is_read_as_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["fact.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"number": "x"}', '{"numbers": 7}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", '{"number": "x"}', '{"numbers": 7}', "[" * 200_000, '{"number": ' * 200_000, f'{{"number": {"9" * 100_000}}}', "\0"],
+)
 def test_read_record_fails_on_a_damaged_record(tmp_path, content):
     (tmp_path / "fact.json").write_text(content)
     with pytest.raises(StagingError, match=r"fact\.json is damaged"):
         read_record(tmp_path / "fact.json", Fact)
+
+
+def test_read_lists_returns_what_follows_a_kind(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    assert list(read_lists(path, "unit")) == []
+    path.write_text('["unit", "a\\udcff", true]\n["folder", {}]\n["unit"]\n')
+    assert list(read_lists(path, "unit")) == [["a\udcff", True], []]
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"[]", b"1", b"null", b"\xff", b"[" * 200_000, b'["unit", ' + b"9" * 100_000 + b"]", b'["unit", NaN]']
+)
+def test_read_lists_fails_on_a_damaged_line_and_names_it(tmp_path, line):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'["unit"]\n' + line + b"\n")
+    with pytest.raises(StagingError, match=r"Line 2 of .*lines\.jsonl is not what was written there"):
+        list(read_lists(path, "unit"))
 
 
 def test_read_record_of_a_missing_file_asks_for_a_shared_staging_folder(tmp_path):

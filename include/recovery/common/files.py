@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from recovery.common.errors import StagingError
+from recovery.common.json_text import read_json
 from recovery.common.units import human_size
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,25 @@ def read_record(path: Path, kind: type[Record]) -> Record:
         ) from None
     except ValidationError as error:
         raise StagingError(f"{path} is damaged: {error.error_count()} fields are not as written.", "Start a new run.") from error
+
+
+def read_lists(path: Path, kind: str) -> Iterator[list[Any]]:
+    """The rest of each list that begins with a kind, of a file with a list as JSON on each line; nothing if there is no file.
+
+    Raises:
+        StagingError: if a line is no list.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                what, *rest = read_json(line)
+            except (ValueError, TypeError) as error:
+                why = f"Line {number} of {path} is not what was written there ({error})."
+                raise StagingError(why, "Find out who can write to the staging folder, and compare the live data with the set.") from None
+            if what == kind:
+                yield rest
 
 
 @contextmanager

@@ -17,13 +17,12 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from recovery.common.errors import RestoreError
-from recovery.common.files import write_atomically
+from recovery.common.files import read_lists, write_atomically
 from recovery.common.held_folder import HeldFolder
 from recovery.common.paths import raw, readable, text
 from recovery.common.wording import ROLLS_BACK
@@ -49,25 +48,20 @@ class InPlace:
         """Whether it is known what is replaced."""
         return self._file.exists()
 
-    def _lines(self, kind: str) -> Iterator[list[Any]]:
-        if self._file.exists():
-            with self._file.open(encoding="ascii") as lines:
-                yield from (rest for what, *rest in map(json.loads, lines) if what == kind)
-
     @property
     def units(self) -> dict[str, bool]:
         """The entries that are replaced, each with everything below it, and whether they were there when that was planned."""
-        return dict(self._lines("unit"))
+        return dict(read_lists(self._file, "unit"))
 
     @property
     def folders(self) -> dict[str, tuple[int, Facts]]:
         """Live folders that stay: the inode of each, and what it was like before."""
-        return {path: (inode, facts) for path, inode, facts in self._lines("folder")}
+        return {path: (inode, facts) for path, inode, facts in read_lists(self._file, "folder")}
 
     @property
     def stayed(self) -> frozenset[str]:
         """Folders in units that had to stay though the set does not have them."""
-        return frozenset(path for (path,) in self._lines("stayed"))
+        return frozenset(path for (path,) in read_lists(self._file, "stayed"))
 
     def covers(self) -> Callable[[str], bool]:
         """Whether a path is one of the units, or lies below one."""

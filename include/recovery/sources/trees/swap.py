@@ -15,10 +15,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recovery.common.errors import RestoreError
-from recovery.common.files import write_atomically
+from recovery.common.files import read_lists, write_atomically
 from recovery.common.held_folder import HeldFolder, where
 from recovery.common.paths import raw, readable, text
 from recovery.common.wording import ROLLS_BACK
@@ -71,18 +70,13 @@ class ExchangePlan:
 
     def units(self) -> Iterator[Unit]:
         """The units, in order; none if nothing was planned."""
-        for path, live, staged in self._lines("unit"):
+        for path, live, staged in read_lists(self._file, "unit"):
             yield Unit(raw(path), live, staged)
 
     def folders(self) -> Iterator[tuple[bytes, int, Facts, Facts]]:
         """Live folders that get other metadata: the path, the inode, and the facts before and after."""
-        for path, inode, before, after in self._lines("folder"):
+        for path, inode, before, after in read_lists(self._file, "folder"):
             yield raw(path), inode, before, after
-
-    def _lines(self, kind: str) -> Iterator[list[Any]]:
-        if self._file.exists():
-            with self._file.open(encoding="ascii") as lines:
-                yield from (rest for what, *rest in map(json.loads, lines) if what == kind)
 
 
 class Swap:
