@@ -1,5 +1,6 @@
 # ruff: noqa: PTH208
 
+import errno
 import os
 from pathlib import Path
 
@@ -95,3 +96,12 @@ def test_held_folder_is_closed_at_the_end_of_a_block(folder):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(each)
     assert near
+
+
+def test_folder_is_held_on_a_file_system_that_has_no_extended_attributes(folder, monkeypatch):
+    def unknown(*_, **__):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "listxattr", unknown)
+    with HeldFolder.open(folder / "real") as real:
+        assert sorted(real.names()) == [b"file", b"inner"]

@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
+from recovery.common.xattrs import read_xattrs
+
 _REACHED = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _LINKS = 40
@@ -331,7 +333,7 @@ def _stays(folder: int, name: str) -> bool:
     ours, status = {0, os.geteuid()}, os.fstat(folder)
     if status.st_uid not in ours:
         return False
-    roots = status.st_gid == 0 and "system.posix_acl_access" not in os.listxattr(f"/proc/self/fd/{folder}")
+    roots = status.st_gid == 0 and "system.posix_acl_access" not in read_xattrs(folder)
     shared = status.st_mode & (stat.S_IWOTH if roots else stat.S_IWGRP | stat.S_IWOTH)
     return not shared or bool(status.st_mode & stat.S_ISVTX and os.lstat(name, dir_fd=folder).st_uid in ours)
 

@@ -13,14 +13,15 @@ def read_xattrs(place: bytes | int) -> dict[str, bytes]:
     """The attributes of an entry itself, by name, but for those of the host. Access control lists are among them.
 
     Args:
-        place: its path, which is followed through no link, or its descriptor.
+        place: its path, which is followed through no link, or its descriptor, which may be one that only leads to it (``O_PATH``).
 
     Raises:
         OSError: if they can't be read.
     """
     follow = isinstance(place, int)
+    path = b"/proc/self/fd/%d" % place if isinstance(place, int) else place
     try:
-        names = os.listxattr(place, follow_symlinks=follow)
+        names = os.listxattr(path, follow_symlinks=follow)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return {}
@@ -28,7 +29,7 @@ def read_xattrs(place: bytes | int) -> dict[str, bytes]:
     found = {}
     for name in sorted(set(names) - OF_THE_HOST):
         try:
-            found[name] = os.getxattr(place, name, follow_symlinks=follow)
+            found[name] = os.getxattr(path, name, follow_symlinks=follow)
         except OSError as error:
             if error.errno != errno.ENODATA:  # removed since
                 raise
