@@ -32,7 +32,7 @@ from recovery.packs import decrypt_worker, tar_reader
 from recovery.packs.artifact import Artifact, Member
 from recovery.packs.decrypt_worker import CHUNK, IDENTITIES, UNREADABLE, Count
 from recovery.packs.tar_reader import damaged
-from recovery.packs.tar_writer import Disturbance, TarWriter
+from recovery.packs.tar_writer import Disturbance, Folders, TarWriter
 from recovery.runners.local import LOCAL, LocalTool, failed
 
 _F_SETPIPE_SZ = 1031
@@ -92,12 +92,13 @@ def seal(
         The packs in order, and the members of a live artifact that changed or vanished while they were read.
 
     Raises:
-        SourceError: if a member can't be read.
+        SourceError: if a member can't be read, or was exchanged while it was.
         OSError: if the packs can't be written.
     """
     keys = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
     packs: list[Pack] = []
     changes: list[tuple[bytes, Disturbance]] = []
+    folders: Folders = {}
     progress = Progress(f"packing {artifact.name}", artifact.bytes)
     for number, group in enumerate(_fill(listing, pack_size)):
         path = out / f"{safe_name(artifact.name)}.{number:03d}.tar.zst.age"
@@ -105,7 +106,7 @@ def seal(
         with partial.open("wb") as file:
             stored = _Hashing(file)
             with _encrypting(stored, keys) as sink, _Compressing(sink, level, progress.add) as stream:
-                changes += _write_members(artifact, reach, group, stream.write)
+                changes += _write_members(artifact, TarWriter(reach, stream.write, folders), group)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
@@ -130,10 +131,7 @@ def _fill(members: Iterable[Member], pack_size: int) -> Iterator[list[Member]]:
         yield pack
 
 
-def _write_members(
-    artifact: Artifact, reach: Reach, group: Iterable[Member], write: Callable[[bytes], None]
-) -> Iterator[tuple[bytes, Disturbance]]:
-    writer = TarWriter(reach, write)
+def _write_members(artifact: Artifact, writer: TarWriter, group: Iterable[Member]) -> Iterator[tuple[bytes, Disturbance]]:
     for member in group:
         try:
             change = writer.add(member.path)

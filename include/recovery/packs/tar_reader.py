@@ -26,7 +26,8 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 _TIME = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,9})?")
 _KEYWORDS = re.compile(r"path|linkpath|size|uid|gid|mtime|GNU\.sparse\.(major|minor|name|realsize)|SCHILY\.xattr\..+", re.DOTALL)
 _SPARSE = frozenset({"GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.name", "GNU.sparse.realsize"})
-_LARGEST_HEADER = 64 << 20
+LARGEST_HEADER = 64 << 20
+"""Bytes of an extended header that are read; more are never written."""
 
 
 class Source(Protocol):
@@ -184,7 +185,7 @@ def _read_member(source: Source, block: bytes) -> Member:
     extended: dict[str, str] = {}
     info = _parse(block)
     if info.type == tarfile.XHDTYPE:
-        if info.size > _LARGEST_HEADER:
+        if info.size > LARGEST_HEADER:
             raise damaged(f"an extended header has {info.size} bytes")
         data = source.read(info.size + -info.size % BLOCK)
         extended = _parse_extended(data[: info.size])

@@ -5,10 +5,6 @@ lies elsewhere. Format: POSIX.1-2001 pax, as :mod:`recovery.packs.tar_reader` re
 the GNU tar manual, so that stock tools unpack it.
 """
 
-# pathlib has no paths of bytes.
-
-# ruff: noqa: PTH115
-
 from __future__ import annotations
 
 import errno
@@ -22,12 +18,17 @@ from functools import cache
 from itertools import starmap
 from typing import Literal
 
+from recovery.common.errors import SourceError
 from recovery.common.held_folder import Reach
+from recovery.common.paths import readable
 from recovery.common.xattrs import read_xattrs
-from recovery.packs.tar_reader import BLOCK
+from recovery.packs.tar_reader import BLOCK, LARGEST_HEADER
 
 Disturbance = Literal["changed", "vanished"]
 """What happened to an entry while it was read: a file may be torn; or there is none any more."""
+
+Folders = dict[bytes, tuple[os.stat_result, ...]]
+"""By its path, which folders lay there when an entry was read through it: one, unless somebody exchanges them."""
 
 _CHUNK = 1 << 20
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
@@ -42,6 +43,8 @@ _FIELDS = struct.Struct("100s8s8s8s12s12s8s1s100s8s247x")
 _BLANKS = b" " * 8
 """In the place of the checksum while it is computed."""
 _MAGIC = b"ustar\x0000"
+_CAPABILITY = "security.capability"
+_PUT_RIGHT = "Find out who may write there, and put it right; then clear the dump task of this source."
 _END = bytes(2 * BLOCK)
 _NAME = 100
 _LARGEST_ID = 0o7777777
@@ -54,20 +57,26 @@ class TarWriter:
     Args:
         reach: what its members lie in.
         write: takes the stream.
+        folders: what the streams before this one, of the same tree, were read through.
     """
 
-    def __init__(self, reach: Reach, write: Callable[[bytes], object]) -> None:
+    def __init__(self, reach: Reach, write: Callable[[bytes], object], folders: Folders | None = None) -> None:
         self._reach = reach
         self._write = write
         self._links: dict[tuple[int, int], bytes] = {}
+        self._folders: Folders = {} if folders is None else folders
+        self._above = b""
 
     def add(self, path: bytes) -> Disturbance | None:
         """Write a member; what happened to it meanwhile. What vanished is not written, what shrank is filled up with zeros.
 
         Raises:
             OSError: if it can't be read. The stream may end within it then.
+            SourceError: if somebody exchanged a folder, or wrote to a file with rights of its own, in such a way that a restore would
+                give rights away.
         """
         try:
+            self._note_folders(path)
             found = _look(self._reach, path)
         except OSError as error:
             if error.errno not in _GONE:
@@ -82,7 +91,32 @@ class TarWriter:
         """Write the end of the archive."""
         self._write(_END)
 
+    def _note_folders(self, path: bytes) -> None:
+        """Remember the folders that lead to an entry: whoever owns one above may put others in their place, one after another."""
+        near = above = path.rpartition(b"/")[0]
+        if above == self._above:
+            return
+        here = os.open(self._reach.at(path).rpartition(b"/")[0], os.O_PATH)
+        try:
+            while above:
+                status, known = os.fstat(here), self._folders.get(above, ())
+                if not any(os.path.samestat(status, other) for other in known):
+                    self._folders[above] = (*known, status)
+                above = above.rpartition(b"/")[0]
+                here = _replaced(here, os.open("..", os.O_PATH, dir_fd=here))
+        finally:
+            os.close(here)
+        self._above = near
+
+    def _refuse_mixture(self, path: bytes, status: os.stat_result) -> None:
+        """Refuse the rights of a folder for entries that another one with other rights had: whom it kept out they would let in."""
+        for other in self._folders.pop(path, ()):
+            if not os.path.samestat(other, status) and _rights(other) != _rights(status):
+                raise SourceError(f"{readable(path)} was exchanged for another folder while it was packed.", _PUT_RIGHT)
+
     def _write_found(self, found: _Found) -> Disturbance | None:
+        if found.kind == tarfile.DIRTYPE:
+            self._refuse_mixture(found.path, found.status)
         if found.kind in _LINKED and found.status.st_nlink > 1:
             first = self._links.setdefault((found.status.st_dev, found.status.st_ino), found.path)
             if first is not found.path:
@@ -102,6 +136,7 @@ class TarWriter:
         short = [segment for segment in found.segments if not self._write_data(found.descriptor, *segment)]
         self._write(bytes(-header.size % BLOCK))
         after = os.fstat(found.descriptor)
+        _refuse_disarmed(found, after)
         same = (after.st_ctime_ns, after.st_size) == (found.status.st_ctime_ns, found.status.st_size)
         return None if same and not short else "changed"
 
@@ -142,14 +177,39 @@ class _Found:
 
 def _look(reach: Reach, path: bytes) -> _Found | None:
     """What lies at a path; None if it is nothing that an archive holds: a socket or device that came in the place of what was listed."""
-    status = os.lstat(reach.at(path))
-    if stat.S_ISREG(status.st_mode):
-        return _open(reach, path)
-    kind, place = _TYPES.get(stat.S_IFMT(status.st_mode)), reach.at(path)
-    if kind is None:
-        return None
-    target = os.readlink(place) if kind == tarfile.SYMTYPE else b""
-    return _Found(path, kind, status, read_xattrs(place), target)
+    here = os.open(reach.at(path), os.O_PATH | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(here)
+        kind = _TYPES.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            return None
+        if kind == tarfile.REGTYPE:
+            return _open(reach, path)
+        target = os.readlink(b"", dir_fd=here) if kind == tarfile.SYMTYPE else b""
+        return _Found(path, kind, status, read_xattrs(here), target)
+    finally:
+        os.close(here)
+
+
+def _replaced(descriptor: int, by: int) -> int:
+    os.close(descriptor)
+    return by
+
+
+def _rights(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_uid, status.st_gid, status.st_mode
+
+
+def _refuse_disarmed(found: _Found, after: os.stat_result) -> None:
+    """Refuse a file that had rights of its own, and lost them while it was read.
+
+    Linux takes them away before it writes anything by another user. What was read may be that user's, and would come back with them.
+    """
+    armed = found.status.st_mode & (stat.S_ISUID | stat.S_ISGID) or _CAPABILITY in found.xattrs
+    capability = read_xattrs(found.descriptor).get(_CAPABILITY) if armed else None
+    if armed and (_rights(after), capability) != (_rights(found.status), found.xattrs.get(_CAPABILITY)):
+        what = "lost its setuid or setgid bit, or its capabilities, while it was packed: somebody wrote to it"
+        raise SourceError(f"{readable(found.path)} {what}.", _PUT_RIGHT)
 
 
 def _open(reach: Reach, path: bytes) -> _Found | None:
@@ -185,6 +245,8 @@ class _Header:
         ids = _within(status.st_uid, _LARGEST_ID), _within(status.st_gid, _LARGEST_ID)
         time = _within(status.st_mtime_ns // 10**9, _LARGEST_SIZE)
         own = _block(self.name, self.kind, stat.S_IMODE(status.st_mode), *ids, _within(self.size, _LARGEST_SIZE), time, self.target)
+        if len(extended) > LARGEST_HEADER:
+            raise OSError(errno.E2BIG, f"Its extended attributes are larger than {LARGEST_HEADER >> 20} MiB")
         return _extension(len(extended)) + extended + bytes(-len(extended) % BLOCK) + own if extended else own
 
     def _extended(self) -> Iterator[tuple[bytes, bytes]]:
@@ -245,18 +307,23 @@ def _segments(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     """See :attr:`_Found.segments`."""
     end = 0
     while end < size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
+        start = min(_sought(descriptor, end, os.SEEK_DATA, size), size)
+        if start == size:
             break
-        if start >= size:
-            break
-        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        end = min(_sought(descriptor, start, os.SEEK_HOLE, size), size)
         yield start, end - start
     if end < size:
         yield size, 0
+
+
+def _sought(descriptor: int, position: int, what: int, end: int) -> int:
+    """Where the next data or hole is; the end if the file has none, for example since it is shorter by now."""
+    try:
+        return os.lseek(descriptor, position, what)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return end
 
 
 def _map(segments: list[tuple[int, int]]) -> bytes:
