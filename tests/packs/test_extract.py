@@ -1,12 +1,14 @@
 """What a pack must not do to what lies outside the folder that it is extracted to."""
 
 import io
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from recovery.common.errors import ArtifactError, ToolError
+from recovery.common.held_folder import HeldFolder
 from recovery.packs.extract import extract
 from recovery.packs.pack import open_pack
 from tests.support.packs import IDENTITY, hard_tree, pack, sealed_stream, unpack
@@ -33,6 +35,20 @@ def outside(tmp_path):
     yield folder
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"secret": "secret"}
     assert (folder / "secret").stat().st_nlink == 1
+
+
+def test_member_with_the_longest_path_that_linux_takes_is_extracted(tmp_path):
+    """What leads to the folder is longer than what the path has room for, once it is held by a descriptor."""
+    name = "/".join(["n" * 250] * 16 + ["m" * 76, "x"])
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    plain.seek(0)
+    (tmp_path / "target").mkdir()
+    with HeldFolder.open(tmp_path / "target") as held:
+        extract(plain, held.through)
+        assert held.has(name.encode())
+    subprocess.run(["rm", "-rf", tmp_path / "target"], check=True)  # pytest could not
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from tarfile import TarInfo
 
 from recovery.common.errors import ArtifactError
+from recovery.common.held_folder import HeldFolder
 from recovery.packs import tar_reader
 from recovery.runners.local import LOCAL
 
@@ -61,6 +63,7 @@ class _Way:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._held = HeldFolder(os.open(folder, os.O_PATH | os.O_DIRECTORY), folder)
         self._real = {folder, *folder.parents}  # whatever leads to it is the operator's own
         self._ends: set[Path] = set()
 
@@ -78,7 +81,7 @@ class _Way:
 
     def _look_above(self, path: Path) -> None:
         for parent in path.parents:
-            if parent in self._ends or (parent not in self._real and parent.is_symlink()):
+            if parent in self._ends or (parent not in self._real and self._is_link(parent)):
                 raise ArtifactError(
                     f"A pack's member would be written through the link {parent.relative_to(self._folder)}, or below what is no folder.",
                     "Don't restore this set; find out who made it.",
@@ -86,6 +89,15 @@ class _Way:
             if parent == self._folder:
                 return
             self._real.add(parent)
+
+    def _is_link(self, path: Path) -> bool:
+        """Whether a link is there, or on the way; as far as tar got, since nothing is there otherwise."""
+        try:
+            return stat.S_ISLNK(os.lstat(self._held.at(os.fsencode(path.relative_to(self._folder)))).st_mode)
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            return True
 
 
 def refuse_escape(info: TarInfo) -> None:
