@@ -11,7 +11,6 @@ each that changed or vanished meanwhile, with ``what``: later, and elsewhere, no
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from recovery.common.errors import ArtifactError, SourceError
 from recovery.common.held_folder import Reach, where
-from recovery.common.paths import PATH_MAX, at, raw, readable, shown, text
+from recovery.common.paths import raw, readable, shown, text
 from recovery.common.units import human_duration, human_size
 from recovery.common.wording import shortened
 from recovery.packs.artifact import Artifact, Member, write_listing
@@ -101,9 +100,7 @@ class _Scan:
 
     def _readable(self) -> Iterator[Found]:
         for found in self._walk:
-            if len(at(self._walk.root, found.path)) > PATH_MAX:
-                self._walk.problems.append(f"{shown(self._walk.root, found.path)} ({os.strerror(errno.ENAMETOOLONG)})")
-            elif found.kind == "file" and not _may_read(self._walk.at(found.path)):
+            if found.kind == "file" and not _may_read(self._walk.at(found.path)):
                 self._walk.problems.append(f"{shown(self._walk.root, found.path)} (Permission denied)")
             yield found
 

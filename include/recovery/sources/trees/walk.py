@@ -8,6 +8,7 @@ text, UTF-8 with ``surrogateescape``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -17,13 +18,15 @@ from functools import cached_property
 from pathlib import Path
 
 from recovery.common.held_folder import HeldFolder, Reach
-from recovery.common.paths import readable, shown
+from recovery.common.paths import PATH_MAX, at, readable, shown
 from recovery.common.progress import Progress
 from recovery.common.units import human_size
 from recovery.plan.excludes import Excludes
 from recovery.sources.trees.places import Places
 
 _MARK = re.compile(rb"\.recovery-[0-9a-f]{8}(-.*)?", re.DOTALL)
+_ENOUGH = 1000
+"""After so many problems a walk goes no further. Nothing is done with what it saw, and their names may be long."""
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo"}
 
 
@@ -79,7 +82,8 @@ def landmark(point: bytes, status: os.stat_result) -> Landmark:
 class Walk:
     """One look at everything below some start points: iterate over it once, then ask what it could not see.
 
-    Folders on other file systems that are mounted below are walked too: uploads often are mounts. An entry that
+    Folders on other file systems that are mounted below are walked too: uploads often are mounts. What lies so deep that no path leads
+    to it is a problem, and not entered: trees deeper than that cost more memory than there is. An entry that
     vanishes while the walk looks is not there. Below a start point no link is followed, and neither is one that comes meanwhile.
     """
 
@@ -130,10 +134,15 @@ class Walk:
         while pending:
             folder, device = pending.pop()
             for entry in self._entries(start, folder):
+                if len(self.problems) >= _ENOUGH:
+                    return
                 below = folder + os.fsencode(entry.name)
                 if is_mark(os.fsencode(entry.name)) or self.excluded(below):
                     continue
                 path = _join(start, below)
+                if len(at(self.root, path)) > PATH_MAX:
+                    self._problem(path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
+                    continue
                 try:
                     status = entry.stat(follow_symlinks=False)
                     is_folder = stat.S_ISDIR(status.st_mode)
