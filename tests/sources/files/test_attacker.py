@@ -292,11 +292,19 @@ def test_steps_refuse_a_folder_exchanged_for_a_link(tmp_path, live, outside, kin
     with pytest.raises(SourceError, match="in a folder that other users may write to is not followed"):
         source.dump(tmp_path / "dump", lambda: None)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work", options={"config": "all"})
+    assert "in a folder that other users may write to is not followed" in refused(source, restore)
     with pytest.raises(RestoreError, match="in a folder that other users may write to is not followed"):
         source.stage(restore)
     restore.in_place = True
     with pytest.raises(RestoreError, match="in a folder that other users may write to is not followed"):
         source.replace(restore)
+
+
+def refused(source, restore) -> str:
+    try:
+        return "\n".join(finding.text for finding in source.preflight(restore).findings if finding.level == "refusal")
+    except RestoreError as error:
+        return error.what
 
 
 def test_restore_does_not_create_a_missing_folder_through_a_link(tmp_path, live, outside):

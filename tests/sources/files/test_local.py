@@ -25,6 +25,7 @@ from recovery.runners.local import LOCAL
 from recovery.sources.files.local import Files
 from recovery.sources.trees import filesystem
 from recovery.sources.trees.inventory import hold
+from recovery.sources.trees.walk import Walk
 from tests.support import file_zoo
 from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
 from tests.support.kills import Killed, Killer, killed_at_each_point
@@ -230,6 +231,21 @@ def found_below(folder: Path) -> bytes:
     return subprocess.run(["find", ".", "-printf", "%p %y %T@ %m\\n"], cwd=folder, check=True, capture_output=True).stdout
 
 
+def test_preflight_passes_over_what_vanishes_meanwhile(tmp_path, live, monkeypatch):
+    source = files(live)
+    back_up(source, tmp_path / "set")
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work")
+    look = filesystem.obstacles
+
+    def vanishing(folder, names, **options):
+        (live / "same").unlink()
+        return look(folder, names, **options)
+
+    monkeypatch.setattr(filesystem, "obstacles", vanishing)
+    assert finding_texts(source, restore, "refusal") == ""
+    assert not (live / "same").exists()
+
+
 def test_preflight_refuses_paths_too_long_for_staging_except_in_place(tmp_path, deep):
     left = 4095 - len(str(deep)) - len("/file") - 20
     make_deep(deep, ["n" * 99] * (left // 100) + ["m" * (left % 100)])
@@ -246,6 +262,24 @@ def test_preflight_refuses_paths_too_long_for_staging_except_in_place(tmp_path, 
 def test_dump_fails_on_a_path_too_long_to_read(tmp_path, deep):
     make_deep(deep, ["n" * 200] * 25)
     assert "File name too long" in refusal(files(deep), tmp_path)
+
+
+def test_walk_does_not_enter_what_is_too_deep_to_read(deep):
+    """Who makes folders in folders without end has the worker remember all of their paths otherwise."""
+    make_deep(deep, ["n" * 200] * 100)
+    walk = Walk(deep)
+    assert len(list(walk)) == (4095 - len(os.fsencode(deep))) // 201 + 1
+    assert len(walk.problems) == 1
+
+
+def test_walk_goes_no_further_after_many_problems(deep):
+    make_deep(deep, ["n" * 200] * 19)
+    with HeldFolder.open(deep) as held:
+        for number in range(1500):
+            os.close(os.open(held.at(b"/".join([b"n" * 200] * 19) + f"/{number:0>250}".encode()), os.O_CREAT))
+    walk = Walk(deep)
+    assert len(list(walk)) <= 21
+    assert len(walk.problems) == 1000
 
 
 def test_excluded_entries_are_not_saved_and_are_set_aside_with_replaced_folders(tmp_path, live):

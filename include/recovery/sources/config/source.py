@@ -215,6 +215,10 @@ class Config(TreeSource):
 
     def preflight(self, restore: RestoreView) -> Preflight:
         """What is missing, equal or differs, by path, with the names of changed keys; and what would be in the way."""
+        with translated_errors(self.id, "looked at"):
+            return self._preflight(restore)
+
+    def _preflight(self, restore: RestoreView) -> Preflight:
         findings = list(self.unmatched(restore, self._only(restore)))
         if findings:
             return Preflight(self.fingerprint(restore), tuple(findings))

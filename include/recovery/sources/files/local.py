@@ -324,6 +324,10 @@ class Files(TreeSource):
 
     def preflight(self, restore: RestoreView) -> Preflight:
         """What is there now and goes, what comes, and what would be in the way."""
+        with translated_errors(self.id, "looked at"):
+            return self._preflight(restore)
+
+    def _preflight(self, restore: RestoreView) -> Preflight:
         only = Only(restore.only)
         if refusals := list(self.unmatched(restore, only)):
             return Preflight(self.fingerprint(restore), tuple(refusals))

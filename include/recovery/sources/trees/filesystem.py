@@ -268,20 +268,28 @@ def obstacles(folder: Path, names: Iterable[bytes], *, renamed: bool = True) -> 
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         yield f"{folder} is not writable for this worker"
         return
-    status = folder.stat()
-    flags, project, inherited = _marks(os.fsencode(folder), status)
+    try:
+        held = HeldFolder.open(folder)
+    except OSError as error:
+        yield f"{folder} can't be opened: {error.strerror}"
+        return
+    status = held.status
+    flags, project, inherited = _marks(held.at(b"."), status)
     if flags:
         yield f"{folder} is marked immutable or append-only (lsattr shows it)"
     sticky = not root and status.st_mode & stat.S_ISVTX and status.st_uid != os.geteuid()
     for name in names:
-        path = at(folder, name)
-        entry = os.lstat(path)
+        path, place = at(folder, name), held.at(name)
+        try:
+            entry = os.lstat(place)
+        except FileNotFoundError:  # it went since it was listed
+            continue
         is_folder = stat.S_ISDIR(entry.st_mode)
         if sticky and entry.st_uid != os.geteuid():
             yield f"{readable(path)} belongs to another user, and {folder} is sticky"
-        if is_folder and not root and not os.access(path, os.W_OK, effective_ids=True):
+        if is_folder and not root and not os.access(place, os.W_OK, effective_ids=True):
             yield f"{readable(path)} is not writable for this worker, so it can't be moved"
-        flags, its_project, _ = _marks(path, entry)
+        flags, its_project, _ = _marks(place, entry)
         if flags:
             yield f"{readable(path)} is marked immutable or append-only (lsattr shows it)"
         if renamed and inherited and its_project != project:
