@@ -24,7 +24,7 @@ from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.sources.base import Access, RestoreView, announce_drop
 from recovery.sources.model import Finding, Preflight
-from recovery.sources.trees import filesystem
+from recovery.sources.trees import filesystem, preflight
 from recovery.sources.trees.diff import Compared, amount, changes, one_beside
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.places import Places
@@ -224,7 +224,7 @@ class Config(TreeSource):
             return Preflight(self.fingerprint(restore), tuple(findings))
         live = self.live(restore)
         for point in self.swap_points(restore):
-            findings += self.common_findings(restore, point, self.part(restore, point))
+            findings += preflight.common_findings(restore, point, self.part(restore, point))
             try:
                 compared = list(self._topmost(restore, point, live))
             except OSError as error:
@@ -237,7 +237,7 @@ class Config(TreeSource):
     def _bytes_needed(self, restore: RestoreView) -> dict[str, int]:
         """Room for what is staged: in place too, so it is no matter of a second copy."""
         needed: dict[str, int] = {}
-        for room in (self.room(point, self.part(restore, point)) for point in self.swap_points(restore)):
+        for room in (preflight.room(point, self.part(restore, point)) for point in self.swap_points(restore)):
             needed[str(room.folder)] = needed.get(str(room.folder), 0) + room.needed
         return needed
 

@@ -31,7 +31,7 @@ from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.sources.base import Access, RestoreView, announce_drop
 from recovery.sources.model import Finding, Preflight, Space
-from recovery.sources.trees import entries, filesystem
+from recovery.sources.trees import entries, filesystem, preflight
 from recovery.sources.trees.diff import amount, beside
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.places import Places
@@ -333,7 +333,7 @@ class Files(TreeSource):
             return Preflight(self.fingerprint(restore), tuple(refusals))
         (point,) = self.swap_points(restore)
         part = self.part(restore, point)
-        room = dataclasses.replace(self.room(point, part), freed=self._freed(restore, part))
+        room = dataclasses.replace(preflight.room(point, part), freed=self._freed(restore, part))
         return Preflight(self.fingerprint(restore), tuple(self._findings(restore, point, part, room)), second_copy=(room,))
 
     def _freed(self, restore: RestoreView, part: Part) -> int:
@@ -349,7 +349,7 @@ class Files(TreeSource):
         asked = f" of {shortened(list(restore.only))}" if restore.only else ""
         brings = f"{tree['files'] + tree['hardlinks']} files in {tree['folders']} folders, {human_size(tree['bytes'])}"
         yield Finding("fact", f"{self.root} gets what the set has{asked}: {brings}.")
-        yield from self.common_findings(restore, point, part)
+        yield from preflight.common_findings(restore, point, part)
         yield from self._excluded_findings(restore)
         if self.root != self._live and filesystem.nested(self.root, self._live):
             yield Finding(

@@ -16,20 +16,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from recovery.common.errors import RestoreError, ToolError
+from recovery.common.errors import RestoreError
 from recovery.common.held_folder import HeldFolder, Reach, where
-from recovery.common.paths import PATH_MAX, at, raw, readable
+from recovery.common.paths import raw, readable
 from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, Row
-from recovery.packs.extract import find_tar
 from recovery.packs.tar_writer import Disturbance
 from recovery.plan.location import Location
 from recovery.plan.source_settings import TreeSettings
 from recovery.runners.base import Runner
 from recovery.sources.base import Dumper, InPlaceRestorer, RestoreView
-from recovery.sources.model import Dump, Finding, Space
+from recovery.sources.model import Dump, Finding
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.in_place import InPlace
 from recovery.sources.trees.inventory import hold, note_archived, take
@@ -40,8 +39,6 @@ from recovery.sources.trees.walk import Walk, mark, marked_id
 from recovery.sources.trees.work_folder import APART, BEFORE, NEW, WorkFolder
 
 log = logging.getLogger(__name__)
-
-_ENTRY_COST = 4096
 
 
 class TreeSource(Dumper, InPlaceRestorer):
@@ -122,37 +119,6 @@ class TreeSource(Dumper, InPlaceRestorer):
         ours = set(self.created(restore))
         return ", ".join(sorted(_identity(point.home, ours) for point in self.swap_points(restore)))
 
-    def common_findings(self, restore: RestoreView, point: SwapPoint, part: Part) -> Iterator[Finding]:
-        """What preflight finds in every place: folders that are gone, what can't be set, what is in the way."""
-        try:
-            find_tar()
-        except ToolError as error:
-            yield Finding("refusal", str(error))
-        parent = filesystem.nearest(point.home)
-        if parent != point.home:
-            yield Finding("fact", f"{point.home} is gone; it is created again in {parent}.")
-            yield from (Finding("refusal", f"{reason}.") for reason in filesystem.obstacles(parent, (), renamed=False))
-        able = filesystem.abilities(parent)
-        if not able.owners:
-            yield Finding(
-                "warning", f"This worker is not root: what it restores in {point.home} belongs to itself; owners are not compared."
-            )
-        count, names, longest = 0, set(), ""
-        for path, facts in part.entries():
-            count += 1
-            names |= facts.get("xattrs", {}).keys()
-            longest = max(longest, path, key=lambda each: len(raw(each)))
-        free = os.statvfs(parent)
-        if not restore.in_place and free.f_files and free.f_favail < count:
-            yield Finding("refusal", f"{parent} has room for {free.f_favail} more entries (inodes), {count} are needed.")
-        if lost := sorted(names - able.settable(dict.fromkeys(names, "")).keys()):
-            yield Finding("warning", f"Extended attributes that can't be set in {point.home} are not compared: {', '.join(lost)}.")
-        if len(at(point.live if restore.in_place else point.work / "before", raw(longest))) > PATH_MAX:
-            yield Finding(
-                "refusal",
-                f"Paths of the set get longer in {point.home} than the {PATH_MAX} bytes that Linux takes: {readable(longest)[:80]}…",
-            )
-
     def unmatched(self, restore: RestoreView, only: Only) -> Iterator[Finding]:
         """What was asked for and can't be, or is not in the set."""
         malformed = [pattern for pattern in only.patterns if pattern in only.malformed() or not pattern.startswith(self.before_paths)]
@@ -161,13 +127,6 @@ class TreeSource(Dumper, InPlaceRestorer):
         for pattern, near in only.unmatched(lambda: self.entries_of(restore)).items() if not malformed else ():
             has = f"it has, for example, {', '.join(self.before_paths + each for each in near)}" if near else "it has nothing"
             yield Finding("refusal", f"Nothing that the set has of {self.id} is {pattern!r}; {has}.")
-
-    def room(self, point: SwapPoint, part: Part) -> Space:
-        """What the entries that were asked for need beside the live ones."""
-        folder = filesystem.nearest(point.home)
-        status = os.statvfs(folder)
-        needed = sum(_ENTRY_COST + entries.stored(facts) for _, facts in part.entries())
-        return Space(str(point.home), needed, status.f_bavail * status.f_frsize, str(folder))
 
     def entries_of(self, restore: RestoreView) -> Iterator[tuple[str, Facts]]:
         """Everything that the set has of this source."""
