@@ -52,6 +52,17 @@ WAYS = {
         "INSERT INTO mine.t VALUES (1)",
     ],
     "statistics": ["CREATE TABLE mine.t AS SELECT 1 AS a", "CREATE STATISTICS mine.s ON (mine.one(a)) FROM mine.t"],
+    "an aggregate": [
+        "CREATE DOMAIN mine.d AS int CHECK (mine.one(value) = value)",
+        "CREATE FUNCTION mine.add(mine.d, int) RETURNS mine.d LANGUAGE sql AS 'SELECT $1'",
+        "CREATE AGGREGATE mine.sum(int) (SFUNC = mine.add, STYPE = mine.d, INITCOND = '5')",
+    ],
+    "defaults in arrays and ranges": [
+        "CREATE DOMAIN mine.d AS int CHECK (mine.one(value) = value)",
+        "CREATE TYPE mine.r AS RANGE (subtype = mine.d)",
+        "CREATE TABLE mine.t (a mine.r DEFAULT '[1,2)', b mine.d[] DEFAULT '{1}')",
+        "CREATE FUNCTION mine.f(a mine.d[] DEFAULT '{1}') RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ],
     "a check of another's table": [
         "SET ROLE alice",
         "CREATE TABLE mine.t (a int CHECK (mine.attack() = 1))",

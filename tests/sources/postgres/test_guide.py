@@ -11,8 +11,8 @@ from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.sources.guide import GuidedSource
 from recovery.sources.postgres.guide import GUIDE
 from sandbox.servers import Postgres
-from tests.sources.postgres.databases.test_ownership import EVIL, VERSIONS, WAYS, is_superuser
-from tests.support.postgres_attack import attack
+from tests.sources.postgres.databases.test_ownership import VERSIONS, is_superuser
+from tests.support.postgres_attack import WAYS, evil_functions
 from tests.support.postgres_site import Site, contents
 
 ROLES = """
@@ -78,8 +78,8 @@ def attacked(request, server_folder):
         site.sql("shop", "ALTER EVENT TRIGGER closed OWNER TO chief", "ALTER EVENT TRIGGER closed DISABLE", "GRANT alice TO mallory")
         with server.connect("shop", user="mallory", password="m") as connection:
             for number, statements in enumerate(WAYS.values()):
-                for statement in [*EVIL, "GRANT ALL ON SCHEMA mine TO alice", *statements, "RESET ROLE"]:
-                    connection.execute(statement.replace("{attack}", attack("mallory", proof)).replace("mine", f"m{number}"))
+                for statement in [*evil_functions(proof), "GRANT ALL ON SCHEMA mine TO alice", *statements, "RESET ROLE"]:
+                    connection.execute(statement.replace("mine", f"m{number}"))
         site.sql("shop", "ALTER EVENT TRIGGER closed ENABLE")
         site.sql("postgres", "REVOKE alice FROM mallory", "ALTER ROLE mallory NOSUPERUSER", 'CREATE DATABASE "sh\'op" OWNER alice')
         site.sql("sh'op", "CREATE TABLE t AS SELECT 1 AS a", "ALTER TABLE t OWNER TO mallory")

@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from recovery.common.errors import SourceError, ToolError
+from recovery.common.errors import ArtifactError, SourceError, ToolError
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.dump.table_reader import table_texts
 from sandbox.servers import Postgres
@@ -86,6 +86,49 @@ def test_restore_in_place_gives_the_owner_of_a_database_no_rights(site, evil, wa
     assert not is_superuser(site, "mallory")
     assert not evil.proof.exists()
     assert loaders(site) == []
+
+
+def test_owner_of_a_database_calls_nothing_during_a_restore_that_was_closed_to_him(site, mallory):
+    """Not what a superuser made in a language that knows no rights, nor what runs with the rights of others."""
+    site.sql("shop", "CREATE SCHEMA admin", "CREATE SCHEMA alices AUTHORIZATION alice", "CREATE SCHEMA mine AUTHORIZATION mallory")
+    site.sql("shop", "CREATE FUNCTION admin.peek(text) RETURNS text LANGUAGE internal AS 'pg_read_file_all'")
+    site.sql("shop", "CREATE FUNCTION mine.peek(text) RETURNS text LANGUAGE internal AS 'pg_read_file_all'")
+    site.sql("shop", "REVOKE ALL ON FUNCTION mine.peek(text) FROM PUBLIC", "GRANT EXECUTE ON FUNCTION mine.peek(text) TO alice")
+    site.sql("shop", "CREATE FUNCTION alices.lend() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'")
+    site.sql("shop", "ALTER FUNCTION alices.lend() OWNER TO alice")
+    tried = ("admin.peek('PG_VERSION')", "mine.peek('PG_VERSION')", "alices.lend()")
+    calls = "".join(f"BEGIN PERFORM {call}; RETURN false; EXCEPTION WHEN insufficient_privilege THEN NULL; END; " for call in tried)
+    body = f"$$ BEGIN {calls} RETURN true; END $$"
+    site.sql("shop", f"CREATE FUNCTION mine.closed(int) RETURNS bool LANGUAGE plpgsql AS {body}", **mallory)
+    site.sql("shop", "CREATE TABLE mine.t (a int CHECK (mine.closed(a)))", "INSERT INTO mine.t VALUES (1)", **mallory)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
+
+
+@pytest.mark.parametrize("default", ["'{1}'", "ARRAY[1]"])
+def test_function_that_only_a_superuser_makes_runs_no_check_of_a_default(site, mallory, default):
+    """With a right on a setting, an owner himself can make a function that a restore makes as superuser."""
+    proof = site.server.folder / "proof"
+    site.sql("postgres", "GRANT SET ON PARAMETER log_statement TO mallory")
+    site.sql("shop", *evil_functions(proof), **mallory)
+    site.sql("shop", "CREATE DOMAIN mine.d AS int CHECK (mine.one(value) = value)", **mallory)
+    arguments = f"a mine.d[] DEFAULT {default}::mine.d[]"
+    site.sql("shop", f"CREATE FUNCTION mine.f({arguments}) RETURNS int LANGUAGE sql SET log_statement = 'none' AS 'SELECT 1'", **mallory)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    site.sql("postgres", "REVOKE SET ON PARAMETER log_statement FROM mallory")
+    if default == "'{1}'":
+        with pytest.raises(ArtifactError, match="the checks of that type would run as superuser"):
+            source.stage(restore)
+    else:
+        source.stage(restore)
+        assert source.verify_staged(restore) == []
+    assert not is_superuser(site, "mallory")
+    assert not proof.exists()
+    source.discard(restore)
 
 
 OWNERS = Path(__file__).parents[3] / "support/postgres_owners.sql"

@@ -6,8 +6,10 @@ things into every schema. Nobody else can log in to the database meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import LiteralString
 
 from psycopg.sql import SQL, Composed, Identifier
 
@@ -17,7 +19,7 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
 from recovery.sources.postgres.accounts.server_globals import grant
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.definitions.names import parent_of
+from recovery.sources.postgres.definitions.names import NAME, parent_of
 from recovery.sources.postgres.targets import Objects
 
 _STATEMENTS_AT_ONCE = 50
@@ -64,6 +66,8 @@ _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(
     UNION ALL SELECT 'schema', 'public', pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public'
     UNION ALL SELECT 'event trigger', quote_ident(evtname), pg_get_userbyid(evtowner) FROM pg_event_trigger"""
 """What we made ourselves, or was there."""
+IN_SCHEMA = re.compile(rf"({NAME})\.(.*)", re.DOTALL)
+"""A name as the catalogs write it: a schema, and what it has there."""
 _RELATIONS = {"table": "TABLE", "view": "TABLE", "materialized view": "TABLE", "sequence": "SEQUENCE"}
 
 
@@ -119,14 +123,13 @@ def give_back(connection: Connection, loaders: Loaders, objects: Objects) -> Non
 
 
 def give_rights(connection: Connection, loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> None:
-    """Give each role that loads the rights on relations and functions that the set gives its owner, and what foreign keys need.
+    """Give each role that loads the rights on relations that the set gives its owner, and what foreign keys need.
 
     Raises:
         RestoreError: if the server refuses.
     """
     with translated_errors(f"Giving rights in {connection.info.dbname}", RestoreError), connection.transaction():
-        query = """SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
-            UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace"""
+        query = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S')"
         there = {name for (name,) in connection.execute(query).fetchall()}
         for statement in _rights(loaders, {key: facts for key, facts in objects.items() if key[1] in there}, set_roles):
             connection.execute(statement)
@@ -148,11 +151,6 @@ def _rights(loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) 
                 for grantee, privilege, _ in own.get("acl") or ():
                     columns = SQL(" ({})").format(Identifier(column))
                     yield from (grant(privilege, what, role, False, columns) for role in _those_with(grantee, loaders, members))
-        elif kind in {"function", "procedure"} and _lends_rights(facts):
-            what = SQL("ROUTINE {}").format(SQL(name))
-            yield SQL("REVOKE ALL ON {} FROM PUBLIC").format(what)
-            for grantee, privilege in _given(facts):
-                yield from (grant(privilege, what, role, False) for role in _those_with(grantee, loaders, members))
 
 
 def _given(facts: Facts) -> Iterator[tuple[str | None, str]]:
@@ -161,9 +159,59 @@ def _given(facts: Facts) -> Iterator[tuple[str | None, str]]:
 
 
 def _lends_rights(facts: Facts) -> bool:
-    """Whether a function runs with its owner's rights, and not everybody may call it. Nobody calls one of a trigger."""
-    definition, callers = facts["definition"], {grantee for grantee, *_ in facts["acl"] or ()}
-    return "SECURITY DEFINER" in definition and "\n RETURNS trigger\n" not in definition and None not in callers
+    """Whether a function can do more than its caller: it runs with its owner's rights, or only a superuser can make it."""
+    return bool(facts.get("privileged")) or "SECURITY DEFINER" in (facts.get("definition") or "")
+
+
+def give_calls(connection: Connection, loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> None:
+    """Let only those roles call a new function that lends rights whose owners could call it at the source.
+
+    At the source a closed schema may be what keeps others from it, and while we load, all schemas are open.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    with translated_errors(f"Closing functions of {connection.info.dbname}", RestoreError), connection.transaction():
+        for name, facts in _lending(connection, objects, "proacl IS NULL"):
+            what = SQL("ROUTINE {}").format(SQL(name))
+            connection.execute(SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
+            for owner in _callers(name, facts, loaders, objects, set_roles):
+                connection.execute(grant("EXECUTE", what, loaders.roles[owner], False))
+
+
+def _lending(connection: Connection, objects: Objects, condition: LiteralString) -> Iterator[tuple[str, Facts]]:
+    query = SQL("SELECT oid::regprocedure::text FROM pg_proc WHERE oid >= 16384 AND {}").format(SQL(condition))
+    there = {name for (name,) in connection.execute(query).fetchall()}
+    for (kind, name), facts in objects.items():
+        if kind in {"function", "procedure", "aggregate"} and name in there and _lends_rights(facts):
+            yield name, facts
+
+
+def _callers(name: str, facts: Facts, loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> set[str]:
+    """The owners that may call a function at the source, or have a table with a trigger that does."""
+    match = IN_SCHEMA.match(name)
+    schema = objects.get(("schema", match[1]), {}) if match else {}
+    found = set()
+    for owner in loaders.roles.keys() - {EVERYONE}:
+        groups = {*groups_of(owner, set_roles), None}
+        if owner == next((own["owner"] for (kind, _), own in objects.items() if kind == "database"), None):
+            groups.add("pg_database_owner")
+        may = [_may(groups, facts, "EXECUTE"), _may(groups, schema, "USAGE")]
+        if all(may) or any(set_roles.get(group or "", {}).get("superuser") for group in groups):
+            found.add(owner)
+    called = f" FUNCTION {name.removesuffix(')')}"
+    tables = {
+        table
+        for (kind, trigger), own in objects.items()
+        if kind == "trigger" and called in own["definition"]
+        for table in _tables_of(trigger)
+    }
+    owners = {str(own.get("owner")) for (kind, table), own in objects.items() if kind in _RELATIONS and table in tables}
+    return found | (owners & loaders.roles.keys())
+
+
+def _may(groups: Collection[str | None], facts: Facts, privilege: str) -> bool:
+    return any(right == privilege and grantee in groups for grantee, right, *_ in facts.get("acl") or ())
 
 
 def _those_with(grantee: str | None, loaders: Loaders, members: Mapping[str, set[str]]) -> Iterable[str | None]:
@@ -186,7 +234,7 @@ def _tables_of(constraint: str) -> Iterator[str]:
     yield from (constraint[:place] for place, character in enumerate(constraint) if character == " ")
 
 
-def hand_over(connection: Connection, loaders: Loaders) -> None:
+def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> None:
     """Give all that was loaded to the set's owners, and take the rights of those who loaded away.
 
     Raises:
@@ -204,6 +252,9 @@ def hand_over(connection: Connection, loaders: Loaders) -> None:
                     f"Of {connection.info.dbname} nobody owns {shortened(left)}.", "Report it: the set should say whose it is."
                 )
         connection.execute(SQL("DROP OWNED BY {}").format(SQL(", ").join(map(Identifier, loaders.names()))))
+        for name, facts in _lending(connection, objects, "proacl IS NOT NULL"):
+            if _may({None}, facts, "EXECUTE"):
+                connection.execute(grant("EXECUTE", SQL("ROUTINE {}").format(SQL(name)), None, False))
 
 
 def _in_parts(connection: Connection, statements: Sequence[Composed]) -> None:

@@ -12,7 +12,7 @@ from recovery.common.errors import ArtifactError, RestoreError
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.entries import Entry, Step, listed
-from recovery.sources.postgres.databases.ownership import owned_by
+from recovery.sources.postgres.databases.ownership import IN_SCHEMA, owned_by
 from recovery.sources.postgres.definitions.names import NAME, raw
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Objects
@@ -31,12 +31,12 @@ _KINDS = frozenset(
         "published schema",
     }
 )
-_IN_SCHEMA = re.compile(rf"({NAME})\.(.*)", re.DOTALL)
 _TOGETHER = frozenset({"ACL", "DEFAULT ACL", "COMMENT", "SECURITY LABEL"})
 """Entries that make nothing that could have an owner; there can be thousands of them."""
 _HANDED_OVER = {
     "FUNCTION": "pg_proc",
     "PROCEDURE": "pg_proc",
+    "AGGREGATE": "pg_proc",
     "TYPE": "pg_type",
     "OPERATOR CLASS": "pg_opclass",
     "OPERATOR FAMILY": "pg_opfamily",
@@ -55,6 +55,9 @@ _BEGINNINGS = {
 }
 """How a statement may begin, by the kind of its entry; of others with CREATE or ALTER and the kind."""
 _TAKES_OVER = re.compile(r"\bOWNER TO\b")
+_BODY = re.compile(r"\$(?P<tag>\w*)\$.*?\$(?P=tag)\$", re.DOTALL)
+_READS_VALUE = re.compile(rf"'::{NAME}\.|\bM?STYPE = {NAME}\.(?s:.*)\bM?INITCOND = ")
+"""What makes the server read a value of a type that a user made, as soon as the statement is made."""
 _SETTINGS = re.compile(r"SET \w+ = [^;]*;|SELECT pg_catalog\.set_config\('search_path', '', false\);")
 _STATEMENT = re.compile(r"""(?:[^;'"$\-]|'(?:[^']|'')*+'|"(?:[^"]|"")*+"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|--[^\n]*\n|[$\-])*+;""", re.DOTALL)
 _LEADING = re.compile(r"(?:\s|--[^\n]*\n)*")
@@ -73,7 +76,7 @@ def entries_of(objects: Objects, codec: str) -> set[str]:
     """How the list names the functions and types among what only a superuser can make."""
     found = set()
     for kind, name in privileged(objects):
-        if kind in {"function", "procedure", "aggregate", "type"} and (parts := _IN_SCHEMA.match(name)):
+        if kind in {"function", "procedure", "aggregate", "type"} and (parts := IN_SCHEMA.match(name)):
             found.add(f"{kind.upper()} {listed(raw(parts[1]), codec)} {listed(parts[2], codec)}".replace(", ", ","))
     return found
 
@@ -111,6 +114,8 @@ def _make(connection: Connection, entries: Sequence[Entry], script: str, loaders
                     "Don't restore this set before you know who made it.",
                 )
             _refuse_validator(connection, statement)
+            if entries[0].what not in _TOGETHER:
+                _refuse_values(connection, statement, about)
             connection.execute(SQL(statement), binary=True)  # so the server takes it for one statement, or not at all
         for entry in entries:
             if entry.what in _HANDED_OVER:
@@ -141,6 +146,16 @@ def _refuse_validator(connection: Connection, statement: str) -> None:
                 f"The validator {name} of a foreign-data wrapper would run as superuser, and is not written in C.",
                 "Create the wrapper without it at the source, then back up again.",
             )
+
+
+def _refuse_values(connection: Connection, statement: str, about: str) -> None:
+    """The checks of a domain run when a value of it is read, also inside of arrays and ranges."""
+    found = _READS_VALUE.search(_BODY.sub("", statement))
+    if found and connection.execute("SELECT FROM pg_constraint WHERE contypid <> 0 AND contype = 'c' AND oid >= 16384").fetchall():
+        raise ArtifactError(
+            f"The {about} has a value of a type that a user made, and the checks of that type would run as superuser: {found[0]!r}.",
+            "Make it without that default or initial value at the source, then back up again.",
+        )
 
 
 def _hand_over(connection: Connection, entry: Entry, loaders: Loaders) -> None:

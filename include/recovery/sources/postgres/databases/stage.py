@@ -181,22 +181,28 @@ class _Load:
         self._do(self.steps.extensions)
         ownership.open_schemas(self.inside, self.loaders)
         for step in self.steps.definitions:
-            self._do([step])
+            self._define(step)
             if {entry.what for entry in step.entries} & {"FOREIGN DATA WRAPPER", "SERVER"}:
                 ownership.open_schemas(self.inside, self.loaders)
             if step.loader == EVERYONE:
                 ownership.give_back(self.inside, self.loaders, self.dump.objects)
         ownership.give_rights(self.inside, self.loaders, self.dump.objects, self.dump.roles)
         self._do(self.steps.rows)
-        self._do(self.steps.rest)
+        for step in self.steps.rest:
+            self._define(step)
 
     def hand_over(self) -> None:
         """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
-        ownership.hand_over(self.inside, self.loaders)
+        ownership.hand_over(self.inside, self.loaders, self.dump.objects)
         ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
         self._do(self.steps.rights)
         self._do(self.steps.event_triggers)
         ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
+
+    def _define(self, step: Step) -> None:
+        self._do([step])
+        if {entry.what for entry in step.entries} & {"FUNCTION", "PROCEDURE", "AGGREGATE"}:
+            ownership.give_calls(self.inside, self.loaders, self.dump.objects, self.dump.roles)
 
     def _do(self, steps: Iterable[Step]) -> None:
         for step in steps:

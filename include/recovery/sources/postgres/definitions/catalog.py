@@ -122,8 +122,10 @@ _FUNCTIONS = SQL(
     """SELECT CASE p.prokind WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END,
       p.oid::regprocedure::text, 'pg_proc'::regclass::oid, p.oid, jsonb_build_object('owner', pg_get_userbyid(p.proowner), 'acl', {acl},
         'definition', CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
-        'privileged', nullif(NOT l.lanpltrusted OR p.proleakproof OR p.prosupport <> 0 OR EXISTS (SELECT FROM pg_settings s
-            WHERE s.context LIKE 'superuser%' AND s.name = ANY (SELECT split_part(c, '=', 1) FROM unnest(p.proconfig) c)), false),
+        'privileged', nullif(CASE WHEN p.prokind = 'a' THEN EXISTS (SELECT FROM pg_aggregate g WHERE g.aggfnoid = p.oid
+            AND 'internal'::regtype IN (g.aggtranstype, g.aggmtranstype))
+          ELSE NOT l.lanpltrusted OR p.proleakproof OR p.prosupport <> 0 OR EXISTS (SELECT FROM pg_settings s
+            WHERE s.context LIKE 'superuser%' AND s.name = ANY (SELECT split_part(c, '=', 1) FROM unnest(p.proconfig) c)) END, false),
         'aggregate', (SELECT jsonb_build_object('transition', g.aggtransfn::regprocedure::text, 'final', g.aggfinalfn::text,
             'combine', g.aggcombinefn::text, 'state', format_type(g.aggtranstype, NULL), 'initial', g.agginitval, 'kind', g.aggkind)
           FROM pg_aggregate g WHERE g.aggfnoid = p.oid))
@@ -247,7 +249,11 @@ def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]
 
 
 def sequence_values(connection: Connection, names: list[str]) -> Iterator[tuple[str, int, bool]]:
-    """Last value of each sequence, and whether it was handed out; names as the catalogs quote them."""
+    """Last value of each sequence, and whether it was handed out; names as the catalogs quote them.
+
+    Raises:
+        SourceError: if the server refuses, for example a view that has taken a sequence's name.
+    """
     with translated_errors(f"Reading the sequences of {connection.info.dbname}"):
         for name in names:
             row = connection.execute(SQL("SELECT last_value, is_called FROM {}").format(SQL(name))).fetchone()
