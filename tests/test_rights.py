@@ -195,6 +195,31 @@ def test_checks_with_sql_need_the_admin_option_on_the_owner(site):
         site.sql("postgres", "REVOKE ADMIN OPTION FOR shop_owner FROM recovery")
 
 
+@pytest.fixture
+def of_single_tables(site):
+    psql(site, "postgres", block("postgres: single tables"))
+    yield
+    site.sql("postgres", "REVOKE ADMIN OPTION FOR shop_owner, shop_reports FROM recovery")
+
+
+def test_restore_of_a_single_table_needs_few_more_rights(site, of_single_tables):
+    one = source(site, "recovery")
+    restore = site.restore(site.back_up(one), only=["shop.reports.lines"])
+    site.sql("shop", "DELETE FROM reports.lines WHERE of = 2")
+    assert texts(one, restore, "refusal") == ""
+    one.stage(restore)
+    assert one.verify_staged(restore) == []
+    for step in (one.swap, one.finalize, one.discard, one.drop_replaced):
+        step(restore)
+    assert site.sql("shop", "SELECT count(*) FROM reports.lines") == [(2,)]
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery\\_load%'") == []
+
+
+def test_preflight_names_the_right_that_a_restore_of_a_single_table_lacks(site):
+    restore = site.restore(site.back_up(source(site, "recovery")), only=["shop.reports.lines"])
+    assert "GRANT shop_reports TO recovery WITH ADMIN OPTION" in texts(source(site, "recovery"), restore, "refusal")
+
+
 def test_postgres_role_for_restores_cannot_get_the_rights_of_a_superuser(site):
     for statement in (
         "ALTER ROLE recovery SUPERUSER",

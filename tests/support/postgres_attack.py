@@ -1,10 +1,17 @@
 """What code of a database tries when it runs with the rights of somebody else, and the definitions that run it."""
 
+from tests.support.postgres_site import texts
+
 TRY = """
     FOR name IN SELECT rolname FROM pg_roles LOOP
         BEGIN
             EXECUTE format('SET ROLE %I', name);
             EXECUTE 'ALTER ROLE {role} SUPERUSER';
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END;
+        BEGIN
+            EXECUTE format('SET ROLE %I', name);
+            EXECUTE 'ALTER ROLE {role} CREATEDB';
         EXCEPTION WHEN OTHERS THEN NULL;
         END;
     END LOOP;
@@ -72,6 +79,64 @@ WAYS = {
 """Definitions, made by the database's owner, that run a function of his own while they are restored."""
 
 
+MALLORY = {"user": "mallory", "password": "m"}
+"""The owner."""
+
+
 def evil_functions(proof):
     """Statements that make mallory's functions, in a schema ``mine``; the proof is a file that no program should make."""
     return [statement.replace("{attack}", attack("mallory", proof)) for statement in _EVIL]
+
+
+class Rights:
+    """Whether nobody got any right since."""
+
+    ROLES = "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname NOT LIKE 'recovery%' ORDER BY 1"
+    MEMBERS = """SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members WHERE member >= 16384
+        AND member::regrole::text NOT LIKE 'recovery%' AND roleid::regrole::text NOT LIKE 'recovery%' ORDER BY 1, 2"""
+
+    def __init__(self, site, proof):
+        self._site, self._proof = site, proof
+        self._before = self._now()
+
+    def _now(self):
+        return self._site.sql("postgres", self.ROLES), self._site.sql("postgres", self.MEMBERS), self._proof.exists()
+
+    def __call__(self):
+        return self._now() == self._before
+
+
+def made(site, proof, *statements):
+    """A set of the database ``shop`` with what its owner has made; and whether nobody got any right since."""
+    site.sql("postgres", "GRANT alice TO mallory")
+    with site.server.connect("shop", **MALLORY) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    site.sql("postgres", "REVOKE alice FROM mallory", "ALTER ROLE mallory NOSUPERUSER NOCREATEDB")
+    return site.back_up(site.source("shop", user="postgres")), Rights(site, proof)
+
+
+def restored(restore, source, is_safe):
+    """Take each step of a restore and of its rollback; nobody gets a right at any of them."""
+    assert texts(source, restore, "refusal") == ""
+    assert is_safe()
+    source.compare(restore)
+    source.stage(restore)
+    assert is_safe()
+    assert source.verify_staged(restore) == []
+    assert is_safe()
+    source.swap(restore)
+    source.finalize(restore)
+    assert is_safe()
+    assert {change.what for change in source.compare(restore)} == {"equal"}
+    source.roll_back(restore)
+    assert is_safe()
+    source.discard(restore)
+    assert is_safe()
+
+
+def left_over(site):
+    """What a restore should leave nothing of."""
+    found = site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'")
+    found += site.sql("shop", "SELECT nspname FROM pg_namespace WHERE nspname ~ '__(stage|replaced)_'")
+    return found + [(name,) for name in site.databases() if "__stage_" in name]

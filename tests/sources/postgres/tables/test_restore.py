@@ -133,7 +133,8 @@ def live(site, saved):
     yield lambda *only: site.restore(saved, only=only)
     for name in site.databases() - {"postgres", "template0", "template1", "original"}:
         site.sql("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
-    site.sql("postgres", *(f"DROP ROLE {role}" for role in loaders(site)))
+    for role in loaders(site):
+        site.sql("postgres", f"DROP ROLE {role}")
 
 
 def loaders(site):
@@ -358,24 +359,24 @@ def left_over(site):
     return found | {name for (name,) in site.sql("shop", "SELECT nspname FROM pg_namespace WHERE nspname ~ '__stage_'")}
 
 
-def test_table_swap_refuses_prepared_tables_that_differ_from_the_set(site, live, parts):
+def test_table_swap_refuses_staged_tables_that_differ_from_the_set(site, live, parts):
     before = everything(site)
     restore = live("shop.shop.customer")
     parts.stage(restore)
-    prepared = f"shop__stage_{restore.id}"
-    site.sql("shop", f"SELECT setval('{prepared}.customer_number_seq', 7)", f"DROP INDEX {prepared}.customer_lower")
+    staged = f"shop__stage_{restore.id}"
+    site.sql("shop", f"SELECT setval('{staged}.customer_number_seq', 7)", f"DROP INDEX {staged}.customer_lower")
     tampered = {"sequence shop.customer_number_seq", "index shop.customer_lower"}
     assert {f"{each.kind} {each.name}" for each in parts.verify_staged(restore)} == tampered
     with pytest.raises(RestoreError, match=r"would not be the set's.*index shop\.customer_lower"):
         parts.swap(restore)
-    site.sql("shop", f"UPDATE {prepared}.customer SET name = name || ' ' WHERE id = 7")
+    site.sql("shop", f"UPDATE {staged}.customer SET name = name || ' ' WHERE id = 7")
     assert {f"{each.kind} {each.name}" for each in parts.verify_staged(restore)} == {"table shop.customer", *tampered}
     with pytest.raises(RestoreError, match=r"would not be the set's.*table shop\.customer: digest"):
         parts.swap(restore)
     assert everything(site) == before
-    site.sql("shop", f"DROP SCHEMA {prepared} CASCADE")
+    site.sql("shop", f"DROP SCHEMA {staged} CASCADE")
     for use in (parts.verify_staged, parts.swap):
-        with pytest.raises(RestoreError, match="Nothing is prepared in shop for shop"):
+        with pytest.raises(RestoreError, match="Nothing is staged in shop for shop"):
             use(restore)
     parts.discard(restore)
     assert left_over(site) == set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from psycopg import errors
@@ -98,6 +99,19 @@ def create_members(server: Server, connection: Connection, database: str, owners
                 statement = SQL("GRANT CONNECT ON DATABASE {} TO {}")
                 connection.execute(statement.format(Identifier(database), Identifier(role)))
     return Loaders({**created.roles, **{owner: owner for owner in ourselves}}, created.password)
+
+
+@contextmanager
+def members(server: Server, connection: Connection, database: str, owners: Collection[str], purpose: str) -> Iterator[Loaders]:
+    """Roles of :func:`create_members`, for as long as a block runs."""
+    loaders = create_members(server, connection, database, owners, purpose)
+    try:
+        yield loaders
+    finally:
+        if created := SQL(", ").join(map(Identifier, loaders.names())) if loaders.names() else None:
+            with translated_errors(f"Dropping roles that worked in {database}", RestoreError):
+                connection.execute(SQL("DROP OWNED BY {}").format(created))
+                connection.execute(SQL("DROP ROLE {}").format(created))
 
 
 def _named(owners: Sequence[str]) -> Loaders:

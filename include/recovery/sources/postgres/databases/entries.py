@@ -122,6 +122,8 @@ class Steps:
     rows: tuple[Step, ...]
     rest: tuple[Step, ...]
     """What comes after the rows."""
+    schema_rights: tuple[Step, ...]
+    """Once schemas have their owners: an owner has to be allowed to put things in them."""
     rights: tuple[Step, ...]
     """Once all has its owner."""
     event_triggers: tuple[Step, ...]
@@ -196,7 +198,8 @@ def in_steps(entries: Sequence[Entry]) -> Steps:
         definitions=tuple(_runs(entry for entry in kept[:begin] if entry not in moved)),
         rows=(*_by_owner(rows), *_by_owner(contents)),
         rest=tuple(_merged(_after_rows(kept[end:]))),
-        rights=tuple(_runs(rights)),
+        schema_rights=tuple(_runs(entry for entry in rights if _is_of_schema(entry))),
+        rights=tuple(_runs(entry for entry in rights if not _is_of_schema(entry))),
         event_triggers=tuple(_runs(event_triggers)),
     )
 
@@ -204,6 +207,10 @@ def in_steps(entries: Sequence[Entry]) -> Steps:
 def _concerns(entry: Entry, what: str) -> bool:
     """Whether an entry is a comment on, or a label of, something."""
     return entry.what in {"COMMENT", "SECURITY LABEL"} and entry.name.startswith(f"- {what} ")
+
+
+def _is_of_schema(entry: Entry) -> bool:
+    return entry.what == "ACL" and entry.name.startswith("- SCHEMA ")
 
 
 def _first_after_rows(entries: Sequence[Entry]) -> int:

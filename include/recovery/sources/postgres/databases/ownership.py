@@ -58,8 +58,8 @@ _OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_ob
       AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND d.classid = o.classid AND o.objid = d.objid
         AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i') AND i.type = 'sequence')
-    ORDER BY i.type <> 'schema', d.objid"""
-"""Schemas first, since an owner has to be allowed to put things in them. A column's sequence goes with its table."""
+    ORDER BY d.objid"""
+"""A column's sequence goes with its table."""
 _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(fdwowner) FROM pg_foreign_data_wrapper
     UNION ALL SELECT 'publication', quote_ident(pubname), pg_get_userbyid(pubowner) FROM pg_publication
     UNION ALL SELECT 'language', quote_ident(lanname), pg_get_userbyid(lanowner) FROM pg_language
@@ -234,8 +234,20 @@ def _tables_of(constraint: str) -> Iterator[str]:
     yield from (constraint[:place] for place, character in enumerate(constraint) if character == " ")
 
 
+def hand_over_schemas(connection: Connection, loaders: Loaders) -> None:
+    """Give the schemas that were loaded to the set's owners.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    with translated_errors(f"Handing over the schemas of {connection.info.dbname}", RestoreError):
+        for owner, role in loaders.roles.items():
+            found = connection.execute(_OWNED, [role]).fetchall() if owner != EVERYONE else []
+            _in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind == "schema"])
+
+
 def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> None:
-    """Give all that was loaded to the set's owners, and take the rights of those who loaded away.
+    """Give all else that was loaded to the set's owners, and take the rights of those who loaded away.
 
     Raises:
         RestoreError: if the server refuses.

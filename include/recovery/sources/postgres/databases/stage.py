@@ -107,7 +107,7 @@ def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool =
         jobs: how many work side by side.
         target: the database.
         dump: what to restore.
-        whole: give everything to its owners. What is not whole, and has no rows, stays with the roles that loaded it.
+        whole: give everything to its owners. What is not whole stays with the roles that loaded it.
 
     Returns:
         These roles. They can't log in any more, and are dropped if everything was given away.
@@ -125,7 +125,7 @@ def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool =
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
             load = _Load(server, inside, loading, target, jobs, dump, in_steps(entries))
             load.all()
-            if whole:
+            if load.steps.rows:
                 load.analyze()
             loaders.disarm(connection, loading)
             if whole:
@@ -193,8 +193,10 @@ class _Load:
 
     def hand_over(self) -> None:
         """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
-        ownership.hand_over(self.inside, self.loaders, self.dump.objects)
+        ownership.hand_over_schemas(self.inside, self.loaders)
         ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
+        self._do(self.steps.schema_rights)
+        ownership.hand_over(self.inside, self.loaders, self.dump.objects)
         self._do(self.steps.rights)
         self._do(self.steps.event_triggers)
         ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)

@@ -1,10 +1,10 @@
-"""What a swap gives the prepared tables once they have their names: owners, rights, foreign keys to others; and the comparison."""
+"""What a swap gives the staged tables once they have their names: owners, rights, foreign keys to others; and the comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.progress import Progress
 from recovery.packs.content_diff import Difference, compare
@@ -15,8 +15,10 @@ from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.names import raw
 from recovery.sources.postgres.dump import archive
-from recovery.sources.postgres.tables import prepare
-from recovery.sources.postgres.tables.contents import Chosen, facts_without, first_name, relations
+from recovery.sources.postgres.tables import staged
+from recovery.sources.postgres.tables.contents import Chosen, facts_without, relations
+from recovery.sources.postgres.tables.dependents import ForeignKey
+from recovery.sources.postgres.tables.keys import as_validated
 from recovery.sources.postgres.targets import Objects
 
 _ON_TABLES = {"view", "materialized view", "table"}
@@ -42,7 +44,7 @@ def hand_over(connection: Connection, part: Chosen) -> None:
     for (kind, name), facts in part.objects.items():
         if kind == "statistics":
             connection.execute(SQL("ALTER STATISTICS {} OWNER TO {}").format(SQL(name), Identifier(facts["owner"])))
-    prepare.take_away(connection, part)
+    staged.take_away(connection, part)
     found = relations(connection, part.names)
     for kind, name, facts in _own_relations(part):
         for statement in _rights(kind, name, facts, found.get((kind, name), {}).get("acl") or (), part.target.major):
@@ -74,38 +76,29 @@ def _sorted(acl: Sequence[Right] | None) -> list[str]:
     return sorted(map(str, acl or ()))
 
 
-def make_foreign_keys(connection: Connection, part: Chosen) -> None:
-    """Make the foreign keys to tables that are not restored; the server checks that they hold."""
-    for (_, name), facts in part.crossing.items():
-        table, own = first_name(name)
-        connection.execute(SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(SQL(table), SQL(own), SQL(facts["definition"])))
-        comment = part.crossing_comments.get(("comment", f"table constraint {own} on {table}"))
-        if comment:
-            connection.execute(SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(SQL(own), SQL(table), Literal(comment["text"])))
-
-
 def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
     """Count, digest and size of the tables as this transaction sees them, by the code that reads a set's."""
     found = {}
     progress = Progress(f"comparing {part.target.name}", part.bytes)
     for name, facts in part.tables.items():
         text = archive.TableText()
-        with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(prepare.copied(name, facts["copy"]))) as out:
+        with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(staged.copied(name, facts["copy"]))) as out:
             for lines in archive.lines(progress.counted(archive.in_blocks(out))):
                 text.add(lines)
         found[name] = text.facts()
     return found
 
 
-def verified(connection: Connection, part: Chosen, texts: dict[str, Facts] | None) -> list[Difference]:
+def verified(connection: Connection, part: Chosen, texts: dict[str, Facts] | None, pending: Sequence[ForeignKey]) -> list[Difference]:
     """What of the relations that were made differs from the set.
 
     Args:
         connection: to their database.
         part: what was asked for.
         texts: of :func:`contents`; None where no rows were loaded.
+        pending: foreign keys that are validated afterwards.
     """
-    found = relations(connection, part.names)
+    found = as_validated(relations(connection, part.names), pending)
     expected: Objects = part.objects
     if texts is None:
         left_out = ("count", "digest", "bytes", "value", "called", "populated")

@@ -48,6 +48,18 @@ _USES = """WITH leaving AS (SELECT unnest(%s::oid[]) AS oid), own (oid) AS (
         AND t.relnamespace = 'pg_toast'::regnamespace)
       AND NOT EXISTS (SELECT FROM pg_trigger t WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid AND t.tgisinternal)
     ORDER BY 1"""
+_READ_AS_OURSELVES = """WITH RECURSIVE views (oid) AS (SELECT unnest(%s::text[])::regclass::oid),
+      used (view, type, oid) AS (SELECT v.oid, d.refobjid, d.refobjid FROM views v JOIN pg_rewrite r ON r.ev_class = v.oid
+          JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_type'::regclass
+        UNION SELECT u.view, u.type, e.oid FROM used u JOIN pg_type t ON t.oid = u.oid LEFT JOIN pg_range n ON t.oid IN (n.rngtypid,
+          (to_jsonb(n) ->> 'rngmultitypid')::oid) JOIN pg_type e ON e.oid IN (t.typelem, t.typbasetype, n.rngsubtype) AND e.oid <> 0)
+    SELECT DISTINCT u.view::regclass::text, format_type(u.type, NULL) FROM used u JOIN pg_type t ON t.oid = u.oid
+      JOIN pg_class v ON v.oid = u.view JOIN pg_roles o ON o.oid = v.relowner
+    WHERE NOT o.rolsuper AND t.oid >= 16384
+      AND (t.typtype = 'c' OR t.typtype = 'd' AND u.oid <> u.type OR t.typtype = 'b' AND t.typelem = 0 AND NOT EXISTS (
+        SELECT FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid = t.typinput AND l.lanname IN ('c', 'internal')))
+    ORDER BY 1, 2"""
+"""Views with constants that run a function of a type's owner when the view is made anew, as domains do within arrays and rows."""
 _FOREIGN_KEYS = """SELECT k.oid, k.conrelid::regclass::text, k.conname, k.confrelid::regclass::text, pg_get_constraintdef(k.oid),
       obj_description(k.oid, 'pg_constraint')
     FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 AND {} ORDER BY 2, 3"""
@@ -106,13 +118,18 @@ class ForeignKey:
     definition: str
     comment: str | None
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether rows that are there have to hold it, and not only those that are written."""
+        return not self.definition.endswith(("NOT VALID", "NOT ENFORCED"))
+
     def dropped(self) -> Composed:
         """The statement that drops it."""
         return SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(SQL(self.table), Identifier(self.name))
 
     def made(self, *, checked: bool = True) -> Composed:
         """The statement that makes it."""
-        not_valid = "" if checked or self.definition.endswith(("NOT VALID", "NOT ENFORCED")) else " NOT VALID"
+        not_valid = "" if checked or not self.is_checked else " NOT VALID"
         return SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(SQL(self.table), Identifier(self.name), SQL(self.definition + not_valid))
 
     def commented(self) -> Composed | None:
@@ -161,6 +178,10 @@ def uses(connection: Connection, out: Sequence[Relation], returning: Iterable[st
         elif not is_foreign_key:
             refused.append(what if of is None else f"{what} uses {of}")
     related = {key.table for key in incoming} | {key.parent for key in outgoing}
+    refused += [
+        f"view {view} uses the type {kind}, of which a constant can run functions of its owner as {connection.info.user}"
+        for view, kind in connection.execute(_READ_AS_OURSELVES, [list(views)]).fetchall()
+    ]
     refused += [
         f"{relation.qualified} is a partition or child of {parent}"
         for relation in out

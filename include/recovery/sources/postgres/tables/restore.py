@@ -1,7 +1,7 @@
 """Restoring single schemas and tables into a live database, while everything else in it stays as it is.
 
 They are made, loaded and verified in schemas ``<schema>__stage_<id>`` of the live database. The swap is one transaction
-there: the live tables go to schemas ``<schema>__before_<id>``, the prepared ones get their names, and what uses them is
+there: the live tables go to schemas ``<schema>__before_<id>``, the staged ones get their names, and what uses them is
 pointed to these. Whether a database is swapped is said by these schemas. The rollback is the same exchange, and leaves
 the restored tables in ``<schema>__replaced_<id>``.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
 from recovery.sources.postgres.locations import location_of
-from recovery.sources.postgres.tables import create, prepare, rehearsal, swap
+from recovery.sources.postgres.tables import create, keys, rehearsal, staged, swap
 from recovery.sources.postgres.tables import stage as tables_stage
 from recovery.sources.postgres.tables.contents import Chosen, relations
 from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leaving, relations_in
@@ -42,6 +42,19 @@ log = logging.getLogger(__name__)
 _SWAP = "switch tables"
 """Journal step; facts ``database``, its ``name`` there, ``foreign_keys`` that the rollback makes again, ``schemas`` that were created."""
 _BACK = "switch back tables"
+_PENDING = "foreign keys to validate"
+"""Said before each exchange is committed; facts ``database``, ``foreign_keys`` that are NOT VALID until they are validated."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What an exchange did."""
+
+    linked: Uses
+    schemas: list[str]
+    """Those that were created."""
+    pending: list[ForeignKey]
+    """Those that are to be validated once it is committed."""
 
 
 def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> None:
@@ -51,18 +64,18 @@ def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chose
 
 
 def verify_staged(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> list[Difference]:
-    """Compare what was prepared with the set, rehearse the swap, and check the foreign keys to and from what stays.
+    """Compare what was staged with the set, rehearse the swap, and check the foreign keys to and from what stays.
 
     Raises:
         RestoreError: if the swap would fail.
     """
     differences = []
     for part in parts:
-        if found := prepare.verify(server, jobs, part):
+        if found := staged.verify(server, jobs, part):
             differences += found
             continue
         crossing = rehearsal.rehearse(server, jobs, restore, part, partial(_rehearsed, restore, part))
-        differences += rehearsal.not_holding(server, part, crossing)
+        differences += keys.not_holding(server, part, crossing)
         log.info("%s: %d relations are verified and can be swapped", part.target.name, len(part.names))
     return differences
 
@@ -73,38 +86,48 @@ def _as_begun(restore: RestoreView, parts: Sequence[Chosen]) -> list[Chosen]:
     return [replace(part, target=replace(part.target, name=names.get(part.target.saved, part.target.name))) for part in parts]
 
 
-def _rehearsed(restore: RestoreView, part: Chosen, copy: Connection) -> None:
-    _put_in_place(copy, restore, part, [], with_rows=False)
+def _rehearsed(restore: RestoreView, part: Chosen, copy: Connection) -> list[ForeignKey]:
+    return _put_in_place(copy, restore, part, [], with_rows=False).pending
 
 
 def swap_tables(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
-    """Put the prepared tables in the place of the live ones, each database in one transaction. Done again, it resumes."""
+    """Put the staged tables in the place of the live ones, each database in one transaction. Done again, it resumes."""
     for part in parts:
         with server.connect(part.target.name) as live:
             if _is_swapped(live, restore):
                 log.info("the tables of %s are swapped already", part.target.name)
             else:
                 _swap_database(server, live, restore, part)
-            loaders.drop(live, prepare.purpose(part))
+            keys.validate(server, part, _pending(restore, part))
+            staged.drop_roles(live, part)
 
 
 def _swap_database(server: Server, live: Connection, restore: RestoreView, part: Chosen) -> None:
-    prepare.refuse_unprepared(live, part)
+    staged.refuse_unstaged(live, part)
     with swap.at_once(server, live, f"Swapping the tables of {part.target.name}") as waiting:
-        linked, schemas = _put_in_place(live, restore, part, waiting)
-        keys = [asdict(key) for key in linked.outgoing]
-        restore.record(_SWAP, database=part.target.saved, name=part.target.name, foreign_keys=keys, schemas=schemas)
+        done = _put_in_place(live, restore, part, waiting)
+        outgoing = [asdict(key) for key in done.linked.outgoing]
+        _record_pending(restore, part, done.pending)
+        restore.record(_SWAP, database=part.target.saved, name=part.target.name, foreign_keys=outgoing, schemas=done.schemas)
     log.info("swapped: %d relations of %s", len(part.names), part.target.name)
+
+
+def _record_pending(restore: RestoreView, part: Chosen, pending: Sequence[ForeignKey]) -> None:
+    restore.record(_PENDING, database=part.target.saved, foreign_keys=[asdict(key) for key in pending])
+
+
+def _pending(restore: RestoreView, part: Chosen) -> list[ForeignKey]:
+    """The foreign keys that the last exchange left NOT VALID."""
+    facts = [facts for facts in restore.recorded_facts(_PENDING) if facts["database"] == part.target.saved]
+    return [ForeignKey(**key) for key in cast("list[dict[str, Any]]", facts[-1]["foreign_keys"])] if facts else []
 
 
 def _is_swapped(live: Connection, restore: RestoreView) -> bool:
     return bool(swap.aside_schemas(live, "before", restore.id))
 
 
-def _put_in_place(
-    live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str], *, with_rows: bool = True
-) -> tuple[Uses, list[str]]:
-    """Exchange the live relations for the prepared ones, in the transaction that is open; what was linked, and the schemas created.
+def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str], *, with_rows: bool = True) -> _Done:
+    """Exchange the live relations for the staged ones, in the transaction that is open.
 
     The rows are compared again, since only now nobody else can write to them: a function that ran while they were loaded
     may have left a way.
@@ -123,18 +146,18 @@ def _put_in_place(
     unchanged = swap.rest(live, {relation.qualified for relation in out})
     schemas = create.create_schemas(live, part)
     swap.set_aside(live, out, linked, "before", restore.id, part.schemas)
-    prepare.move_in(live, part)
+    staged.move_in(live, part)
     create.hand_over(live, part)
-    create.make_foreign_keys(live, part)
-    swap.put_back(live, linked)
+    swap.point_views(live, linked)
+    pending = [key for key in (*keys.outgoing(part), *linked.incoming) if keys.make(live, key)]
     texts = None
     if with_rows:
         encoding = part.target.facts["encoding"]
-        prepare.read_as(live, encoding)
+        staged.read_as(live, encoding)
         texts = create.contents(live, part)
-        prepare.read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
-    now = swap.rest(live, part.names)
-    differences = create.verified(live, part, texts)
+        staged.read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
+    now = keys.as_validated(swap.rest(live, part.names), pending)
+    differences = create.verified(live, part, texts, pending)
     differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
     if differences:
         words = shortened(differences, between="; ")
@@ -142,7 +165,7 @@ def _put_in_place(
             f"The tables of {part.target.name} would not be the set's, or something else would change: {words}.",
             "Nothing was changed. Try again if others changed it meanwhile; else restore what is named, too, or the whole database.",
         )
-    return linked, schemas
+    return _Done(linked, schemas, pending)
 
 
 def _is_of_schemas(key: tuple[str, str], schemas: Sequence[str]) -> bool:
@@ -159,14 +182,16 @@ def roll_back(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> 
         with server.connect(part.target.name) as live:
             if not _is_swapped(live, restore):
                 log.info("the tables of %s are those of before", part.target.name)
-                continue
-            restore.record(_BACK, database=part.target.saved)
-            with swap.at_once(server, live, f"Swapping the tables of {part.target.name} back") as waiting:
-                _take_back(live, restore, part, waiting)
-            log.info("rolled back: the tables of %s", part.target.name)
+            else:
+                restore.record(_BACK, database=part.target.saved)
+                with swap.at_once(server, live, f"Swapping the tables of {part.target.name} back") as waiting:
+                    _record_pending(restore, part, _take_back(live, restore, part, waiting))
+                log.info("rolled back: the tables of %s", part.target.name)
+            if any(facts["database"] == part.target.saved for facts in restore.recorded_facts(_BACK)):
+                keys.validate(server, part, _pending(restore, part), forgiving=True)
 
 
-def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str]) -> None:
+def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str]) -> list[ForeignKey]:
     facts = next(facts for facts in reversed(restore.recorded_facts(_SWAP)) if facts["database"] == part.target.saved)
     came_from = swap.aside_schemas(live, "before", restore.id)
     coming = relations_in(live, list(came_from))
@@ -175,15 +200,18 @@ def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for
     unchanged = swap.rest(live, {relation.qualified for relation in out})
     swap.set_aside(live, out, linked, "replaced", restore.id, part.schemas)
     swap.move(live, coming, came_from.__getitem__)
-    for key in cast("list[dict[str, Any]]", facts["foreign_keys"]):
-        swap.make(live, ForeignKey(**key), forgiving=True)
-    swap.put_back(live, linked, forgiving=True)
+    swap.point_views(live, linked)
+    outgoing = [ForeignKey(**key) for key in cast("list[dict[str, Any]]", facts["foreign_keys"])]
+    incoming = keys.as_meant(linked.incoming, _pending(restore, part))
+    pending = [key for key in (*outgoing, *incoming) if keys.make(live, key, forgiving=True)]
     live.execute(SQL("DROP SCHEMA {}").format(SQL(", ").join(map(Identifier, came_from))))
     created = cast("list[str]", facts["schemas"])
     _drop_created(live, created)
     unchanged = {key: facts for key, facts in unchanged.items() if not _is_of_schemas(key, created)}
-    for difference in swap.changed(unchanged, swap.rest(live, returning)):
+    unchanged = keys.as_validated(unchanged, incoming)
+    for difference in swap.changed(unchanged, keys.as_validated(swap.rest(live, returning), pending)):
         log.warning("the rollback changed %s", difference)
+    return pending
 
 
 def _quoted(connection: Connection, names: Sequence[tuple[str, str]]) -> set[str]:
@@ -212,16 +240,16 @@ def finalize(restore: RestoreView, parts: Sequence[Chosen]) -> None:
 
 
 def discard(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
-    """Drop what was prepared, and restored tables that were rolled back; never what is live or was before."""
+    """Drop what was staged, and restored tables that were rolled back; never what is live or was before."""
     there = server.databases()
     for part in _as_begun(restore, parts):
         with server.maintenance([part.target.stage]) as connection:
             drop(connection, part.target.stage)
             drop(connection, rehearsal.copy_of(restore))
             if part.target.name not in there:
-                loaders.drop(connection, prepare.purpose(part))
+                loaders.drop(connection, staged.purpose(part))
         if part.target.name in there:
-            prepare.clear(server, part)
+            staged.clear(server, part)
             with server.connect(part.target.name) as live:
                 if not _is_swapped(live, restore):
                     swap.drop_schemas(live, swap.aside_schemas(live, "replaced", restore.id))

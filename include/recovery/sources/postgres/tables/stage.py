@@ -1,8 +1,8 @@
-"""Staging single schemas and tables: the set's definitions get the names of the preparation, then the live database gets them and the rows.
+"""Staging single schemas and tables: the set's definitions get the names of staged tables, then the live database gets them and the rows.
 
 The definitions are made in a database of their own, which never has a row. There the server itself gives the relations
 that were asked for their other schema, so all that names one of them names it there. What pg_dump then reads fits the live
-database: each expression means the functions and types there, and the prepared tables among each other.
+database: each expression means the functions and types there, and the staged tables among each other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from recovery.sources.postgres.databases.entries import Entry, in_steps, listed,
 from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, unpack
 from recovery.sources.postgres.definitions.names import raw, split
 from recovery.sources.postgres.dump import archive
-from recovery.sources.postgres.tables import prepare
+from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen, first_name
 from recovery.sources.postgres.tables.dependents import relations_in
+from recovery.sources.postgres.tables.load import Definitions, load
 from recovery.sources.postgres.tables.swap import move
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ _OF_A_TABLE = frozenset({"INDEX ATTACH", "STATISTICS", "COMMENT"})
 
 
 def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None:
-    """Prepare what was asked for of one database in the live one.
+    """Stage what was asked for of one database in the live one.
 
     Raises:
         RestoreError: if the server refuses.
@@ -78,7 +79,7 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     steps = in_steps(list(_entries(server, part, moved, loading)))
     with server.maintenance([part.target.stage]) as connection:
         drop(connection, part.target.stage)
-    prepare.prepare(server, jobs, restore, part, prepare.Definitions(moved, steps), dict(_files(lines, part, folder)))
+    load(server, jobs, restore, part, Definitions(moved, steps), dict(_files(lines, part, folder)))
     for each in (folder, moved):
         shutil.rmtree(each)
 
@@ -126,23 +127,23 @@ def _is_left_out(part: Chosen, constraint: str) -> bool:
 
 
 def _move(server: Server, part: Chosen) -> None:
-    """Give the relations that were asked for the schemas of the preparation."""
+    """Give the relations that were asked for the schemas of staged tables."""
     with (
         server.connect(part.target.stage) as connection,
         translated_errors(f"Moving tables in {part.target.stage}", RestoreError),
         connection.transaction(),
     ):
         for schema in sorted(part.schemas):
-            connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(prepare.schema_of(part, schema))))
+            connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(staged.schema_of(part, schema))))
         out = relations_in(connection, (), [split(name) for name in part.names])
-        move(connection, out, lambda schema: prepare.schema_of(part, schema))
+        move(connection, out, lambda schema: staged.schema_of(part, schema))
 
 
 def _dump(server: Server, part: Chosen, folder: Path) -> None:
     codec = part.target.snapshot["codec"]
     argv: list[str | bytes | Path] = [server.bin / "pg_dump", "--schema-only", "--format=directory", f"--file={folder}"]
     argv += ["--no-acl", "--no-publications", "--no-subscriptions", "--no-password", f"--dbname={server.target(part.target.stage)}"]
-    argv += [f"--schema={_pattern(prepare.schema_of(part, schema))}".encode(codec) for schema in sorted(part.schemas)]
+    argv += [f"--schema={_pattern(staged.schema_of(part, schema))}".encode(codec) for schema in sorted(part.schemas)]
     shutil.rmtree(folder, ignore_errors=True)
     server.runner.run(argv, env=server.environment(part.target.facts["encoding"]))
 
@@ -164,7 +165,7 @@ def _entries(server: Server, part: Chosen, folder: Path, loading: Loaders) -> It
     codec = part.target.snapshot["codec"]
     owner_of = {role: owner for owner, role in loading.roles.items()}
     with server.connect(part.target.stage) as connection, translated_errors(f"Reading {part.target.stage}", RestoreError):
-        rows = connection.execute(_DEPENDENT, {"schemas": [prepare.schema_of(part, schema) for schema in part.schemas]}).fetchall()
+        rows = connection.execute(_DEPENDENT, {"schemas": [staged.schema_of(part, schema) for schema in part.schemas]}).fetchall()
     role_of = {f"{listed(schema, codec)} {kind}{listed(name, codec)}": role for schema, kind, name, role in rows}
     for entry in read_entries(archive.entries(server.runner, server.bin, folder), loading.names(), codec):
         if entry.what != "SCHEMA":

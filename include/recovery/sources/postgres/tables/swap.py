@@ -17,7 +17,7 @@ from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.tables.contents import belonging, objects
-from recovery.sources.postgres.tables.dependents import ForeignKey, Relation, Uses, subscribed, uses
+from recovery.sources.postgres.tables.dependents import Relation, Uses, subscribed, uses
 from recovery.sources.postgres.targets import Objects
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,14 @@ def aside(schema: str, kind: str, restore_id: str) -> str:
 
 
 def aside_schemas(connection: Connection, kind: str, restore_id: str) -> dict[str, str]:
-    """The schemas that a restore set relations aside in, and where these came from."""
+    """The schemas that a restore set relations aside in, and where these came from.
+
+    Schemas of others are left out, who know the restore's id once there is one: they would say that the swap is done.
+    """
     ending = f"__{kind}_{restore_id}"
-    rows = connection.execute("SELECT nspname FROM pg_namespace WHERE right(nspname, %s) = %s ORDER BY 1", [len(ending), ending])
+    query = """SELECT nspname FROM pg_namespace JOIN pg_roles o ON o.oid = nspowner
+        WHERE right(nspname, %s) = %s AND (o.rolsuper OR o.rolname = current_user) ORDER BY 1"""
+    rows = connection.execute(query, [len(ending), ending])
     return {name: name.removesuffix(ending) for (name,) in rows.fetchall()}
 
 
@@ -127,6 +132,8 @@ def locked(
     waiting_for += [*(relation.qualified for relation in out), *linked.related, *linked.views]
     tables = [SQL("ONLY {}").format(relation.identifier) for relation in out if relation.kind in "rp"]
     tables += [SQL("ONLY {}").format(SQL(name)) for name in linked.related]
+    for view in linked.views:  # so that it stays what it is from the check of its constants until it is made anew
+        connection.execute(SQL("ALTER VIEW {} OWNER TO {}").format(SQL(view), Identifier(_owner(connection, view))))
     if tables:
         connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(tables)))
     if [each.oid for each in find()] != [each.oid for each in out] or found_uses(connection, out, returning) != linked:
@@ -136,6 +143,12 @@ def locked(
             retryable=True,
         )
     return out, linked
+
+
+def _owner(connection: Connection, view: str) -> str:
+    row = connection.execute("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = %s::regclass", [view]).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def set_aside(connection: Connection, out: Sequence[Relation], linked: Uses, kind: str, restore_id: str, schemas: Collection[str]) -> None:
@@ -161,32 +174,10 @@ def move(connection: Connection, relations: Sequence[Relation], to: Callable[[st
             connection.execute(SQL("ALTER TABLE {} SET SCHEMA {}").format(relation.identifier, Identifier(to(relation.schema))))
 
 
-def put_back(connection: Connection, linked: Uses, *, forgiving: bool = False) -> None:
-    """Point what stays to what has the names now.
-
-    Args:
-        connection: to their database.
-        linked: what stays.
-        forgiving: make a foreign key that does not hold NOT VALID, and say so: the rollback must go on.
-    """
+def point_views(connection: Connection, linked: Uses) -> None:
+    """Point the views of what stays to what has the names now."""
     for view in linked.views.values():
         connection.execute(view)
-    for key in linked.incoming:
-        make(connection, key, forgiving=forgiving)
-
-
-def make(connection: Connection, key: ForeignKey, *, forgiving: bool = False) -> None:
-    """Make a foreign key, as :func:`put_back` does."""
-    try:
-        with connection.transaction():
-            connection.execute(key.made())
-    except errors.ForeignKeyViolation as error:
-        if not forgiving:
-            raise
-        log.warning("%s Foreign key %s is there, NOT VALID: mend the rows, then validate it.", error.diag.message_detail, key.name)
-        connection.execute(key.made(checked=False))
-    if (comment := key.commented()) is not None:
-        connection.execute(comment)
 
 
 def drop_schemas(connection: Connection, schemas: Mapping[str, str]) -> None:

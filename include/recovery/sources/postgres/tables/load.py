@@ -1,0 +1,177 @@
+"""Making and loading the set's tables in the live database: each owner's by a role with the rights of that owner and no others.
+
+So no code runs with more: neither what the set brings, such as checks and expressions of indexes, nor functions of the
+live database that it uses.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg.sql import SQL, Composed, Identifier
+
+from recovery.common.errors import RestoreError, ToolError
+from recovery.common.progress import Progress
+from recovery.common.units import human_size
+from recovery.packs.content_index import Facts
+from recovery.sources.base import RestoreView
+from recovery.sources.postgres.accounts import loaders
+from recovery.sources.postgres.accounts.loaders import Loaders
+from recovery.sources.postgres.accounts.roles import roles
+from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases import ownership
+from recovery.sources.postgres.databases.entries import Step, Steps
+from recovery.sources.postgres.databases.stage import analyze, restore_entries
+from recovery.sources.postgres.definitions.names import parent_of
+from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
+from recovery.sources.postgres.tables.staged import clear, copied, names_in, purpose, read_as, schema_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """A dump of the definitions, with the names of staged tables."""
+
+    folder: Path
+    steps: Steps
+    """The entries, each with the owner as whom it is restored."""
+
+
+def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definitions: Definitions, files: Mapping[str, Path]) -> None:
+    """Make and load the relations; what was staged before is dropped.
+
+    Args:
+        server: where the live database is.
+        jobs: how many work side by side.
+        restore: whose set it is.
+        part: what was asked for.
+        definitions: of these relations.
+        files: with the rows of each table, and the end of a dump's.
+
+    Raises:
+        RestoreError: if the live database lacks something that they need, or the server refuses.
+    """
+    clear(server, part)
+    name = part.target.name
+    with server.connect(name) as live:
+        loading = loaders.create_members(server, live, name, part.owners, purpose(part))
+        if loading.roles:
+            loaders.try_login(server, name, loading)
+        with translated_errors(f"Creating the schemas that the tables of {name} are staged in", RestoreError), live.transaction():
+            for schema in sorted(part.schemas):
+                for statement in _schema(Identifier(schema_of(part, schema)), loading):
+                    live.execute(statement)
+        work = _Load(server, jobs, live, part, loading, definitions, names_in(live, part))
+        log.info("loading %d relations in %s with %d jobs", len(part.names), name, jobs)
+        work.define(definitions.steps.definitions)
+        with translated_errors(f"Giving rights on what is staged in {name}", RestoreError), live.transaction():
+            work.give_rights(roles(restore))
+        work.rows(files)
+        work.define(definitions.steps.rest)
+        work.fill_views()
+        work.analyze()
+        loaders.disarm(live, loading)
+
+
+def _schema(name: Identifier, loading: Loaders) -> Iterator[Composed]:
+    yield SQL("CREATE SCHEMA {}").format(name)
+    yield SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(name)
+    if created := loading.names():
+        yield SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(name, SQL(", ").join(map(Identifier, created)))
+
+
+@dataclass(frozen=True)
+class _Load:
+    server: Server
+    jobs: int
+    live: Connection
+    """As ourselves."""
+    part: Chosen
+    loaders: Loaders
+    definitions: Definitions
+    names: Mapping[str, str]
+    """See :func:`names_in`."""
+
+    def define(self, steps: Iterable[Step]) -> None:
+        """Make definitions, each as its owner."""
+        database, encoding = self.part.target.name, self.part.target.facts["encoding"]
+        for step in steps:
+            there = self.loaders.server(self.server, step.loader)
+            try:
+                restore_entries(there, database, step, self.definitions.folder, encoding, self.jobs)
+            except ToolError as error:
+                raise RestoreError(
+                    f"Restoring to {database} would fail. {error.what}",
+                    "Create what is missing there, restore it too, or restore the whole database.",
+                ) from error
+
+    def give_rights(self, set_roles: Mapping[str, Facts]) -> None:
+        """Give each role the rights on the relations of others that its owner had."""
+        staged = {(kind, self.names[name]): facts for (kind, name), facts in self.part.objects.items() if kind in RELATIONS}
+        ownership.give_rights(self.live, self.loaders, staged, set_roles)
+        everybody = SQL(", ").join(map(Identifier, self.loaders.names()))
+        for parent in {parent_of(facts["definition"]) for key, facts in self.part.foreign_keys.items() if key not in self.part.crossing}:
+            if parent and self.loaders.names():
+                self.live.execute(SQL("GRANT REFERENCES ON TABLE {} TO {}").format(SQL(self.names[parent]), everybody))
+
+    def rows(self, files: Mapping[str, Path]) -> None:
+        """Load the rows, and give the sequences their values."""
+        progress = Progress(f"loading into {self.part.target.name}", self.part.bytes)
+        largest_first = sorted(self.part.tables, key=lambda name: -self.part.tables[name]["bytes"])
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for name in pool.map(lambda name: self._rows(name, files[name], progress), largest_first):
+                facts = self.part.tables[name]
+                log.info("%s: %s rows, %s", name, facts["count"], human_size(facts["bytes"]))
+        with translated_errors(f"Setting sequences of {self.part.target.name}", RestoreError):
+            for (kind, name), facts in self.part.objects.items():
+                if kind == "sequence":
+                    self.live.execute("SELECT setval(%s::regclass, %s, %s)", [self.names[name], facts["value"], facts["called"]])
+
+    def _rows(self, name: str, file: Path, progress: Progress) -> str:
+        facts = self.part.tables[name]
+        table = str(facts.get("hashed by enum") or name)
+        with (
+            self._as(self.part.all["table", table]["owner"]) as connection,
+            translated_errors(f"Loading {name} into {self.part.target.name}", RestoreError),
+            file.open("rb") as rows,
+        ):
+            read_as(connection, self.part.target.facts["encoding"])
+            with (
+                connection.cursor() as cursor,
+                cursor.copy(SQL("COPY {} FROM STDIN").format(copied(self.names[table], facts["copy"]))) as into,
+            ):
+                left = facts["bytes"]
+                while left and (block := rows.read(min(left, archive.BLOCK))):
+                    into.write(block)
+                    progress.add(len(block))
+                    left -= len(block)
+        return name
+
+    def fill_views(self) -> None:
+        """Fill the materialized views that were filled, each after those that it shows: it was made after them."""
+        own = {self.names[name]: facts["owner"] for (kind, name), facts in self.part.objects.items() if _is_filled(kind, facts)}
+        query = "SELECT name FROM unnest(%s::text[]) name ORDER BY name::regclass::oid"
+        for (name,) in self.live.execute(query, [list(own)]).fetchall():
+            log.info("filling %s", name)
+            with self._as(own[name]) as connection, translated_errors(f"Filling {name} in {self.part.target.name}", RestoreError):
+                connection.execute(SQL("REFRESH MATERIALIZED VIEW {}").format(SQL(name)))
+
+    def analyze(self) -> None:
+        """Collect the planner's statistics: without them, the first queries are slow."""
+        for (kind, name), facts in self.part.objects.items():
+            if (name in self.part.tables and kind == "table") or kind == "materialized view":
+                with self._as(facts["owner"]) as connection:
+                    analyze(connection, self.names[name])
+
+    def _as(self, owner: str) -> Connection:
+        return self.loaders.server(self.server, owner).connect(self.part.target.name)
+
+
+def _is_filled(kind: str, facts: Facts) -> bool:
+    return kind == "materialized view" and bool(facts["populated"])
