@@ -142,6 +142,15 @@ def test_statement_runs_as_another_owner(shop):
     assert shop.sql("postgres", MADE) == []
 
 
+def test_sql_fires_no_event_trigger_as_the_user_of_the_connection(shop, evil):
+    shop.sql("shop", "CREATE FUNCTION mine.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM mine.attack(); END $$")
+    shop.sql("shop", "ALTER FUNCTION mine.watch() OWNER TO mallory")
+    shop.sql("shop", "CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION mine.watch()")
+    assert answer(shop.source("shop"), "SELECT 1") == 1
+    assert execute(shop.source("shop"), "CREATE TABLE mine.made (n int)") == ["CREATE TABLE"]
+    nobody_gained(shop, evil)
+
+
 def test_role_with_an_odd_name_is_taken(shop):
     odd = "odd 'n\\ \"x"
     with shop.server.connect() as connection:

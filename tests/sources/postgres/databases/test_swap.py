@@ -31,7 +31,7 @@ def site(server_folder, tmp_path_factory):
 def extension(folder):
     """An extension with a table whose rows are the user's, but for those that it brought itself."""
     share = folder / "share"
-    (share / "extension").mkdir(parents=True)
+    (share / "extension").mkdir(parents=True, exist_ok=True)
     share.parent.chmod(0o755)
     (share / "extension/rates.control").write_text("default_version = '1.0'\nrelocatable = false\nschema = rates\n")
     (share / "extension/rates--1.0.sql").write_text(

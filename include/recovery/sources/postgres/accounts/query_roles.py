@@ -242,14 +242,18 @@ def drop_left(connection: Connection, database: str) -> None:
 
 
 def _remove(connection: Connection, role: str) -> None:
-    """Lock a role out, give what it may own in this database to the role whose rights it has, and drop it."""
+    """Lock a role out, give what it may own in this database to the role whose rights it has, and drop it.
+
+    Only where it has something: these are changes of definitions, on which a database may have triggers.
+    """
     name = Identifier(role)
     connection.execute(SQL("ALTER ROLE {} NOLOGIN").format(name))
     connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
-    query = """SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-        WHERE r.rolname = %s AND NOT starts_with(g.rolname, 'pg_') AND NOT g.rolsuper ORDER BY m.ctid LIMIT 1"""
-    owned = "SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole AND deptype = 'o'"
-    if (group := connection.execute(query, [role]).fetchone()) and connection.execute(owned, [role]).fetchall():
-        connection.execute(SQL("REASSIGN OWNED BY {} TO {}").format(name, Identifier(group[0])))
-    connection.execute(SQL("DROP OWNED BY {}").format(name))
+    query = "SELECT deptype::text FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole"
+    if has := {kind for (kind,) in connection.execute(query, [role]).fetchall()}:
+        group = """SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
+            WHERE r.rolname = %s AND NOT starts_with(g.rolname, 'pg_') AND NOT g.rolsuper ORDER BY m.ctid LIMIT 1"""
+        for (owner,) in connection.execute(group, [role]).fetchall() if "o" in has else ():
+            connection.execute(SQL("REASSIGN OWNED BY {} TO {}").format(name, Identifier(owner)))
+        connection.execute(SQL("DROP OWNED BY {}").format(name))
     connection.execute(SQL("DROP ROLE {}").format(name))
