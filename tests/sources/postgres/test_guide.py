@@ -63,6 +63,18 @@ SETTINGS = {
 }
 
 
+READ = [
+    "CREATE DOMAIN m0.read AS int CHECK (m0.one(value) = value)",
+    "CREATE TABLE m0.guarded (a int)",
+    "CREATE POLICY p ON m0.guarded USING (a = ANY ('{1}'::m0.read[]))",
+    "CREATE FUNCTION m0.step(m0.read, int) RETURNS m0.read LANGUAGE sql AS 'SELECT $1'",
+    "CREATE AGGREGATE m0.total(int) (SFUNC = m0.step, STYPE = m0.read, INITCOND = '1')",
+    "CREATE FUNCTION m0.given(a m0.read[] DEFAULT '{1}'::m0.read[]) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE VIEW m0.seen AS SELECT '{1}'::m0.read[] AS a",
+]
+"""Definitions with values whose checks run as soon as the definition is read."""
+
+
 @pytest.fixture(scope="module", params=VERSIONS)
 def attacked(request, server_folder):
     """A database with every way in which its owner gets code of his run, backed up, and what each program of his may leave behind."""
@@ -80,6 +92,8 @@ def attacked(request, server_folder):
             for number, statements in enumerate(WAYS.values()):
                 for statement in [*evil_functions(proof), "GRANT ALL ON SCHEMA mine TO alice", *statements, "RESET ROLE"]:
                     connection.execute(statement.replace("mine", f"m{number}"))
+            for statement in READ:
+                connection.execute(statement)
         site.sql("shop", "ALTER EVENT TRIGGER closed ENABLE")
         site.sql("postgres", "REVOKE alice FROM mallory", "ALTER ROLE mallory NOSUPERUSER", 'CREATE DATABASE "sh\'op" OWNER alice')
         site.sql("sh'op", "CREATE TABLE t AS SELECT 1 AS a", "ALTER TABLE t OWNER TO mallory")

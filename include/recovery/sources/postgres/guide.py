@@ -55,8 +55,8 @@ pg_restore --dbname {{ database.through }} --create --exit-on-error --jobs 2 {{ 
 ### If you do not
 
 A role without any right outside of a database owns and loads it, and is dropped at the end.
-What is left for the superuser runs no code of the set: extensions, large objects, policies, publications, event triggers, comments,
-owners and rights.
+What is left for the superuser runs no code of the set: extensions, large objects, publications, event triggers, comments, owners
+and rights, and to turn row security on.
 While a database is loaded, its owners can still harm one another's objects in it.
 
 This stops with an error at what only a superuser may make: functions in C or untrusted languages, base types, operator classes, casts
@@ -115,7 +115,7 @@ END
 _PARTS = {
     "database": "DATABASE|(ACL|COMMENT|SECURITY LABEL) - DATABASE",
     "first": "EXTENSION|FOREIGN DATA WRAPPER",
-    "last": "BLOBS?|POLICY|ROW SECURITY|PUBLICATION|SUBSCRIPTION|EVENT TRIGGER|COMMENT|SECURITY LABEL|ACL|DEFAULT ACL",
+    "last": "BLOBS?|ROW SECURITY|PUBLICATION|SUBSCRIPTION|EVENT TRIGGER|COMMENT|SECURITY LABEL|ACL|DEFAULT ACL",
 }
 """Entries of a dump's list that a superuser restores, by how they begin: before the others nothing of the set is there to be run."""
 _OPTIONS = (
