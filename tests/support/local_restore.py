@@ -45,7 +45,7 @@ def back_up(source, folder: Path, pack_size: int = 4 << 20) -> Path:
 
 def reader_of(source):
     """What reads the packs of a source like this one."""
-    return registry.reader(source.kind, source.runner, [postgres_bin(18), postgres_bin(16)])
+    return registry.reader(source.kind, source.runner, [postgres_bin(major) for major in (18, 17, 16)])
 
 
 def write_contents(source, folder: Path, artifact: str, packs: list[Pack]) -> None:

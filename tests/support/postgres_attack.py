@@ -77,6 +77,8 @@ WAYS = {
     ],
 }
 """Definitions, made by the database's owner, that run a function of his own while they are restored."""
+SINCE = {"statistics": 14}
+"""The major version of PostgreSQL that brought one of them."""
 
 
 MALLORY = {"user": "mallory", "password": "m"}

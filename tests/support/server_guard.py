@@ -34,7 +34,9 @@ class ServerGuard:
     def _on_event(self, event, arguments):
         if event == "subprocess.Popen" and self.item is not None:
             _, command, *_ = arguments
-            words = [Path(os.fsdecode(word)).name for word in ([command] if isinstance(command, (str, bytes)) else command)[:3]]
+            given = [os.fsdecode(word) for word in ([command] if isinstance(command, (str, bytes)) else command)]
+            apart = Path(given[0]).name == "unshare"  # which has many words before the program
+            words = [Path(word).name for word in given if (word.startswith("/") if apart else word in given[:3])]
             for word in () if "--version" in words else words:
                 if word in _PROGRAMS:
                     self.need(_PROGRAMS[word], word)

@@ -31,8 +31,6 @@ __all__ = ["drill_folder", "plan"]
 
 pytestmark = pytest.mark.servers
 SECRETS = ("AIRFLOW__CORE__FERNET_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "RECOVERY_SECRET")
-INSTALLED = Path("/usr/lib/postgresql/15/bin")
-"""PostgreSQL with its extensions, which those that this project installs lack."""
 NOBODY = 65534
 
 
@@ -170,10 +168,10 @@ def test_superuser_of_scratch_postgres_reaches_no_network(superuser):
         assert not reached(service)
 
 
-@pytest.mark.skipif(not INSTALLED.exists(), reason="no PostgreSQL with dblink is installed on this machine")
 def test_dblink_in_scratch_postgres_reaches_no_network(plan, drill_folder):
-    plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (INSTALLED, postgres_bin(18))})})
-    scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": "15.1"}})
+    """The servers of the other tests have no extensions."""
+    plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(17), postgres_bin(18))})})
+    scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": "17.1"}})
     with postgres(found_by(scratch.target(around(plan), drill_folder), "postgres.main")) as connection, listener() as service:
         connection.autocommit = True
         connection.execute("CREATE EXTENSION dblink")

@@ -25,6 +25,7 @@ from recovery.sources.postgres import scratch_server
 from recovery.targets import scratch
 from sandbox import toolchain
 from sandbox.servers import postgres_bin, wait_for
+from tests.support.postgres_versions import majors
 from tests.support.processes import command_lines_with, in_a_process, servers_in
 from tests.support.system import SampleSystem
 
@@ -134,11 +135,12 @@ def test_scratch_servers_outlive_starting_process_and_are_removed(plan, drill_fo
 
 
 @pytest.mark.servers
-def test_scratch_server_has_major_version_of_set(plan, drill_folder):
-    plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(18), postgres_bin(16))})})
-    scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": "16.9 (Debian 16.9-1)"}})
+@pytest.mark.parametrize("major", majors(16))
+def test_scratch_server_has_major_version_of_set(major, plan, drill_folder):
+    plan = plan.model_copy(update={"tools": plan.tools.model_copy(update={"postgres": (postgres_bin(18), postgres_bin(major))})})
+    scratch.start(around(plan), drill_folder, {"postgres.main": {"postgres": f"{major}.9 (Debian {major}.9-1)"}})
     with postgres(found_by(scratch.target(around(plan), drill_folder), "postgres.main")) as connection:
-        assert connection.info.server_version // 10000 == 16
+        assert connection.info.server_version // 10000 == major
 
 
 def test_postgres_programs_accepts_newer_major_version_and_refuses_older(plan):

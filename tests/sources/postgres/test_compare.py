@@ -8,12 +8,12 @@ from recovery.common.errors import SourceError
 from sandbox.servers import Postgres, wait_for
 from tests.support.postgres_attack import attack
 from tests.support.postgres_site import Site
+from tests.support.postgres_versions import majors
 
-VERSIONS = (16, 18)
 ATTACK = "CREATE FUNCTION mine.attack() RETURNS bigint LANGUAGE plpgsql AS $$ DECLARE name text; BEGIN {attack} RETURN 1; END $$"
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=majors(16, 18))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-compare-{request.param}", request.param) as server:
         yield Site(server, tmp_path_factory.mktemp(f"compare-{request.param}"), ("shop",), ("mallory",))

@@ -123,7 +123,7 @@ def _maker(user: User | None) -> User | None:
 
 def _initdb(programs: Path, there: ServerFolders, user: User | None) -> None:
     argv: list[str | Path] = [programs / "initdb", "-D", there.data, "-U", _SUPERUSER, "-A", "scram-sha-256", f"--pwfile={there.password}"]
-    argv += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+    argv += ["-E", "UTF8", "--locale=C", "--no-sync"]
     status, words = processes.run(argv, user)
     if status:
         end = words[-LAST_WORDS:].strip()

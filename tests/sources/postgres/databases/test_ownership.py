@@ -10,14 +10,14 @@ from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.dump.table_reader import table_texts
 from sandbox.servers import Postgres
 from tests.sources.postgres.databases.test_swap import extension
-from tests.support.postgres_attack import WAYS, evil_functions
+from tests.support.postgres_attack import SINCE, WAYS, evil_functions
 from tests.support.postgres_site import Site, contents, texts
+from tests.support.postgres_versions import majors
 
-VERSIONS = (16, 18)
 ROLES = ("mallory", "alice")
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=majors(16, 18))
 def site(request, server_folder, tmp_path_factory):
     options = [f"extension_control_path=$system:{extension(server_folder / 'rights')}"] if request.param == 18 else []
     with Postgres(server_folder / f"postgres-rights-{request.param}", request.param, options) as server:
@@ -38,6 +38,8 @@ def evil(site, mallory):
     proof = site.server.folder / "proof"
 
     def made(way):
+        if site.server.major < SINCE.get(way, 0):
+            pytest.skip(f"PostgreSQL {site.server.major} has no such {way}")
         site.sql("shop", *evil_functions(proof), **mallory)
         site.sql("shop", "GRANT ALL ON SCHEMA mine TO alice")
         site.sql("postgres", "GRANT alice TO mallory")

@@ -5,12 +5,12 @@ import pytest
 from sandbox.servers import Postgres
 from tests.support.postgres_attack import MALLORY, evil_functions
 from tests.support.postgres_site import Site
+from tests.support.postgres_versions import majors
 
-VERSIONS = (pytest.param(16, marks=pytest.mark.long), 18)
 ROLES = ("mallory", "alice", "steward")
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=majors(18))
 def site(request, server_folder, tmp_path_factory):
     name = f"{request.module.__name__.rpartition('.')[2]}-{request.param}"
     with Postgres(server_folder / name, request.param, ["fsync=off"]) as server:
