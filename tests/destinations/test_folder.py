@@ -3,9 +3,11 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from recovery.destinations.base import Missing, Refused
 from recovery.destinations.folder import Folder
 from recovery.plan.model import Destination as Settings
 from tests.support.attacker import attacker, state, swapping
-from tests.support.file_zoo import open_up
+from tests.support.file_zoo import listen, open_up
 from tests.support.sets import keys_of, run_python
 
 MIB = 1 << 20
@@ -318,3 +320,61 @@ def test_deletion_while_a_folder_is_exchanged_for_a_link_deletes_nothing_elsewhe
             if path.is_symlink():
                 path.unlink()
         shutil.rmtree(destination.root / "p", ignore_errors=True)
+
+
+# Somebody else who may write there ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deep(destination):
+    """Folders in folders that no stack holds, and that pytest could not remove."""
+    (destination.root / "p/s").mkdir(parents=True)
+    (destination.root / "p/s/x").touch()
+    here = os.open(destination.root / "p/s", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    yield
+    subprocess.run(["rm", "-rf", destination.root], check=True)
+
+
+@pytest.mark.usefixtures("deep")
+def test_folders_deeper_than_any_set_has_are_left_alone(destination):
+    assert keys_of(destination) == {"p/s/x"}
+    destination.sweep("p/")
+    assert (destination.root / "p/s/d/d/d/d").is_dir()
+
+
+def test_sweep_removes_links_pipes_and_sockets_with_names_of_partial_files(destination, tmp_path):
+    folder = destination.root / "p"
+    folder.mkdir()
+    (tmp_path / "other").write_text("kept")
+    (folder / "x").touch()
+    (folder / ".partial-link").symlink_to(tmp_path / "other")
+    os.mkfifo(folder / ".partial-pipe")
+    with listen(folder / ".partial-socket"):
+        destination.sweep("p/")
+    assert [path.name for path in folder.iterdir()] == ["x"]
+    assert (tmp_path / "other").read_text() == "kept"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="has any time")
+@pytest.mark.parametrize(("time", "year"), [(1 << 40, 9999), (-(1 << 40), 1970)])
+def test_list_of_a_file_with_a_time_that_no_calendar_has(time, year):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
+        path = Path(root, "x")
+        path.touch()
+        os.utime(path, (0, time))
+        [entry] = Folder("local", Path(root)).list("")
+        assert entry.modified.year == year
+
+
+def test_error_has_the_name_of_an_entry_on_one_line(destination):
+    name = "p/a\nERROR \udcff\x1b[31m"
+    (destination.root / name).mkdir(parents=True)
+    with pytest.raises(DestinationError) as error, destination.open(name):
+        pass
+    assert r"Could not read p/a\nERROR \xff\x1b[31m at" in error.value.what

@@ -289,3 +289,27 @@ def test_choose_accepts_a_set_dated_a_few_minutes_ahead():
     choice = take(catalog_of(made))
     assert (choice.chosen.manifest, choice.warnings) == (made, ())
     assert any("dated 3 min in the future" in fact for fact in choice.facts)
+
+
+def test_folder_that_cannot_be_listed_is_a_finding_and_hides_no_set(tmp_path, monkeypatch):
+    local = folder(tmp_path, "local")
+    kept = ship(tmp_path, [local])
+    (local.root / "openmanus/20260101T000000Z-0000/packs").mkdir(parents=True)
+    real = local.list
+
+    def listed(prefix):
+        if "20260101T000000Z-0000" in prefix:
+            raise DestinationError("Could not list it.", "Look at it.")
+        return real(prefix)
+
+    monkeypatch.setattr(local, "list", listed)
+    catalog = read([local])
+    assert ([each.manifest for each in catalog.sets], catalog.unreachable) == ([kept], ())
+    assert "20260101T000000Z-0000 has no manifest. Could not list it." in catalog.findings[0]
+
+
+def test_finding_has_the_name_of_a_folder_on_one_line(tmp_path):
+    local = folder(tmp_path, "local")
+    put(local, f"openmanus/a\nERROR/{MANIFEST_FILE}", b"{}", tmp_path)
+    [finding] = read([local]).findings
+    assert "\n" not in finding

@@ -16,14 +16,15 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from recovery.common.errors import DestinationError
-from recovery.common.held_folder import HeldFolder, removed_empty
+from recovery.common.held_folder import HeldFolder
+from recovery.common.paths import readable
 from recovery.destinations.base import NO_ROOM, Destination, Entry, Missing, Reading, Refused
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,10 @@ _CHUNK = 1 << 23
 _DIRECT = 1 << 20
 """Bytes of a direct read; a mapping of memory begins at a page, as direct reads need it."""
 _PARTIAL = ".partial-"
+_DEEPEST = 16
+"""Folders in folders; a set has four."""
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""The last day that Python knows. Anybody may give a file a later one."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -135,7 +140,7 @@ class Folder(Destination):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            yield Entry(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+            yield Entry(key, status.st_size, datetime.fromtimestamp(min(max(status.st_mtime, 0), _LATEST), UTC))
 
     def folders(self, prefix: str) -> Iterator[str]:
         """See :meth:`Destination.folders`. A link is none: who may write here must not lead prune to delete elsewhere."""
@@ -178,20 +183,38 @@ class Folder(Destination):
             if name.startswith(_PARTIAL):
                 with self._errors(f"look at {key}"):
                     if _removed_abandoned(folder, name):
-                        log.info("%s: removed %s, left by a writer that was killed", self.describe(), key)
+                        log.info("%s: removed %s, left by a writer that was killed", self.describe(), readable(key))
         with self._top(prefix) as top:
-            for above, names, _, descriptor in os.fwalk(".", topdown=False, dir_fd=top.fileno(), onerror=self._raise) if top else ():
-                for each in names:
-                    with self._errors(f"delete {os.path.join(prefix, above, each)}"), suppress(NotADirectoryError):  # a link stays
-                        removed_empty(each, descriptor)
+            if top is None:
+                return
+            for path in reversed([path for path, _, _ in self._folders(top, prefix) if path != "."]):
+                with self._errors(f"delete {os.path.join(prefix, path)}"), suppress(FileNotFoundError, NotADirectoryError):  # a link stays
+                    top.remove_empty(os.fsencode(path))
 
     def _walk(self, prefix: str) -> Iterator[tuple[int, str, str]]:
         """Every entry below that is no folder: the descriptor of its folder, which is good until the next, its name, and its key."""
         with self._top(prefix) as top:
-            for folder, folders, files, descriptor in os.fwalk(".", dir_fd=top.fileno(), onerror=self._raise) if top else ():
-                folders.sort()
-                for name in sorted(files):
-                    yield descriptor, name, os.path.normpath(os.path.join(prefix, folder, name))
+            for path, folder, names in self._folders(top, prefix) if top else ():
+                for name in names:
+                    yield folder.fileno(), name, os.path.normpath(os.path.join(prefix, path, name))
+
+    def _folders(self, top: HeldFolder, prefix: str) -> Iterator[tuple[str, HeldFolder, Sequence[str]]]:
+        """Each folder, outer ones first: its path below the top, itself until the next, and the names in it of what is no folder.
+
+        Deeper ones than any set has are not entered: who may write here must not have us follow them without end.
+        """
+        pending = ["."]
+        while pending:
+            path = pending.pop()
+            with self._errors(f"list {os.path.normpath(os.path.join(prefix, path))}"):
+                try:
+                    folder = top.below(os.fsencode(path))
+                except FileNotFoundError:
+                    continue
+                inner = {entry.name: entry.is_dir(follow_symlinks=False) for entry in folder.scan()}
+            if path.count("/") < _DEEPEST:
+                pending += [os.path.normpath(os.path.join(path, name)) for name in sorted(inner, reverse=True) if inner[name]]
+            yield path, folder, sorted(name for name, is_folder in inner.items() if not is_folder)
 
     @contextmanager
     def _top(self, prefix: str) -> Iterator[HeldFolder | None]:
@@ -203,10 +226,6 @@ class Folder(Destination):
                 top = None
         with top or nullcontext():
             yield top
-
-    def _raise(self, error: OSError) -> None:
-        if error.errno != errno.ENOENT:
-            raise self._in_words(error, f"list {error.filename}") from error
 
     @contextmanager
     def _held(self, what: str) -> Iterator[HeldFolder]:
@@ -242,7 +261,7 @@ class Folder(Destination):
             raise self._in_words(error, what) from error
 
     def _in_words(self, error: OSError, what: str) -> DestinationError:
-        said = f"Could not {what} at {self.describe()}: {error.strerror or error}."
+        said = f"Could not {readable(what)} at {self.describe()}: {error.strerror or error}."
         if error.errno in _FULL:
             return DestinationError(said, NO_ROOM)
         if error.errno in _DENIED:
@@ -265,6 +284,11 @@ def _removed_abandoned(folder: int, name: str) -> bool:
         descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except FileNotFoundError:  # its writer has ended since it was listed
         return False
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:
+            raise
+        os.unlink(name, dir_fd=folder)  # a link or socket, which no writer of ours made
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=folder)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from recovery.common.errors import DestinationError, ManifestError, PlanError, RecoveryError, RestoreError
+from recovery.common.paths import readable
 from recovery.common.units import human_duration, iso, now, parse_moment
 from recovery.crypto.signing import SIGNATURE_BYTES, VerifyKey
 from recovery.destinations.base import Destination, Missing, TooLarge
@@ -110,7 +111,7 @@ def list_destination(destination: Destination, plan: str, key: VerifyKey) -> Lis
     if unreadable and len(unreadable) == len(results):
         raise unreadable[0]
     manifests = tuple(result for result in results if isinstance(result, Manifest))
-    findings = tuple(f"At {destination.describe()}: {result.what}" for result in results if isinstance(result, RecoveryError))
+    findings = tuple(f"At {destination.describe()}: {readable(result.what)}" for result in results if isinstance(result, RecoveryError))
     without = tuple(name for name, result in zip(names, results, strict=True) if result is None)
     return Listing(manifests, findings, without)
 
@@ -149,16 +150,13 @@ def read_catalog(plan: str, destinations: Sequence[Destination], key: VerifyKey)
     for destination in destinations:
         try:
             listing = list_destination(destination, plan, key)
-            robbed = [name for name in listing.without if is_set_id(name) and _had_manifest(destination, f"{plan}/{name}/")]
+            robbed = [finding for name in listing.without if is_set_id(name) and (finding := _robbed(destination, f"{plan}/{name}"))]
         except DestinationError as error:
             log.warning("%s: %s", destination.name, error)
             failed.append((destination, error))
             continue
         findings += listing.findings
-        findings += [
-            f"At {destination.describe()}: {plan}/{name} has files of a set, but no manifest. Somebody removed it, or a kill left this."
-            for name in robbed
-        ]
+        findings += robbed
         for manifest in listing.manifests:
             found.setdefault(manifest.set_id, []).append((manifest, destination.name))
     if failed and len(failed) == len(destinations):
@@ -176,6 +174,16 @@ def read_catalog(plan: str, destinations: Sequence[Destination], key: VerifyKey)
     for finding in findings:
         log.warning("%s", finding)
     return Catalog(plan, tuple(sets), tuple(findings), tuple(destination.name for destination, _ in failed))
+
+
+def _robbed(destination: Destination, path: str) -> str:
+    """What to say of a folder without manifest. What can't be listed hides nothing else of its destination."""
+    try:
+        had = _had_manifest(destination, f"{path}/")
+    except DestinationError as error:
+        return f"At {destination.describe()}: {path} has no manifest. {error.what}"
+    what = "has files of a set, but no manifest. Somebody removed it, or a kill left this."
+    return f"At {destination.describe()}: {path} {what}" if had else ""
 
 
 def _had_manifest(destination: Destination, folder: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from recovery.common.errors import DestinationError, RetentionError
+from recovery.common.paths import readable
 from recovery.common.units import human_duration, human_size, iso
 from recovery.common.wording import shortened
 from recovery.crypto.signing import VerifyKey
@@ -103,7 +104,7 @@ def prune(
     )
     for name in listing.without:
         if not is_set_id(name):
-            log.warning("%s: %s/%s is no set; it is left alone", destination.describe(), plan, name)
+            log.warning("%s: %s/%s is no set; it is left alone", destination.describe(), plan, readable(name))
     destination.sweep(f"{plan}/")
     log.info("%s: %d sets deleted, %d kept, %d leftovers removed", destination.describe(), len(deleted), len(kept), len(swept))
     return Pruned(deleted, kept, swept, listing.findings)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from recovery.common.paths import readable
 from recovery.crypto.signing import SIGNATURE_BYTES, SigningKey, VerifyKey
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.sets.layout import RECORDS_FOLDER
@@ -132,9 +133,9 @@ def read_records(destination: Destination, path: str, key: VerifyKey, manifest: 
             if result.kind == "hold":
                 holds.append(Hold(name, f"held by {result.by}: {result.text}"))
             continue
-        findings.append(f"{each} at {destination.describe()} is not believed: {result}.")
+        findings.append(f"{readable(each)} at {destination.describe()} is not believed: {readable(result)}.")
         if name.endswith("-hold"):
-            holds.append(Hold(name, f"held by a record that can't be verified, {name}"))
+            holds.append(Hold(name, f"held by a record that can't be verified, {readable(name)}"))
     released = {record.releases for record in verified if record.kind == "release"}
     verified.sort(key=lambda record: record.time)
     return Records(tuple(verified), tuple(hold for hold in holds if hold.name not in released), tuple(findings))
