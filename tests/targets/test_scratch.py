@@ -25,6 +25,7 @@ from recovery.sources.postgres import scratch_server
 from recovery.targets import scratch
 from sandbox import toolchain
 from sandbox.servers import postgres_bin, wait_for
+from tests.support.file_zoo import NOBODY
 from tests.support.postgres_versions import majors
 from tests.support.processes import command_lines_with, in_a_process, servers_in
 from tests.support.system import SampleSystem
@@ -245,6 +246,20 @@ def test_scratch_folder_is_created_in_drill_folder_and_missing_drill_folder_is_r
 def test_scratch_folder_is_created_in_staging_without_drill_folder(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     assert record(drill_folder).root.parent == drill_folder
+
+
+@ROOT
+def test_start_refuses_drill_folder_that_another_user_may_exchange(plan, drill_folder, tmp_path):
+    """Data of the set and the servers' passwords would be written wherever that user leads to."""
+    foreign = tmp_path / "foreign"
+    (foreign / "drills").mkdir(parents=True)
+    os.chown(foreign, NOBODY, NOBODY)
+    plan = plan.model_copy(update={"drill": plan.drill.model_copy(update={"folder": foreign / "drills"})})
+    with pytest.raises(StagingError, match=r"Other users may write to \S+/foreign, so they could exchange the scratch folder"):
+        scratch.start(around(plan), drill_folder, {"files.uploads": {}})
+    assert list((foreign / "drills").iterdir()) == []
+    os.chown(foreign, 0, 0)
+    scratch.start(around(plan), drill_folder, {"files.uploads": {}})
 
 
 @ROOT

@@ -16,6 +16,7 @@ Where that is, on which worker, and which servers answer is in ``scratch.json`` 
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import shutil
 import socket
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError, StagingError
 from recovery.common.files import locked, read_record, write_record
+from recovery.common.held_folder import exchangeable
 from recovery.plan.field_types import SCRATCH
 from recovery.plan.kinds import KINDS
 from recovery.plan.model import Plan
@@ -121,8 +123,15 @@ def _make(folder: Path, user: User | None, where: str) -> None:
     try:
         folder.mkdir(mode=0o700)
         folder.chmod(0o711 if user else 0o700)
+        foreign = exchangeable(folder) if os.geteuid() == 0 else None
     except OSError as error:
         raise StagingError(f"The scratch folder can't be made: {error}.", f"Let {where} be writable for the worker.") from None
+    if foreign:
+        folder.rmdir()
+        raise StagingError(
+            f"Other users may write to {foreign}, so they could exchange the scratch folder {folder} for one of their own.",
+            f"Give that folder to root alone, or let {where} be another one.",
+        )
 
 
 def _root(plan: Plan, folder: Path, user: User | None) -> Path:
