@@ -1,12 +1,16 @@
 # ruff: noqa: PTH208
 
 import errno
+import fcntl
 import os
+import signal
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from recovery.common.held_folder import ForeignLinkError, HeldFolder, exchangeable, led_to
+from recovery.common.held_folder import ForeignLinkError, HeldFolder, exchangeable, led_to, open_file
 from tests.support.file_zoo import ACL, NOBODY, open_up
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
@@ -105,3 +109,28 @@ def test_folder_is_held_on_a_file_system_that_has_no_extended_attributes(folder,
     monkeypatch.setattr(os, "listxattr", unknown)
     with HeldFolder.open(folder / "real") as real:
         assert sorted(real.names()) == [b"file", b"inner"]
+
+
+def leased(path, gives_back):
+    """A process that has a lease on a file, and gives it back on demand or not."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGIO, (lambda *_: os._exit(0)) if gives_back else signal.SIG_IGN)
+        fcntl.fcntl(os.open(path, os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        os.write(theirs, b"has it")
+        time.sleep(60)
+        os._exit(0)
+    os.read(ours, 6)
+    return pid
+
+
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_file_on_which_another_program_has_a_lease_is_opened_once_it_gives_it_back(folder, gives_back):
+    pid = leased(folder / "real/file", gives_back)
+    try:
+        with nullcontext() if gives_back else pytest.raises(BlockingIOError, match="does not give it back"):
+            os.close(open_file(os.fsencode(folder / "real/file")))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

@@ -15,6 +15,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ _REACHED = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _LINKS = 40
 """As many links in one path are enough, as for Linux itself."""
+_WAITS = (0.01, 0.1, 0.5, 1.0, 0)
+"""Seconds after each try to open a file."""
 _THROUGH = re.compile(r"/proc/self/fd/([0-9]+)(?=/|$)")
 
 
@@ -223,6 +226,22 @@ class ForeignLinkError(OSError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.ELOOP, "A symbolic link in a folder that other users may write to is not followed", str(path))
+
+
+def open_file(place: bytes) -> int:
+    """Open a file to read it: no link, and nothing that is waited for if it became a pipe.
+
+    A lease, such as a file server has on a file that a client of it works with, is given back on demand; that takes moments.
+
+    Raises:
+        OSError: if it can't be opened; EAGAIN if somebody does not give a lease back.
+    """
+    for wait in _WAITS:
+        try:
+            return os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        except BlockingIOError:
+            time.sleep(wait)
+    raise OSError(errno.EAGAIN, "Another program has a lease on it, and does not give it back", os.fsdecode(place))
 
 
 def removed_empty(folder: bytes | str, above: int | None = None) -> bool:

@@ -19,7 +19,7 @@ from itertools import starmap
 from typing import Literal
 
 from recovery.common.errors import SourceError
-from recovery.common.held_folder import Reach
+from recovery.common.held_folder import Reach, open_file
 from recovery.common.paths import readable
 from recovery.common.xattrs import read_xattrs
 from recovery.packs.tar_reader import BLOCK, LARGEST_HEADER
@@ -213,7 +213,7 @@ def _refuse_disarmed(found: _Found, after: os.stat_result) -> None:
 
 
 def _open(reach: Reach, path: bytes) -> _Found | None:
-    descriptor = os.open(reach.at(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    descriptor = open_file(reach.at(path))
     try:
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode):

@@ -15,6 +15,7 @@ from recovery.common.errors import ArtifactError
 from recovery.common.paths import raw, text
 from recovery.packs.pack import read_members
 from recovery.plan.excludes import Excludes
+from recovery.sources.trees import entries
 from recovery.sources.trees.entries import Abilities, Totals, differences, of_members, of_walk
 from recovery.sources.trees.walk import Walk, in_order, is_mark, mark, marked_id
 from tests.support import file_zoo
@@ -47,6 +48,25 @@ def test_rows_from_disk_and_from_an_archive_are_equal(zoo, tmp_path):
         for _, path, facts in rows:
             total.add(path, facts)
     assert totals[0].facts() == totals[1].facts()
+
+
+def test_file_that_grows_while_it_is_read_is_not_read_without_end(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 1000)
+    reads = []
+
+    class Growing(io.FileIO):
+        def read(self, size):
+            reads.append(size)
+            assert len(reads) < 100
+            with path.open("ab") as out:
+                out.write(b"y" * 5000)
+            return super().read(size)
+
+    monkeypatch.setattr(entries, "_open", lambda place: Growing(path, "rb"))
+    [facts] = [facts for _, _, facts in of_walk(Walk(tmp_path, [b"log"]))]
+    assert facts["size"] > 1001, "so it is equal to no shorter file that began like it"
+    assert sum(reads) <= 2000
 
 
 def test_of_members_reads_exact_facts_of_archive_entries(zoo, tmp_path):

@@ -29,7 +29,7 @@ from typing import IO, Any
 import xxhash
 
 from recovery.common.errors import ArtifactError
-from recovery.common.held_folder import Reach
+from recovery.common.held_folder import Reach, open_file
 from recovery.common.paths import raw, readable, text
 from recovery.common.xattrs import OF_THE_HOST, read_xattrs
 from recovery.packs.content_diff import Difference, compare
@@ -169,14 +169,16 @@ def of_live(reach: Reach, path: bytes) -> Facts:
 def _of_file(path: bytes, size: int) -> Facts:
     sha256 = hashlib.sha256()
     with _open(path) as data:
-        while chunk := data.read(min(size + 1, _CHUNK)):
+        left = size + 1  # one that grows is not followed without end
+        while left and (chunk := data.read(min(left, _CHUNK))):
             sha256.update(chunk)
-        return {"sha256": sha256.hexdigest(), "size": data.tell()}
+            left -= len(chunk)
+        return {"sha256": sha256.hexdigest(), "size": os.fstat(data.fileno()).st_size}
 
 
 def _open(path: bytes) -> io.FileIO:
     """Open a file, and no link that somebody put in its place; nothing is waited for that is a pipe by now."""
-    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
+    return open(open_file(path), "rb", buffering=0)
 
 
 def read_file(path: bytes, limit: int) -> bytes:
