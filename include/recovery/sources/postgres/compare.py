@@ -55,9 +55,16 @@ def _verify_database(server: Server, jobs: int, restore: RestoreView, target: Ta
     found = found_objects(server, jobs, target.loaded, target.facts["encoding"], expected)
     found["database", target.saved] = _outside(server, target)
     expected, found = alike(expected, found, target.major)
-    differences = compare_rows(rows_of(expected), rows_of(found))
+    differences = compare_rows(rows_of(expected), rows_of(found)) + _set_aside(server, target)
     log.info("database %s: %d things compared, %d differ", target.name, len(expected), len(differences))
     return differences
+
+
+def _set_aside(server: Server, target: Target) -> list[Difference]:
+    """Schemas that no set has, and that are not compared: whoever made one during the load could hide things in it."""
+    with server.connect(target.loaded) as connection, translated_errors(f"Listing the schemas of {target.loaded}", RestoreError):
+        found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1", [catalog.SET_ASIDE_SCHEMA]).fetchall()
+    return [Difference("schema", name, "is not in the set") for (name,) in found]
 
 
 def compare(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target], *, exactly: bool = False) -> list[Change]:

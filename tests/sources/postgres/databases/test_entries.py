@@ -6,8 +6,8 @@ from recovery.sources.postgres.accounts.loaders import EVERYONE, OURS
 from recovery.sources.postgres.databases.entries import in_steps, read_entries
 
 
-def entries(*lines, owners=("a", "b"), **options):
-    found = read_entries([f"{number}; 1259 16384 {line}" for number, line in enumerate(lines)], owners, "utf-8", **options)
+def entries(*lines, owners=("a", "b"), catalog=0, **options):
+    found = read_entries([f"{number}; {catalog} 16384 {line}" for number, line in enumerate(lines)], owners, "utf-8", **options)
     return in_steps(list(found))
 
 
@@ -66,6 +66,14 @@ def test_entries_that_need_a_superuser_are_made_by_ourselves():
     lines = ["OPERATOR CLASS s o a", "FUNCTION s f(integer, text) a", "FUNCTION s g() a", "COMMENT - SCHEMA public a", "PUBLICATION - p a"]
     steps = entries(*lines, ours={"FUNCTION s f(integer,text)"})
     assert [(loader, len(names)) for loader, names in shown(steps.definitions)] == [(OURS, 2), ("a", 1), (OURS, 2)]
+
+
+@pytest.mark.parametrize(
+    ("catalog", "line", "what"),
+    [(1259, "TABLE DATA t a", "TABLE"), (2617, "OPERATOR CLASS = a", "OPERATOR"), (2604, "DEFAULT ACL v n a", "DEFAULT")],
+)
+def test_schema_that_is_named_like_a_part_of_a_kind_makes_no_other_kind(catalog, line, what):
+    assert [(step.loader, [entry.what for entry in step.entries]) for step in entries(line, catalog=catalog).definitions] == [("a", [what])]
 
 
 def test_tables_with_a_parent_of_another_owner_are_made_by_everyone():

@@ -18,6 +18,7 @@ from recovery.common.errors import ArtifactError, RestoreError
 from recovery.common.json_text import read_json
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.postgres.client import Connection, translated_errors
+from recovery.sources.postgres.definitions.names import NAME, raw
 
 _ROLES: LiteralString = """SELECT r.rolname, jsonb_build_object(
       'superuser', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole, 'createdb', r.rolcreatedb, 'login', r.rolcanlogin,
@@ -75,6 +76,8 @@ _LISTS = {
     "unix_socket_directories",
 }
 """Settings whose value is a list of names, stored as quoted (``GUC_LIST_QUOTE`` in PostgreSQL's source)."""
+_WRITTEN_LIST = re.compile(rf"(?:{NAME}(?:, {NAME})*)?")
+"""A list of names such as ``"$user", public``, as ``SET`` writes it."""
 _PROVIDERS: dict[str, LiteralString] = {"c": "libc", "i": "icu", "b": "builtin"}
 """Who knows the rules of a locale, by ``pg_database.datlocprovider``."""
 _ASLEEP = re.compile(r"created by restore ([0-9a-f]{8}), asleep until its switch")
@@ -277,28 +280,20 @@ def grants(member: str, groups: Iterable[list[Any]] | None) -> Iterator[Composed
 
 
 def settings(whose: Composed, values: Iterable[str] | None) -> Iterator[Composed]:
-    """Statements that give a database or a role its settings, ``name=value`` as the catalogs have them."""
+    """Statements that give a database or a role its settings, ``name=value`` as the catalogs have them; for one transaction.
+
+    A list that ``SET`` would write in another way, which ``set_config`` may have made, is taken over from the transaction's own setting.
+    """
     for setting in values or ():
         name, _, value = setting.partition("=")
-        parts = list(_names(value)) if name.lower() in _LISTS else [value]
-        yield SQL("ALTER {} SET {} TO {}").format(whose, _setting(name), SQL(", ").join(map(Literal, parts or [""])))
-
-
-def _names(value: str) -> Iterator[str]:
-    """Names of a list such as ``"$user", public``."""
-    rest = value.strip()
-    while rest:
-        if rest.startswith('"'):
-            end = 1
-            while rest[end : end + 1] != '"' or rest[end + 1 : end + 2] == '"':
-                end += 2 if rest[end] == '"' else 1
-            yield rest[1:end].replace('""', '"')
-            rest = rest[end + 1 :]
+        listed = name.lower() in _LISTS
+        if listed and not _WRITTEN_LIST.fullmatch(value):
+            yield SQL("SELECT pg_catalog.set_config({}, {}, true)").format(Literal(name), Literal(value))
+            yield SQL("ALTER {} SET {} FROM CURRENT").format(whose, _setting(name))
+            yield SQL("SET LOCAL {} TO DEFAULT").format(_setting(name))
         else:
-            name, comma, rest = rest.partition(",")
-            yield name.strip()
-            rest = comma + rest
-        rest = rest.strip().removeprefix(",").strip()
+            parts = [raw(part[0]) for part in re.finditer(NAME, value)] if listed else [value]
+            yield SQL("ALTER {} SET {} TO {}").format(whose, _setting(name), SQL(", ").join(map(Literal, parts or [""])))
 
 
 def database_statements(name: str, facts: Facts) -> Iterator[Composed]:

@@ -45,7 +45,17 @@ _WHAT = (
     "BLOB METADATA",
 )
 """What entries are, where that is more than one word; a longer one before one that it begins with."""
-_LINE = re.compile(rf"\d+; \d+ \d+ ({'|'.join(_WHAT)}|\S+) (.*)", re.DOTALL)
+_LINE = re.compile(rf"\d+; (\d+) \d+ (({'|'.join(_WHAT)}|\S+) (.*))", re.DOTALL)
+_CATALOGS = {
+    "TABLE": 1259,
+    "SEQUENCE": 1259,
+    "INDEX": 1259,
+    "MATERIALIZED VIEW": 1259,
+    "DEFAULT": 2604,
+    "OPERATOR": 2617,
+    "STATISTICS": 3381,
+}
+"""Numbers of the catalogs of kinds which, with a schema named ``DATA`` or ``CLASS``, are listed like another kind."""
 _OURS = frozenset(
     {
         "EXTENSION",
@@ -156,7 +166,8 @@ def read_entries(
     for line in lines:
         match = _LINE.fullmatch(line)
         assert match is not None, line
-        what, rest = match[1], plain(match[2])
+        what = next((kind for kind, catalog in _CATALOGS.items() if match[1] == str(catalog) and match[2].startswith(f"{kind} ")), match[3])
+        rest = plain(match[2].removeprefix(f"{what} "))
         ending = next((ending for ending in reversed(by_ending) if rest.endswith(ending)), None)
         name = rest.removesuffix(ending) if ending else rest.rstrip()
         owner = by_ending[ending] if ending else None

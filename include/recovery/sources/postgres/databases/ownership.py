@@ -1,7 +1,7 @@
 """Who owns what while a database is loaded, and afterwards: roles of the restore first, the set's owners last.
 
 While it is loaded, each of these roles has the rights on tables, views and sequences that its owner had, and may put
-things into every schema. Nobody else can log in to the database meanwhile.
+things into schemas in which its owner has some. Nobody else can log in to the database meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
 from recovery.sources.postgres.accounts.server_globals import grant
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.definitions.names import NAME, parent_of
+from recovery.sources.postgres.definitions.names import NAME, parent_of, raw
 from recovery.sources.postgres.targets import Objects
 
 _STATEMENTS_AT_ONCE = 50
@@ -92,21 +92,38 @@ def shared_tables(objects: Objects) -> list[str]:
     ]
 
 
-def open_schemas(connection: Connection, loaders: Loaders) -> None:
-    """Let all that load put things into all schemas, and use all that foreign tables are made with.
+def open_schemas(connection: Connection, loaders: Loaders, objects: Objects) -> None:
+    """Let all that load use all schemas, put things where they have some at the source, and use what their foreign tables are made with.
 
     Raises:
         RestoreError: if the server refuses.
     """
-    query = """SELECT 'USAGE, CREATE', 'SCHEMA ' || quote_ident(nspname), pg_get_userbyid(nspowner) FROM pg_namespace
-          WHERE nspname !~ '^pg_|^information_schema$'
-        UNION ALL SELECT 'USAGE', 'FOREIGN DATA WRAPPER ' || quote_ident(fdwname), '' FROM pg_foreign_data_wrapper
-        UNION ALL SELECT 'USAGE', 'FOREIGN SERVER ' || quote_ident(srvname), pg_get_userbyid(srvowner) FROM pg_foreign_server"""
-    single = [role for owner, role in loaders.roles.items() if owner != EVERYONE]
+    query = """SELECT r.rights, 'SCHEMA', quote_ident(nspname), CASE r.rights WHEN 'CREATE' THEN nspname END, pg_get_userbyid(nspowner)
+          FROM pg_namespace, (VALUES ('USAGE'), ('CREATE')) r (rights) WHERE nspname !~ '^pg_|^information_schema$'
+        UNION ALL SELECT 'USAGE', 'FOREIGN DATA WRAPPER', quote_ident(fdwname), '', '' FROM pg_foreign_data_wrapper
+        UNION ALL SELECT 'USAGE', 'FOREIGN SERVER', quote_ident(srvname), srvname, pg_get_userbyid(srvowner) FROM pg_foreign_server"""
+    users = _users(objects)
     with translated_errors(f"Opening the schemas of {connection.info.dbname}", RestoreError), connection.transaction():
-        for rights, what, owner in connection.execute(query).fetchall():
-            if others := [Identifier(role) for role in single if role != owner]:  # who has them anyway, and says so nowhere
-                connection.execute(SQL("GRANT {} ON {} TO {}").format(SQL(rights), SQL(what), SQL(", ").join(others)))
+        for rights, what, name, key, owner in connection.execute(query).fetchall():
+            needing = loaders.roles.keys() if key is None else users.get((what, key), set())
+            roles = [loaders.roles[each] for each in sorted(needing & loaders.roles.keys() - {EVERYONE})]
+            if others := [Identifier(role) for role in roles if role != owner]:  # who has them anyway, and says so nowhere
+                there = SQL(f"{what} {name}")
+                connection.execute(SQL("GRANT {} ON {} TO {}").format(SQL(rights), there, SQL(", ").join(others)))
+
+
+def _users(objects: Objects) -> dict[tuple[str, str], set[str]]:
+    """Which owners have something in a schema or on a foreign server, and which have foreign servers, by kind and name of these."""
+    users: dict[tuple[str, str], set[str]] = {}
+    for (kind, name), facts in objects.items():
+        if owner := facts.get("owner"):
+            if match := IN_SCHEMA.match(name):
+                users.setdefault(("SCHEMA", raw(match[1])), set()).add(owner)
+            if server := facts.get("server"):
+                users.setdefault(("FOREIGN SERVER", server), set()).add(owner)
+            if kind == "foreign server":
+                users.setdefault(("FOREIGN DATA WRAPPER", ""), set()).add(owner)
+    return users
 
 
 def give_back(connection: Connection, loaders: Loaders, objects: Objects) -> None:

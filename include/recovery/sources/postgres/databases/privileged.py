@@ -55,6 +55,7 @@ _BEGINNINGS = {
 }
 """How a statement may begin, by the kind of its entry; of others with CREATE or ALTER and the kind."""
 _TAKES_OVER = re.compile(r"\bOWNER TO\b")
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$""", re.DOTALL)
 _BODY = re.compile(r"\$(?P<tag>\w*)\$.*?\$(?P=tag)\$", re.DOTALL)
 _READS_VALUE = re.compile(rf"'::{NAME}\.|\bM?STYPE = {NAME}\.(?s:.*)\bM?INITCOND = ")
 """What makes the server read a value of a type that a user made, as soon as the statement is made."""
@@ -108,7 +109,7 @@ def _make(connection: Connection, entries: Sequence[Entry], script: str, loaders
     about = f"{entries[0].what} {entries[0].name}" if len(entries) == 1 else f"{len(entries)} entries such as {entries[0].what}"
     with translated_errors(f"Making {about} in {connection.info.dbname}", RestoreError), connection.transaction():
         for statement in statements(script):
-            if not allowed.match(statement) or _TAKES_OVER.search(statement):
+            if not allowed.match(statement) or _TAKES_OVER.search(_QUOTED.sub("''", statement)):
                 raise ArtifactError(
                     f"The dump's table of contents has a statement that is not run as superuser, for {about}: {statement[:200]}",
                     "Don't restore this set before you know who made it.",

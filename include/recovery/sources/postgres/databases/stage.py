@@ -157,6 +157,7 @@ def restore_entries(server: Server, database: str, step: Step, folder: Path, enc
     """
     argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password"]
     argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={1 if step.alone else jobs}", f"--dbname={server.target(database)}"]
+    argv += ["--enable-row-security"]  # of tables that materialized views read; rows are loaded before it is turned on
     with archive.use_list(step.lines) as option, server.runner.tool([*argv, option, folder], env=server.environment(encoding)):
         pass
 
@@ -177,13 +178,13 @@ class _Load:
     def all(self) -> None:
         """Load everything but rights, event triggers and statistics."""
         self._do(self.steps.schemas)
-        ownership.open_schemas(self.inside, self.loaders)
+        ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
         self._do(self.steps.extensions)
-        ownership.open_schemas(self.inside, self.loaders)
+        ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
         for step in self.steps.definitions:
             self._define(step)
             if {entry.what for entry in step.entries} & {"FOREIGN DATA WRAPPER", "SERVER"}:
-                ownership.open_schemas(self.inside, self.loaders)
+                ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
             if step.loader == EVERYONE:
                 ownership.give_back(self.inside, self.loaders, self.dump.objects)
         ownership.give_rights(self.inside, self.loaders, self.dump.objects, self.dump.roles)

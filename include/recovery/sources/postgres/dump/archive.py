@@ -28,7 +28,7 @@ from recovery.runners.base import Runner
 BLOCK = 512 << 10
 """Bytes read at once: more, and the lines of a block no longer fit the processor's cache, which was a third slower."""
 _END = [b"\\.", b"", b""]
-_ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)")
+_ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)", re.DOTALL)
 """``<dump id>; <catalog> <number> <what> <schema> <name> <owner>``"""
 _RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 _ENDINGS = {"globals.sql": b"PostgreSQL database cluster dump complete", "schema.sql": b"PostgreSQL database dump complete"}
@@ -235,7 +235,7 @@ def entries(runner: Runner, bin_folder: Path, folder: Path) -> list[str]:
         ToolError: if pg_restore does not take it for a dump.
     """
     listed = runner.run([bin_folder / "pg_restore", "--list", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
-    return [line for line in listed.splitlines() if _ENTRY.match(line)]
+    return [line for line in listed.split("\n") if _ENTRY.match(line)]  # names may have what Python takes for other ends of lines
 
 
 @contextmanager

@@ -1,0 +1,99 @@
+"""Loading what the owner of a database may make of it: nothing of that keeps good data from being restored."""
+
+import pytest
+
+from sandbox.servers import Postgres
+from tests.support.postgres_site import Site
+
+VERSIONS = (16, 18)
+ODD = {
+    "a comment that reads like a statement": ["COMMENT ON SCHEMA public IS 'who is the OWNER TO ask'"],
+    "a table that reads like a statement": [
+        'CREATE TABLE mine."x OWNER TO y" (a int)',
+        'GRANT SELECT ON mine."x OWNER TO y" TO alice',
+    ],
+    "schemas that make kinds read like others": [
+        *(f'CREATE SCHEMA "{name}"' for name in ("ACL", "ATTACH", "CLASS", "DATA", "FAMILY", "SET", "OWNED BY")),
+        "CREATE FUNCTION mine.same(int, int) RETURNS bool LANGUAGE sql AS 'SELECT $1 = $2'",
+        'CREATE OPERATOR "CLASS".=== (LEFTARG = int, RIGHTARG = int, FUNCTION = mine.same)',
+        'CREATE OPERATOR "FAMILY".=== (LEFTARG = int, RIGHTARG = int, FUNCTION = mine.same)',
+        'CREATE TABLE "ACL".t (a int)',
+        'CREATE VIEW "ACL".v AS SELECT a FROM "ACL".t',
+        'ALTER VIEW "ACL".v ALTER a SET DEFAULT 3',
+        "CREATE TYPE mine.kind AS ENUM ('a')",
+        'CREATE TABLE "DATA".t (a mine.kind)',
+        "INSERT INTO \"DATA\".t VALUES ('a')",
+        'CREATE MATERIALIZED VIEW "DATA".v AS SELECT * FROM "DATA".t',
+        'CREATE TABLE "ATTACH".t (a int PRIMARY KEY, b int)',
+        'CREATE INDEX ON "ATTACH".t (b)',
+        'CREATE SEQUENCE "SET".s',
+        'CREATE SEQUENCE "OWNED BY".s',
+        "SELECT nextval('\"SET\".s')",
+    ],
+    "names with ends of lines": [
+        statement
+        for name in ("a\nb", "a\rb", "a\vb", "a\fb", "a\x1cb", "a\x85b", "a\u2028b", "a\u2029b")
+        for statement in (f'CREATE TABLE mine."{name}" (a int CHECK (mine.alone()))', f'INSERT INTO mine."{name}" VALUES (1)')
+    ],
+    "lists that SET would not write": [
+        "SELECT set_config('local_preload_libraries', '\"abc', false), set_config('search_path', 'MINE,public', false)",
+        "ALTER DATABASE shop SET local_preload_libraries FROM CURRENT",
+        "ALTER ROLE mallory IN DATABASE shop SET search_path FROM CURRENT",
+    ],
+    "a materialized view of a table with row security": [
+        "CREATE TABLE mine.secured AS SELECT n FROM generate_series(1, 9) n",
+        "ALTER TABLE mine.secured ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE mine.secured FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY few ON mine.secured USING (n < 4)",
+        "CREATE MATERIALIZED VIEW mine.few AS SELECT n FROM mine.secured",
+    ],
+}
+"""What the owner makes."""
+ALONE = """CREATE FUNCTION mine.alone() RETURNS bool LANGUAGE sql AS $$
+    SELECT count(*) <= 1 FROM pg_roles WHERE rolname LIKE 'recovery_load%' AND pg_has_role(session_user, oid, 'MEMBER') $$"""
+"""Whether it runs with the rights of one role that loads, and of no other."""
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def site(request, server_folder, tmp_path_factory):
+    with Postgres(server_folder / f"postgres-stage-{request.param}", request.param) as server:
+        yield Site(server, tmp_path_factory.mktemp(f"stage-{request.param}"), ("shop",), ("mallory", "alice"))
+
+
+@pytest.fixture
+def mallory(site):
+    site.sql("postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm'", "CREATE ROLE alice", "CREATE DATABASE shop OWNER mallory")
+    site.sql("shop", "CREATE SCHEMA mine AUTHORIZATION mallory", "CREATE SCHEMA alices AUTHORIZATION alice")
+    site.sql("shop", "CREATE TABLE alices.own AS SELECT 1 AS a", "ALTER TABLE alices.own OWNER TO alice")
+    yield {"user": "mallory", "password": "m"}
+    site.clean()
+
+
+def test_odd_definitions_and_names_of_an_owner_are_restored_equal(site, mallory):
+    with site.server.connect("shop", **mallory) as connection:
+        for statement in (ALONE, *(statement for statements in ODD.values() for statement in statements)):
+            connection.execute(statement)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    assert site.sql("shop", "SELECT count(*) FROM mine.few") == [(3,)]
+    source.finalize(restore)
+    source.roll_back(restore)
+    source.discard(restore)
+
+
+def test_code_of_one_owner_puts_nothing_into_schemas_of_others_or_where_nobody_looks(site, mallory):
+    """A schema that is named like a copy of a restore is left out of every comparison."""
+    body = """$$ BEGIN
+        BEGIN CREATE TABLE alices.planted (a int); RETURN false; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+        IF current_database() <> 'shop' THEN CREATE SCHEMA IF NOT EXISTS hidden__stage_00000000; END IF;
+        RETURN true; END $$"""
+    site.sql("shop", f"CREATE FUNCTION mine.plant(int) RETURNS bool LANGUAGE plpgsql AS {body}", **mallory)
+    site.sql("shop", "CREATE TABLE mine.t (a int CHECK (mine.plant(a)))", "INSERT INTO mine.t VALUES (1)", **mallory)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert [str(difference) for difference in source.verify_staged(restore)] == ["schema hidden__stage_00000000: is not in the set"]
+    source.discard(restore)
