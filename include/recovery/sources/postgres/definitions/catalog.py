@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from psycopg.sql import SQL, Composed
+from psycopg.sql import SQL, Composed, Literal
 
 from recovery.common.errors import SourceError
 from recovery.packs.content_index import Row
@@ -219,6 +219,7 @@ QUERIES: tuple[SQL | Composed, ...] = (
     system_privileges.QUERY,
 )
 
+_SEQUENCE_DATA_SINCE = 18_00_00
 _RIGHTS = """SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type))
     FROM aclexplode(coalesce(l.lomacl, acldefault('L', l.lomowner))) a"""
 _LARGE_OBJECTS = SQL(
@@ -251,13 +252,22 @@ def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]
 def sequence_values(connection: Connection, names: list[str]) -> Iterator[tuple[str, int, bool]]:
     """Last value of each sequence, and whether it was handed out; names as the catalogs quote them.
 
+    Before PostgreSQL 18, reading one is a query. Its planner would run code of a table that has taken a sequence's name.
+
     Raises:
-        SourceError: if the server refuses, for example a view that has taken a sequence's name.
+        SourceError: if the server refuses, for example a view that has taken a sequence's name; if it is no sequence any more.
     """
-    with translated_errors(f"Reading the sequences of {connection.info.dbname}"):
+    database = connection.info.dbname
+    planned = connection.info.server_version < _SEQUENCE_DATA_SINCE
+    source = SQL("{}") if planned else SQL("pg_get_sequence_data({}::regclass)")
+    with translated_errors(f"Reading the sequences of {database}"):
         for name in names:
-            row = connection.execute(SQL("SELECT last_value, is_called FROM {}").format(SQL(name))).fetchone()
-            assert row is not None
+            what = SQL(name) if planned else Literal(name)
+            row = connection.execute(SQL("SELECT last_value, is_called FROM {}").format(source.format(what))).fetchone()
+            if row is None or row[0] is None:
+                raise SourceError(
+                    f"{name} in {database} is no sequence any more, or can't be read.", "Look what has its name, then try again."
+                )
             yield name, row[0], row[1]
 
 
