@@ -323,6 +323,19 @@ def test_dump_warns_about_a_skipped_schema_named_like_a_copy_of_a_restore(site):
     assert warning.startswith("yearly: schema sales__before_20241231 has the name of a copy")
 
 
+def test_dump_warns_about_a_table_that_an_owner_added_to_an_extension(site):
+    """pg_dump leaves it to the extension, which does not make it."""
+    site.sql("postgres", "CREATE ROLE hiding LOGIN PASSWORD 'h'", "CREATE DATABASE hidden OWNER hiding")
+    site.sql("hidden", "DROP EXTENSION plpgsql")
+    hidden = ("CREATE EXTENSION plpgsql", "CREATE SCHEMA s", "CREATE TABLE s.orders (a int)", "ALTER EXTENSION plpgsql ADD TABLE s.orders")
+    site.sql("hidden", *hidden, user="hiding", password="h")
+    folder = site.new_folder()
+    folder.mkdir()
+    [warning] = site.source("hidden").dump(folder, lambda: None).warnings
+    assert warning == "hidden: table s.orders was added to the extension plpgsql; neither it nor its rows are saved."
+    site.sql("postgres", "DROP DATABASE hidden", "DROP ROLE hiding")
+
+
 def database_of(folder, artifact):
     return [name for _, name, _ in read_rows(folder / f"{artifact}.inventory.jsonl", "database")]
 

@@ -1,7 +1,10 @@
 """Loading what the owner of a database may make of it: nothing of that keeps good data from being restored."""
 
+import shutil
+
 import pytest
 
+from recovery.common.errors import ToolError
 from sandbox.servers import Postgres
 from tests.support.postgres_site import Site
 
@@ -61,6 +64,18 @@ def site(request, server_folder, tmp_path_factory):
 
 
 @pytest.fixture
+def tablespace(site):
+    """A tablespace, in a folder that the server may write to."""
+    folder = site.server.folder.parent / f"{site.server.folder.name}-fast"
+    folder.mkdir()
+    shutil.chown(folder, site.server.folder.owner())
+    site.sql("postgres", f"CREATE TABLESPACE fast LOCATION '{folder}'")
+    yield "fast"
+    site.sql("postgres", "DROP TABLESPACE fast")
+    folder.rmdir()
+
+
+@pytest.fixture
 def mallory(site):
     site.sql("postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm'", "CREATE ROLE alice", "CREATE DATABASE shop OWNER mallory")
     site.sql("shop", "CREATE SCHEMA mine AUTHORIZATION mallory", "CREATE SCHEMA alices AUTHORIZATION alice")
@@ -81,6 +96,44 @@ def test_odd_definitions_and_names_of_an_owner_are_restored_equal(site, mallory)
     assert site.sql("shop", "SELECT count(*) FROM mine.few") == [(3,)]
     source.finalize(restore)
     source.roll_back(restore)
+    source.discard(restore)
+
+
+def loaders(site):
+    return site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'")
+
+
+def test_tables_and_indexes_of_a_tablespace_are_restored_into_it(site, tablespace, mallory):
+    site.sql("postgres", "GRANT CREATE ON TABLESPACE fast TO mallory")
+    site.sql("shop", "CREATE TABLE mine.t (a int PRIMARY KEY USING INDEX TABLESPACE fast) TABLESPACE fast", **mallory)
+    site.sql("postgres", "REVOKE CREATE ON TABLESPACE fast FROM mallory")
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    assert loaders(site) == []
+    source.discard(restore)
+    site.sql("postgres", "DROP DATABASE shop")
+
+
+def test_function_with_a_setting_of_an_extension_is_restored_and_one_that_failed_leaves_no_role(site, mallory):
+    site.sql("shop", "CREATE EXTENSION vector SCHEMA mine")
+    with site.server.connect("shop", **mallory) as connection:
+        connection.execute("SELECT '[1,2]'::mine.vector")  # loads the library, which knows the setting
+        connection.execute("CREATE FUNCTION mine.near() RETURNS int LANGUAGE sql SET hnsw.ef_search = '77' AS 'SELECT 1'")
+        connection.execute("CREATE TABLE mine.t (a int CHECK (current_database() = 'shop'))")
+        connection.execute("INSERT INTO mine.t VALUES (1)")
+    source = site.source("shop")
+    failing = site.restore(site.back_up(source))
+    with pytest.raises(ToolError, match="violates check constraint"):
+        source.stage(failing)
+    source.discard(failing)
+    assert loaders(site) == []
+    site.sql("shop", "DROP TABLE mine.t", **mallory)
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    assert loaders(site) == []
     source.discard(restore)
 
 

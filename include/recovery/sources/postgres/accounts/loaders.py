@@ -1,4 +1,4 @@
-"""Login roles that load a database: one for each owner in it, without any right outside of it.
+"""Login roles that load a database: one for each owner in it, without any right outside of it but to use its tablespaces.
 
 A set brings code: checks, domains, generated columns, expressions of indexes, materialized views. PostgreSQL runs it
 while rows are loaded, and ``SET ROLE`` is no fence, since the code itself can undo it. So no session that loads is a
@@ -8,12 +8,12 @@ superuser's, or has the rights of more than one owner. What is loaded belongs to
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from psycopg import errors
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import RestoreError, SourceUnreachable
 from recovery.packs.content_index import Facts
@@ -27,6 +27,8 @@ EVERYONE = "*"
 PREFIX = "recovery_load_"
 _READS_ALL = "pg_read_all_data"
 _READS_ALL_SINCE = 14
+_PARAMETERS_SINCE = 15_00_00
+_OWNS = "SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole AND deptype = 'o'"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Loaders:
         return server if role == server.about.user else server.as_role(role, self.password)
 
 
-def create(connection: Connection, database: str, owners: Collection[str], set_roles: Mapping[str, Facts]) -> Loaders:
+def create(
+    connection: Connection, database: str, owners: Collection[str], set_roles: Mapping[str, Facts], objects: Iterable[Facts] = ()
+) -> Loaders:
     """Create the roles that load a database; :data:`EVERYONE` has one, too.
 
     Args:
@@ -55,6 +59,7 @@ def create(connection: Connection, database: str, owners: Collection[str], set_r
         database: its name there.
         owners: roles that own something in the set.
         set_roles: what the set knows of its roles: who is a member of whom, who is a superuser.
+        objects: facts of what the set has of the database: some of it needs rights outside of it.
 
     Raises:
         RestoreError: if the server refuses.
@@ -67,7 +72,20 @@ def create(connection: Connection, database: str, owners: Collection[str], set_r
         for member, group in _memberships(owners, set_roles):
             names = map(Identifier, (loaders.roles[group], loaders.roles[member]))
             connection.execute(SQL("GRANT {} TO {}").format(*names))
+        for statement in _rights_outside(connection, loaders, list(objects)):
+            connection.execute(statement)
     return loaders
+
+
+def _rights_outside(connection: Connection, loaders: Loaders, objects: Sequence[Facts]) -> Iterator[Composed]:
+    """Rights to put something into tablespaces, and to make functions with settings of extensions, which nobody has loaded yet."""
+    for tablespace in sorted({facts["tablespace"] for facts in objects if facts.get("tablespace")} - {"pg_default"}):
+        names = SQL(", ").join(map(Identifier, loaders.names()))
+        yield SQL("GRANT CREATE ON TABLESPACE {} TO {}").format(Identifier(tablespace), names)
+    if connection.info.server_version >= _PARAMETERS_SINCE and connection.info.parameter_status("is_superuser") == "on":
+        for owner, setting in sorted({(facts["owner"], name) for facts in objects for name in facts.get("custom settings") or ()}):
+            name = SQL(".").join(map(Identifier, setting.split(".")))
+            yield SQL("GRANT SET ON PARAMETER {} TO {}").format(name, Identifier(loaders.roles.get(owner, loaders.roles[EVERYONE])))
 
 
 def create_members(server: Server, connection: Connection, database: str, owners: Collection[str], purpose: str) -> Loaders:
@@ -200,6 +218,8 @@ def drop(connection: Connection, database: str) -> None:
     with translated_errors(f"Dropping the roles that loaded {database}", RestoreError):
         for role in names(connection, database):
             try:
+                if not connection.execute(_OWNS, [role]).fetchall():
+                    connection.execute(SQL("DROP OWNED BY {}").format(Identifier(role)))  # its rights on tablespaces and settings
                 connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
             except errors.DependentObjectsStillExist as error:
                 raise RestoreError(

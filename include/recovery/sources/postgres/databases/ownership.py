@@ -159,7 +159,7 @@ def _rights(loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) 
     members = {owner: groups_of(owner, set_roles) for owner in loaders.roles}
     for (kind, name), facts in objects.items():
         if facts.get("extension"):  # its owner is who created the extension, but its rows are the set's
-            yield SQL("GRANT ALL ON TABLE {} TO {}").format(SQL(name), everybody)
+            yield SQL("GRANT SELECT, INSERT ON TABLE {} TO {}").format(SQL(name), everybody)
         elif kind in _RELATIONS:
             what = SQL("{} {}").format(SQL(_RELATIONS[kind]), SQL(name))
             for grantee, privilege in _given(facts):

@@ -119,7 +119,7 @@ def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool =
     entries = _read(dump.lines, target, dump.objects)
     with server.maintenance([target.loaded]) as connection:
         owners = {entry.owner for entry in entries if entry.owner}
-        loading = loaders.create(connection, target.loaded, owners, dump.roles)
+        loading = loaders.create(connection, target.loaded, owners, dump.roles, dump.objects.values())
         loaders.try_login(server, target.loaded, loading)
         log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):

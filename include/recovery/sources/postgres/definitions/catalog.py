@@ -126,6 +126,7 @@ _FUNCTIONS = SQL(
             AND 'internal'::regtype IN (g.aggtranstype, g.aggmtranstype))
           ELSE NOT l.lanpltrusted OR p.proleakproof OR p.prosupport <> 0 OR EXISTS (SELECT FROM pg_settings s
             WHERE s.context LIKE 'superuser%' AND s.name = ANY (SELECT split_part(c, '=', 1) FROM unnest(p.proconfig) c)) END, false),
+        'custom settings', (SELECT jsonb_agg(s ORDER BY s) FROM unnest(p.proconfig) c, split_part(c, '=', 1) s WHERE s LIKE '%.%'),
         'aggregate', (SELECT jsonb_build_object('transition', g.aggtransfn::regprocedure::text, 'final', g.aggfinalfn::text,
             'combine', g.aggcombinefn::text, 'state', format_type(g.aggtranstype, NULL), 'initial', g.agginitval, 'kind', g.aggkind)
           FROM pg_aggregate g WHERE g.aggfnoid = p.oid))

@@ -38,6 +38,11 @@ _NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM 
       UNION SELECT 10) needed (role)
     WHERE d.datname = current_database()"""
 """Who owns something in a database, has rights there or settings; 10 is the server's first superuser, whom pg_shdepend leaves out."""
+_HIDDEN = """SELECT c.oid::regclass::text, e.extname FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
+      JOIN pg_extension e ON e.oid = d.refobjid
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND c.relkind IN ('r', 'p')
+      AND c.oid <> ALL (coalesce(e.extconfig, '{}')) AND NOT (SELECT rolsuper FROM pg_roles r WHERE r.oid = c.relowner) ORDER BY 1"""
+"""Tables of extensions that aren't a superuser's: the extension's owner may add any of his own, and pg_dump saves none of them."""
 _LOCK_TIMEOUT = "60s"
 _LOCKS_AT_ONCE = 500
 
@@ -283,6 +288,8 @@ def _left_out(snapshot: _Snapshot) -> Iterator[str]:
         query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1"
         for (schema,) in snapshot.connection.execute(query, [catalog.SET_ASIDE_SCHEMA]).fetchall():
             yield f"{snapshot.database}: schema {schema} has the name of a copy that a restore made, and is not backed up."
+        for table, extension in snapshot.connection.execute(_HIDDEN).fetchall():
+            yield f"{snapshot.database}: table {table} was added to the extension {extension}; neither it nor its rows are saved."
         query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()"
         for (subscription,) in snapshot.connection.execute(query).fetchall():
             yield f"{snapshot.database}: subscription {subscription} is not restored; create it again at the restored database."
