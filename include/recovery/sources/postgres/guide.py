@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,10 +53,14 @@ pg_restore --dbname {{ database.through }} --create --exit-on-error --jobs 2 {{ 
 {% endfor -%}
 ### If you do not
 
-A role without any right outside of a database owns and loads it, and is dropped at the end.
-What is left for the superuser runs no code of the set: extensions, large objects, publications, event triggers, comments, owners
-and rights, and to turn row security on.
-While a database is loaded, its owners can still harm one another's objects in it.
+A role without any right outside of a database, `restore_loader`, owns and loads it.
+What is left for the superuser runs no code of the set: extensions, large objects, publications, comments, owners and rights, and to
+turn row security on.
+
+- While a database is loaded, code of one owner can change objects of the others, and so get the rights of these owners later.
+- Nothing is given to a superuser: what belonged to one stays with `restore_loader`, which can't log in any more. So does what code of
+  the databases made meanwhile. Look at each function before you give it to somebody with more rights.
+- Event triggers are left out. Their functions would run with the rights of superusers: look at them, then make the triggers.
 
 This stops with an error at what only a superuser may make: functions in C or untrusted languages, base types, operator classes, casts
 between types of others, text search templates. Then drop the database and `restore_loader`, and take the first way, or leave these out.
@@ -69,7 +72,8 @@ Export `LOADER_PASSWORD`, a new random text.
 {{ label(source) }}```sh
 (set -eu
 script() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "$1"; }
-entries() { grep ${2:-} -E "^[0-9]+; [0-9]+ [0-9]+ ($1) " all.list > part.list || true; }
+entry='^[0-9]+; [0-9]+ [0-9]+'
+entries() { grep -v -E "$entry ((COMMENT|SECURITY LABEL) - )?EVENT TRIGGER " all.list | grep ${2:-} -E "$entry ($1) " > part.list || true; }
 loader() { PGUSER=restore_loader PGPASSWORD="$LOADER_PASSWORD" "$@"; }
 
 script postgres <<'END'
@@ -98,13 +102,12 @@ script "$to" <<'END'
 {% for statement in database.handover -%}
 {{ statement }};
 {% endfor -%}
-DROP OWNED BY restore_loader;
 END
 entries '{{ parts.last }}'
 pg_restore --dbname "$to" --exit-on-error --use-list part.list "$from"
 {% endfor %}
 script postgres <<'END'
-DROP ROLE restore_loader;
+ALTER ROLE restore_loader NOLOGIN PASSWORD NULL;
 END
 )
 ```
@@ -115,7 +118,7 @@ END
 _PARTS = {
     "database": "DATABASE|(ACL|COMMENT|SECURITY LABEL) - DATABASE",
     "first": "EXTENSION|FOREIGN DATA WRAPPER",
-    "last": "BLOBS?|ROW SECURITY|PUBLICATION|SUBSCRIPTION|EVENT TRIGGER|COMMENT|SECURITY LABEL|ACL|DEFAULT ACL",
+    "last": "BLOBS?|ROW SECURITY|PUBLICATION|SUBSCRIPTION|COMMENT|SECURITY LABEL|ACL|DEFAULT ACL",
 }
 """Entries of a dump's list that a superuser restores, by how they begin: before the others nothing of the set is there to be run."""
 _OPTIONS = (
@@ -155,20 +158,14 @@ def _database(source: GuidedSource, artifact: str) -> Mapping[str, Any]:
 
 
 def _handover(source: GuidedSource, artifact: str, database: str, database_owner: str) -> Iterator[Composed]:
-    """Statements that give what a role has loaded to its owners: all to who has the most, the rest one by one."""
-    owned = [
-        (_OTHER_NAMES.get(kind, kind), name, facts["owner"])
-        for kind in _HANDED_OVER
-        for _, name, facts in source.contents(artifact, kind)
-        if not facts.get("of") and (kind, name) != ("schema", "public")
-    ]
-    most = Counter(owner for _, _, owner in owned).most_common(1)[0][0] if owned else database_owner
-    yield SQL("REASSIGN OWNED BY restore_loader TO {}").format(Identifier(most))
+    """Statements that give what a role has loaded to its owners, but nothing to superusers: code of others may have changed it."""
+    superusers = {name for each in source.folders for _, name, facts in source.contents(each, "role") if facts["superuser"]}
     yield SQL("ALTER DATABASE {} OWNER TO {}").format(Identifier(database), Identifier(database_owner))
-    yield from (owned_by(kind, name, owner) for kind, name, owner in owned if owner != most)
-    for _, name, facts in source.contents(artifact, "schema"):
-        if name == "public" and facts["owner"] != "pg_database_owner":
-            yield owned_by("schema", name, facts["owner"])
+    for kind in _HANDED_OVER:
+        for _, name, facts in source.contents(artifact, kind):
+            there = facts.get("of") or (kind, name, facts["owner"]) == ("schema", "public", "pg_database_owner")
+            if not there and facts["owner"] not in superusers:
+                yield owned_by(_OTHER_NAMES.get(kind, kind), name, facts["owner"])
 
 
 def _on_one_line(statement: str) -> str:
