@@ -13,7 +13,6 @@ from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.sources.guide import GuidedSource
 from recovery.sources.postgres.guide import GUIDE
 from sandbox.servers import Postgres
-from tests.sources.postgres.databases.test_ownership import is_superuser
 from tests.support.postgres_attack import WAYS, evil_functions
 from tests.support.postgres_site import Site, contents
 
@@ -127,6 +126,10 @@ def new(attacked, server_folder, tmp_path):
     attacked.proof.unlink(missing_ok=True)
     with Postgres(server_folder / f"new-{tmp_path.name}", attacked.major) as server:
         yield Site(server, tmp_path)
+
+
+def is_superuser(site, role):
+    return site.sql("postgres", f"SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'") == [(True,)]
 
 
 def guided(site, tmp_path) -> GuidedSource:
