@@ -18,7 +18,7 @@ from recovery.sources.trees import filesystem
 from tests.sources.files.test_local import Unsealed, finding_texts, restored, unsealed
 from tests.sources.files.test_selection import age, apart, below, fill
 from tests.support import file_zoo
-from tests.support.file_zoo import as_nobody, open_up, snapshot
+from tests.support.file_zoo import as_nobody, listen, open_up, snapshot
 from tests.support.kills import Killed, Killer
 from tests.support.local_restore import LocalRestore, back_up
 from tests.support.restore_driver import run_until, teardown
@@ -507,6 +507,18 @@ def test_restore_in_place_fails_on_unreadable_folders_and_undeletable_files(tmp_
     live.chmod(0o777)
     with pytest.raises(RestoreError, match=r"could not be replaced in place: (Operation not permitted|Permission denied)"):
         as_nobody(both.source.replace, both.forth)
+
+
+def test_preflight_in_place_refuses_a_socket_in_the_place_of_an_entry(tmp_path, live):
+    """It would stay, and be in the way once the rest is removed."""
+    source = files(live)
+    back_up(source, tmp_path / "set")
+    (live / "same").unlink()
+    with listen(live / "same"):
+        restore = LocalRestore(tmp_path / "set", tmp_path / "work", in_place=True)
+        assert f"Sockets or devices stay, where the set has something else: {live}/same" in refusals(source, restore)
+        restore.in_place = False
+        assert refusals(source, restore) == ""
 
 
 # Through a whole restore --------------------------------------------------------------------------------------------

@@ -380,6 +380,8 @@ class Files(TreeSource):
             yield Finding("refusal" if restore.in_place else "warning", f"Not all of {self.root} can be read: {shortened(walk.problems)}.")
         if fixed:
             yield Finding("refusal", f"Marked immutable or append-only (lsattr shows it), so they can't be removed: {shortened(fixed)}.")
+        if restore.in_place:
+            yield from self._taken(part, set(walk.left_out))
         if restore.in_place and room.free is not None and room.needed > room.free + room.freed:
             yield Finding(
                 "refusal",
@@ -389,6 +391,12 @@ class Files(TreeSource):
         if not restore.only:
             yield from self._staying(restore)
         yield from self._in_the_way(restore, point)
+
+    def _taken(self, part: Part, stays: set[str]) -> Iterator[Finding]:
+        """Entries of the set in whose place is what no restore in place removes."""
+        taken = [place for path, _ in part.entries() if (place := shown(self.root, path)) in stays] if stays else []
+        if taken:
+            yield Finding("refusal", f"Sockets or devices stay, where the set has something else: {shortened(taken)}. Remove them.")
 
     def _excluded_findings(self, restore: RestoreView) -> Iterator[Finding]:
         left = dict.fromkeys(next(start for start in ways(path) if self._excluded(raw(start))) for path in self._left_out(restore))
