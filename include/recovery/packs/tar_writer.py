@@ -27,8 +27,9 @@ from recovery.packs.tar_reader import BLOCK, LARGEST_HEADER
 Disturbance = Literal["changed", "vanished"]
 """What happened to an entry while it was read: a file may be torn; or there is none any more."""
 
-Folders = dict[bytes, tuple[os.stat_result, ...]]
-"""By its path, which folders lay there when an entry was read through it: one, unless somebody exchanges them."""
+Folders = dict[bytes, tuple[tuple[int, ...], ...]]
+"""By its path, which folders lay there when an entry was read through it: one, unless somebody exchanges them. Of each the device, the
+inode, the owner, the group and the mode."""
 
 _CHUNK = 1 << 20
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
@@ -99,9 +100,9 @@ class TarWriter:
         here = os.open(self._reach.at(path).rpartition(b"/")[0], os.O_PATH)
         try:
             while above:
-                status, known = os.fstat(here), self._folders.get(above, ())
-                if not any(os.path.samestat(status, other) for other in known):
-                    self._folders[above] = (*known, status)
+                folder, known = _folder(os.fstat(here)), self._folders.get(above, ())
+                if folder not in known:
+                    self._folders[above] = (*known, folder)
                 above = above.rpartition(b"/")[0]
                 here = _replaced(here, os.open("..", os.O_PATH, dir_fd=here))
         finally:
@@ -110,8 +111,9 @@ class TarWriter:
 
     def _refuse_mixture(self, path: bytes, status: os.stat_result) -> None:
         """Refuse the rights of a folder for entries that another one with other rights had: whom it kept out they would let in."""
+        folder = _folder(status)
         for other in self._folders.pop(path, ()):
-            if not os.path.samestat(other, status) and _rights(other) != _rights(status):
+            if other[:2] != folder[:2] and other[2:] != folder[2:]:
                 raise SourceError(f"{readable(path)} was exchanged for another folder while it was packed.", _PUT_RIGHT)
 
     def _write_found(self, found: _Found) -> Disturbance | None:
@@ -194,6 +196,10 @@ def _look(reach: Reach, path: bytes) -> _Found | None:
 def _replaced(descriptor: int, by: int) -> int:
     os.close(descriptor)
     return by
+
+
+def _folder(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, *_rights(status)
 
 
 def _rights(status: os.stat_result) -> tuple[int, int, int]:
