@@ -69,6 +69,30 @@ def test_file_that_grows_while_it_is_read_is_not_read_without_end(tmp_path, monk
     assert sum(reads) <= 2000
 
 
+@pytest.mark.parametrize("kind", ["link", "socket", "gone", "a link that became a file"])
+def test_entry_that_becomes_something_else_before_it_is_read_is_passed_over_while_in_use(tmp_path, kind):
+    path = tmp_path / "entry"
+    path.symlink_to("x") if kind == "a link that became a file" else path.write_text("saved")
+    walk = Walk(tmp_path, [b"entry"])
+    [found] = walk
+    path.unlink()
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "socket":
+        file_zoo.listen(path).close()
+    elif kind != "gone":
+        path.write_text("later")
+
+    class Seen(Walk):
+        def __iter__(self):
+            yield found
+
+    seen = Seen(tmp_path, [b"entry"])
+    assert list(of_walk(seen, in_use=True)) == []
+    with pytest.raises(OSError, match="entry"):
+        list(of_walk(seen))
+
+
 def test_of_members_reads_exact_facts_of_archive_entries(zoo, tmp_path):
     facts = {path: facts for _, path, facts in tar_rows(zoo, tmp_path)}
     assert facts["old"]["mtime"] == -1_500_000_001

@@ -16,6 +16,7 @@ A file that an archive keeps with holes also says how many bytes are ``stored``;
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -41,6 +42,7 @@ _METADATA = ("mode", "uid", "gid", "mtime", "xattrs")
 _PAX_XATTR = "SCHILY.xattr."
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL}
 _SHOWN = 200
 _encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
@@ -120,14 +122,14 @@ def of_walk(walk: Walk, representatives: Collection[bytes] = (), *, in_use: bool
     Args:
         walk: the look at it.
         representatives: see :func:`recovery.sources.trees.walk.in_order`.
-        in_use: pass over what vanishes meanwhile.
+        in_use: pass over what vanishes meanwhile, or becomes something else.
     """
     progress = EntriesProgress(f"reading {walk.root}")
     for found, target, _ in in_order(walk, representatives):
         try:
             facts: Facts = {"type": "hardlink", "target": text(target.path)} if target else of_found(walk.at(found.path), found)
-        except FileNotFoundError:
-            if not in_use:
+        except OSError as error:
+            if not in_use or error.errno not in _GONE:
                 raise
             continue
         progress.entry(text(found.path), stored(facts))
