@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recovery.common.units import human_duration, human_size, iso, parse_duration, parse_moment, parse_size
+from recovery.common.units import human_duration, human_size, iso, parse_duration, parse_moment, parse_size, plain_markdown
 
 
 @pytest.mark.parametrize(("text", "hours"), [("90s", 0.025), ("30m", 0.5), ("24h", 24), ("7d", 168), ("2w", 336), ("1d12h", 36)])
@@ -63,3 +63,17 @@ def test_human_size_picks_the_largest_unit(size, text):
 )
 def test_human_duration_shows_at_most_two_units(seconds, text):
     assert human_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("shop.orders_2026", "shop.orders_2026"),
+        ("x\n\n### Room\n\n- enough", "x\\\\n\\\\n### Room\\\\n\\\\n- enough"),
+        ("a | b", "a \\| b"),
+        ("**yes** [here](x) <b> `c` ~~d~~ &lt; __e__", "\\*\\*yes\\*\\* \\[here\\](x) \\<b\\> \\`c\\` \\~\\~d\\~\\~ \\&lt; \\_\\_e\\_\\_"),
+        ("a\u202eb\u2028c", "a\\\\u202eb\\\\u2028c"),
+    ],
+)
+def test_plain_markdown_shows_a_name_as_it_is_on_one_line(text, shown):
+    assert plain_markdown(text) == shown

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+from recovery.common.wording import escaped
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES = {"": 1, "B": 1} | {
     f"{prefix}{suffix}": base ** (power + 1) for power, prefix in enumerate("KMGT") for suffix, base in (("B", 1000), ("iB", 1024))
@@ -75,8 +77,11 @@ def iso(moment: datetime) -> str:
 
 
 def plain_markdown(text: str) -> str:
-    """A text whose words mean nothing to Markdown: names of files and notes are shown as they are, and make no links."""
-    return re.sub(r"__|[*\[\]<`\\]", lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
+    r"""A text on one line whose words mean nothing to Markdown: names and notes are shown as they are, a line feed as ``\n``.
+
+    So a name makes no link, no line of its own, no cell of a table, and no other reading order.
+    """
+    return re.sub(r"__|[*\[\]<>`\\|~&]", lambda match: "".join(f"\\{sign}" for sign in match[0]), escaped(text))
 
 
 def human_size(size: float) -> str:
