@@ -623,7 +623,12 @@ def test_user_without_superuser_rights_restores_own_tables(site, live):
     try:
         site.sql("house", "CREATE SCHEMA rooms AUTHORIZATION landlord", "GRANT USAGE ON SCHEMA rooms TO reader")
         site.sql("house", "CREATE TABLE rooms.room AS SELECT generate_series(1, 9) AS id", "GRANT SELECT ON rooms.room TO reader", **who)
-        restore = site.restore(site.back_up(site.source("house")), only=["house.rooms.room"])
+        views = (
+            "CREATE VIEW rooms.seen AS SELECT id FROM rooms.room",
+            "CREATE MATERIALIZED VIEW rooms.counted AS SELECT count(*) FROM rooms.seen",
+        )
+        site.sql("house", *views, **who)
+        restore = site.restore(site.back_up(site.source("house")), only=["house.rooms"])
         parts = Parts(site, **who)
         refusals = parts.refusals(restore)
         assert "ALTER ROLE landlord CREATEDB" in refusals
@@ -633,6 +638,7 @@ def test_user_without_superuser_rights_restores_own_tables(site, live):
         parts.staged(restore)
         parts.swap(restore)
         assert site.sql("house", "SELECT count(*) FROM rooms.room", user="reader", password="r") == [(9,)]
+        assert site.sql("house", "SELECT * FROM rooms.counted") == [(9,)]
         parts.roll_back(restore)
         parts.discard(restore)
         assert everything(site, "house") == before

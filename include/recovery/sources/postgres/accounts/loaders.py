@@ -46,7 +46,7 @@ class Loaders:
     def server(self, server: Server, owner: str) -> Server:
         """The server as the role in an owner's place."""
         role = self.roles[owner]
-        return server if role == server.about.user else server.as_role(role, self.password)
+        return server.as_role(role, server.endpoint.password if role == server.about.user else self.password)
 
 
 def create(

@@ -29,7 +29,7 @@ from recovery.sources.postgres.dump import archive
 
 log = logging.getLogger(__name__)
 
-SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}(_rehearsal)?\Z")
+SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}\Z")
 """The end of the name of a database that a restore made; such a one is never a source."""
 _NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM pg_database d, LATERAL (
       SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
