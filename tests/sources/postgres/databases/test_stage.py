@@ -150,3 +150,18 @@ def test_code_of_one_owner_puts_nothing_into_schemas_of_others_or_where_nobody_l
     source.stage(restore)
     assert [str(difference) for difference in source.verify_staged(restore)] == ["schema hidden__stage_00000000: is not in the set"]
     source.discard(restore)
+
+
+def test_operator_with_another_function_than_in_the_set_is_a_difference(site, mallory):
+    site.sql("shop", *(f"CREATE FUNCTION mine.{name}(int, int) RETURNS bool LANGUAGE sql AS 'SELECT true'" for name in ("same", "other")))
+    operator = "CREATE OPERATOR mine.=== (LEFTARG = int, RIGHTARG = int, FUNCTION = mine.{})"
+    site.sql("shop", operator.format("same"))
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    site.sql(f"shop__stage_{restore.id}", "DROP OPERATOR mine.=== (int, int)", operator.format("other"))
+    [difference] = source.verify_staged(restore)
+    assert "mine.same" in str(difference)
+    assert "mine.other" in str(difference)
+    source.discard(restore)

@@ -32,7 +32,7 @@ _OTHERS: dict[LiteralString, LiteralString] = {
     "pg_publication_namespace": "published schema",
     "pg_event_trigger": "event trigger",
 }
-"""Catalogs whose objects are compared by identity and by those columns that hold no object's number."""
+"""Catalogs whose objects are compared by identity and by those columns that hold no object's number, but for functions with a name."""
 _NOT_COMPARED = {"collversion"}
 """A collation's version is the machine's."""
 _RENAMED = {"colliculocale": "colllocale"}
@@ -79,7 +79,7 @@ BY_COLUMNS = frozenset(_OTHERS.values())
 def queries(connection: Connection) -> Iterator[Composed]:
     """A query for each catalog that this server has, of rows as :data:`recovery.sources.postgres.definitions.catalog.QUERIES` give."""
     columns = """SELECT c.relname, array_agg(a.attname::text), array_agg(a.attname::text) FILTER (WHERE a.atttypid::regtype = ANY (
-            ARRAY['name', 'text', 'bool', '"char"', 'text[]', '"char"[]']::regtype[])),
+            ARRAY['name', 'text', 'bool', '"char"', 'text[]', '"char"[]', 'regproc']::regtype[])),
           min(a.attname::text) FILTER (WHERE a.attname LIKE '%%owner')
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname = ANY (%s) GROUP BY 1"""
