@@ -29,3 +29,8 @@ def parent_of(definition: str) -> str | None:
     """The table that a constraint points to, by its definition; None if it is no foreign key."""
     match = _FOREIGN_KEY.match(definition)
     return match[1] if match else None
+
+
+def pattern(name: str) -> str:
+    """A name as pg_dump's options take it: as it is, and not as a pattern."""
+    return '"' + name.replace('"', '""') + '"'

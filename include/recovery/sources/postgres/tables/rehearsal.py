@@ -18,6 +18,8 @@ from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
 from recovery.sources.postgres.databases.stage import Dump, drop, fill
+from recovery.sources.postgres.definitions.catalog import SET_ASIDE_SCHEMA
+from recovery.sources.postgres.definitions.names import pattern
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen, objects
@@ -28,7 +30,6 @@ from recovery.sources.postgres.targets import Target
 log = logging.getLogger(__name__)
 
 _COPY = "__rehearsal"
-_SET_ASIDE = "*__(before|replaced)_[0-9a-f]{8}"
 _NOT_NEEDED = (
     "EVENT TRIGGER",
     "COMMENT - EVENT TRIGGER",
@@ -68,7 +69,7 @@ def rehearse(
         drop(connection, copy.stage)
         _create(server, connection, copy.stage, live)
     try:
-        fill(server, jobs, copy, _dump(server, part, folder, copy.facts["encoding"]))
+        fill(server, jobs, copy, _dump(server, part, folder, copy))
         log.info("rehearsing the swap of %s on a copy of its definitions", live)
         with (
             server.connect(copy.stage) as connection,
@@ -91,16 +92,17 @@ def _target(server: Server, restore: RestoreView, part: Chosen) -> Target:
     return Target(_COPY, part.target.name, "", restore.id, facts, snapshot)
 
 
-def _dump(server: Server, part: Chosen, folder: Path, encoding: str) -> Dump:
-    """The definitions of the live database."""
+def _dump(server: Server, part: Chosen, folder: Path, copy: Target) -> Dump:
+    """The definitions of the live database, and of what this restore has staged there: what others have is theirs."""
     shutil.rmtree(folder, ignore_errors=True)
-    server.runner.run(
-        [
-            *(server.bin / "pg_dump", "--schema-only", "--format=directory", "--no-publications", "--no-subscriptions", "--no-password"),
-            *(f"--exclude-schema={_SET_ASIDE}", f"--file={folder}", f"--dbname={server.target(part.target.name)}"),
-        ],
-        env=server.environment(encoding),
-    )
+    query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s AND nspname <> ALL (%s)"
+    ours = [staged.schema_of(part, schema) for schema in part.schemas]
+    with server.connect(part.target.name) as live, translated_errors(f"Reading the schemas of {part.target.name}", RestoreError):
+        others = [name for (name,) in live.execute(query, [SET_ASIDE_SCHEMA, ours]).fetchall()]
+    argv: list[str | bytes | Path] = [server.bin / "pg_dump", "--schema-only", "--format=directory", f"--file={folder}"]
+    argv += ["--no-publications", "--no-subscriptions", "--no-password", f"--dbname={server.target(part.target.name)}"]
+    argv += [f"--exclude-schema={pattern(name)}".encode(copy.snapshot["codec"]) for name in others]
+    server.runner.run(argv, env=server.environment(copy.facts["encoding"]))
     lines = [line for line in archive.entries(server.runner, server.bin, folder) if not line.split(" ", 3)[3].startswith(_NOT_NEEDED)]
     with server.connect(part.target.name) as live, translated_errors(f"Reading {part.target.name}", RestoreError):
         found = objects(live) | staged.definitions(live, part, "stage")

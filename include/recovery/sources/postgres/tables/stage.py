@@ -24,7 +24,7 @@ from recovery.sources.postgres.accounts.roles import roles
 from recovery.sources.postgres.client import Server, translated_errors
 from recovery.sources.postgres.databases.entries import Entry, in_steps, listed, plain, read_entries
 from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, unpack
-from recovery.sources.postgres.definitions.names import raw, split
+from recovery.sources.postgres.definitions.names import pattern, raw, split
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen, first_name
@@ -143,13 +143,9 @@ def _dump(server: Server, part: Chosen, folder: Path) -> None:
     codec = part.target.snapshot["codec"]
     argv: list[str | bytes | Path] = [server.bin / "pg_dump", "--schema-only", "--format=directory", f"--file={folder}"]
     argv += ["--no-acl", "--no-publications", "--no-subscriptions", "--no-password", f"--dbname={server.target(part.target.stage)}"]
-    argv += [f"--schema={_pattern(staged.schema_of(part, schema))}".encode(codec) for schema in sorted(part.schemas)]
+    argv += [f"--schema={pattern(staged.schema_of(part, schema))}".encode(codec) for schema in sorted(part.schemas)]
     shutil.rmtree(folder, ignore_errors=True)
     server.runner.run(argv, env=server.environment(part.target.facts["encoding"]))
-
-
-def _pattern(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 _DEPENDENT = """SELECT n.nspname, '', c.relname, pg_get_userbyid(c.relowner) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
