@@ -48,8 +48,7 @@ _SCHEMA = {
         SELECT pg_get_indexdef(indexrelid), indisvalid
         FROM pg_index JOIN pg_class ON oid = indexrelid WHERE relnamespace = 'public'::regnamespace""",
     "owners and grants": """
-        SELECT relname, relowner::regrole::text, obj_description(oid, 'pg_class'),
-          nullif(relacl, acldefault(CASE relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, relowner))::text  -- the default, said or not
+        SELECT relname, relowner::regrole::text, relacl::text, obj_description(oid, 'pg_class')
         FROM pg_class WHERE relkind IN ('r', 'm', 'v', 'S') AND relnamespace = 'public'::regnamespace""",
     "settings": """
         SELECT unnest(setconfig)

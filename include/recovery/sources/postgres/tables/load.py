@@ -115,10 +115,11 @@ class _Load:
         """Give each role the rights on the relations of others that its owner had."""
         staged = {(kind, self.names[name]): facts for (kind, name), facts in self.part.objects.items() if kind in RELATIONS}
         ownership.give_rights(self.live, self.loaders, staged, set_roles)
-        everybody = SQL(", ").join(map(Identifier, self.loaders.names()))
-        for parent in {parent_of(facts["definition"]) for key, facts in self.part.foreign_keys.items() if key not in self.part.crossing}:
-            if parent and self.loaders.names():
-                self.live.execute(SQL("GRANT REFERENCES ON TABLE {} TO {}").format(SQL(self.names[parent]), everybody))
+        inner = self.part.foreign_keys.keys() - self.part.crossing.keys()
+        for parent in filter(None, {parent_of(self.part.foreign_keys[key]["definition"]) for key in inner}):
+            own = self.loaders.roles[self.part.objects["table", parent]["owner"]]
+            if others := [Identifier(role) for role in self.loaders.names() if role != own]:  # whose it is has the right, unsaid
+                self.live.execute(SQL("GRANT REFERENCES ON TABLE {} TO {}").format(SQL(self.names[parent]), SQL(", ").join(others)))
 
     def rows(self, files: Mapping[str, Path]) -> None:
         """Load the rows, and give the sequences their values."""
