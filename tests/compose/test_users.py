@@ -52,7 +52,7 @@ def test_gate_with_fab_auth_manager_is_answered_only_by_the_assigned_user():
                 with pytest.raises(Refused) as refused:
                     airflow.user(name).answer(gate)
                 assert refused.value.status == 403
-            airflow.user("alice").answer(gate)
-            operator.wait_run("trial", run)
+            while gate := operator.next_gate("trial", run):  # Airflow asks again if it lost the answer
+                airflow.user("alice").answer(gate)
             assert operator.xcom("trial", run, "gate")["responded_by_user"]["name"] == "alice"
             assert operator.call("GET", f"/dags/trial/dagRuns/{run}")["triggering_user_name"] == "operator"

@@ -55,7 +55,8 @@ def test_sandbox_airflow_runs_a_dag_with_a_gate_from_trigger_to_end(airflow):
             airflow.user(name).answer(gate, at_once=True)
         assert refused.value.status == 403
 
-    alice.answer(gate)
+    while gate := operator.next_gate("trial", run):  # Airflow asks again if it lost the answer
+        alice.answer(gate)
     assert operator.wait_run("trial", run) == "failed"
     assert operator.states("trial", run) == {"say": "success", "gate": "success", "fail": "failed"}
     assert operator.xcom("trial", run, "gate")["responded_by_user"]["id"] == "alice"

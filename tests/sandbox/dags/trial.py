@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from datetime import timedelta
 
 import pendulum
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -30,7 +31,13 @@ def linger():
 
 with DAG("trial", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), params={"word": "nothing"}):
     gate = ApprovalOperator(
-        task_id="gate", subject="Go on?", body="**Really**", fail_on_reject=True, assigned_users=[{"id": "alice", "name": "Alice"}]
+        task_id="gate",
+        subject="Go on?",
+        body="**Really**",
+        fail_on_reject=True,
+        assigned_users=[{"id": "alice", "name": "Alice"}],
+        retries=20,  # Airflow loses an answer on a busy machine
+        retry_delay=timedelta(seconds=1),
     )
     say() >> gate >> fail()
 
