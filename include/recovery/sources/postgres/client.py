@@ -75,6 +75,13 @@ _TABLES_ONLY = {"restrict_nonsystem_relation_kind": "view, foreign-table"}
 
 PostgreSQL knows it since 17, and since 13.16, 14.13, 15.8 and 16.4.
 """
+_PASSING = (
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.AdminShutdown,
+    errors.CannotConnectNow,
+)
 _OURS = {"host", "port", "user", "password", "dbname", "options", "client_encoding", "service"}
 
 
@@ -83,12 +90,12 @@ def translated_errors(doing: str, kind: type[RecoveryError] = SourceError) -> It
     """Turn what the server refuses during a block into an error for the operator.
 
     Raises:
-        SourceUnreachable: if the connection is lost, or a lock is not to be had.
+        SourceUnreachable: if the connection is lost, a lock is not to be had, or something was changed at the same time.
         RecoveryError: of ``kind``, for anything else the server says.
     """
     try:
         yield
-    except (errors.LockNotAvailable, errors.DeadlockDetected, errors.AdminShutdown, errors.CannotConnectNow) as error:
+    except _PASSING as error:
         raise SourceUnreachable(f"{doing}: {_said(error)}.", "Try again in a few minutes.") from error
     except psycopg.OperationalError as error:
         if error.sqlstate is None:

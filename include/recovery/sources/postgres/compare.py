@@ -17,6 +17,7 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.columns import BY_COLUMNS
 from recovery.sources.postgres.definitions.expressions import canonical
+from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_tables
 from recovery.sources.postgres.dump.archive import TableText
 from recovery.sources.postgres.dump.pg_dump import large_object_inventory
 from recovery.sources.postgres.dump.table_reader import large_object_digest, table_texts
@@ -126,16 +127,19 @@ def found_objects(server: Server, jobs: int, database: str, encoding: str, expec
         encoding: that its texts are read in, the set's.
         expected: what the set holds, for the order of columns.
     """
-    with server.connect(database) as connection:
-        catalog.refuse_owned_configuration(connection)
+    with server.connect(database, autocommit=False) as connection:
+        hold_schemas(connection)
         found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
+        numbers = catalog.tables(connection)
+        hold_tables(connection, {name: numbers.get(name, 0) for (_, name), facts in found.items() if facts.get("filter")})
+        catalog.refuse_owned_configuration(connection)
         sequences = [name for kind, name in found if kind == "sequence"]
-        for name, value, called in catalog.sequence_values(connection, sequences):
-            found["sequence", name] |= {"value": value, "called": called}
-    for facts in found.values():
-        facts.pop("at", None)
-    for name, facts in table_texts(server, database, encoding, dict(to_be_read(found, expected)), jobs).items():
-        found["table", name] |= facts
+        for name, facts in catalog.sequence_values(connection, sequences).items():
+            found["sequence", name] |= facts
+        for facts in found.values():
+            facts.pop("at", None)
+        for name, facts in table_texts(server, database, encoding, dict(to_be_read(found, expected)), jobs).items():
+            found["table", name] |= facts
     with server.connect(database, autocommit=False) as connection:
         found["large objects", "all"] = _large_objects(connection)
     return found

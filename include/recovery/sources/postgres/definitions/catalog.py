@@ -8,14 +8,16 @@ user mappings there is only a digest: they hold passwords, which belong in no re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from psycopg.sql import SQL, Composed, Literal
+from psycopg.sql import SQL, Composed
 
 from recovery.common.errors import SourceError
-from recovery.packs.content_index import Row
+from recovery.common.wording import shortened
+from recovery.packs.content_index import Facts, Row
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import columns, system_privileges
+from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences
 from recovery.sources.postgres.definitions.sql_snippets import acl, in_order, own
 
 _LASTING = SQL("n.nspname !~ '^pg_(temp|toast)' AND n.nspname !~ '__(stage|before|replaced)_[0-9a-f]{8}$'")
@@ -250,26 +252,31 @@ def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]
             yield int(oid), size, owner, rights
 
 
-def sequence_values(connection: Connection, names: list[str]) -> Iterator[tuple[str, int, bool]]:
-    """Last value of each sequence, and whether it was handed out; names as the catalogs quote them.
-
-    Before PostgreSQL 18, reading one is a query. Its planner would run code of a table that has taken a sequence's name.
+def sequence_values(connection: Connection, names: Collection[str]) -> dict[str, Facts]:
+    """Last value of each sequence, and whether it was handed out, by name as the catalogs quote it.
 
     Raises:
-        SourceError: if the server refuses, for example a view that has taken a sequence's name; if it is no sequence any more.
+        SourceError: if one is no sequence any more, or the server refuses.
+        SourceUnreachable: if one is exchanged meanwhile.
     """
     database = connection.info.dbname
-    planned = connection.info.server_version < _SEQUENCE_DATA_SINCE
-    source = SQL("{}") if planned else SQL("pg_get_sequence_data({}::regclass)")
-    with translated_errors(f"Reading the sequences of {database}"):
+    by_number = connection.info.server_version >= _SEQUENCE_DATA_SINCE
+    query = SQL(
+        "SELECT last_value, is_called FROM pg_get_sequence_data({number})" if by_number else "SELECT last_value, is_called FROM {name}"
+    )
+    with translated_errors(f"Reading the sequences of {database}"), connection.transaction():
+        hold_schemas(connection)
+        numbers = sequences(connection)
+        if lost := [name for name in names if name not in numbers]:
+            raise SourceError(f"{shortened(lost)} in {database} is no sequence any more.", "Look what has its name, then try again.")
+        hold_sequences(connection, {name: numbers[name] for name in names})
+        found = {}
         for name in names:
-            what = SQL(name) if planned else Literal(name)
-            row = connection.execute(SQL("SELECT last_value, is_called FROM {}").format(source.format(what))).fetchone()
-            if row is None or row[0] is None:
-                raise SourceError(
-                    f"{name} in {database} is no sequence any more, or can't be read.", "Look what has its name, then try again."
-                )
-            yield name, row[0], row[1]
+            ((value, called),) = connection.execute(query.format(name=SQL(name), number=numbers[name])).fetchall()
+            if value is None:
+                raise SourceError(f"The sequence {name} in {database} can't be read.", "Grant SELECT on it, and USAGE on its schema.")
+            found[name] = {"value": value, "called": called}
+        return found
 
 
 def dropped_by_invalidity(connection: Connection) -> list[str]:
@@ -284,15 +291,25 @@ def dropped_by_invalidity(connection: Connection) -> list[str]:
 
 
 _DUMPED = SQL(
-    """SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
-    WHERE c.relkind IN ('r', 'p') AND {lasting} AND (x.extname IS NOT NULL OR {own})"""
+    """SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.oid FROM pg_class c
+      JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
+    WHERE c.relkind::text = ANY (%s) AND {lasting} AND (x.extname IS NOT NULL OR {own}) ORDER BY 1"""
 ).format(configuration=_CONFIGURATION, lasting=_LASTING, own=own("pg_class", "c"))
 
 
-def tables(connection: Connection) -> list[str]:
-    """Every table that pg_dump reads or locks, as the catalogs quote it."""
-    with translated_errors(f"Listing the tables of {connection.info.dbname}"):
-        return sorted(name for (name,) in connection.execute(_DUMPED).fetchall())
+def tables(connection: Connection) -> dict[str, int]:
+    """The number of every table that pg_dump reads or locks, by the name that it has in the transaction's snapshot."""
+    return _dumped(connection, "tables", ["r", "p"])
+
+
+def sequences(connection: Connection) -> dict[str, int]:
+    """The number of every sequence that pg_dump reads, as :func:`tables`."""
+    return _dumped(connection, "sequences", ["S"])
+
+
+def _dumped(connection: Connection, what: str, kinds: list[str]) -> dict[str, int]:
+    with translated_errors(f"Listing the {what} of {connection.info.dbname}"):
+        return dict(connection.execute(_DUMPED, [kinds]).fetchall())
 
 
 _UNREADABLE = SQL(

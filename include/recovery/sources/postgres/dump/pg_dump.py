@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from psycopg import errors
-from psycopg.sql import SQL
-
-from recovery.common.errors import SourceError, SourceUnreachable
+from recovery.common.errors import SourceError
 from recovery.common.files import check_space, folder_size
 from recovery.common.progress import telling
 from recovery.common.units import human_size
@@ -25,6 +22,7 @@ from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
 from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences, hold_tables
 from recovery.sources.postgres.dump import archive
 
 log = logging.getLogger(__name__)
@@ -43,8 +41,6 @@ _HIDDEN = """SELECT c.oid::regclass::text, e.extname FROM pg_depend d JOIN pg_cl
     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND c.relkind IN ('r', 'p')
       AND c.oid <> ALL (coalesce(e.extconfig, '{}')) AND NOT (SELECT rolsuper FROM pg_roles r WHERE r.oid = c.relowner) ORDER BY 1"""
 """Tables of extensions that aren't a superuser's: the extension's owner may add any of his own, and pg_dump saves none of them."""
-_LOCK_TIMEOUT = "60s"
-_LOCKS_AT_ONCE = 500
 
 
 @dataclass
@@ -153,10 +149,12 @@ def _half_dropped(server: Server) -> set[str]:
 
 
 def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
-    """Open a snapshot and lock what it sees, so that no DDL gets between it and pg_dump."""
+    """Open a snapshot and hold what it sees, so that pg_dump finds the same behind each name."""
     connection = stack.enter_context(server.connect(database, autocommit=False))
     with translated_errors(f"Opening a snapshot of {database}"):
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        hold_schemas(connection)
+        connection.execute("SET TRANSACTION READ ONLY")
         row = connection.execute(
             """SELECT pg_export_snapshot(), CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
             current_setting('server_encoding')"""
@@ -168,8 +166,9 @@ def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
             f"User {server.about.user} may not read all of database {database}: {shortened(unreadable, at_most=30)}.",
             "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
         )
+    hold_tables(connection, catalog.tables(connection))
+    hold_sequences(connection, catalog.sequences(connection))
     catalog.refuse_owned_configuration(connection)
-    _lock(connection, database)
     return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection))
 
 
@@ -181,18 +180,6 @@ def _table_bytes(snapshot: _Snapshot) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def _lock(connection: Connection, database: str) -> None:
-    tables = catalog.tables(connection)
-    with translated_errors(f"Locking the tables of {database} against changes of their definition"):
-        connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
-        try:
-            for start in range(0, len(tables), _LOCKS_AT_ONCE):
-                some = SQL(", ").join(SQL("ONLY {}").format(SQL(name)) for name in tables[start : start + _LOCKS_AT_ONCE])
-                connection.execute(SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(some))
-        except errors.UndefinedTable as error:
-            raise SourceUnreachable(f"A table of {database} went away while its snapshot was opened.", "Try again.") from error
 
 
 def _dump_database(

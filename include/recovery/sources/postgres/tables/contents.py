@@ -206,6 +206,6 @@ def relations(connection: Connection, names: Iterable[str]) -> Objects:
     """What a database has of some relations now, with the values of sequences, without the rows of tables."""
     found = belonging(objects(connection), names)
     sequences = [name for kind, name in found if kind == "sequence"]
-    for name, value, called in catalog.sequence_values(connection, sequences):
-        found["sequence", name] |= {"value": value, "called": called}
+    for name, facts in catalog.sequence_values(connection, sequences).items():
+        found["sequence", name] |= facts
     return found
