@@ -117,6 +117,28 @@ def test_put_makes_a_folder_again_that_a_sweep_removed_before_the_first_byte(des
     assert everything(destination.root) == {"p/s/x"}
 
 
+@pytest.mark.parametrize("removed", ["folder", "file"])
+def test_put_ends_with_an_error_when_somebody_removes_every_new_file_or_folder(destination, file, monkeypatch, removed):
+    real, lock = destination._make_folder, fcntl.flock
+
+    def made_and_removed(root, folder):
+        real(root, folder)
+        if removed == "folder" and folder == b"p/s":
+            (destination.root / "p/s").rmdir()
+
+    def removed_and_locked(out, how):
+        for partial in destination.root.glob("p/s/.partial-*"):
+            partial.unlink()
+        lock(out, how)
+
+    monkeypatch.setattr(destination, "_make_folder", made_and_removed)
+    monkeypatch.setattr(fcntl, "flock", removed_and_locked)
+    with pytest.raises(DestinationError, match=f"Somebody removes what is written to {destination.root}/p/s") as error:
+        destination.put(file, "p/s/x", sha256(file), lambda count: None)
+    assert error.value.retryable
+    assert everything(destination.root) == set()
+
+
 def test_sweep_ignores_a_partial_file_that_disappears_meanwhile(destination, monkeypatch):
     partial = destination.root / "p/.partial-1"
     partial.parent.mkdir()

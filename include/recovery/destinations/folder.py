@@ -33,6 +33,8 @@ _CHUNK = 1 << 23
 _DIRECT = 1 << 20
 """Bytes of a direct read; a mapping of memory begins at a page, as direct reads need it."""
 _PARTIAL = ".partial-"
+_TRIES = 100
+"""Temporary files of which a sweep took each before it was locked: one sweep takes few of them, only somebody on purpose so many."""
 _DEEPEST = 16
 """Folders in folders; a set has four."""
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -89,7 +91,7 @@ class Folder(Destination):
 
     def _begin(self, above: bytes) -> tuple[HeldFolder, bytes, IO[bytes]]:
         """A temporary file in a folder, locked; until it is, a sweep may take both for what was left, and remove them."""
-        while True:
+        for _ in range(_TRIES):
             partial = f"{_PARTIAL}{secrets.token_hex(8)}".encode()
             with suppress(FileNotFoundError), self._root() as root:
                 self._make_folder(root, above)
@@ -99,6 +101,10 @@ class Folder(Destination):
                 if os.fstat(out.fileno()).st_nlink:
                     return folder, partial, out
                 out.close()
+        raise DestinationError(
+            f"Somebody removes what is written to {os.path.join(self.describe(), readable(above))}: {_TRIES} new files were gone at once.",
+            "Find out which program deletes files there, and stop it; the task is tried again.",
+        )
 
     def _write(self, path: Path, out: IO[bytes], sha256: str, key: str, sent: Callable[[int], None]) -> None:
         with path.open("rb") as source:
