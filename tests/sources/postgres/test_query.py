@@ -1,7 +1,12 @@
-"""What is known before a restore of SQL that will fail."""
+"""What is known before a restore of SQL that will fail; and answers of any size and shape."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from recovery.common.errors import SourceError
 from recovery.plan.kinds.postgres import SqlQuestion, SqlStatement
 from tests.support.postgres_site import Site
 
@@ -16,12 +21,18 @@ def site(postgres_server, tmp_path):
     made.clean()
 
 
-def statement(role=None):
-    return SqlStatement(source="postgres.main", database="qshop", statement="SELECT 1", **{"as": role})
+@pytest.fixture
+def source(site):
+    site.create("qshop", "ALTER DATABASE qshop OWNER TO q_owner")
+    return site.source("qshop")
 
 
-def question(role=None):
-    return SqlQuestion(source="postgres.main", database="qshop", query="SELECT 1", equals=1, **{"as": role})
+def statement(role=None, sql="SELECT 1"):
+    return SqlStatement(source="postgres.main", database="qshop", statement=sql, **{"as": role})
+
+
+def question(role=None, sql="SELECT 1"):
+    return SqlQuestion(source="postgres.main", database="qshop", query=sql, equals=1, **{"as": role})
 
 
 def test_foresee_of_a_live_database_says_why_sql_will_fail(site):
@@ -48,3 +59,39 @@ def test_foresee_of_a_restored_database_goes_by_the_set_and_its_roles(site):
     assert "belongs to q_boss, a superuser" in source.foresee(statement(), restore)
     site.create("qshop")
     assert "belongs to postgres, a superuser" in source.foresee(statement(), owned), "it runs before the restore"
+
+
+TIMEOUT = timedelta(seconds=20)
+
+
+def peak():
+    """The most memory that this process has had since it was last set back, in bytes."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+
+@pytest.mark.parametrize("sql", ["SELECT generate_series(1, 1000000000)", "SELECT generate_series(1, 1000000000); SELECT 1"])
+def test_answer_of_a_query_with_a_billion_rows_is_an_error_at_the_second_row(source, site, sql):
+    with pytest.raises(SourceError, match="expected one value, found several rows"):
+        source.answer(question(sql=sql), timedelta(seconds=4))
+    assert site.sql("postgres", "SELECT FROM pg_roles WHERE rolname LIKE 'recovery_query_%'") == []
+
+
+def test_execute_of_a_statement_with_many_rows_returns_the_first_20_in_little_memory(source):
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    status, *rows = source.execute(statement(sql="SELECT repeat('x', 1000) FROM generate_series(1, 200000)"), TIMEOUT)
+    assert (status, len(rows)) == ("SELECT 200000", 20)
+    assert peak() - before < 50 << 20
+
+
+def test_execute_of_several_statements_returns_what_each_of_them_gives(source):
+    sql = "CREATE TABLE t AS SELECT generate_series(1, 3) n; UPDATE t SET n = 0 WHERE n > 1 RETURNING n, 'é'; TABLE t LIMIT 0;"
+    assert list(source.execute(statement(sql=sql), TIMEOUT)) == ["SELECT 3", "UPDATE 2", "  0 | é", "  0 | é", "SELECT 0"]
+    assert list(source.execute(statement(sql="-- nothing"), TIMEOUT)) == [""]
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1; SELECT 1 / 0", "COPY (SELECT 1) TO STDOUT", "CREATE TABLE t (n int); COPY t FROM STDIN"])
+def test_execute_of_a_statement_that_fails_or_copies_is_an_error_and_one_transaction(source, site, sql):
+    with pytest.raises(SourceError, match=r"division by zero|COPY to or from a client is not possible here"):
+        list(source.execute(statement(sql=sql), TIMEOUT))
+    assert site.sql("qshop", "SELECT to_regclass('t')") == [(None,)]

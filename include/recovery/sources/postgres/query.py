@@ -10,6 +10,11 @@ from datetime import timedelta
 from threading import Timer
 from typing import Any
 
+import psycopg
+from psycopg import errors, generators
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus
+
 from recovery.common.errors import SourceError, SourceUnreachable
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts.query_roles import Asked, Database, database, rights, session
@@ -47,7 +52,7 @@ def execute(server: Server, asked: Asked, statement: str, timeout: timedelta) ->
 
     Raises:
         SourceUnreachable: if the server does not let us in.
-        SourceError: if it refuses, or takes too long, with its own words; if nobody's rights will do.
+        SourceError: if it refuses, or takes too long, with its own words; if nobody's rights will do; if a query gives several rows.
     """
     with (
         session(
@@ -63,11 +68,36 @@ def execute(server: Server, asked: Asked, statement: str, timeout: timedelta) ->
     ):
         connection.add_notice_handler(lambda notice: log.info("%s: %s", notice.severity, notice.message_primary))
         with _cancelled_after(connection, timeout):
-            cursor = connection.execute(statement.encode())
-        answers = []
-        for result in cursor.results():
-            answers.append(Answer(result.statusmessage or "", result.fetchmany(_ROWS) if result.description else None))
-        return answers
+            return list(_answers(connection, statement, only_one=asked.reads))
+
+
+def _answers(connection: Connection, statement: str, *, only_one: bool) -> Iterator[Answer]:
+    """What the server says, row by row: neither this process nor the driver holds more than is kept.
+
+    Raises:
+        SourceError: if ``only_one`` row is wanted, and there is a second.
+    """
+    libpq, reader, rows = connection.pgconn, Transformer(connection), list[tuple[Any, ...]]()
+    libpq.send_query(statement.encode())
+    libpq.set_single_row_mode()
+    connection.wait(generators.send(libpq))
+    while result := connection.wait(generators.fetch(libpq)):
+        match result.status:
+            case ExecStatus.SINGLE_TUPLE if only_one and rows:
+                connection.close()  # or the server would be asked to roll back, and first send the rest
+                raise SourceError("expected one value, found several rows", _ONE)
+            case ExecStatus.SINGLE_TUPLE:
+                if len(rows) < _ROWS:
+                    reader.set_pgresult(result)
+                    rows += reader.load_rows(0, 1, tuple)
+            case ExecStatus.TUPLES_OK | ExecStatus.COMMAND_OK | ExecStatus.EMPTY_QUERY:
+                status = (result.command_status or b"").decode()
+                yield Answer(status, rows if result.nfields else None)
+                rows = []
+            case ExecStatus.FATAL_ERROR:
+                raise errors.error_from_result(result, encoding=connection.info.encoding)
+            case _:
+                raise psycopg.ProgrammingError("COPY to or from a client is not possible here")
 
 
 def foresee(server: Server, asked: Asked, restore: RestoreView | None, brought: Target | None) -> str:
@@ -124,8 +154,8 @@ def only_value(answer: Answer) -> object:
     """
     if answer.rows is None:
         raise SourceError("expected one value, but the statement gives none", _ONE)
-    if len(answer.rows) != 1:
-        raise SourceError(f"expected one value, found {'several rows' if answer.rows else 'no row'}", _ONE)
+    if not answer.rows:
+        raise SourceError("expected one value, found no row", _ONE)
     if len(answer.rows[0]) != 1:
         raise SourceError(f"expected one value, found {len(answer.rows[0])} columns", _ONE)
     return answer.rows[0][0]
