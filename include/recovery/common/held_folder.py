@@ -7,13 +7,12 @@ one name after another, and its entries are reached through its descriptor: ``/p
 
 # pathlib has no paths of bytes.
 
-# ruff: noqa: PTH101, PTH102, PTH115, PTH208
+# ruff: noqa: PTH101, PTH102, PTH208
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
@@ -21,15 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
-from recovery.common.xattrs import read_xattrs
+from recovery.common.trusted_path import REACHED, named, walk_to
 
-_REACHED = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_LINKS = 40
-"""As many links in one path are enough, as for Linux itself."""
 _WAITS = (0.01, 0.1, 0.5, 1.0, 0)
 """Seconds after each try to open a file."""
-_THROUGH = re.compile(r"/proc/self/fd/([0-9]+)(?=/|$)")
 
 
 class Reach(Protocol):
@@ -82,11 +77,11 @@ class HeldFolder:
         Raises:
             OSError: if it is not there, or is no folder; :class:`ForeignLinkError` for a link that somebody else may have put there.
         """
-        descriptor, _ = _walk(path)
+        descriptor, _ = walk_to(path)
         try:
             return cls(os.open(".", _READ, dir_fd=descriptor), path)
         except OSError as error:
-            raise _named(error, path) from None
+            raise named(error, path) from None
         finally:
             os.close(descriptor)
 
@@ -153,7 +148,7 @@ class HeldFolder:
         try:
             return HeldFolder(os.open(place, _READ), shown)
         except OSError as error:
-            raise _named(error, shown) from None
+            raise named(error, shown) from None
 
     def make(self, path: bytes) -> bool:
         """Make a folder for this user alone; False if there is one.
@@ -221,13 +216,6 @@ class HeldFolder:
             _remove_tree(self._descriptor, name, self.path)
 
 
-class ForeignLinkError(OSError):
-    """A link where somebody else may have put it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(errno.ELOOP, "A symbolic link in a folder that other users may write to is not followed", str(path))
-
-
 def open_file(place: bytes) -> int:
     """Open a file to read it: no link, and nothing that is waited for if it became a pipe.
 
@@ -258,112 +246,18 @@ def removed_empty(folder: bytes | str, above: int | None = None) -> bool:
     return True
 
 
-def led_to(path: Path) -> Path:
-    """Where a path leads in the end, through links that nobody else could have put there. What it leads to need not be there.
-
-    Raises:
-        OSError: as :meth:`HeldFolder.open`.
-    """
-    for _ in range(_LINKS):
-        try:
-            folder, foreign = _walk(path.parent)
-        except FileNotFoundError:
-            return path
-        try:
-            target, real = _link(folder, path.name), Path(os.fsdecode(where(folder)))
-            if target is None:
-                return real / path.name
-            if foreign or not _stays(folder, path.name):
-                raise ForeignLinkError(path)
-        except FileNotFoundError:
-            return path
-        finally:
-            os.close(folder)
-        path = real / target
-    raise ForeignLinkError(path)
-
-
-def exchangeable(path: Path) -> Path | None:
-    """The first folder on the way to another one in which somebody else than root and this user may exchange what is next; None for none.
-
-    Raises:
-        OSError: as :meth:`HeldFolder.open`.
-    """
-    descriptor, foreign = _walk(path)
-    os.close(descriptor)
-    return foreign
-
-
-def where(path: bytes | str | int) -> bytes:
-    """A path for people: a descriptor, and what leads through one, is said as the path that the folder has now."""
-    found = f"/proc/self/fd/{path}" if isinstance(path, int) else os.fsdecode(path)
-    with suppress(OSError):
-        found = _THROUGH.sub(lambda through: os.readlink(through[0]), found, count=1)
-    return os.fsencode(os.path.normpath(found)) if found else b""
-
-
-def _named(error: OSError, path: Path) -> OSError:
-    return OSError(error.errno, error.strerror, str(path))
-
-
 def _down(descriptor: int, path: bytes, root: Path) -> int:
     """Open the folder at the end of a path, one name after another, each of them no link."""
     here = os.dup(descriptor)
     for name in path.split(b"/"):
         try:
-            inner = os.open(name, _REACHED, dir_fd=here)
+            inner = os.open(name, REACHED, dir_fd=here)
         except OSError as error:
-            raise _named(error, root / os.fsdecode(path)) from None
+            raise named(error, root / os.fsdecode(path)) from None
         finally:
             os.close(here)
         here = inner
     return here
-
-
-def _walk(path: Path) -> tuple[int, Path | None]:
-    """Open a folder by its absolute path, see :meth:`HeldFolder.open`; and the first folder where another user may exchange the way."""
-    here, foreign, links = os.open("/", _REACHED), None, 0
-    todo = list(reversed(path.parts[1:]))
-    try:
-        while todo:
-            name = todo.pop()
-            foreign = foreign or (None if _stays(here, name) else Path(os.fsdecode(where(here))))
-            target = _link(here, name)
-            if target is None:
-                inner = os.open(name, _REACHED, dir_fd=here)
-                os.close(here)
-                here = inner
-                continue
-            links += 1
-            if foreign or links > _LINKS:
-                raise ForeignLinkError(path)
-            todo += reversed([part for part in target.split("/") if part])
-            if target.startswith("/"):
-                os.close(here)
-                here = os.open("/", _REACHED)
-    except OSError as error:
-        os.close(here)
-        raise error if isinstance(error, ForeignLinkError) else _named(error, path) from None
-    return here, foreign
-
-
-def _stays(folder: int, name: str) -> bool:
-    """Whether only root, its group and this user may exchange an entry. A group's bits also hold what an access control list allows."""
-    ours, status = {0, os.geteuid()}, os.fstat(folder)
-    if status.st_uid not in ours:
-        return False
-    roots = status.st_gid == 0 and "system.posix_acl_access" not in read_xattrs(folder)
-    shared = status.st_mode & (stat.S_IWOTH if roots else stat.S_IWGRP | stat.S_IWOTH)
-    return not shared or bool(status.st_mode & stat.S_ISVTX and os.lstat(name, dir_fd=folder).st_uid in ours)
-
-
-def _link(folder: int, name: str) -> str | None:
-    try:
-        return os.readlink(name, dir_fd=folder)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return None
 
 
 def _remove_tree(folder: int, name: bytes, path: Path) -> None:
@@ -377,7 +271,7 @@ def _remove_tree(folder: int, name: bytes, path: Path) -> None:
                 inner = _enter(here, todo[-1], device)
                 above.append((_identity(here), todo))
             else:
-                inner = os.open("..", _REACHED, dir_fd=here)
+                inner = os.open("..", REACHED, dir_fd=here)
             os.close(here)
             here = inner
             if todo:
@@ -388,14 +282,14 @@ def _remove_tree(folder: int, name: bytes, path: Path) -> None:
                 raise OSError(errno.EBUSY, "Somebody moves its folders while it is removed", str(path / os.fsdecode(name)))
             os.rmdir(todo.pop(), dir_fd=here)
     except OSError as error:
-        raise _named(error, path / os.fsdecode(name)) from None
+        raise named(error, path / os.fsdecode(name)) from None
     finally:
         os.close(here)
 
 
 def _enter(folder: int, name: bytes, device: int) -> int:
     """Open a folder that is to be emptied; this user may have to give itself the right to."""
-    inner = os.open(name, _REACHED, dir_fd=folder)
+    inner = os.open(name, REACHED, dir_fd=folder)
     try:
         if os.fstat(inner).st_dev != device:
             raise OSError(errno.EBUSY, "Something is mounted there")

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from recovery.common.aging import seen_age
 from recovery.common.errors import StagingError
 from recovery.common.files import folder_size, make_private, read_record, write_atomically
-from recovery.common.held_folder import exchangeable
+from recovery.common.trusted_path import exchangeable
 from recovery.common.units import human_duration, human_size
 from recovery.plan.model import Plan
 from recovery.sets.gaps import longest_wait

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError, StagingError
 from recovery.common.files import locked, read_record, write_record
-from recovery.common.held_folder import exchangeable
+from recovery.common.trusted_path import exchangeable
 from recovery.plan.field_types import SCRATCH
 from recovery.plan.kinds import KINDS
 from recovery.plan.model import Plan

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from recovery.common.errors import ArtifactError, RestoreError, SourceError
-from recovery.common.held_folder import HeldFolder, where
+from recovery.common.held_folder import HeldFolder
+from recovery.common.trusted_path import where
 from recovery.packs.content_index import read_rows, write_rows
 from recovery.packs.extract import extract
 from recovery.packs.pack import Pack, open_pack

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Self
 
 from recovery.common.errors import RestoreError, SourceError
-from recovery.common.held_folder import ForeignLinkError, HeldFolder, led_to, where
+from recovery.common.held_folder import HeldFolder
 from recovery.common.paths import at, raw, readable, shown, text
+from recovery.common.trusted_path import ForeignLinkError, led_to, where
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts, Row

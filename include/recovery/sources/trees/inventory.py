@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recovery.common.errors import ArtifactError, SourceError
-from recovery.common.held_folder import Reach, where
+from recovery.common.held_folder import Reach
 from recovery.common.paths import raw, readable, shown, text
+from recovery.common.trusted_path import where
 from recovery.common.units import human_duration, human_size
 from recovery.common.wording import shortened
 from recovery.packs.artifact import Artifact, Member, write_listing

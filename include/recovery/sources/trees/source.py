@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recovery.common.errors import RestoreError
-from recovery.common.held_folder import HeldFolder, Reach, where
+from recovery.common.held_folder import HeldFolder, Reach
 from recovery.common.paths import raw, readable
+from recovery.common.trusted_path import where
 from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_diff import Difference, compare

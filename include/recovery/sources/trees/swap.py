@@ -18,8 +18,9 @@ from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.common.files import read_lists, write_atomically
-from recovery.common.held_folder import HeldFolder, where
+from recovery.common.held_folder import HeldFolder
 from recovery.common.paths import raw, readable, text
+from recovery.common.trusted_path import where
 from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.trees import filesystem
