@@ -34,9 +34,10 @@ from recovery.runs.context import PlanContext
 from recovery.runs.staged_set import StagedSet
 from recovery.sets.layout import pack_path
 from recovery.sets.manifest import level_name
-from recovery.sources.base import Dumper, SetReader
+from recovery.sources.base import Dumper
 from recovery.sources.model import Dump
 from recovery.sources.read_packs import check_pack, read_packs
+from recovery.sources.set_reader import SetReader
 
 log = logging.getLogger(__name__)
 

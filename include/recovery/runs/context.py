@@ -19,7 +19,8 @@ from recovery.plan.source_settings import TargetSettings
 from recovery.runners.base import Runner
 from recovery.runners.local import LOCAL
 from recovery.sources import registry
-from recovery.sources.base import Access, SetReader, Source
+from recovery.sources.base import Access, Source
+from recovery.sources.set_reader import SetReader
 
 R = TypeVar("R", bound=Source)
 

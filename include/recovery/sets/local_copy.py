@@ -27,7 +27,7 @@ from recovery.packs.pack import Identity, Pack, safe_name
 from recovery.sets.layout import CONTENTS_FILE, MANIFEST_FILE, PACKS_FILE
 from recovery.sets.manifest import File, Manifest, StoredPack, decode_manifest, encode, parse_packs
 from recovery.sets.transfer import absent, download, fetch_packs
-from recovery.sources.base import SetReader
+from recovery.sources.set_reader import SetReader
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import File, Manifest, StoredPack, parse_packs
 from recovery.sets.transfer import download, fetch_packs
 from recovery.sources import registry
-from recovery.sources.base import SetReader
+from recovery.sources.set_reader import SetReader
 
 _NEXT = "Take the set from another destination."
 

@@ -1,8 +1,8 @@
 """What a source does: its roles. ``CONTRIBUTING.md`` says how to add a kind of source.
 
 A source is one thing of a plan, ready to be worked on. It knows nothing of Airflow, encryption or destinations. A backup calls
-:meth:`Dumper.dump`; its artifacts are packed by others; :class:`SetReader` reads them back, also without a plan. A restore calls
-:meth:`Restorer.preflight`, :meth:`Restorer.stage`, :meth:`Restorer.verify_staged`, :meth:`Restorer.swap`, and then
+:meth:`Dumper.dump`; its artifacts are packed by others, and read back by a :class:`recovery.sources.set_reader.SetReader`. A restore
+calls :meth:`Restorer.preflight`, :meth:`Restorer.stage`, :meth:`Restorer.verify_staged`, :meth:`Restorer.swap`, and then
 :meth:`Restorer.finalize` or :meth:`Restorer.roll_back`, and :meth:`Restorer.discard`; in place, :meth:`InPlaceRestorer.replace`
 takes the place of staging and swapping.
 """
@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from signal import Signals
 from tarfile import TarInfo
-from typing import IO, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from recovery.common.connections import Connect, Endpoint
 from recovery.common.errors import SourceError
@@ -105,52 +105,6 @@ class Access:
     """Runs its client tools."""
     tools: Sequence[Path] = ()
     """Folders of client tools that the plan names."""
-
-
-class SetReader(ABC):
-    """Reads what a set has of a source of one kind; needs no plan, and no server.
-
-    Args:
-        runner: runs the client tools that it takes.
-        tools: their folders.
-    """
-
-    def __init__(self, runner: Runner, tools: Sequence[Path] = ()) -> None:
-        self._runner = runner
-        self._tools = tools
-
-    @abstractmethod
-    def read_pack(self, artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-        """Read one pack's members, in order, and yield what they hold. Several packs may be read at once.
-
-        ``None`` stands for a member without data (folder, link). Every byte must be read and looked at.
-
-        Raises:
-            ArtifactError: if a member is damaged or does not end where it should.
-        """
-
-    @abstractmethod
-    def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-        """Put what was read of all packs of an artifact together with its inventory: the rows that the set keeps.
-
-        They hold all that :meth:`Restorer.verify_staged` compares and all that :meth:`Restorer.stage` needs to know.
-
-        Args:
-            artifact: its name.
-            inventory: file of the inventory's rows.
-            read: what :meth:`read_pack` yielded for each pack.
-
-        Raises:
-            ArtifactError: if what the inventory has is not in the artifact.
-        """
-
-    def counted(self, artifact: str, row: Row) -> tuple[str, int] | None:
-        """How many records a row of the contents speaks of, and under which name the manifest counts them; None if it says nothing of any.
-
-        The name is the artifact's, or the database's where an artifact has several.
-        """
-        count = row[2].get("count")
-        return (artifact, count) if isinstance(count, int) else None
 
 
 class Source(ABC):

@@ -85,7 +85,7 @@ class SourceType:
     source: str
     """A subclass of :class:`recovery.sources.base.Source` that has the roles the kind can fill."""
     reader: str
-    """A subclass of :class:`recovery.sources.base.SetReader`."""
+    """A subclass of :class:`recovery.sources.set_reader.SetReader`."""
     guide: str
     """A :class:`recovery.sources.guide.Guide`: how to get its data back by hand."""
     scratch: str | None = None

@@ -12,7 +12,7 @@ from recovery.common.errors import StagingError
 from recovery.packs.content_index import Row
 from recovery.packs.pack import Identity, Pack, open_pack, read_members
 from recovery.packs.tar_reader import damaged
-from recovery.sources.base import SetReader
+from recovery.sources.set_reader import SetReader
 
 log = logging.getLogger(__name__)
 

@@ -9,20 +9,20 @@ from typing import IO
 
 from recovery.common.errors import ArtifactError
 from recovery.packs.content_index import Row, read_rows
-from recovery.sources.base import SetReader
 from recovery.sources.postgres.client import find_bin
 from recovery.sources.postgres.dump import archive
+from recovery.sources.set_reader import SetReader
 
 
 class PostgresReader(SetReader):
     """Reads archives of ``pg_dump`` and SQL files."""
 
     def read_pack(self, artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-        """See :meth:`recovery.sources.base.SetReader.read_pack`."""
+        """See :meth:`recovery.sources.set_reader.SetReader.read_pack`."""
         return archive.read_pack(artifact, members)
 
     def contents(self, artifact: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-        """See :meth:`recovery.sources.base.SetReader.contents`."""
+        """See :meth:`recovery.sources.set_reader.SetReader.contents`."""
         kind, _, facts = next(read_rows(inventory, "snapshot", "server", "schema of"), ("", "", {}))
         if kind == "snapshot":
             folder = find_bin(facts["major"], self._tools, self._runner)
@@ -34,7 +34,7 @@ class PostgresReader(SetReader):
         raise ArtifactError(f"The inventory of {artifact} is empty.", "Run the backup again; the dump was not finished.")
 
     def counted(self, artifact: str, row: Row) -> tuple[str, int] | None:
-        """See :meth:`recovery.sources.base.SetReader.counted`. Lines of texts are no records: there always are some."""
+        """See :meth:`recovery.sources.set_reader.SetReader.counted`. Lines of texts are no records: there always are some."""
         kind, _, facts = row
         if kind == "text":
             return None

@@ -8,7 +8,7 @@ from tarfile import TarInfo
 from typing import IO
 
 from recovery.packs.content_index import Row
-from recovery.sources.base import SetReader
+from recovery.sources.set_reader import SetReader
 from recovery.sources.trees import entries
 from recovery.sources.trees.inventory import cover
 
@@ -25,6 +25,6 @@ class TreeReader(SetReader):
         return cover(artifact, inventory, read)
 
     def counted(self, artifact: str, row: Row) -> tuple[str, int] | None:
-        """See :meth:`recovery.sources.base.SetReader.counted`. Folders are no records: an empty tree has them, too."""
+        """See :meth:`recovery.sources.set_reader.SetReader.counted`. Folders are no records: an empty tree has them, too."""
         kind, _, facts = row
         return (artifact, sum(int(facts[what]) for what in ("files", "links", "hardlinks", "fifos"))) if kind == "tree" else None

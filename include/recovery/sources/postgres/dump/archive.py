@@ -184,7 +184,7 @@ class LargeObjects:
 
 
 def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
-    """Read a pack of any PostgreSQL artifact; see :meth:`recovery.sources.base.SetReader.read_pack`."""
+    """Read a pack of any PostgreSQL artifact; see :meth:`recovery.sources.set_reader.SetReader.read_pack`."""
     large_objects = LargeObjects()
     for info, stream in members:
         name = info.name.removeprefix("./")
@@ -313,7 +313,7 @@ def uncovered(inventory: Iterable[Row], toc: Toc) -> list[str]:
 
 
 def contents(runner: Runner, bin_folder: Path, codec: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
-    """Rows of a database's artifact; see :meth:`recovery.sources.base.SetReader.contents`.
+    """Rows of a database's artifact; see :meth:`recovery.sources.set_reader.SetReader.contents`.
 
     Raises:
         ArtifactError: if the inventory has what the artifact has not, or the artifact does not agree with itself.
