@@ -18,7 +18,7 @@ from recovery.plan.kinds.config import ConfigSettings
 from recovery.runners.local import LOCAL
 from recovery.sources.config.source import Config
 from recovery.sources.trees import filesystem
-from tests.support.file_zoo import NOBODY, as_nobody, entries, open_up, rows, snapshot
+from tests.support.file_zoo import as_nobody, entries, open_up, snapshot
 from tests.support.kills import Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up
 
@@ -231,22 +231,6 @@ def test_named_symlink_is_restored_with_its_target_and_dump_fails_if_dangling(tm
         source.dump(tmp_path, lambda: None)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
-def test_named_symlink_that_another_user_may_exchange_is_not_followed(tmp_path, home):
-    open_up(tmp_path)
-    (tmp_path / "secret").write_text("root's own")
-    (home / "settings").write_text("ours")
-    os.symlink(tmp_path / "secret", home / "link")
-    os.chown(home, NOBODY, NOBODY)
-    with pytest.raises(SourceError, match=f"not followed, since other users may exchange them: {home}/link"):
-        config(home, "link", "settings").dump(tmp_path, lambda: None)
-    os.unlink(home / "link")
-    os.symlink("settings", home / "link")
-    back_up(config(home, "link", "settings"), tmp_path / "set")
-    kept = entries(tmp_path / "set", "settings")
-    assert {path.rpartition("/")[2]: facts["type"] for path, facts in kept.items()} == {"link": "link", "settings": "file"}
-
-
 def test_restores_of_two_sources_in_one_folder_with_one_id_are_independent(tmp_path, home):
     """They get the same restore id."""
     sources = [config(home, ".env", name="settings"), config(home, "custom", name="code")]
@@ -265,24 +249,6 @@ def test_restores_of_two_sources_in_one_folder_with_one_id_are_independent(tmp_p
     assert sources[0].replaced_copies() == ["0123abcd"]
     assert sources[1].replaced_copies() == []
     assert (home / "custom/app.py").exists()
-
-
-# What can't be saved ------------------------------------------------------------------------------------------------
-
-
-def test_dump_fails_on_missing_paths_and_on_the_root_folder(tmp_path, home):
-    with pytest.raises(SourceError, match=r"\.missing.*other"):
-        config(home, ".env", ".missing", "other").dump(tmp_path, lambda: None)
-    with pytest.raises(SourceError, match="names / itself"):
-        Config("settings", ConfigSettings(paths=[Path("/")]), runner=LOCAL).dump(tmp_path, lambda: None)
-
-
-def test_dump_merges_nested_named_paths_and_refuses_an_excluded_named_path(tmp_path, home):
-    source = config(home, "custom", "custom/app.py")
-    back_up(source, tmp_path / "set")
-    assert [path for _, path, _ in rows(tmp_path / "set", "settings", "tree")] == [str(home / "custom").lstrip("/")]
-    with pytest.raises(SourceError, match=r"names .*one\.pyc, but excludes it"):
-        config(home, "custom", "custom/plugins/one.pyc").dump(tmp_path, lambda: None)
 
 
 # Preflight ----------------------------------------------------------------------------------------------------------

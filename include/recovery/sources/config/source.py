@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from recovery.common.errors import RestoreError, SourceError
+from recovery.common.errors import RestoreError
 from recovery.common.held_folder import HeldFolder
 from recovery.common.paths import at, raw, readable, shown, text
-from recovery.common.trusted_path import ForeignLinkError, led_to, where
+from recovery.common.trusted_path import where
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts, Row
@@ -24,6 +24,7 @@ from recovery.plan.kinds.config import ConfigSettings, ConfigTarget
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.sources.base import Access, RestoreView, announce_drop
+from recovery.sources.config.named_paths import TOP, NamedPaths
 from recovery.sources.model import Finding, Preflight
 from recovery.sources.trees import filesystem, preflight
 from recovery.sources.trees.diff import Compared, amount, changes, one_beside
@@ -34,8 +35,6 @@ from recovery.sources.trees.source import TreeSource, translated_errors
 from recovery.sources.trees.swap import ExchangePlan, SwapPoint
 from recovery.sources.trees.walk import Walk, mark
 from recovery.sources.trees.work_folder import WorkFolder, homes_of_works
-
-_TOP = Path("/")
 
 
 class Config(TreeSource):
@@ -57,10 +56,10 @@ class Config(TreeSource):
     def __init__(self, name: str, settings: ConfigSettings, there: Path | None = None, *, runner: Runner) -> None:
         super().__init__(name, settings, runner)
         self.suffix = name
-        self.root = there or _TOP
+        self.root = there or TOP
         self.made_mode = 0o700 if there else self.made_mode
-        self._paths = settings.paths
         self._excluded = Excludes(settings.exclude)
+        self._named = NamedPaths(self.id, settings.paths, self._excluded)
 
     @classmethod
     def of(cls, name: str, settings: ConfigSettings, there: ConfigTarget | None, access: Access) -> Self:
@@ -75,53 +74,12 @@ class Config(TreeSource):
     # Backup ---------------------------------------------------------------------------------------------------------
 
     def walk(self) -> Walk:
-        """A look at every named path.
-
-        Raises:
-            SourceError: if one is not there, is ``/``, or is named and excluded at once.
-        """
-        named = self._named()
-        foreign = [str(path) for path in self._paths if path.is_symlink() and self._led_to(path) is None]
-        if foreign := [path for path in foreign if Path(os.path.realpath(path)) not in named]:
-            raise SourceError(
-                f"{self.id}: these links are not followed, since other users may exchange them: {shortened(foreign)}.",
-                "Name in the plan what they lead to, too.",
-            )
-        missing = [str(path) for path in named if not os.path.lexists(path)]
-        if missing and not self.damaged:
-            raise SourceError(f"{self.id}: not there: {shortened(missing)}.", "Bring them back, or correct the paths in the plan.")
-        named = [path for path in named if str(path) not in missing]
-        starts = [path for path in named if not any(self._inside(path, other) for other in named)]
-        return Walk(_TOP, [os.fsencode(path.relative_to(_TOP)) for path in starts], self._excluded, gone=missing)
-
-    def _named(self) -> list[Path]:
-        """What the plan names in the live system, and what named links point to."""
-        named = dict.fromkeys(self._paths)
-        named |= {target: None for path in self._paths if path.is_symlink() and (target := self._led_to(path))}
-        if _TOP in named:
-            raise SourceError(f"{self.id} names / itself.", "Name the files and folders that hold settings.")
-        return list(named)
-
-    def _led_to(self, link: Path) -> Path | None:
-        """Where a named link leads; None if somebody else may have put it there."""
-        try:
-            return led_to(link)
-        except ForeignLinkError:
-            return None
-        except OSError as error:
-            raise SourceError(f"{self.id}: {link} can't be followed: {error.strerror}.", "Correct the paths in the plan.") from error
+        """A look at every named path; see :meth:`NamedPaths.walk`."""
+        return self._named.walk(damaged=self.damaged)
 
     def _named_here(self) -> list[Path]:
-        """The same where this source lies."""
-        return [self.root / path.relative_to(_TOP) for path in self._named()]
-
-    def _inside(self, path: Path, other: Path) -> bool:
-        if other not in path.parents:
-            return False
-        below = path.relative_to(other)
-        if any(self._excluded(os.fsencode(part)) for part in (below, *below.parents) if part.name):
-            raise SourceError(f"{self.id} names {path}, but excludes it from {other}.", "Correct the plan's paths or exclude.")
-        return True
+        """What the plan names, where this source lies."""
+        return [self.root / path.relative_to(TOP) for path in self._named.all()]
 
     # Restore --------------------------------------------------------------------------------------------------------
 
