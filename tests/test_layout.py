@@ -28,7 +28,6 @@ NOT_ONE_MODULE = {
     "sources/config/test_selection.py": "trees/selection.py and trees/in_place.py, as this kind of source uses them",
     "sources/files/test_attacker.py": "trees/work_folder.py, trees/places.py and trees/swap.py, against the owner of the live folder",
     "sources/files/test_in_place.py": "trees/in_place.py, as this kind of source uses it",
-    "sources/files/test_selection.py": "trees/selection.py, as this kind of source uses it",
     "targets/test_attacker.py": "runners/isolation.py, the scratch servers of all kinds and targets/scratch.py, against code in a set",
 }
 """Test modules of a room that are about several modules of the source, and which."""

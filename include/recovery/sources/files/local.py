@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -30,6 +29,7 @@ from recovery.plan.kinds.files import FilesSettings, FilesTarget
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.sources.base import Access, RestoreView, announce_drop
+from recovery.sources.files.selection import Selection, staying
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.trees import entries, filesystem, preflight
 from recovery.sources.trees.diff import amount, beside
@@ -92,27 +92,11 @@ class Files(TreeSource):
         return [SwapPoint(self.root, mark(restore.id), self.root, (".",), ExchangePlan(restore.folder / "exchange.jsonl"))]
 
     def part(self, restore: RestoreView, point: SwapPoint) -> Part:
-        """What was asked for: everything, or what is at or below the topmost entries that a pattern matches."""
-        asked = at_or_below(self._tops(restore)) if restore.only else None
-        if next(self._left_out(restore), None) is None:
-            return Part(lambda: self.entries_of(restore), asked)
-        return Part(lambda: self.entries_of(restore), lambda path: (asked is None or asked(path)) and not self._excludes(path))
+        """What was asked for; see :meth:`Selection.part`."""
+        return self._selection(restore).part()
 
-    def _tops(self, restore: RestoreView) -> dict[str, None]:
-        only = Only(restore.only)
-        tops = dict.fromkeys(top for path, _ in self.entries_of(restore) if (top := only.top(path)) is not None)
-        return {top: None for top in tops if not (restore.in_place and self._excludes(top))}
-
-    def _excludes(self, path: str) -> bool:
-        """Whether the plan excludes an entry of the set, or a folder that it lies in."""
-        return self._excluded.any and path != "." and any(self._excluded(raw(start)) for start in ways(path))
-
-    def _left_out(self, restore: RestoreView) -> Iterator[str]:
-        """In place, the entries of the set that today's plan excludes: no safety set has the live ones, so these stay."""
-        only = Only(restore.only)
-        for path, _ in self.entries_of(restore) if restore.in_place and self._excluded.any else ():
-            if self._excludes(path) and (not restore.only or only.top(path) is not None):
-                yield path
+    def _selection(self, restore: RestoreView) -> Selection:
+        return Selection(self.root, self._excluded, restore, lambda: self.entries_of(restore))
 
     def starts(self, restore: RestoreView, point: SwapPoint, new: HeldFolder) -> Sequence[bytes]:
         """The staged folder as a whole, or what is in it."""
@@ -121,13 +105,14 @@ class Files(TreeSource):
     def changes(
         self, restore: RestoreView, point: SwapPoint, live: Places, new: HeldFolder
     ) -> tuple[Iterable[bytes], Iterable[tuple[str, Facts | None]]]:
-        """Every top-level entry, live or staged, and the folder's own metadata; of a part, see :meth:`_units`."""
+        """Every top-level entry, live or staged, and the folder's own metadata; of a part, see :meth:`Selection.units`."""
+        selection = self._selection(restore)
         if restore.only:
-            units = self._units(live, self._tops(restore))
+            units = selection.units(live)
             folders = dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units)
             return map(raw, units), [(path, self._folder(restore, path)) for path in folders]
         staged = set(new.names())
-        return sorted(staged | set(self._leaving(live, staged))), [(".", self._folder(restore, "."))]
+        return sorted(staged | set(selection.leaving(live, staged))), [(".", self._folder(restore, "."))]
 
     def _folder(self, restore: RestoreView, path: str) -> Facts | None:
         """What a live folder is like after the swap: as the set has it if it was asked for or had to be made; None for as it is now."""
@@ -137,47 +122,12 @@ class Files(TreeSource):
                 return facts
         return None
 
-    def _units(self, live: Places, tops: Iterable[str]) -> list[str]:
-        """The entries that change places: the topmost ones that were asked for, or the folders above that the live system lacks.
-
-        Raises:
-            RestoreError: if a live entry is something else where the set has a folder.
-        """
-        known: dict[str, bool] = {}
-        return list(dict.fromkeys(self._unit(live, top, known) for top in tops))
-
-    def _unit(self, live: Places, top: str, known: dict[str, bool]) -> str:
-        for start in ways(top):
-            if start == top:
-                break
-            if start not in known:
-                known[start] = self._is_folder(live, start)
-            if not known[start]:
-                return start
-        return top
-
-    def _is_folder(self, live: Places, path: str) -> bool:
-        if not live.has(raw(path)):
-            return False
-        if not stat.S_ISDIR(os.lstat(live.at(raw(path))).st_mode):
-            raise RestoreError(
-                f"{shown(self.root, path)} is not a folder, but what was asked for lies in a folder of that name.",
-                f"Ask for {readable(path)} as a whole, or move it away.",
-            )
-        return True
-
     def newcomers(self, restore: RestoreView, point: SwapPoint, live: Places) -> Iterable[bytes]:
         """Top-level entries that were written after the swap; of a part, none: what was not asked for stays."""
         if restore.only:
             return []
         planned = {unit.path for unit in point.plan.units()}
-        return [name for name in self._leaving(live, planned) if name not in planned]
-
-    def _leaving(self, live: Places, named: Collection[bytes]) -> Iterator[bytes]:
-        """Live top-level entries that are replaced: excluded ones stay, unless the set has them."""
-        for name in live.below(b".").names() if live.has(b".") else ():
-            if not is_mark(name) and (name in named or not self._excluded(name)):
-                yield name
+        return [name for name in self._selection(restore).leaving(live, planned) if name not in planned]
 
     def live(self, restore: RestoreView) -> Places:
         """What is in the folder."""
@@ -199,7 +149,7 @@ class Files(TreeSource):
         covers = self._plan(restore, replaced)
         announce_drop(restore)
         self._remove_works(restore, replaced.live)
-        kept = replaced.clear(self._stays(part))
+        kept = replaced.clear(staying(part, self._excluded))
         self._load(restore, replaced, part, covers, kept)
         self._remove_works(restore, replaced.live)
         root = self.root in self.created(restore)
@@ -235,30 +185,25 @@ class Files(TreeSource):
 
     def _plan(self, restore: RestoreView, replaced: InPlace) -> Callable[[str], bool]:
         """What is replaced is decided once, and holds for the rollback; of everything, whatever is there is added each time."""
+        selection = self._selection(restore)
         if not restore.only:
-            ours = {raw(path) for path, _ in self.entries_of(restore) if "/" not in path and path != "." and not self._excludes(path)}
-            replaced.plan(sorted(ours | set(self._leaving(replaced.live, ours))), ["."])
+            tops = (path for path, _ in self.entries_of(restore) if "/" not in path and path != ".")
+            ours = {raw(path) for path in tops if not selection.excludes(path)}
+            replaced.plan(sorted(ours | set(selection.leaving(replaced.live, ours))), ["."])
             return lambda path: True
         if not replaced.begun:
-            units = self._units(replaced.live, self._tops(restore))
+            units = selection.units(replaced.live)
             replaced.plan(map(raw, units), dict.fromkeys(unit.rpartition("/")[0] or "." for unit in units) | {".": None})
         return replaced.covers()
-
-    def _stays(self, part: Part) -> Callable[[bytes], bool]:
-        """Which live entries are left alone: excluded ones, unless the set has them."""
-        if not self._excluded.any:
-            return lambda path: False
-        ours = {raw(path) for path, _ in part.entries() if self._excluded(raw(path))}
-        return lambda path: path not in ours and self._excluded(path)
 
     def verify_staged(self, restore: RestoreView) -> list[Difference]:
         """See :meth:`TreeSource.verify_staged`. In place: the same of the live entries; what came at the top level since is left out."""
         if not restore.in_place:
             return super().verify_staged(restore)
         with translated_errors(self.id, "verified"):
-            (point,) = self.swap_points(restore)
-            part, units = self.part(restore, point), self.replaced(restore).units
-            came = not restore.only and any(text(name) not in units for name in self._leaving(self.live(restore), set()))
+            selection, units = self._selection(restore), self.replaced(restore).units
+            part = selection.part()
+            came = not restore.only and any(text(name) not in units for name in selection.leaving(self.live(restore), set()))
             asked, stayed = at_or_below(units if restore.only or came else [*units, "."]), self.replaced(restore).stayed
 
             def covers(path: str) -> bool:
@@ -271,7 +216,7 @@ class Files(TreeSource):
     def _look(self, units: Collection[str], covers: Callable[[str], bool], part: Part) -> Walk:
         """A look at live entries, at or below some, excluded ones apart."""
         above = {start for unit in units for start in ways(unit)} - set(units)
-        stays = self._stays(part)
+        stays = staying(part, self._excluded)
         return Walk(
             self.root,
             [b"."] if self.root.is_dir() else [],
@@ -281,7 +226,7 @@ class Files(TreeSource):
 
     def _look_at_asked(self, restore: RestoreView, part: Part) -> Walk:
         """A look at what is live of what was asked for."""
-        return self._look(self._tops(restore) if restore.only else (), part.wanted, part)
+        return self._look(self._selection(restore).tops if restore.only else (), part.wanted, part)
 
     def locations(self, restore: RestoreView) -> set[Location]:
         """The folder."""
@@ -399,11 +344,11 @@ class Files(TreeSource):
             yield Finding("refusal", f"Sockets or devices stay, where the set has something else: {shortened(taken)}. Remove them.")
 
     def _excluded_findings(self, restore: RestoreView) -> Iterator[Finding]:
-        left = dict.fromkeys(next(start for start in ways(path) if self._excluded(raw(start))) for path in self._left_out(restore))
-        if left:
-            names = shortened([readable(path) for path in sorted(left)])
+        selection = self._selection(restore)
+        if selection.left_out:
+            names = shortened([readable(path) for path in sorted(selection.left_out)])
             yield Finding("warning", f"The plan excludes now what the set has, so it is left out, and what is there stays: {names}.")
-        if left and restore.only and not self._tops(restore):
+        if selection.left_out and restore.only and not selection.tops:
             yield Finding("refusal", "That is all that was asked for. Choose method: swap, or correct the plan's exclude.")
 
     def _staying(self, restore: RestoreView) -> Iterator[Finding]:
@@ -417,9 +362,9 @@ class Files(TreeSource):
     def _in_the_way(self, restore: RestoreView, point: SwapPoint) -> Iterator[Finding]:
         """What can't be renamed, or removed."""
         by_folder: dict[Path, list[bytes]] = {}
-        live = self.live(restore)
+        live, selection = self.live(restore), self._selection(restore)
         try:
-            units = list(map(raw, self._units(live, self._tops(restore)))) if restore.only else list(self._leaving(live, set()))
+            units = list(map(raw, selection.units(live))) if restore.only else list(selection.leaving(live, set()))
         except RestoreError as error:
             yield Finding("refusal", str(error))
             return
