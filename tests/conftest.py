@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from recovery.destinations.folder import Folder
 from sandbox.servers import S3, Mongo, Postgres, mailbox
 from tests.support import server_guard
+from tests.support.sets import s3_destination
 
 GUARD = server_guard.ServerGuard()
 TESTS = Path(__file__).parent
+DESTINATIONS = ["folder", pytest.param("s3", marks=pytest.mark.servers)]
 
 
 def pytest_configure():
@@ -57,6 +60,19 @@ def s3_server(server_folder):
 def stride(request):
     """From one point of a kill campaign to the next: ``make test`` takes some of them, ``make test-long`` all."""
     return request.param
+
+
+@pytest.fixture
+def local(tmp_path):
+    """An empty folder as a destination."""
+    (tmp_path / "there").mkdir()
+    return Folder("local", tmp_path / "there")
+
+
+@pytest.fixture(params=DESTINATIONS)
+def destination(request):
+    """An empty destination of each kind."""
+    return request.getfixturevalue("local") if request.param == "folder" else s3_destination(request.getfixturevalue("s3_server"))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from recovery.sets.manifest import decode_manifest, describe_file, encode, write
 from recovery.sets.records import Record, add_record, hold
 from recovery.sets.transfer import upload_set
 from recovery.sets.verify import VerificationResult
-from tests.support.sets import s3_destination
+from tests.support.sets import flip, s3_destination
 from tests.support.system import SampleSystem
 
 pytestmark = pytest.mark.slow
@@ -188,12 +188,6 @@ def test_a_public_key_that_lies_beside_the_sets_is_refused(kept, place, capsys):
     for named in (key, link):
         assert main(["verify", str(place), "--all", "--public-key", str(named)]) == 2
         assert "Name public.pem of the recovery kit" in capsys.readouterr().err
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_verify_names_a_damaged_pack_and_ends_with_exit_status_1(kept, place, ask):

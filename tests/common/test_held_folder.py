@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 
 from recovery.common.held_folder import HeldFolder, open_file
-from tests.support.file_zoo import open_up
 
 
 @pytest.fixture
 def folder(tmp_path):
-    open_up(tmp_path)
-    (tmp_path / "real" / "inner").mkdir(parents=True)
-    (tmp_path / "real" / "file").touch()
+    (tmp_path / "real/inner").mkdir(parents=True)
+    (tmp_path / "real/file").touch()
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""What every destination must do. A new one is added to ``KINDS`` and has to pass."""
+"""What every destination must do. A new one is added to the fixture ``destination`` and has to pass."""
 
 import hashlib
 import io
@@ -10,19 +10,9 @@ import pytest
 
 from recovery.common.errors import DestinationError
 from recovery.destinations.base import Missing, Refused
-from recovery.destinations.folder import Folder
-from tests.support.sets import keys_of, s3_destination
+from tests.support.sets import keys_of
 
-KINDS = ["folder", pytest.param("s3", marks=pytest.mark.servers)]
 MIB = 1 << 20
-
-
-@pytest.fixture(params=KINDS)
-def destination(request, tmp_path):
-    if request.param == "folder":
-        (tmp_path / "there").mkdir()
-        return Folder("local", tmp_path / "there")
-    return s3_destination(request.getfixturevalue("s3_server"))
 
 
 def send(destination, tmp_path, key, data, sha256=None):

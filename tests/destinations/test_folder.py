@@ -24,9 +24,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def destination(tmp_path):
-    (tmp_path / "there").mkdir()
-    return Folder("local", tmp_path / "there")
+def destination(local):
+    return local
 
 
 @pytest.fixture

@@ -5,16 +5,8 @@ import pytest
 from recovery.common.errors import ApprovalError
 from recovery.restore import safety_backup, steps
 from tests.support.restore_driver import journal_steps, run_until, teardown
-from tests.support.system import SampleSystem
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def whole(tmp_path, postgres_server, mongo_server):
-    made = SampleSystem(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).backed_up_and_damaged()
-    yield made
-    made.drop()
 
 
 def at_destinations(whole):

@@ -18,14 +18,6 @@ from tests.support.system import SampleSystem
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def whole(tmp_path, postgres_server, mongo_server):
-    """A damaged system with a set of before."""
-    made = SampleSystem(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).backed_up_and_damaged()
-    yield made
-    made.drop()
-
-
 def ask(whole, run, **asked):
     return whole.ask(run, method="in place", config="all", **asked)
 

@@ -35,14 +35,6 @@ def system(tmp_path):
     return SampleSystem(tmp_path / "small", "small").backed_up_and_damaged()
 
 
-@pytest.fixture
-def whole(tmp_path, postgres_server, mongo_server):
-    """With databases."""
-    made = SampleSystem(tmp_path / "whole", "whole", postgres=postgres_server, mongo=mongo_server).backed_up_and_damaged()
-    yield made
-    made.drop()
-
-
 def back_up_again(system, run_id):
     """Another complete set, of the damaged system."""
     (system.home / ".env").write_text("DB_PASSWORD=of-later\n")

@@ -3,7 +3,6 @@ from datetime import timedelta
 import pytest
 
 from recovery.crypto.signing import SigningKey
-from recovery.destinations.folder import Folder
 from recovery.sets.gaps import find_gaps, longest_wait, unconfirmed
 from recovery.sets.records import add_record, confirmation
 from tests.support.sets import KEY, NOW, manifest
@@ -60,9 +59,8 @@ def test_gap_in_words_names_the_set_before_it_and_its_length():
 
 
 @pytest.fixture
-def destination(tmp_path):
-    (tmp_path / "there").mkdir()
-    return Folder("local", tmp_path / "there")
+def destination(local):
+    return local
 
 
 def left(sets, destination, now=NOW):

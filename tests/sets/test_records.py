@@ -6,16 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from recovery.crypto.signing import SigningKey
-from recovery.destinations.folder import Folder
 from recovery.sets.manifest import encode
 from recovery.sets.records import Record, add_record, hold, read_records, release
 from tests.support.sets import KEY, NOW, manifest, put
 
 
 @pytest.fixture
-def destination(tmp_path):
-    (tmp_path / "there").mkdir()
-    return Folder("local", tmp_path / "there")
+def destination(local):
+    return local
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from recovery.sets.prune import prune
 from recovery.sets.records import add_record, confirmation, hold, release
 from recovery.sets.retention import plan_retention
 from recovery.sets.transfer import upload_set
-from tests.support.sets import KEY, NOW, keys_of, make_set, manifest, put, run_python, s3_destination, source
+from tests.support.sets import KEY, NOW, keys_of, make_set, manifest, put, run_python, source
 
 DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).replace(microsecond=0)
@@ -183,20 +183,6 @@ def test_retention_applied_every_night_always_keeps_enough_valid_sets():
 
 
 # The deletion itself ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.servers)])
-def destination(request, tmp_path):
-    if request.param == "folder":
-        (tmp_path / "there").mkdir()
-        return Folder("local", tmp_path / "there")
-    return s3_destination(request.getfixturevalue("s3_server"))
-
-
-@pytest.fixture
-def local(tmp_path):
-    (tmp_path / "there").mkdir()
-    return Folder("local", tmp_path / "there")
 
 
 def ship(tmp_path, destination, age, **changes):
@@ -452,7 +438,7 @@ KILLED = """
     import os, signal, sys
     from datetime import UTC, datetime, timedelta
     from pathlib import Path
-    from recovery.common.held_folder import where
+    from recovery.common.trusted_path import where
     from recovery.crypto.signing import VerifyKey
     from recovery.destinations.folder import Folder
     from recovery.plan.model import Retention

@@ -12,23 +12,9 @@ from recovery.sets.catalog import list_destination
 from recovery.sets.layout import MANIFEST_FILE, SIGNATURE_FILE
 from recovery.sets.manifest import File
 from recovery.sets.transfer import download, upload_set
-from tests.support.sets import KEY, NOW, keys_of, make_set, put, run_python, s3_destination
+from tests.support.sets import KEY, NOW, keys_of, make_set, put, run_python
 
 MIB = 1 << 20
-
-
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.servers)])
-def destination(request, tmp_path):
-    if request.param == "folder":
-        (tmp_path / "there").mkdir()
-        return Folder("local", tmp_path / "there")
-    return s3_destination(request.getfixturevalue("s3_server"))
-
-
-@pytest.fixture
-def local(tmp_path):
-    (tmp_path / "there").mkdir()
-    return Folder("local", tmp_path / "there")
 
 
 def files_of(folder):

@@ -24,6 +24,7 @@ from recovery.sets.manifest import decode_manifest, describe_file, parse_packs, 
 from recovery.sets.records import Record, add_record
 from recovery.sets.verify import VerificationStatus, verify_set
 from sandbox.servers import postgres_bin
+from tests.support.sets import flip
 from tests.support.system import SampleSystem
 
 
@@ -81,12 +82,6 @@ def test_verify_reads_every_byte_of_an_undamaged_set_and_reports_valid(made, pla
     assert result.things >= 20
     (told,) = Told.made
     assert told.done == told.total == size
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def lengthen(path):

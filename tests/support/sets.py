@@ -105,6 +105,13 @@ def put(destination, key: str, data: bytes, folder: Path) -> None:
     path.unlink()
 
 
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 def keys_of(destination, prefix="") -> set[str]:
     return {entry.key for entry in destination.list(prefix)}
 

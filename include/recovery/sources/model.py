@@ -49,6 +49,21 @@ class Finding:
     text: str
 
 
+def fact(text: str) -> Finding:
+    """Something to know."""
+    return Finding("fact", text)
+
+
+def warning(text: str) -> Finding:
+    """Something to think about before saying yes."""
+    return Finding("warning", text)
+
+
+def refusal(text: str) -> Finding:
+    """Something that has to change before a restore begins."""
+    return Finding("refusal", text)
+
+
 @dataclass(frozen=True)
 class Space:
     """Room that something needs on one file system."""

@@ -12,7 +12,7 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
-from recovery.sources.model import Finding, Preflight
+from recovery.sources.model import Finding, Preflight, fact, refusal, warning
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.roles import globals_artifact, needed_roles, roles
 from recovery.sources.postgres.blockers import blockers
@@ -85,21 +85,6 @@ def _parts(restore: RestoreView, renamed: Mapping[str, str]) -> Iterator[Finding
     for target in restored:
         if target.name != target.saved:
             yield fact(f"Database {target.saved} of the set is restored as {target.name}.")
-
-
-def fact(text: str) -> Finding:
-    """Something to know."""
-    return Finding("fact", text)
-
-
-def warning(text: str) -> Finding:
-    """Something to think about before saying yes."""
-    return Finding("warning", text)
-
-
-def refusal(text: str) -> Finding:
-    """Something that has to change before a restore begins."""
-    return Finding("refusal", text)
 
 
 def _rows(connection: Connection, query: str, *values: Any) -> list[Any]:

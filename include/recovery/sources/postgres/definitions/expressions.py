@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from recovery.sources.postgres.definitions.names import raw
+
 _TOKEN = re.compile(
     r"""[Ee]'(?:[^'\\]|\\.|'')*' | (?:[BbXxNn]|[Uu]&)?'(?:[^']|'')*' | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
     | "(?:[^"]|"")*" | [^\W\d]\w* | \$?\d[\w.]* | :: | [-+*/<>=~!@#%^&|`?]+ | \S""",
@@ -161,11 +163,7 @@ def _type(tokens: list[str], place: int) -> tuple[str, int]:
     while tokens[place : place + 2] == ["[", "]"]:
         place += 2
     name = " ".join(words)
-    return _TYPE_NAMES.get(name, _raw(name)), place
-
-
-def _raw(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+    return _TYPE_NAMES.get(name, raw(name)), place
 
 
 def _implied_name(items: list[str | _Cast | _Group]) -> str | None:
@@ -196,7 +194,7 @@ def _without_casts(items: list[str | _Cast | _Group]) -> Iterator[str | _Group]:
         item = items[place]
         if item == "AS" and place + 1 < len(items) and isinstance(given := items[place + 1], str):
             name = _name_before(items, place)
-            if name is not None and name == _raw(given):
+            if name is not None and name == raw(given):
                 place += 2
                 continue
         if not isinstance(item, _Cast):

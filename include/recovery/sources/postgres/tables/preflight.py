@@ -8,7 +8,7 @@ from recovery.common.errors import RestoreError
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.sources.base import RestoreView
-from recovery.sources.model import Finding
+from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.ownership import shared_tables
@@ -47,20 +47,16 @@ def findings(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> l
     there = server.databases()
     for part in parts:
         if restore.in_place:
-            found.append(_refusal("Single tables are not restored in place: beside the live ones they need no copy of the database."))
+            found.append(refusal("Single tables are not restored in place: beside the live ones they need no copy of the database."))
         refusals = [*_of_set(part), *_names(part), *_roles(server, part)]
         found += refusals
         if part.target.name not in there:
-            found.append(_refusal(f"Database {part.target.name} is not there. Restore it as a whole, or create it first."))
+            found.append(refusal(f"Database {part.target.name} is not there. Restore it as a whole, or create it first."))
         elif not refusals:
             with server.connect(part.target.name) as live, translated_errors(f"Looking into {part.target.name}", RestoreError):
                 found += _live(live, part)
                 found += _rights(live, part) if not server.about.superuser else ()
     return found
-
-
-def _refusal(text: str) -> Finding:
-    return Finding("refusal", text)
 
 
 def _of_set(part: Chosen) -> Iterator[Finding]:
@@ -69,15 +65,15 @@ def _of_set(part: Chosen) -> Iterator[Finding]:
     for missing in part.missing():
         if missing.table is None:
             schemas = sorted(quoted(raw(name)) for kind, name in part.all if kind == "schema")
-            yield _refusal(f"Database {database} of the set has no schema {missing}. It has {shortened(schemas)}.")
+            yield refusal(f"Database {database} of the set has no schema {missing}. It has {shortened(schemas)}.")
         else:
             near = [str(one) for one in sorted(Part(*split(name)) for name in _all_tables(part)) if one.schema == missing.schema]
             has = f"Its schema has {shortened(near)}." if near else "It has no such schema, or nothing in it."
-            yield _refusal(f"Database {database} of the set has no table {missing}. {has}")
+            yield refusal(f"Database {database} of the set has no table {missing}. {has}")
     for name, parent in part.orphans():
-        yield _refusal(f"{name} is a part of {parent} and can't be restored alone. Choose {parent}.")
+        yield refusal(f"{name} is a part of {parent} and can't be restored alone. Choose {parent}.")
     for name in shared_tables(part.objects):
-        yield _refusal(
+        yield refusal(
             f"{name} is a partition or child of another owner's table. Single tables are loaded with the rights of one owner each."
             f" Restore the whole database {database}."
         )
@@ -91,7 +87,7 @@ def _names(part: Chosen) -> Iterator[Finding]:
     names = [part.target.stage, *(aside(schema, "replaced", part.target.restore_id) for schema in part.schemas)]
     for name in names:
         if len(name.encode()) > NAME_BYTES:
-            yield _refusal(f"A name is too long: {name} would have {len(name.encode())} bytes, PostgreSQL keeps {NAME_BYTES}.")
+            yield refusal(f"A name is too long: {name} would have {len(name.encode())} bytes, PostgreSQL keeps {NAME_BYTES}.")
 
 
 def _roles(server: Server, part: Chosen) -> Iterator[Finding]:
@@ -107,7 +103,7 @@ def _roles(server: Server, part: Chosen) -> Iterator[Finding]:
     with server.maintenance() as connection, translated_errors("Reading the roles", RestoreError):
         known = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
     for name in sorted(named - known):
-        yield _refusal(f"Role {name} owns tables of {part.target.saved} or has rights on them, and the server lacks it. Create it first.")
+        yield refusal(f"Role {name} owns tables of {part.target.saved} or has rights on them, and the server lacks it. Create it first.")
 
 
 def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
@@ -117,42 +113,38 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
     yield from _replaced(part, out)
     linked = uses(live, out, part.names)
     for what in linked.refused:
-        yield _refusal(
+        yield refusal(
             f"In {database}: {what}, and can't be pointed to the restored one. Drop it before and create it again afterwards,"
             " restore it too, or restore the whole database."
         )
     for name in published(live, part.schemas):
-        yield _refusal(
+        yield refusal(
             f"The publication {name} of {database} would send all restored rows to its subscribers, who have them already."
             " Drop it, and create it and its subscriptions again afterwards."
         )
     for subscription, fed in subscribed(live, out):
-        yield _refusal(f"The {subscription} of {database} would stay with the replaced {fed}. {CREATE_AGAIN}")
+        yield refusal(f"The {subscription} of {database} would stay with the replaced {fed}. {CREATE_AGAIN}")
     wanted = {*part.names, *(name for kind, name in part.objects if kind == "index")}
     for name, what in taken(live, out, wanted):
-        yield _refusal(f"In {database} the name {name}, which the restored tables need, is that of {what}, which stays. Rename it first.")
+        yield refusal(f"In {database} the name {name}, which the restored tables need, is that of {what}, which stays. Rename it first.")
     query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
     for (gid,) in live.execute(query).fetchall():
-        yield _refusal(f"The prepared transaction {gid!r} in {database} may block the swap. COMMIT PREPARED or ROLLBACK PREPARED it.")
+        yield refusal(f"The prepared transaction {gid!r} in {database} may block the swap. COMMIT PREPARED or ROLLBACK PREPARED it.")
     if linked.related:
-        yield Finding(
-            "fact", f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the verification checks that they hold."
-        )
+        yield fact(f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the verification checks that they hold.")
     if linked.views:
-        yield Finding("fact", f"{len(linked.views)} views of {database} will show the restored tables.")
+        yield fact(f"{len(linked.views)} views of {database} will show the restored tables.")
 
 
 def _replaced(part: Chosen, out: Sequence[Relation]) -> Iterator[Finding]:
     database, restore_id = part.target.name, part.target.restore_id
     live = {relation.qualified: relation for relation in out}
     if both := [f"{name} ({human_size(live[name].bytes)})" for name in sorted(live.keys() & part.names)]:
-        yield Finding(
-            "fact", f"In {database} these are replaced and kept in schemas {aside('...', 'before', restore_id)}: {shortened(both)}."
-        )
+        yield fact(f"In {database} these are replaced and kept in schemas {aside('...', 'before', restore_id)}: {shortened(both)}.")
     if new := sorted(part.names - live.keys()):
-        yield Finding("fact", f"{database} lacks {shortened(new)}; created.")
+        yield fact(f"{database} lacks {shortened(new)}; created.")
     if extra := sorted(live.keys() - part.names):
-        yield Finding("warning", f"The set does not have {shortened(extra)} of {database}; set aside with the others.")
+        yield warning(f"The set does not have {shortened(extra)} of {database}; set aside with the others.")
 
 
 def _schemas(live: Connection, part: Chosen) -> Iterator[Finding]:
@@ -174,23 +166,23 @@ def _rights(live: Connection, part: Chosen) -> Iterator[Finding]:
     assert row is not None
     me, may_create, may_create_roles, may_make_schemas = row
     if not may_create:
-        yield _refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
+        yield refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
     if not may_create_roles:
-        yield _refusal(
+        yield refusal(
             f"User {me} may not create the roles that load tables, each with the rights of one owner. ALTER ROLE {me} CREATEROLE, or"
             " restore as a superuser."
         )
     if not may_make_schemas:
-        yield _refusal(f"User {me} may not create schemas in {part.target.name}. GRANT CREATE ON DATABASE, or restore as a superuser.")
+        yield refusal(f"User {me} may not create schemas in {part.target.name}. GRANT CREATE ON DATABASE, or restore as a superuser.")
     query = """SELECT rolname, rolsuper, pg_has_role(oid, 'USAGE'), pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
         FROM pg_roles WHERE rolname = ANY (%s) AND rolname <> current_user ORDER BY 1"""
     for owner, is_superuser, is_member, may_grant in live.execute(query, [sorted(part.owners)]).fetchall():
         if is_superuser:
-            yield _refusal(f"{owner}, who owns what is restored, is a superuser. Restore as a superuser.")
+            yield refusal(f"{owner}, who owns what is restored, is a superuser. Restore as a superuser.")
         elif not is_member:
-            yield _refusal(f"User {me} is not a member of {owner}, who owns what is restored. GRANT {owner} TO {me} WITH ADMIN OPTION.")
+            yield refusal(f"User {me} is not a member of {owner}, who owns what is restored. GRANT {owner} TO {me} WITH ADMIN OPTION.")
         elif not may_grant and live.info.server_version >= _GRANTED_BY_ADMINS:
-            yield _refusal(
+            yield refusal(
                 f"User {me} may not give the rights of {owner}, who owns what is restored, to the role that loads it."
                 f" GRANT {owner} TO {me} WITH ADMIN OPTION."
             )
