@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 
 import bson
-from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson import Binary, Code, DatetimeMS, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
 from recovery.common.connections import Endpoint
 from recovery.packs.content_index import read_rows
@@ -16,6 +16,8 @@ from tests.support.local_restore import back_up
 
 TOOLS = [Path(".venv/mongo-tools").absolute()]
 OLD = datetime.datetime(2001, 1, 1)
+FAR = DatetimeMS(8_640_000_000_000_000)
+"""Where the calendar of JavaScript ends, beyond that of Python."""
 
 
 def endpoint(server, **changes) -> Endpoint:
@@ -131,6 +133,13 @@ def hard_content(client, name: str) -> None:
     db.command("collMod", "validated", validator=strict, validationLevel="moderate", validationAction="error")
     db.create_collection("expected", validator={"$expr": {"$lt": ["$a", "$b"]}}, validationAction="warn")
     db.expected.insert_one({"a": 2, "b": 1})
+    db.command("create", "mails", validator={"mail": {"$regex": "@", "$options": "i"}, "name": {"$regex": "^[a-z]"}})
+    db.mails.insert_one({"mail": "a@b", "name": "a"})
+    db.mails.create_index("until", partialFilterExpression={"until": {"$lt": FAR}})
+    db.create_collection("mailing", viewOn="mails", pipeline=[{"$match": {"mail": {"$regex": "^a"}, "until": {"$ne": FAR}}}])
+    for name in ("two..dots", "dot at the end."):
+        db.command("insert", name, documents=[{"_id": 1}])
+        db.command("createIndexes", name, indexes=[{"key": {"a": 1}, "name": "a"}])
     db.create_collection("watched", changeStreamPreAndPostImages={"enabled": True})
     db.create_collection("tuned", storageEngine={"wiredTiger": {"configString": "block_compressor=zlib"}})
     db.tuned.insert_one({"_id": 1})

@@ -1,6 +1,8 @@
 import datetime
 import io
 import json
+import socket
+import struct
 import subprocess
 import tarfile
 import threading
@@ -11,7 +13,7 @@ import bson
 import pytest
 
 from recovery.common.connections import Endpoint
-from recovery.common.errors import ArtifactError, ConnectionUnusable, SourceError, SourceUnreachable
+from recovery.common.errors import ArtifactError, ConnectionUnusable, SourceError, SourceUnreachable, ToolError
 from recovery.packs.content_diff import compare
 from recovery.packs.content_index import read_rows
 from recovery.runners.local import LOCAL
@@ -222,6 +224,61 @@ def test_dump_of_whole_server_skips_system_collections_and_leftovers_of_restores
     client.admin.own.drop()
     assert {name for name in names if name.startswith(f"{db.name}.")} == {f"{db.name}.mine", f"{db.name}.__stage_not a mark"}
     assert {name for name in names if name.startswith(("admin.", "config.", "local."))} == {"admin.own"}
+
+
+def test_dump_skips_the_temporary_collection_of_a_running_aggregation(mongo_server, client, db, tmp_path):
+    """Nobody can make one with a command, so a set that had one could not be restored."""
+    db.one.insert_one({})
+    made = {"op": "c", "ns": f"{db.name}.$cmd", "o": {"create": "tmp.agg_out.1", "temp": True}}
+    client.admin.command("applyOps", [made])
+    dump(mongo(mongo_server, db.name), tmp_path / "dump")
+    assert {path.name for path in (tmp_path / "dump/documents" / db.name).iterdir()} == {"one.bson", "one.metadata.json"}
+
+
+def looks_alike(db):
+    db.command("create", "one", validator={"a": {"$ne": {"$numberInt": "5"}}})
+    db.create_collection("view", viewOn="one", pipeline=[{"$addFields": {"x": {"$literal": {"$date": "tomorrow"}}}}])
+
+
+def test_snapshot_dump_has_definitions_that_look_like_extended_json(mongo_server, db, tmp_path):
+    looks_alike(db)
+    rows = {row[1]: row[2] for row in read_rows(back_up(mongo(mongo_server, db.name), tmp_path / "set") / "documents.contents.jsonl")}
+    assert '{"$literal": {"$date": "tomorrow"}}' in rows[f"{db.name}.view"]["options"]
+    assert '{"$ne": {"$numberInt": "5"}}' in rows[f"{db.name}.one"]["options"]
+
+
+def test_mongodump_refuses_definitions_that_look_like_extended_json_by_name(standalone, tmp_path):
+    with standalone.client() as client:
+        looks_alike(client.looks_alike)
+        try:
+            with pytest.raises(ToolError, match=r"collection `looks_alike\.one`"):
+                dump(mongo(standalone, "looks_alike"), tmp_path / "dump")
+        finally:
+            client.drop_database("looks_alike")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ({"create": "XXX"}, "database not_text has a name or definition that is no UTF-8"),
+        ({"create": "one", "validator": {"a": "XXX"}}, "database not_text has a name or definition that is no UTF-8"),
+        ({"createUser": "u", "pwd": "x", "roles": [], "customData": {"a": "XXX"}}, "a user, a role or another text that is no UTF-8"),
+    ],
+)
+def test_dump_of_a_server_with_a_name_that_is_no_text_fails_by_database(server_folder, tmp_path, command, words):
+    with MongoServer(server_folder / f"no-text-{next(iter(command))}-{len(command)}", auth=False) as own, own.client() as client:
+        client.not_text.some.insert_one({})
+        send(own, bson.encode(command | {"$db": "not_text"}).replace(b"XXX", b"a\xff\xfe"))
+        with pytest.raises(SourceError, match=words):
+            dump(mongo(own), tmp_path / "dump")
+
+
+def send(where, command):
+    """A command in bytes, as no driver sends it."""
+    body = bytes(5) + command
+    with socket.create_connection(("127.0.0.1", where.port)) as own:
+        own.sendall(struct.pack("<iiii", 16 + len(body), 1, 0, 2013) + body)
+        assert b"ok" in own.recv(1 << 16)
 
 
 def test_dump_of_named_collections_skips_all_other_collections(mongo_server, db, tmp_path):

@@ -90,6 +90,42 @@ def test_restore_after_changes_and_drops_equals_the_set_and_keeps_replaced_data(
     assert not [name for name in db.list_collection_names() if name.startswith("__")]
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_restore_of_definitions_that_look_like_extended_json_equals_the_set(server, db, tmp_path, in_place):
+    odd = {"a": {"$ne": {"$oid": "no id"}}}
+    db.command("create", "one", validator=odd)
+    db.command("create", "legacy", autoIndexId=True)
+    db.one.create_index("a", partialFilterExpression={"a": {"$eq": {"$numberInt": "5"}}})
+    look_alike = [{"$addFields": {"x": {"$literal": {"$date": "tomorrow"}}}}]
+    db.create_collection("view", viewOn="one", pipeline=look_alike)
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
+    db.command("collMod", "view", viewOn="one", pipeline=[])
+    db.command("collMod", "one", validator={})
+    restore = LocalRestore(set_folder, tmp_path / "work", in_place=in_place)
+    if in_place:
+        source.replace(restore)
+        assert source.verify_staged(restore) == []
+    else:
+        source.swap(begun(source, set_folder, tmp_path / "work"))
+    options = {entry["name"]: entry["options"] for entry in db.list_collections()}
+    assert (options["one"]["validator"], options["view"]["pipeline"]) == (odd, look_alike)
+    assert options["legacy"] == {"autoIndexId": True}
+
+
+def test_rollback_returns_a_view_that_looks_like_extended_json(server, db, tmp_path):
+    db.one.insert_one({})
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
+    look_alike = [{"$addFields": {"x": {"$literal": {"$oid": "no id"}}}}]
+    db.create_collection("view", viewOn="one", pipeline=look_alike)
+    restore = begun(source, set_folder, tmp_path / "work")
+    source.swap(restore)
+    assert "view" not in db.list_collection_names()
+    source.roll_back(restore)
+    assert [entry["options"]["pipeline"] for entry in db.list_collections(filter={"name": "view"})] == [look_alike]
+
+
 def test_restore_creates_a_missing_database(server, client, db, tmp_path):
     db.one.insert_many([{"_id": n} for n in range(5)])
     series(db, "weather", 20)

@@ -23,6 +23,7 @@ from pymongo.errors import OperationFailure
 
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.mongo.client import Client, unauthorized
+from recovery.sources.mongo.extended_json import CODEC
 
 Document = Mapping[str, Any]
 _FILES = {"system.users": "user", "system.roles": "role"}
@@ -167,4 +168,4 @@ def account_kind(path: str) -> str | None:
 
 def decode(found: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Documents of users or roles."""
-    return map(bson.decode, found)
+    return (bson.decode(document, CODEC) for document in found)

@@ -14,12 +14,14 @@ from typing import Any, Literal, cast
 from urllib.parse import quote_plus, unquote_plus
 
 from bson import Binary
-from bson.json_util import CANONICAL_JSON_OPTIONS, RELAXED_JSON_OPTIONS, dumps, loads
+from bson.json_util import RELAXED_JSON_OPTIONS, dumps
+from pymongo.errors import OperationFailure
 
 from recovery.common.errors import SourceError
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.kinds.mongo import MongoSettings
-from recovery.sources.mongo.client import Client
+from recovery.sources.mongo.client import NAMESPACE_NOT_FOUND, Client, listed
+from recovery.sources.mongo.extended_json import read_document, write_document
 
 Kind = Literal["collection", "timeseries", "view"]
 
@@ -94,27 +96,39 @@ def user_databases(client: Client) -> list[str]:
 def read_database(client: Client, database: str, *, marked: bool = False) -> list[Namespace]:
     """Every collection, time series and view of a database that is its users', in the order of names.
 
-    Left out: ``system.*`` but ``system.js``, and what restores staged or set aside (with ``marked``, only those).
+    Left out: ``system.*`` but ``system.js``, what the server keeps for a moment only, and what restores staged or set aside
+    (with ``marked``, only those).
     """
-    listed = {entry["name"]: entry for entry in client[database].list_collections()}
+    found = {entry["name"]: entry for entry in listed(client, database, "listCollections")}
     return [
-        _namespace(client, database, entry, listed)
-        for name, entry in sorted(listed.items())
-        if _is_users(database, name) and (marked_id(name) is not None) == marked
+        _namespace(client, database, entry, found)
+        for name, entry in sorted(found.items())
+        if _is_users(database, entry) and (marked_id(name) is not None) == marked
     ]
 
 
-def _namespace(client: Client, database: str, entry: Mapping[str, Any], listed: Mapping[str, Mapping[str, Any]]) -> Namespace:
+def _namespace(client: Client, database: str, entry: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> Namespace:
     kind = cast(Kind, entry["type"])
     indexes: Iterable[Mapping[str, Any]] = ()
     uuid = ""
     if kind != "view":
-        uuid = bytes(listed.get(data_name(entry["name"], kind), entry)["info"].get("uuid", b"")).hex()
-        indexes = client[database][entry["name"]].list_indexes()
-    return Namespace(database, entry["name"], kind, entry["options"], tuple(map(dict, indexes)), uuid)
+        uuid = bytes(found.get(data_name(entry["name"], kind), entry)["info"].get("uuid", b"")).hex()
+        indexes = _indexes(client, database, entry["name"])
+    return Namespace(database, entry["name"], kind, entry["options"], tuple(indexes), uuid)
 
 
-def _is_users(database: str, name: str) -> bool:
+def _indexes(client: Client, database: str, name: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        yield from listed(client, database, "listIndexes", name)
+    except OperationFailure as error:
+        if error.code != NAMESPACE_NOT_FOUND:  # dropped since it was listed
+            raise
+
+
+def _is_users(database: str, entry: Mapping[str, Any]) -> bool:
+    name = entry["name"]
+    if entry["options"].get("temp"):  # of an $out that runs; the server drops it when it starts, and lets nobody make one
+        return False
     return (name == "system.js" and database != "admin") or not name.startswith("system.")
 
 
@@ -224,7 +238,7 @@ def metadata(namespace: Namespace) -> str:
     if namespace.uuid and namespace.type == "collection":
         document["uuid"] = namespace.uuid
     document |= {"collectionName": namespace.name, "type": namespace.type}
-    return dumps(document, json_options=CANONICAL_JSON_OPTIONS)
+    return write_document(document)
 
 
 def from_metadata(database: str, stem: str, text: str | bytes) -> Namespace:
@@ -233,7 +247,7 @@ def from_metadata(database: str, stem: str, text: str | bytes) -> Namespace:
     Raises:
         ValueError: if it is none.
     """
-    document = loads(text, json_options=CANONICAL_JSON_OPTIONS)
+    document = read_document(text)
     if not isinstance(document, dict) or not isinstance(document.get("indexes"), list):
         raise ValueError("it has no list of indexes")
     kind = document.get("type") or ("view" if "viewOn" in document.get("options", {}) else "collection")
@@ -252,21 +266,11 @@ def without_ttl(namespace: Namespace) -> Namespace:
     return replace(namespace, options=bare(namespace.options), indexes=tuple(map(bare, namespace.indexes)))
 
 
-def to_text(value: Any) -> str:
-    """A BSON value as text that :func:`from_text` reads back exactly."""
-    return dumps(value, json_options=CANONICAL_JSON_OPTIONS)
-
-
-def from_text(text: object) -> Any:
-    """Read what :func:`to_text` wrote."""
-    return loads(str(text), json_options=CANONICAL_JSON_OPTIONS)
-
-
 def by_uuid(client: Client, databases: Collection[str]) -> dict[str, tuple[str, str]]:
     """``(database, name)`` of every collection of some databases by its UUID, whatever it is called now."""
     places = {}
     for database in databases:
-        for entry in client[database].list_collections():
+        for entry in listed(client, database, "listCollections"):
             uuid = entry.get("info", {}).get("uuid")
             if isinstance(uuid, Binary):
                 places[bytes(uuid).hex()] = (database, entry["name"])

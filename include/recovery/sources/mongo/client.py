@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pymongo
+from bson.errors import InvalidBSON
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
@@ -32,6 +33,7 @@ _OWN = {"srv", "allow_insecure", "ssl", "auth_source"}
 _ANSWER_WITHIN_MS = 10_000
 _AUTHENTICATION_FAILED = 18
 _UNAUTHORIZED = 13
+NAMESPACE_NOT_FOUND = 26
 
 
 def options(endpoint: Endpoint) -> dict[str, Any]:
@@ -118,6 +120,28 @@ def connect(endpoint: Endpoint) -> Iterator[Client]:
         yield client
 
 
+def listed(client: Client, database: str, command: str, value: str | int = 1, **options: Any) -> Iterator[dict[str, Any]]:
+    """What ``listCollections`` or ``listIndexes`` list.
+
+    The driver's own methods fail with dates beyond Python's and with names such as ``a..b``, which a server takes.
+
+    Raises:
+        SourceError: if a name or definition is no text.
+    """
+    try:
+        yield from client[database].cursor_command(command, value, codec_options=client.codec_options, **options)
+    except InvalidBSON as error:
+        raise SourceError(
+            f"The database {database} has a name or definition that is no UTF-8 text: {error}.",
+            "Find it in listCollections and listIndexes of mongosh, and drop or rename it.",
+        ) from error
+
+
+def rename(client: Client, database: str, old: str, new: str, **options: Any) -> None:
+    """Rename a collection, to any name that a server takes."""
+    client.admin.command("renameCollection", f"{database}.{old}", to=f"{database}.{new}", **options)
+
+
 def _client(endpoint: Endpoint, settings: Mapping[str, Any]) -> Client:
     try:
         return pymongo.MongoClient(address(endpoint), **settings, datetime_conversion="DATETIME_AUTO")
@@ -148,6 +172,10 @@ def _in_own_words(endpoint: Endpoint) -> Iterator[None]:
     except InvalidName as error:
         raise SourceError(
             f"{name} has a collection whose name the driver can't use: {error}.", "Rename that collection: no '..', no '.' at either end."
+        ) from error
+    except InvalidBSON as error:
+        raise SourceError(
+            f"{name} has a user, a role or another text that is no UTF-8: {error}.", "Find it in mongosh, and drop it."
         ) from error
     except PyMongoError as error:
         raise SourceError(f"{name} could not be worked with: {words(error)}.", "Read what it said; its own log says more.") from error

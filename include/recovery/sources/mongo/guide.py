@@ -18,6 +18,8 @@ mongorestore --uri "$MONGO_URI" --stopOnError --bypassDocumentValidation --dir {
 
 mongorestore may write the fields inside an index's options in another order than they had. That matters in wildcard projections and
 in partial filters on subdocuments: compare such indexes with the `*.metadata.json` files there, and make anew those that differ.
+It may stop at a definition whose `*.metadata.json` has the key `bson`, which is that whole file as BSON: take the file away, load the
+rest, and make that collection or view by hand.
 {% if version %}
 Its users and roles lie beside the databases that they belong to. mongorestore wants them in one place, and adds them to the server's:
 

@@ -18,6 +18,7 @@ from threading import Event
 from typing import Any, cast
 
 from bson import Timestamp, _array_of_documents_to_buffer, decode
+from pymongo.collection import Collection
 from pymongo.cursor import RawBatchCursor
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
@@ -105,9 +106,18 @@ class Batches(RawBatchCursor[dict[str, Any]]):
         return [read]
 
 
+class AnyCollection(Collection[dict[str, Any]]):
+    """A collection to read, by any name that a server takes; the driver refuses some of them, such as ``a..b``."""
+
+    def __init__(self, client: Client, database: str, name: str, concern: ReadConcern) -> None:
+        super().__init__(client[database], "any", read_concern=concern)
+        self._name = name
+        self._full_name = f"{database}.{name}"
+
+
 def raw_batches(client: Client, database: str, name: str, concern: ReadConcern) -> Iterator[bytes]:
     """A collection's documents, end to end, in batches of about 1 MiB or one document."""
-    collection = client[database].get_collection(name, read_concern=concern)
+    collection = AnyCollection(client, database, name, concern)
     with Batches(collection, batch_size=_SAMPLE) as sample:
         first = cast(bytes, next(sample, b""))
         if not sample.alive:
@@ -120,7 +130,7 @@ def raw_batches(client: Client, database: str, name: str, concern: ReadConcern) 
 
 def exact_count(client: Client, namespace: Namespace, concern: ReadConcern) -> int:
     """How many documents the server counts, by the index of their ids; buckets of a time series."""
-    collection = client[namespace.database].get_collection(namespace.data, read_concern=concern)
+    collection = AnyCollection(client, namespace.database, namespace.data, concern)
     keys = [dict(index["key"]) for index in namespace.indexes]
     by_id = namespace.type == "timeseries" or "clusteredIndex" in namespace.options or {"_id": 1} in keys
     counted = list(collection.aggregate([{"$count": "n"}], hint={"_id": 1} if by_id else None))

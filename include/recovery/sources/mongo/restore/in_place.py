@@ -18,7 +18,7 @@ from recovery.common.files import empty_folder
 from recovery.sources.base import RestoreView, announce_drop
 from recovery.sources.mongo.accounts import Accounts
 from recovery.sources.mongo.catalog import Namespace, mark
-from recovery.sources.mongo.client import Client
+from recovery.sources.mongo.client import Client, rename
 from recovery.sources.mongo.restore.inspect import live_within
 from recovery.sources.mongo.restore.load import Target, create_views, drop_marked, lay_out, load_stacks, stacks
 from recovery.sources.mongo.restore.selection import Parts, Planned
@@ -118,7 +118,7 @@ def _drop(client: Client, restore_id: str, parts: Parts, new: Sequence[Namespace
         if not name.startswith("system."):
             client[database].drop_collection(name)
         elif (database, name) in live:  # the server drops no system.js, but lets it be renamed
-            client[database][name].rename(aside + name, dropTarget=True)
+            rename(client, database, name, aside + name, dropTarget=True)
     drop_marked(client, parts.databases, aside)
     log.info("dropped %d collections and views", len(live))
 

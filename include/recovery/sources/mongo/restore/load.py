@@ -53,7 +53,7 @@ def definitions(root: Path) -> list[Namespace]:
 def lay_out(source: Path, namespaces: Iterable[tuple[Namespace, Namespace]], target: Path, *, copy: bool = False) -> None:
     """Move or link files of collections and time series to a dump of its own, without any TTL.
 
-    Its definitions have no indexes but those that come with a collection: :func:`create_indexes` makes the others.
+    Its definitions have no indexes, and no options of collections: :func:`load_stacks` makes both.
 
     Args:
         source: below which they lie.
@@ -62,7 +62,8 @@ def lay_out(source: Path, namespaces: Iterable[tuple[Namespace, Namespace]], tar
         copy: link them.
     """
     for old, new in namespaces:
-        renamed = replace(new, options=without_ttl(new).options, indexes=tuple(index for index in new.indexes if _inborn(index)), uuid="")
+        options = without_ttl(new).options if new.type == "timeseries" else {}
+        renamed = replace(new, options=options, indexes=(), uuid="")
         data = source / data_path(old.database, old.name, old.type)
         moved = target / data_path(renamed.database, renamed.name, renamed.type)
         moved.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,7 @@ def load_stacks(target: Target, dumps: Iterable[tuple[Path, Sequence[tuple[Names
     """Load what :func:`stacks` put apart and :func:`lay_out` laid out, with its indexes."""
     for folder, stack in dumps:
         if stack:
+            create_collections(target, [new for _, new in stack if new.type == "collection"])
             log.info("restored %d documents", target.load(folder, in_order=folder.name == "capped"))
             create_indexes(target, [new for _, new in stack])
 
@@ -105,6 +107,18 @@ def keep_series(dumps: Iterable[tuple[Path, Sequence[tuple[Namespace, Namespace]
                 (folder / metadata_path(new.database, new.name)).write_text(metadata(new))
             else:
                 (folder / data_path(new.database, new.name, new.type)).unlink()
+
+
+def create_collections(target: Target, namespaces: Iterable[Namespace]) -> None:
+    """Create collections with exactly their options, but without any TTL; mongorestore fails on some, and leaves out some."""
+
+    def create(now: Namespace) -> Callable[[Event], None]:
+        def task(_: Event) -> None:
+            target.client[now.database].command({"create": now.name, **without_ttl(now).options})
+
+        return task
+
+    in_threads(target.jobs, [create(now) for now in namespaces])
 
 
 def create_indexes(target: Target, namespaces: Iterable[Namespace]) -> None:

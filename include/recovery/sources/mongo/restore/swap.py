@@ -14,8 +14,9 @@ from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import Accounts
-from recovery.sources.mongo.catalog import Namespace, by_uuid, from_text, mark, read_database, to_text
-from recovery.sources.mongo.client import Client
+from recovery.sources.mongo.catalog import Namespace, by_uuid, mark, read_database
+from recovery.sources.mongo.client import NAMESPACE_NOT_FOUND, Client, rename
+from recovery.sources.mongo.extended_json import from_text, to_text
 from recovery.sources.mongo.restore import timeseries
 from recovery.sources.mongo.restore.load import Target, create_views, drop_marked
 from recovery.sources.mongo.restore.swap_plan import Move, SwapPlan, Ttl, View
@@ -27,8 +28,8 @@ PLAN = "mongo switch planned"
 _NEVER_EXPIRES = 2_147_483_647
 """The longest that a TTL index takes, 68 years. What is older was deleted while the index had a shorter time."""
 
-_GONE = {26, 27}
-"""NamespaceNotFound, IndexNotFound."""
+_GONE = {NAMESPACE_NOT_FOUND, 27}
+"""The other is IndexNotFound."""
 
 Places = dict[str, tuple[str, str]]
 
@@ -145,7 +146,7 @@ def _move(client: Client, places: Places, database: str, uuid: str, name: str) -
             f"{database}.{name} was created while its location was empty: something still writes.",
             f"Stop what uses the database, and rename or drop {database}.{name}. {ROLLS_BACK}",
         )
-    client[database][current].rename(name)
+    rename(client, database, current, name)
     places[uuid] = (database, name)
     log.info("%s: %s is now %s", database, current, name)
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from recovery.common.errors import RestoreError
-from recovery.sources.mongo.catalog import Namespace, from_text, mark, rows, to_text
+from recovery.sources.mongo.catalog import Namespace, mark, rows
+from recovery.sources.mongo.extended_json import from_text, to_text
 
 
 class _Frozen(BaseModel):

@@ -20,7 +20,7 @@ from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.catalog import BUCKETS, Namespace, data_path, mark, metadata, metadata_path, read_database
-from recovery.sources.mongo.client import Client
+from recovery.sources.mongo.client import Client, listed
 from recovery.sources.mongo.raw_bson import blocks, digest
 from recovery.sources.mongo.restore.load import Target, create_indexes, definitions, lay_out, live_digests
 from recovery.sources.mongo.restore.swap_plan import Series
@@ -51,8 +51,8 @@ def saved_folder(restore: RestoreView) -> Path:
 
 def uuid_of(client: Client, series: Series) -> str:
     """The UUID of the buckets that are live under a series' name; empty if there are none."""
-    listed = client[series.database].list_collections(filter={"name": BUCKETS + series.name})
-    return next((bytes(entry["info"]["uuid"]).hex() for entry in listed), "")
+    found = listed(client, series.database, "listCollections", filter={"name": BUCKETS + series.name})
+    return next((bytes(entry["info"]["uuid"]).hex() for entry in found), "")
 
 
 def set_aside(target: Target, restore: RestoreView, series: Sequence[Series]) -> None:
@@ -180,8 +180,7 @@ def _make_room(target: Target, restore: RestoreView, step: str, series: Sequence
     """
     begun = said(restore, step)
     for one in series:
-        client = target.client[one.database]
-        entry = next(client.list_collections(filter={"name": one.name}), None)
+        entry = next(listed(target.client, one.database, "listCollections", filter={"name": one.name}), None)
         if entry is None and not uuid_of(target.client, one):
             restore.record(step, database=one.database, name=one.name)
             continue
@@ -190,7 +189,7 @@ def _make_room(target: Target, restore: RestoreView, step: str, series: Sequence
                 f"{one.full} was created while its location was empty: something still writes.",
                 f"Stop what uses the database, and rename or drop {one.full}. {ROLLS_BACK}",
             )
-        client.drop_collection(one.name)
+        target.client[one.database].drop_collection(one.name)
 
 
 def _as_loaded(entry: Mapping[str, Any] | None, step: str) -> bool:
