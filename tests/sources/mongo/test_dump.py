@@ -226,13 +226,23 @@ def test_dump_of_whole_server_skips_system_collections_and_leftovers_of_restores
     assert {name for name in names if name.startswith(("admin.", "config.", "local."))} == {"admin.own"}
 
 
-def test_dump_skips_the_temporary_collection_of_a_running_aggregation(mongo_server, client, db, tmp_path):
+@pytest.mark.parametrize("replica_set", [True, False])
+def test_dump_skips_the_temporary_collection_of_a_running_aggregation(mongo_server, standalone, tmp_path, replica_set):
     """Nobody can make one with a command, so a set that had one could not be restored."""
-    db.one.insert_one({})
-    made = {"op": "c", "ns": f"{db.name}.$cmd", "o": {"create": "tmp.agg_out.1", "temp": True}}
-    client.admin.command("applyOps", [made])
-    dump(mongo(mongo_server, db.name), tmp_path / "dump")
-    assert {path.name for path in (tmp_path / "dump/documents" / db.name).iterdir()} == {"one.bson", "one.metadata.json"}
+    where = mongo_server if replica_set else standalone
+
+    def aggregate():
+        made = {"op": "c", "ns": "aggregating.$cmd", "o": {"create": "tmp.agg_out.1", "temp": True}}
+        client.admin.command("applyOps", [made])
+
+    with where.client() as client:
+        client.aggregating.one.insert_one({})
+        if replica_set:
+            aggregate()
+        dump(mongo(where, "aggregating"), tmp_path / "dump", opened=lambda: None if replica_set else aggregate())
+        client.drop_database("aggregating")
+    found = {path.name for path in (tmp_path / "dump/documents/aggregating").iterdir()}
+    assert found - {"prelude.json"} == {"one.bson", "one.metadata.json"}
 
 
 def looks_alike(db):

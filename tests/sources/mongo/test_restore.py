@@ -14,8 +14,8 @@ from recovery.packs.content_diff import compare
 from recovery.packs.content_index import read_rows
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.runners.local import LOCAL
+from recovery.sources.mongo import catalog
 from recovery.sources.mongo.client import ClientTools
-from recovery.sources.mongo.restore import load as restore_load
 from recovery.sources.mongo.restore import timeseries
 from recovery.sources.mongo.restore.load import mongorestore
 from recovery.sources.mongo.source import Mongo
@@ -676,9 +676,9 @@ def test_stage_fails_when_an_index_can_not_be_built(server, db, tmp_path, monkey
     db.some.create_index("x", name="x")
     source = mongo(server, db.name)
     set_folder = back_up(source, tmp_path / "set")
-    read = restore_load.from_metadata
+    read = catalog.from_metadata
     unique = {"v": 2, "key": {"x": 1}, "name": "x", "unique": True}
-    monkeypatch.setattr(restore_load, "from_metadata", lambda *given: dataclasses.replace(read(*given), indexes=(unique,)))
+    monkeypatch.setattr(catalog, "from_metadata", lambda *given: dataclasses.replace(read(*given), indexes=(unique,)))
     with pytest.raises(RecoveryError, match="duplicate key"):
         source.stage(LocalRestore(set_folder, tmp_path / "work"))
 

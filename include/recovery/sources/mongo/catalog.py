@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import quote_plus, unquote_plus
 
@@ -25,6 +26,7 @@ from recovery.sources.mongo.extended_json import read_document, write_document
 
 Kind = Literal["collection", "timeseries", "view"]
 
+METADATA = ".metadata.json"
 BUCKETS = "system.buckets."
 """What a time series keeps its documents under."""
 _MARK = re.compile(r"__(stage|before|replaced)_([0-9a-f]{8})_(.*)", re.DOTALL)
@@ -58,6 +60,11 @@ class Namespace:
     def capped(self) -> bool:
         """Whether it is capped; a snapshot can't read it."""
         return bool(self.options.get("capped"))
+
+    @property
+    def temporary(self) -> bool:
+        """Whether it is of an ``$out`` that runs: the server drops it when it starts, and lets nobody make one."""
+        return bool(self.options.get("temp"))
 
     @property
     def expires(self) -> bool:
@@ -100,11 +107,8 @@ def read_database(client: Client, database: str, *, marked: bool = False) -> lis
     (with ``marked``, only those).
     """
     found = {entry["name"]: entry for entry in listed(client, database, "listCollections")}
-    return [
-        _namespace(client, database, entry, found)
-        for name, entry in sorted(found.items())
-        if _is_users(database, entry) and (marked_id(name) is not None) == marked
-    ]
+    wanted = [entry for name, entry in sorted(found.items()) if _is_users(database, name) and (marked_id(name) is not None) == marked]
+    return [namespace for entry in wanted if not (namespace := _namespace(client, database, entry, found)).temporary]
 
 
 def _namespace(client: Client, database: str, entry: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> Namespace:
@@ -125,10 +129,7 @@ def _indexes(client: Client, database: str, name: str) -> Iterator[Mapping[str, 
             raise
 
 
-def _is_users(database: str, entry: Mapping[str, Any]) -> bool:
-    name = entry["name"]
-    if entry["options"].get("temp"):  # of an $out that runs; the server drops it when it starts, and lets nobody make one
-        return False
+def _is_users(database: str, name: str) -> bool:
     return (name == "system.js" and database != "admin") or not name.startswith("system.")
 
 
@@ -228,7 +229,7 @@ def data_path(database: str, name: str, kind: str) -> str:
 
 def metadata_path(database: str, name: str) -> str:
     """Where, below a dump's root, a namespace's definition lies."""
-    return f"{database}/{file_stem(name)}.metadata.json"
+    return f"{database}/{file_stem(name)}{METADATA}"
 
 
 def metadata(namespace: Namespace) -> str:
@@ -255,6 +256,12 @@ def from_metadata(database: str, stem: str, text: str | bytes) -> Namespace:
         raise ValueError(f"its type is {kind!r}")
     name = document.get("collectionName") or unquote_plus(stem)
     return Namespace(database, name, cast(Kind, kind), document.get("options") or {}, tuple(document["indexes"]), document.get("uuid", ""))
+
+
+def definitions(root: Path) -> list[Namespace]:
+    """Every namespace that a dump below ``root`` defines."""
+    found = sorted(root.glob(f"*/*{METADATA}"))
+    return [from_metadata(path.parent.name, path.name.removesuffix(METADATA), path.read_bytes()) for path in found]
 
 
 def without_ttl(namespace: Namespace) -> Namespace:

@@ -19,7 +19,17 @@ from recovery.common.units import iso
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.model import Consistency, RecoveryPoint
-from recovery.sources.mongo.catalog import Namespace, by_uuid, data_path, marked_id, metadata, metadata_path, read_catalog, rows
+from recovery.sources.mongo.catalog import (
+    Namespace,
+    by_uuid,
+    data_path,
+    definitions,
+    marked_id,
+    metadata,
+    metadata_path,
+    read_catalog,
+    rows,
+)
 from recovery.sources.mongo.client import Client, ClientTools, tool_config
 from recovery.sources.mongo.raw_bson import blocks, documents
 from recovery.sources.mongo.snapshot import (
@@ -180,6 +190,7 @@ def take_fuzzy(
             with tools.runner.tool([*argv, *selection], on_line=heard):
                 log.info("mongodump reads %s", selection[0].removeprefix("--db="))
     closed = datetime.now(UTC)
+    _remove_temporary(root)
     after = {namespace.full: namespace for namespace in read_catalog(client, settings, damaged=damaged)}
     stayed = [namespace for namespace in before if namespace.full in after and after[namespace.full].uuid == namespace.uuid]
     _refuse_left_out(stayed, root)
@@ -192,6 +203,14 @@ def take_fuzzy(
         inventory=tuple(inventory),
         warnings=(f"mongodump read one collection after another from {iso(started)} to {iso(closed)}, while writes went on.",),
     )
+
+
+def _remove_temporary(root: Path) -> None:
+    """Remove what the server keeps for a moment only, which mongodump dumps too; nobody could create it for a restore."""
+    for found in definitions(root):
+        if found.temporary:
+            (root / metadata_path(found.database, found.name)).unlink()
+            (root / data_path(found.database, found.name, found.type)).unlink()
 
 
 def _totals(namespaces: Sequence[Namespace], root: Path, done: Mapping[str, int]) -> dict[str, Facts]:

@@ -12,10 +12,9 @@ from recovery.common.errors import ArtifactError
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, Row, read_rows
 from recovery.sources.mongo.accounts import account_kind, account_row, decode
-from recovery.sources.mongo.catalog import Namespace, data_path, from_metadata, rows
+from recovery.sources.mongo.catalog import METADATA, Namespace, data_path, from_metadata, rows
 from recovery.sources.mongo.raw_bson import DamagedBson, blocks, digest, documents
 
-_METADATA = ".metadata.json"
 _PRELUDE = "prelude.json"
 """Versions, which mongodump writes beside its files; nothing that is restored."""
 _LARGEST_METADATA = 256 << 20
@@ -42,7 +41,7 @@ def read_members(members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterato
 def _read(info: TarInfo, stream: IO[bytes]) -> Iterator[Row]:
     path = info.name
     kind = account_kind(path)
-    if path.endswith(_METADATA):
+    if path.endswith(METADATA):
         yield from _definition(path, stream.read(_LARGEST_METADATA))
     elif path.rpartition("/")[2] == _PRELUDE:
         json.loads(stream.read(_LARGEST_METADATA))
@@ -60,7 +59,7 @@ def _read(info: TarInfo, stream: IO[bytes]) -> Iterator[Row]:
 
 def _definition(path: str, text: bytes) -> Iterator[Row]:
     database, _, file = path.partition("/")
-    namespace = from_metadata(database, file.removesuffix(_METADATA), text)
+    namespace = from_metadata(database, file.removesuffix(METADATA), text)
     for kind, name, facts in rows(namespace):
         yield (kind, name, facts | {"path": _path(namespace)}) if kind == "collection" else (kind, name, facts)
 

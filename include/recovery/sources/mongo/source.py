@@ -32,7 +32,7 @@ from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, Re
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.mongo import query
 from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
-from recovery.sources.mongo.catalog import Namespace, mark, marked_id, missing_of, named_databases, split_name, user_databases
+from recovery.sources.mongo.catalog import Namespace, definitions, mark, marked_id, missing_of, named_databases, split_name, user_databases
 from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server, unauthorized
 from recovery.sources.mongo.dump import Taken, take_fuzzy, take_snapshot
 from recovery.sources.mongo.renames import Names
@@ -42,7 +42,6 @@ from recovery.sources.mongo.restore.inspect import differences_now, live_within,
 from recovery.sources.mongo.restore.load import (
     Target,
     create_views,
-    definitions,
     drop_marked,
     keep_series,
     lay_out,

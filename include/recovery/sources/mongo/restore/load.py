@@ -19,7 +19,6 @@ from recovery.sources.mongo.catalog import (
     data_name,
     data_path,
     file_stem,
-    from_metadata,
     mark,
     marked_id,
     metadata,
@@ -40,14 +39,6 @@ _DETAIL = re.compile(
 _WORKERS = 4
 """Inserts at the same time for each collection: no faster than one where the server has two cores, faster where it has
 more. Capped collections are loaded by one, in order, because their order has a meaning."""
-
-
-def definitions(root: Path) -> list[Namespace]:
-    """Every namespace that a dump below ``root`` defines."""
-    return [
-        from_metadata(path.parent.name, path.name.removesuffix(".metadata.json"), path.read_text())
-        for path in sorted(root.glob("*/*.metadata.json"))
-    ]
 
 
 def lay_out(source: Path, namespaces: Iterable[tuple[Namespace, Namespace]], target: Path, *, copy: bool = False) -> None:

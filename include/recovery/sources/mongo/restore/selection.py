@@ -13,9 +13,8 @@ from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import account_kind, names_needed
-from recovery.sources.mongo.catalog import Namespace, data_path, metadata_path, split_name
+from recovery.sources.mongo.catalog import Namespace, data_path, definitions, metadata_path, split_name
 from recovery.sources.mongo.renames import Names, read_by
-from recovery.sources.mongo.restore.load import definitions
 
 _SHOWN = 5
 

@@ -19,10 +19,10 @@ from recovery.common.units import human_size
 from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
-from recovery.sources.mongo.catalog import BUCKETS, Namespace, data_path, mark, metadata, metadata_path, read_database
+from recovery.sources.mongo.catalog import BUCKETS, Namespace, data_path, definitions, mark, metadata, metadata_path, read_database
 from recovery.sources.mongo.client import Client, listed
 from recovery.sources.mongo.raw_bson import blocks, digest
-from recovery.sources.mongo.restore.load import Target, create_indexes, definitions, lay_out, live_digests
+from recovery.sources.mongo.restore.load import Target, create_indexes, lay_out, live_digests
 from recovery.sources.mongo.restore.swap_plan import Series
 from recovery.sources.mongo.snapshot import MAJORITY, raw_batches
 
