@@ -51,7 +51,7 @@ from recovery.sources.mongo.restore.load import (
     staged_data,
 )
 from recovery.sources.mongo.restore.preflight import preflight
-from recovery.sources.mongo.restore.selection import Planned, planned, target_namespaces, unpack
+from recovery.sources.mongo.restore.selection import Parts, Planned, planned, target_namespaces, unpack
 from recovery.sources.mongo.restore.swap import backward, drop_replaced, forward, put_ttls, record, recorded_plan
 from recovery.sources.mongo.restore.swap_plan import make_plan
 from recovery.sources.mongo.restore.users import existing, load_accounts
@@ -192,12 +192,16 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             else:
                 at = proof.moment(target.client)
                 found = [(now, staged_data(restore.id, now)) for now in staged(target.client, wanted.databases, restore.id)]
-            there = list(rows_with_documents(target.client, found, self._settings.jobs))
-        expected = [(kind, name, facts | {"ttl": None}) for kind, rows in wanted.definitions() for name, facts in rows.items()]
-        differences = compare(expected, there)
+            differences = self._differences(target, wanted, found)
         if not restore.in_place and not differences:
             proof.note(restore, at, [now for now, _ in found])
         return differences
+
+    def _differences(self, target: Target, wanted: Planned, found: Sequence[tuple[Namespace, str]]) -> list[Difference]:
+        """Of what is wanted, without any TTL, and what was found."""
+        there = list(rows_with_documents(target.client, found, self._settings.jobs))
+        expected = [(kind, name, facts | {"ttl": None}) for kind, rows in wanted.definitions() for name, facts in rows.items()]
+        return compare(expected, there)
 
     def swap(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.swap`."""
@@ -210,11 +214,13 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 live = live_within(target.client, wanted.scope)
                 missing = wanted.accounts.keys() - existing(target.client) if wanted.accounts else set()
                 there = staged(target.client, wanted.databases, restore.id)
-                self._refuse_changed(target.client, restore, there)
+                if proof.has_oplog(target.client):
+                    self._refuse_changed(target.client, restore, there)
                 plan = make_plan(restore.id, live, target_namespaces(unpacked, self._names), there, missing)
                 record(restore, plan)
             forward(target, restore, plan, restore.folder / _STAGED / "plain", wanted.collections, accounts)
-            proof.refuse_late_writes(target.client, restore)
+            if not proof.held(target.client, restore):
+                self._refuse_unproven(target, wanted)
 
     def _refuse_changed(self, client: Client, restore: RestoreView, there: Sequence[Namespace]) -> None:
         """What goes live is what was proven, hours ago maybe; where that is not known, it is proven again."""
@@ -226,6 +232,17 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             raise VerificationError(
                 f"{self.id}: staged collections were changed after they were verified: {shortened(differences, between='; ')}.",
                 f"Find out who writes to collections named {mark('stage', restore.id)}... {ROLLS_BACK}",
+            )
+
+    def _refuse_unproven(self, target: Target, wanted: Planned) -> None:
+        """Verify collections where they are live, since nobody can tell whether they are what was proven."""
+        log.info("%s: the restored collections are verified again", self.id)
+        wanted = wanted.only_collections()
+        found = [(now, now.data) for now in live_within(target.client, Parts(frozenset(), frozenset(wanted.names)))]
+        if differences := self._differences(target, wanted, found):
+            raise VerificationError(
+                f"{self.id}: restored collections are not what was verified: {shortened(differences, between='; ')}.",
+                f"Stop what writes to them, under these names or as {mark('stage', '...')}. {ROLLS_BACK}",
             )
 
     def roll_back(self, restore: RestoreView) -> None:

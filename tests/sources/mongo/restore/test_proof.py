@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
-from recovery.common.errors import RestoreError, VerificationError
+from recovery.common.errors import RestoreError
 from recovery.sources.mongo import source as mongo_source
+from recovery.sources.mongo.restore import swap
 from sandbox.servers import Mongo as MongoServer
 from tests.support.local_restore import LocalRestore, back_up
 from tests.support.mongo_samples import mongo
@@ -107,7 +108,7 @@ def test_swap_goes_on_after_a_change_that_was_taken_back(db, proven, readings):
     assert readings == [1]
 
 
-def test_swap_without_a_proof_verifies_first(server, db, tmp_path, readings):
+def test_swap_without_a_proof_verifies(server, db, tmp_path, readings):
     source = mongo(server, db.name)
     restore = LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work")
     source.stage(restore)
@@ -115,15 +116,58 @@ def test_swap_without_a_proof_verifies_first(server, db, tmp_path, readings):
     assert readings == [1]
 
 
-@pytest.mark.parametrize("server", ["replica set"], indirect=True)
-def test_write_between_the_last_look_and_the_renames_fails_the_swap(db, proven):
+LATE_HARMS = [harm for harm in HARMS if harm not in {"an insertion", "a capped conversion"}]
+
+
+@pytest.mark.parametrize("harm", LATE_HARMS)
+def test_change_between_the_last_look_and_the_renames_fails_the_swap(server, db, proven, harm):
+    """On a standalone server the last look is after the renames, where it finds what nobody had told."""
     source, restore = proven
-    staged = db[f"__stage_{restore.id}_many"]
-    restore.on_journal = lambda step, _: staged.delete_one({}) if step == "mongo switch planned" else None
-    with pytest.raises(VerificationError, match="while the restored collections were put in place"):
+    harm = "a deletion" if harm == "a transaction" and not server.replica_set else harm
+    staged = f"__stage_{restore.id}_many"
+    restore.on_journal = lambda step, _: HARMS[harm](db, staged) if step == "mongo switch planned" else None
+    with pytest.raises(RestoreError, match=rf"{db.name}\.many"):
         source.swap(restore)
     source.roll_back(restore)
     source.discard(restore)
+    assert is_live(db)
+
+
+def test_collection_exchanged_in_the_moment_of_the_renames_fails_the_swap(db, proven, monkeypatch):
+    source, restore = proven
+    staged, list_names = f"__stage_{restore.id}_many", swap.by_uuid
+
+    def exchange(client, databases):
+        monkeypatch.undo()
+        found = list_names(client, databases)
+        db[staged].rename("away")
+        db[staged].insert_many([{"_id": n, "x": -n} for n in range(3)])
+        return found
+
+    monkeypatch.setattr(swap, "by_uuid", exchange)
+    with pytest.raises(RestoreError, match="exchanged"):
+        source.swap(restore)
+    source.roll_back(restore)
+    source.discard(restore)
+    assert is_live(db)
+    assert db[f"__replaced_{restore.id}_many"].find_one({"_id": 1})["x"] == -1
+
+
+def test_live_collection_exchanged_in_the_moment_of_the_renames_is_not_lost(db, proven, monkeypatch):
+    source, restore = proven
+    list_names = swap.by_uuid
+
+    def exchange(client, databases):
+        monkeypatch.undo()
+        found = list_names(client, databases)
+        db.many.rename("away")
+        db.many.insert_one({"_id": "other"})
+        return found
+
+    monkeypatch.setattr(swap, "by_uuid", exchange)
+    with pytest.raises(RestoreError, match="exchanged"):
+        source.swap(restore)
+    source.roll_back(restore)
     assert is_live(db)
 
 

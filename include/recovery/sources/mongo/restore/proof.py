@@ -1,7 +1,8 @@
 """Whether what was proven is still what is staged: staged collections lie in the live database, where others may write to them.
 
 A replica set writes each change of a collection into its oplog, with the collection's UUID. So what nobody has changed since
-the proof needs no second look. Where that can't be told, it is verified again.
+the proof needs no second look, and what is changed until the renames is found after them. Without an oplog nobody can tell.
+Then collections are verified again where they are live.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _PROVEN = "mongo proven"
 """Journal step; facts ``at``: the cluster time before the proof began, null where there is none; ``collections``: UUID by full name."""
 
 
+_DEFINING = ("collMod", "createIndexes", "commitIndexBuild", "dropIndexes")
+"""Commands that change a collection without its documents, as the oplog has them."""
+
+
 def moment(client: Client) -> list[int] | None:
     """The cluster time now, to be asked for before a proof begins; None on a standalone server."""
     if not server(client).replica_set:
@@ -44,45 +49,55 @@ def _uuids(staged: Iterable[Namespace]) -> dict[str, str]:
     return {namespace.full: namespace.uuid for namespace in staged if namespace.type == "collection"}
 
 
+def has_oplog(client: Client) -> bool:
+    """Whether changes can be told, by this user."""
+    if not server(client).replica_set:
+        return False
+    try:
+        return _oldest(client) is not None
+    except OperationFailure as error:
+        if not unauthorized(error):
+            raise
+        log.info("what is restored is verified again: this user may not read the oplog")
+        return False
+
+
 def holds(client: Client, restore: RestoreView, staged: Sequence[Namespace]) -> bool:
     """Whether nothing that is staged was changed since it was proven; False if it may have been."""
     proven = restore.recorded_facts(_PROVEN)
     if not proven or proven[-1]["collections"] != _uuids(staged) or proven[-1]["at"] is None:
         return False
-    try:
-        return _reaches(client, proven[-1]) and _found(client, proven[-1], {}) is None
-    except OperationFailure as error:
-        if not unauthorized(error):
-            raise
-        log.info("what was staged is verified again: this user may not read the oplog")
-        return False
+    return _reaches(client, proven[-1]) and _found(client, proven[-1], {}) is None
 
 
-def refuse_late_writes(client: Client, restore: RestoreView) -> None:
-    """Look once more, after the renames, for what was written under the staged names between the last look and them.
+def held(client: Client, restore: RestoreView) -> bool:
+    """Whether nothing was changed under the staged names between the last look and the renames; False if that can't be told.
 
     Raises:
         VerificationError: if something was.
     """
     proven = restore.recorded_facts(_PROVEN)
-    if not proven or proven[-1]["at"] is None:
-        return
+    if not proven or proven[-1]["at"] is None or not has_oplog(client) or not _reaches(client, proven[-1]):
+        return False
+    staged = {"$regex": f"^{re.escape(mark('stage', restore.id))}"}
     written = {"op": {"$in": ["i", "u", "d"]}, "ns": {"$regex": rf"^[^.]+\.{re.escape(mark('stage', restore.id))}"}}
-    try:
-        if _reaches(client, proven[-1]) and (name := _found(client, proven[-1], written)):
-            raise VerificationError(
-                f"Somebody wrote to {name} while the restored collections were put in place.", f"Stop what writes there. {ROLLS_BACK}"
-            )
-    except OperationFailure as error:
-        if not unauthorized(error):
-            raise
-        log.warning("whether somebody wrote while collections were renamed can't be told: this user may not read the oplog")
+    defined = {"op": "c", "$or": [{f"o.{command}": staged} for command in _DEFINING]}
+    if name := _found(client, proven[-1], {"$or": [written, defined]}):
+        raise VerificationError(
+            f"Somebody changed {name} while the restored collections were put in place.", f"Stop what writes there. {ROLLS_BACK}"
+        )
+    return True
 
 
 def _reaches(client: Client, proven: Mapping[str, object]) -> bool:
     """Whether the oplog still has everything since the proof."""
-    oldest = client.local["oplog.rs"].find_one({}, ["ts"], sort=[("$natural", 1)])
-    return oldest is not None and oldest["ts"] <= _at(proven)
+    oldest = _oldest(client)
+    return oldest is not None and oldest <= _at(proven)
+
+
+def _oldest(client: Client) -> Timestamp | None:
+    entry = client.local["oplog.rs"].find_one({}, ["ts"], sort=[("$natural", 1)])
+    return None if entry is None else entry["ts"]
 
 
 def _at(proven: Mapping[str, object]) -> Timestamp:
@@ -90,9 +105,12 @@ def _at(proven: Mapping[str, object]) -> Timestamp:
 
 
 def _found(client: Client, proven: Mapping[str, object], change: Mapping[str, Any]) -> str | None:
-    """The name in the first entry of the oplog since the proof that changes a proven collection, alone or in a transaction."""
-    uuids = [Binary(bytes.fromhex(uuid), 4) for uuid in cast("dict[str, str]", proven["collections"]).values()]
-    one = {"ui": {"$in": uuids}, **change}
+    """The name of the first proven collection that the oplog says was changed since the proof, alone or in a transaction."""
+    names = {bytes.fromhex(uuid): full for full, uuid in cast("dict[str, str]", proven["collections"]).items()}
+    one = {"ui": {"$in": [Binary(uuid, 4) for uuid in names]}, **change}
     since = {"ts": {"$gt": _at(proven)}, "$or": [one, {"o.applyOps": {"$elemMatch": one}}]}
-    entry = client.local["oplog.rs"].find_one(since, ["ns"], sort=[("$natural", 1)])
-    return None if entry is None else str(entry["ns"])
+    entry = client.local["oplog.rs"].find_one(since, ["ui", "o.applyOps.ui"], sort=[("$natural", 1)])
+    if entry is None:
+        return None
+    changed = [entry, *entry.get("o", {}).get("applyOps", ())]
+    return next(names[uuid] for each in changed if (uuid := bytes(each.get("ui", b""))) in names)

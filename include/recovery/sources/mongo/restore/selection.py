@@ -95,6 +95,11 @@ class Planned:
             indexes={name: facts for name, facts in self.indexes.items() if self._owner(name) not in names},
         )
 
+    def only_collections(self) -> Planned:
+        """What has documents and is renamed: no time series, view, user or role."""
+        series = {name for name, facts in self.collections.items() if facts["type"] == "timeseries"}
+        return replace(self.without(series), views={}, accounts={}, whole=frozenset())
+
     def only(self, parts: Parts) -> Planned:
         """What was asked for; of users and roles, those that whole databases need."""
         needed = names_needed(self.accounts, parts.whole) if parts.whole else set()

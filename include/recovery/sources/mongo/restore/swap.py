@@ -10,7 +10,7 @@ from typing import Any
 from pymongo.errors import OperationFailure
 
 from recovery.common.errors import RestoreError
-from recovery.common.wording import ROLLS_BACK
+from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import Accounts
@@ -73,6 +73,7 @@ def forward(
     timeseries.set_aside(target, restore, plan.series_before)
     for move in plan.moves:
         _move(client, places, move.database, move.uuid, move.new)
+    _refuse_exchanged(client, plan)
     timeseries.bring(target, restore, staged_files, plan.series_after, dict(expected))
     _create_views(client, plan.views_after, replace=False)
     create_accounts(target, restore.folder / "accounts", plan.accounts, accounts)
@@ -149,6 +150,17 @@ def _move(client: Client, places: Places, database: str, uuid: str, name: str) -
     rename(client, database, current, name)
     places[uuid] = (database, name)
     log.info("%s: %s is now %s", database, current, name)
+
+
+def _refuse_exchanged(client: Client, plan: SwapPlan) -> None:
+    """A rename goes by names, which somebody may have exchanged just before it; so each collection must be where it has to be."""
+    places = _places(client, plan)
+    exchanged = [f"{move.database}.{move.new}" for move in plan.moves if places.get(move.uuid) != (move.database, move.new)]
+    if exchanged:
+        raise RestoreError(
+            f"Somebody exchanged collections while they were put in place: {shortened(exchanged)}.",
+            f"Stop what uses the database. {ROLLS_BACK}",
+        )
 
 
 def _move_back(client: Client, places: Places, restore_id: str, move: Move) -> None:
