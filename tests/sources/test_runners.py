@@ -55,6 +55,7 @@ def restored(source, restore):
 def in_place(source, restore):
     source.replace(restore)
     assert source.verify_staged(restore) == []
+    source.let_in(restore)
     source.finalize(restore)
 
 

@@ -143,7 +143,7 @@ def _refuse_filled(session: RestoreSession, source_id: str) -> None:
 
 
 def replace(session: RestoreSession, source_id: str, what: SourceRestore) -> None:
-    """Drop the live data of a source, load what a set has in its place, and verify that it is equal.
+    """Drop the live data of a source, load what a set has in its place, verify that it is equal, and let users in.
 
     Raises:
         VerificationError: if it is not.
@@ -152,6 +152,7 @@ def replace(session: RestoreSession, source_id: str, what: SourceRestore) -> Non
     restorer.replace(what)
     if differences := restorer.verify_staged(what):
         raise unequal(session, source_id, differences, "The rollback brings what was there before; keep this set for inspection.")
+    restorer.let_in(what)
 
 
 def start_services(session: RestoreSession) -> None:

@@ -287,9 +287,12 @@ class InPlaceRestorer(Restorer):
         """In place: drop the live data that was asked for, and load the set's. Done again, it starts afresh.
 
         Once everything is ready, and before anything live is changed, :func:`announce_drop`: without it nothing is rolled back.
-        What is loaded is then verified by :meth:`verify_staged`, and gets what had to wait by :meth:`finalize`. The rollback is the
-        same with the safety set, which may lack what was not there before: that is then dropped.
+        What is loaded is then verified by :meth:`verify_staged`, opened by :meth:`let_in`, and gets what had to wait by
+        :meth:`finalize`. The rollback is the same with the safety set, which may lack what was not there before: that is then dropped.
         """
+
+    def let_in(self, restore: RestoreView) -> None:
+        """In place: let users in again to what was replaced, once it is verified. Done again, it does no harm."""
 
 
 class Queryable(Source):

@@ -161,15 +161,12 @@ def _large_objects(connection: Connection) -> Facts:
 
 
 def _outside(server: Server, target: Target) -> Facts:
-    """What a database is on the outside; of a staged one what it will be: owner, rights and settings are tried, read, and rolled back."""
+    """What a loaded database will be on the outside: owner, rights and settings are tried, read, and rolled back."""
     with server.maintenance() as connection, translated_errors(f"Trying the settings of database {target.loaded}", RestoreError):
-        if target.in_place:
-            facts = server_globals.database_facts(connection, target.name)
-        else:
-            with connection.transaction(force_rollback=True):
-                for statement in server_globals.database_statements(target.stage, target.facts):
-                    connection.execute(statement)
-                facts = server_globals.database_facts(connection, target.stage)
+        with connection.transaction(force_rollback=True):
+            for statement in server_globals.database_statements(target.loaded, target.facts):
+                connection.execute(statement)
+            facts = server_globals.database_facts(connection, target.loaded)
     if facts is None:
         raise VerificationError(f"Database {target.loaded} is not there.", "Trigger a new restore.")
     return facts

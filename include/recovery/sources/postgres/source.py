@@ -151,6 +151,10 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
             raise RestoreError("Single tables are not restored in place.", "Choose method: swap.")
         in_place.replace(self._server, self._settings.jobs, restore, self._whole(restore))
 
+    def let_in(self, restore: RestoreView) -> None:
+        """See :meth:`InPlaceRestorer.let_in`."""
+        in_place.let_in(self._server, restore, self._whole(restore))
+
     def replaced_copies(self) -> list[str]:
         """See :meth:`InPlaceRestorer.replaced_copies`."""
         names = [self._renamed.get(name, name) for name in self._settings.databases]

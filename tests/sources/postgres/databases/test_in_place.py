@@ -44,6 +44,13 @@ class Replaced:
         self.back = LocalRestore(safety, self.forward.folder, self.forward.id, in_place=True, rolling_back=True, **asked)
 
 
+def replaced(source, restore):
+    """All steps of the cutover in place, or of its rollback."""
+    source.replace(restore)
+    assert source.verify_staged(restore) == []
+    source.let_in(restore)
+
+
 def now(site):
     """As it is now: one of the databases is gone, one came later, the other has other content; roles are gone."""
     site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'new'")
@@ -75,8 +82,7 @@ def as_before(site):
 def test_replace_loads_the_set_and_rollback_loads_the_safety_set(site, live):
     later = site.number("cart")
     session = site.server.connect("cash")
-    live.source.replace(live.forward)
-    assert live.source.verify_staged(live.forward) == []
+    replaced(live.source, live.forward)
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
     assert site.own_databases() == set(NAMES)
@@ -90,8 +96,7 @@ def test_replace_loads_the_set_and_rollback_loads_the_safety_set(site, live):
     live.source.discard(live.forward)
     assert site.state("cash") == "saved"
     assert site.own_roles() == set(ROLES)
-    live.source.replace(live.back)
-    assert live.source.verify_staged(live.back) == []
+    replaced(live.source, live.back)
     live.source.finalize(live.back)
     assert as_before(site)
     assert site.sql("cash", "SHOW work_mem") == [("5MB",)]
@@ -101,9 +106,25 @@ def test_replace_loads_the_set_and_rollback_loads_the_safety_set(site, live):
 def test_verify_staged_in_place_compares_the_databases_under_live_names(site, live):
     live.source.replace(live.forward)
     site.sql("cash", "UPDATE t SET state = 'else'")
-    site.sql("postgres", "ALTER DATABASE cask SET work_mem = '8MB'", "ALTER ROLE ip_gone CREATEDB")
+    site.sql("postgres", "ALTER DATABASE cask SET temp_buffers = '8MB'", "ALTER ROLE ip_gone CREATEDB")
     found = {(difference.kind, difference.name) for difference in live.source.verify_staged(live.forward)}
     assert found == {("table", "public.t"), ("database", "cask"), ("role", "ip_gone")}
+
+
+def test_replaced_databases_stay_closed_to_their_users_until_they_are_compared(site, live):
+    site.sql("postgres", "CREATE ROLE ip_gone LOGIN PASSWORD 'gone'", "CREATE ROLE ip_group", "GRANT ip_group TO ip_clerk")
+    users = [{"user": "ip_gone", "password": "gone"}, {"user": "ip_clerk", "password": "new"}]
+    live.source.replace(live.forward)
+    assert live.source.verify_staged(live.forward) == []
+    for who in users:
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            site.sql("cash", "SELECT 1", **who)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            site.sql("postgres", "ALTER DATABASE cash CONNECTION LIMIT 5", **who)
+    live.source.let_in(live.forward)
+    for who in users:
+        assert site.sql("cash", "SELECT state FROM t", **who) == [("saved",)]
+    live.source.let_in(live.forward)
 
 
 DRESSING = r"^ALTER DATABASE .* OWNER TO"
@@ -112,21 +133,27 @@ POINTS = {
     "after a database is created": {"pattern": "^REVOKE ALL ON DATABASE", "after": True},
     "after the roles are created": {"pattern": "^DROP DATABASE"},
     "after a database is loaded": {"pattern": "^ANALYZE", "after": True},
-    "before a database has its settings": {"pattern": DRESSING},
-    "after a database has its settings": {"pattern": "COMMIT", "since": DRESSING},
-    "after the roles log in": {"pattern": "COMMIT", "since": "awaken"},
-    "before what was not there is removed": {"pattern": "COMMIT", "since": "awaken", "after": True},
 }
-"""Statements, as :func:`killed_at_statement` takes them; they count ``since`` a statement or a step of the journal."""
+"""Statements of the replacement, as :func:`killed_at_statement` takes them."""
+OPENING = {
+    "before a database has its settings": {"pattern": DRESSING},
+    "after a database has its settings": {"pattern": DRESSING, "after": True},
+    "after the roles log in": {"pattern": "COMMIT"},
+    "before what was not there is removed": {"pattern": "COMMIT", "after": True},
+}
+"""Likewise, of what lets users in."""
 
 
 def killed(monkeypatch, point, source, restore, nth=1):
     """Replace, and end it at a point."""
-    asked = POINTS[point] | {"nth": nth}
-    if asked.get("since") == "awaken":
-        asked["since"] = (restore, "awaken")
-    with killed_at_statement(monkeypatch, **asked):
+    if point in OPENING:
         source.replace(restore)
+        assert source.verify_staged(restore) == []
+        with killed_at_statement(monkeypatch, **OPENING[point], nth=nth):
+            source.let_in(restore)
+    else:
+        with killed_at_statement(monkeypatch, **POINTS[point], nth=nth):
+            source.replace(restore)
 
 
 def test_replace_drops_all_chosen_databases_before_the_first_is_created(site, live, monkeypatch):
@@ -138,20 +165,18 @@ def test_replace_drops_all_chosen_databases_before_the_first_is_created(site, li
 @pytest.mark.parametrize("point", ["after a database is created", "after a database has its settings", "after the roles log in"])
 def test_replace_resumes_after_a_kill(site, live, monkeypatch, point):
     killed(monkeypatch, point, live.source, live.forward)
-    live.source.replace(live.forward)
-    assert live.source.verify_staged(live.forward) == []
+    replaced(live.source, live.forward)
     assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
     assert site.sql("cask", "SELECT state FROM t", user="ip_clerk", password="new") == [("saved",)]
 
 
 @pytest.mark.parametrize(
     ("point", "nth"),
-    [*((point, 1) for point in list(POINTS)[:-1]), ("before a database is created", 2), ("after a database is loaded", 2)],
+    [*((point, 1) for point in (*POINTS, *list(OPENING)[:-1])), ("before a database is created", 2), ("after a database is loaded", 2)],
 )
 def test_rollback_succeeds_after_a_killed_replace(site, live, monkeypatch, point, nth):
     killed(monkeypatch, point, live.source, live.forward, nth)
-    live.source.replace(live.back)
-    assert live.source.verify_staged(live.back) == []
+    replaced(live.source, live.back)
     assert as_before(site)
 
 
@@ -166,10 +191,9 @@ def test_rollback_succeeds_after_a_killed_replace(site, live, monkeypatch, point
     ],
 )
 def test_rollback_resumes_after_a_kill(site, live, monkeypatch, point):
-    live.source.replace(live.forward)
+    replaced(live.source, live.forward)
     killed(monkeypatch, point, live.source, live.back)
-    live.source.replace(live.back)
-    assert live.source.verify_staged(live.back) == []
+    replaced(live.source, live.back)
     assert as_before(site)
 
 
@@ -188,8 +212,7 @@ def test_rollback_keeps_databases_that_a_killed_replace_did_not_drop(site, live,
     with pytest.raises(Killed):
         live.source.replace(live.forward)
     if live.forward.recorded_facts("dropping"):
-        live.source.replace(live.back)
-        assert live.source.verify_staged(live.back) == []
+        replaced(live.source, live.back)
     assert site.number("cash") == cash
     assert as_before(site)
 
@@ -216,6 +239,7 @@ def test_rollback_creates_no_database_that_was_missing_before_the_restore(site, 
     assert len(live.forward.recorded_facts("dropping")) == 1
     live.back.set_folder = saved
     live.source.replace(live.back)
+    live.source.let_in(live.back)
     assert site.own_databases() == {"cash", "cart"}, "cask was not there before, and not made yet"
 
 
@@ -224,11 +248,9 @@ def test_replace_of_one_database_leaves_the_other_databases_unchanged(site, save
         site.create(name, "CREATE TABLE t AS SELECT 'live' AS state")
     others = site.number("cask"), site.number("cart")
     one = Replaced(site, saved, site.back_up(site.source(*NAMES)), only=["cash"])
-    one.source.replace(one.forward)
-    assert one.source.verify_staged(one.forward) == []
+    replaced(one.source, one.forward)
     assert [site.state(name) for name in NAMES] == ["saved", "live", "live"]
-    one.source.replace(one.back)
-    assert one.source.verify_staged(one.back) == []
+    replaced(one.source, one.back)
     assert (site.number("cask"), site.number("cart")) == others
     assert [site.state(name) for name in NAMES] == ["live", "live", "live"]
     site.clean()
@@ -243,20 +265,19 @@ def test_rollback_to_a_safety_set_without_databases_removes_databases_and_roles(
         "Database cask is not there, and not in this set.",
     )
     both = Replaced(site, saved, none)
-    both.source.replace(both.forward)
-    assert both.source.verify_staged(both.forward) == []
-    both.source.replace(both.back)
-    assert both.source.verify_staged(both.back) == []
+    replaced(both.source, both.forward)
+    replaced(both.source, both.back)
     assert site.own_databases() == site.own_roles() == set()
 
 
 def test_rollback_fails_and_keeps_a_database_that_the_safety_set_lacks(site, live):
-    live.source.replace(live.forward)
+    replaced(live.source, live.forward)
     [artifact] = [name for name in live.back.artifacts() if name == "cash"]
     artifacts = live.back.artifacts
     live.back.artifacts = lambda: [name for name in artifacts() if name != artifact]
+    live.source.replace(live.back)
     with pytest.raises(RestoreError, match="lacks cash, which was there before"):
-        live.source.replace(live.back)
+        live.source.let_in(live.back)
     assert site.state("cash") == "saved"
     assert "cask" not in site.databases()
 
@@ -267,10 +288,9 @@ def test_rollback_leaves_a_role_of_an_earlier_restore_without_login(site, live):
     back = site.back_up(site.source("cash", "cart"))
     assert contents(back, "globals")["role", "ip_gone"]["login"] is False
     live.back.set_folder = back
-    live.source.replace(live.forward)
+    replaced(live.source, live.forward)
     assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
-    live.source.replace(live.back)
-    assert live.source.verify_staged(live.back) == []
+    replaced(live.source, live.back)
     assert site.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'ip_gone'") == [(False,)]
 
 
@@ -301,11 +321,9 @@ def test_replace_and_rollback_work_for_an_owner_without_superuser_rights(site):
     site.sql("cash", "UPDATE t SET state = 'live'", **who)
     one = Replaced(site, saved, site.back_up(source), source, only=["cash"])
     assert texts(source, one.forward, "refusal") == ""
-    source.replace(one.forward)
-    assert source.verify_staged(one.forward) == []
+    replaced(source, one.forward)
     assert site.state("cash") == "saved"
-    source.replace(one.back)
-    assert source.verify_staged(one.back) == []
+    replaced(source, one.back)
     assert site.state("cash") == "live"
     site.clean()
 

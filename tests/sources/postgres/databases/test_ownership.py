@@ -85,6 +85,7 @@ def test_restore_in_place_gives_the_owner_of_a_database_no_rights(site, evil, wa
     restore, source = site.restore(evil(way), in_place=True), site.source("shop")
     source.replace(restore)
     assert source.verify_staged(restore) == []
+    source.let_in(restore)
     assert not is_superuser(site, "mallory")
     assert not evil.proof.exists()
     assert loaders(site) == []

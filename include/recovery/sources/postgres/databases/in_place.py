@@ -27,7 +27,7 @@ _REPLACE = "replace"
 
 
 def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
-    """Drop databases and load the set's; see :meth:`recovery.sources.base.InPlaceRestorer.replace`."""
+    """Drop databases and load the set's, closed to their users; see :meth:`recovery.sources.base.InPlaceRestorer.replace`."""
     if not restore.rolling_back and not restore.recorded_facts("dropping"):
         with server.maintenance() as connection:
             restore.record(_REPLACE, live={target.name: number(connection, target.name) for target in chosen})
@@ -51,15 +51,21 @@ def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
         begin()
     for target in replaced:
         load(server, jobs, restore, target, unpacked=begin if target is replaced[0] else None)
-        with server.maintenance(besides) as connection, translated_errors(f"Setting up database {target.name}", RestoreError):
-            with connection.transaction():
-                dress(connection, target)
-    with server.maintenance(besides) as connection:
+    log.info("loaded in place: %s", ", ".join(target.name for target in replaced) or "nothing")
+
+
+def let_in(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
+    """Give what was loaded its owner and its users; see :meth:`recovery.sources.base.InPlaceRestorer.let_in`."""
+    live = _live_before(restore)
+    with server.maintenance([*live, *(target.name for target in chosen)]) as connection:
+        replaced = _replaced(connection, restore, chosen, live)
         with translated_errors("Letting roles log in", RestoreError), connection.transaction():
+            for target in replaced:
+                dress(connection, target)
             awaken(connection, restore)
         if restore.rolling_back:
             _remove_what_was_not(connection, restore, chosen, live)
-    log.info("replaced in place: %s", ", ".join(target.name for target in replaced) or "nothing")
+    log.info("open to their users: %s", ", ".join(target.name for target in replaced) or "nothing")
 
 
 def touched(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> list[Target]:
