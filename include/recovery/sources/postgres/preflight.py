@@ -123,6 +123,7 @@ def _live(connection: Connection, target: Target) -> Iterator[Finding]:
         else f"is replaced and kept as {target.before}. The server needs about {room} more until that is dropped."
     )
     yield fact(f"Database {target.name}, {human_size(size)}, {fate}")
+    yield from _keeping(connection, target) if not target.in_place else ()
     sessions = _rows(
         connection,
         "SELECT coalesce(usename, backend_type), application_name, count(*) FROM pg_stat_activity"
@@ -132,6 +133,17 @@ def _live(connection: Connection, target: Target) -> Iterator[Finding]:
     if sessions:
         who = ", ".join(f"{count} of {user}{f' ({application})' if application else ''}" for user, application, count in sessions)
         yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the swap'} would end now: {who}.")
+
+
+def _keeping(connection: Connection, target: Target) -> Iterator[Finding]:
+    """The replaced database belongs to the Connection's user, so that its owner can't drop it: unless he may do what that user may."""
+    query = """SELECT rolname FROM pg_database d JOIN pg_roles r ON r.oid = datdba
+        WHERE datname = %s AND NOT rolsuper AND pg_has_role(datdba, current_user::regrole, 'MEMBER')"""
+    for (owner,) in _rows(connection, query, target.name):
+        yield warning(
+            f"{owner} may drop the replaced database {target.before}: its owner is the Connection's user, or has the rights of that user."
+            " To keep it from its owner, restore as another user."
+        )
 
 
 def _safety_backup_findings(server: Server, connection: Connection, target: Target, backed_up: Sequence[str]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from psycopg.sql import SQL
 
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.sources.postgres.accounts import server_globals
-from recovery.sources.postgres.databases import swap
+from recovery.sources.postgres.databases import custody, swap
 from sandbox.servers import Postgres
 from tests.support.kills import Killed, die, killed_at_statement, killed_at_step
 from tests.support.local_restore import read_dump
@@ -470,7 +470,7 @@ def test_rename_ends_autovacuum_that_the_user_may_not_terminate(site):
         time.sleep(0.1)
     assert site.sql("postgres", workers)
     with site.server.connect("postgres", user="landlord", password="l") as connection:
-        swap.close(connection, ["house"])
+        custody.close(connection, ["house"])
         assert site.sql("postgres", workers)
         swap.rename(connection, "house", "home")
     assert "home" in site.databases()
@@ -501,6 +501,7 @@ def test_template_database_is_restored_as_a_template(site):
     assert texts(source, in_place, "refusal") == ""
     source.replace(in_place)
     assert source.verify_staged(in_place) == []
+    source.let_in(in_place)
     assert site.sql("postgres", templates) == [("mold",)]
     site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE false", "DROP DATABASE mold")
 

@@ -1,14 +1,17 @@
-"""The swap of PostgreSQL databases and the rollback: renames, settings and roles in one transaction each."""
+"""The swap of PostgreSQL databases and the rollback: renames, settings and roles in one transaction each.
+
+What is set aside belongs to us until it is put back: see :mod:`recovery.sources.postgres.databases.custody`.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any, cast
 
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.wording import ROLLS_BACK
@@ -18,6 +21,7 @@ from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.query_roles import drop_left
 from recovery.sources.postgres.accounts.roles import asleep, awaken, created_roles, drop_role
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases.custody import Former, allow, close, former, give_back, undisturbed
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.targets import Target
 
@@ -25,14 +29,13 @@ log = logging.getLogger(__name__)
 
 _SWAP = "switch"
 """Journal step; facts ``live``: of each live database whether it let connections in, null for one that is not there; ``ours``: of
-the one that takes its place the number (oid), which a rename does not change."""
+the one that takes its place the number (oid), which a rename does not change; ``owners``: of each live database whose it was."""
 _BACK = "switch back"
-_END_SESSIONS_WITHIN = 30.0
 
 
 def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Put the staged databases in the place of the live ones; see :meth:`recovery.sources.base.Restorer.swap`."""
-    with server.maintenance(_involved(chosen)) as connection:
+    with undisturbed(server, _involved(chosen)) as connection:
         if _is_swapped(connection, chosen, restore):
             log.info("the databases are swapped already")
             return
@@ -42,6 +45,7 @@ def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target
             _SWAP,
             live={target.name: _lets_in(connection, target.name) for target in chosen},
             ours={target.name: number(connection, target.stage) for target in chosen},
+            owners={target.name: asdict(was) for target in chosen if (was := former(connection, target.name))},
         )
         live = [target.name for target in chosen if _lets_in(connection, target.name) is not None]
         close(connection, [*live, *(target.stage for target in chosen)])
@@ -99,6 +103,12 @@ def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
     return live
 
 
+def _was_owned(begun: list[dict[str, object]]) -> dict[str, Former]:
+    """Of each live database, whose it was before the first swap. A journal of an earlier version does not say it: it stayed his."""
+    owners = cast("dict[str, dict[str, Any]]", begun[0].get("owners", {}))
+    return {name: Former(**was) for name, was in owners.items()}
+
+
 def _as_begun(restore: RestoreView, chosen: Sequence[Target]) -> Sequence[Target]:
     """The databases by the names that they had when the swap was begun, whatever the plan calls them now."""
     begun = restore.recorded_facts(_SWAP)
@@ -120,36 +130,6 @@ def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
         )
 
 
-def _allow(connection: Connection, database: str, allow: bool) -> None:
-    connection.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(Identifier(database), Literal(allow)))
-
-
-def close(connection: Connection, databases: Sequence[str]) -> None:
-    """Let nobody into databases any more, and end every session in them.
-
-    Raises:
-        RestoreError: if the server refuses, or a session does not end.
-    """
-    with translated_errors(f"Closing {', '.join(databases)}", RestoreError):
-        for database in databases:
-            _allow(connection, database, False)
-        deadline = time.monotonic() + _END_SESSIONS_WITHIN
-        while left := _end_sessions(connection, databases):
-            if time.monotonic() > deadline:
-                raise RestoreError(f"Sessions do not end: {', '.join(left)}.", f"End them at the server. {ROLLS_BACK}")
-            time.sleep(0.1)
-
-
-def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]:
-    """End every session but autovacuum's, which only a superuser may; a rename itself makes that go away, and waits for it."""
-    query = """SELECT pid, coalesce(usename, backend_type), application_name, datname, pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"""
-    rows = connection.execute(query, [list(databases)]).fetchall()
-    if rows:
-        log.info("ending %d sessions of %s", len(rows), ", ".join(sorted({row[1] for row in rows})))
-    return [f"{user} ({application}) in {database}, process {pid}" for pid, user, application, database, _ in rows]
-
-
 def rename(connection: Connection, old: str, new: str) -> None:
     """Rename a database that nobody uses."""
     connection.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(old), Identifier(new)))
@@ -160,7 +140,7 @@ def _swap_one(connection: Connection, target: Target, has_live: bool) -> None:
         rename(connection, target.name, target.before)
     rename(connection, target.stage, target.name)
     dress(connection, target)
-    _allow(connection, target.name, True)
+    allow(connection, target.name, True)
 
 
 def dress(connection: Connection, target: Target) -> None:
@@ -185,17 +165,17 @@ def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) ->
     if not begun:
         log.info("no swap was begun, so nothing is rolled back")
         return
-    was_open, chosen = _was_open(begun), _as_begun(restore, chosen)
-    with server.maintenance(_involved(chosen)) as connection:
+    was_open, was_owned, chosen = _was_open(begun), _was_owned(begun), _as_begun(restore, chosen)
+    with undisturbed(server, _involved(chosen)) as connection:
         restore.record(_BACK)
         if _is_swapped(connection, chosen, restore):
             close(connection, [target.name for target in chosen])
             with translated_errors("Swapping the databases back", RestoreError), connection.transaction():
                 for target in reversed(chosen):
                     rename(connection, target.name, target.stage)
-                    if (allow := was_open[target.name]) is not None:
+                    if was_open[target.name] is not None:
                         rename(connection, target.before, target.name)
-                        _allow(connection, target.name, allow)
+                        _as_it_was(connection, target, was_open, was_owned)
                 for statement in asleep(connection, restore):
                     connection.execute(statement)
             log.info("rolled back: %s", ", ".join(target.name for target in chosen))
@@ -203,9 +183,16 @@ def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) ->
         _refuse_other_names(connection, chosen, begun)
         with translated_errors("Opening the databases again", RestoreError):
             for target in chosen:
-                if (allow := was_open[target.name]) is not None:
-                    _allow(connection, target.name, allow)
+                if was_open[target.name] is not None:
+                    with connection.transaction():
+                        _as_it_was(connection, target, was_open, was_owned)
         log.info("the live databases have their names, and are open again: %s", ", ".join(target.name for target in chosen))
+
+
+def _as_it_was(connection: Connection, target: Target, was_open: dict[str, bool | None], was_owned: dict[str, Former]) -> None:
+    allow(connection, target.name, bool(was_open[target.name]))
+    if target.name in was_owned:
+        give_back(connection, target.name, was_owned[target.name])
 
 
 def _refuse_other_names(connection: Connection, chosen: Sequence[Target], begun: list[dict[str, object]]) -> None:
@@ -228,7 +215,7 @@ def finalize(server: Server, chosen: Sequence[Target]) -> None:
     with server.maintenance(_involved(chosen)) as connection, translated_errors("Closing the set-aside databases", RestoreError):
         for target in chosen:
             if _lets_in(connection, target.before) is not None:
-                _allow(connection, target.before, False)
+                allow(connection, target.before, False)
                 log.info("the replaced database %s is kept as %s", target.name, target.before)
         for target in chosen:
             drop_left(connection, target.name)

@@ -1,0 +1,137 @@
+"""Databases that a swap closes and sets aside belong to us meanwhile.
+
+Their owners could drop the copy, let sessions in again as fast as these are ended, or keep a lock on the name. So a
+database is taken from its owner first, closed then, and its sessions are ended last.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+from psycopg.sql import SQL, Identifier, Literal
+
+from recovery.common.errors import RestoreError
+from recovery.common.wording import ROLLS_BACK
+from recovery.sources.postgres.accounts.server_globals import database_facts, grant
+from recovery.sources.postgres.client import Connection, Server, translated_errors
+
+log = logging.getLogger(__name__)
+
+_END_SESSIONS_WITHIN = 30.0
+_TRIES = 20
+"""To take a database from an owner who changes it meanwhile: the server then says that the row was updated by another."""
+_BLOCKED_FOR = 1.0
+"""Seconds between two looks at who blocks us."""
+
+
+@dataclass(frozen=True)
+class Former:
+    """Whose a database was."""
+
+    owner: str
+    rights: list[list[Any]]
+    """Its owner's and ours, as ``acl`` has them, if we have some: an owner's rights take up those that he had before."""
+
+
+def former(connection: Connection, database: str) -> Former | None:
+    """Whose a database is; None if there is none of that name."""
+    facts, me = database_facts(connection, database), connection.info.user
+    if facts is None:
+        return None
+    both = [right for right in facts["acl"] or () if right[0] in {me, facts["owner"]}]
+    return Former(facts["owner"], both if any(grantee == me for grantee, *_ in both) else [])
+
+
+@contextmanager
+def undisturbed(server: Server, databases: Sequence[str]) -> Iterator[Connection]:
+    """A session outside of some databases. Who holds a lock that it waits for is ended, but for superusers.
+
+    Every role may keep the name of a database locked, from any other database.
+    """
+    done = Event()
+    with server.maintenance(databases) as connection, server.maintenance(databases) as other:
+        watching = Thread(target=_end_blockers, args=[other, connection.info.backend_pid, done], daemon=True)
+        watching.start()
+        try:
+            yield connection
+        finally:
+            done.set()
+            watching.join()
+
+
+def _end_blockers(connection: Connection, waiting: int, done: Event) -> None:
+    query = """SELECT a.pid, a.usename, a.application_name, a.datname, CASE WHEN NOT r.rolsuper THEN pg_terminate_backend(a.pid) END
+        FROM unnest(pg_blocking_pids(%s)) b (pid) JOIN pg_stat_activity a USING (pid) JOIN pg_roles r ON r.oid = a.usesysid"""
+    said: set[tuple[object, ...]] = set()
+    try:
+        while not done.wait(_BLOCKED_FOR):
+            for pid, user, application, database, ended in set(connection.execute(query, [waiting]).fetchall()) - said:
+                said.add((pid, user, application, database, ended))
+                doing = "is ended, since it blocks the swap" if ended else "blocks the swap: end it at the server"
+                log.warning("the session of %s (%s) in %s, process %d, %s", user, application, database, pid, doing)
+    except psycopg.Error as error:
+        log.warning("who blocks the swap can't be seen: %s", str(error).strip())
+
+
+def allow(connection: Connection, database: str, let_in: bool) -> None:
+    """Let connections into a database, or none."""
+    connection.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(Identifier(database), Literal(let_in)))
+
+
+def close(connection: Connection, databases: Sequence[str]) -> None:
+    """Take databases from their owners, let nobody into them any more, and end every session in them.
+
+    Raises:
+        RestoreError: if the server refuses, or a session does not end.
+    """
+    with translated_errors(f"Closing {', '.join(databases)}", RestoreError):
+        for database in databases:
+            _take(connection, database)
+            allow(connection, database, False)
+        deadline = time.monotonic() + _END_SESSIONS_WITHIN
+        while left := _end_sessions(connection, databases):
+            if time.monotonic() > deadline:
+                raise RestoreError(f"Sessions do not end: {', '.join(left)}.", f"End them at the server. {ROLLS_BACK}")
+            time.sleep(0.1)
+
+
+def _take(connection: Connection, database: str) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            connection.execute(SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(Identifier(database)))
+            return
+        except psycopg.errors.InternalError_:
+            if not left:
+                raise
+
+
+def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]:
+    """End every session but autovacuum's, which only a superuser may; a rename itself makes that go away, and waits for it."""
+    query = """SELECT pid, coalesce(usename, backend_type), application_name, datname, pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"""
+    rows = connection.execute(query, [list(databases)]).fetchall()
+    if rows:
+        log.info("ending %d sessions of %s", len(rows), ", ".join(sorted({row[1] for row in rows})))
+    return [f"{user} ({application}) in {database}, process {pid}" for pid, user, application, database, _ in rows]
+
+
+def give_back(connection: Connection, database: str, was: Former) -> None:
+    """Give a database back to its former owner, in the transaction that is open. If that role is gone, it stays ours."""
+    if (now := former(connection, database)) is None or now.owner == was.owner:
+        return
+    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [was.owner]).fetchall():
+        log.warning("the role %s is gone: database %s, which was its own, now belongs to %s", was.owner, database, connection.info.user)
+        return
+    name, owner = Identifier(database), Identifier(was.owner)
+    connection.execute(SQL("ALTER DATABASE {} OWNER TO {}").format(name, owner))
+    if was.rights:
+        connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM {}").format(name, owner))
+    for grantee, right, may_grant in sorted(was.rights, key=lambda given: given[0] != was.owner):  # ours last, else we would be who gives
+        connection.execute(grant(right, SQL("DATABASE {}").format(name), grantee, may_grant))

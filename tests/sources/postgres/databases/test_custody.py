@@ -1,0 +1,166 @@
+"""A live database's owner neither blocks its swap nor gets at the copy that is set aside, and owns it again after a rollback."""
+
+import threading
+
+import psycopg
+import pytest
+
+from sandbox.servers import Postgres
+from tests.support.kills import killed_at_statement
+from tests.support.postgres_attack import MALLORY
+from tests.support.postgres_site import Site, texts
+from tests.support.postgres_versions import majors
+
+ROLES = ("mallory", "alice", "keeper")
+OUTSIDE = """SELECT pg_get_userbyid(datdba), datallowconn, datconnlimit, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a)
+    FROM pg_database WHERE datname = 'shop'"""
+KEEPER = {"user": "keeper", "password": "k"}
+
+
+@pytest.fixture(scope="module", params=majors(16, 18))
+def site(request, server_folder, tmp_path_factory):
+    with Postgres(server_folder / f"postgres-custody-{request.param}", request.param) as server:
+        yield Site(server, tmp_path_factory.mktemp(f"custody-{request.param}"), ("shop",), ROLES)
+
+
+@pytest.fixture
+def shop(site):
+    """A database of mallory, on which others have rights, and a set of it."""
+    site.sql("postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm' CREATEDB", "CREATE ROLE alice LOGIN PASSWORD 'a'")
+    site.sql("postgres", "CREATE ROLE keeper LOGIN PASSWORD 'k' CREATEDB CREATEROLE BYPASSRLS")
+    site.sql("postgres", "GRANT pg_signal_backend, mallory TO keeper")
+    site.sql("postgres", "CREATE DATABASE shop OWNER mallory", "GRANT CREATE ON DATABASE shop TO keeper, alice WITH GRANT OPTION")
+    site.sql("shop", "CREATE SCHEMA mine", "CREATE TABLE mine.t AS SELECT 'saved' AS state", **MALLORY)
+    saved = site.back_up(site.source("shop"))
+    site.sql("shop", "UPDATE mine.t SET state = 'live'", **MALLORY)
+    yield site.restore(saved)
+    site.clean()
+
+
+def state(site):
+    return site.sql("shop", "SELECT state FROM mine.t")
+
+
+@pytest.mark.parametrize("who", [{}, KEEPER], ids=["superuser", "member of the owner"])
+def test_owner_gets_at_no_copy_that_is_set_aside_and_owns_it_again_after_the_rollback(site, shop, who):
+    source, restore, before = site.source("shop", **who), shop, site.sql("postgres", OUTSIDE)
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    source.swap(restore)
+    copy = f"shop__before_{restore.id}"
+    for statement in (
+        f"DROP DATABASE {copy}",
+        f"ALTER DATABASE {copy} RENAME TO mine",
+        f"ALTER DATABASE {copy} ALLOW_CONNECTIONS true",
+        f"ALTER DATABASE {copy} OWNER TO mallory",
+        f"ALTER DATABASE {copy} CONNECTION LIMIT 5",
+        f"CREATE DATABASE mine TEMPLATE {copy}",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            site.sql("postgres", statement, **MALLORY)
+    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+        site.server.connect(copy, **MALLORY)
+    assert site.sql("postgres", OUTSIDE)[0][0] == "mallory", "the restored one is his"
+    source.roll_back(restore)
+    assert site.sql("postgres", OUTSIDE) == before
+    assert state(site) == [("live",)]
+    source.discard(restore)
+
+
+@pytest.mark.parametrize("statement", [r"OWNER TO CURRENT_USER", r"ALLOW_CONNECTIONS false", r"RENAME TO", r"OWNER TO .mallory", "COMMIT"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_owner_and_rights_are_as_before_after_a_kill_and_a_rollback_that_is_killed_there_too(site, shop, monkeypatch, statement, after):
+    source, restore, before = site.source("shop", **KEEPER), shop, site.sql("postgres", OUTSIDE)
+    source.stage(restore)
+    with killed_at_statement(monkeypatch, statement, after=after):
+        source.swap(restore)
+    if (statement, after) != (r"OWNER TO CURRENT_USER", False):
+        with killed_at_statement(monkeypatch, r"OWNER TO .mallory", after=after):
+            source.roll_back(restore)
+    source.roll_back(restore)
+    assert site.sql("postgres", OUTSIDE) == before
+    assert state(site) == [("live",)]
+    source.discard(restore)
+
+
+def test_owner_who_lets_sessions_in_again_and_again_blocks_neither_swap_nor_rollback(site, shop):
+    source, restore = site.source("shop"), shop
+    source.stage(restore)
+    done = threading.Event()
+
+    def open_again(number):
+        with site.server.connect("postgres", **MALLORY) as connection:
+            while not done.is_set():
+                try:
+                    connection.execute(f"ALTER DATABASE shop ALLOW_CONNECTIONS true CONNECTION LIMIT {number}")
+                except psycopg.Error:
+                    done.wait(0.01)
+
+    def come_in():
+        sessions = []
+        while not done.is_set():
+            try:
+                sessions.append(site.server.connect("shop", **MALLORY))
+                sessions[-1].execute("BEGIN")
+            except psycopg.Error:
+                done.wait(0.01)
+        for session in sessions:
+            session.close()
+
+    threads = [threading.Thread(target=open_again, args=[50 + number]) for number in range(2)] + [threading.Thread(target=come_in)]
+    for thread in threads:
+        thread.start()
+    try:
+        source.swap(restore)
+        assert site.sql("shop", "SELECT state FROM mine.t") == [("saved",)]
+        source.roll_back(restore)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert site.sql("shop", "SELECT state FROM mine.t") == [("live",)]
+    source.discard(restore)
+
+
+@pytest.mark.parametrize(
+    ("who", "statement"),
+    [
+        (MALLORY, "ALTER DATABASE shop CONNECTION LIMIT 5"),
+        (MALLORY, "COMMENT ON DATABASE shop IS 'mine'"),
+        ({"user": "alice", "password": "a"}, "ALTER ROLE alice IN DATABASE shop SET work_mem = '1MB'"),
+    ],
+)
+@pytest.mark.parametrize("by", [{}, KEEPER], ids=["superuser", "member of the owner"])
+def test_transaction_that_holds_the_name_of_a_database_is_ended_when_it_blocks_the_swap(site, shop, who, statement, by):
+    source, restore = site.source("shop", **by), shop
+    source.stage(restore)
+    with site.server.connect("postgres", **who) as holding:
+        holding.execute("BEGIN")
+        holding.execute(statement)
+        source.swap(restore)
+        assert state(site) == [("saved",)]
+        with pytest.raises(psycopg.OperationalError):
+            holding.execute("COMMIT")
+    source.roll_back(restore)
+    source.discard(restore)
+
+
+def test_database_whose_owner_was_dropped_meanwhile_stays_with_the_connections_user(site, shop):
+    site.sql("postgres", "ALTER DATABASE shop OWNER TO alice")
+    source, restore = site.source("shop"), shop
+    source.stage(restore)
+    source.swap(restore)
+    site.sql("postgres", "REASSIGN OWNED BY alice TO postgres", "DROP OWNED BY alice")
+    site.sql("shop", "DROP OWNED BY alice")
+    site.sql("postgres", f"REVOKE ALL ON DATABASE shop__before_{restore.id} FROM alice", "DROP ROLE alice")
+    source.roll_back(restore)
+    assert site.sql("postgres", OUTSIDE)[0][0] == "postgres"
+    assert state(site) == [("live",)]
+    source.discard(restore)
+
+
+def test_preflight_warns_if_the_owner_has_the_rights_of_the_connections_user(site, shop):
+    assert "may drop the replaced database" not in texts(site.source("shop", **KEEPER), shop, "warning")
+    site.sql("postgres", "ALTER DATABASE shop OWNER TO keeper")
+    assert f"keeper may drop the replaced database shop__before_{shop.id}" in texts(site.source("shop", **KEEPER), shop, "warning")
+    assert "may drop the replaced database" not in texts(site.source("shop"), shop, "warning")
