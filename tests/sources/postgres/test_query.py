@@ -10,13 +10,13 @@ from recovery.common.errors import SourceError
 from recovery.plan.kinds.postgres import SqlQuestion, SqlStatement
 from tests.support.postgres_site import Site
 
-ROLES = ("q_boss", "q_owner")
+ROLES = ("q_boss", "q_owner", '"q_owner, x y"')
 
 
 @pytest.fixture
 def site(postgres_server, tmp_path):
     made = Site(postgres_server, tmp_path, ("qshop",), ROLES)
-    made.sql("postgres", "CREATE ROLE q_boss SUPERUSER", "CREATE ROLE q_owner")
+    made.sql("postgres", "CREATE ROLE q_boss SUPERUSER", *(f"CREATE ROLE {role}" for role in ROLES[1:]))
     yield made
     made.clean()
 
@@ -43,6 +43,11 @@ def test_foresee_of_a_live_database_says_why_sql_will_fail(site):
     assert "Correct `as` in the plan" in source.foresee(question("nobody"), None)
     site.sql("qshop", "CREATE SCHEMA s AUTHORIZATION q_owner")
     assert "others own or may make something in it: q_owner" in source.foresee(question(), None)
+
+
+def test_foresee_lists_roles_as_sql_writes_their_names(site):
+    site.create("qshop", "ALTER DATABASE qshop OWNER TO q_boss", *(f"CREATE SCHEMA AUTHORIZATION {role}" for role in ROLES[1:]))
+    assert 'make something in it: "q_owner, x y", q_owner. ' in site.source("qshop").foresee(question(), None)
 
 
 def test_foresee_of_a_restored_database_goes_by_the_set_and_its_roles(site):

@@ -18,6 +18,7 @@ from recovery.sources.postgres.accounts.roles import globals_artifact, needed_ro
 from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.privileged import privileged
+from recovery.sources.postgres.definitions.names import quoted_name, quoted_names
 from recovery.sources.postgres.locations import second_copy
 from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
@@ -35,7 +36,12 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
         renamed: names of databases there, by their names in the set.
         backed_up: the databases that the plan names; empty for all.
     """
-    findings = [fact(f"PostgreSQL {server.about.version} at {server.endpoint.host}, system {server.about.system}, as {server.about.user}.")]
+    findings = [
+        fact(
+            f"PostgreSQL {server.about.version} at {server.endpoint.host}, system {server.about.system},"
+            f" as {quoted_name(server.about.user)}."
+        )
+    ]
     if server.about.standby:
         findings.append(refusal("The server is a standby in recovery: nothing can be restored there. Name the primary in the Connection."))
     try:
@@ -126,7 +132,7 @@ def _live(connection: Connection, target: Target) -> Iterator[Finding]:
     yield from _keeping(connection, target) if not target.in_place else ()
     sessions = _rows(
         connection,
-        "SELECT coalesce(usename, backend_type), application_name, count(*) FROM pg_stat_activity"
+        "SELECT coalesce(quote_ident(usename), backend_type), application_name, count(*) FROM pg_stat_activity"
         " WHERE datname = %s AND pid <> pg_backend_pid() GROUP BY 1, 2 ORDER BY 1, 2",
         target.name,
     )
@@ -213,20 +219,20 @@ def _roles(connection: Connection, restore: RestoreView, chosen: Sequence[Target
     wanted = needed_roles(restore, chosen)
     found = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     if missing := sorted(wanted.keys() - found.keys()):
-        yield fact(f"Roles that the server lacks and that are created, without rights until the cutover: {', '.join(missing)}.")
-        if powers := [f"{name} ({', '.join(able)})" for name in missing if (able := _powers(wanted[name]))]:
+        yield fact(f"Roles that the server lacks and that are created, without rights until the cutover: {quoted_names(missing)}.")
+        if powers := [f"{quoted_name(name)} ({', '.join(able)})" for name in missing if (able := _powers(wanted[name]))]:
             yield warning(f"Some of these roles can do more than use what they own from the cutover on: {'; '.join(powers)}.")
         if not server["passwords"]:
             yield warning("The set has no passwords of roles: those that are created can't log in with one until you set it.")
     users = {name for name, facts in roles(restore).items() if any(group in wanted for group, *_ in facts["member of"] or ())}
     if left := sorted(users - wanted.keys() - found.keys()):
-        yield fact(f"Members of these roles that the server lacks and that are not created: {shortened(left)}.")
+        yield fact(f"Members of these roles that the server lacks and that are not created: {shortened(list(map(quoted_name, left)))}.")
     asleep = sorted(name for name in wanted.keys() & found.keys() if server_globals.is_asleep(found[name]))
     others = restore.others
     if waiting := [name for name in asleep if server_globals.waits_for(found[name]) in others]:
-        yield refusal(f"Roles wait for the swap of another restore that has not ended: {', '.join(waiting)}. Wait until it has.")
+        yield refusal(f"Roles wait for the swap of another restore that has not ended: {quoted_names(waiting)}. Wait until it has.")
     elif asleep:
-        yield fact(f"Roles that an earlier restore created and left without LOGIN, and that this one takes over: {', '.join(asleep)}.")
+        yield fact(f"Roles that an earlier restore created and left without LOGIN, and that this one takes over: {quoted_names(asleep)}.")
     yield from _staying(wanted, {name: facts for name, facts in found.items() if name not in asleep})
     now = server_globals.server_facts(connection)
     for difference in compare([("", "", {what: server[what] for what in now})], [("", "", now)]):
@@ -242,10 +248,11 @@ def _powers(role: Facts) -> list[str]:
 def _staying(wanted: dict[str, Facts], staying: dict[str, Facts]) -> Iterator[Finding]:
     """How the roles of the set differ from those of the server, which stay as they are."""
     for difference in compare(_shared(wanted, staying), _shared(staying, wanted)):
-        yield warning(f"Role {difference.name} exists and stays as it is: {difference.what}.")
+        yield warning(f"Role {quoted_name(difference.name)} exists and stays as it is: {difference.what}.")
     for name in sorted(wanted.keys() & staying.keys()):
         if wanted[name]["login"] and not staying[name]["login"]:
-            yield warning(f"Nobody can log in as {name}, before or after the restore, until you ALTER ROLE {name} LOGIN: it has NOLOGIN.")
+            role = quoted_name(name)
+            yield warning(f"Nobody can log in as {role}, before or after the restore, until you ALTER ROLE {role} LOGIN: it has NOLOGIN.")
 
 
 def _shared(some: dict[str, Facts], others: dict[str, Facts]) -> Iterable[tuple[str, str, Facts]]:
@@ -254,10 +261,11 @@ def _shared(some: dict[str, Facts], others: dict[str, Facts]) -> Iterable[tuple[
 
 def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Target]) -> Iterator[Finding]:
     """What a user that is no superuser needs."""
-    me, may_create, may_create_roles, may_signal = _rows(
+    user, may_create, may_create_roles, may_signal = _rows(
         connection,
         "SELECT rolname, rolcreatedb, rolcreaterole, pg_has_role('pg_signal_backend', 'USAGE') FROM pg_roles WHERE rolname = current_user",
     )[0]
+    me = quoted_name(user)
     if not may_create:
         yield refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
     if not may_create_roles:
@@ -270,7 +278,7 @@ def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Targe
     known = {name for _, name, facts in server_globals.role_rows(connection) if not server_globals.is_asleep(facts)}
     if missing := sorted(needed_roles(restore, chosen).keys() - known):
         yield refusal(
-            f"User {me} is no superuser, and roles are missing or asleep: {', '.join(missing)}. Create them, or restore as a superuser."
+            f"User {me} is no superuser, and roles are missing or asleep: {quoted_names(missing)}. Create them, or restore as a superuser."
         )
     owners = {target.facts["owner"] for target in chosen}
     for target in chosen:
@@ -280,6 +288,7 @@ def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Targe
         }
         for kind, name in privileged(expected_objects(restore, target)):
             yield refusal(f"Only a superuser can restore the {kind} {name} of database {target.saved}.")
-    for owner in sorted(owners & known - {"pg_database_owner"}):
-        if not _rows(connection, "SELECT pg_has_role(%s, 'MEMBER')", owner)[0][0]:
+    for name in sorted(owners & known - {"pg_database_owner"}):
+        if not _rows(connection, "SELECT pg_has_role(%s, 'MEMBER')", name)[0][0]:
+            owner = quoted_name(name)
             yield refusal(f"User {me} is not a member of {owner}, who owns a part of what is restored. GRANT {owner} TO {me}.")

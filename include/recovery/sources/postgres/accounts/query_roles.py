@@ -21,6 +21,7 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import groups_of
 from recovery.sources.postgres.accounts.logins import create_login, new_password
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.definitions.names import quoted_name
 
 log = logging.getLogger(__name__)
 
@@ -92,28 +93,32 @@ def rights(connection: Connection, server: Server, asked: Asked, where: Database
     me, role = server.about.user, asked.role or where.owner
     powerful = _may_be_superuser(connection, role, coming)
     if powerful is None:
-        text = f"SQL is to run as {role} in {asked.database}, and the server has no such role."
+        text = f"SQL is to run as {quoted_name(role)} in {asked.database}, and the server has no such role."
         raise SourceError(text, "Correct `as` in the plan.")
     if not powerful:
         if role == me == where.owner:
             return Rights(role, own=True)
         if role == me:
-            raise SourceError(f"SQL is to run as {me} in {asked.database}, who is the Connection's user.", "Name another role under `as`.")
+            raise SourceError(
+                f"SQL is to run as {quoted_name(me)} in {asked.database}, who is the Connection's user.", "Name another role under `as`."
+            )
         _refuse_if_unable(connection, server, role)
         return Rights(role)
     if asked.role:
-        raise SourceError(f"SQL is to run as {role} in {asked.database}, who is a superuser, or may become one.", _NAME_ANOTHER)
+        raise SourceError(
+            f"SQL is to run as {quoted_name(role)} in {asked.database}, who is a superuser, or may become one.", _NAME_ANOTHER
+        )
     _refuse_others_code(connection, server, asked, where, coming)
     _refuse_if_unable(connection, server, _READER)
     return Rights(None)
 
 
 def _refuse_others_code(connection: Connection, server: Server, asked: Asked, where: Database, coming: Mapping[str, Facts]) -> None:
-    belongs = f"Database {asked.database} belongs to {where.owner}, a superuser"
+    belongs = f"Database {asked.database} belongs to {quoted_name(where.owner)}, a superuser"
     if not asked.reads or server.about.major < _READER_SINCE:
         raise SourceError(f"{belongs}, and statements of a plan don't run as one.", _NAME_ANOTHER)
     makers = [maker for maker in where.makers if maker is None or not _may_be_superuser(connection, maker, coming)]
-    if others := sorted(maker or "everybody" for maker in makers if maker != "pg_database_owner"):
+    if others := sorted(quoted_name(maker) if maker else "everybody" for maker in makers if maker != "pg_database_owner"):
         raise SourceError(f"{belongs}, and others own or may make something in it: {', '.join(others)}.", _NAME_ANOTHER)
 
 
@@ -128,7 +133,7 @@ def _may_be_superuser(connection: Connection, role: str, coming: Mapping[str, Fa
 
 
 def _refuse_if_unable(connection: Connection, server: Server, group: str) -> None:
-    me = server.about.user
+    me, group_name = quoted_name(server.about.user), quoted_name(group)
     if server.about.standby:
         raise SourceError(
             "The server is a standby, where no login role can be made for SQL of the plan.", "Name its primary, or run a program by `argv`."
@@ -141,8 +146,8 @@ def _refuse_if_unable(connection: Connection, server: Server, group: str) -> Non
     creates, admin = row
     if not creates or (server.about.major >= _ADMIN_SINCE and not admin):
         raise SourceError(
-            f"User {me} may not make a login role with the rights of {group}, as which SQL of the plan is run.",
-            f"ALTER ROLE {me} CREATEROLE and GRANT {group} TO {me} WITH ADMIN OPTION; or run a program by `argv`.",
+            f"User {me} may not make a login role with the rights of {group_name}, as which SQL of the plan is run.",
+            f"ALTER ROLE {me} CREATEROLE and GRANT {group_name} TO {me} WITH ADMIN OPTION; or run a program by `argv`.",
         )
 
 

@@ -18,6 +18,7 @@ from recovery.packs.content_index import Facts, Row
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals, versions
 from recovery.sources.postgres.client import Connection
+from recovery.sources.postgres.definitions.names import quoted_name, quoted_names
 from recovery.sources.postgres.targets import Target
 
 log = logging.getLogger(__name__)
@@ -85,13 +86,15 @@ def create_roles(connection: Connection, restore: RestoreView, chosen: Sequence[
         if name not in existing:
             restore.record(CREATED_ROLE, role=name)
             server_globals.create_role(connection, role, restore.id)
-            log.info("role %s created, without rights until the swap", name)
+            log.info("role %s created, without rights until the swap", quoted_name(name))
         elif owner := server_globals.waits_for(existing[name]):
             if owner in others:
-                raise RestoreError(f"The role {name} waits for the swap of the restore {owner}.", "Wait until that one has ended.")
+                raise RestoreError(
+                    f"The role {quoted_name(name)} waits for the swap of the restore {owner}.", "Wait until that one has ended."
+                )
             restore.record(CREATED_ROLE, role=name)
             server_globals.adopt_role(connection, role, existing[name], restore.id)
-            log.info("role %s, which a restore left without LOGIN, taken over", name)
+            log.info("role %s, which a restore left without LOGIN, taken over", quoted_name(name))
 
 
 def set_roles(restore: RestoreView, artifact: str) -> dict[str, dict[str, Any]]:
@@ -116,7 +119,10 @@ def awaken(connection: Connection, restore: RestoreView) -> None:
     known = {name: facts for _, name, facts in server_globals.role_rows(connection)}
     created, wanted = set(created_roles(restore)), roles(restore)
     if gone := sorted(wanted.keys() & created - known.keys()):
-        raise RestoreError(f"Roles that this restore created are gone: {', '.join(gone)}.", "Somebody dropped them. Trigger a new restore.")
+        raise RestoreError(
+            f"Roles that this restore created are gone: {quoted_names(gone)}.",
+            "Somebody dropped them. Trigger a new restore.",
+        )
     sleeping = {
         name
         for name in created & wanted.keys()
@@ -171,7 +177,7 @@ def _lacking(now: Mapping[str, Facts], members: Mapping[str, list[list[Any]]]) -
         has = {group: flags for group, *flags in versions.membership(now[name])["member of"] or ()}
         for group, *flags in versions.membership({**now[name], "member of": groups})["member of"]:
             if group not in has or any(wanted and not found for wanted, found in zip(flags, has[group], strict=True)):
-                lacking.append(Difference("role", name, f"it has less of {group} than in the set"))
+                lacking.append(Difference("role", name, f"it has less of {quoted_name(group)} than in the set"))
     return lacking
 
 

@@ -18,7 +18,7 @@ from recovery.common.errors import ArtifactError, RestoreError
 from recovery.common.json_text import read_json
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.definitions.names import NAME, raw
+from recovery.sources.postgres.definitions.names import NAME, quoted_name, raw
 
 _ROLES: LiteralString = """SELECT r.rolname, jsonb_build_object(
       'superuser', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole, 'createdb', r.rolcreatedb, 'login', r.rolcanlogin,
@@ -177,7 +177,7 @@ def create_role(connection: Connection, role: dict[str, Any], restore_id: str) -
     Raises:
         RestoreError: if the server refuses.
     """
-    with translated_errors(f"Creating role {role['name']}", RestoreError), connection.transaction():
+    with translated_errors(f"Creating role {quoted_name(role['name'])}", RestoreError), connection.transaction():
         _keep_out_of_log(connection)
         connection.execute(SQL("CREATE ROLE {} NOLOGIN {}").format(Identifier(role["name"]), _keys(role)))
         connection.execute(comment(role["name"], asleep_mark(restore_id)))
@@ -195,7 +195,7 @@ def adopt_role(connection: Connection, role: dict[str, Any], found: Facts, resto
     Raises:
         RestoreError: if the server refuses.
     """
-    with translated_errors(f"Taking over role {role['name']}", RestoreError), connection.transaction():
+    with translated_errors(f"Taking over role {quoted_name(role['name'])}", RestoreError), connection.transaction():
         _keep_out_of_log(connection)
         for statement in sleep(role["name"], found, restore_id):
             connection.execute(statement)

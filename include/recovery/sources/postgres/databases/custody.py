@@ -21,6 +21,7 @@ from recovery.common.errors import RestoreError
 from recovery.common.wording import ROLLS_BACK
 from recovery.sources.postgres.accounts.server_globals import database_facts, grant
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.definitions.names import quoted_name
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def undisturbed(server: Server, databases: Sequence[str]) -> Iterator[Connection
 
 
 def _end_blockers(connection: Connection, waiting: int, done: Event) -> None:
-    query = """SELECT a.pid, a.usename, a.application_name, a.datname, CASE WHEN NOT r.rolsuper THEN pg_terminate_backend(a.pid) END
+    query = """SELECT a.pid, quote_ident(a.usename), a.application_name, a.datname, CASE WHEN NOT r.rolsuper THEN pg_terminate_backend(a.pid) END
         FROM unnest(pg_blocking_pids(%s)) b (pid) JOIN pg_stat_activity a USING (pid) JOIN pg_roles r ON r.oid = a.usesysid"""
     said: set[tuple[object, ...]] = set()
     try:
@@ -114,8 +115,8 @@ def _take(connection: Connection, database: str) -> None:
 
 def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]:
     """End every session but autovacuum's, which only a superuser may; a rename itself makes that go away, and waits for it."""
-    query = """SELECT pid, coalesce(usename, backend_type), application_name, datname, pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"""
+    query = """SELECT pid, coalesce(quote_ident(usename), backend_type), application_name, datname, pg_terminate_backend(pid)
+        FROM pg_stat_activity WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"""
     rows = connection.execute(query, [list(databases)]).fetchall()
     if rows:
         log.info("ending %d sessions of %s", len(rows), ", ".join(sorted({row[1] for row in rows})))
@@ -127,7 +128,7 @@ def give_back(connection: Connection, database: str, was: Former) -> None:
     if (now := former(connection, database)) is None or now.owner == was.owner:
         return
     if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [was.owner]).fetchall():
-        log.warning("the role %s is gone: database %s, which was its own, now belongs to %s", was.owner, database, connection.info.user)
+        log.warning("the role %s is gone: database %s, which was its own, now belongs to us", quoted_name(was.owner), database)
         return
     name, owner = Identifier(database), Identifier(was.owner)
     connection.execute(SQL("ALTER DATABASE {} OWNER TO {}").format(name, owner))

@@ -18,6 +18,7 @@ from recovery.packs.content_index import Facts, Row
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import columns, system_privileges
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences
+from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.definitions.sql_snippets import acl, in_order, own
 
 _LASTING = SQL("n.nspname !~ '^pg_(temp|toast)' AND n.nspname !~ '__(stage|before|replaced)_[0-9a-f]{8}$'")
@@ -355,7 +356,7 @@ def refuse_owned_configuration(connection: Connection) -> None:
     with translated_errors(f"Asking whose the tables of extensions in {connection.info.dbname} are"):
         for table, extension, owner in connection.execute(_OWNED_CONFIGURATION).fetchall():
             raise SourceError(
-                f"The table {table} of the extension {extension} in {connection.info.dbname} belongs to {owner}, whose code would run as a"
-                " superuser when it is read.",
+                f"The table {table} of the extension {extension} in {connection.info.dbname} belongs to {quoted_name(owner)}, whose code"
+                " would run as a superuser when it is read.",
                 "ALTER TABLE ... OWNER TO a superuser, or use a Connection whose user is none.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 NAME = r'(?:"(?:[^"]|"")*"|[a-z_][a-z0-9_]*)'
 """A name, as a pattern."""
@@ -16,6 +17,16 @@ _FOREIGN_KEY = re.compile(rf"FOREIGN KEY \({_COLUMNS}\) REFERENCES ({QUALIFIED})
 def raw(name: str) -> str:
     """A name without the quotes that the catalogs give it."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def quoted_name(name: str) -> str:
+    """A name as SQL writes it: in quotes unless it is a plain word, so that ``x y`` is not taken for two, and statements can be copied."""
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def quoted_names(names: Iterable[str]) -> str:
+    """Names for a message, see :func:`quoted_name`."""
+    return ", ".join(map(quoted_name, names))
 
 
 def split(qualified: str) -> tuple[str, str]:

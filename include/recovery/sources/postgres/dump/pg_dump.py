@@ -23,6 +23,7 @@ from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences, hold_tables
+from recovery.sources.postgres.definitions.names import quoted_name, quoted_names
 from recovery.sources.postgres.dump import archive
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
     opened = datetime.now(UTC)
     if unreadable := catalog.unreadable(connection):
         raise SourceError(
-            f"User {server.about.user} may not read all of database {database}: {shortened(unreadable, at_most=30)}.",
+            f"User {quoted_name(server.about.user)} may not read all of database {database}: {shortened(unreadable, at_most=30)}.",
             "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
         )
     hold_tables(connection, catalog.tables(connection))
@@ -288,7 +289,7 @@ def _left_out(snapshot: _Snapshot) -> Iterator[str]:
     assert row is not None
     mappings, superuser, standby = row
     if login and not superuser:
-        names = ", ".join(name for (name,) in login)
+        names = quoted_names(name for (name,) in login)
         yield f"{snapshot.database}: the login trigger {names} runs whenever a backup comes in; only a superuser can keep it from that."
     if mappings and not superuser:
         yield f"{snapshot.database}: the options of its {mappings} user mappings are not saved; only a superuser can read them."
@@ -316,7 +317,7 @@ def _in_use(roles: Iterable[Row], warnings: list[str]) -> Iterator[Row]:
     """Roles without the mark of a restore that left them asleep: in a set it would mean something else."""
     for kind, name, facts in roles:
         if server_globals.is_asleep(facts):
-            warnings.append(f"Role {name} was left without LOGIN by a restore ({facts['comment']}); so it is in this set.")
+            warnings.append(f"Role {quoted_name(name)} was left without LOGIN by a restore ({facts['comment']}); so it is in this set.")
             facts = facts | {"comment": None}
         yield kind, name, facts
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from recovery.sources.postgres.client import Connection
-from recovery.sources.postgres.definitions.names import split
+from recovery.sources.postgres.definitions.names import quoted_name, split
 from recovery.sources.postgres.tables.contents import Chosen
 
 _LEAVING = """WITH RECURSIVE leaving (oid) AS (
@@ -179,7 +179,7 @@ def uses(connection: Connection, out: Sequence[Relation], returning: Iterable[st
             refused.append(what if of is None else f"{what} uses {of}")
     related = {key.table for key in incoming} | {key.parent for key in outgoing}
     refused += [
-        f"view {view} uses the type {kind}, of which a constant can run functions of its owner as {connection.info.user}"
+        f"view {view} uses the type {kind}, of which a constant can run functions of its owner as {quoted_name(connection.info.user)}"
         for view, kind in connection.execute(_READ_AS_OURSELVES, [list(views)]).fetchall()
     ]
     refused += [

@@ -12,7 +12,7 @@ from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.ownership import shared_tables
-from recovery.sources.postgres.definitions.names import raw, split
+from recovery.sources.postgres.definitions.names import quoted_name, raw, split
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
@@ -103,7 +103,9 @@ def _roles(server: Server, part: Chosen) -> Iterator[Finding]:
     with server.maintenance() as connection, translated_errors("Reading the roles", RestoreError):
         known = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
     for name in sorted(named - known):
-        yield refusal(f"Role {name} owns tables of {part.target.saved} or has rights on them, and the server lacks it. Create it first.")
+        yield refusal(
+            f"Role {quoted_name(name)} owns tables of {part.target.saved} or has rights on them, and the server lacks it. Create it first."
+        )
 
 
 def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
@@ -164,7 +166,8 @@ def _rights(live: Connection, part: Chosen) -> Iterator[Finding]:
         " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     assert row is not None
-    me, may_create, may_create_roles, may_make_schemas = row
+    user, may_create, may_create_roles, may_make_schemas = row
+    me = quoted_name(user)
     if not may_create:
         yield refusal(f"User {me} may not create databases. ALTER ROLE {me} CREATEDB, or restore as a superuser.")
     if not may_create_roles:
@@ -176,7 +179,8 @@ def _rights(live: Connection, part: Chosen) -> Iterator[Finding]:
         yield refusal(f"User {me} may not create schemas in {part.target.name}. GRANT CREATE ON DATABASE, or restore as a superuser.")
     query = """SELECT rolname, rolsuper, pg_has_role(oid, 'USAGE'), pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
         FROM pg_roles WHERE rolname = ANY (%s) AND rolname <> current_user ORDER BY 1"""
-    for owner, is_superuser, is_member, may_grant in live.execute(query, [sorted(part.owners)]).fetchall():
+    for name, is_superuser, is_member, may_grant in live.execute(query, [sorted(part.owners)]).fetchall():
+        owner = quoted_name(name)
         if is_superuser:
             yield refusal(f"{owner}, who owns what is restored, is a superuser. Restore as a superuser.")
         elif not is_member:

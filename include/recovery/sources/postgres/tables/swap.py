@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 LOCK_TIMEOUT = "20s"
 """How long a swap waits for a lock that others hold."""
 _ASIDE = re.compile("__(?:before|replaced)_([0-9a-f]{8})$")
-_HOLDERS = """SELECT coalesce(a.usename, 'a prepared transaction'), coalesce(a.application_name, ''), l.pid, coalesce(a.state, ''),
-      l.relation::regclass::text
+_HOLDERS = """SELECT coalesce(quote_ident(a.usename), 'a prepared transaction'), coalesce(a.application_name, ''), l.pid,
+      coalesce(a.state, ''), l.relation::regclass::text
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.granted AND l.relation::regclass::text = ANY (%s)
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid IS DISTINCT FROM pg_backend_pid()
     ORDER BY l.pid, 5"""
