@@ -1,8 +1,8 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from recovery.common.units import human_duration, human_size, iso, parse_duration, parse_moment, parse_size, plain_markdown
+from recovery.common.units import human_duration, human_moment, human_size, iso, parse_duration, parse_moment, parse_size, plain_markdown
 
 
 @pytest.mark.parametrize(("text", "hours"), [("90s", 0.025), ("30m", 0.5), ("24h", 24), ("7d", 168), ("2w", 336), ("1d12h", 36)])
@@ -77,3 +77,10 @@ def test_human_duration_shows_at_most_two_units(seconds, text):
 )
 def test_plain_markdown_shows_a_name_as_it_is_on_one_line(text, shown):
     assert plain_markdown(text) == shown
+
+
+def test_human_moment_is_the_full_second_before_or_after_in_utc():
+    moment = datetime(2026, 11, 23, 1, 59, 59, 1, tzinfo=timezone(timedelta(hours=1)))
+    assert human_moment(moment) == "2026-11-23 00:59:59 UTC"
+    assert human_moment(moment, up=True) == "2026-11-23 01:00:00 UTC"
+    assert human_moment(moment.replace(microsecond=0), up=True) == "2026-11-23 00:59:59 UTC"

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -715,6 +716,6 @@ def test_restore_of_whole_sample_after_disaster_equals_backup(system, operator, 
     ]  # fmt: skip
     assert sorted(order, key=lambda task: states[task].started) == order
     assert states["roll_back"].state == "skipped"
-    report = operator.log_text(restores, run, "report")
+    report = re.sub(" +", " ", operator.log_text(restores, run, "report"))
     for words in ("SUCCESS", "| accept | approved | alice |", "within the RPO", "within the RTO"):
         assert words in report

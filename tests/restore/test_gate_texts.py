@@ -26,7 +26,7 @@ def test_plan_gate_shows_set_sources_and_targets(system):
         "### config.settings",
         "### files.uploads",
         f"Missing, and brought back: {system.home}/.env",
-        f"{system.storage} has ",
+        "in the set; consistency: scan; verified: content",
         "Nothing live is replaced before the next gate",
     ):
         assert words in text, text
@@ -42,7 +42,8 @@ def test_cutover_gate_shows_verified_sources_and_services_to_stop(system):
         "verified against the set",
         "- config.settings: staged in",
         "- files.uploads: staged in",
-        "service stop web",
+        f"- Services are stopped by: {system.folder}/service stop web, {system.folder}/service stop workers\n",
+        f"- And started by: {system.folder}/service start workers, {system.folder}/service start web\n",
         "config.settings, files.uploads",
         "set aside for 7 d;",
         "Nothing live was touched so far",
@@ -69,6 +70,17 @@ def test_gates_of_plan_without_services_and_checks_ask_for_manual_steps(system):
     steps.start_services(run)
     steps.check_system(run)
     assert "The plan names no checks: look at the system yourself" in gate_text(run, "accept")
+
+
+def test_cutover_gate_shows_commands_as_they_are_and_warns_of_services_that_nothing_starts(system):
+    path = system.plans / "small.yaml"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("  start: ")]
+    path.write_text("\n".join(lines).replace("stop, workers]", '"*.__x__.<b>"]'))
+    run = system.restore()
+    run_until(system, run, "verify files.uploads")
+    text = gate_text(run, "cutover")
+    assert rf"service stop web, {system.folder}/service \*.\_\_x\_\_.\<b\>" in text
+    assert "- ⚠ The plan does not say how to start them." in text
 
 
 def test_accept_gate_shows_check_results_and_effect_of_each_answer(system):

@@ -31,7 +31,7 @@ def test_command_outcome_has_the_output_and_the_exit_status():
     assert (outcome.ok, outcome.words) == (True, "to out\nto err")
     outcome = run_one(python("print('why'); raise SystemExit(3)"), long())
     assert (outcome.ok, outcome.words) == (False, "why")
-    assert run_one(("true",), long()).words == "exit status 0, no words"
+    assert run_one(("true",), long()).words == "exit status 0, no output"
     assert "exit status 3" in run_one(python("raise SystemExit(3)"), long()).words
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from recovery import VERSION
 from recovery.cli.text import Lines, indented
 from recovery.common.errors import PlanError, RecoveryError
-from recovery.common.wording import escaped
+from recovery.common.wording import counted, escaped
 
 if TYPE_CHECKING:
     from recovery.cli.kit import Answer, Kit
@@ -153,7 +153,7 @@ def _check_plans(chosen: argparse.Namespace) -> int:
     where = chosen.folder or folder()
     plans = load_plans(where)
     for plan in plans.valid:
-        has = f"{len(plan.source_ids)} sources, {len(plan.destinations)} destinations"
+        has = f"{counted(len(plan.source_ids), 'source')}, {counted(len(plan.destinations), 'destination')}"
         print(f"plan {plan.plan}: valid, with {has}; whether they can be reached, its first backup finds out")
     for broken in plans.broken:
         print(indented(str(broken)), file=sys.stderr)

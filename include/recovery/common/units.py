@@ -76,6 +76,12 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def human_moment(moment: datetime, *, up: bool = False) -> str:
+    """A moment as ``2026-11-23 01:00:00 UTC``, to the full second before it, or ``up`` to the one after it."""
+    whole = moment.astimezone(UTC).replace(microsecond=0)
+    return f"{whole + timedelta(seconds=1) if up and moment.microsecond else whole:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def plain_markdown(text: str) -> str:
     r"""A text on one line whose words mean nothing to Markdown: names and notes are shown as they are, a line feed as ``\n``.
 

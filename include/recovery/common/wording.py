@@ -23,6 +23,11 @@ def shortened(names: Sequence[object], *, at_most: int = 20, between: str = ", "
     return between.join(map(str, names[:at_most])) + more
 
 
+def counted(number: int, what: str) -> str:
+    """So many things, such as ``1 file`` and ``2,000 files``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def escaped(text: str) -> str:
     r"""A text on one line; what can't be printed is written as ``\n``, ``\x1b``, ``\u202e``."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from recovery.common.units import human_duration, iso, plain_markdown
+from recovery.common.units import human_duration, human_moment, plain_markdown
 from recovery.plan.field_types import Gate
+from recovery.plan.services import Services
 from recovery.restore.session import RestoreSession
 from recovery.restore.state import all_checked, last_checks, services_started
 from recovery.runs.journal_steps import Step
@@ -39,10 +40,6 @@ def _cutover(session: RestoreSession) -> str:
     sources = session.request().sources
     services = session.target.services
     lines = _ready_in_place(session) if session.in_place else _ready(session)
-    stop = (
-        ", ".join(" ".join(command) for command in services.stop)
-        or "⚠ none are named in the plan: stop what writes to the data yourself first"
-    )
     where = "live data" if session.target.live else f"data of the target {session.target.name}"
     how = (
         f"makes a safety backup of the {where}, then **drops** it and loads the set"
@@ -50,13 +47,21 @@ def _cutover(session: RestoreSession) -> str:
         else f"puts the restored data in the place of the {where}"
     )
     lines += ["", f"**Approve** stops the services and {how}. That is the downtime.", ""]
-    lines += [f"- Services stopped and started: {stop}", f"- In this order: {', '.join(sources)}"]
+    lines += _services(services)
+    lines.append(f"- In this order: {', '.join(sources)}")
     if session.in_place:
         lines.append("- The rollback is to load the safety backup, which takes about as long again; the last gate can order it.")
     else:
         lines.append(f"- The data of now is set aside for {human_duration(session.plan.keep_replaced)}; the last gate can bring it back.")
     lines += ["", _pause_warning(session), "", "**Reject**, or no answer, discards what was staged. Nothing live was touched so far."]
     return "\n".join(lines)
+
+
+def _services(services: Services) -> list[str]:
+    if not services.stop:
+        return ["- ⚠ The plan names no services: stop what writes to the data yourself first."]
+    stop, start = (plain_markdown(", ".join(map(" ".join, commands))) for commands in (services.stop, services.start))
+    return [f"- Services are stopped by: {stop}", f"- And started by: {start}" if start else "- ⚠ The plan does not say how to start them."]
 
 
 def _pause_warning(session: RestoreSession) -> str:
@@ -99,7 +104,8 @@ def _accept(session: RestoreSession) -> str:
     lines += ["", f"**Approve** keeps it. {aside} for {human_duration(session.plan.keep_replaced)}.", ""]
     writes = "those writes are lost" if session.in_place else "the rejected data is set aside with those writes"
     lines.append(
-        f"**Reject** stops the services and brings the previous data back. What was written since {iso(started)} is not in it; {writes}."
+        "**Reject** stops the services and brings the previous data back."
+        f" What was written since {human_moment(started)} is not in it; {writes}."
     )
     lines += ["", f"**No answer** in {human_duration(session.plan.approvals.timeout)} keeps it too, but the run ends as failed."]
     return "\n".join(lines)

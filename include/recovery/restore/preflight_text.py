@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from recovery.common.units import human_duration, human_size, plain_markdown
+from recovery.common.wording import counted
 from recovery.packs.content_diff import Change
 from recovery.restore.preflight_facts import Facts
 from recovery.restore.preflight_rules import CHECKS, ROOM, Judgement
@@ -24,7 +25,7 @@ def render(facts: Facts, findings: Sequence[Judgement]) -> str:
     lines += [f"- ⚠ {plain_markdown(warning)}" for warning in facts.choice_warnings]
     if facts.manifest.note:
         lines.append(f"- Note of the backup: {plain_markdown(facts.manifest.note)}")
-    lines.append(f"- The sources' moments lie {human_duration(facts.manifest.skew_seconds)} apart.")
+    lines.append(f"- The moments at which the sources were read lie {human_duration(facts.manifest.skew_seconds)} apart.")
     for source_id in facts.reports:
         lines += _source(facts, source_id, findings)
     if of_checks := _findings(findings, CHECKS):
@@ -49,7 +50,9 @@ def _source(facts: Facts, source_id: str, findings: Sequence[Judgement]) -> list
     lines = ["", f"### {source_id}", ""]
     lines += bounded([f"- Only: {plain_markdown(part)}" for part in facts.request.only.get(source_id, ())])
     size = human_size(entry.totals.raw_bytes)
-    lines.append(f"- {size}, {records:,} records in the set, {entry.consistency}, verified: {level_name(entry.level)}")
+    lines.append(
+        f"- {size}, {counted(records, 'record')} in the set; consistency: {entry.consistency}; verified: {level_name(entry.level)}"
+    )
     lines += bounded([f"- ⚠ {plain_markdown(warning)}" for warning in entry.warnings])
     lines += _findings(findings, source_id)
     lines.append(f"- Target: `{facts.reports[source_id].fingerprint}`")

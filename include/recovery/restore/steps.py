@@ -10,7 +10,7 @@ import logging
 from functools import partial
 
 from recovery.common.errors import RestoreError, VerificationError
-from recovery.common.wording import shortened
+from recovery.common.wording import counted, shortened
 from recovery.packs.content_diff import Difference
 from recovery.restore import answers, source_view
 from recovery.restore.checks import run_check
@@ -83,7 +83,7 @@ def unequal(session: RestoreSession, source_id: str, differences: list[Differenc
     session.journal.record(Step.UNEQUAL, source_id, count=len(differences), names=names)
     shown = shortened(differences, at_most=_DIFFERENCES_SHOWN, between="\n")
     return VerificationError(
-        f"{source_id}: the restored data is not equal to the set, in {len(differences)} things:\n{shown}\n",
+        f"{source_id}: the restored data is not equal to the set, in {counted(len(differences), 'thing')}:\n{shown}\n",
         next_step,
     )
 

@@ -96,4 +96,4 @@ def _run_to_end(command: Sequence[str], output: IO[bytes], seconds: float) -> tu
     words = output.read().decode("utf-8", "replace").strip()
     if late:
         return False, late, words
-    return process.returncode == 0, "" if words else f"exit status {process.returncode}, no words", words
+    return process.returncode == 0, "" if words else f"exit status {process.returncode}, no output", words

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from recovery.common.errors import DestinationError, ManifestError, PlanError, RecoveryError, RestoreError
 from recovery.common.paths import readable
-from recovery.common.units import human_duration, iso, now, parse_moment
+from recovery.common.units import human_duration, human_moment, iso, now, parse_moment
 from recovery.crypto.signing import SIGNATURE_BYTES, VerifyKey
 from recovery.destinations.base import Destination, Missing, TooLarge
 from recovery.plan.field_types import Level
@@ -268,7 +268,7 @@ def _before(catalog: Catalog, moment: datetime, now: datetime, level: Level) -> 
         raise PlanError(f"newest_before: {iso(moment)} is still to come.", "Write a moment that has passed, or latest.")
     for each in sorted(catalog.valid(level, now), key=lambda each: each.manifest.ends, reverse=True):
         if each.manifest.ends <= moment:
-            distance = f"The set ends {human_duration(moment - each.manifest.ends)} before the moment asked for, {iso(moment)}."
+            distance = f"The set ends {human_duration(moment - each.manifest.ends)} before the moment asked for, {human_moment(moment)}."
             return _choice(catalog, each, now, distance)
     raise _none(catalog, f"no valid set that ends before {iso(moment)}", now)
 
@@ -278,7 +278,7 @@ def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> 
     age = now - manifest.begins
     facts = [
         f"Set {manifest.set_id}, run {manifest.run_id}, at {', '.join(chosen.destinations)}.",
-        f"Everything before {iso(manifest.begins)} is in it, nothing after {iso(manifest.ends)}.",
+        f"Everything before {human_moment(manifest.begins)} is in it, nothing after {human_moment(manifest.ends, up=True)}.",
         _lost(age),
         *more,
     ]

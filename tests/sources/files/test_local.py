@@ -853,6 +853,13 @@ def test_preflight_reports_replaced_files_and_needed_space(tmp_path, live, distu
     assert snapshot(live) == later
 
 
+def test_preflight_of_an_empty_folder_says_that_it_has_no_files(tmp_path, live, disturbed):
+    source, _, _ = disturbed
+    for entry in live.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    assert f"{live} has no files now.\n" in finding_texts(source, LocalRestore(tmp_path / "set", tmp_path / "work"), "fact") + "\n"
+
+
 def test_preflight_refuses_a_worker_without_rights_to_the_folder(tmp_path, disturbed, live):
     if not IS_ROOT:
         pytest.skip("changes to another user")

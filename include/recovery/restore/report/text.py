@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from recovery.common.units import human_duration, plain_markdown
+from recovery.common.units import human_duration, human_moment, parse_moment, plain_markdown
+from recovery.common.wording import counted
 from recovery.plan.field_types import LIVE
 from recovery.restore.report.facts import BY_PEOPLE
 from recovery.restore.report.outcome import Outcome
@@ -27,8 +28,12 @@ def render(facts: dict[str, Any], found: str = "") -> str:
     lines += _what(facts)
     lines += [] if dry else [*_steps(facts), *_decisions(facts), *_checks(facts), *_differences(facts), *_aside(facts)]
     lines += ["", "## What was found", "", found] if found else []
-    lines += list(_by_people(facts)) if facts["kind"] == "restore" else []
+    lines += _by_people(facts) if facts["kind"] == "restore" else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _moment(moment: str) -> str:
+    return human_moment(parse_moment(moment))
 
 
 def _headline(result: str) -> str:
@@ -37,13 +42,14 @@ def _headline(result: str) -> str:
 
 def _what(facts: dict[str, Any]) -> Iterator[str]:
     where = "the live system" if facts["target"] == LIVE else f"the target {facts['target']}"
-    yield f"- Asked for by {facts['requester'] or 'nobody known'} at {facts['started']}, run {facts['run_id']}; ended {facts['ended']}"
+    yield f"- Asked for by {facts['requester'] or 'nobody known'} at {_moment(facts['started'])}; ended {_moment(facts['ended'])}"
+    yield f"- Run {facts['run_id']}"
     yield f"- Set {facts['set']}, at {', '.join(facts['destinations'])}, into {where}, method {facts['method']}"
     yield f"- Sources: {', '.join(facts['sources'])}"
     for source_id, parts in facts["only"].items():
         yield f"- Of {source_id} only: {plain_markdown(', '.join(parts))}"
     yield from (f"- ⚠ {plain_markdown(warning)}" for warning in (*facts["warnings"], *facts["not_isolated"]))
-    yield f"- Data loss {_loss(facts['data_loss_seconds'], facts['rpo_seconds'])}: since {facts['set_begins']}"
+    yield f"- Data loss {_loss(facts['data_loss_seconds'], facts['rpo_seconds'])}: since {_moment(facts['set_begins'])}"
     yield from _durations(facts)
 
 
@@ -71,7 +77,7 @@ def _steps(facts: dict[str, Any]) -> list[str]:
 
 def _decisions(facts: dict[str, Any]) -> list[str]:
     rows = [
-        (each["gate"], each["answer"], each["person"] or "nobody", each["time"], human_duration(each["waited_seconds"]))
+        (each["gate"], each["answer"], each["person"] or "nobody", _moment(each["time"]), human_duration(each["waited_seconds"]))
         for each in facts["answers"]
     ]
     lines = _table("Who decided", ("gate", "answer", "who", "when", "waited"), rows)
@@ -89,14 +95,17 @@ def _checks(facts: dict[str, Any]) -> list[str]:
 
 def _differences(facts: dict[str, Any]) -> list[str]:
     lines = [
-        f"- {each['source']}: not equal to the set in {each['count']} things: {plain_markdown(', '.join(each['names']))}"
+        f"- {each['source']}: not equal to the set in {counted(each['count'], 'thing')}: {plain_markdown(', '.join(each['names']))}"
         for each in facts["differences"]
     ]
     return ["", "## Differences found", "", *lines] if lines else []
 
 
 def _aside(facts: dict[str, Any]) -> list[str]:
-    rows = [(each["source"], each["what"], f"`{each['mark']}`", each["until"] or "somebody has decided") for each in facts["set_aside"]]
+    rows = [
+        (each["source"], each["what"], f"`{each['mark']}`", _moment(each["until"]) if each["until"] else "somebody has decided")
+        for each in facts["set_aside"]
+    ]
     lines = _table("Set aside", ("source", "what", "in its name", "until"), rows)
     if facts["safety_set"]:
         held = "held until maintenance releases it, `keep_replaced` after the end of this restore"
@@ -104,13 +113,18 @@ def _aside(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _by_people(facts: dict[str, Any]) -> Iterator[str]:
-    yield from ("", "## To be filled in by people", "", "| question | answer |", "| --- | --- |")
-    yield from (f"| {question} | {facts['by_people'][key]} |" for key, question in BY_PEOPLE.items())
+def _by_people(facts: dict[str, Any]) -> list[str]:
+    rows = [(question, facts["by_people"][key]) for key, question in BY_PEOPLE.items()]
+    return _table("To be filled in by people", ("question", "answer"), rows)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     if not rows:
         return []
-    head = f"| {' | '.join(columns)} |"
-    return ["", f"## {title}", "", head, f"|{' --- |' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return ["", f"## {title}", "", *(_row(cells, widths) for cells in (columns, ["-" * width for width in widths], *rows))]
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """In line with the others: a log shows the table as it is written."""
+    return f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |"

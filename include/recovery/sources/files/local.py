@@ -21,7 +21,7 @@ from recovery.common.errors import RestoreError, SourceError
 from recovery.common.held_folder import HeldFolder
 from recovery.common.paths import at, raw, readable, shown, text
 from recovery.common.units import human_size
-from recovery.common.wording import shortened
+from recovery.common.wording import counted, shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Facts
 from recovery.plan.excludes import Excludes
@@ -292,7 +292,9 @@ class Files(TreeSource):
             newest = max(newest, facts["mtime"]) if facts["type"] == "file" else newest
         tree = total.facts()
         asked = f" of {shortened(list(restore.only))}" if restore.only else ""
-        brings = f"{tree['files'] + tree['hardlinks']} files in {tree['folders']} folders, {human_size(tree['bytes'])}"
+        brings = (
+            f"{counted(tree['files'] + tree['hardlinks'], 'file')} in {counted(tree['folders'], 'folder')}, {human_size(tree['bytes'])}"
+        )
         yield Finding("fact", f"{self.root} gets what the set has{asked}: {brings}.")
         yield from preflight.common_findings(restore, point, part)
         yield from self._excluded_findings(restore)
@@ -316,9 +318,9 @@ class Files(TreeSource):
                 newer += found.status.st_mtime_ns > newest
             if restore.in_place and filesystem.is_fixed(walk.at(found.path), found.status):
                 fixed.append(shown(self.root, found.path))
-        has = f"{self.root} has {files} files{' of these' if restore.only else ''} now, {human_size(size)}"
+        has = f"{self.root} has {counted(files, 'file') if files else 'no files'}{' of these' if restore.only else ''} now"
         goes = "removed" if restore.in_place else f"set aside in {point.work / 'before'}"
-        yield Finding("fact", f"{has}; all of them are {goes}.")
+        yield Finding("fact", f"{has}, {human_size(size)}; all of them are {goes}." if files else f"{has}.")
         if newer:
             yield Finding("warning", f"{newer} of them were written after the newest file of the set: the restore takes them out of use.")
         if walk.problems:

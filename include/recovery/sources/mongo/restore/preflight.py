@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure
 
 from recovery.common.errors import ToolError
 from recovery.common.units import human_duration, human_size
-from recovery.common.wording import shortened
+from recovery.common.wording import counted, shortened
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Preflight, Space
@@ -172,7 +172,7 @@ def _replaced(look: _Look) -> Iterator[Finding]:
         new = [facts for name, facts in wanted.collections.items() if split_name(name)[0] == database]
         text = _amount([(facts["count"], facts["bytes"]) for facts in new])
         views = sum(split_name(name)[0] == database for name in wanted.views)
-        text += f" and {views} views" if views else ""
+        text += f" and {counted(views, 'view')}" if views else ""
         now = [there for there in look.live if there.database == database]
         which = f"The database {database}" if database in wanted.whole else f"What is restored of the database {database}"
         if not now:
@@ -189,7 +189,7 @@ def _replaced(look: _Look) -> Iterator[Finding]:
 
 def _amount(collections: Sequence[tuple[int, int]]) -> str:
     counts, sizes = (sum(each[at] for each in collections) for at in (0, 1))
-    return f"{len(collections)} collections with {counts:,} documents ({human_size(sizes)})"
+    return f"{counted(len(collections), 'collection')} with {counted(counts, 'document')} ({human_size(sizes)})"
 
 
 def _series(look: _Look) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from recovery.common.errors import RestoreError
 from recovery.common.units import human_size
-from recovery.common.wording import shortened
+from recovery.common.wording import counted, shortened
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
@@ -135,7 +135,7 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
     if linked.related:
         yield fact(f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the verification checks that they hold.")
     if linked.views:
-        yield fact(f"{len(linked.views)} views of {database} will show the restored tables.")
+        yield fact(f"{counted(len(linked.views), 'view')} of {database} will show the restored tables.")
 
 
 def _replaced(part: Chosen, out: Sequence[Relation]) -> Iterator[Finding]:
