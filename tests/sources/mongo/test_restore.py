@@ -361,6 +361,20 @@ def test_ttl_is_off_for_replaced_data_and_on_again_after_rollback(server, client
     assert counts(db) == {"tokens": 0, "clustered": 0, "weather": 0}
 
 
+def test_rollback_goes_on_without_a_ttl_index_dropped_since_the_swap(server, db, tmp_path):
+    db.some.insert_one({"_id": 1, "at": OLD})
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
+    for name in ("first", "second"):
+        db[name].create_index("at", expireAfterSeconds=1_700_000_000)
+    restore = begun(source, set_folder, tmp_path / "work")
+    source.swap(restore)
+    db[f"__before_{restore.id}_first"].drop_indexes()
+    source.roll_back(restore)
+    assert "at_1" not in db.first.index_information()
+    assert db.second.index_information()["at_1"]["expireAfterSeconds"] == 1_700_000_000
+
+
 def test_ttl_stays_off_for_replaced_data_after_finalize(server, client, db, expired, tmp_path):
     source = mongo(server, db.name)
     restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")

@@ -127,6 +127,23 @@ def _from_row(name: str, facts: Facts) -> Document:
     return {"_id": name, "db": name.partition(".")[0], "roles": held, "privileges": privileges}
 
 
+def reaching(rows: Mapping[tuple[str, str], Facts], account: tuple[str, str], databases: Collection[str]) -> list[str]:
+    """The rights that an account has beyond some databases, its own and those through roles whose rows are given, in words."""
+    found: dict[str, None] = {}
+    waiting, seen = [account], {account}
+    while waiting:
+        facts = rows[waiting.pop()]
+        inherited = [("role", role) for role in facts["roles"]]
+        found |= dict.fromkeys(role for _, role in inherited if ("role", role) not in rows and role.partition(".")[0] not in databases)
+        for text in facts.get("privileges", ()):
+            resource = json.loads(text)["resource"]
+            if resource.get("db") not in databases:
+                found[f"privileges in {resource['db']}" if resource.get("db") else "privileges in all databases or the server"] = None
+        waiting += [role for role in inherited if role in rows and role not in seen]
+        seen.update(inherited)
+    return sorted(found)
+
+
 def write_accounts(accounts: Accounts, root: Path, *, whole_server: bool) -> int:
     """Write them below a dump's root; the number of bytes. Nothing is written where there are none."""
     if not accounts:

@@ -143,12 +143,12 @@ class Target:
     tools: ClientTools
     jobs: int
 
-    def load(self, folder: Path, *, in_order: bool = False) -> int:
+    def load(self, folder: Path, *options: str, in_order: bool = False) -> int:
         """Load a dump with stock mongorestore; see :func:`mongorestore`."""
-        return mongorestore(self.endpoint, self.tools, folder, self.jobs, in_order=in_order)
+        return mongorestore(self.endpoint, self.tools, folder, self.jobs, *options, in_order=in_order)
 
 
-def mongorestore(endpoint: Endpoint, tools: ClientTools, folder: Path, jobs: int, *, in_order: bool) -> int:
+def mongorestore(endpoint: Endpoint, tools: ClientTools, folder: Path, jobs: int, *options: str, in_order: bool) -> int:
     """Load a dump; the number of documents.
 
     Its exit status is 0 even if documents had duplicate keys, so its count of failures is read.
@@ -160,7 +160,10 @@ def mongorestore(endpoint: Endpoint, tools: ClientTools, folder: Path, jobs: int
     program = tools.find("mongorestore")
     argv: list[str | Path] = [program, f"--dir={folder}", "--stopOnError", "--bypassDocumentValidation", f"--numParallelCollections={jobs}"]
     argv.append("--maintainInsertionOrder" if in_order else f"--numInsertionWorkersPerCollection={_WORKERS}")
-    with tool_config(endpoint, folder.parent) as config, tools.runner.tool([*argv, f"--config={config}"], on_line=_log) as running:
+    with (
+        tool_config(endpoint, folder.parent) as config,
+        tools.runner.tool([*argv, *options, f"--config={config}"], on_line=_log) as running,
+    ):
         running.wait()
         said = list(running.last_words)
     counted = next((match for line in reversed(said) if (match := _SUMMARY.search(line))), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from recovery.common.wording import counted, shortened
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Preflight, Space
-from recovery.sources.mongo.accounts import read_accounts
+from recovery.sources.mongo.accounts import reaching, read_accounts
 from recovery.sources.mongo.catalog import Namespace, data_name, mark, read_database, split_name
 from recovery.sources.mongo.client import Client, identity, server, unauthorized, words
 from recovery.sources.mongo.renames import Names
@@ -234,8 +234,18 @@ def _accounts(look: _Look, names: Names) -> Iterator[Finding]:
     other = [f"{kind} {name}" for (kind, name), facts in wanted.accounts.items() if live.get((kind, name), facts) != facts]
     if missing:
         yield Finding("fact", f"Made at the swap, because the server lacks them: {', '.join(missing)}.")
+        yield from _strong(wanted, wanted.accounts.keys() - live.keys())
     if other:
         yield Finding("warning", f"Differ from the set, and stay as they are: {', '.join(other)}.")
+
+
+def _strong(wanted: Planned, missing: Collection[tuple[str, str]]) -> Iterator[Finding]:
+    """Who gets rights back that nobody may miss: they may have been taken away on purpose since the backup."""
+    inside = wanted.whole - {"admin"}
+    beyond = {account: reaching(wanted.accounts, account, inside) for account in sorted(missing)}
+    strong = [f"{kind} {name} ({', '.join(rights)})" for (kind, name), rights in beyond.items() if rights]
+    if strong:
+        yield Finding("warning", f"Of these, some have rights beyond the restored databases: {shortened(strong, at_most=_NAMED)}.")
 
 
 def _freed(look: _Look) -> int:

@@ -28,8 +28,8 @@ PLAN = "mongo switch planned"
 _NEVER_EXPIRES = 2_147_483_647
 """The longest that a TTL index takes, 68 years. What is older was deleted while the index had a shorter time."""
 
-_GONE = {NAMESPACE_NOT_FOUND, 27}
-"""The other is IndexNotFound."""
+_INDEX_NOT_FOUND = 27
+_GONE = {NAMESPACE_NOT_FOUND, _INDEX_NOT_FOUND}
 
 Places = dict[str, tuple[str, str]]
 
@@ -182,8 +182,13 @@ def _collmod_ttl(client: Client, places: Places, ttl: Ttl, *, off: bool) -> None
     seconds = from_text(ttl.seconds)
     if ttl.index is None:
         client[database].command("collMod", name, expireAfterSeconds="off" if off else seconds)
-    else:
+        return
+    try:
         client[database].command("collMod", name, index={"name": ttl.index, "expireAfterSeconds": _NEVER_EXPIRES if off else seconds})
+    except OperationFailure as error:
+        if error.code != _INDEX_NOT_FOUND:
+            raise
+        log.warning("%s.%s: its TTL index %s was dropped since the swap was planned", database, name, ttl.index)
 
 
 # Views ----------------------------------------------------------------------------------------------------------------

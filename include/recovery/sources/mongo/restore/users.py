@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Collection
 from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.common.files import empty_folder
-from recovery.sources.mongo.accounts import Accounts, Document, account_kind, decode, write_accounts
+from recovery.common.wording import ROLLS_BACK
+from recovery.sources.mongo.accounts import Accounts, Document, account_kind, decode, read_accounts, write_accounts
 from recovery.sources.mongo.client import Client
 from recovery.sources.mongo.raw_bson import blocks, documents
 from recovery.sources.mongo.restore.load import Target
@@ -40,17 +42,21 @@ def existing(client: Client) -> set[tuple[str, str]]:
 def create_accounts(target: Target, folder: Path, wanted: Collection[tuple[str, str]], accounts: Accounts) -> None:
     """Make those of the wanted users and roles that are not there, by stock mongorestore; ``folder`` is for its files.
 
+    It keeps them in collections of ``admin`` for a moment, and drops what has their names before; so these are new ones.
+
     Raises:
-        RestoreError: if one was not made.
+        RestoreError: if one was not made as the set has it.
     """
     missing = accounts.only(set(wanted) - existing(target.client)) if wanted else Accounts()
     if not missing:
         return
     write_accounts(missing, empty_folder(folder), whole_server=True)
-    target.load(folder)
-    if absent := set(wanted) - existing(target.client):
+    passing = secrets.token_hex(8)
+    target.load(folder, f"--tempUsersColl=recovery_users_{passing}", f"--tempRolesColl=recovery_roles_{passing}")
+    made = list((read_accounts(target.client, ()) or Accounts()).rows())
+    if wrong := [f"{kind} {name}" for kind, name, facts in missing.rows() if (kind, name, facts) not in made]:
         raise RestoreError(
-            f"mongorestore did not bring {', '.join(sorted(name for _, name in absent))}.", "Read what it said in the log above."
+            f"mongorestore did not make {', '.join(sorted(wrong))} as in the set.", f"Read what it said in the log above. {ROLLS_BACK}"
         )
     log.info("created %r", missing)
 
