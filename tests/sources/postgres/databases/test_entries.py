@@ -76,7 +76,9 @@ def test_schema_that_is_named_like_a_part_of_a_kind_makes_no_other_kind(catalog,
     assert [(step.loader, [entry.what for entry in step.entries]) for step in entries(line, catalog=catalog).definitions] == [("a", [what])]
 
 
-def test_tables_with_a_parent_of_another_owner_are_made_by_everyone():
-    steps = entries("TABLE s t a", "TABLE s u b", "TABLE ATTACH s u b", "TABLE DATA s u b", "INDEX ATTACH s i b", shared=["s u"])
-    assert shown(steps.definitions) == [("a", ["TABLE s t"]), (EVERYONE, ["TABLE s u", "TABLE ATTACH s u"])]
-    assert [step.loader for step in steps.rest] == [EVERYONE]
+def test_tables_with_a_parent_of_another_owner_are_made_or_attached_by_their_family():
+    attaching = {"TABLE s u b": "f", "TABLE ATTACH s u b": "f", "TABLE s v b": "f", "INDEX ATTACH s i": "f", "INDEX ATTACH s j": "b"}
+    tables = ["TABLE s t a", "TABLE s u b", "TABLE s v b", "TABLE ATTACH s u b", "TABLE DATA s u b"]
+    steps = entries(*tables, "INDEX ATTACH s i ", "INDEX ATTACH s j ", attaching=attaching)
+    assert shown(steps.definitions) == [("a", ["TABLE s t"]), ("b", ["TABLE s u"]), ("f", ["TABLE s v", "TABLE ATTACH s u"])]
+    assert [step.loader for step in steps.rest] == ["f", "b"]

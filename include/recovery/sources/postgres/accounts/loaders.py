@@ -2,7 +2,8 @@
 
 A set brings code: checks, domains, generated columns, expressions of indexes, materialized views. PostgreSQL runs it
 while rows are loaded, and ``SET ROLE`` is no fence, since the code itself can undo it. So no session that loads is a
-superuser's, or has the rights of more than one owner. What is loaded belongs to these roles until the end.
+superuser's, or has the rights of more than one owner, but the one that loads the contents of large objects, which run
+nothing. What is loaded belongs to these roles until the end.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from psycopg import errors
 from psycopg.sql import SQL, Composed, Identifier
@@ -22,8 +23,8 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 
 OURS = ""
 """In place of an owner: ourselves, for statements that only a superuser may make."""
-EVERYONE = "*"
-"""In place of an owner: a role that is a member of all of the others, for what belongs to several owners."""
+EVERYONE = "\0"
+"""In place of an owner: a role that is a member of those of all owners, for what is nobody's and runs no code. No role has that name."""
 PREFIX = "recovery_load_"
 _READS_ALL = "pg_read_all_data"
 _READS_ALL_SINCE = 14
@@ -32,12 +33,26 @@ _OWNS = "SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND re
 
 
 @dataclass(frozen=True)
+class Family:
+    """A tree of tables that belong to several owners."""
+
+    tables: frozenset[str]
+    owners: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Loaders:
     """The login roles of one database."""
 
     roles: Mapping[str, str]
-    """By the owner whose place they take."""
+    """By the owner whose place they take, and by the families' keys."""
     password: str = field(repr=False)
+    families: Mapping[str, Family] = field(default_factory=dict)
+    """By keys that begin as :data:`EVERYONE`; see :mod:`recovery.sources.postgres.databases.inheritance`."""
+
+    def of_owners(self) -> dict[str, str]:
+        """Those in the place of one owner."""
+        return {owner: role for owner, role in self.roles.items() if not owner.startswith(EVERYONE)}
 
     def names(self) -> list[str]:
         """All of them that were created for it."""
@@ -50,9 +65,14 @@ class Loaders:
 
 
 def create(
-    connection: Connection, database: str, owners: Collection[str], set_roles: Mapping[str, Facts], objects: Iterable[Facts] = ()
+    connection: Connection,
+    database: str,
+    owners: Collection[str],
+    set_roles: Mapping[str, Facts],
+    objects: Iterable[Facts] = (),
+    families: Mapping[str, Family] | None = None,
 ) -> Loaders:
-    """Create the roles that load a database; :data:`EVERYONE` has one, too.
+    """Create the roles that load a database; :data:`EVERYONE` has one, too, and so has each family.
 
     Args:
         connection: to the server.
@@ -60,11 +80,12 @@ def create(
         owners: roles that own something in the set.
         set_roles: what the set knows of its roles: who is a member of whom, who is a superuser.
         objects: facts of what the set has of the database: some of it needs rights outside of it.
+        families: tables that several owners have together. Their roles are members of nothing.
 
     Raises:
         RestoreError: if the server refuses.
     """
-    loaders = _named([EVERYONE, *sorted(owners)])
+    loaders = replace(_named([EVERYONE, *sorted(owners), *(families or ())]), families=families or {})
     with translated_errors(f"Creating the roles that load {database}", RestoreError), connection.transaction():
         for role in loaders.names():
             create_login(connection, role, loaders.password, _mark(database))

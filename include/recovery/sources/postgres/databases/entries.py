@@ -6,7 +6,7 @@ An entry is a line of ``pg_restore --list``: ``<dump id>; <catalog> <number> <wh
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -102,7 +102,7 @@ class Entry:
     owner: str | None
     """A role of the set; None for what belongs to nobody."""
     loader: str
-    """As whom it is restored: the owner, :data:`EVERYONE`, or :data:`OURS`."""
+    """As whom it is restored: the owner, a family of tables, :data:`EVERYONE`, or :data:`OURS`."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def plain(text: str) -> str:
 
 
 def read_entries(
-    lines: Iterable[str], owners: Collection[str], codec: str, ours: Collection[str] = (), shared: Collection[str] = ()
+    lines: Iterable[str], owners: Collection[str], codec: str, ours: Collection[str] = (), attaching: Mapping[str, str] | None = None
 ) -> Iterator[Entry]:
     """Entries, each with whom it is restored as.
 
@@ -160,30 +160,32 @@ def read_entries(
         owners: the roles that own something.
         codec: Python's name of the database's encoding.
         ours: of functions and types, those that only a superuser may make, as they are listed.
-        shared: tables whose parent is another owner's, as they are listed.
+        attaching: as whom children of tables are made or attached, by their entries as they are listed. A child that is
+            attached by an entry of its own is made by its owner.
     """
     by_ending = {f" {listed(owner, codec)}": owner for owner in sorted(owners, key=len)}
-    for line in lines:
-        match = _LINE.fullmatch(line)
-        assert match is not None, line
-        what = next((kind for kind, catalog in _CATALOGS.items() if match[1] == str(catalog) and match[2].startswith(f"{kind} ")), match[3])
-        rest = plain(match[2].removeprefix(f"{what} "))
+    found = [(line, *_kind(line)) for line in lines]
+    attached = {rest for _, what, rest in found if what == "TABLE ATTACH"}
+    for line, what, rest in found:
         ending = next((ending for ending in reversed(by_ending) if rest.endswith(ending)), None)
         name = rest.removesuffix(ending) if ending else rest.rstrip()
         owner = by_ending[ending] if ending else None
-        loader = OURS if _is_ours(what, name, ours) else EVERYONE if owner is None or _is_shared(what, name, shared) else owner
-        yield Entry(line, what, name, owner, loader)
+        loader = owner if what == "TABLE" and rest in attached else (attaching or {}).get(f"{what} {rest.rstrip()}", owner)
+        yield Entry(line, what, name, owner, OURS if _is_ours(what, name, ours) else EVERYONE if loader is None else loader)
+
+
+def _kind(line: str) -> tuple[str, str]:
+    """The kind of an entry, and the rest of what is listed of it."""
+    match = _LINE.fullmatch(line)
+    assert match is not None, line
+    what = next((kind for kind, catalog in _CATALOGS.items() if match[1] == str(catalog) and match[2].startswith(f"{kind} ")), match[3])
+    return what, plain(match[2].removeprefix(f"{what} "))
 
 
 def _is_ours(what: str, name: str, ours: Collection[str]) -> bool:
     if what in {"COMMENT", "SECURITY LABEL"}:
         return bool(_COMMENTED.match(name))
     return what in _OURS or what in _RIGHTS or f"{what} {name}".replace(", ", ",") in ours
-
-
-def _is_shared(what: str, name: str, shared: Collection[str]) -> bool:
-    """Whether a parent has to be changed that belongs to somebody else. Indexes are listed without their tables."""
-    return (what in {"TABLE", "TABLE ATTACH"} and name in shared) or (what == "INDEX ATTACH" and bool(shared))
 
 
 def in_steps(entries: Sequence[Entry]) -> Steps:

@@ -19,7 +19,7 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
 from recovery.sources.postgres.accounts.server_globals import grant
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.definitions.names import NAME, parent_of, raw
+from recovery.sources.postgres.definitions.names import NAME, parent_of, raw, split
 from recovery.sources.postgres.targets import Objects
 
 _STATEMENTS_AT_ONCE = 50
@@ -53,13 +53,13 @@ _IN_SQL = {
 """How ALTER names a kind of object, by ``pg_identify_object``'s name of it."""
 KINDS = frozenset(_IN_SQL)
 """Kinds of objects that have an owner."""
-_OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
+OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
     WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = %s::regrole AND d.deptype = 'o'
       AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND d.classid = o.classid AND o.objid = d.objid
         AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i') AND i.type = 'sequence')
     ORDER BY d.objid"""
-"""A column's sequence goes with its table."""
+"""What a role owns in a database. A column's sequence goes with its table."""
 _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(fdwowner) FROM pg_foreign_data_wrapper
     UNION ALL SELECT 'publication', quote_ident(pubname), pg_get_userbyid(pubowner) FROM pg_publication
     UNION ALL SELECT 'language', quote_ident(lanname), pg_get_userbyid(lanowner) FROM pg_language
@@ -82,16 +82,6 @@ def owned_by(kind: str, identity: str, role: str) -> Composed:
     return SQL("ALTER {} {} OWNER TO {}").format(SQL(_IN_SQL[kind]), SQL(identity), Identifier(role))
 
 
-def shared_tables(objects: Objects) -> list[str]:
-    """Tables whose parent belongs to somebody else."""
-    tables = {name: facts for (kind, name), facts in objects.items() if kind == "table" and "owner" in facts}
-    return [
-        name
-        for name, facts in tables.items()
-        if any(parent in tables and tables[parent]["owner"] != facts["owner"] for parent in facts["parents"] or ())
-    ]
-
-
 def open_schemas(connection: Connection, loaders: Loaders, objects: Objects) -> None:
     """Let all that load use all schemas, put things where they have some at the source, and use what their foreign tables are made with.
 
@@ -103,6 +93,9 @@ def open_schemas(connection: Connection, loaders: Loaders, objects: Objects) -> 
         UNION ALL SELECT 'USAGE', 'FOREIGN DATA WRAPPER', quote_ident(fdwname), '', '' FROM pg_foreign_data_wrapper
         UNION ALL SELECT 'USAGE', 'FOREIGN SERVER', quote_ident(srvname), srvname, pg_get_userbyid(srvowner) FROM pg_foreign_server"""
     users = _users(objects)
+    for key, family in loaders.families.items():
+        for table in family.tables:
+            users.setdefault(("SCHEMA", split(table)[0]), set()).add(key)
     with translated_errors(f"Opening the schemas of {connection.info.dbname}", RestoreError), connection.transaction():
         for rights, what, name, key, owner in connection.execute(query).fetchall():
             needing = loaders.roles.keys() if key is None else users.get((what, key), set())
@@ -126,19 +119,6 @@ def _users(objects: Objects) -> dict[tuple[str, str], set[str]]:
     return users
 
 
-def give_back(connection: Connection, loaders: Loaders, objects: Objects) -> None:
-    """Give tables that :data:`EVERYONE` had to make to the role in their owner's place.
-
-    Raises:
-        RestoreError: if the server refuses.
-    """
-    with translated_errors(f"Sharing out the tables of {connection.info.dbname}", RestoreError), connection.transaction():
-        for kind, identity in connection.execute(_OWNED, [loaders.roles[EVERYONE]]).fetchall():
-            owner = str(objects.get((kind, identity), {}).get("owner"))
-            if owner in loaders.roles:
-                connection.execute(owned_by(kind, identity, loaders.roles[owner]))
-
-
 def give_rights(connection: Connection, loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> None:
     """Give each role that loads the rights on relations that the set gives its owner, and what foreign keys need.
 
@@ -155,8 +135,8 @@ def give_rights(connection: Connection, loaders: Loaders, objects: Objects, set_
 
 
 def _rights(loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> Iterator[Composed]:
-    everybody = SQL(", ").join(map(Identifier, loaders.names()))
-    members = {owner: groups_of(owner, set_roles) for owner in loaders.roles}
+    everybody = SQL(", ").join(map(Identifier, loaders.of_owners().values()))
+    members = {owner: groups_of(owner, set_roles) for owner in loaders.of_owners()}
     for (kind, name), facts in objects.items():
         if facts.get("extension"):  # its owner is who created the extension, but its rows are the set's
             yield SQL("GRANT SELECT, INSERT ON TABLE {} TO {}").format(SQL(name), everybody)
@@ -192,8 +172,9 @@ def give_calls(connection: Connection, loaders: Loaders, objects: Objects, set_r
         for name, facts in _lending(connection, objects, "proacl IS NULL"):
             what = SQL("ROUTINE {}").format(SQL(name))
             connection.execute(SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
-            for owner in _callers(name, facts, loaders, objects, set_roles):
-                connection.execute(grant("EXECUTE", what, loaders.roles[owner], False))
+            callers = _callers(name, facts, loaders, objects, set_roles)
+            for key in (*callers, *(key for key, family in loaders.families.items() if family.owners <= callers)):
+                connection.execute(grant("EXECUTE", what, loaders.roles[key], False))
 
 
 def _lending(connection: Connection, objects: Objects, condition: LiteralString) -> Iterator[tuple[str, Facts]]:
@@ -209,7 +190,7 @@ def _callers(name: str, facts: Facts, loaders: Loaders, objects: Objects, set_ro
     match = IN_SCHEMA.match(name)
     schema = objects.get(("schema", match[1]), {}) if match else {}
     found = set()
-    for owner in loaders.roles.keys() - {EVERYONE}:
+    for owner in loaders.of_owners():
         groups = {*groups_of(owner, set_roles), None}
         if owner == next((own["owner"] for (kind, _), own in objects.items() if kind == "database"), None):
             groups.add("pg_database_owner")
@@ -224,7 +205,7 @@ def _callers(name: str, facts: Facts, loaders: Loaders, objects: Objects, set_ro
         for table in _tables_of(trigger)
     }
     owners = {str(own.get("owner")) for (kind, table), own in objects.items() if kind in _RELATIONS and table in tables}
-    return found | (owners & loaders.roles.keys())
+    return found | (owners & loaders.of_owners().keys())
 
 
 def _may(groups: Collection[str | None], facts: Facts, privilege: str) -> bool:
@@ -233,7 +214,7 @@ def _may(groups: Collection[str | None], facts: Facts, privilege: str) -> bool:
 
 def _those_with(grantee: str | None, loaders: Loaders, members: Mapping[str, set[str]]) -> Iterable[str | None]:
     """The roles that have a right which a role of the set has; None for everybody."""
-    return [None] if grantee is None else [role for owner, role in loaders.roles.items() if grantee in members[owner]]
+    return [None] if grantee is None else [role for owner, role in loaders.of_owners().items() if grantee in members[owner]]
 
 
 def _foreign_keys(loaders: Loaders, objects: Objects, there: set[str]) -> Iterator[Composed]:
@@ -258,9 +239,9 @@ def hand_over_schemas(connection: Connection, loaders: Loaders) -> None:
         RestoreError: if the server refuses.
     """
     with translated_errors(f"Handing over the schemas of {connection.info.dbname}", RestoreError):
-        for owner, role in loaders.roles.items():
-            found = connection.execute(_OWNED, [role]).fetchall() if owner != EVERYONE else []
-            _in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind == "schema"])
+        for owner, role in loaders.of_owners().items():
+            found = connection.execute(OWNED, [role]).fetchall()
+            in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind == "schema"])
 
 
 def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> None:
@@ -270,12 +251,11 @@ def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> Non
         RestoreError: if the server refuses.
     """
     with translated_errors(f"Handing over {connection.info.dbname}", RestoreError):
-        for owner, role in loaders.roles.items():
-            if owner != EVERYONE:
-                found = connection.execute(_OWNED, [role]).fetchall()
-                _in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind in _IN_SQL])
+        for owner, role in loaders.of_owners().items():
+            found = connection.execute(OWNED, [role]).fetchall()
+            in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind in _IN_SQL])
         for role in loaders.names():
-            left = [f"{kind} {identity}" for kind, identity in connection.execute(_OWNED, [role]).fetchall() if kind in _IN_SQL]
+            left = [f"{kind} {identity}" for kind, identity in connection.execute(OWNED, [role]).fetchall() if kind in _IN_SQL]
             if left:
                 raise RestoreError(
                     f"Of {connection.info.dbname} nobody owns {shortened(left)}.", "Report it: the set should say whose it is."
@@ -286,7 +266,8 @@ def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> Non
                 connection.execute(grant("EXECUTE", SQL("ROUTINE {}").format(SQL(name)), None, False))
 
 
-def _in_parts(connection: Connection, statements: Sequence[Composed]) -> None:
+def in_parts(connection: Connection, statements: Sequence[Composed]) -> None:
+    """Make statements, not too many in one transaction."""
     for start in range(0, len(statements), _STATEMENTS_AT_ONCE):
         with connection.transaction():
             for statement in statements[start : start + _STATEMENTS_AT_ONCE]:

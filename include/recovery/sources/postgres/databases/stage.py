@@ -13,7 +13,7 @@ from tarfile import TarInfo
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from recovery.common.errors import RestoreError
+from recovery.common.errors import ArtifactError, RestoreError
 from recovery.common.files import empty_folder
 from recovery.common.progress import telling
 from recovery.common.units import human_size
@@ -23,9 +23,8 @@ from recovery.sources.postgres.accounts import loaders, server_globals
 from recovery.sources.postgres.accounts.loaders import EVERYONE, OURS, Loaders
 from recovery.sources.postgres.accounts.roles import create_roles, roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.databases import ownership, privileged
-from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, listed, read_entries
-from recovery.sources.postgres.definitions.names import split
+from recovery.sources.postgres.databases import inheritance, ownership, privileged
+from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, read_entries
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Objects, Target, expected_objects
 
@@ -119,7 +118,8 @@ def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool =
     entries = _read(dump.lines, target, dump.objects)
     with server.maintenance([target.loaded]) as connection:
         owners = {entry.owner for entry in entries if entry.owner}
-        loading = loaders.create(connection, target.loaded, owners, dump.roles, dump.objects.values())
+        families = inheritance.families(dump.objects)
+        loading = loaders.create(connection, target.loaded, owners, dump.roles, dump.objects.values(), families)
         loaders.try_login(server, target.loaded, loading)
         log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
@@ -137,8 +137,15 @@ def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool =
 
 def _read(lines: Sequence[str], target: Target, objects: Objects) -> list[Entry]:
     codec = str(target.snapshot["codec"])
-    shared = [" ".join(listed(word, codec) for word in split(name)) for name in ownership.shared_tables(objects)]
-    return list(read_entries(lines, target.snapshot["roles"], codec, privileged.entries_of(objects, codec), shared))
+    ours, attaching = privileged.entries_of(objects, codec), inheritance.attaching(objects, codec)
+    entries = list(read_entries(lines, target.snapshot["roles"], codec, ours, attaching))
+    for entry in entries:
+        if entry.loader == EVERYONE and not entry.what.startswith("BLOB"):
+            raise ArtifactError(
+                f"The dump's table of contents has an entry that is nobody's: {entry.what} {entry.name}.",
+                "Don't restore this set before you know who made it.",
+            )
+    return entries
 
 
 def restore_entries(server: Server, database: str, step: Step, folder: Path, encoding: str, jobs: int) -> None:
@@ -185,8 +192,6 @@ class _Load:
             self._define(step)
             if {entry.what for entry in step.entries} & {"FOREIGN DATA WRAPPER", "SERVER"}:
                 ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
-            if step.loader == EVERYONE:
-                ownership.give_back(self.inside, self.loaders, self.dump.objects)
         ownership.give_rights(self.inside, self.loaders, self.dump.objects, self.dump.roles)
         self._do(self.steps.rows)
         for step in self.steps.rest:
@@ -203,7 +208,12 @@ class _Load:
         ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
 
     def _define(self, step: Step) -> None:
-        self._do([step])
+        if step.loader in self.loaders.families:
+            inheritance.take(self.inside, self.loaders, step.loader)
+            self._do([step])
+            inheritance.give_back(self.inside, self.loaders, step.loader, self.dump.objects)
+        else:
+            self._do([step])
         if {entry.what for entry in step.entries} & {"FUNCTION", "PROCEDURE", "AGGREGATE"}:
             ownership.give_calls(self.inside, self.loaders, self.dump.objects, self.dump.roles)
 

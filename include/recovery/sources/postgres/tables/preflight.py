@@ -11,7 +11,7 @@ from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.databases.ownership import shared_tables
+from recovery.sources.postgres.databases.inheritance import shared_tables
 from recovery.sources.postgres.definitions.names import quoted_name, raw, split
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables.contents import Chosen

@@ -1,0 +1,187 @@
+"""Children of tables of another owner are attached by a role that has no right but to own these tables for that moment."""
+
+import pytest
+
+from recovery.sources.postgres.accounts.loaders import EVERYONE
+from recovery.sources.postgres.databases import inheritance
+from sandbox.servers import Postgres
+from tests.support.postgres_attack import MALLORY, Rights, attack
+from tests.support.postgres_site import Site, texts
+from tests.support.postgres_versions import majors
+
+ROLES = ("mallory", "alice", "bob")
+SPY = """CREATE FUNCTION {schema}.spy(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+    IF session_user LIKE 'recovery_load%' THEN
+        PERFORM {schema}.attack();
+        IF (SELECT count(DISTINCT relowner) FROM pg_class WHERE relowner <> 10 AND pg_has_role(session_user, relowner, 'MEMBER')) > 1 THEN
+            RAISE 'a function of {schema} runs with the rights of several owners';
+        END IF;
+    END IF; RETURN $1; END $$"""
+"""A function that tries to become more than it is, and says that it could."""
+COMPARED = ", ".join(f"OPERATOR {number} {sign}" for number, sign in enumerate(("<", "<=", "=", ">=", ">"), start=1))
+WAYS = {
+    "an expression of the key": [
+        "CREATE TABLE mine.p (a int) PARTITION BY RANGE ((a + mine.spy(1)))",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES FROM (0) TO (9)",
+    ],
+    "a domain of the key": [
+        "CREATE DOMAIN mine.d AS int CHECK (mine.spy(value) = value)",
+        "CREATE TABLE mine.p (a mine.d) PARTITION BY LIST (a)",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES IN (1)",
+    ],
+    "what compares the bounds": [
+        "CREATE FUNCTION mine.compared(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN mine.spy(btint4cmp($1, $2)); END'",
+        f"CREATE OPERATOR CLASS mine.own FOR TYPE int USING btree AS {COMPARED}, FUNCTION 1 mine.compared(int, int)",
+        "CREATE TABLE mine.p (a int) PARTITION BY RANGE (a mine.own)",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES FROM (0) TO (9)",
+    ],
+    "what hashes the rows": [
+        "CREATE FUNCTION mine.hashed(int, bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN mine.spy(0); END'",
+        "CREATE OPERATOR CLASS mine.own FOR TYPE int USING hash AS OPERATOR 1 =, FUNCTION 1 hashint4(int),"
+        " FUNCTION 2 mine.hashed(int, bigint)",
+        "CREATE TABLE mine.p (a int, b int) PARTITION BY HASH (a mine.own, (b + mine.spy(1)))",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+    ],
+    "a check of the partition": [
+        "CREATE TABLE mine.p (a int) PARTITION BY RANGE (a)",
+        "CREATE TABLE alices.c (a int CHECK (a > alices.spy(-5)))",
+        "ALTER TABLE mine.p ATTACH PARTITION alices.c FOR VALUES FROM (0) TO (9)",
+    ],
+    "a default of the child": [
+        "CREATE DOMAIN alices.d AS int CHECK (alices.spy(value) = value)",
+        "CREATE TABLE mine.p (a int)",
+        "CREATE TABLE alices.c (b alices.d[] DEFAULT '{1}') INHERITS (mine.p)",
+    ],
+    "an index": [
+        "CREATE TABLE mine.p (a int) PARTITION BY RANGE (a)",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES FROM (0) TO (9)",
+        "CREATE INDEX ON mine.p ((a + mine.spy(1))) WHERE a > mine.spy(-5)",
+    ],
+    "a trigger": [
+        "CREATE TABLE mine.p (a int) PARTITION BY RANGE (a)",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES FROM (0) TO (9)",
+        "CREATE FUNCTION mine.fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM mine.spy(1); RETURN NEW; END'",
+        "CREATE TRIGGER fire BEFORE INSERT ON mine.p FOR EACH ROW WHEN (NEW.a > mine.spy(-5)) EXECUTE FUNCTION mine.fire()",
+        "CREATE INDEX ON mine.p ((a + mine.spy(1)))",
+    ],
+    "a foreign key": [
+        "CREATE TABLE bobs.known (a int PRIMARY KEY)",
+        "INSERT INTO bobs.known VALUES (1)",
+        "CREATE TABLE mine.p (a int REFERENCES bobs.known) PARTITION BY RANGE ((a + mine.spy(1)))",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES FROM (0) TO (9)",
+    ],
+}
+"""Tables of mallory, the database's owner, with children of alice; each runs a function of one of them while it is attached."""
+
+
+@pytest.fixture(scope="module", params=majors(16, 18))
+def site(request, server_folder, tmp_path_factory):
+    with Postgres(server_folder / f"postgres-inheritance-{request.param}", request.param) as server:
+        yield Site(server, tmp_path_factory.mktemp(f"inheritance-{request.param}"), ("shop",), ROLES)
+
+
+@pytest.fixture
+def owners(site):
+    """A database with functions of two owners that spy, and something of a third; a superuser makes the tables, then gives them away."""
+    site.sql(
+        "postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm'", "CREATE ROLE alice", "CREATE ROLE bob", "CREATE DATABASE shop OWNER mallory"
+    )
+    proof = site.server.folder / "proof"
+    for schema, owner in (("mine", "mallory"), ("alices", "alice"), ("bobs", "bob")):
+        body = f"$$ DECLARE name text; BEGIN {attack('mallory', proof)} END $$"
+        made = [f"CREATE FUNCTION {schema}.attack() RETURNS void LANGUAGE plpgsql AS {body}", SPY.format(schema=schema)]
+        site.sql("shop", f"CREATE SCHEMA {schema}", *made, f"GRANT USAGE ON SCHEMA {schema} TO PUBLIC")
+        site.sql("shop", f"CREATE TABLE {schema}.own AS SELECT 1 AS a")
+        functions = [f"ALTER FUNCTION {schema}.{each} OWNER TO {owner}" for each in ("attack()", "spy(int)")]
+        site.sql("shop", f"ALTER SCHEMA {schema} OWNER TO {owner}", f"ALTER TABLE {schema}.own OWNER TO {owner}", *functions)
+    yield proof
+    site.clean()
+    proof.unlink(missing_ok=True)
+
+
+def given_away(site):
+    """Everything in the schemas belongs to their owners."""
+    statements = """SELECT format('ALTER %s %s OWNER TO %I', CASE i.type WHEN 'function' THEN 'ROUTINE' ELSE upper(i.type) END, i.identity,
+          pg_get_userbyid(n.nspowner))
+        FROM (SELECT 'pg_class'::regclass c, oid, relnamespace s FROM pg_class WHERE relkind IN ('r', 'p') UNION ALL
+          SELECT 'pg_proc'::regclass, oid, pronamespace FROM pg_proc UNION ALL
+          SELECT 'pg_opclass'::regclass, oid, opcnamespace FROM pg_opclass UNION ALL
+          SELECT 'pg_type'::regclass, oid, typnamespace FROM pg_type WHERE typtype = 'd') o
+          JOIN pg_namespace n ON n.oid = s, LATERAL pg_identify_object(o.c, o.oid, 0) i
+        WHERE n.nspname IN ('mine', 'alices', 'bobs')"""
+    site.sql("shop", *(statement for (statement,) in site.sql("shop", statements)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_attaching_a_child_of_another_owner_runs_nothing_with_the_rights_of_several_owners(site, owners, way):
+    site.sql("shop", *WAYS[way], "INSERT INTO mine.p (a) VALUES (1)")
+    given_away(site)
+    is_safe = Rights(site, owners)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert is_safe()
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    assert is_safe()
+    assert site.sql("shop", "SELECT count(*) FROM mine.p") == [(1,)]
+    source.roll_back(restore)
+    source.discard(restore)
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'") == []
+
+
+def test_child_with_many_parents_and_children_of_several_owners_is_restored(site, owners):
+    site.sql(
+        "shop",
+        "CREATE TABLE mine.p (a int)",
+        "CREATE TABLE bobs.p (b int CHECK (b > bobs.spy(-5)))",
+        "CREATE TABLE alices.c (c int) INHERITS (mine.p, bobs.p)",
+        "CREATE TABLE alices.d (d int) INHERITS (alices.c)",
+        'CREATE TABLE mine."to p" (a int, b int) PARTITION BY RANGE (a)',
+        'CREATE TABLE alices.half PARTITION OF mine."to p" FOR VALUES FROM (0) TO (5) PARTITION BY LIST (b)',
+        "CREATE TABLE bobs.leaf PARTITION OF alices.half FOR VALUES IN (1)",
+        "CREATE TABLE alices.leaf PARTITION OF alices.half DEFAULT",
+        'CREATE INDEX ON mine."to p" (b)',
+        'ALTER TABLE mine."to p" ADD PRIMARY KEY (a, b)',
+        'INSERT INTO mine."to p" VALUES (1, 1), (2, 2)',
+        "INSERT INTO alices.d VALUES (1, 2, 3, 4)",
+    )
+    given_away(site)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    assert site.sql("shop", 'SELECT count(*) FROM mine."to p"') == [(2,)]
+
+
+def test_user_without_superuser_rights_attaches_children_of_several_owners(site, owners):
+    site.sql("shop", *WAYS["an expression of the key"], "CREATE INDEX ON mine.p (a)", "INSERT INTO mine.p VALUES (1)")
+    given_away(site)
+    restore = site.restore(site.back_up(site.source("shop")))
+    site.sql("postgres", "ALTER ROLE mallory CREATEDB CREATEROLE BYPASSRLS", "GRANT pg_signal_backend, alice, bob TO mallory")
+    source = site.source("shop", **MALLORY)
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
+
+
+def table(owner, *parents):
+    return {"owner": owner, "parents": list(parents) or None}
+
+
+def test_families_are_the_trees_of_tables_that_belong_to_several_owners():
+    objects = {("table", "s.p"): table("a"), ("table", "s.c"): table("b", "s.p"), ("table", "s.d"): table("a", "s.c")}
+    objects |= {("table", "t.q"): table("a"), ("table", "t.r"): table("b"), ("table", "t.both"): table("c", "t.r", "t.q")}
+    objects |= {("table", "own.p"): table("a"), ("table", "own.c"): table("a", "own.p"), ("table", "own.other"): table("b")}
+    found = inheritance.families(objects)
+    assert sorted((sorted(family.tables), sorted(family.owners)) for family in found.values()) == [
+        (["s.c", "s.d", "s.p"], ["a", "b"]),
+        (["t.both", "t.q", "t.r"], ["a", "b", "c"]),
+    ]
+    attaching = inheritance.attaching(objects, "utf-8")
+    assert attaching["TABLE ATTACH s d a"] == attaching["TABLE s c b"] == f"{EVERYONE}s.p"
+    assert attaching["TABLE ATTACH own c a"] == "a"
+    assert inheritance.shared_tables(objects) == ["s.c", "s.d", "t.both"]
