@@ -52,6 +52,10 @@ CREATE TYPE a.odd (INPUT = a.odd_in, OUTPUT = a.odd_out, LIKE = text);
 ALTER TYPE a.odd OWNER TO own_a;
 CREATE TABLE a.odds (o a.odd); ALTER TABLE a.odds OWNER TO own_a; INSERT INTO a.odds VALUES ('one'), ('two');
 CREATE CAST (a.odd AS text) WITHOUT FUNCTION;
+CREATE TYPE a.whole;
+CREATE FUNCTION a.whole_canonical(a.whole) RETURNS a.whole LANGUAGE internal STRICT IMMUTABLE AS 'int4range_canonical';
+CREATE TYPE a.whole AS RANGE (subtype = int, canonical = a.whole_canonical); ALTER TYPE a.whole OWNER TO own_a;
+CREATE TABLE a.wholes (w a.whole DEFAULT '[1,2]'); ALTER TABLE a.wholes OWNER TO own_a; INSERT INTO a.wholes VALUES ('[3,5]');
 CREATE OPERATOR FAMILY a.numbers USING btree; ALTER OPERATOR FAMILY a.numbers USING btree OWNER TO own_a;
 CREATE OPERATOR CLASS a.numbers FOR TYPE int USING btree FAMILY a.numbers AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=,
     OPERATOR 5 >, FUNCTION 1 btint4cmp(int, int);

@@ -289,6 +289,10 @@ def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Targe
         for kind, name in privileged(expected_objects(restore, target)):
             yield refusal(f"Only a superuser can restore the {kind} {name} of database {target.saved}.")
     for name in sorted(owners & known - {"pg_database_owner"}):
-        if not _rows(connection, "SELECT pg_has_role(%s, 'MEMBER')", name)[0][0]:
-            owner = quoted_name(name)
+        query = "SELECT pg_has_role(oid, 'MEMBER'), rolsuper FROM pg_roles WHERE rolname = %s"
+        is_member, is_superuser = _rows(connection, query, name)[0]
+        owner = quoted_name(name)
+        if is_superuser and not is_member:
+            yield refusal(f"{owner}, who owns a part of what is restored or replaced, is a superuser. Restore as a superuser.")
+        elif not is_member:
             yield refusal(f"User {me} is not a member of {owner}, who owns a part of what is restored. GRANT {owner} TO {me}.")

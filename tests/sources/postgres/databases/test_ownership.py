@@ -157,7 +157,14 @@ def test_objects_of_several_owners_are_restored_equal(site, owners, roles):
         site.sql("postgres", *(f"DROP ROLE IF EXISTS {role}" for role in OWN_ROLES))
     facts = texts(owners, restore, "fact")
     made = facts.partition("Made as superuser in database shop, none of it with code of the set running: ")[2].partition("\n")[0]
-    for each in ("function a.add(integer,integer)", "function a.loud()", "type a.odd", "event trigger closed", "publication everything"):
+    for each in (
+        "function a.add(integer,integer)",
+        "function a.loud()",
+        "type a.odd",
+        "type a.whole",
+        "event trigger closed",
+        "publication everything",
+    ):
         assert each in made
     owners.stage(restore)
     assert is_superuser(site, "own_super") == (roles == "there")

@@ -66,8 +66,10 @@ _LEADING = re.compile(r"(?:\s|--[^\n]*\n)*")
 
 def privileged(objects: Objects) -> Iterator[tuple[str, str]]:
     """Kind and name of what only a superuser can make, whatever the server."""
+    taken = {name[name.index("(") :] for (kind, name), facts in objects.items() if kind == "function" and facts.get("privileged")}
     for (kind, name), facts in objects.items():
         base = (kind, facts.get("kind")) == ("type", "b")
+        base |= (kind, facts.get("kind")) == ("type", "r") and f"({name})" in taken  # by what may make its values canonical
         binary = (kind, facts.get("castmethod")) == ("cast", "b")
         if kind in _KINDS or facts.get("privileged") or facts.get("puballtables") or base or binary:
             yield kind, name
@@ -163,7 +165,8 @@ def _hand_over(connection: Connection, entry: Entry, loaders: Loaders) -> None:
     """Give what this transaction has just made for an entry to the role in its owner's place: before anything can call it."""
     catalog = SQL(_HANDED_OVER[entry.what])
     query = SQL("""SELECT i.type, i.identity FROM {} o, LATERAL pg_identify_object({}::regclass, o.oid, 0) i
-        WHERE o.xmin = pg_current_xact_id()::xid AND NOT EXISTS (SELECT FROM pg_type t WHERE t.typarray = o.oid)""")
+        WHERE o.xmin = pg_current_xact_id()::xid AND NOT EXISTS (SELECT FROM pg_type t WHERE t.typarray = o.oid)
+          AND coalesce(to_jsonb(o) ->> 'typtype', '') <> 'm'""")  # a multirange goes with its range
     role = loaders.roles[entry.owner or EVERYONE]
     for kind, identity in connection.execute(query.format(catalog, Literal(_HANDED_OVER[entry.what]))).fetchall():
         connection.execute(owned_by(kind, identity, role))
