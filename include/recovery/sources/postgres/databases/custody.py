@@ -68,7 +68,8 @@ def undisturbed(server: Server, databases: Sequence[str]) -> Iterator[Connection
 
 
 def _end_blockers(connection: Connection, waiting: int, done: Event) -> None:
-    query = """SELECT a.pid, quote_ident(a.usename), a.application_name, a.datname, CASE WHEN NOT r.rolsuper THEN pg_terminate_backend(a.pid) END
+    query = """SELECT a.pid, quote_ident(a.usename), a.application_name, a.datname,
+          CASE WHEN NOT r.rolsuper THEN pg_terminate_backend(a.pid) END
         FROM unnest(pg_blocking_pids(%s)) b (pid) JOIN pg_stat_activity a USING (pid) JOIN pg_roles r ON r.oid = a.usesysid"""
     said: set[tuple[object, ...]] = set()
     try:
