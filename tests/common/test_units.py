@@ -81,6 +81,7 @@ def test_plain_markdown_shows_a_name_as_it_is_on_one_line(text, shown):
 
 def test_human_moment_is_the_full_second_before_or_after_in_utc():
     moment = datetime(2026, 11, 23, 1, 59, 59, 1, tzinfo=timezone(timedelta(hours=1)))
-    assert human_moment(moment) == "2026-11-23 00:59:59 UTC"
-    assert human_moment(moment, up=True) == "2026-11-23 01:00:00 UTC"
-    assert human_moment(moment.replace(microsecond=0), up=True) == "2026-11-23 00:59:59 UTC"
+    assert human_moment(moment) == "2026-11-23 00:59:59Z"
+    assert human_moment(moment, up=True) == "2026-11-23 01:00:00Z"
+    assert parse_moment(human_moment(moment)) == datetime(2026, 11, 23, 0, 59, 59, tzinfo=UTC)
+    assert human_moment(moment.replace(microsecond=0), up=True) == "2026-11-23 00:59:59Z"

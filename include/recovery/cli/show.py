@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from recovery.cli.kit import Answer, Kit
 from recovery.common.errors import DestinationError, ManifestError
-from recovery.common.units import human_duration, human_size, iso, now
+from recovery.common.units import human_duration, human_moment, human_size, now
+from recovery.common.wording import counted
 from recovery.sets.catalog import LATEST
 from recovery.sets.find_sets import find_sets, pick
 from recovery.sets.manifest import Manifest, SourceEntry, StoredPack, level_name
@@ -61,29 +62,31 @@ def _set(manifest: Manifest, records: Records) -> list[str]:
     lines = [f"Set {manifest.set_id} of {manifest.plan}, run {manifest.run_id}, by {manifest.software}"]
     lines += [f"  note: {manifest.note}"] if manifest.note else []
     lines += [f"  NOT COMPLETE, lacks {source}: {reason}" for source, reason in manifest.missing.items()]
-    lines.append(f"  everything before {iso(manifest.begins)} is in it ({age} ago), nothing after {iso(manifest.ends)}")
-    lines.append(f"  the sources' moments lie {human_duration(manifest.skew_seconds)} apart")
+    lines.append(
+        f"  everything before {human_moment(manifest.begins)} is in it ({age} ago), nothing after {human_moment(manifest.ends, up=True)}"
+    )
+    lines.append(f"  the moments at which the sources were read lie {human_duration(manifest.skew_seconds)} apart")
     lines.append(f"  {human_size(manifest.stored_bytes)}, encrypted to {', '.join(manifest.recipients)}")
     return lines + ([f"  {hold.why}" for hold in records.holds] or ["  not held"])
 
 
 def _source(source: str, entry: SourceEntry, packs: Sequence[StoredPack], contents: dict[str, dict[str, int]] | None) -> list[str]:
     versions = "".join(f", {name} {version}" for name, version in entry.versions.items())
-    lines = ["", f"{source}: {level_name(entry.level)}, {entry.consistency} of {iso(entry.point.opened)}{versions}"]
+    lines = ["", f"{source}: {level_name(entry.level)}, {entry.consistency} of {human_moment(entry.point.opened)}{versions}"]
     lines += [f"  ! {warning}" for warning in entry.warnings]
     for artifact in dict.fromkeys(pack.artifact for pack in packs):
         own = [pack for pack in packs if pack.artifact == artifact]
         raw, stored = sum(pack.raw_bytes for pack in own), sum(pack.stored_bytes for pack in own)
-        records = f", {entry.totals.counts[artifact]:,} records" if artifact in entry.totals.counts else ""
-        number = f"{len(own)} pack{'s' if len(own) > 1 else ''}"
+        records = f", {counted(entry.totals.counts[artifact], 'record')}" if artifact in entry.totals.counts else ""
+        number = counted(len(own), "pack")
         lines.append(f"  {artifact}: {human_size(raw)} in {number} of {human_size(stored)}{records}")
         if contents is not None:
             lines.append(f"    {', '.join(f'{count:,} {kind}' for kind, count in contents[artifact].items())}")
     artifacts = {pack.artifact for pack in packs}
-    return lines + [f"  {name}: {count:,} records" for name, count in entry.totals.counts.items() if name not in artifacts]
+    return lines + [f"  {name}: {counted(count, 'record')}" for name, count in entry.totals.counts.items() if name not in artifacts]
 
 
 def _records(records: Records) -> list[str]:
-    lines = [f"  {iso(each.time)[:19]}Z {each.kind} by {each.by}: {each.text}" for each in records.verified]
+    lines = [f"  {human_moment(each.time)} {each.kind} by {each.by}: {each.text}" for each in records.verified]
     lines += [f"  NOT BELIEVED: {finding}" for finding in records.findings]
     return ["", "Records", *(lines or ["  none"])]

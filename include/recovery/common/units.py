@@ -77,9 +77,9 @@ def iso(moment: datetime) -> str:
 
 
 def human_moment(moment: datetime, *, up: bool = False) -> str:
-    """A moment as ``2026-11-23 01:00:00 UTC``, to the full second before it, or ``up`` to the one after it."""
+    """A moment as ``2026-11-23 01:00:00Z``, to the full second before it, or ``up`` to the one after it; :func:`parse_moment` reads it."""
     whole = moment.astimezone(UTC).replace(microsecond=0)
-    return f"{whole + timedelta(seconds=1) if up and moment.microsecond else whole:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{whole + timedelta(seconds=1) if up and moment.microsecond else whole:%Y-%m-%d %H:%M:%S}Z"
 
 
 def plain_markdown(text: str) -> str:
