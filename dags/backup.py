@@ -67,7 +67,7 @@ def heartbeat(plan: str, connection: str, dag_run: Any) -> None:
 def form(plan: Plan) -> dict[str, Param]:
     """What a backup by hand is asked."""
     return {
-        "sources": tasks.sources_parameter(plan, "Sources to back up. A set without all of them is never the newest valid one."),
+        "sources": tasks.sources_parameter(plan.source_ids, "Sources to back up. A set without all of them is never the newest valid one."),
         "note": tasks.text_parameter("Why this backup is made; kept with the set.", maxLength=300),
         "hold": Param(False, type="boolean", description="Never prune this set, until the hold is released."),
         "allow_empty": Param(

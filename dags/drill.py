@@ -57,7 +57,6 @@ def schedule(plan: Plan) -> Any:
 
 def form(plan: Plan) -> dict[str, Param]:
     """What a drill by hand is asked."""
-    sources = drill_steps.sources(plan)
     return {
         "set": Param("latest", type="string", description="latest, or the id of a set, as in 20261123T010000Z-4f2a."),
         "destination": Param(
@@ -65,15 +64,7 @@ def form(plan: Plan) -> dict[str, Param]:
             enum=[IN_TURN, *plan.destinations],
             description=f"Destination to fetch the set from; {IN_TURN}: the one whose last drill is the longest ago.",
         ),
-        "sources": Param(
-            sources,
-            type="array",
-            examples=sources,
-            items={"type": "string", "enum": sources},
-            uniqueItems=True,
-            minItems=1,
-            description="Sources to restore for practice.",
-        ),
+        "sources": tasks.sources_parameter(drill_steps.sources(plan), "Sources to restore for practice."),
     }
 
 

@@ -207,6 +207,7 @@ class Airflow:
         file: Path,
         user: str = "operator",
         *,
+        click: str = "",
         text: str = "",
         size: tuple[int, int] = (1600, 1000),
         preferences: Mapping[str, Any] | None = None,
@@ -217,6 +218,7 @@ class Airflow:
             page: path below the UI's address, such as ``/dags/x/runs/y``.
             file: where to.
             user: who is logged in.
+            click: name of a button to press first.
             text: words that must be on the page before the picture is taken.
             size: width and height of the window in pixels.
             preferences: what the UI remembers in the browser, such as ``{"default_dag_view": "graph",
@@ -227,6 +229,8 @@ class Airflow:
         """
         with self.browser(user, size=size, preferences=preferences) as tab:
             tab.goto(self.url + page)
+            if click:
+                tab.get_by_role("button", name=click).first.click()
             if text:
                 tab.get_by_text(text).first.wait_for()
             tab.wait_for_timeout(1500)  # the graph is laid out and faded in after its words are there

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from recovery.common.units import human_duration
 from sandbox.airflow import Airflow
+from sandbox.demo.pictures import Pictures
 from sandbox.fingerprints import Fingerprints
 from sandbox.person import Person, Refused, Task
 from sandbox.system import System
 
-BACKUP, DRILL, RESTORE = "openmanus_backup", "openmanus_drill", "openmanus_restore"
+BACKUP, DRILL, RESTORE, MAINTENANCE = (f"openmanus_{each}" for each in ("backup", "drill", "restore", "maintenance"))
 
 _OVER = ("success", "failed", "upstream_failed", "up_for_retry", "awaiting_input")
 _SIGNS = {"success": "✔", "skipped": "–", "awaiting_input": "…"}
@@ -65,11 +66,14 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
             print(
                 f"\nAirflow's UI: {airflow.url}  (operator / {airflow.passwords['operator']}, approver / {airflow.passwords['approver']})"
             )
-            _back_up(operator, airflow, screenshots)
-            _drill(operator)
+            pictures = Pictures(airflow, screenshots)
+            _back_up(operator, pictures)
+            _drill(operator, pictures)
+            pictures.form("restore_form", RESTORE)
+            pictures.form("maintenance_form", MAINTENANCE)
             with _step("\nDisaster: the database and the collections are dropped, uploads and .env deleted"):
                 system.disaster()
-            took = _restore(operator, approver, airflow, screenshots)
+            took = _restore(operator, approver, pictures)
             with _step("\nTaking the fingerprints again"):
                 after = system.fingerprint()
             equal = _equal(before, after)
@@ -82,7 +86,7 @@ def _demo(folder: Path, screenshots: Path | None) -> int:
     return 0 if equal else 1
 
 
-def _back_up(operator: Person, airflow: Airflow, screenshots: Path | None) -> None:
+def _back_up(operator: Person, pictures: Pictures) -> None:
     print(f"\nBackup: {BACKUP}, triggered by operator")
     run = operator.trigger(BACKUP)
     state = operator.wait_run(BACKUP, run, on_task=_show)
@@ -90,12 +94,11 @@ def _back_up(operator: Person, airflow: Airflow, screenshots: Path | None) -> No
     for name in ("upload.local", "upload.offsite"):
         line = next(line["event"] for line in operator.log_lines(BACKUP, run, name) if " holds set " in str(line.get("event")))
         print(f"  {line}")
-    if screenshots:
-        groups = [name.removesuffix(".dump") for name in operator.states(BACKUP, run) if name.endswith(".dump")]
-        _picture_graph(airflow, run, groups, screenshots)
+    groups = [name.removesuffix(".dump") for name in operator.states(BACKUP, run) if name.endswith(".dump")]
+    pictures.graph("backup", BACKUP, run, groups)
 
 
-def _drill(operator: Person) -> None:
+def _drill(operator: Person, pictures: Pictures) -> None:
     print(f"\nDrill: {DRILL}, triggered by operator: the set is restored into servers of its own, verified, and removed")
     run = operator.trigger(DRILL)
     state = operator.wait_run(DRILL, run, on_task=_show)
@@ -103,32 +106,22 @@ def _drill(operator: Person) -> None:
     report = operator.log_text(DRILL, run, "report")
     lines = report[report.index("# Drill") :].splitlines()
     print("\n".join(f"  │ {line}" for line in takewhile(lambda line: not line.startswith("20"), lines)))  # then come lines of the log
+    pictures.report("drill_report", DRILL, run)
 
 
-def _picture_graph(airflow: Airflow, run: str, groups: list[str], folder: Path) -> None:
-    """The backup's graph, its groups open, with little room for what lies beside it."""
-    preferences = {
-        "default_dag_view": "graph",
-        f"{BACKUP}/open-groups": groups,
-        "react-resizable-panels:graph-ltr": {"details-panel,main-panel": {"expandToSizes": {}, "layout": [80, 20]}},
-    }
-    airflow.screenshot(f"/dags/{BACKUP}/runs/{run}", folder / "backup.png", text="Task Group", size=(1600, 800), preferences=preferences)
-
-
-def _restore(operator: Person, approver: Person, airflow: Airflow, screenshots: Path | None) -> float:
+def _restore(operator: Person, approver: Person, pictures: Pictures) -> float:
     print(f"\nRestore: {RESTORE}, triggered by operator, approved by approver")
     started = time.monotonic()
     run = operator.trigger(RESTORE)
     while gate := approver.next_gate(RESTORE, run, on_task=_show):
         print(f"\n  ── {gate.subject}\n")
         print("\n".join(f"  │ {line}" for line in re.sub(r"\\(\W|_)", r"\1", gate.body).splitlines()))
-        if screenshots and gate.task_id == "approve_cutover":
-            page = f"/dags/{RESTORE}/runs/{run}/tasks/{gate.task_id}/required_actions"
-            airflow.screenshot(page, screenshots / "gate.png", user="approver", text="verified against the set", size=(1600, 800))
+        pictures.gate(gate)
         approver.answer(gate)
         print("\n  approver: Approve\n")
     state = approver.run_state(RESTORE, run)
     _refuse(state, operator, RESTORE, run)
+    pictures.report("restore_report", RESTORE, run)
     return time.monotonic() - started
 
 

@@ -25,7 +25,7 @@ def fields(plan: Plan) -> dict[str, Param]:
         "newest_before": text_parameter(
             "Instead: the newest set of before a moment, with its offset: 2026-11-23T01:00:00+01:00.", title="Newest set before"
         ),
-        "sources": sources_parameter(plan, "Sources to restore; the others are not touched."),
+        "sources": sources_parameter(plan.source_ids, "Sources to restore; the others are not touched.", title="Sources"),
         "target": Param(
             LIVE, enum=[LIVE, *plan.targets], description="Where to: the live system, or one of the plan's targets.", title="Target"
         ),

@@ -313,12 +313,11 @@ def defaults(plan: Plan, retries: int) -> dict[str, Any]:
     }
 
 
-def sources_parameter(plan: Plan, description: str) -> Param:
+def sources_parameter(sources: Iterable[str], description: str, **schema: Any) -> Param:
     """A form field to choose sources from; all of them are chosen to begin with."""
-    ids = list(plan.source_ids)
-    return Param(
-        ids, type="array", examples=ids, items={"type": "string", "enum": ids}, uniqueItems=True, minItems=1, description=description
-    )
+    ids = list(sources)
+    choices: dict[str, Any] = {"examples": ids, "items": {"type": "string", "enum": ids}, "uniqueItems": True, "minItems": 1}
+    return Param(ids, type="array", description=description, **choices, **schema)
 
 
 def text_parameter(description: str, **schema: Any) -> Param:
