@@ -457,6 +457,30 @@ def test_stage_killed_at_any_point_starts_over(server, db, changed, tmp_path, mo
     assert {name for name in db.list_collection_names() if not name.startswith("system.")} == before
 
 
+@pytest.mark.parametrize("times", [1, 10])
+def test_swap_loses_no_write_to_a_time_series_made_after_it_was_saved(server, db, tmp_path, times):
+    series(db, "weather", 50)
+    source = mongo(server, db.name)
+    set_folder = back_up(source, tmp_path / "set")
+    restore = begun(source, set_folder, tmp_path / "work")
+    late = []
+
+    def write(step, facts):
+        if step == timeseries.SAVED and len(late) < times:
+            late.append(step)
+            db.weather.insert_one({"at": OLD + datetime.timedelta(days=9000), "where": 7})
+
+    restore.after_journal = write
+    if times == 1:
+        source.swap(restore)
+        assert db.weather.count_documents({"where": 7}) == 0
+    else:
+        with pytest.raises(RestoreError, match=rf"still writes to the time series {db.name}\.weather"):
+            source.swap(restore)
+    source.roll_back(restore)
+    assert db.weather.count_documents({"where": 7}) == len(late) > 0
+
+
 def test_rollback_keeps_rejected_time_series_with_writes_after_the_swap(server, db, tmp_path):
     for name in ("weather", "quiet"):
         series(db, name, 10)

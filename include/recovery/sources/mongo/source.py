@@ -190,7 +190,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
                 wanted = wanted.within(parts)
                 found = [(now, now.data) for now in live_within(target.client, parts)]
             else:
-                at = proof.moment(target.client)
+                at = proof.moment(target.client, restore, wanted.databases)
                 found = [(now, staged_data(restore.id, now)) for now in staged(target.client, wanted.databases, restore.id)]
             differences = self._differences(target, wanted, found)
         if not restore.in_place and not differences:

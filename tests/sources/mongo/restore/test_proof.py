@@ -1,7 +1,12 @@
 """What was proven of MongoDB is what goes live, whoever can write to the live database meanwhile."""
 
 import itertools
+import os
+import signal
+import threading
+from contextlib import suppress
 
+import pymongo
 import pytest
 
 from recovery.common.errors import RestoreError
@@ -188,3 +193,44 @@ def test_user_who_may_not_read_the_oplog_verifies_again(server, db, tmp_path, re
             client.admin.command("dropRole", "lists")
     assert len(readings) == 2
     assert [document["_id"] for document in db.many.find()] == [0, 1, 2]
+
+
+class Member(MongoServer):
+    """A second member of another server's replica set."""
+
+    def ready(self) -> bool:
+        with suppress(pymongo.errors.PyMongoError), self.client() as client:
+            return bool(client.admin.command("ping")["ok"])
+        return False
+
+
+@pytest.fixture
+def lagging(server_folder):
+    """A replica set whose majority needs its second member, and the second member."""
+    with MongoServer(server_folder / "mongo-first", auth=False) as first, Member(server_folder / "mongo-second", auth=False) as second:
+        with first.client() as client:
+            config = client.admin.command("replSetGetConfig")["config"]
+            config["members"].append({"_id": 1, "host": f"127.0.0.1:{second.port}", "priority": 0})
+            config["version"] += 1
+            config["settings"]["electionTimeoutMillis"] = 60_000
+            client.admin.command("replSetReconfig", config)
+            client.awaited.get_collection("some", write_concern=pymongo.WriteConcern(w=2)).insert_one({})
+        yield first, second
+        first.stop_signal = second.stop_signal = signal.SIGKILL  # asked to end, a primary waits for the other one
+
+
+def test_proof_includes_what_was_written_before_it_and_no_majority_had(lagging, tmp_path):
+    first, second = lagging
+    with first.client() as client:
+        client.lag.many.insert_many([{"_id": n} for n in range(3)])
+        source = mongo(first, "lag")
+        restore = LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work")
+        source.stage(restore)
+        os.kill(second.pid, signal.SIGSTOP)
+        waking = threading.Timer(3, os.kill, (second.pid, signal.SIGCONT))
+        waking.start()
+        staged = client.lag.get_collection(f"__stage_{restore.id}_many", write_concern=pymongo.WriteConcern(w=1))
+        staged.delete_one({"_id": 1})
+        differences = source.verify_staged(restore)
+        waking.join()
+    assert {difference.name for difference in differences} == {"lag.many"}

@@ -32,11 +32,17 @@ _DEFINING = ("collMod", "createIndexes", "commitIndexBuild", "dropIndexes")
 """Commands that change a collection without its documents, as the oplog has them."""
 
 
-def moment(client: Client) -> list[int] | None:
-    """The cluster time now, to be asked for before a proof begins; None on a standalone server."""
+def moment(client: Client, restore: RestoreView, databases: Sequence[str]) -> list[int] | None:
+    """The cluster time now, to be asked for before a proof begins; None on a standalone server.
+
+    It is awaited until a majority has it: a proof reads what a majority has, and what is older has to be part of that.
+    """
     if not server(client).replica_set:
         return None
     now = cluster_time(client)
+    for database in databases[:1]:
+        concern = {"level": "majority", "afterClusterTime": now}
+        client[database].command("find", mark("stage", restore.id), limit=1, readConcern=concern)
     return [now.time, now.inc]
 
 

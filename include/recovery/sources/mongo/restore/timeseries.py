@@ -22,6 +22,7 @@ from recovery.sources.base import RestoreView
 from recovery.sources.mongo.catalog import BUCKETS, Namespace, data_path, definitions, mark, metadata, metadata_path, read_database
 from recovery.sources.mongo.client import Client, listed
 from recovery.sources.mongo.raw_bson import blocks, digest
+from recovery.sources.mongo.restore.inspect import estimated
 from recovery.sources.mongo.restore.load import Target, create_indexes, lay_out, live_digests
 from recovery.sources.mongo.restore.swap_plan import Series
 from recovery.sources.mongo.snapshot import MAJORITY, raw_batches
@@ -37,6 +38,7 @@ RETURNING = "mongo time series returning"
 REPLACED = "mongo time series replaced"
 """What was live under the name of a restored series is not needed any more; fact ``uuid``, see :func:`take_away`."""
 _FACTS = ("count", "digest", "bytes")
+_SAVES = 3
 
 
 def said(restore: RestoreView, step: str) -> dict[tuple[str, str], dict[str, object]]:
@@ -60,14 +62,30 @@ def set_aside(target: Target, restore: RestoreView, series: Sequence[Series]) ->
 
     Raises:
         VerificationError: if a file does not hold what was read.
+        RestoreError: if a series is written to all the time.
     """
     for one in series:
-        if (one.database, one.name) not in said(restore, SAVED):
+        place, saves = (one.database, one.name), 0
+        while place not in said(restore, SAVED) or uuid_of(target.client, one) == one.uuid:
+            if place in said(restore, SAVED) and _is_as_saved(target.client, one, said(restore, SAVED)[place]):
+                target.client[one.database].drop_collection(one.name)
+                break
+            if saves == _SAVES:
+                raise RestoreError(
+                    f"Something still writes to the time series {one.full}.", f"Stop it. The series is still live. {ROLLS_BACK}"
+                )
+            saves += 1
             facts = _save(target.client, one, saved_folder(restore))
             restore.record(SAVED, database=one.database, name=one.name, **facts)
             log.info("saved the time series %s: %s", one.full, human_size(facts["bytes"]))
-        if uuid_of(target.client, one) == one.uuid:
-            target.client[one.database].drop_collection(one.name)
+
+
+def _is_as_saved(client: Client, one: Series, saved: Facts) -> bool:
+    """Whether nobody wrote to a series since it was saved: what is dropped with it can't be brought back."""
+    buckets = Namespace(one.database, one.name, "timeseries", {})
+    if estimated(client, buckets) == (saved["count"], saved["bytes"]):
+        return True
+    return digest(raw_batches(client, one.database, buckets.data, MAJORITY)) == {fact: saved[fact] for fact in _FACTS}
 
 
 def _save(client: Client, series: Series, folder: Path) -> Facts:
