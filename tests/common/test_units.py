@@ -85,3 +85,8 @@ def test_human_moment_is_the_full_second_before_or_after_in_utc():
     assert human_moment(moment, up=True) == "2026-11-23 01:00:00Z"
     assert parse_moment(human_moment(moment)) == datetime(2026, 11, 23, 0, 59, 59, tzinfo=UTC)
     assert human_moment(moment.replace(microsecond=0), up=True) == "2026-11-23 00:59:59Z"
+
+
+def test_plain_markdown_cuts_a_text_that_nobody_can_read():
+    assert plain_markdown("x" * 4000) == "x" * 4000
+    assert len(plain_markdown("x" * 10_000_000)) < 5000

@@ -82,11 +82,16 @@ def human_moment(moment: datetime, *, up: bool = False) -> str:
     return f"{whole + timedelta(seconds=1) if up and moment.microsecond else whole:%Y-%m-%d %H:%M:%S}Z"
 
 
+_LONGEST_TEXT = 4000
+
+
 def plain_markdown(text: str) -> str:
     r"""A text on one line whose words mean nothing to Markdown: names and notes are shown as they are, a line feed as ``\n``.
 
-    So a name makes no link, no line of its own, no cell of a table, and no other reading order.
+    So a name makes no link, no line of its own, no cell of a table, and no other reading order. Names may have megabytes, so a
+    long text is cut.
     """
+    text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
     return re.sub(r"__|[*\[\]<>`\\|~&]", lambda match: "".join(f"\\{sign}" for sign in match[0]), escaped(text))
 
 

@@ -245,6 +245,14 @@ def test_dump_skips_the_temporary_collection_of_a_running_aggregation(mongo_serv
     assert found - {"prelude.json"} == {"one.bson", "one.metadata.json"}
 
 
+def test_dump_refuses_two_indexes_that_no_row_tells_apart(mongo_server, db, tmp_path):
+    """Each would stand for the other in the contents, and a restore could lose one."""
+    db.a.create_index("x", name="b][c")
+    db["a[b]"].create_index("x", name="c")
+    with pytest.raises(SourceError, match=rf"told apart in a set: index {db.name}\.a\[b\]\[c\]"):
+        dump(mongo(mongo_server, db.name), tmp_path / "dump")
+
+
 def looks_alike(db):
     db.command("create", "one", validator={"a": {"$ne": {"$numberInt": "5"}}})
     db.create_collection("view", viewOn="one", pipeline=[{"$addFields": {"x": {"$literal": {"$date": "tomorrow"}}}}])

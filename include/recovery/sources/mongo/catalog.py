@@ -31,6 +31,8 @@ BUCKETS = "system.buckets."
 """What a time series keeps its documents under."""
 _MARK = re.compile(r"__(stage|before|replaced)_([0-9a-f]{8})_(.*)", re.DOTALL)
 _NEVER = ("config", "local")
+LONGEST_NAME = 255
+"""Bytes of ``<database>.<collection>``."""
 _LONGEST_FILE_STEM = 238
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pymongo.errors import OperationFailure
 from recovery.common.connections import Endpoint
 from recovery.common.errors import SourceError
 from recovery.common.units import iso
+from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.model import Consistency, RecoveryPoint
@@ -224,6 +226,20 @@ def _totals(namespaces: Sequence[Namespace], root: Path, done: Mapping[str, int]
             path = root / data_path(namespace.database, namespace.name, namespace.type)
             found[namespace.full] = {"count": count, "bytes": path.stat().st_size}
     return found
+
+
+def apart(inventory: Sequence[Row]) -> Sequence[Row]:
+    """An inventory whose rows can be told apart by their names.
+
+    Raises:
+        SourceError: if two indexes have one: ``b][c`` of ``a``, and ``c`` of ``a[b]``.
+    """
+    counted = Counter((kind, name) for kind, name, _ in inventory)
+    if doubles := [f"{kind} {name}" for (kind, name), count in counted.items() if count > 1]:
+        raise SourceError(
+            f"Two of one name can't be told apart in a set: {shortened(doubles)}.", "Give one of these indexes a name without brackets."
+        )
+    return inventory
 
 
 def _selections(catalog: Sequence[Namespace], settings: MongoSettings, client: Client) -> list[list[str]]:

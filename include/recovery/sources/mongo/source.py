@@ -34,7 +34,7 @@ from recovery.sources.mongo import query
 from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
 from recovery.sources.mongo.catalog import Namespace, definitions, mark, marked_id, missing_of, named_databases, split_name, user_databases
 from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server, unauthorized
-from recovery.sources.mongo.dump import Taken, take_fuzzy, take_snapshot
+from recovery.sources.mongo.dump import Taken, apart, take_fuzzy, take_snapshot
 from recovery.sources.mongo.renames import Names
 from recovery.sources.mongo.restore import proof, timeseries
 from recovery.sources.mongo.restore.in_place import drop_and_load, planned_replacement, put_accounts, recorded, replaced_parts
@@ -118,7 +118,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
             log.warning("%s", warning)
         accounts = accounts or Accounts()
         write_accounts(accounts, root, whole_server=not named_databases(self._settings))
-        write_rows(folder / f"{self.name}.inventory.jsonl", [*self._databases(taken), *taken.inventory, *accounts.rows()])
+        write_rows(folder / f"{self.name}.inventory.jsonl", [*self._databases(taken), *apart(taken.inventory), *accounts.rows()])
         size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         log.info("%s: %s and %r, %s", self.id, human_size(size), accounts, taken.consistency)
         return Dump(

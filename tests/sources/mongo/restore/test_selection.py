@@ -1,5 +1,7 @@
 """Restores of single databases and collections: what was chosen comes back, and nothing else is touched."""
 
+import tracemalloc
+
 import pytest
 
 from recovery.packs.content_diff import compare
@@ -240,3 +242,19 @@ def test_compare_counts_changes_of_only_the_selected_parts(mongo_server, dbs, tm
     assert compare(before, state(source, tmp_path / "after")) == [], "it changes nothing"
     db.client.drop_database(db.name)
     assert {what for _, what in found()} == {"added"}
+
+
+def test_index_with_a_megabyte_of_brackets_in_its_name_costs_no_memory(mongo_server, dbs, tmp_path):
+    dbs[0].some.insert_one({"_id": 1})
+    dbs[0].some.create_index("x", name="[" * 1_000_000, expireAfterSeconds=1_700_000_000)
+    source = mongo(mongo_server, dbs[0].name)
+    restore = LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work")
+    tracemalloc.start()
+    try:
+        source.preflight(restore)
+        source.stage(restore)
+        assert source.verify_staged(restore) == []
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+        source.discard(restore)

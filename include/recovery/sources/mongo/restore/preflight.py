@@ -17,7 +17,7 @@ from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.mongo.accounts import reaching, read_accounts
-from recovery.sources.mongo.catalog import Namespace, data_name, mark, read_database, split_name
+from recovery.sources.mongo.catalog import LONGEST_NAME, Namespace, data_name, mark, read_database, split_name
 from recovery.sources.mongo.client import Client, identity, server, unauthorized, words
 from recovery.sources.mongo.renames import Names
 from recovery.sources.mongo.restore.inspect import estimated, live_within, on_disk
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 OLDEST = (5, 1)
 """``collMod`` makes an index a TTL index since MongoDB 5.1."""
-_LONGEST_NAME = 255
-"""Bytes of ``<database>.<collection>``."""
 _SERIES_RATE = 20 << 20
 """Bytes a second at which a time series is saved, loaded and verified; loading alone was measured at 35 MiB/s on two cores."""
 _TELLING = 64 << 20
@@ -154,10 +152,10 @@ def _too_long(look: _Look) -> Iterator[Finding]:
     for full, kind in sorted(kinds.items()):
         database, name = split_name(full)
         longest = mark("stage" if kind == "view" else "replaced", "0" * 8, name)
-        if _length(database, data_name(longest, kind)) > _LONGEST_NAME:
+        if _length(database, data_name(longest, kind)) > LONGEST_NAME:
             yield Finding(
                 "refusal",
-                f"The name {full} is too long to be staged or set aside beside itself: MongoDB allows {_LONGEST_NAME} bytes."
+                f"The name {full} is too long to be staged or set aside beside itself: MongoDB allows {LONGEST_NAME} bytes."
                 " Choose method: in place, which renames nothing.",
             )
 
@@ -199,7 +197,7 @@ def _series(look: _Look) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "Time series can't be renamed; they are saved, dropped and loaded within the swap, which takes about "
-            f"{human_duration(look.series_bytes / _SERIES_RATE)} longer, and a rollback as long again: {', '.join(sorted(new | old))}.",
+            f"{human_duration(look.series_bytes / _SERIES_RATE)} longer, and a rollback as long again: {shortened(sorted(new | old))}.",
         )
 
 
@@ -214,7 +212,7 @@ def _ttls(wanted: Planned) -> Iterator[Finding]:
     names = [name for found in (wanted.collections, wanted.indexes) for name, facts in found.items() if facts.get("ttl") is not None]
     if names:
         yield Finding(
-            "fact", f"Documents expire only after the restore is accepted, when these TTLs are put on: {', '.join(sorted(names))}."
+            "fact", f"Documents expire only after the restore is accepted, when these TTLs are put on: {shortened(sorted(names))}."
         )
 
 
@@ -233,10 +231,10 @@ def _accounts(look: _Look, names: Names) -> Iterator[Finding]:
     missing = [f"{kind} {name}" for kind, name in wanted.accounts if (kind, name) not in live]
     other = [f"{kind} {name}" for (kind, name), facts in wanted.accounts.items() if live.get((kind, name), facts) != facts]
     if missing:
-        yield Finding("fact", f"Made at the swap, because the server lacks them: {', '.join(missing)}.")
+        yield Finding("fact", f"Made at the swap, because the server lacks them: {shortened(missing)}.")
         yield from _strong(wanted, wanted.accounts.keys() - live.keys())
     if other:
-        yield Finding("warning", f"Differ from the set, and stay as they are: {', '.join(other)}.")
+        yield Finding("warning", f"Differ from the set, and stay as they are: {shortened(other)}.")
 
 
 def _strong(wanted: Planned, missing: Collection[tuple[str, str]]) -> Iterator[Finding]:
@@ -245,7 +243,7 @@ def _strong(wanted: Planned, missing: Collection[tuple[str, str]]) -> Iterator[F
     beyond = {account: reaching(wanted.accounts, account, inside) for account in sorted(missing)}
     strong = [f"{kind} {name} ({', '.join(rights)})" for (kind, name), rights in beyond.items() if rights]
     if strong:
-        yield Finding("warning", f"Of these, some have rights beyond the restored databases: {shortened(strong, at_most=_NAMED)}.")
+        yield Finding("warning", f"Of these, some have rights beyond the restored databases: {shortened(strong)}.")
 
 
 def _freed(look: _Look) -> int:

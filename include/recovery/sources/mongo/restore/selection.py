@@ -13,7 +13,7 @@ from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import account_kind, names_needed
-from recovery.sources.mongo.catalog import Namespace, data_path, definitions, metadata_path, split_name
+from recovery.sources.mongo.catalog import LONGEST_NAME, Namespace, data_path, definitions, metadata_path, split_name
 from recovery.sources.mongo.renames import Names, read_by
 
 _SHOWN = 5
@@ -121,8 +121,8 @@ class Planned:
         )
 
     def _owner(self, index: str) -> str:
-        """The collection of an index's row, ``<database>.<name>[<index>]``: both names may have brackets."""
-        heads = [index[:at] for at, sign in enumerate(index) if sign == "["]
+        """The collection of an index's row, ``<database>.<name>[<index>]``: both names may have brackets, an index's by the million."""
+        heads = [index[:at] for at, sign in enumerate(index[: LONGEST_NAME + 1]) if sign == "["]
         return next((head for head in reversed(heads) if head in self.collections), heads[0])
 
     def missing(self, only: Sequence[str]) -> Iterator[str]:
