@@ -41,6 +41,7 @@ from recovery.sources.mongo.snapshot import (
     cluster_time,
     exact_count,
     in_threads,
+    majority_has,
     with_snapshot,
     write_documents,
 )
@@ -73,6 +74,7 @@ def take_snapshot(client: Client, settings: MongoSettings, root: Path, opened: C
     """
     catalog, at = _stable_catalog(client, settings, damaged)
     started = datetime.now(UTC)
+    _refuse_minority(client, catalog, at)
     opened()
     log.info("reading %d collections at cluster time %d:%d", len(catalog), at.time, at.inc)
     _write_definitions(catalog, root)
@@ -103,6 +105,12 @@ def _stable_catalog(client: Client, settings: MongoSettings, damaged: bool) -> t
         if read_catalog(client, settings, damaged=damaged) == catalog:
             return catalog, at
     raise SnapshotLost("collections or indexes are made and dropped all the time")
+
+
+def _refuse_minority(client: Client, catalog: Sequence[Namespace], at: Timestamp) -> None:
+    first = next((namespace for namespace in catalog if namespace.type != "view"), None)
+    if first and not majority_has(client, first.database, first.data, at):
+        raise SnapshotLost("no majority of the replica set has what this member has: members that have data are down or late", again=False)
 
 
 def _write_definitions(catalog: Sequence[Namespace], root: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, cast
 from bson import Timestamp, _array_of_documents_to_buffer, decode
 from pymongo.collection import Collection
 from pymongo.cursor import RawBatchCursor
-from pymongo.errors import OperationFailure
+from pymongo.errors import ExecutionTimeout, OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from recovery.common.progress import Progress
@@ -43,6 +43,7 @@ _NO_DOCUMENTS = b"\5\0\0\0\0"
 _length = Struct("<i")
 
 MAJORITY = ReadConcern("majority")
+_MAJORITY_WITHIN_MS = 300_000
 
 # CursorNotFound, QueryPlanKilled, SnapshotTooOld, SnapshotUnavailable, and servers that have no snapshots:
 # NotAReplicaSet, ReadConcernMajorityNotEnabled.
@@ -80,6 +81,19 @@ def cluster_time(client: Client) -> Timestamp:
     """The newest cluster time that the server has written; a read at it waits until a majority has it."""
     moment: Timestamp = client.admin.command("hello")["lastWrite"]["opTime"]["ts"]
     return moment
+
+
+def majority_has(client: Client, database: str, collection: str, at: Timestamp) -> bool:
+    """Wait until a majority has what the server has written until a time; False if it does not get it in minutes.
+
+    A read at that time would wait for ever, if the members that would make the majority are down.
+    """
+    concern = {"level": "majority", "afterClusterTime": at}
+    try:
+        client[database].command("find", collection, limit=1, projection={"_id": 1}, readConcern=concern, maxTimeMS=_MAJORITY_WITHIN_MS)
+    except ExecutionTimeout:
+        return False
+    return True
 
 
 class Batches(RawBatchCursor[dict[str, Any]]):

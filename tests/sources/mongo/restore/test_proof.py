@@ -9,11 +9,12 @@ from contextlib import suppress
 import pymongo
 import pytest
 
-from recovery.common.errors import RestoreError
+from recovery.common.errors import RestoreError, SourceError
+from recovery.sources.mongo import snapshot
 from recovery.sources.mongo import source as mongo_source
 from recovery.sources.mongo.restore import swap
 from sandbox.servers import Mongo as MongoServer
-from tests.support.local_restore import LocalRestore, back_up
+from tests.support.local_restore import LocalRestore, back_up, read_dump
 from tests.support.mongo_samples import mongo
 
 names = itertools.count()
@@ -204,7 +205,7 @@ class Member(MongoServer):
         return False
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lagging(server_folder):
     """A replica set whose majority needs its second member, and the second member."""
     with MongoServer(server_folder / "mongo-first", auth=False) as first, Member(server_folder / "mongo-second", auth=False) as second:
@@ -217,6 +218,25 @@ def lagging(server_folder):
             client.awaited.get_collection("some", write_concern=pymongo.WriteConcern(w=2)).insert_one({})
         yield first, second
         first.stop_signal = second.stop_signal = signal.SIGKILL  # asked to end, a primary waits for the other one
+
+
+def test_proof_and_backup_do_not_wait_for_ever_for_a_majority(lagging, tmp_path, monkeypatch):
+    first, second = lagging
+    monkeypatch.setattr(snapshot, "_MAJORITY_WITHIN_MS", 1000)
+    with first.client() as client:
+        client.waits.many.insert_one({})
+        source = mongo(first, "waits")
+        restore = LocalRestore(back_up(source, tmp_path / "set"), tmp_path / "work")
+        source.stage(restore)
+        os.kill(second.pid, signal.SIGSTOP)
+        try:
+            client.waits.get_collection("many", write_concern=pymongo.WriteConcern(w=1)).insert_one({})
+            with pytest.raises(SourceError, match="No majority of the replica set"):
+                source.verify_staged(restore)
+            warnings = read_dump(back_up(source, tmp_path / "again")).warnings
+        finally:
+            os.kill(second.pid, signal.SIGCONT)
+    assert any("no majority of the replica set" in warning for warning in warnings)
 
 
 def test_proof_includes_what_was_written_before_it_and_no_majority_had(lagging, tmp_path):

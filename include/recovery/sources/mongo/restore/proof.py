@@ -15,12 +15,12 @@ from typing import Any, cast
 from bson import Binary, Timestamp
 from pymongo.errors import OperationFailure
 
-from recovery.common.errors import VerificationError
+from recovery.common.errors import SourceError, VerificationError
 from recovery.common.wording import ROLLS_BACK
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.catalog import Namespace, mark
 from recovery.sources.mongo.client import Client, server, unauthorized
-from recovery.sources.mongo.snapshot import cluster_time
+from recovery.sources.mongo.snapshot import cluster_time, majority_has
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,18 @@ def moment(client: Client, restore: RestoreView, databases: Sequence[str]) -> li
     """The cluster time now, to be asked for before a proof begins; None on a standalone server.
 
     It is awaited until a majority has it: a proof reads what a majority has, and what is older has to be part of that.
+
+    Raises:
+        SourceError: if no majority gets it.
     """
     if not server(client).replica_set:
         return None
     now = cluster_time(client)
-    for database in databases[:1]:
-        concern = {"level": "majority", "afterClusterTime": now}
-        client[database].command("find", mark("stage", restore.id), limit=1, readConcern=concern)
+    if databases and not majority_has(client, databases[0], mark("stage", restore.id), now):
+        raise SourceError(
+            "No majority of the replica set has what was restored: too many of its members that have data are down or late.",
+            f"See rs.status(), and start them or take them out of the set. {ROLLS_BACK}",
+        )
     return [now.time, now.inc]
 
 
