@@ -2,6 +2,7 @@
 
 import pytest
 
+from recovery.common.errors import RestoreError
 from recovery.sources.postgres.accounts.loaders import EVERYONE
 from recovery.sources.postgres.databases import inheritance
 from sandbox.servers import Postgres
@@ -129,6 +130,48 @@ def test_attaching_a_child_of_another_owner_runs_nothing_with_the_rights_of_seve
     source.roll_back(restore)
     source.discard(restore)
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'") == []
+
+
+PLANTED = {
+    "a trigger": "CREATE TRIGGER planted BEFORE INSERT ON alices.c FOR EACH ROW EXECUTE FUNCTION mine.fire()",
+    "a rule": "CREATE RULE planted AS ON INSERT TO alices.c DO ALSO SELECT mine.ran()",
+    "an index": "CREATE INDEX planted ON alices.c (mine.ran(a))",
+    "statistics": "CREATE STATISTICS alices.planted ON (mine.ran(a)) FROM alices.c",
+    "a check": "ALTER TABLE alices.c ADD CHECK (mine.ran(a) = a)",
+    "a policy": "CREATE POLICY planted ON alices.c USING (mine.ran(a) = a)",
+    "a right": "GRANT TRIGGER ON alices.c TO PUBLIC",
+    "a right on a column": "GRANT REFERENCES (b) ON alices.c TO PUBLIC",
+    "another table of its name": "ALTER TABLE alices.c RENAME TO planted; CREATE TABLE alices.c (a mine.d, b int CHECK (mine.ran(b) = b))",
+    "a function": "CREATE FUNCTION alices.spy(bigint) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_code_of_one_owner_leaves_nothing_at_the_table_of_another_that_runs_with_his_rights(site, owners, what):
+    """Neither while the rows are loaded, nor later."""
+    ran = "BEGIN IF session_user LIKE 'recovery_load%' THEN DELETE FROM alices.own; RAISE 'ran as %', session_user; END IF; RETURN {}; END"
+    plant = f"""DECLARE done text; BEGIN
+        IF session_user LIKE 'recovery_load%' THEN
+            BEGIN EXECUTE $q${PLANTED[what]}$q$; EXCEPTION WHEN OTHERS THEN done := SQLERRM; END;
+        END IF; END"""
+    site.sql(
+        "shop",
+        f"CREATE FUNCTION mine.ran(int DEFAULT 1) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ {ran.format('$1')} $$",
+        f"CREATE FUNCTION mine.fire() RETURNS trigger LANGUAGE plpgsql AS $$ {ran.format('NEW')} $$",
+        f"CREATE FUNCTION mine.plant() RETURNS void LANGUAGE plpgsql AS $$ {plant} $$",
+        "CREATE FUNCTION mine.two(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM mine.plant(); RETURN true; END'",
+        "CREATE DOMAIN mine.d AS int CHECK (mine.two(value))",
+        "CREATE TABLE mine.p (a mine.d, b int) PARTITION BY LIST (a)",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES IN (1)",
+        "INSERT INTO mine.p VALUES (1, 2)",
+    )
+    given_away(site)
+    site.sql("shop", "ALTER FUNCTION mine.ran(int) OWNER TO mallory")
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    with pytest.raises(RestoreError, match=r"code of one of these owners made or changed .*(planted|spy|constraint|rights|column)"):
+        source.stage(restore)
+    source.discard(restore)
 
 
 def test_child_with_many_parents_and_children_of_several_owners_is_restored(site, owners):

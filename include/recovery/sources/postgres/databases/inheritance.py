@@ -8,18 +8,40 @@ and has no rights. It owns these tables, and nothing else, for as long as some o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 from recovery.common.errors import RestoreError
+from recovery.common.wording import shortened
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Family, Loaders
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.databases.entries import listed
+from recovery.sources.postgres.databases.entries import Step, listed
 from recovery.sources.postgres.databases.ownership import OWNED, in_parts, owned_by
 from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, raw, split
 from recovery.sources.postgres.targets import Objects
 
 _INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) ")
 _TRIGGER = re.compile(rf"({QUALIFIED}) ({NAME})")
+_CALLING = """WITH t AS (SELECT c.* FROM unnest(%s::text[]) n (relation) JOIN pg_class c ON c.oid = to_regclass(relation))
+    SELECT t.oid::regclass::text, 'column ' || attname,
+        concat_ws(' ', format_type(atttypid, atttypmod), attgenerated, pg_get_expr(adbin, adrelid), attacl)
+      FROM t JOIN pg_attribute ON attrelid = t.oid AND attnum > 0 AND NOT attisdropped
+        LEFT JOIN pg_attrdef ON adrelid = t.oid AND adnum = attnum
+    UNION ALL SELECT t.oid::regclass::text, 'constraint ' || conname, pg_get_constraintdef(k.oid)
+      FROM t JOIN pg_constraint k ON conrelid = t.oid AND conparentid = 0 AND contype NOT IN ('n', 't')
+    UNION ALL SELECT t.oid::regclass::text, 'trigger ' || tgname, pg_get_triggerdef(g.oid)
+      FROM t JOIN pg_trigger g ON tgrelid = t.oid AND tgparentid = 0 AND NOT tgisinternal
+    UNION ALL SELECT t.oid::regclass::text, 'rule ' || rulename, pg_get_ruledef(r.oid) FROM t JOIN pg_rewrite r ON ev_class = t.oid
+    UNION ALL SELECT t.oid::regclass::text, 'policy ' || polname,
+        concat_ws(' ', polcmd, polpermissive, polroles, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
+      FROM t JOIN pg_policy ON polrelid = t.oid
+    UNION ALL SELECT t.oid::regclass::text, 'index ' || indexrelid::regclass, pg_get_indexdef(indexrelid)
+      FROM t JOIN pg_index ON indrelid = t.oid
+    UNION ALL SELECT t.oid::regclass::text, 'statistics ' || stxname, pg_get_statisticsobjdef(s.oid)
+      FROM t JOIN pg_statistic_ext s ON stxrelid = t.oid
+    UNION ALL SELECT t.oid::regclass::text, 'rights', concat_ws(' ', relrowsecurity, relforcerowsecurity, relacl) FROM t"""
+"""All at tables that can call a function, or lets others add something that does: table, name, and what it is."""
 
 
 def _tables(objects: Objects) -> dict[str, str]:
@@ -27,7 +49,7 @@ def _tables(objects: Objects) -> dict[str, str]:
     return {name: facts["owner"] for (kind, name), facts in objects.items() if kind == "table" and "owner" in facts}
 
 
-def _parents(objects: Objects) -> Iterator[tuple[str, str]]:
+def _with_parents(objects: Objects) -> Iterator[tuple[str, str]]:
     """Each table and its parent, if both have an owner."""
     owner_of = _tables(objects)
     return ((name, parent) for name in owner_of for parent in objects["table", name]["parents"] or () if parent in owner_of)
@@ -36,7 +58,7 @@ def _parents(objects: Objects) -> Iterator[tuple[str, str]]:
 def shared_tables(objects: Objects) -> list[str]:
     """Tables whose parent belongs to somebody else."""
     owner_of = _tables(objects)
-    return list(dict.fromkeys(name for name, parent in _parents(objects) if owner_of[name] != owner_of[parent]))
+    return list(dict.fromkeys(name for name, parent in _with_parents(objects) if owner_of[name] != owner_of[parent]))
 
 
 def families(objects: Objects) -> dict[str, Family]:
@@ -48,11 +70,11 @@ def families(objects: Objects) -> dict[str, Family]:
             name = above[name]
         return name
 
-    for name, parent in _parents(objects):
+    for name, parent in _with_parents(objects):
         if root(name) != root(parent):
             above[root(name)] = root(parent)
     trees: dict[str, set[str]] = {}
-    for pair in _parents(objects):
+    for pair in _with_parents(objects):
         trees.setdefault(root(pair[0]), set()).update(pair)
     found = {f"{EVERYONE}{name}": Family(frozenset(tree), frozenset(map(owner_of.__getitem__, tree))) for name, tree in trees.items()}
     return {key: family for key, family in found.items() if len(family.owners) > 1}
@@ -63,7 +85,7 @@ def attaching(objects: Objects, codec: str) -> dict[str, str]:
     owner_of = _tables(objects)
     loader_of = owner_of | {name: key for key, family in families(objects).items() for name in family.tables}
     found: dict[str, str] = {}
-    for name, _ in _parents(objects):
+    for name, _ in _with_parents(objects):
         words = f"{_words(name, codec)} {listed(owner_of[name], codec)}"
         found |= {f"TABLE {words}": loader_of[name], f"TABLE ATTACH {words}": loader_of[name]}
     indexes = {name: facts["definition"] for (kind, name), facts in objects.items() if kind == "index"}
@@ -86,27 +108,75 @@ def _words(name: str, codec: str) -> str:
     return " ".join(listed(word, codec) for word in split(name))
 
 
-def take(connection: Connection, loaders: Loaders, key: str) -> None:
-    """Give those of a family's tables that are there to the role that attaches them.
+def attach(connection: Connection, loaders: Loaders, step: Step, objects: Objects, codec: str, restored: Callable[[Step], None]) -> None:
+    """Restore entries as the role of a family, which owns its tables meanwhile, and nothing afterwards.
+
+    Code that ran could have left something at a table of the other owner, which runs once his rows are loaded. So the
+    tables may only have become what the entries say.
+
+    Args:
+        connection: to the database, as ourselves.
+        loaders: its roles.
+        step: the entries; its loader is the family's key.
+        objects: what the set has of the database.
+        codec: Python's name of the dump's encoding.
+        restored: restores entries.
 
     Raises:
-        RestoreError: if the server refuses.
+        RestoreError: if the server refuses, or something else was changed.
     """
-    query = """SELECT i.type, i.identity FROM unnest(%s::text[]) t (relation),
+    role, tables = loaders.roles[step.loader], sorted(loaders.families[step.loader].tables)
+    _give(connection, dict.fromkeys(tables, role))
+    before = _definitions(connection, tables)
+    for part in _parts(step):
+        restored(part)
+        after = _definitions(connection, tables)
+        _refuse_changed(connection, after.items() - before.items(), {table for table, _ in before}, part, codec)
+        before = after
+    owner_of = _tables(objects)
+    _give(connection, {name: loaders.roles[owner_of[name]] for name in tables})
+    with translated_errors(f"Listing what {role} has in {connection.info.dbname}", RestoreError):
+        _refuse(connection, [f"{kind} {name}" for kind, name in connection.execute(OWNED, [role]).fetchall()])
+
+
+def _parts(step: Step) -> Iterator[Step]:
+    """What makes something one by one, so that it is known what has come by which."""
+    for key, group in groupby(step.entries, key=lambda entry: "" if entry.what.endswith(" ATTACH") else entry.line):
+        yield replace(step, entries=tuple(group), alone=step.alone or bool(key))
+
+
+def _give(connection: Connection, roles: Mapping[str, str]) -> None:
+    """Give tables to roles, as far as they are there."""
+    query = """SELECT relation, i.type, i.identity FROM unnest(%s::text[]) t (relation),
         LATERAL pg_identify_object('pg_class'::regclass, to_regclass(relation), 0) i WHERE to_regclass(relation) IS NOT NULL"""
     with translated_errors(f"Attaching tables in {connection.info.dbname}", RestoreError):
-        found = connection.execute(query, [sorted(loaders.families[key].tables)]).fetchall()
-        in_parts(connection, [owned_by(kind, identity, loaders.roles[key]) for kind, identity in found])
+        found = connection.execute(query, [list(roles)]).fetchall()
+        in_parts(connection, [owned_by(kind, identity, roles[name]) for name, kind, identity in found])
 
 
-def give_back(connection: Connection, loaders: Loaders, key: str, objects: Objects) -> None:
-    """Give what the role of a family has to the roles in the place of its owners.
+def _definitions(connection: Connection, tables: Sequence[str]) -> dict[tuple[str, str], str]:
+    """What :data:`_CALLING` says of tables, by table and name."""
+    with translated_errors(f"Reading tables of {connection.info.dbname}", RestoreError):
+        rows = connection.execute(_CALLING, [list(tables)]).fetchall()
+    return {(table, name): text for table, name, text in rows}
 
-    Raises:
-        RestoreError: if the server refuses.
-    """
-    owner_of = _tables(objects)
-    with translated_errors(f"Sharing out the tables of {connection.info.dbname}", RestoreError):
-        found = connection.execute(OWNED, [loaders.roles[key]]).fetchall()
-        tables = [(kind, name) for kind, name in found if kind in {"table", "foreign table"} and name in owner_of]
-        in_parts(connection, [owned_by(kind, name, loaders.roles[owner_of[name]]) for kind, name in tables])
+
+def _refuse_changed(
+    connection: Connection, changed: Iterable[tuple[tuple[str, str], str]], there: set[str], part: Step, codec: str
+) -> None:
+    """Tables that were not there before are the entry's own."""
+    expected = {entry.name for entry in part.entries if entry.what == "TRIGGER"}
+    found = {(table, name) for (table, name), _ in changed if table in there}
+    triggers = {
+        (table, name) for table, name in found if f"{_words(table, codec)} {listed(name.removeprefix('trigger '), codec)}" in expected
+    }
+    _refuse(connection, [f"{name} of {table}" for table, name in sorted(found - triggers)])
+
+
+def _refuse(connection: Connection, changed: Sequence[str]) -> None:
+    if changed:
+        raise RestoreError(
+            f"While tables of several owners were attached to each other in {connection.info.dbname}, code of one of these owners made"
+            f" or changed {shortened(changed)}.",
+            "Restore the other databases of the set by name, and look at what these tables call.",
+        )

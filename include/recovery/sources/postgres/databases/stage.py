@@ -209,9 +209,8 @@ class _Load:
 
     def _define(self, step: Step) -> None:
         if step.loader in self.loaders.families:
-            inheritance.take(self.inside, self.loaders, step.loader)
-            self._do([step])
-            inheritance.give_back(self.inside, self.loaders, step.loader, self.dump.objects)
+            codec = str(self.target.snapshot["codec"])
+            inheritance.attach(self.inside, self.loaders, step, self.dump.objects, codec, lambda part: self._do([part]))
         else:
             self._do([step])
         if {entry.what for entry in step.entries} & {"FUNCTION", "PROCEDURE", "AGGREGATE"}:
