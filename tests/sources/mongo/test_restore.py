@@ -481,6 +481,42 @@ def test_swap_loses_no_write_to_a_time_series_made_after_it_was_saved(server, db
     assert db.weather.count_documents({"where": 7}) == len(late) > 0
 
 
+def test_rollback_goes_on_whatever_is_in_its_way(server, db, tmp_path):
+    """Somebody who shares the server makes collections under the names that the rollback needs."""
+    longest = "n" * (255 - len(db.name) - 1 - 20)
+    for name in ("some", longest):
+        db[name].insert_one({"_id": "live"})
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
+    for name in ("some", longest):
+        db[name].insert_one({"_id": "newer"})
+    source.swap(restore)
+    db.some.rename("away")
+    for name in ("some", f"__replaced_{restore.id}_some", f"__stage_{restore.id}_{longest}"):
+        db[name].insert_one({"_id": "in the way"})
+    source.roll_back(restore)
+    assert {document["_id"] for name in ("some", longest) for document in db[name].find()} == {"live", "newer"}
+    kept = [name for name in db.list_collection_names() if name.startswith(f"__replaced_{restore.id}_")]
+    assert [db[name].find_one()["_id"] for name in kept] == ["in the way"] * 3
+
+
+@pytest.mark.parametrize("kind", ["view", "timeseries"])
+def test_rollback_drops_a_view_and_names_a_time_series_in_its_way(server, db, tmp_path, kind):
+    db.some.insert_one({"_id": "live"})
+    source = mongo(server, db.name)
+    restore = begun(source, back_up(source, tmp_path / "set"), tmp_path / "work")
+    source.swap(restore)
+    db.some.rename("away")
+    db.create_collection("some", **({"viewOn": "away"} if kind == "view" else {"timeseries": {"timeField": "at"}}))
+    if kind == "timeseries":
+        with pytest.raises(RestoreError, match=rf"time series {db.name}\.some was made since the swap"):
+            source.roll_back(restore)
+        db.some.drop()
+    source.roll_back(restore)
+    assert db.some.find_one() == {"_id": "live"}
+    assert db.list_collections(filter={"name": "some"}).next()["type"] == "collection"
+
+
 def test_rollback_keeps_rejected_time_series_with_writes_after_the_swap(server, db, tmp_path):
     for name in ("weather", "quiet"):
         series(db, name, 10)

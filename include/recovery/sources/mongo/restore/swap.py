@@ -14,8 +14,8 @@ from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.mongo.accounts import Accounts
-from recovery.sources.mongo.catalog import Namespace, by_uuid, mark, read_database
-from recovery.sources.mongo.client import NAMESPACE_NOT_FOUND, Client, rename
+from recovery.sources.mongo.catalog import LONGEST_NAME, Namespace, by_uuid, mark, read_database
+from recovery.sources.mongo.client import NAMESPACE_NOT_FOUND, Client, listed, rename
 from recovery.sources.mongo.extended_json import from_text, to_text
 from recovery.sources.mongo.restore import timeseries
 from recovery.sources.mongo.restore.load import Target, create_views, drop_marked
@@ -171,8 +171,33 @@ def _move_back(client: Client, places: Places, restore_id: str, move: Move) -> N
     occupant = next((uuid for uuid, place in places.items() if place == (move.database, move.old) and uuid != move.uuid), None)
     if occupant:
         log.warning("%s.%s was made since the swap; it is set aside", move.database, move.old)
-        _move(client, places, move.database, occupant, mark("replaced", restore_id, move.old))
+        _move(client, places, move.database, occupant, _free_name(places, restore_id, move, occupant))
+    _clear_name(client, move.database, move.old)
     _move(client, places, move.database, move.uuid, move.old)
+
+
+def _clear_name(client: Client, database: str, name: str) -> None:
+    """Drop a view that somebody made under a name which a collection needs back; its definition is in the log.
+
+    Raises:
+        RestoreError: if it is a time series, which can't be renamed either.
+    """
+    entry = next(listed(client, database, "listCollections", filter={"name": name}), None)
+    if entry and entry["type"] == "timeseries":
+        raise RestoreError(
+            f"The time series {database}.{name} was made since the swap, where a collection has to come back.",
+            f"Save it, if it is needed, and drop it. {ROLLS_BACK}",
+        )
+    if entry and entry["type"] == "view":
+        log.warning("the view %s.%s was made since the swap and is dropped; it was %s", database, name, to_text(entry["options"]))
+        client[database].drop_collection(name)
+
+
+def _free_name(places: Places, restore_id: str, move: Move, occupant: str) -> str:
+    """What becomes of something in the way of a rollback; nobody stops that by a name that is long or taken already."""
+    name = mark("replaced", restore_id, move.old)
+    taken = (move.database, name) in places.values() or len(f"{move.database}.{name}".encode()) > LONGEST_NAME
+    return mark("replaced", restore_id, occupant) if taken else name
 
 
 def _collmod_ttl(client: Client, places: Places, ttl: Ttl, *, off: bool) -> None:
