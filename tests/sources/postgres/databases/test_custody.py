@@ -5,8 +5,10 @@ import threading
 import psycopg
 import pytest
 
+from recovery.common.errors import RestoreError
 from sandbox.servers import Postgres
 from tests.support.kills import killed_at_statement
+from tests.support.local_restore import LocalRestore
 from tests.support.postgres_attack import MALLORY
 from tests.support.postgres_site import Site, texts
 from tests.support.postgres_versions import majors
@@ -143,6 +145,89 @@ def test_transaction_that_holds_the_name_of_a_database_is_ended_when_it_blocks_t
             holding.execute("COMMIT")
     source.roll_back(restore)
     source.discard(restore)
+
+
+def test_swap_is_refused_while_somebody_has_a_database_of_the_copys_name(site, shop):
+    source, restore, before = site.source("shop"), shop, site.sql("postgres", OUTSIDE)
+    source.stage(restore)
+    site.sql("postgres", f"CREATE DATABASE shop__before_{restore.id}", **MALLORY)
+    with pytest.raises(RestoreError, match=f"mallory has a database shop__before_{restore.id}"):
+        source.swap(restore)
+    source.roll_back(restore)
+    source.discard(restore)
+    assert site.sql("postgres", OUTSIDE) == before
+
+
+def test_rollback_gives_a_database_back_though_somebody_took_the_copys_name_in_the_middle_of_the_swap(site, shop, monkeypatch):
+    source, restore, before = site.source("shop"), shop, site.sql("postgres", OUTSIDE)
+    source.stage(restore)
+    with killed_at_statement(monkeypatch, "RENAME TO"):
+        source.swap(restore)
+    site.sql("postgres", f"CREATE DATABASE shop__before_{restore.id}", **MALLORY)
+    source.roll_back(restore)
+    source.discard(restore)
+    assert site.sql("postgres", OUTSIDE) == before
+    assert state(site) == [("live",)]
+
+
+@pytest.fixture
+def insisting(site):
+    """The owner lets sessions in and comes in, again and again, and holds the name of the database."""
+    done = threading.Event()
+
+    def again(do):
+        while not done.is_set():
+            try:
+                do()
+            except psycopg.Error:
+                done.wait(0.01)
+
+    def hold():
+        with site.server.connect("postgres", **MALLORY) as connection:
+            connection.execute("BEGIN")
+            connection.execute("ALTER ROLE mallory IN DATABASE shop SET work_mem = '1MB'")
+            done.wait(60)
+
+    def come_in():
+        with site.server.connect("shop", **MALLORY) as connection:
+            connection.execute("BEGIN")
+            done.wait(0.05)
+
+    def let_in():
+        site.sql("postgres", "ALTER DATABASE shop ALLOW_CONNECTIONS true", **MALLORY)
+
+    threads = [threading.Thread(target=again, args=[do]) for do in (hold, come_in, let_in, let_in)]
+    yield [thread.start() for thread in threads]
+    done.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_owner_who_insists_blocks_no_restore_in_place_and_no_rollback_of_it(site, shop, insisting):
+    source = site.source("shop")
+    safety = site.back_up(source)
+    forward = site.restore(shop.set_folder, in_place=True)
+    back = LocalRestore(safety, forward.folder, forward.id, in_place=True, rolling_back=True)
+    for restore, expected in ((forward, "saved"), (back, "live")):
+        source.replace(restore)
+        assert source.verify_staged(restore) == []
+        source.let_in(restore)
+        assert state(site) == [(expected,)]
+
+
+@pytest.mark.parametrize("statement", ["OWNER TO CURRENT_USER", "ALLOW_CONNECTIONS false", "DROP DATABASE IF EXISTS"])
+def test_database_that_a_killed_restore_in_place_closed_and_did_not_drop_is_given_back(site, shop, monkeypatch, statement):
+    source, before = site.source("shop", **KEEPER), site.sql("postgres", OUTSIDE)
+    safety = site.back_up(site.source("shop"))
+    forward = site.restore(shop.set_folder, in_place=True)
+    with killed_at_statement(monkeypatch, statement):
+        source.replace(forward)
+    back = LocalRestore(safety, forward.folder, forward.id, in_place=True, rolling_back=True)
+    source.replace(back)
+    assert site.sql("postgres", OUTSIDE) == before
+    assert source.verify_staged(back) == []
+    source.let_in(back)
+    assert state(site) == [("live",)]
 
 
 def test_database_whose_owner_was_dropped_meanwhile_stays_with_the_connections_user(site, shop):

@@ -34,20 +34,28 @@ _BLOCKED_FOR = 1.0
 
 @dataclass(frozen=True)
 class Former:
-    """Whose a database was."""
+    """Which database it was, and whose."""
 
+    number: int
+    """Its oid, which a rename does not change."""
     owner: str
     rights: list[list[Any]]
     """Its owner's and ours, as ``acl`` has them, if we have some: an owner's rights take up those that he had before."""
 
 
+def number(connection: Connection, database: str) -> int | None:
+    """The oid of a database; None if there is none of that name."""
+    row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
+    return None if row is None else int(row[0])
+
+
 def former(connection: Connection, database: str) -> Former | None:
     """Whose a database is; None if there is none of that name."""
     facts, me = database_facts(connection, database), connection.info.user
-    if facts is None:
+    if facts is None or (found := number(connection, database)) is None:
         return None
     both = [right for right in facts["acl"] or () if right[0] in {me, facts["owner"]}]
-    return Former(facts["owner"], both if any(grantee == me for grantee, *_ in both) else [])
+    return Former(found, facts["owner"], both if any(grantee == me for grantee, *_ in both) else [])
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, cast
 
 from recovery.common.errors import RestoreError
 from recovery.common.wording import ROLLS_BACK
@@ -16,21 +18,25 @@ from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.accounts.roles import asleep, awaken, create_roles, created_roles, drop_role, roles
 from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases.custody import Former, allow, close, former, give_back, number, undisturbed
 from recovery.sources.postgres.databases.stage import drop, load
-from recovery.sources.postgres.databases.swap import dress, number
+from recovery.sources.postgres.databases.swap import dress
 from recovery.sources.postgres.targets import Target
 
 log = logging.getLogger(__name__)
 
 _REPLACE = "replace"
-"""Journal step, said before anything is dropped; fact ``live``: the number of each live database, null for one that is not there."""
+"""Journal step, said before anything is dropped; facts ``live``: the number of each live database, null for one that is not there;
+``owners``: of each that is there, whose it was."""
 
 
 def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Drop databases and load the set's, closed to their users; see :meth:`recovery.sources.base.InPlaceRestorer.replace`."""
     if not restore.rolling_back and not restore.recorded_facts("dropping"):
         with server.maintenance() as connection:
-            restore.record(_REPLACE, live={target.name: number(connection, target.name) for target in chosen})
+            was = {target.name: former(connection, target.name) for target in chosen}
+            live = {name: one.number if one else None for name, one in was.items()}
+            restore.record(_REPLACE, live=live, owners={name: asdict(one) for name, one in was.items() if one})
     live = _live_before(restore)
     besides = [*live, *(target.name for target in chosen)]
     with server.maintenance(besides) as connection:
@@ -38,12 +44,14 @@ def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
         _refuse_blocked(connection, replaced)
         if restore.rolling_back:
             _put_to_sleep(connection, restore)
+            _open_again(connection, restore)
 
     def begin() -> None:
         loaders.probe(server)
         announce_drop(restore)
-        with server.maintenance(besides) as connection:
+        with undisturbed(server, besides) as connection:
             create_roles(connection, restore, replaced)
+            close(connection, [target.name for target in replaced if number(connection, target.name) is not None])
             for target in replaced:  # all, so that nobody writes to one while another is loaded
                 drop(connection, target.name)
 
@@ -81,6 +89,17 @@ def _live_before(restore: RestoreView) -> dict[str, int | None]:
     live = begun[-1]["live"] if begun else {}
     assert isinstance(live, dict)
     return live
+
+
+def _open_again(connection: Connection, restore: RestoreView) -> None:
+    """Give those back that were closed and never dropped. A journal of an earlier version has none."""
+    begun = restore.recorded_facts(_REPLACE)
+    owners = cast("dict[str, dict[str, Any]]", begun[-1].get("owners", {})) if begun else {}
+    for name, was in ((name, Former(**facts)) for name, facts in owners.items()):
+        if number(connection, name) == was.number:
+            with translated_errors(f"Opening {name} again", RestoreError), connection.transaction():
+                allow(connection, name, True)
+                give_back(connection, name, was)
 
 
 def _replaced(connection: Connection, restore: RestoreView, chosen: Sequence[Target], live: dict[str, int | None]) -> list[Target]:

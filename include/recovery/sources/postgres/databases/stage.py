@@ -24,6 +24,7 @@ from recovery.sources.postgres.accounts.loaders import EVERYONE, OURS, Loaders
 from recovery.sources.postgres.accounts.roles import create_roles, roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases import inheritance, ownership, privileged
+from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, read_entries
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Objects, Target, expected_objects
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 def stage(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Restore databases beside the live ones; see :meth:`recovery.sources.base.Restorer.stage`."""
     _ = server.bin  # looked for before anything is changed
-    with server.maintenance() as connection:
+    with undisturbed(server, [target.stage for target in chosen]) as connection:
         for target in chosen:
             drop(connection, target.stage)
         create_roles(connection, restore, chosen)

@@ -21,7 +21,7 @@ from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.query_roles import drop_left
 from recovery.sources.postgres.accounts.roles import asleep, awaken, created_roles, drop_role
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.databases.custody import Former, allow, close, former, give_back, undisturbed
+from recovery.sources.postgres.databases.custody import Former, allow, close, former, give_back, number, undisturbed
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.targets import Target
 
@@ -41,6 +41,7 @@ def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target
             return
         _refuse_unstaged(connection, chosen)
         _refuse_prepared(connection, chosen)
+        _refuse_taken(connection, chosen)
         restore.record(
             _SWAP,
             live={target.name: _lets_in(connection, target.name) for target in chosen},
@@ -64,12 +65,6 @@ def _lets_in(connection: Connection, database: str) -> bool | None:
     """Whether a database lets connections in; None if there is none of that name."""
     row = connection.execute("SELECT datallowconn FROM pg_database WHERE datname = %s", [database]).fetchone()
     return None if row is None else bool(row[0])
-
-
-def number(connection: Connection, database: str) -> int | None:
-    """The oid of a database, which a rename does not change; None if there is none of that name."""
-    row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
-    return None if row is None else int(row[0])
 
 
 def _is_swapped(connection: Connection, chosen: Sequence[Target], restore: RestoreView) -> bool:
@@ -118,6 +113,16 @@ def _as_begun(restore: RestoreView, chosen: Sequence[Target]) -> Sequence[Target
 def _refuse_unstaged(connection: Connection, chosen: Sequence[Target]) -> None:
     if missing := [target.stage for target in chosen if _lets_in(connection, target.stage) is None]:
         raise RestoreError(f"There is no staged database {', '.join(missing)} to swap to.", "Trigger a new restore.")
+
+
+def _refuse_taken(connection: Connection, chosen: Sequence[Target]) -> None:
+    """Everybody who may create databases can take the name of a copy, once the restore's id is known."""
+    for target in chosen:
+        if was := former(connection, target.before):
+            raise RestoreError(
+                f"{was.owner} has a database {target.before}, so {target.name} can't be set aside under that name.",
+                f"Drop or rename it. {ROLLS_BACK}",
+            )
 
 
 def _refuse_prepared(connection: Connection, chosen: Sequence[Target]) -> None:
@@ -180,13 +185,18 @@ def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) ->
                     connection.execute(statement)
             log.info("rolled back: %s", ", ".join(target.name for target in chosen))
             return
-        _refuse_other_names(connection, chosen, begun)
+        _refuse_other_names(connection, [each for each in chosen if not _is_former(connection, each, was_owned)], begun)
         with translated_errors("Opening the databases again", RestoreError):
             for target in chosen:
                 if was_open[target.name] is not None:
                     with connection.transaction():
                         _as_it_was(connection, target, was_open, was_owned)
         log.info("the live databases have their names, and are open again: %s", ", ".join(target.name for target in chosen))
+
+
+def _is_former(connection: Connection, target: Target, was_owned: dict[str, Former]) -> bool:
+    """Whether what has the live name is what had it before the swap, so that a stranger took the copy's name."""
+    return target.name in was_owned and number(connection, target.name) == was_owned[target.name].number
 
 
 def _as_it_was(connection: Connection, target: Target, was_open: dict[str, bool | None], was_owned: dict[str, Former]) -> None:
@@ -224,7 +234,7 @@ def finalize(server: Server, chosen: Sequence[Target]) -> None:
 def discard(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Drop what was staged and not swapped; see :meth:`recovery.sources.base.Restorer.discard`."""
     chosen = _as_begun(restore, chosen)
-    with server.maintenance(_involved(chosen)) as connection:
+    with undisturbed(server, _involved(chosen)) as connection:
         if (restore.recorded_facts(_SWAP) and not restore.recorded_facts(_BACK)) or _is_swapped(connection, chosen, restore):
             log.info("the restored databases are in use; nothing is discarded")
             return
@@ -255,7 +265,7 @@ def replaced_copies(server: Server, named: Sequence[str]) -> list[str]:
 def drop_replaced(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Drop the databases that a restore set aside, by the names that they had then."""
     chosen = _as_begun(restore, chosen)
-    with server.maintenance(_involved(chosen)) as connection:
+    with undisturbed(server, _involved(chosen)) as connection:
         for target in chosen:
             if _lets_in(connection, target.before) is not None:
                 drop(connection, target.before)
