@@ -26,6 +26,9 @@ from recovery.sources.postgres.tables import preflight as tables_preflight
 from recovery.sources.postgres.tables.preflight import needed_bytes, unpacked_bytes
 from recovery.sources.postgres.targets import Target, databases, expected_objects, targets
 
+_SET_SINCE = 16_00_00
+"""A membership may be one without the right to give something to the group, or without its rights."""
+
 
 def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], backed_up: Sequence[str]) -> Preflight:
     """See :meth:`recovery.sources.base.Restorer.preflight`.
@@ -288,9 +291,10 @@ def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Targe
         }
         for kind, name in privileged(expected_objects(restore, target)):
             yield refusal(f"Only a superuser can restore the {kind} {name} of database {target.saved}.")
+    how = "SET" if connection.info.server_version >= _SET_SINCE else "MEMBER"
     for name in sorted(owners & known - {"pg_database_owner"}):
-        query = "SELECT pg_has_role(oid, 'MEMBER'), rolsuper FROM pg_roles WHERE rolname = %s"
-        is_member, is_superuser = _rows(connection, query, name)[0]
+        query = "SELECT pg_has_role(oid, 'USAGE') AND pg_has_role(oid, %s), rolsuper FROM pg_roles WHERE rolname = %s"
+        is_member, is_superuser = _rows(connection, query, how, name)[0]
         owner = quoted_name(name)
         if is_superuser and not is_member:
             yield refusal(f"{owner}, who owns a part of what is restored or replaced, is a superuser. Restore as a superuser.")

@@ -170,6 +170,28 @@ def test_rollback_gives_a_database_back_though_somebody_took_the_copys_name_in_t
     assert state(site) == [("live",)]
 
 
+def test_rollback_is_refused_before_anything_is_closed_while_somebody_has_a_database_of_the_staged_name(site, shop):
+    source, restore, before = site.source("shop"), shop, site.sql("postgres", OUTSIDE)
+    source.stage(restore)
+    source.swap(restore)
+    site.sql("postgres", f"CREATE DATABASE shop__stage_{restore.id}", **MALLORY)
+    with pytest.raises(RestoreError, match=f"mallory has a database shop__stage_{restore.id}"):
+        source.roll_back(restore)
+    assert state(site) == [("saved",)]
+    site.sql("postgres", f"DROP DATABASE shop__stage_{restore.id}", **MALLORY)
+    source.roll_back(restore)
+    source.discard(restore)
+    assert site.sql("postgres", OUTSIDE) == before
+
+
+def test_preflight_refuses_a_membership_that_could_not_give_a_database_back_to_its_owner(site, shop):
+    for option in ("SET", "INHERIT"):
+        site.sql("postgres", f"GRANT mallory TO keeper WITH {option} FALSE")
+        assert "GRANT mallory TO keeper" in texts(site.source("shop", **KEEPER), shop, "refusal")
+        site.sql("postgres", f"GRANT mallory TO keeper WITH {option} TRUE")
+    assert texts(site.source("shop", **KEEPER), shop, "refusal") == ""
+
+
 @pytest.fixture
 def insisting(site):
     """The owner lets sessions in and comes in, again and again, and holds the name of the database."""
