@@ -19,7 +19,7 @@ OUTSIDE = """SELECT pg_get_userbyid(datdba), datallowconn, datconnlimit, (SELECT
 KEEPER = {"user": "keeper", "password": "k"}
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(16, 18, without=(13, 14)))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-custody-{request.param}", request.param) as server:
         yield Site(server, tmp_path_factory.mktemp(f"custody-{request.param}"), ("shop",), ROLES)
@@ -185,6 +185,8 @@ def test_rollback_is_refused_before_anything_is_closed_while_somebody_has_a_data
 
 
 def test_preflight_refuses_a_membership_that_could_not_give_a_database_back_to_its_owner(site, shop):
+    if site.server.major < 16:
+        pytest.skip("memberships have options since PostgreSQL 16")
     for option in ("SET", "INHERIT"):
         site.sql("postgres", f"GRANT mallory TO keeper WITH {option} FALSE")
         assert "GRANT mallory TO keeper" in texts(site.source("shop", **KEEPER), shop, "refusal")

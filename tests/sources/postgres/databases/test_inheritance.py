@@ -149,6 +149,8 @@ PLANTED = {
 @pytest.mark.parametrize("what", PLANTED)
 def test_code_of_one_owner_leaves_nothing_at_the_table_of_another_that_runs_with_his_rights(site, owners, what):
     """Neither while the rows are loaded, nor later."""
+    if site.server.major < 14 and what == "statistics":
+        pytest.skip("statistics have expressions since PostgreSQL 14")
     ran = "BEGIN IF session_user LIKE 'recovery_load%' THEN DELETE FROM alices.own; RAISE 'ran as %', session_user; END IF; RETURN {}; END"
     plant = f"""DECLARE done text; BEGIN
         IF session_user LIKE 'recovery_load%' THEN
@@ -200,6 +202,8 @@ def test_child_with_many_parents_and_children_of_several_owners_is_restored(site
 
 
 def test_user_without_superuser_rights_attaches_children_of_several_owners(site, owners):
+    if site.server.major < 15:
+        pytest.skip("the schema public of a new database belongs to a superuser before PostgreSQL 15")
     site.sql("shop", *WAYS["an expression of the key"], "CREATE INDEX ON mine.p (a)", "INSERT INTO mine.p VALUES (1)")
     given_away(site)
     restore = site.restore(site.back_up(site.source("shop")))
