@@ -75,7 +75,8 @@ class HeldFolder:
         A link is followed where nobody else could have put it: nobody but root and this user may exchange it, or a folder before it.
 
         Raises:
-            OSError: if it is not there, or is no folder; :class:`ForeignLinkError` for a link that somebody else may have put there.
+            OSError: if it is not there, or is no folder; for a link that somebody else may have put there,
+                :class:`recovery.common.trusted_path.ForeignLinkError`.
         """
         descriptor, _ = walk_to(path)
         try:
