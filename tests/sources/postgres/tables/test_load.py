@@ -73,7 +73,8 @@ def test_restore_by_a_user_with_few_rights_gives_the_owner_none_of_them(site, pr
     site.sql("postgres", "GRANT mallory, alice TO steward")
     backup, is_safe = made(site, proof)
     restore, source = site.restore(backup, only=["shop.mine"]), site.source("shop", user="steward", password="s")
-    assert re.search(r"may not give the rights of \w+, who owns what is restored, to the role", texts(source, restore, "refusal"))
+    if site.server.major >= 16:  # before, CREATEROLE was enough to give somebody the rights of others
+        assert re.search(r"may not give the rights of \w+, who owns what is restored, to the role", texts(source, restore, "refusal"))
     site.sql("postgres", "GRANT mallory, alice TO steward WITH ADMIN OPTION")
     restored(restore, source, is_safe)
     assert left_over(site) == []
