@@ -338,6 +338,8 @@ def why_not(site, user):
 
 
 def test_error_names_the_roles_that_pg_hba_has_to_admit(shop):
+    if shop.server.major < 16:
+        pytest.skip("pg_hba.conf has patterns of names since PostgreSQL 16")
     rules = shop.server.folder / "pg_hba.conf"
     before = rules.read_text()
     rules.write_text(f"host all /^recovery_query all reject\n{before}")
