@@ -68,7 +68,7 @@ def _hold(connection: Connection, relations: Mapping[str, int], statement: SQL, 
             for start in range(0, len(names), _AT_ONCE):
                 connection.execute(statement.format(between.join(map(SQL, names[start : start + _AT_ONCE]))))
             exchanged = [name for (name,) in connection.execute(_EXCHANGED, [names, list(relations.values())]).fetchall()]
-        except (errors.UndefinedTable, errors.InvalidSchemaName):
-            exchanged = ["something"]
+        except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
+            raise SourceUnreachable(f"A table or sequence of {database} went away when it was to be read.", "Try again.") from error
     if exchanged:
-        raise SourceUnreachable(f"{shortened(exchanged)} in {database} went away, or was exchanged, when it was to be read.", "Try again.")
+        raise SourceUnreachable(f"What was to be read of {database} was exchanged: {shortened(exchanged)}.", "Try again.")
