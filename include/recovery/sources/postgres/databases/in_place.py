@@ -92,9 +92,9 @@ def _live_before(restore: RestoreView) -> dict[str, int | None]:
 
 
 def _open_again(connection: Connection, restore: RestoreView) -> None:
-    """Give those back that were closed and never dropped. A journal of an earlier version has none."""
+    """Give those back that were closed and never dropped."""
     begun = restore.recorded_facts(_REPLACE)
-    owners = cast("dict[str, dict[str, Any]]", begun[-1].get("owners", {})) if begun else {}
+    owners = cast("dict[str, dict[str, Any]]", begun[-1]["owners"]) if begun else {}
     for name, was in ((name, Former(**facts)) for name, facts in owners.items()):
         if number(connection, name) == was.number:
             with translated_errors(f"Opening {name} again", RestoreError), connection.transaction():

@@ -99,8 +99,8 @@ def _was_open(begun: list[dict[str, object]]) -> dict[str, bool | None]:
 
 
 def _was_owned(begun: list[dict[str, object]]) -> dict[str, Former]:
-    """Of each live database, whose it was before the first swap. A journal of an earlier version does not say it: it stayed his."""
-    owners = cast("dict[str, dict[str, Any]]", begun[0].get("owners", {}))
+    """Of each live database, whose it was before the first swap."""
+    owners = cast("dict[str, dict[str, Any]]", begun[0]["owners"])
     return {name: Former(**was) for name, was in owners.items()}
 
 
