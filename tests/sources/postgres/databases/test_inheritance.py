@@ -65,6 +65,17 @@ WAYS = {
         "CREATE TRIGGER fire BEFORE INSERT ON mine.p FOR EACH ROW WHEN (NEW.a > mine.spy(-5)) EXECUTE FUNCTION mine.fire()",
         "CREATE INDEX ON mine.p ((a + mine.spy(1)))",
     ],
+    "a check that children inherit": [
+        "CREATE TABLE mine.p (a int CHECK (a > mine.spy(-5)))",
+        "CREATE TABLE alices.c (b int CHECK (b > alices.spy(-5))) INHERITS (mine.p)",
+        "INSERT INTO alices.c VALUES (1, 2)",
+    ],
+    "a check that is not valid": [
+        "CREATE TABLE mine.p (a int)",
+        "CREATE TABLE alices.c (b int) INHERITS (mine.p)",
+        "INSERT INTO alices.c VALUES (-9, 2)",
+        'ALTER TABLE mine.p ADD CONSTRAINT "is positive" CHECK (a > mine.spy(0)) NOT VALID',
+    ],
     "a foreign key": [
         "CREATE TABLE bobs.known (a int PRIMARY KEY)",
         "INSERT INTO bobs.known VALUES (1)",
@@ -116,7 +127,31 @@ def given_away(site):
 @pytest.mark.parametrize("way", WAYS)
 def test_attaching_a_child_of_another_owner_runs_nothing_with_the_rights_of_several_owners(site, owners, way):
     site.sql("shop", *WAYS[way], "INSERT INTO mine.p (a) VALUES (1)")
+    _restored_with_each_owners_rights(site, owners)
+
+
+@pytest.mark.parametrize("is_valid", [True, False])
+def test_a_check_that_reads_its_own_table_is_added_after_the_rows_and_runs_with_its_owners_rights(site, owners, is_valid):
+    if site.server.major < 14:
+        pytest.skip("functions have parsed bodies since PostgreSQL 14")
+    reads = "CREATE FUNCTION mine.many() RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) FROM mine.p; END"
+    added = "ALTER TABLE mine.p ADD CONSTRAINT few CHECK (mine.many() + mine.spy(0) < 9)"
+    site.sql("shop", "CREATE TABLE mine.p (a int)", "CREATE TABLE alices.c (b int) INHERITS (mine.p)", "INSERT INTO alices.c VALUES (1, 2)")
+    site.sql("shop", reads, added if is_valid else f"{added} NOT VALID")
+    _restored_with_each_owners_rights(site, owners)
+
+
+def test_a_not_null_that_is_not_valid_comes_back_at_the_children_too(site, owners):
+    if site.server.major < 18:
+        pytest.skip("only a NOT NULL of PostgreSQL 18 can be not valid")
+    site.sql("shop", "CREATE TABLE mine.p (a int)", "CREATE TABLE alices.c () INHERITS (mine.p)", "INSERT INTO alices.c VALUES (NULL)")
+    site.sql("shop", "ALTER TABLE mine.p ADD CONSTRAINT there NOT NULL a NOT VALID")
+    _restored_with_each_owners_rights(site, owners)
+
+
+def _restored_with_each_owners_rights(site, owners):
     given_away(site)
+    rows = site.sql("shop", "SELECT count(*) FROM mine.p")
     is_safe = Rights(site, owners)
     source = site.source("shop")
     restore = site.restore(site.back_up(source))
@@ -126,7 +161,7 @@ def test_attaching_a_child_of_another_owner_runs_nothing_with_the_rights_of_seve
     assert source.verify_staged(restore) == []
     source.swap(restore)
     assert is_safe()
-    assert site.sql("shop", "SELECT count(*) FROM mine.p") == [(1,)]
+    assert site.sql("shop", "SELECT count(*) FROM mine.p") == rows
     source.roll_back(restore)
     source.discard(restore)
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'") == []

@@ -8,9 +8,11 @@ and has no rights. It owns these tables, and nothing else, for as long as some o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
+
+from psycopg.sql import SQL, Composed
 
 from recovery.common.errors import RestoreError
 from recovery.common.wording import shortened
@@ -22,7 +24,10 @@ from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, raw, sp
 from recovery.sources.postgres.targets import Objects
 
 _INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) ")
-_TRIGGER = re.compile(rf"({QUALIFIED}) ({NAME})")
+_AT_TABLE = re.compile(rf"({QUALIFIED}) ({NAME})")
+_CHECKS = re.compile(r"(?:CHECK|NOT NULL) (?!.* NO INHERIT(?: NOT VALID)?\Z)", re.DOTALL)
+"""The beginning of a constraint that children have, too."""
+_NOT_VALID = " NOT VALID"
 _CALLING = """WITH t AS (SELECT c.* FROM unnest(%s::text[]) n (relation) JOIN pg_class c ON c.oid = to_regclass(relation))
     SELECT t.oid::regclass::text, 'column ' || attname,
         concat_ws(' ', format_type(atttypid, atttypmod), attgenerated, pg_get_expr(adbin, adrelid), attacl)
@@ -42,6 +47,29 @@ _CALLING = """WITH t AS (SELECT c.* FROM unnest(%s::text[]) n (relation) JOIN pg
       FROM t JOIN pg_statistic_ext s ON stxrelid = t.oid
     UNION ALL SELECT t.oid::regclass::text, 'rights', concat_ws(' ', relrowsecurity, relforcerowsecurity, relacl) FROM t"""
 """All at tables that can call a function, or lets others add something that does: table, name, and what it is."""
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A constraint that the children of a table have, too. Where an entry of its own adds it, that comes after the rows."""
+
+    table: str
+    name: str
+    """As the catalogs write it, like the table's."""
+    definition: str
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.definition.endswith(_NOT_VALID)
+
+    def added(self) -> Composed:
+        """What adds it, and looks at no row."""
+        definition = self.definition.removesuffix(_NOT_VALID) + _NOT_VALID
+        return SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(SQL(self.table), SQL(self.name), SQL(definition))
+
+    def validated(self) -> Composed:
+        """What looks at the rows, of the children too, and asks for no right on these."""
+        return SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(SQL(self.table), SQL(self.name))
 
 
 def _tables(objects: Objects) -> dict[str, str]:
@@ -98,9 +126,23 @@ def attaching(objects: Objects, codec: str) -> dict[str, str]:
                 words: loader_of[table],
                 f"{words} {listed(owner_of[above], codec)}": loader_of[table],
             }  # nobody's before PostgreSQL 15
-    for table, trigger in (match.groups() for kind, name in objects if kind == "trigger" and (match := _TRIGGER.fullmatch(name))):
+    for words, check in _checks(objects, loader_of, codec).items():
+        if loader_of[check.table] != owner_of[check.table]:
+            owner = listed(owner_of[check.table], codec)
+            found |= {f"{what} {words} {owner}": loader_of[check.table] for what in ("CHECK CONSTRAINT", "CONSTRAINT")}
+    for table, trigger in (match.groups() for kind, name in objects if kind == "trigger" and (match := _AT_TABLE.fullmatch(name))):
         if loader_of.get(table) != owner_of.get(table) and objects["table", table].get("partition key"):
             found[f"TRIGGER {_words(table, codec)} {listed(raw(trigger), codec)} {listed(owner_of[table], codec)}"] = loader_of[table]
+    return found
+
+
+def _checks(objects: Objects, tables: Collection[str], codec: str) -> dict[str, _Check]:
+    """Constraints of tables that their children have, too, by what is listed of them but for the owner."""
+    found = {}
+    for (kind, name), facts in objects.items():
+        match = _AT_TABLE.fullmatch(name) if kind == "constraint" and _CHECKS.match(facts["definition"]) else None
+        if match and match[1] in tables:
+            found[f"{_words(match[1], codec)} {listed(raw(match[2]), codec)}"] = _Check(match[1], match[2], facts["definition"])
     return found
 
 
@@ -108,7 +150,15 @@ def _words(name: str, codec: str) -> str:
     return " ".join(listed(word, codec) for word in split(name))
 
 
-def attach(connection: Connection, loaders: Loaders, step: Step, objects: Objects, codec: str, restored: Callable[[Step], None]) -> None:
+def attach(
+    connection: Connection,
+    loaders: Loaders,
+    step: Step,
+    objects: Objects,
+    codec: str,
+    restored: Callable[[Step], None],
+    executed: Callable[[str, Composed], None],
+) -> None:
     """Restore entries as the role of a family, which owns its tables meanwhile, and nothing afterwards.
 
     Code that ran could have left something at a table of the other owner, which runs once his rows are loaded. So the
@@ -121,6 +171,7 @@ def attach(connection: Connection, loaders: Loaders, step: Step, objects: Object
         objects: what the set has of the database.
         codec: Python's name of the dump's encoding.
         restored: restores entries.
+        executed: makes a statement as what stands for a role in :attr:`Loaders.roles`.
 
     Raises:
         RestoreError: if the server refuses, or something else was changed.
@@ -128,13 +179,26 @@ def attach(connection: Connection, loaders: Loaders, step: Step, objects: Object
     role, tables = loaders.roles[step.loader], sorted(loaders.families[step.loader].tables)
     _give(connection, dict.fromkeys(tables, role))
     before = _definitions(connection, tables)
+    checks = _checks(objects, tables, codec)
+    added = []
     for part in _parts(step):
-        restored(part)
+        check = checks.get(part.entries[0].name) if part.entries[0].what.endswith("CONSTRAINT") else None
+        if check:
+            executed(step.loader, check.added())
+            added.append(check)
+        else:
+            restored(part)
         after = _definitions(connection, tables)
-        _refuse_changed(connection, after.items() - before.items(), {table for table, _ in before}, part, codec)
+        known = {table for table, _ in before}  # others are what the entry has made
+        changed = {place for place, _ in after.items() - before.items() if place[0] in known}
+        expected = {(table, f"constraint {raw(check.name)}") for table in known} if check else _triggers(part, changed, codec)
+        _refuse(connection, [f"{name} of {table}" for table, name in sorted(changed - expected)])
         before = after
     owner_of = _tables(objects)
     _give(connection, {name: loaders.roles[owner_of[name]] for name in tables})
+    for check in added:
+        if check.is_valid:
+            executed(owner_of[check.table], check.validated())
     with translated_errors(f"Listing what {role} has in {connection.info.dbname}", RestoreError):
         _refuse(connection, [f"{kind} {name}" for kind, name in connection.execute(OWNED, [role]).fetchall()])
 
@@ -161,16 +225,10 @@ def _definitions(connection: Connection, tables: Sequence[str]) -> dict[tuple[st
     return {(table, name): text for table, name, text in rows}
 
 
-def _refuse_changed(
-    connection: Connection, changed: Iterable[tuple[tuple[str, str], str]], there: set[str], part: Step, codec: str
-) -> None:
-    """Tables that were not there before are the entry's own."""
-    expected = {entry.name for entry in part.entries if entry.what == "TRIGGER"}
-    found = {(table, name) for (table, name), _ in changed if table in there}
-    triggers = {
-        (table, name) for table, name in found if f"{_words(table, codec)} {listed(name.removeprefix('trigger '), codec)}" in expected
-    }
-    _refuse(connection, [f"{name} of {table}" for table, name in sorted(found - triggers)])
+def _triggers(part: Step, changed: Iterable[tuple[str, str]], codec: str) -> set[tuple[str, str]]:
+    """Of what has changed at tables, the triggers that a part has: those of children come with them."""
+    names = {entry.name for entry in part.entries if entry.what == "TRIGGER"}
+    return {(table, name) for table, name in changed if f"{_words(table, codec)} {listed(name.removeprefix('trigger '), codec)}" in names}
 
 
 def _refuse(connection: Connection, changed: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tarfile import TarInfo
 
 import psycopg
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Composed, Identifier
 
 from recovery.common.errors import ArtifactError, RestoreError
 from recovery.common.files import empty_folder
@@ -211,7 +211,7 @@ class _Load:
     def _define(self, step: Step) -> None:
         if step.loader in self.loaders.families:
             codec = str(self.target.snapshot["codec"])
-            inheritance.attach(self.inside, self.loaders, step, self.dump.objects, codec, lambda part: self._do([part]))
+            inheritance.attach(self.inside, self.loaders, step, self.dump.objects, codec, lambda part: self._do([part]), self._execute)
         else:
             self._do([step])
         if {entry.what for entry in step.entries} & {"FUNCTION", "PROCEDURE", "AGGREGATE"}:
@@ -226,6 +226,11 @@ class _Load:
                 there = self.loaders.server(self.server, step.loader)
                 encoding = self.target.facts["encoding"]
                 restore_entries(there, self.target.loaded, step, self.dump.folder, encoding, self.jobs)
+
+    def _execute(self, loader: str, statement: Composed) -> None:
+        doing = translated_errors(f"Restoring {self.target.loaded}", RestoreError)
+        with self.loaders.server(self.server, loader).connect(self.target.loaded) as connection, doing:
+            connection.execute(statement, binary=True)  # so the server takes it for one statement, or not at all
 
     def analyze(self) -> None:
         """Collect the planner's statistics, of each owner's tables as their owner; those of which that fails are named."""

@@ -116,7 +116,7 @@ _CONSTRAINTS = SQL(
       'pg_constraint'::regclass::oid, k.oid,
       jsonb_build_object('definition', pg_get_constraintdef(k.oid), 'validated', k.convalidated, 'local', k.conislocal)
     FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
-    WHERE k.conparentid = 0 AND k.contype NOT IN ('n', 't') AND {lasting} AND {own}
+    WHERE k.conparentid = 0 AND k.contype <> 't' AND (k.contype <> 'n' OR NOT k.convalidated) AND {lasting} AND {own}
       AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.objid IN (k.conrelid, k.contypid)
         AND e.classid IN ('pg_class'::regclass, 'pg_type'::regclass))"""
 ).format(lasting=_LASTING, own=own("pg_constraint", "k"))
