@@ -56,7 +56,7 @@ class Change:
     kind: str
     """``table``, ``collection``, ``file`` and so on."""
     what: str
-    """``added``, ``changed``, ``removed`` or ``equal``."""
+    """``added``, ``changed``, ``removed`` or ``equal``; ``other text`` for definitions that differ in their text, and may mean the same."""
     count: int
     bytes: int
     """Of the set's side; of the live one for what is removed."""

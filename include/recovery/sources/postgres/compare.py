@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
 
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.packs.content_diff import Change, Difference, changes
@@ -16,8 +15,8 @@ from recovery.sources.postgres.accounts.roles import changed, created_roles, nee
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.columns import BY_COLUMNS
-from recovery.sources.postgres.definitions.expressions import canonical
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_tables
+from recovery.sources.postgres.definitions.reading import Definitions, Readings, as_meant, kept
 from recovery.sources.postgres.dump.archive import TableText
 from recovery.sources.postgres.dump.pg_dump import large_object_inventory
 from recovery.sources.postgres.dump.table_reader import large_object_digest, table_texts
@@ -26,8 +25,6 @@ from recovery.sources.postgres.targets import Objects, Target, expected_objects
 log = logging.getLogger(__name__)
 
 _NAMES_SHOWN = 10
-_DEPARSED = {"definition", "default", "bound", "partition key", "using", "check", "row filter"}
-"""Facts that the server writes anew, at whatever depth, from what it has stored."""
 
 
 def verify_staged(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> list[Difference]:
@@ -55,7 +52,7 @@ def _verify_database(server: Server, jobs: int, restore: RestoreView, target: Ta
     expected = expected_objects(restore, target)
     found = found_objects(server, jobs, target.loaded, target.facts["encoding"], expected)
     found["database", target.saved] = _outside(server, target)
-    expected, found = alike(expected, found, target.major)
+    expected, found = alike(expected, found, target.major, kept(restore, target.saved))
     differences = compare_rows(rows_of(expected), rows_of(found)) + _set_aside(server, target)
     log.info("database %s: %d things compared, %d differ", target.name, len(expected), len(differences))
     return differences
@@ -79,8 +76,7 @@ def compare(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
         exactly: as a set has them that was made of these very databases, not of ones that were restored from another.
     """
     there = server.databases()
-    wanted: list[Row] = []
-    live: list[Row] = []
+    found_changes: list[Change] = []
     for target in chosen:
         expected = expected_objects(restore, target)
         found: Objects = {}
@@ -90,9 +86,17 @@ def compare(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
                 found["database", target.saved] = server_globals.database_facts(connection, target.name) or {}
             if not exactly:
                 expected, found = alike(expected, found, target.major)
-        wanted += _within(target, expected)
-        live += _within(target, found)
-    return changes(wanted, live)
+        found_changes += changes_within(target, expected, found)
+    return together(found_changes)
+
+
+def changes_within(target: Target, expected: Objects, found: Objects) -> Iterator[Change]:
+    """What would change in a database; names begin with that of the database in the set."""
+    others = {key: expected[key] for key in Definitions(expected, found).in_other_text()}
+    same = {key: facts for key, facts in found.items() if key not in others}
+    yield from changes(_within(target, {key: facts for key, facts in expected.items() if key not in others}), _within(target, same))
+    for kind, name, facts in _within(target, others):
+        yield Change(kind, "other text", 1, facts.get("bytes", 0), (name,))
 
 
 def together(found: Iterable[Change]) -> list[Change]:
@@ -172,18 +176,20 @@ def _outside(server: Server, target: Target) -> Facts:
     return facts
 
 
-def alike(expected: Objects, found: Objects, major: int | None = None) -> tuple[Objects, Objects]:
+def alike(expected: Objects, found: Objects, major: int | None = None, readings: Readings | None = None) -> tuple[Objects, Objects]:
     """Both sides, without what a restore by pg_dump's own script changes without changing the database.
 
     Args:
         expected: what should be there.
         found: what is there.
         major: version of PostgreSQL that the expected are from; None if they are from the same server.
+        readings: definitions that mean the same as the expected ones.
     """
     expected, found = _gathered(expected, found)
     for key, facts in found.items():
         if key in expected:
             expected[key], found[key] = _alike_facts(key[0], expected[key], facts, major)
+            found[key] = as_meant(readings or {}, key, expected[key], found[key])
     return expected, found
 
 
@@ -226,18 +232,4 @@ def _alike_facts(kind: str, expected: Facts, found: Facts, major: int | None) ->
         found.pop("options", None)
     if kind == "table" and sorted(expected["copy"] or ()) == sorted(found["copy"] or ()):  # children of INHERITS get another order
         found["copy"] = expected["copy"]
-    qualified = major is None or versions.qualified(major, kind)
-    for name, value in expected.items():
-        other = found.get(name)
-        if other != value and _canonical({name: other}, qualified=qualified) == _canonical({name: value}, qualified=qualified):
-            found[name] = value
     return expected, found
-
-
-def _canonical(value: Any, *, qualified: bool, deparsed: bool = False) -> Any:
-    """A fact in which texts that the server writes from what it has stored are as they stay when it reads them."""
-    if isinstance(value, str):
-        return canonical(value, qualified=qualified) if deparsed else value
-    if isinstance(value, dict):
-        return {key: _canonical(part, qualified=qualified, deparsed=key in _DEPARSED) for key, part in value.items()}
-    return value

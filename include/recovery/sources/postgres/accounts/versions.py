@@ -38,18 +38,6 @@ def as_known(major: int, expected: Facts, found: Facts, *, catalog_columns: bool
     return expected, found
 
 
-def qualified(major: int, kind: str) -> bool:
-    """Whether a set and a server agree on what stands before a dot in definitions of a kind.
-
-    PostgreSQL before 16 shows a view's columns with their table even if the view reads no other (seen with 14.1, 15.18 and 18).
-
-    Args:
-        major: version of PostgreSQL that the set is from.
-        kind: of the object.
-    """
-    return major >= 16 or kind not in {"view", "materialized view"}
-
-
 def membership(role: Facts) -> Facts:
     """A role whose memberships say all that they mean.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 from recovery.sources.postgres.databases import inheritance, ownership, privileged
 from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, read_entries
+from recovery.sources.postgres.definitions import catalog, reading
+from recovery.sources.postgres.definitions.reading import Definitions, Place, Readings
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Objects, Target, expected_objects
 
@@ -85,7 +87,8 @@ def load(server: Server, jobs: int, restore: RestoreView, target: Target, unpack
         unpacked()
     create_database(server, restore, target)
     lines = archive.entries(server.runner, server.bin, folder)
-    fill(server, jobs, target, Dump(folder, lines, expected_objects(restore, target), roles(restore)))
+    dump = Dump(folder, lines, expected_objects(restore, target), roles(restore))
+    fill(server, jobs, target, dump, partial(reading.keep, restore, target.saved))
     shutil.rmtree(folder)
 
 
@@ -99,7 +102,9 @@ def unpack(server: Server, restore: RestoreView, target: Target, member: Callabl
     return folder
 
 
-def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool = True) -> Loaders:
+def fill(
+    server: Server, jobs: int, target: Target, dump: Dump, read: Callable[[Readings], None] | None = None, *, whole: bool = True
+) -> Loaders:
     """Restore a dump into a target's database, which is there and empty.
 
     Args:
@@ -107,6 +112,7 @@ def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool =
         jobs: how many work side by side.
         target: the database.
         dump: what to restore.
+        read: gets what the server makes of definitions whose text is not the set's.
         whole: give everything to its owners. What is not whole stays with the roles that loaded it.
 
     Returns:
@@ -128,6 +134,8 @@ def fill(server: Server, jobs: int, target: Target, dump: Dump, *, whole: bool =
             load.all()
             if load.steps.rows:
                 load.analyze()
+            if read:
+                read(dict(load.readings()))
             loaders.disarm(connection, loading)
             if whole:
                 load.hand_over()
@@ -207,6 +215,17 @@ class _Load:
         self._do(self.steps.rights)
         self._do(self.steps.event_triggers)
         ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
+
+    def readings(self) -> Iterator[tuple[Place, list[str]]]:
+        """What the server makes of the set's definitions that it shows otherwise, each with the rights of its owner."""
+        found = {(kind, name): facts for kind, name, facts in catalog.object_rows(self.inside)}
+        definitions = Definitions(self.dump.objects, found)
+        for owner, texts in definitions.differing().items():
+            if owner in self.loaders.roles:
+                with self.loaders.server(self.server, owner).connect(self.target.loaded) as connection:
+                    for place, text in texts:
+                        if shown := definitions.readings(connection, place, text):
+                            yield place, shown
 
     def _define(self, step: Step) -> None:
         if step.loader in self.loaders.families:

@@ -98,7 +98,8 @@ def _other(catalog: LiteralString, kind: LiteralString, columns: list[str], more
           (SELECT coalesce(jsonb_object_agg(coalesce({renamed} ->> f.key, f.key), f.value), '{{}}')
            FROM jsonb_each(to_jsonb(o)) f WHERE f.key = ANY ({columns}))
           || jsonb_build_object({more})
-        FROM {table} o, LATERAL pg_identify_object({catalog}::regclass, o.oid, 0) i WHERE {own}"""
+        FROM {table} o, LATERAL pg_identify_object({catalog}::regclass, o.oid, 0) i
+        WHERE {own} AND to_jsonb(o) ->> 'oprcode' IS DISTINCT FROM '-'"""  # an operator that was only announced is none
     ).format(
         kind=kind,
         catalog=catalog,

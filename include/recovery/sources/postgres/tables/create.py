@@ -14,6 +14,7 @@ from recovery.sources.postgres.accounts.versions import Right, known_rights
 from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.names import raw
+from recovery.sources.postgres.definitions.reading import Readings
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen, facts_without, relations
@@ -89,7 +90,9 @@ def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
     return found
 
 
-def verified(connection: Connection, part: Chosen, texts: dict[str, Facts] | None, pending: Sequence[ForeignKey]) -> list[Difference]:
+def verified(
+    connection: Connection, part: Chosen, texts: dict[str, Facts] | None, pending: Sequence[ForeignKey], readings: Readings
+) -> list[Difference]:
     """What of the relations that were made differs from the set.
 
     Args:
@@ -97,6 +100,7 @@ def verified(connection: Connection, part: Chosen, texts: dict[str, Facts] | Non
         part: what was asked for.
         texts: of :func:`contents`; None where no rows were loaded.
         pending: foreign keys that are validated afterwards.
+        readings: definitions that mean the same as the set's.
     """
     found = as_validated(relations(connection, part.names), pending)
     expected: Objects = part.objects
@@ -105,5 +109,5 @@ def verified(connection: Connection, part: Chosen, texts: dict[str, Facts] | Non
         expected, found = facts_without(expected, *left_out), facts_without(found, *left_out)
     for name, facts in (texts or {}).items():
         found["table", name] |= facts
-    expected, found = alike(expected, found, part.target.major)
+    expected, found = alike(expected, found, part.target.major, readings)
     return compare(rows_of(expected), rows_of(found))

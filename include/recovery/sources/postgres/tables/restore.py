@@ -20,14 +20,14 @@ from psycopg.sql import SQL, Identifier
 from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
-from recovery.packs.content_diff import Change, Difference, changes
-from recovery.packs.content_index import Row
+from recovery.packs.content_diff import Change, Difference
 from recovery.plan.location import Location
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.compare import alike, rows_of, to_be_read
+from recovery.sources.postgres.compare import alike, changes_within, to_be_read
 from recovery.sources.postgres.databases.stage import drop
+from recovery.sources.postgres.definitions.reading import kept
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
 from recovery.sources.postgres.locations import location_of
@@ -71,7 +71,7 @@ def verify_staged(server: Server, jobs: int, restore: RestoreView, parts: Sequen
     """
     differences = []
     for part in parts:
-        if found := staged.verify(server, jobs, part):
+        if found := staged.verify(server, jobs, part, kept(restore, part.target.saved)):
             differences += found
             continue
         crossing = rehearsal.rehearse(server, jobs, restore, part, partial(_rehearsed, restore, part))
@@ -143,7 +143,7 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
         VerificationError: if what is there then is not equal to the set, or something else has changed.
     """
     out, linked = swap.locked(live, partial(leaving, live, part), part.names, waiting_for)
-    unchanged = swap.rest(live, {relation.qualified for relation in out})
+    unchanged = swap.as_pointed(live, linked, swap.rest(live, {relation.qualified for relation in out}))
     schemas = create.create_schemas(live, part)
     swap.set_aside(live, out, linked, "before", restore.id, part.schemas)
     staged.move_in(live, part)
@@ -157,7 +157,7 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
         texts = create.contents(live, part)
         staged.read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
     now = keys.as_validated(swap.rest(live, part.names), pending)
-    differences = create.verified(live, part, texts, pending)
+    differences = create.verified(live, part, texts, pending, kept(restore, part.target.saved))
     differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
     if differences:
         words = shortened(differences, between="; ")
@@ -197,7 +197,7 @@ def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for
     coming = relations_in(live, list(came_from))
     returning = _quoted(live, [(came_from[each.schema], each.name) for each in coming])
     out, linked = swap.locked(live, partial(leaving, live, part), returning, waiting_for)
-    unchanged = swap.rest(live, {relation.qualified for relation in out})
+    unchanged = swap.as_pointed(live, linked, swap.rest(live, {relation.qualified for relation in out}))
     swap.set_aside(live, out, linked, "replaced", restore.id, part.schemas)
     swap.move(live, coming, came_from.__getitem__)
     swap.point_views(live, linked)
@@ -304,16 +304,14 @@ def occupied_locations(server: Server, parts: Sequence[Chosen]) -> dict[Location
 def compare(server: Server, jobs: int, parts: Sequence[Chosen]) -> list[Change]:
     """What a restore would change, object by object; a name begins with that of its database in the set."""
     there = server.databases()
-    wanted: list[Row] = []
-    live: list[Row] = []
+    found_changes: list[Change] = []
     for part in parts:
         expected: Objects = dict(part.objects)
         found: Objects = {}
         if part.target.name in there:
             expected, found = alike(expected, _live_objects(server, jobs, part), part.target.major)
-        wanted += _within(part, expected)
-        live += _within(part, found)
-    return changes(wanted, live)
+        found_changes += changes_within(part.target, expected, found)
+    return found_changes
 
 
 def _live_objects(server: Server, jobs: int, part: Chosen) -> Objects:
@@ -323,7 +321,3 @@ def _live_objects(server: Server, jobs: int, part: Chosen) -> Objects:
     for name, facts in table_texts(server, part.target.name, part.target.facts["encoding"], to_read, jobs).items():
         found["table", name] |= facts
     return found
-
-
-def _within(part: Chosen, objects: Objects) -> list[Row]:
-    return [(kind, f"{part.target.saved}.{name}", facts) for kind, name, facts in rows_of(objects)]

@@ -17,6 +17,7 @@ from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.names import split
+from recovery.sources.postgres.definitions.reading import Readings
 from recovery.sources.postgres.dump.table_reader import table_texts
 from recovery.sources.postgres.tables.contents import Chosen, facts_without, relations
 from recovery.sources.postgres.tables.dependents import relations_in
@@ -106,7 +107,7 @@ def refuse_unstaged(live: Connection, part: Chosen) -> None:
         )
 
 
-def verify(server: Server, jobs: int, part: Chosen) -> list[Difference]:
+def verify(server: Server, jobs: int, part: Chosen, readings: Readings) -> list[Difference]:
     """Compare what is staged with the set: rows, and all of the definitions but what is given later."""
     database, encoding = part.target.name, part.target.facts["encoding"]
     with server.connect(database) as live, translated_errors(f"Comparing what is staged in {database}", RestoreError):
@@ -118,7 +119,7 @@ def verify(server: Server, jobs: int, part: Chosen) -> list[Difference]:
         if ("table", name) in found:
             found["table", name] |= texts.get(names[name], {})
     expected = {key: facts for key, facts in part.objects.items() if key not in part.crossing and key not in part.crossing_comments}
-    expected, found = alike(facts_without(expected, *_GIVEN_LATER), facts_without(found, *_GIVEN_LATER), part.target.major)
+    expected, found = alike(facts_without(expected, *_GIVEN_LATER), facts_without(found, *_GIVEN_LATER), part.target.major, readings)
     return compare(rows_of(expected), rows_of(found))
 
 

@@ -11,7 +11,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError, SourceUnreachable
-from recovery.common.wording import ROLLS_BACK
+from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_diff import Difference, compare
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
@@ -107,7 +107,7 @@ def found_uses(connection: Connection, out: Sequence[Relation], returning: Colle
     found = uses(connection, out, returning)
     if found.refused:
         raise RestoreError(
-            f"Tables can't be swapped, since this would be left with those that leave: {'; '.join(found.refused)}.",
+            f"Tables can't be swapped, since this would be left with those that leave: {shortened(found.refused, between='; ')}.",
             "Drop it before and create it again afterwards, restore it too, or restore the whole database.",
         )
     return found
@@ -178,6 +178,17 @@ def point_views(connection: Connection, linked: Uses) -> None:
     """Point the views of what stays to what has the names now."""
     for view in linked.views.values():
         connection.execute(view)
+
+
+def as_pointed(connection: Connection, linked: Uses, unchanged: Objects) -> Objects:
+    """What is not to change, with those views as the server shows them once they are made anew: maybe in another text."""
+    with connection.transaction(force_rollback=True):
+        point_views(connection, linked)
+        query = "SELECT name, pg_get_viewdef(name::regclass) FROM unnest(%s::text[]) name"
+        shown: dict[str, str] = dict(connection.execute(query, [list(linked.views)]).fetchall())
+    return unchanged | {
+        ("view", name): unchanged["view", name] | {"definition": text} for name, text in shown.items() if ("view", name) in unchanged
+    }
 
 
 def drop_schemas(connection: Connection, schemas: Mapping[str, str]) -> None:
