@@ -65,11 +65,14 @@ _PINS = {
 A database's owner may give it settings for whoever comes in, and so could make a session another role's, or end it.
 """
 _PINS_SINCE = {"idle_session_timeout": 14, "transaction_timeout": 17}
-_PINS_OF_SUPERUSERS = {"ignore_checksum_failure": 0, "zero_damaged_pages": 0, "event_triggers": 17}
+EVENT_TRIGGERS_OFF_SINCE = 17
+_PINS_OF_SUPERUSERS = {"ignore_checksum_failure": 0, "zero_damaged_pages": 0, "event_triggers": EVENT_TRIGGERS_OFF_SINCE}
 """Settings to turn off that only a superuser may change, by the version that brought them.
 
-The first two hide damage. A ``login`` trigger writes to a database whenever we come in, even to one that is being verified.
+The first two hide damage. An event trigger runs code of its function's owner whenever we change a definition, or come in.
 """
+_NO_EVENT_TRIGGERS = {"session_replication_role": "replica"}
+"""What turns most of them off in older versions; those that are enabled as ``ALWAYS`` or ``REPLICA`` stay on."""
 _TABLES_ONLY = {"restrict_nonsystem_relation_kind": "view, foreign-table"}
 """In sessions of ours, nobody reads a view that took the name of a table; its owner's code would run as us.
 
@@ -216,7 +219,8 @@ class Server:
         """:data:`_PINS`, and those that the server's version and our rights add."""
         since = {name: "0" for name, major in _PINS_SINCE.items() if self.about.major >= major}
         off = {name: "off" for name, major in _PINS_OF_SUPERUSERS.items() if self.about.superuser and self.about.major >= major}
-        return {**_PINS, **since, **off, **(_TABLES_ONLY if self.about.tables_only else {})}
+        replica = _NO_EVENT_TRIGGERS if self.about.superuser and self.about.major < EVENT_TRIGGERS_OFF_SINCE else {}
+        return {**_PINS, **since, **off, **replica, **(_TABLES_ONLY if self.about.tables_only else {})}
 
     def _options(self, pins: Mapping[str, str | None]) -> str:
         own = str(self.endpoint.extra.get("options", ""))

@@ -10,7 +10,7 @@ from recovery.common.wording import counted, shortened
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
-from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.client import EVENT_TRIGGERS_OFF_SINCE, Connection, Server, translated_errors
 from recovery.sources.postgres.databases.inheritance import shared_tables
 from recovery.sources.postgres.definitions.names import quoted_name, raw, split
 from recovery.sources.postgres.selection import Part, quoted
@@ -55,6 +55,7 @@ def findings(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> l
         elif not refusals:
             with server.connect(part.target.name) as live, translated_errors(f"Looking into {part.target.name}", RestoreError):
                 found += _live(live, part)
+                found += _event_triggers(server, live)
                 found += _rights(live, part) if not server.about.superuser else ()
     return found
 
@@ -136,6 +137,26 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
         yield fact(f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the verification checks that they hold.")
     if linked.views:
         yield fact(f"{counted(len(linked.views), 'view')} of {database} will show the restored tables.")
+
+
+def _event_triggers(server: Server, live: Connection) -> Iterator[Finding]:
+    """Event triggers run in what a restore makes and moves: as the roles that load, and some of them as ourselves."""
+    database, major = live.info.dbname, server.about.major
+    query = """SELECT quote_ident(evtname), quote_ident(r.rolname), r.rolsuper OR r.rolname = current_user, evtenabled::text
+        FROM pg_event_trigger JOIN pg_proc p ON p.oid = evtfoid JOIN pg_roles r ON r.oid = proowner
+        WHERE evtenabled <> 'D' AND evtevent <> 'login' ORDER BY 1"""
+    as_us = {"A", "O"} if not server.about.superuser else {"A", "R"} if major < EVENT_TRIGGERS_OFF_SINCE else set()
+    for name, owner, is_trusted, enabled in live.execute(query).fetchall():
+        if enabled in as_us and not is_trusted:
+            yield refusal(
+                f"The event trigger {name} of {database} would run a function of {owner} with the rights of"
+                f" {quoted_name(server.about.user)}. ALTER EVENT TRIGGER {name} DISABLE until the restore has ended."
+            )
+        elif enabled in as_us | {"A", "O"}:
+            yield warning(
+                f"The event trigger {name} of {database} runs whenever the restore makes or moves something there. If it writes or"
+                f" refuses, ALTER EVENT TRIGGER {name} DISABLE until the restore has ended."
+            )
 
 
 def _replaced(part: Chosen, out: Sequence[Relation]) -> Iterator[Finding]:
