@@ -291,6 +291,7 @@ def test_dump_skips_copies_of_restores_and_closed_or_half_dropped_databases(site
         "x__before_20241231_kept",
         "mold",
         "cut",
+        "rdsadmin",
     ]
     for name in names:
         site.create(name, "CREATE TABLE t AS SELECT current_database()")
@@ -304,7 +305,7 @@ def test_dump_skips_copies_of_restores_and_closed_or_half_dropped_databases(site
     assert len(artifacts) == len(set(artifacts))
     dumped = {name for artifact in artifacts for name in database_of(folder, artifact)}
     assert {"globals", "globals_", "a/b", "globals.schema", "x__stage_short", "x__before_20241231_kept", "mold", "postgres"} <= dumped
-    left_out = {"x__stage_0a1b2c3d", "x__before_0a1b2c3d", "x__replaced_0a1b2c3d", "closed", "cut"}
+    left_out = {"x__stage_0a1b2c3d", "x__before_0a1b2c3d", "x__replaced_0a1b2c3d", "closed", "cut", "rdsadmin"}
     assert not {*left_out, "template0", "template1"} & dumped
     assert {warning.split()[1] for warning in dump.warnings if warning.startswith("Database ")} == left_out
     assert any(warning.startswith("Database cut was left by a DROP DATABASE that did not end") for warning in dump.warnings)
@@ -370,6 +371,20 @@ def test_backup_user_without_superuser_rights_saves_databases_but_no_passwords(s
     source, restore = staged(site, backup)
     assert source.verify_staged(restore) == []
     source.discard(restore)
+
+
+def test_dump_of_all_databases_leaves_out_those_that_do_not_let_the_backup_user_in(site):
+    site.sql("postgres", "CREATE ROLE guest LOGIN PASSWORD 'g'", "GRANT pg_read_all_data TO guest")
+    for name in ("open", "shut"):
+        site.create(name, "CREATE TABLE t AS SELECT 1 AS a")
+    site.sql("postgres", "REVOKE CONNECT ON DATABASE shut FROM PUBLIC")
+    folder = site.new_folder()
+    folder.mkdir()
+    dump = site.source(user="guest", password="g").dump(folder, lambda: None)
+    assert "Database shut does not let guest in, and is not backed up." in dump.warnings
+    assert {"open", "postgres"} <= {artifact.name for artifact in dump.artifacts}
+    with pytest.raises(SourceUnreachable, match="permission denied for database"):
+        site.source("shut", user="guest", password="g").dump(site.new_folder(), lambda: None)
 
 
 def test_dump_fails_and_names_objects_that_the_backup_user_may_not_read(site):

@@ -317,10 +317,10 @@ class Server:
     def databases(self) -> dict[str, bool]:
         """Every database by name, and whether it can be backed up.
 
-        That is one which lets connections in, is not the server's own template, and was not left by a DROP DATABASE that was
-        cut short.
+        That is one which lets us in, is not the server's own template, and was not left by a DROP DATABASE that was cut short.
         """
         query = """SELECT datname, datallowconn AND datconnlimit <> -2 AND datname NOT IN ('template0', 'template1')
+              AND has_database_privilege(oid, 'CONNECT')
             FROM pg_database ORDER BY datname"""
         with self.maintenance() as connection, translated_errors("Listing the databases"):
             return dict(connection.execute(query).fetchall())

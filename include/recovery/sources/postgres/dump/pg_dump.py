@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}\Z")
 """The end of the name of a database that a restore made; such a one is never a source."""
+PROVIDERS = frozenset({"rdsadmin", "cloudsqladmin", "alloydbadmin", "azure_maintenance", "azure_sys", "_aiven"})
+"""Databases that providers of managed servers keep there for themselves: Amazon, Google, Microsoft, Aiven."""
 _NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM pg_database d, LATERAL (
       SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
         AND (dbid = d.oid OR classid = 'pg_database'::regclass AND objid = d.oid)
@@ -130,14 +132,16 @@ def _chosen(server: Server, named: Sequence[str], damaged: bool) -> tuple[list[s
             )
         warnings += [f"Database {name} is not there, and not in this set." for name in missing]
         return [name for name in dict.fromkeys(named) if name in there], warnings
-    chosen = [name for name, usable in known.items() if usable and not SET_ASIDE.search(name)]
+    chosen = [name for name, usable in known.items() if usable and name not in PROVIDERS and not SET_ASIDE.search(name)]
     for name in sorted(known.keys() - chosen - {"template0", "template1"}):
         if name in half_dropped:
             warnings.append(f"Database {name} was left by a DROP DATABASE that did not end, and is not backed up. Drop it again.")
         elif SET_ASIDE.search(name):
             warnings.append(f"Database {name} has the name of a copy that a restore made, and is not backed up. Rename it if it is none.")
+        elif name in PROVIDERS:
+            warnings.append(f"Database {name} is that of the server's provider, and is not backed up.")
         else:
-            warnings.append(f"Database {name} lets no connections in and is not backed up.")
+            warnings.append(f"Database {name} does not let {quoted_name(server.about.user)} in, and is not backed up.")
     if not chosen and not damaged:
         raise SourceError("The server has no database to back up.", "Check the Connection; a server has at least the database postgres.")
     return chosen, warnings
