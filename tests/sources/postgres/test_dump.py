@@ -10,6 +10,7 @@ from recovery.common.errors import ArtifactError, SourceError, SourceUnreachable
 from recovery.packs.content_index import read_rows
 from recovery.runners.local import LOCAL
 from recovery.sources.postgres.client import find_bin
+from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump.archive import read_pack
 from sandbox.servers import postgres_bin
 from tests.sources.postgres.dump.test_archive import members
@@ -324,6 +325,31 @@ def test_dump_warns_about_a_skipped_schema_named_like_a_copy_of_a_restore(site):
     assert warning.startswith("yearly: schema sales__before_20241231 has the name of a copy")
 
 
+def test_dump_warns_about_what_comes_back_otherwise_or_not_at_all(site):
+    site.create(
+        "partial",
+        "CREATE FUNCTION price(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2'",
+        "CREATE TABLE t (n int, p int GENERATED ALWAYS AS (public.price(n)) STORED, q int GENERATED ALWAYS AS (n * 2) STORED)",
+        "CREATE MATERIALIZED VIEW m AS SELECT * FROM t",
+        "CREATE MATERIALIZED VIEW empty AS SELECT * FROM t WITH NO DATA",
+        "REVOKE USAGE ON LANGUAGE sql FROM PUBLIC",
+        "CREATE FUNCTION near(int, int, int, bool, bool) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true'",
+        "ALTER OPERATOR FAMILY text_ops USING btree ADD FUNCTION 3 (text, int) public.near(int, int, int, bool, bool)",
+        "CREATE ROLE handler",
+        "ALTER FUNCTION plpgsql_call_handler() OWNER TO handler",
+    )
+    folder = site.new_folder()
+    folder.mkdir()
+    assert list(site.source("partial").dump(folder, lambda: None).warnings) == [
+        "partial: materialized views come back with what their queries give then, not with the rows that they have now: public.m.",
+        "partial: stored columns are computed anew at a restore, with their functions as these are then: public.t.p.",
+        "partial: rights on PostgreSQL's own languages are not saved: sql. Grant or revoke them again after a restore.",
+        "partial: what was added to PostgreSQL's own operator families is not saved: text_ops of btree. Add it again after a restore.",
+        "partial: the owners of an extension's members are not saved: function plpgsql_call_handler() of plpgsql."
+        " Give them away again after a restore.",
+    ]
+
+
 def test_dump_warns_about_a_table_that_an_owner_added_to_an_extension(site):
     """pg_dump leaves it to the extension, which does not make it."""
     site.sql("postgres", "CREATE ROLE hiding LOGIN PASSWORD 'h'", "CREATE DATABASE hidden OWNER hiding")
@@ -375,6 +401,8 @@ def test_backup_user_without_superuser_rights_saves_databases_but_no_passwords(s
 
 def test_dump_of_all_databases_leaves_out_those_that_do_not_let_the_backup_user_in(site):
     site.sql("postgres", "CREATE ROLE guest LOGIN PASSWORD 'g'", "GRANT pg_read_all_data TO guest")
+    others = [name for name, usable in site.source()._server.databases().items() if usable and name != "postgres"]
+    site.sql("postgres", *(f"REVOKE CONNECT ON DATABASE {quoted_name(name)} FROM PUBLIC" for name in others))
     for name in ("open", "shut"):
         site.create(name, "CREATE TABLE t AS SELECT 1 AS a")
     site.sql("postgres", "REVOKE CONNECT ON DATABASE shut FROM PUBLIC")
@@ -382,7 +410,8 @@ def test_dump_of_all_databases_leaves_out_those_that_do_not_let_the_backup_user_
     folder.mkdir()
     dump = site.source(user="guest", password="g").dump(folder, lambda: None)
     assert "Database shut does not let guest in, and is not backed up." in dump.warnings
-    assert {"open", "postgres"} <= {artifact.name for artifact in dump.artifacts}
+    assert {artifact.name for artifact in dump.artifacts} == {"open", "postgres", "globals"}
+    site.sql("postgres", *(f"GRANT CONNECT ON DATABASE {quoted_name(name)} TO PUBLIC" for name in others))
     with pytest.raises(SourceUnreachable, match="permission denied for database"):
         site.source("shut", user="guest", password="g").dump(site.new_folder(), lambda: None)
 

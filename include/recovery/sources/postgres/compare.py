@@ -86,7 +86,7 @@ def compare(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
                 found["database", target.saved] = server_globals.database_facts(connection, target.name) or {}
             if not exactly:
                 expected, found = alike(expected, found, target.major)
-        found_changes += changes_within(target, expected, found)
+        found_changes += changes(_within(target, expected), _within(target, found)) if exactly else changes_within(target, expected, found)
     return together(found_changes)
 
 

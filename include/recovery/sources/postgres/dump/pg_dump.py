@@ -23,8 +23,9 @@ from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences, hold_tables
-from recovery.sources.postgres.definitions.names import quoted_name, quoted_names
+from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.dump.left_out import left_out
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,6 @@ _NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM 
       UNION SELECT 10) needed (role)
     WHERE d.datname = current_database()"""
 """Who owns something in a database, has rights there or settings; 10 is the server's first superuser, whom pg_shdepend leaves out."""
-_HIDDEN = """SELECT c.oid::regclass::text, e.extname FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
-      JOIN pg_extension e ON e.oid = d.refobjid
-    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND c.relkind IN ('r', 'p')
-      AND c.oid <> ALL (coalesce(e.extconfig, '{}')) AND NOT (SELECT rolsuper FROM pg_roles r WHERE r.oid = c.relowner) ORDER BY 1"""
-"""Tables of extensions that aren't a superuser's: the extension's owner may add any of his own, and pg_dump saves none of them."""
 
 
 @dataclass
@@ -191,7 +187,7 @@ def _dump_database(
     server: Server, settings: PostgresSettings, snapshot: _Snapshot, root: Path, inventory: Path, name: str, warnings: list[str]
 ) -> Artifact:
     write_rows(inventory, _inventory(server, snapshot))
-    warnings += _left_out(snapshot)
+    warnings += left_out(snapshot.connection)
     argv: list[str | Path] = [server.bin / "pg_dump", "--format=directory", f"--jobs={settings.jobs}", "--compress=0", f"--file={root}"]
     argv += [
         f"--exclude-schema={catalog.SET_ASIDE}",
@@ -270,35 +266,6 @@ def large_object_inventory(connection: Connection) -> dict[str, int | str]:
         "sizes": sizes.hexdigest(),
         "rights": rights.hexdigest(),
     }
-
-
-def _left_out(snapshot: _Snapshot) -> Iterator[str]:
-    """What pg_dump does not save, and what coming in changes, in sentences."""
-    for index in catalog.dropped_by_invalidity(snapshot.connection):
-        yield f"{snapshot.database}: index {index} is not valid at the source; it is not dumped."
-    with translated_errors(f"Listing what is left out of {snapshot.database}"):
-        query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1"
-        for (schema,) in snapshot.connection.execute(query, [catalog.SET_ASIDE_SCHEMA]).fetchall():
-            yield f"{snapshot.database}: schema {schema} has the name of a copy that a restore made, and is not backed up."
-        for table, extension in snapshot.connection.execute(_HIDDEN).fetchall():
-            yield f"{snapshot.database}: table {table} was added to the extension {extension}; neither it nor its rows are saved."
-        query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()"
-        for (subscription,) in snapshot.connection.execute(query).fetchall():
-            yield f"{snapshot.database}: subscription {subscription} is not restored; create it again at the restored database."
-        row = snapshot.connection.execute(
-            "SELECT count(*), (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery() FROM pg_user_mappings"
-        ).fetchone()
-        query = "SELECT evtname FROM pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D' ORDER BY 1"
-        login = snapshot.connection.execute(query).fetchall()
-    assert row is not None
-    mappings, superuser, standby = row
-    if login and not superuser:
-        names = quoted_names(name for (name,) in login)
-        yield f"{snapshot.database}: the login trigger {names} runs whenever a backup comes in; only a superuser can keep it from that."
-    if mappings and not superuser:
-        yield f"{snapshot.database}: the options of its {mappings} user mappings are not saved; only a superuser can read them."
-    if standby:
-        yield f"{snapshot.database}: rows of unlogged tables are not on a standby; they are not saved."
 
 
 def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Path, name: str) -> Artifact:
