@@ -141,6 +141,15 @@ def test_a_check_that_reads_its_own_table_is_added_after_the_rows_and_runs_with_
     _restored_with_each_owners_rights(site, owners)
 
 
+@pytest.mark.parametrize("more", ["", " NO INHERIT"])
+def test_a_check_that_is_not_enforced_comes_back_at_the_children_too(site, owners, more):
+    if site.server.major < 18:
+        pytest.skip("checks are enforced before PostgreSQL 18")
+    site.sql("shop", "CREATE TABLE mine.p (a int)", "CREATE TABLE alices.c () INHERITS (mine.p)", "INSERT INTO alices.c VALUES (-1)")
+    site.sql("shop", f"ALTER TABLE mine.p ADD CONSTRAINT positive CHECK (a > 0){more} NOT ENFORCED")
+    _restored_with_each_owners_rights(site, owners)
+
+
 def test_a_not_null_that_is_not_valid_comes_back_at_the_children_too(site, owners):
     if site.server.major < 18:
         pytest.skip("only a NOT NULL of PostgreSQL 18 can be not valid")
@@ -186,10 +195,32 @@ def test_code_of_one_owner_leaves_nothing_at_the_table_of_another_that_runs_with
     """Neither while the rows are loaded, nor later."""
     if site.server.major < 14 and what == "statistics":
         pytest.skip("statistics have expressions since PostgreSQL 14")
+    tables = ["CREATE TABLE mine.p (a mine.d, b int) PARTITION BY LIST (a)", "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES IN (1)"]
+    _refused_planting(site, PLANTED[what], *tables, "INSERT INTO mine.p VALUES (1, 2)")
+
+
+@pytest.mark.parametrize(
+    "what", ["ALTER TABLE bobs.p ADD CONSTRAINT few CHECK (mine.ran(b) = b) NO INHERIT", "ALTER TABLE mine.planted INHERIT alices.c"]
+)
+def test_code_of_a_check_that_comes_after_the_rows_leaves_nothing_at_tables_that_do_not_get_it(site, owners, what):
+    _refused_planting(
+        site,
+        what,
+        "CREATE TYPE mine.r AS RANGE (subtype = mine.d)",
+        "CREATE TABLE mine.p (a int)",
+        "CREATE TABLE bobs.p (b int)",
+        "CREATE TABLE alices.c () INHERITS (mine.p, bobs.p)",
+        "CREATE TABLE mine.planted (b int) INHERITS (mine.p)",
+        "ALTER TABLE mine.p ADD CONSTRAINT few CHECK (a < upper('[1,9)'::mine.r)) NOT VALID",
+    )
+
+
+def _refused_planting(site, what, *tables):
+    """A domain ``mine.d`` has a check that does something once a restore runs it."""
     ran = "BEGIN IF session_user LIKE 'recovery_load%' THEN DELETE FROM alices.own; RAISE 'ran as %', session_user; END IF; RETURN {}; END"
     plant = f"""DECLARE done text; BEGIN
         IF session_user LIKE 'recovery_load%' THEN
-            BEGIN EXECUTE $q${PLANTED[what]}$q$; EXCEPTION WHEN OTHERS THEN done := SQLERRM; END;
+            BEGIN EXECUTE $q${what}$q$; EXCEPTION WHEN OTHERS THEN done := SQLERRM; END;
         END IF; END"""
     site.sql(
         "shop",
@@ -198,9 +229,7 @@ def test_code_of_one_owner_leaves_nothing_at_the_table_of_another_that_runs_with
         f"CREATE FUNCTION mine.plant() RETURNS void LANGUAGE plpgsql AS $$ {plant} $$",
         "CREATE FUNCTION mine.two(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM mine.plant(); RETURN true; END'",
         "CREATE DOMAIN mine.d AS int CHECK (mine.two(value))",
-        "CREATE TABLE mine.p (a mine.d, b int) PARTITION BY LIST (a)",
-        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES IN (1)",
-        "INSERT INTO mine.p VALUES (1, 2)",
+        *tables,
     )
     given_away(site)
     site.sql("shop", "ALTER FUNCTION mine.ran(int) OWNER TO mallory")

@@ -25,9 +25,8 @@ from recovery.sources.postgres.targets import Objects
 
 _INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) ")
 _AT_TABLE = re.compile(rf"({QUALIFIED}) ({NAME})")
-_CHECKS = re.compile(r"(?:CHECK|NOT NULL) (?!.* NO INHERIT(?: NOT VALID)?\Z)", re.DOTALL)
+_CHECKS = re.compile(r"(?:CHECK|NOT NULL) (?!.* NO INHERIT(?: NOT VALID| NOT ENFORCED)?\Z)", re.DOTALL)
 """The beginning of a constraint that children have, too."""
-_NOT_VALID = " NOT VALID"
 _CALLING = """WITH t AS (SELECT c.* FROM unnest(%s::text[]) n (relation) JOIN pg_class c ON c.oid = to_regclass(relation))
     SELECT t.oid::regclass::text, 'column ' || attname,
         concat_ws(' ', format_type(atttypid, atttypmod), attgenerated, pg_get_expr(adbin, adrelid), attacl)
@@ -45,6 +44,7 @@ _CALLING = """WITH t AS (SELECT c.* FROM unnest(%s::text[]) n (relation) JOIN pg
       FROM t JOIN pg_index ON indrelid = t.oid
     UNION ALL SELECT t.oid::regclass::text, 'statistics ' || stxname, pg_get_statisticsobjdef(s.oid)
       FROM t JOIN pg_statistic_ext s ON stxrelid = t.oid
+    UNION ALL SELECT t.oid::regclass::text, 'parent ' || inhparent::regclass, '' FROM t JOIN pg_inherits ON inhrelid = t.oid
     UNION ALL SELECT t.oid::regclass::text, 'rights', concat_ws(' ', relrowsecurity, relforcerowsecurity, relacl) FROM t"""
 """All at tables that can call a function, or lets others add something that does: table, name, and what it is."""
 
@@ -60,11 +60,11 @@ class _Check:
 
     @property
     def is_valid(self) -> bool:
-        return not self.definition.endswith(_NOT_VALID)
+        return not self.definition.endswith((" NOT VALID", " NOT ENFORCED"))
 
     def added(self) -> Composed:
         """What adds it, and looks at no row."""
-        definition = self.definition.removesuffix(_NOT_VALID) + _NOT_VALID
+        definition = f"{self.definition} NOT VALID" if self.is_valid else self.definition
         return SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(SQL(self.table), SQL(self.name), SQL(definition))
 
     def validated(self) -> Composed:
@@ -180,6 +180,7 @@ def attach(
     _give(connection, dict.fromkeys(tables, role))
     before = _definitions(connection, tables)
     checks = _checks(objects, tables, codec)
+    parents = {(name, f"parent {parent}") for name, parent in _with_parents(objects)}
     added = []
     for part in _parts(step):
         check = checks.get(part.entries[0].name) if part.entries[0].what.endswith("CONSTRAINT") else None
@@ -191,8 +192,8 @@ def attach(
         after = _definitions(connection, tables)
         known = {table for table, _ in before}  # others are what the entry has made
         changed = {place for place, _ in after.items() - before.items() if place[0] in known}
-        expected = {(table, f"constraint {raw(check.name)}") for table in known} if check else _triggers(part, changed, codec)
-        _refuse(connection, [f"{name} of {table}" for table, name in sorted(changed - expected)])
+        expected = _at_children(check, after, objects) if check else _triggers(part, changed, codec)
+        _refuse(connection, [f"{name} of {table}" for table, name in sorted(changed - expected - parents)])
         before = after
     owner_of = _tables(objects)
     _give(connection, {name: loaders.roles[owner_of[name]] for name in tables})
@@ -223,6 +224,14 @@ def _definitions(connection: Connection, tables: Sequence[str]) -> dict[tuple[st
     with translated_errors(f"Reading tables of {connection.info.dbname}", RestoreError):
         rows = connection.execute(_CALLING, [list(tables)]).fetchall()
     return {(table, name): text for table, name, text in rows}
+
+
+def _at_children(check: _Check, there: Mapping[tuple[str, str], str], objects: Objects) -> set[tuple[str, str]]:
+    """A constraint at its table, and the same one at the table's children, theirs and so on."""
+    name, below = f"constraint {raw(check.name)}", {check.table}
+    while more := {child for child, parent in _with_parents(objects) if parent in below} - below:
+        below |= more
+    return {(table, name) for table in below if there.get((table, name)) == there.get((check.table, name))}
 
 
 def _triggers(part: Step, changed: Iterable[tuple[str, str]], codec: str) -> set[tuple[str, str]]:
