@@ -183,6 +183,51 @@ def test_preflight_warns_about_created_roles_that_can_do_more_than_use_what_they
     assert "can do more than use what they own from the cutover on: own_super (superuser)" in texts(owners, restore, "warning")
 
 
+USES_OTHERS = {
+    "a materialized view that comes after the rows": [
+        "CREATE TABLE mine.t (id int PRIMARY KEY, name text)",
+        "INSERT INTO mine.t VALUES (1, 'one')",
+        "CREATE MATERIALIZED VIEW mine.named AS SELECT id, name FROM mine.t GROUP BY id",
+        "GRANT SELECT ON mine.named TO alice",
+        "CREATE MATERIALIZED VIEW alices.seen AS SELECT id FROM mine.named",
+        "ALTER MATERIALIZED VIEW alices.seen OWNER TO alice",
+    ],
+    "statistics that stayed with the former owner of their table": [
+        "CREATE TABLE mine.t AS SELECT 1 AS a, 2 AS b",
+        "CREATE STATISTICS mine.s ON a, b FROM mine.t",
+        "CREATE STATISTICS alices.s ON b, a FROM mine.t",
+        "ALTER STATISTICS mine.s OWNER TO alice",
+        "ALTER STATISTICS alices.s OWNER TO alice",
+        "COMMENT ON STATISTICS mine.s IS 'of alice'",
+    ],
+    "tables of whoever owns the database": [
+        "CREATE TABLE mine.t AS SELECT 1 AS a",
+        "ALTER TABLE mine.t OWNER TO pg_database_owner",
+        "CREATE TABLE mine.child () INHERITS (mine.t)",
+        "CREATE MATERIALIZED VIEW mine.seen AS TABLE mine.t",
+    ],
+}
+"""Objects that need those of another owner, by what they are."""
+
+
+@pytest.mark.parametrize("what", USES_OTHERS)
+def test_what_needs_something_of_another_owner_is_restored_equal(site, mallory, what):
+    if site.server.major < 14 and "pg_database_owner" in "".join(USES_OTHERS[what]):
+        pytest.skip("there is a role for the owner of a database since PostgreSQL 14")
+    site.sql("shop", "CREATE SCHEMA mine", "CREATE SCHEMA alices", *USES_OTHERS[what])
+    given = "SELECT format('ALTER TABLE %s OWNER TO mallory', oid::regclass) FROM pg_class"
+    site.sql("shop", *(each for (each,) in site.sql("shop", f"{given} WHERE relkind IN ('r', 'm') AND relowner = 10 AND oid >= 16384")))
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    assert loaders(site) == []
+    source.roll_back(restore)
+    source.discard(restore)
+
+
 SETTINGS = {
     "role": "mallory",
     "session_authorization": "mallory",

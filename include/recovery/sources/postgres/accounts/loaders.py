@@ -28,6 +28,7 @@ EVERYONE = "\0"
 PREFIX = "recovery_load_"
 _READS_ALL = "pg_read_all_data"
 _READS_ALL_SINCE = 14
+_DATABASE_OWNER = "pg_database_owner"
 _PARAMETERS_SINCE = 15_00_00
 _OWNS = "SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole AND deptype = 'o'"
 
@@ -169,6 +170,12 @@ def groups_of(role: str, set_roles: Mapping[str, Facts]) -> set[str]:
         more = {group for name in more if name in set_roles for group, *_ in set_roles[name]["member of"] or ()} - found
         found |= more
     return found
+
+
+def with_database_owner(set_roles: Mapping[str, Facts], owner: str) -> dict[str, Facts]:
+    """Roles of a set with the membership that the owner of a database has in it, and that is written nowhere."""
+    facts = set_roles.get(owner, {})
+    return {**set_roles, owner: {**facts, "member of": [*(facts.get("member of") or ()), [_DATABASE_OWNER]]}}
 
 
 def _memberships(owners: Collection[str], set_roles: Mapping[str, Facts]) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,8 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
 from recovery.sources.postgres.accounts.server_globals import grant
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.definitions.names import NAME, parent_of, raw, split
+from recovery.sources.postgres.databases.entries import listed
+from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, parent_of, raw, split
 from recovery.sources.postgres.targets import Objects
 
 _STATEMENTS_AT_ONCE = 50
@@ -44,13 +45,14 @@ _IN_SQL = {
     "text search configuration": "TEXT SEARCH CONFIGURATION",
     "server": "SERVER",
     "statistics object": "STATISTICS",
+    "statistics": "STATISTICS",
     "large object": "LARGE OBJECT",
     "language": "LANGUAGE",
     "publication": "PUBLICATION",
     "foreign-data wrapper": "FOREIGN DATA WRAPPER",
     "event trigger": "EVENT TRIGGER",
 }
-"""How ALTER names a kind of object, by ``pg_identify_object``'s name of it."""
+"""How ALTER names a kind of object, by ``pg_identify_object``'s name of it, or that of a set."""
 KINDS = frozenset(_IN_SQL)
 """Kinds of objects that have an owner."""
 OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
@@ -63,11 +65,14 @@ OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_obj
 _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(fdwowner) FROM pg_foreign_data_wrapper
     UNION ALL SELECT 'publication', quote_ident(pubname), pg_get_userbyid(pubowner) FROM pg_publication
     UNION ALL SELECT 'language', quote_ident(lanname), pg_get_userbyid(lanowner) FROM pg_language
+    UNION ALL SELECT 'statistics', stxnamespace::regnamespace::text || '.' || quote_ident(stxname), pg_get_userbyid(stxowner)
+      FROM pg_statistic_ext
     UNION ALL SELECT 'schema', 'public', pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public'
     UNION ALL SELECT 'event trigger', quote_ident(evtname), pg_get_userbyid(evtowner) FROM pg_event_trigger"""
-"""What we made ourselves, or was there."""
+"""What we made ourselves, or was there, or may belong to somebody else than its table."""
 IN_SCHEMA = re.compile(rf"({NAME})\.(.*)", re.DOTALL)
 """A name as the catalogs write it: a schema, and what it has there."""
+_OF_TABLE = re.compile(rf"CREATE STATISTICS .* FROM ({QUALIFIED})", re.DOTALL)
 _RELATIONS = {"table": "TABLE", "view": "TABLE", "materialized view": "TABLE", "sequence": "SEQUENCE"}
 
 
@@ -80,6 +85,25 @@ def owned_by(kind: str, identity: str, role: str) -> Composed:
         role: the new owner.
     """
     return SQL("ALTER {} {} OWNER TO {}").format(SQL(_IN_SQL[kind]), SQL(identity), Identifier(role))
+
+
+def with_tables(objects: Objects, codec: str) -> dict[str, str]:
+    """As whom statistics are restored that belong to somebody else than their table, as they are listed: only its owner may make them."""
+    found = dict[str, str]()
+    for name, owner, maker in _statistics(objects):
+        schema, own = (listed(word, codec) for word in split(name))
+        found |= {f"{what} {listed(owner, codec)}": maker for what in (f"STATISTICS {schema} {own}", f"COMMENT {schema} STATISTICS {own}")}
+    return found
+
+
+def _statistics(objects: Objects) -> Iterator[tuple[str, str, str]]:
+    """Statistics, their owner, and that of their table, if he is another."""
+    for (kind, name), facts in objects.items():
+        match = _OF_TABLE.fullmatch(facts["definition"]) if kind == "statistics" else None
+        tables = (objects.get((kind, match[1]), {}) for kind in _RELATIONS) if match else ()
+        maker = next((str(table["owner"]) for table in tables if "owner" in table), facts.get("owner"))
+        if kind == "statistics" and maker != facts["owner"]:
+            yield name, facts["owner"], str(maker)
 
 
 def open_schemas(connection: Connection, loaders: Loaders, objects: Objects) -> None:
@@ -96,6 +120,9 @@ def open_schemas(connection: Connection, loaders: Loaders, objects: Objects) -> 
     for key, family in loaders.families.items():
         for table in family.tables:
             users.setdefault(("SCHEMA", split(table)[0]), set()).add(key)
+            facts = objects["table", table]
+            if (server := facts.get("server")) and facts["parents"] and not facts["bound"]:  # a partition is made by its owner
+                users.setdefault(("FOREIGN SERVER", server), set()).add(key)
     with translated_errors(f"Opening the schemas of {connection.info.dbname}", RestoreError), connection.transaction():
         for rights, what, name, key, owner in connection.execute(query).fetchall():
             needing = loaders.roles.keys() if key is None else users.get((what, key), set())
@@ -116,6 +143,8 @@ def _users(objects: Objects) -> dict[tuple[str, str], set[str]]:
                 users.setdefault(("FOREIGN SERVER", server), set()).add(owner)
             if kind == "foreign server":
                 users.setdefault(("FOREIGN DATA WRAPPER", ""), set()).add(owner)
+    for name, _, maker in _statistics(objects):
+        users.setdefault(("SCHEMA", split(name)[0]), set()).add(maker)
     return users
 
 
@@ -192,8 +221,6 @@ def _callers(name: str, facts: Facts, loaders: Loaders, objects: Objects, set_ro
     found = set()
     for owner in loaders.of_owners():
         groups = {*groups_of(owner, set_roles), None}
-        if owner == next((own["owner"] for (kind, _), own in objects.items() if kind == "database"), None):
-            groups.add("pg_database_owner")
         may = [_may(groups, facts, "EXECUTE"), _may(groups, schema, "USAGE")]
         if all(may) or any(set_roles.get(group or "", {}).get("superuser") for group in groups):
             found.add(owner)

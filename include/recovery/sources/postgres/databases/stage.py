@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tarfile import TarInfo
@@ -123,6 +123,7 @@ def fill(
         ToolError: if pg_restore fails.
     """
     entries = _read(dump.lines, target, dump.objects)
+    dump = replace(dump, roles=loaders.with_database_owner(dump.roles, target.facts["owner"]))
     with server.maintenance([target.loaded]) as connection:
         owners = {entry.owner for entry in entries if entry.owner}
         families = inheritance.families(dump.objects)
@@ -146,8 +147,9 @@ def fill(
 
 def _read(lines: Sequence[str], target: Target, objects: Objects) -> list[Entry]:
     codec = str(target.snapshot["codec"])
-    ours, attaching = privileged.entries_of(objects, codec), inheritance.attaching(objects, codec)
-    entries = list(read_entries(lines, target.snapshot["roles"], codec, ours, attaching))
+    ours, others = privileged.entries_of(objects, codec), inheritance.attaching(objects, codec) | ownership.with_tables(objects, codec)
+    owning = {str(facts["owner"]) for key, facts in objects.items() if facts.get("owner") and key != ("schema", "public")}  # not made
+    entries = list(read_entries(lines, {*target.snapshot["roles"], *owning}, codec, ours, others))
     for entry in entries:
         if entry.loader == EVERYONE and not entry.what.startswith("BLOB"):
             raise ArtifactError(
@@ -201,10 +203,11 @@ class _Load:
             self._define(step)
             if {entry.what for entry in step.entries} & {"FOREIGN DATA WRAPPER", "SERVER"}:
                 ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
-        ownership.give_rights(self.inside, self.loaders, self.dump.objects, self.dump.roles)
-        self._do(self.steps.rows)
-        for step in self.steps.rest:
+        self._give_rights()
+        for step in (*self.steps.rows, *self.steps.rest):
             self._define(step)
+            if {entry.what for entry in step.entries} & {"VIEW", "MATERIALIZED VIEW"}:  # what depends on keys comes after the rows
+                self._give_rights()
 
     def hand_over(self) -> None:
         """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
@@ -226,6 +229,9 @@ class _Load:
                     for place, text in texts:
                         if shown := definitions.readings(connection, place, text):
                             yield place, shown
+
+    def _give_rights(self) -> None:
+        ownership.give_rights(self.inside, self.loaders, self.dump.objects, self.dump.roles)
 
     def _define(self, step: Step) -> None:
         if step.loader in self.loaders.families:
