@@ -158,6 +158,49 @@ def test_a_not_null_that_is_not_valid_comes_back_at_the_children_too(site, owner
     _restored_with_each_owners_rights(site, owners)
 
 
+def test_a_check_that_is_valid_at_a_child_only_is_so_again(site, owners):
+    """As it is at a child that was made after the check of its parent; a tree of one owner has that, too."""
+    for child in ("mine.own_child", "alices.c"):
+        parent = child.replace(".", ".parent_of_") if child.startswith("mine") else "mine.p"
+        site.sql("shop", f"CREATE TABLE {parent} (a int)", f"INSERT INTO {parent} VALUES (-9)")
+        site.sql("shop", f"ALTER TABLE {parent} ADD CONSTRAINT positive CHECK (a > mine.spy(0)) NOT VALID")
+        site.sql("shop", f"CREATE TABLE {child} () INHERITS ({parent})", f"INSERT INTO {child} VALUES (1)")
+    _restored_with_each_owners_rights(site, owners)
+
+
+@pytest.mark.parametrize("is_partition", [True, False])
+def test_a_foreign_table_of_another_owner_is_a_child(site, owners, is_partition):
+    site.sql("shop", "CREATE FOREIGN DATA WRAPPER nowhere", "CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
+    parent, child = (" PARTITION BY LIST (a)", "PARTITION OF mine.p DEFAULT") if is_partition else ("", "(b int) INHERITS (mine.p)")
+    site.sql("shop", f"CREATE TABLE mine.p (a int){parent}", f"CREATE FOREIGN TABLE alices.f {child} SERVER far")
+    site.sql("shop", "ALTER FOREIGN TABLE alices.f OWNER TO alice")
+    given_away(site)
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.discard(restore)
+
+
+@pytest.mark.parametrize("may_insert", [True, False])
+def test_rows_that_are_loaded_by_the_table_of_another_owner_run_nothing_with_their_owners_rights(site, owners, may_insert):
+    """pg_dump loads the partitions of what is hashed by an enum that way."""
+    may = "has_table_privilege(session_user, 'bobs.own', 'DELETE')"
+    ran = f"BEGIN IF {may} AND session_user LIKE 'recovery%' THEN RAISE 'ran as bob'; END IF;"
+    site.sql(
+        "shop",
+        f"CREATE FUNCTION mine.ran(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ {ran} RETURN $1; END $$",
+        "CREATE TYPE mine.mood AS ENUM ('a', 'b', 'c', 'd')",
+        "CREATE TABLE mine.p (mood mine.mood, n int) PARTITION BY HASH (mood, (mine.ran(n)))",
+        "CREATE TABLE alices.c PARTITION OF mine.p FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
+        "CREATE TABLE bobs.c PARTITION OF mine.p FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+        "INSERT INTO mine.p SELECT mood, n FROM unnest(enum_range(NULL::mine.mood)) mood, generate_series(1, 9) n",
+    )
+    if may_insert:
+        site.sql("shop", "GRANT INSERT ON mine.p TO alice, bob")
+    _restored_with_each_owners_rights(site, owners)
+
+
 def _restored_with_each_owners_rights(site, owners):
     given_away(site)
     rows = site.sql("shop", "SELECT count(*) FROM mine.p")

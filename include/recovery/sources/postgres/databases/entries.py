@@ -88,6 +88,7 @@ _INDEPENDENT = {
     "POLICY": "policy",
 }
 """Kinds whose entries don't depend on each other, those together that may come in any order."""
+_TABLES = frozenset({"TABLE", "FOREIGN TABLE"})
 _ALONE = frozenset({"INDEX ATTACH", "TRIGGER"})
 
 
@@ -160,8 +161,8 @@ def read_entries(
         owners: the roles that own something.
         codec: Python's name of the database's encoding.
         ours: of functions and types, those that only a superuser may make, as they are listed.
-        attaching: as whom children of tables are made or attached, by their entries as they are listed. A child that is
-            attached by an entry of its own is made by its owner.
+        attaching: as whom entries are restored, as they are listed, where it is not their owner. A child that is attached
+            by an entry of its own is made by its owner.
     """
     by_ending = {f" {listed(owner, codec)}": owner for owner in sorted(owners, key=len)}
     found = [(line, *_kind(line)) for line in lines]
@@ -170,7 +171,7 @@ def read_entries(
         ending = next((ending for ending in reversed(by_ending) if rest.endswith(ending)), None)
         name = rest.removesuffix(ending) if ending else rest.rstrip()
         owner = by_ending[ending] if ending else None
-        loader = owner if what == "TABLE" and rest in attached else (attaching or {}).get(f"{what} {rest.rstrip()}", owner)
+        loader = owner if what in _TABLES and rest in attached else (attaching or {}).get(f"{what} {rest.rstrip()}", owner)
         yield Entry(line, what, name, owner, OURS if _is_ours(what, name, ours) else EVERYONE if loader is None else loader)
 
 

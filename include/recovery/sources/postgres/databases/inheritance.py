@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -47,6 +48,11 @@ _CALLING = """WITH t AS (SELECT c.* FROM unnest(%s::text[]) n (relation) JOIN pg
     UNION ALL SELECT t.oid::regclass::text, 'parent ' || inhparent::regclass, '' FROM t JOIN pg_inherits ON inhrelid = t.oid
     UNION ALL SELECT t.oid::regclass::text, 'rights', concat_ws(' ', relrowsecurity, relforcerowsecurity, relacl) FROM t"""
 """All at tables that can call a function, or lets others add something that does: table, name, and what it is."""
+
+_Found = Mapping[tuple[str, str], str]
+"""By table and name."""
+_NOT_VALIDATED = """SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint k
+    WHERE contype = 'c' AND conrelid <> 0 AND NOT convalidated AND coalesce((to_jsonb(k) ->> 'conenforced')::bool, true) ORDER BY oid"""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,9 @@ def attaching(objects: Objects, codec: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, _ in _with_parents(objects):
         words = f"{_words(name, codec)} {listed(owner_of[name], codec)}"
-        found |= {f"TABLE {words}": loader_of[name], f"TABLE ATTACH {words}": loader_of[name]}
+        found |= {f"{what} {words}": loader_of[name] for what in ("TABLE", "FOREIGN TABLE", "TABLE ATTACH")}
+        if objects["table", name].get("hashed by enum"):  # pg_dump then loads its rows by the table at the top
+            found[f"TABLE DATA {words}"] = loader_of[name]
     indexes = {name: facts["definition"] for (kind, name), facts in objects.items() if kind == "index"}
     table_of = {name: match[1] for name, definition in indexes.items() if (match := _INDEX.match(definition))}
     for name, table in table_of.items():
@@ -176,30 +184,64 @@ def attach(
     Raises:
         RestoreError: if the server refuses, or something else was changed.
     """
-    role, tables = loaders.roles[step.loader], sorted(loaders.families[step.loader].tables)
-    _give(connection, dict.fromkeys(tables, role))
-    before = _definitions(connection, tables)
-    checks = _checks(objects, tables, codec)
-    parents = {(name, f"parent {parent}") for name, parent in _with_parents(objects)}
+    checks = _checks(objects, loaders.families[step.loader].tables, codec)
     added = []
-    for part in _parts(step):
-        check = checks.get(part.entries[0].name) if part.entries[0].what.endswith("CONSTRAINT") else None
-        if check:
-            executed(step.loader, check.added())
-            added.append(check)
-        else:
-            restored(part)
-        after = _definitions(connection, tables)
-        known = {table for table, _ in before}  # others are what the entry has made
-        changed = {place for place, _ in after.items() - before.items() if place[0] in known}
-        expected = _at_children(check, after, objects) if check else _triggers(part, changed, codec)
-        _refuse(connection, [f"{name} of {table}" for table, name in sorted(changed - expected - parents)])
-        before = after
+    with _lent(connection, loaders, step.loader, objects) as tables:
+        before = _definitions(connection, tables)
+        for part in _parts(step):
+            check = checks.get(part.entries[0].name) if part.entries[0].what.endswith("CONSTRAINT") else None
+            if check:
+                executed(step.loader, check.added())
+                added.append(check)
+            else:
+                restored(part)
+            after = _definitions(connection, tables)
+            expected = _at_children(check, after, objects) if check else _triggers(part, after, codec)
+            _refuse_others(connection, before, after, expected | _links(objects))
+            before = after
     owner_of = _tables(objects)
-    _give(connection, {name: loaders.roles[owner_of[name]] for name in tables})
     for check in added:
         if check.is_valid:
             executed(owner_of[check.table], check.validated())
+
+
+def validate(connection: Connection, loaders: Loaders, objects: Objects, executed: Callable[[str, Composed], None]) -> None:
+    """Validate checks of children that are valid in the set while their parents' are not: pg_restore leaves both not valid.
+
+    Args:
+        connection: to the database, as ourselves.
+        loaders: its roles.
+        objects: what the set has of the database.
+        executed: makes a statement as what stands for a role in :attr:`Loaders.roles`.
+
+    Raises:
+        RestoreError: if the server refuses, or something else was changed.
+    """
+    owner_of = _tables(objects)
+    loader_of = owner_of | {name: key for key, family in loaders.families.items() for name in family.tables}
+    with translated_errors(f"Listing the checks of {connection.info.dbname}", RestoreError):
+        found = [_Check(*row) for row in connection.execute(_NOT_VALIDATED).fetchall()]
+    for check in found:
+        if not objects.get(("constraint", f"{check.table} {check.name}"), {}).get("validated"):
+            continue
+        loader = loader_of[check.table]
+        if loader not in loaders.families:
+            executed(loader, check.validated())
+            continue
+        with _lent(connection, loaders, loader, objects) as tables:
+            before = _definitions(connection, tables)
+            executed(loader, check.validated())
+            after = _definitions(connection, tables)
+            _refuse_others(connection, before, after, _at_children(check, after, objects))
+
+
+@contextmanager
+def _lent(connection: Connection, loaders: Loaders, key: str, objects: Objects) -> Iterator[list[str]]:
+    """The tables of a family, which belong to its role for as long as a block runs. Afterwards it has nothing."""
+    role, tables, owner_of = loaders.roles[key], sorted(loaders.families[key].tables), _tables(objects)
+    _give(connection, dict.fromkeys(tables, role))
+    yield tables
+    _give(connection, {name: loaders.roles[owner_of[name]] for name in tables})
     with translated_errors(f"Listing what {role} has in {connection.info.dbname}", RestoreError):
         _refuse(connection, [f"{kind} {name}" for kind, name in connection.execute(OWNED, [role]).fetchall()])
 
@@ -219,14 +261,25 @@ def _give(connection: Connection, roles: Mapping[str, str]) -> None:
         in_parts(connection, [owned_by(kind, identity, roles[name]) for name, kind, identity in found])
 
 
-def _definitions(connection: Connection, tables: Sequence[str]) -> dict[tuple[str, str], str]:
-    """What :data:`_CALLING` says of tables, by table and name."""
+def _definitions(connection: Connection, tables: Sequence[str]) -> _Found:
+    """What :data:`_CALLING` says of tables."""
     with translated_errors(f"Reading tables of {connection.info.dbname}", RestoreError):
         rows = connection.execute(_CALLING, [list(tables)]).fetchall()
     return {(table, name): text for table, name, text in rows}
 
 
-def _at_children(check: _Check, there: Mapping[tuple[str, str], str], objects: Objects) -> set[tuple[str, str]]:
+def _refuse_others(connection: Connection, before: _Found, after: _Found, expected: Collection[tuple[str, str]]) -> None:
+    """Refuse what has changed at tables that were there, but for what was expected; other tables are what an entry has made."""
+    known = {table for table, _ in before}
+    changed = {place for place, _ in after.items() - before.items() if place[0] in known}
+    _refuse(connection, [f"{name} of {table}" for table, name in sorted(changed - set(expected))])
+
+
+def _links(objects: Objects) -> set[tuple[str, str]]:
+    return {(name, f"parent {parent}") for name, parent in _with_parents(objects)}
+
+
+def _at_children(check: _Check, there: _Found, objects: Objects) -> set[tuple[str, str]]:
     """A constraint at its table, and the same one at the table's children, theirs and so on."""
     name, below = f"constraint {raw(check.name)}", {check.table}
     while more := {child for child, parent in _with_parents(objects) if parent in below} - below:
@@ -234,10 +287,10 @@ def _at_children(check: _Check, there: Mapping[tuple[str, str], str], objects: O
     return {(table, name) for table in below if there.get((table, name)) == there.get((check.table, name))}
 
 
-def _triggers(part: Step, changed: Iterable[tuple[str, str]], codec: str) -> set[tuple[str, str]]:
-    """Of what has changed at tables, the triggers that a part has: those of children come with them."""
+def _triggers(part: Step, there: Iterable[tuple[str, str]], codec: str) -> set[tuple[str, str]]:
+    """Of what there is at tables, the triggers that a part has: those of children come with them."""
     names = {entry.name for entry in part.entries if entry.what == "TRIGGER"}
-    return {(table, name) for table, name in changed if f"{_words(table, codec)} {listed(name.removeprefix('trigger '), codec)}" in names}
+    return {(table, name) for table, name in there if f"{_words(table, codec)} {listed(name.removeprefix('trigger '), codec)}" in names}
 
 
 def _refuse(connection: Connection, changed: Sequence[str]) -> None:

@@ -208,6 +208,7 @@ class _Load:
             self._define(step)
             if {entry.what for entry in step.entries} & {"VIEW", "MATERIALIZED VIEW"}:  # what depends on keys comes after the rows
                 self._give_rights()
+        inheritance.validate(self.inside, self.loaders, self.dump.objects, self._execute)
 
     def hand_over(self) -> None:
         """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
