@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from recovery.common.errors import RestoreError
+from recovery.sources.postgres.databases import stage
 from sandbox.servers import Postgres
 from tests.support.kills import killed_at_statement
 from tests.support.local_restore import LocalRestore
@@ -21,7 +22,8 @@ KEEPER = {"user": "keeper", "password": "k"}
 
 @pytest.fixture(scope="module", params=majors(16, 18, without=(13, 14)))
 def site(request, server_folder, tmp_path_factory):
-    with Postgres(server_folder / f"postgres-custody-{request.param}", request.param) as server:
+    options = ["max_prepared_transactions=5"]
+    with Postgres(server_folder / f"postgres-custody-{request.param}", request.param, options) as server:
         yield Site(server, tmp_path_factory.mktemp(f"custody-{request.param}"), ("shop",), ROLES)
 
 
@@ -145,6 +147,74 @@ def test_transaction_that_holds_the_name_of_a_database_is_ended_when_it_blocks_t
             holding.execute("COMMIT")
     source.roll_back(restore)
     source.discard(restore)
+
+
+def prepare(site, database, statement, gid):
+    with site.server.connect(database, **MALLORY) as connection:
+        connection.execute("BEGIN")
+        connection.execute(statement)
+        connection.execute(f"PREPARE TRANSACTION '{gid}'")
+
+
+def finishes(do, *arguments):
+    """Whether it ends in time; an error of it is a warning of pytest."""
+    thread = threading.Thread(target=do, args=arguments, daemon=True)
+    thread.start()
+    thread.join(30)
+    return not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "statement", ["ALTER DATABASE shop CONNECTION LIMIT 5", "ALTER ROLE mallory IN DATABASE shop SET work_mem = '1MB'"]
+)
+def test_prepared_transaction_that_holds_the_name_of_a_database_is_rolled_back_when_it_blocks_the_swap(site, shop, statement):
+    """It has no session that could be ended."""
+    source, restore = site.source("shop"), shop
+    source.stage(restore)
+    for step, expected in ((source.swap, "saved"), (source.roll_back, "live")):
+        prepare(site, "postgres", statement, expected)
+        try:
+            assert finishes(step, restore)
+        finally:
+            for (gid,) in site.sql("postgres", "SELECT gid FROM pg_prepared_xacts"):
+                site.sql("postgres", f"ROLLBACK PREPARED '{gid}'")
+        assert state(site) == [(expected,)]
+    source.discard(restore)
+
+
+def test_rollback_is_refused_before_anything_is_closed_while_a_prepared_transaction_is_in_the_database(site, shop):
+    """Who closes the database could not end it any more."""
+    source, restore = site.source("shop"), shop
+    source.stage(restore)
+    source.swap(restore)
+    prepare(site, "shop", "UPDATE mine.t SET state = 'prepared'", "inside")
+    try:
+        with pytest.raises(RestoreError, match="Prepared transactions block the swap: 'inside' in shop"):
+            source.roll_back(restore)
+    finally:
+        site.sql("shop", "ROLLBACK PREPARED 'inside'")
+    source.roll_back(restore)
+    assert state(site) == [("live",)]
+    source.discard(restore)
+
+
+def test_database_that_takes_the_name_of_one_that_was_dropped_and_is_kept_locked_blocks_no_restore_in_place(site, shop, monkeypatch):
+    source, restore = site.source("shop"), site.restore(shop.set_folder, in_place=True)
+    create, holding = stage.create_database, site.server.connect("postgres", **MALLORY)
+
+    def taken(*arguments):
+        site.sql("postgres", "CREATE DATABASE shop", **MALLORY)
+        holding.execute("BEGIN")
+        holding.execute("ALTER ROLE mallory IN DATABASE shop SET work_mem = '1MB'")
+        create(*arguments)
+
+    monkeypatch.setattr(stage, "create_database", taken)
+    in_time = finishes(source.replace, restore)
+    holding.close()
+    assert in_time
+    assert source.verify_staged(restore) == []
+    source.let_in(restore)
+    assert state(site) == [("saved",)]
 
 
 def test_swap_is_refused_while_somebody_has_a_database_of_the_copys_name(site, shop):

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
-from recovery.common.errors import RestoreError
+from recovery.common.errors import RecoveryError, RestoreError
 from recovery.common.wording import ROLLS_BACK
 from recovery.sources.postgres.accounts.server_globals import database_facts, grant
 from recovery.sources.postgres.client import Connection, Server, translated_errors
@@ -30,6 +30,14 @@ _TRIES = 20
 """To take a database from an owner who changes it meanwhile: the server then says that the row was updated by another."""
 _BLOCKED_FOR = 1.0
 """Seconds between two looks at who blocks us."""
+_PREPARED = """SELECT DISTINCT p.gid, quote_ident(p.owner), p.database, r.rolsuper
+    FROM pg_locks w JOIN pg_locks h ON h.granted AND h.pid IS NULL AND ROW(h.locktype, h.database, h.classid, h.objid, h.objsubid,
+        h.relation, h.transactionid) IS NOT DISTINCT FROM ROW(w.locktype, w.database, w.classid, w.objid, w.objsubid, w.relation,
+        w.transactionid)
+      JOIN pg_locks own ON own.locktype = 'transactionid' AND own.pid IS NULL AND own.virtualtransaction = h.virtualtransaction
+      JOIN pg_prepared_xacts p ON p.transaction = own.transactionid JOIN pg_roles r ON r.rolname = p.owner
+    WHERE w.pid = %s AND NOT w.granted"""
+"""Transactions that hold what a session waits for, and that have no session any more."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +70,11 @@ def former(connection: Connection, database: str) -> Former | None:
 def undisturbed(server: Server, databases: Sequence[str]) -> Iterator[Connection]:
     """A session outside of some databases. Who holds a lock that it waits for is ended, but for superusers.
 
-    Every role may keep the name of a database locked, from any other database.
+    Every role may keep the name of a database locked, from any other database, even without a session.
     """
     done = Event()
     with server.maintenance(databases) as connection, server.maintenance(databases) as other:
-        watching = Thread(target=_end_blockers, args=[other, connection.info.backend_pid, done], daemon=True)
+        watching = Thread(target=_end_blockers, args=[server, other, connection.info.backend_pid, databases, done], daemon=True)
         watching.start()
         try:
             yield connection
@@ -75,7 +83,7 @@ def undisturbed(server: Server, databases: Sequence[str]) -> Iterator[Connection
             watching.join()
 
 
-def _end_blockers(connection: Connection, waiting: int, done: Event) -> None:
+def _end_blockers(server: Server, connection: Connection, waiting: int, databases: Sequence[str], done: Event) -> None:
     query = """SELECT a.pid, quote_ident(a.usename), a.application_name, a.datname,
           CASE WHEN NOT r.rolsuper THEN pg_terminate_backend(a.pid) END
         FROM unnest(pg_blocking_pids(%s)) b (pid) JOIN pg_stat_activity a USING (pid) JOIN pg_roles r ON r.oid = a.usesysid"""
@@ -86,7 +94,14 @@ def _end_blockers(connection: Connection, waiting: int, done: Event) -> None:
                 said.add((pid, user, application, database, ended))
                 doing = "is ended, since it blocks the swap" if ended else "blocks the swap: end it at the server"
                 log.warning("the session of %s (%s) in %s, process %d, %s", user, application, database, pid, doing)
-    except psycopg.Error as error:
+            for gid, owner, database, superuser in connection.execute(_PREPARED, [waiting]).fetchall():
+                if (gid, database) not in said:
+                    said.add((gid, database))
+                    log.warning("the prepared transaction %r of %s in %s blocks the swap", gid, owner, database)
+                    if not superuser and database not in databases and server.about.superuser:
+                        with server.connect(database) as there:
+                            there.execute(SQL("ROLLBACK PREPARED {}").format(Literal(gid)))
+    except (psycopg.Error, RecoveryError) as error:
         log.warning("who blocks the swap can't be seen: %s", str(error).strip())
 
 

@@ -296,7 +296,7 @@ def create_database(server: Server, restore: RestoreView, target: Target) -> Non
     A database of that name is dropped.
     """
     name = Identifier(target.loaded)
-    with server.maintenance([target.loaded]) as connection, translated_errors(f"Creating database {target.loaded}", RestoreError):
+    with undisturbed(server, [target.loaded]) as connection, translated_errors(f"Creating database {target.loaded}", RestoreError):
         drop(connection, target.loaded)
         connection.execute(server_globals.create_statement(target.loaded, target.facts, server.about.major))
         connection.execute(SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))

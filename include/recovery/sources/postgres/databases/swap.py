@@ -175,6 +175,7 @@ def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) ->
         restore.record(_BACK)
         if _is_swapped(connection, chosen, restore):
             _refuse_taken(connection, [target.stage for target in chosen])
+            _refuse_prepared(connection, chosen)
             close(connection, [target.name for target in chosen])
             with translated_errors("Swapping the databases back", RestoreError), connection.transaction():
                 for target in reversed(chosen):
