@@ -116,6 +116,39 @@ def test_put_makes_a_folder_again_that_a_sweep_removed_before_the_first_byte(des
     assert everything(destination.root) == {"p/s/x"}
 
 
+@pytest.mark.parametrize("at", ["what is there", "what was sent"])
+def test_put_does_not_read_a_file_that_somebody_lengthens_to_its_end(destination, file, monkeypatch, at):
+    """A hole costs who writes there nothing, and would be read for years."""
+    digest, look, read = sha256(file), os.fstat, []
+    if at == "what is there":
+        destination.put(file, "p/s/x", digest, lambda count: None)
+
+    class Counted:
+        def __init__(self):
+            self._real = hashlib.new("sha256")
+
+        def update(self, data):
+            read.append(len(data))
+            self._real.update(data)
+
+        def hexdigest(self):
+            return self._real.hexdigest()
+
+    def lengthen(descriptor):
+        found = look(descriptor)
+        for path in [*destination.root.glob("p/s/.partial-*"), *destination.root.glob("p/s/x")]:
+            if not (at == "what was sent" and path.name == "x"):
+                os.truncate(path, 200 * MIB)
+        return found
+
+    monkeypatch.setattr(hashlib, "sha256", Counted)
+    monkeypatch.setattr(os, "fstat", lengthen)
+    with pytest.raises(DestinationError, match="is not what was sent"):
+        destination.put(file, "p/s/x", digest, lambda count: None)
+    assert max(read) <= 8 * MIB
+    assert sum(read) < 100 * MIB
+
+
 @pytest.mark.parametrize("removed", ["folder", "file"])
 def test_put_ends_with_an_error_when_somebody_removes_every_new_file_or_folder(destination, file, monkeypatch, removed):
     real, lock = destination._make_folder, fcntl.flock

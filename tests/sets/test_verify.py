@@ -105,6 +105,19 @@ DAMAGES = {
 }
 
 
+@pytest.mark.parametrize("identity", [False, True])
+@pytest.mark.parametrize("name", ["files/uploads/uploads.001.tar.zst.age", "contents.jsonl.zst.age", "RESTORE.md"])
+def test_verify_does_not_read_a_lengthened_file_to_its_end(made, place, folder, monkeypatch, name, identity):
+    """A hole costs who writes there nothing, and would be read for years."""
+    monkeypatch.setattr(Told, "made", ())
+    os.truncate(folder / name, 100 << 20)
+    result = verified(place, made.set_id, keys(made, identity=identity), progress=Told)
+    assert (result.status, len(result.faults)) == (VerificationStatus.INVALID, 1)
+    assert name in result.faults[0]
+    (told,) = Told.made
+    assert told.done < 50 << 20
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_verify_finds_damage_of_every_kind_of_file(made, place, folder, damage):
     action, words = DAMAGES[damage]

@@ -187,7 +187,7 @@ class _Reading:
     def _hash(self, name: str, file: File) -> None:
         digest, size = hashlib.sha256(), 0
         with self._found.destination.open(f"{self._manifest.path}/{name}") as source:
-            while chunk := source.read(_CHUNK):
+            while size <= file.bytes and (chunk := source.read(_CHUNK)):
                 digest.update(chunk)
                 size += len(chunk)
                 self._progress.add(len(chunk))
