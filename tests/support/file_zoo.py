@@ -98,6 +98,18 @@ def _modes(folder: Path, deep: Path) -> None:
         os.utime(place, ns=(5, 1_600_000_000_000_000_001))
 
 
+def make_deep(folder: Path, names: list[str]) -> None:
+    """Folders one in the other, however long their path gets."""
+    at = os.open(folder, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=at)
+        inner = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=at))
+    os.close(at)
+
+
 def listen(path: Path) -> socket.socket:
     """A socket in the file system."""
     server = socket.socket(socket.AF_UNIX)

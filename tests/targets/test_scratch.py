@@ -25,7 +25,7 @@ from recovery.sources.postgres import scratch_server
 from recovery.targets import scratch
 from sandbox import toolchain
 from sandbox.servers import postgres_bin, wait_for
-from tests.support.file_zoo import NOBODY
+from tests.support.file_zoo import NOBODY, as_nobody, make_deep, open_up
 from tests.support.postgres_versions import majors
 from tests.support.processes import command_lines_with, in_a_process, servers_in
 from tests.support.system import SampleSystem
@@ -246,6 +246,28 @@ def test_scratch_folder_is_created_in_drill_folder_and_missing_drill_folder_is_r
 def test_scratch_folder_is_created_in_staging_without_drill_folder(plan, drill_folder):
     scratch.start(around(plan), drill_folder, {"files.uploads": {}})
     assert record(drill_folder).root.parent == drill_folder
+
+
+def test_scratch_folder_with_a_deep_tree_is_removed(plan, drill_folder):
+    """Deeper than Python's stack and the limit of open files, as a set may be, or what code of a set left in its server's folder."""
+    scratch.start(around(plan), drill_folder, {"files.uploads": {}})
+    root = record(drill_folder).root
+    make_deep(root / "files.uploads", ["d"] * 1900)
+    scratch.remove(drill_folder)
+    assert not root.exists()
+
+
+def test_scratch_folder_with_read_only_folders_is_removed_by_a_worker_that_is_not_root(plan, drill_folder):
+    scratch.start(around(plan), drill_folder, {"files.uploads": {}})
+    root = record(drill_folder).root
+    (root / "files.uploads/a/b").mkdir(parents=True)
+    for folder in ("a/b", "a"):
+        (root / "files.uploads" / folder).chmod(0o555)
+    for path in (record(drill_folder).sockets, drill_folder, *drill_folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    open_up(drill_folder.parent)
+    as_nobody(scratch.remove, drill_folder)
+    assert not root.exists()
 
 
 @ROOT

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError, StagingError
 from recovery.common.files import locked, read_record, write_record
+from recovery.common.held_folder import HeldFolder
 from recovery.common.trusted_path import exchangeable
 from recovery.plan.field_types import SCRATCH
 from recovery.plan.kinds import KINDS
@@ -215,7 +215,8 @@ def _remove(folder: Path) -> None:
     for made_folder in (made.root, made.sockets):
         try:
             if made_folder.exists():
-                shutil.rmtree(made_folder)
+                with HeldFolder.open(made_folder.parent) as above:  # what was restored there may be deeper than Python's stack
+                    above.remove(os.fsencode(made_folder.name))
         except OSError as error:
             raise StagingError(f"The scratch folder {made_folder} can't be removed: {error}.", "Remove it by hand.") from None
     (folder / _RECORD).unlink()

@@ -28,7 +28,7 @@ from recovery.sources.trees import filesystem
 from recovery.sources.trees.inventory import hold
 from recovery.sources.trees.walk import Walk
 from tests.support import file_zoo
-from tests.support.file_zoo import as_nobody, entries, open_up, rows, snapshot
+from tests.support.file_zoo import as_nobody, entries, make_deep, open_up, rows, snapshot
 from tests.support.kills import Killed, Killer, killed_at_each_point
 from tests.support.local_restore import LocalRestore, back_up, identities, reader_of
 
@@ -186,18 +186,6 @@ def test_restore_of_100_000_files_is_exact_with_every_method(tmp_path):
             assert (live / "009/later.jpg").exists()
             (live / "008" / "8.jpg").write_bytes(b"damaged")
     assert snapshot(live) == before
-
-
-def make_deep(folder: Path, names: list[str]) -> None:
-    """Folders one in the other, however long their path gets."""
-    at = os.open(folder, os.O_RDONLY)
-    for name in names:
-        os.mkdir(name, dir_fd=at)
-        inner = os.open(name, os.O_RDONLY, dir_fd=at)
-        os.close(at)
-        at = inner
-    os.close(os.open("file", os.O_CREAT, dir_fd=at))
-    os.close(at)
 
 
 @pytest.fixture
