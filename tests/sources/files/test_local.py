@@ -884,6 +884,72 @@ def test_restore_without_root_is_exact(tmp_path):
         assert as_nobody(there_and_back)
 
 
+@pytest.mark.parametrize("live_too", [False, True])
+@pytest.mark.parametrize("how", ["swap", "swap, killed in a rename", "in place"])
+def test_restore_of_read_only_folders_without_root_is_exact(tmp_path, monkeypatch, how, live_too):
+    """To move a folder takes the right to write to it."""
+    if not IS_ROOT:
+        pytest.skip("the set is opened by root")
+    with tempfile.TemporaryDirectory() as point:
+        os.chown(point, file_zoo.NOBODY, file_zoo.NOBODY)
+        live = Path(point) / "live"
+
+        def build(content: str) -> None:
+            (live / "read only" / "too").mkdir(parents=True)
+            (live / "read only" / "file").write_text(content)
+            for folder in ("read only/too", "read only"):
+                (live / folder).chmod(0o555)
+
+        as_nobody(build, "saved")
+        source = files(live)
+        before = snapshot(live)
+        unsealed(back_up(source, Path(point) / "set"))
+        for folder in ("read only", "read only/too"):
+            (live / folder).chmod(0o755)
+        shutil.rmtree(live / "read only")
+        if live_too:
+            as_nobody(build, "later")
+        later = snapshot(live)
+
+        def back() -> None:
+            restore = Unsealed(Path(point) / "set", Path(point) / "work", in_place=how == "in place")
+            assert finding_texts(source, restore, "refusal") == ""
+            if restore.in_place:
+                source.replace(restore)
+                assert source.verify_staged(restore) == []
+                assert snapshot(live) == before
+                return
+            source.stage(restore)
+            assert source.verify_staged(restore) == []
+            if "killed" in how:
+                with monkeypatch.context() as patch, pytest.raises(Killed):
+                    patch.setattr(os, "chmod", killed_at_the_second(os.chmod))
+                    source.swap(restore)
+            source.swap(restore)
+            assert snapshot(live) == before
+            if "killed" in how:
+                with monkeypatch.context() as patch, pytest.raises(Killed):
+                    patch.setattr(os, "chmod", killed_at_the_second(os.chmod))
+                    source.roll_back(restore)
+            source.roll_back(restore)
+            source.discard(restore)
+            assert snapshot(live) == later
+
+        as_nobody(back)
+
+
+def killed_at_the_second(real):
+    calls = []
+
+    def do(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        real(*arguments, **named)
+
+    return do
+
+
 def unsealed(set_folder: Path) -> None:
     """Decrypt and decompress every pack, for who can't start the Python that does it."""
     for facts in json.loads((set_folder / "packs.json").read_text())["uploads"]:

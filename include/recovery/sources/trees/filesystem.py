@@ -2,7 +2,7 @@
 
 # pathlib has no paths of bytes.
 
-# ruff: noqa: PTH104, PTH108, PTH118
+# ruff: noqa: PTH101, PTH104, PTH108, PTH118
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from recovery.common.errors import RestoreError
 from recovery.common.held_folder import HeldFolder, removed_empty
 from recovery.common.paths import at, readable, text
+from recovery.common.trusted_path import REACHED
 from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.common.xattrs import read_xattrs
 from recovery.packs.content_index import Facts
@@ -43,9 +44,21 @@ _PROBES = {"user.recovery": b"1", "trusted.recovery": b"1", "security.recovery":
 def rename(source: bytes, target: bytes) -> None:
     """Rename, and replace nothing: ``renameat2(2)`` with RENAME_NOREPLACE, where the file system has it.
 
+    A folder of this user in which this user may not write, such as a read-only one, is opened for that moment.
+
     Raises:
         OSError: as the system says; ``FileExistsError`` if the target exists.
     """
+    try:
+        _rename(source, target)
+    except PermissionError:
+        if not is_closed(source):
+            raise
+        with _opened(source):
+            _rename(source, target)
+
+
+def _rename(source: bytes, target: bytes) -> None:
     if _libc.renameat2(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE) == 0:
         return
     number = ctypes.get_errno()
@@ -54,6 +67,40 @@ def rename(source: bytes, target: bytes) -> None:
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
     os.rename(source, target)
+
+
+def is_closed(path: bytes) -> bool:
+    """Whether an entry is a folder of this user that lets this user write nothing."""
+    status = os.lstat(path)
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return own and not os.access(path, os.W_OK, effective_ids=True)
+
+
+@contextmanager
+def _opened(folder: bytes) -> Iterator[None]:
+    """Let this user write to a folder of its own: that moves to another folder only with the right to, since its ``..`` changes."""
+    descriptor = os.open(folder, REACHED)
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    try:
+        os.chmod(f"/proc/self/fd/{descriptor}", mode | stat.S_IWUSR)
+        yield
+        os.chmod(f"/proc/self/fd/{descriptor}", mode)
+    finally:
+        os.close(descriptor)
+
+
+def close(folder: bytes, inode: int, mode: int) -> None:
+    """Give a folder that was opened for a rename its mode back; another one that lies there by now keeps its own.
+
+    Raises:
+        OSError: if none is there.
+    """
+    descriptor = os.open(folder, REACHED)
+    try:
+        if os.fstat(descriptor).st_ino == inode:
+            os.chmod(f"/proc/self/fd/{descriptor}", mode)
+    finally:
+        os.close(descriptor)
 
 
 def sync(folder: HeldFolder) -> None:
@@ -287,7 +334,7 @@ def obstacles(folder: Path, names: Iterable[bytes], *, renamed: bool = True) -> 
         is_folder = stat.S_ISDIR(entry.st_mode)
         if sticky and entry.st_uid != os.geteuid():
             yield f"{readable(path)} belongs to another user, and {folder} is sticky"
-        if is_folder and not root and not os.access(place, os.W_OK, effective_ids=True):
+        if is_folder and entry.st_uid != os.geteuid() and not os.access(place, os.W_OK, effective_ids=True):
             yield f"{readable(path)} is not writable for this worker, so it can't be moved"
         flags, its_project, _ = _marks(place, entry)
         if flags:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.common.errors import RestoreError
 from recovery.common.files import read_lists, write_atomically
-from recovery.common.held_folder import HeldFolder
+from recovery.common.held_folder import HeldFolder, Reach
 from recovery.common.paths import raw, readable, text
 from recovery.common.trusted_path import where
 from recovery.common.wording import ROLLS_BACK
@@ -62,7 +65,10 @@ class ExchangePlan:
             paths: of the entries.
             folders: live folders that stay, with the facts that they get; None for those that they have.
         """
-        lines: list[list[object]] = [["unit", text(path), live.has(path), new.has(path)] for path in paths]
+        units = list(paths)
+        reaches: tuple[Reach, ...] = (live, new)
+        lines: list[list[object]] = [["unit", text(path), live.has(path), new.has(path)] for path in units]
+        lines += [line for path in units for reach in reaches for line in _closed(reach, path)]
         for path, facts in folders:
             folder = live.below(raw(path))  # held, so that inode and facts are those of the same folder
             before = of_live(folder, b".")
@@ -74,10 +80,22 @@ class ExchangePlan:
         for path, live, staged in read_lists(self._file, "unit"):
             yield Unit(raw(path), live, staged)
 
+    def closed(self) -> Iterator[tuple[bytes, int, int]]:
+        """Folders among the units, live or staged, that let this user write nothing: the path, the inode and the mode."""
+        for path, inode, mode in read_lists(self._file, "closed"):
+            yield raw(path), inode, mode
+
     def folders(self) -> Iterator[tuple[bytes, int, Facts, Facts]]:
         """Live folders that get other metadata: the path, the inode, and the facts before and after."""
         for path, inode, before, after in read_lists(self._file, "folder"):
             yield raw(path), inode, before, after
+
+
+def _closed(reach: Reach, path: bytes) -> Iterator[list[object]]:
+    """A line of a folder that has to be opened for a rename."""
+    if reach.has(path) and filesystem.is_closed(reach.at(path)):
+        status = os.lstat(reach.at(path))
+        yield ["closed", text(path), status.st_ino, stat.S_IMODE(status.st_mode)]
 
 
 class Swap:
@@ -101,6 +119,7 @@ class Swap:
             RestoreError: if an entry can't be renamed, or something appeared in its place meanwhile.
         """
         self._each("put in place", self._put)
+        self._close()
         for path, inode, _, after in self._plan.folders():
             if not self._give(path, inode, after):
                 raise RestoreError(
@@ -116,6 +135,7 @@ class Swap:
             RestoreError: if an entry can't be renamed.
         """
         self._each("rolled back", self._take_back)
+        self._close()
         for path, inode, before, _ in self._plan.folders():
             if not self._give(path, inode, before):
                 log.warning("%s is another folder now; it keeps its owner and mode", readable(path))
@@ -136,6 +156,12 @@ class Swap:
             do(unit)
             count += 1
         log.info("%s: %d entries %s", self._work.home.path, count, what)
+
+    def _close(self) -> None:
+        """A kill may have left a folder open, as a rename needs it."""
+        for path, inode, mode in self._plan.closed():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                filesystem.close(self._live.at(path), inode, mode)
 
     def _give(self, path: bytes, inode: int, facts: Facts) -> bool:
         """Give a live folder other metadata, if it is the folder of which the plan speaks."""
