@@ -188,6 +188,24 @@ def test_restore_of_100_000_files_is_exact_with_every_method(tmp_path):
     assert snapshot(live) == before
 
 
+def test_dump_warns_of_what_is_only_named_like_a_work_folder(tmp_path, live):
+    work = live / ".recovery-0123abcd"
+    (work / "before").mkdir(parents=True)
+    work.chmod(0o700)
+    assert warnings(live, tmp_path / "work folder") == ()
+    (live / "sub/.recovery-20251130-notes").write_text("data")
+    (live / ".recovery-20251130").mkdir(mode=0o755)
+    (said,) = warnings(live, tmp_path / "data")
+    assert "named like work folders of restores, so left out" in said
+    assert all(name in said for name in ("live/.recovery-20251130,", "sub/.recovery-20251130-notes"))
+    assert warnings(live, tmp_path / "excluded", ".recovery-2025*") == ()
+
+
+def warnings(live: Path, folder: Path, *exclude: str) -> tuple[str, ...]:
+    folder.mkdir()
+    return Files("uploads", FilesSettings(path=live, exclude=exclude), runner=LOCAL).dump(folder, lambda: None).warnings
+
+
 @pytest.fixture
 def deep(tmp_path):
     """A folder that pytest could not remove."""

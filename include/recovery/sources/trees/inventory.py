@@ -72,6 +72,9 @@ def take(name: str, walk: Walk, folder: Path, opened: Callable[[], None]) -> Dum
     took = human_duration(closed - started)
     log.info("%s: %d entries, %s to pack, below %s, in %s", name, scan.progress.entries, human_size(scan.progress.done), walk.root, took)
     warnings = tuple(f"{name}: sockets and devices are left out: {shortened(walk.left_out)}." for _ in walk.left_out[:1])
+    warnings += tuple(
+        f"{name}: named like work folders of restores, so left out: {shortened(walk.look_alikes)}." for _ in walk.look_alikes[:1]
+    )
     warnings += tuple(f"{name}: not there, so not in the set: {shortened(walk.gone)}." for _ in walk.gone[:1])
     for warning in warnings:
         log.warning("%s", warning)

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +98,8 @@ class Walk:
     """What could not be read, each with the reason."""
     left_out: list[str] = field(default_factory=list)
     """Sockets and devices, which no archive holds: the program that made them makes them again."""
+    look_alikes: list[str] = field(default_factory=list)
+    """What is left out because it is named like a restore's work folder, and does not look like one of this worker's."""
     gone: list[str] = field(default_factory=list)
     """What the source names and is not there, where that is to be said and is no error."""
     landmarks: dict[bytes, Landmark] = field(default_factory=dict)
@@ -137,9 +140,9 @@ class Walk:
                 if len(self.problems) >= _ENOUGH:
                     return
                 below = folder + os.fsencode(entry.name)
-                if is_mark(os.fsencode(entry.name)) or self.excluded(below):
-                    continue
                 path = _join(start, below)
+                if self.excluded(below) or self._is_work_folder(entry, path):
+                    continue
                 if len(at(self.root, path)) > PATH_MAX:
                     self._problem(path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
                     continue
@@ -156,6 +159,15 @@ class Walk:
                 yield from self._judged(Found(path, status))
                 if is_folder:
                     pending.append((below + b"/", status.st_dev))
+
+    def _is_work_folder(self, entry: os.DirEntry[str], path: bytes) -> bool:
+        if not is_mark(os.fsencode(entry.name)):
+            return False
+        with suppress(OSError):
+            status = entry.stat(follow_symlinks=False)
+            if (status.st_mode, status.st_uid) != (stat.S_IFDIR | stat.S_IRWXU, os.geteuid()):
+                self.look_alikes.append(shown(self.root, path))
+        return True
 
     def _entries(self, start: bytes, folder: bytes) -> Iterator[os.DirEntry[str]]:
         path = _join(start, folder).rstrip(b"/")
