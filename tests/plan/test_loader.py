@@ -129,6 +129,15 @@ def test_load_plans_returns_valid_plans_beside_broken_plans(tmp_path):
         load_plan("other", tmp_path)
 
 
+@pytest.mark.parametrize("other", ["a.yaml", "z.yaml", "shop.yml"])
+def test_no_other_file_takes_the_name_of_a_plan_from_the_file_of_that_name(tmp_path, other):
+    (tmp_path / "shop.yaml").write_text(PLAN)
+    (tmp_path / other).write_text(PLAN.replace("/backups", "/elsewhere"))
+    plans = load_plans(tmp_path)
+    assert [broken.path.name for broken in plans.broken] == [other]
+    assert [str(plan.destinations["local"].folder) for plan in plans.valid] == ["/backups"]
+
+
 def test_load_plans_fails_when_the_folder_is_missing(tmp_path):
     with pytest.raises(PlanError, match="RECOVERY_PLANS"):
         load_plans(tmp_path / "nowhere")

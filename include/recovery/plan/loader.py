@@ -60,17 +60,25 @@ def load_plans(where: Path | None = None) -> Plans:
     where = where or folder()
     if not where.is_dir():
         raise PlanError(f"There is no plan folder {where}.", "Create it, or let RECOVERY_PLANS name the right one.")
-    valid: dict[str, Plan] = {}
-    broken = []
-    for path in sorted(path for path in where.iterdir() if path.suffix in {".yaml", ".yml"}):
-        result = read_plan(path)
+    read = {path: read_plan(path) for path in sorted(path for path in where.iterdir() if path.suffix in {".yaml", ".yml"})}
+    owners: dict[str, Path] = {}
+    for path in sorted(read, key=lambda path: not _is_named_alike(path, read[path])):
+        if isinstance(plan := read[path], Plan):
+            owners.setdefault(plan.plan, path)
+    valid, broken = [], []
+    for path, result in read.items():
         if isinstance(result, BrokenPlan):
             broken.append(result)
-        elif result.plan in valid:
+        elif owners[result.plan] != path:
             broken.append(BrokenPlan(path, (f"plan: another file of the folder is named {result.plan!r} too; choose another name",)))
         else:
-            valid[result.plan] = result
-    return Plans(tuple(valid.values()), tuple(broken))
+            valid.append(result)
+    return Plans(tuple(valid), tuple(broken))
+
+
+def _is_named_alike(path: Path, result: Plan | BrokenPlan) -> bool:
+    """Whether a file is named like its plan: nobody takes that name from it by another file."""
+    return isinstance(result, Plan) and path.stem == result.plan
 
 
 def load_plan(name: str, where: Path | None = None) -> Plan:
