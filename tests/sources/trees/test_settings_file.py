@@ -1,5 +1,7 @@
 """Keys of settings files: which differ, and that nothing else is ever shown."""
 
+import time
+
 import pytest
 
 from recovery.sources.trees.settings_file import changed_keys, is_settings_file, key_digests
@@ -26,6 +28,17 @@ def test_key_digests_take_no_line_of_a_value_for_a_key():
     unquoted = b"KEY=-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\n-----END\n"
     assert list(key_digests("x", unquoted)) == ["KEY"]
     assert list(key_digests("x", b'KEY="never closed\nOTHER=1\n')) == ["KEY"]
+
+
+def test_key_digests_of_a_value_of_many_lines_take_no_longer_than_its_lines():
+    """Who may write such a file had a backup look at its first line as often as it has lines: for days, if it is as large as may be."""
+    began = time.monotonic()
+    assert list(key_digests("x", b'A="' + b"x\n" * 60_000)) == ["A"]
+    assert time.monotonic() - began < 3
+
+
+def test_key_digests_end_a_value_at_the_quote_of_a_later_line():
+    assert list(key_digests("x", b'A="1\\\n\\"2\nB=3\n\\\\"4\nC=5\n')) == ["A", "C"]
 
 
 def test_key_digests_change_with_any_line_of_a_quoted_value():

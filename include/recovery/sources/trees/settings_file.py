@@ -15,6 +15,8 @@ LARGEST = 1 << 20
 
 _NAME = re.compile(r"(.*/)?(\.env(\.[^/]*)?|[^/]*\.env)")
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Z][A-Z0-9_]{0,79}|[a-z][a-z0-9_.-]{0,79})\s*=\s*(.*)")
+_END = {quote: re.compile(rf"(\\.|[^\\{quote}])*{quote}") for quote in "\"'"}
+"""The part of a line up to the quote that ends a value. Each line is looked at alone: a backslash at its end hides no quote."""
 
 
 def is_settings_file(path: str) -> bool:
@@ -32,19 +34,15 @@ def key_digests(path: str, data: bytes) -> dict[str, str]:
     lines = iter(text(data).splitlines())
     for line in lines:
         if match := _LINE.fullmatch(line):
-            key, value = match[1], match[2].rstrip()
-            quote = value[:1]
-            while quote in {'"', "'"} and not _ends(value, quote):
-                following = next(lines, None)
-                if following is None:
-                    break
-                value += "\n" + following.rstrip()
+            key, parts = match[1], [match[2].rstrip()]
+            if end := _END.get(parts[0][:1]):
+                closed = end.match(parts[0], 1)
+                while not closed and (following := next(lines, None)) is not None:
+                    parts.append(following.rstrip())
+                    closed = end.match(parts[-1])
+            value = "\n".join(parts)
             values[key] = hashlib.sha256(f"{path}\0{key}\0{value}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return values
-
-
-def _ends(value: str, quote: str) -> bool:
-    return re.match(rf"{quote}(\\.|[^\\{quote}])*{quote}", value, re.DOTALL) is not None
 
 
 def changed_keys(expected: dict[str, str], found: dict[str, str]) -> str:
