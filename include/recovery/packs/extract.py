@@ -66,6 +66,8 @@ class _Way:
         self._held = HeldFolder(os.open(folder, os.O_PATH | os.O_DIRECTORY), folder)
         self._real = {folder, *folder.parents}  # whatever leads to it is the operator's own
         self._ends: set[Path] = set()
+        self._last: Path | None = None
+        """The folder above the last member. Until a member of another one comes, none can take the place of what leads to it."""
 
     def refuse_detour(self, info: TarInfo) -> None:
         """Refuse a member, or a hard link's target, that has anything but folders above it.
@@ -75,7 +77,9 @@ class _Way:
         """
         path = self._folder / info.name
         for name in [path, self._folder / info.linkname] if info.islnk() else [path]:
-            self._look_above(name)
+            if name.parent != self._last:
+                self._look_above(name)
+                self._last = name.parent
         if not info.isdir():
             self._ends.add(path)
 
