@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,20 @@ from recovery.common.errors import DestinationError
 from recovery.destinations.base import Missing, Refused
 from recovery.destinations.s3 import S3
 from sandbox.servers import free_port
+from tests.support.s3_gateway import (
+    Answer,
+    Busy,
+    RepeatsChecksums,
+    breaks_off,
+    damages_what_arrives,
+    damages_what_is_read,
+    gateway,
+    ignores_checksums,
+    no_bulk_delete,
+    other_etags,
+    refusal,
+    refuses_checksums,
+)
 from tests.support.sets import keys_of, run_python, s3_destination
 
 MIB = 1 << 20
@@ -112,11 +127,113 @@ def test_put_fails_when_the_server_confirms_another_checksum(destination, tmp_pa
     assert keys_of(destination) == set()
 
 
-def test_put_fails_when_the_server_confirms_no_checksum(destination, file):
-    destination._client.meta.events.register("after-call.s3.CompleteMultipartUpload", lambda parsed, **_: parsed.pop("ChecksumSHA256"))
+@pytest.fixture
+def others(s3_server):
+    """Gives the destination at a server with these behaviours, and its gateway."""
+    with gateway(s3_server) as server:
+
+        def make(*behaviours, **config):
+            server.behaviours = behaviours
+            there = s3_destination(s3_server)
+            return S3("offsite", server.client(**config), there._bucket, there._prefix.rstrip("/")), server
+
+        yield make
+
+
+OTHERS = {
+    "SHA-256": ((), "SHA-256"),
+    "no SHA-256": ((ignores_checksums,), "MD5"),
+    "SHA-256 refused": ((refuses_checksums,), "MD5"),
+    "SHA-256 repeated, not computed": ((RepeatsChecksums(),), "MD5"),
+    "no SHA-256, no MD5": ((ignores_checksums, other_etags), "reading it back"),
+}
+
+
+@pytest.mark.parametrize("size", [1000, 9 * MIB])
+@pytest.mark.parametrize(("behaviours", "confirmed_by"), OTHERS.values(), ids=OTHERS)
+def test_put_is_confirmed_by_the_best_that_the_server_offers(others, tmp_path, behaviours, confirmed_by, size):
+    destination, _ = others(*behaviours)
+    path = tmp_path / "file"
+    for content in (os.urandom(size), os.urandom(size)):
+        path.write_bytes(content)
+        assert put(destination, path)
+        assert not put(destination, path)
+        assert destination.read("p/s/x", size) == content
+    assert destination.confirmed_by == {confirmed_by}
+    assert uploads(destination) == []
+
+
+@pytest.mark.parametrize("size", [1000, 9 * MIB])
+@pytest.mark.parametrize("behaviours", [behaviours for behaviours, _ in OTHERS.values()], ids=OTHERS)
+def test_put_fails_when_other_content_arrives_whatever_the_server_confirms(others, tmp_path, behaviours, size):
+    destination, server = others(*behaviours)
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+    put(destination, path, "p/s/first")
+    server.behaviours = (damages_what_arrives, *behaviours)
+    with pytest.raises(DestinationError, match="is not what was sent") as caught:
+        put(destination, path)
+    assert caught.value.retryable
+    assert keys_of(destination) == {"p/s/first"}
+    assert uploads(destination) == []
+
+
+def test_put_does_not_believe_a_server_that_stopped_to_compute_checksums(others, file):
+    destination, server = others()
+    put(destination, file)
+    server.behaviours = (ignores_checksums, damages_what_arrives)
     with pytest.raises(DestinationError, match="is not what was sent"):
+        put(destination, file, "p/s/y")
+    assert keys_of(destination) == {"p/s/x"}
+
+
+def test_put_does_not_believe_the_checksum_of_an_object_that_a_server_only_repeats(others, tmp_path):
+    destination, server = others(RepeatsChecksums())
+    path = tmp_path / "file"
+    path.write_bytes(b"right")
+    told = base64.b64encode(hashlib.sha256(b"right").digest()).decode()
+    server.client().put_object(Bucket=destination._bucket, Key=f"{destination._prefix}p/s/x", Body=b"wrong", ChecksumSHA256=told)
+    assert put(destination, path)
+    assert destination.read("p/s/x", 10) == b"right"
+
+
+@pytest.mark.parametrize("fault", [damages_what_is_read, breaks_off])
+def test_put_fails_as_retryable_when_the_object_cannot_be_read_back(others, file, fault):
+    destination, _ = others(ignores_checksums, other_etags, fault)
+    with pytest.raises(DestinationError, match="p/s/x") as caught:
         put(destination, file)
+    assert caught.value.retryable
+
+
+def test_open_fails_as_retryable_when_the_answer_breaks_off(others, file):
+    destination, server = others()
+    put(destination, file)
+    server.behaviours = (breaks_off,)
+    with pytest.raises(DestinationError, match="Could not read p/s/x") as caught:
+        destination.read("p/s/x", 20 * MIB)
+    assert caught.value.retryable
+
+
+def test_delete_asks_for_each_object_where_one_request_cannot_delete_several(others, tmp_path):
+    destination, server = others(no_bulk_delete)
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    for key in "abc":
+        put(destination, path, key)
+    destination.delete(["a", "b", "missing"])
+    destination.delete(["c"])
     assert keys_of(destination) == set()
+    assert sum(request.endswith("?delete") for request in server.seen) == 1
+
+
+def test_put_to_a_busy_server_is_repeated_and_fails_as_retryable_when_it_stays_busy(others, file):
+    destination, server = others(Busy("PUT", 2), retries={"mode": "standard", "total_max_attempts": 3})
+    put(destination, file)
+    server.behaviours = (Busy("PUT", 1000),)
+    with pytest.raises(DestinationError, match="SlowDown") as caught:
+        put(destination, file, "p/s/y")
+    assert caught.value.retryable
+    assert keys_of(destination) == {"p/s/x"}
 
 
 def test_put_replaces_an_object_of_the_same_size_without_the_same_checksum(destination, file):
@@ -130,6 +247,33 @@ def test_put_stores_objects_below_the_prefix(s3_server, destination, file):
     whole = S3("other", s3_server.client(), destination._bucket)
     assert keys_of(whole, destination._prefix) == {f"{destination._prefix}p/s/x"}
     assert f"{whole.describe()}/{destination._prefix}" == f"{destination.describe()}/"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "RequestTimeTooSkewed", "Set this worker's clock"),
+        (400, "AuthorizationHeaderMalformed", "Write the bucket's region"),
+        (403, "SecondLevelDomainForbidden", "addressing_style"),
+    ],
+)
+def test_put_refused_without_words_asks_once_more_for_the_reason(others, file, status, code, words):
+    def refuse(request, ask):
+        return Answer(status, {}) if request.method == "HEAD" else refusal(status, code, "the server's reason")
+
+    destination, _ = others(refuse)
+    with pytest.raises(Refused, match=f"{code} the server's reason. Next: .*{words}"):
+        put(destination, file)
+    with pytest.raises(Refused, match=words):
+        destination.now()
+
+
+def test_put_to_a_web_page_is_refused_with_a_remedy(others, file):
+    destination, _ = others(lambda request, ask: Answer(200 if request.method == "GET" else 405, {}, b"<html>Hello<br></html>"))
+    with pytest.raises(Refused, match="Correct endpoint_url"):
+        put(destination, file)
+    with pytest.raises(DestinationError, match="the endpoint in the Connection"):
+        destination.now()
 
 
 def test_put_with_wrong_keys_is_refused_as_not_retryable(s3_server, destination, file):

@@ -47,6 +47,7 @@ def test_upload_sends_all_files_of_a_set_and_the_manifest_last(destination, tmp_
     there = {key.split("/", 2)[2]: destination.read(key, 10 * MIB) for key in keys_of(destination, f"{manifest.path}/")}
     assert there == files_of(folder)
     assert (upload.files, upload.bytes) == (8, sum(map(len, there.values()))) == (8, upload.sent_bytes)
+    assert upload.confirmed_by == (("reading it back",) if isinstance(destination, Folder) else ("SHA-256",))
     assert sets_at(destination) == [folder.name]
 
 

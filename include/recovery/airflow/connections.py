@@ -39,15 +39,25 @@ def from_airflow(connection_id: str) -> Endpoint:
 
 
 def s3_client(connection_id: str) -> S3Client:
-    """The boto3 S3 client that an AWS Connection describes: keys, roles, region and endpoint are S3Hook's business.
+    """The boto3 S3 client that an AWS Connection describes: keys, roles, region, endpoint and its style are S3Hook's business.
 
     Raises:
-        ConnectionUnusable: if there is no such Connection.
+        ConnectionUnusable: if there is no such Connection, or no client can be made of it.
     """
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from botocore.exceptions import BotoCoreError
+
+    from recovery.destinations.s3 import CONFIG
 
     from_airflow(connection_id)  # the hook itself would go on with whatever credentials lie around
-    client: S3Client = S3Hook(aws_conn_id=connection_id).get_conn()
+    try:
+        hook = S3Hook(aws_conn_id=connection_id)
+        client: S3Client = hook.get_client_type(config=hook.config.merge(CONFIG))
+    except (BotoCoreError, ValueError) as error:
+        raise ConnectionUnusable(
+            f"The Connection {connection_id!r} describes no S3 client: {error}.",
+            "Correct it: endpoint_url in its extra is an address such as https://s3.example.org, without a bucket.",
+        ) from error
     return client
 
 

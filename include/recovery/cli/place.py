@@ -28,13 +28,13 @@ def _bucket(text: str, endpoint_url: str | None) -> Destination:
     import boto3
     from botocore.exceptions import BotoCoreError
 
-    from recovery.destinations.s3 import S3
+    from recovery.destinations.s3 import CONFIG, S3
 
     match = re.fullmatch(r"s3://([^/]+)/*(.*?)/*", text)
     if not match:
         raise PlanError(f"{text} names no bucket.", "Write s3://bucket or s3://bucket/prefix.")
     try:
-        client = boto3.client("s3", endpoint_url=endpoint_url)
+        client = boto3.client("s3", endpoint_url=endpoint_url, config=CONFIG)
     except (BotoCoreError, ValueError) as error:
         raise PlanError(f"{text} can't be reached: {error}.", "Correct --endpoint-url and the AWS_ variables.") from None
     return S3("place", client, match[1], match[2])

@@ -94,6 +94,8 @@ class Destination(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         """The plan's name for it."""
+        self.confirmed_by: set[str] = set()
+        """How it was confirmed that objects arrived, since this was made: for the log."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -101,7 +103,9 @@ class Destination(ABC):
 
     @abstractmethod
     def put(self, path: Path, key: str, sha256: str, sent: Callable[[int], None]) -> bool:
-        """Send a file and confirm by checksum that it arrived. Until then nothing can be seen under the key.
+        """Send a file and confirm that exactly this arrived. Nothing can be seen under the key before all of it is there.
+
+        Where only a look at the object can confirm it, it can be seen meanwhile, and is deleted if it is another one.
 
         Args:
             path: the file.

@@ -64,6 +64,7 @@ class Folder(Destination):
 
     def __init__(self, name: str, root: Path, mount: Path | None = None) -> None:
         super().__init__(name)
+        self.confirmed_by.add("reading it back")
         self.root = root
         self._mount = mount
 

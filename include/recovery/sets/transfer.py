@@ -34,6 +34,8 @@ class Upload:
     """Of the set."""
     sent_bytes: int
     """Sent now; the rest was already there."""
+    confirmed_by: tuple[str, ...]
+    """How the destination confirmed that the files are there."""
 
 
 def upload_set(folder: Path, destination: Destination) -> Upload:
@@ -71,15 +73,17 @@ def upload_set(folder: Path, destination: Destination) -> Upload:
         put(item)
     everything = files | last
     total = sum(file.bytes for file in everything.values())
+    confirmed_by = tuple(sorted(destination.confirmed_by))
     log.info(
-        "%s holds set %s: %d files, %s; sent %s",
+        "%s holds set %s: %d files, %s, confirmed by %s; sent %s",
         destination.describe(),
         manifest.set_id,
         len(everything),
         human_size(total),
+        " and ".join(confirmed_by),
         progress.summary(),
     )
-    return Upload(manifest.set_id, destination.name, len(everything), total, progress.done)
+    return Upload(manifest.set_id, destination.name, len(everything), total, progress.done, confirmed_by)
 
 
 class _Put:
