@@ -97,6 +97,16 @@ def test_list_and_folders_return_only_entries_below_the_prefix(destination, tmp_
     assert keys_of(destination, "nobody/") == set()
 
 
+def test_keys_with_special_characters_are_not_mixed_up(destination, tmp_path):
+    keys = {f"p/s/{name}" for name in ("a b", "a+b", "a%20b", "a%2Bb", "a%252Bb", "ä", "%C3%A4", "a&b=c", "a#b", "a?b", "x'y\"z<")}
+    for key in keys:
+        send(destination, tmp_path, key, key.encode())
+    assert keys_of(destination, "p/s/") == keys
+    assert all(destination.read(key, 100) == key.encode() for key in keys)
+    destination.delete(keys - {"p/s/a%2Bb"})
+    assert keys_of(destination) == {"p/s/a%2Bb"}
+
+
 def test_delete_removes_the_given_keys_and_ignores_missing_keys(destination, tmp_path):
     for number in range(5):
         send(destination, tmp_path, f"p/s/{number}/x", b"x")

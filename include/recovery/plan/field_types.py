@@ -28,6 +28,9 @@ _CRON = re.compile(r"(?!.*\bR\b)[\w *,/#?-]{9,100}", re.ASCII | re.IGNORECASE)
 """Airflow describes a schedule in a thousand characters at most."""
 _DEEPEST = 40
 _MOST_ANY = 5
+_BUCKET = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
+_PREFIX = r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$"
+_LONGEST_PREFIX = 500
 _JSON_SIZE = {"type": ["string", "integer"], "examples": ["512MiB", "1GiB", "20GB"]}
 
 
@@ -78,10 +81,22 @@ def cron(text: str) -> str:
     return text
 
 
-def plain_prefix(text: str) -> str:
-    """Check that no part of a prefix in a bucket is ``.`` or ``..``, which servers and clients resolve, each in its own way."""
-    if {".", ".."} & set(text.split("/")):
-        raise ValueError(f"{text!r} must not contain '.' or '..' as a part")
+def _bucket(text: str) -> str:
+    if not re.fullmatch(_BUCKET, text):
+        raise ValueError(
+            f"{text[:80]!r} is not the name of a bucket: write 3 to 63 letters, digits, '.', '-' and '_'; its address belongs into the"
+            " Connection, a folder in it into prefix"
+        )
+    return text
+
+
+def _prefix(text: str) -> str:
+    """Servers and clients resolve ``.`` and ``..``, each in its own way. A key may have 1024 bytes."""
+    if not re.fullmatch(_PREFIX, text) or {".", ".."} & set(text.split("/")) or len(text) > _LONGEST_PREFIX:
+        raise ValueError(
+            f"{text[:80]!r} is not a prefix: write up to {_LONGEST_PREFIX} letters, digits, '.', '-', '_', and '/' between parts, such as"
+            " prod/sets; no part is '.' or '..'"
+        )
     return text
 
 
@@ -106,6 +121,8 @@ def recipient(text: str) -> str:
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="Lower-case letters, digits, - and _.")]
 Pattern = Annotated[str, Field(min_length=1, max_length=250, description="A shell pattern of names or paths."), AfterValidator(_pattern)]
 ConnectionId = Annotated[str, Field(min_length=1, max_length=250, description="Id of an Airflow Connection.")]
+Bucket = Annotated[str, AfterValidator(_bucket), Field(json_schema_extra={"pattern": _BUCKET})]
+Prefix = Annotated[str, AfterValidator(_prefix), Field(json_schema_extra={"pattern": _PREFIX, "maxLength": _LONGEST_PREFIX})]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Duration = Annotated[
     timedelta,

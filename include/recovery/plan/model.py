@@ -16,14 +16,15 @@ from recovery.plan import validation
 from recovery.plan.checks import Check
 from recovery.plan.field_types import (
     AbsolutePath,
+    Bucket,
     ConnectionId,
     Duration,
     Level,
     Name,
     Part,
+    Prefix,
     Size,
     cron,
-    plain_prefix,
     recipient,
     timezone_name,
 )
@@ -72,8 +73,8 @@ class S3Place(Part):
     """A bucket and where in it."""
 
     connection: ConnectionId
-    bucket: Annotated[str, Field(min_length=3, max_length=63)]
-    prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$"), AfterValidator(plain_prefix)] = ""
+    bucket: Bucket
+    prefix: Prefix = ""
 
 
 class Destination(Retention):
