@@ -178,6 +178,14 @@ def test_put_fails_when_other_content_arrives_whatever_the_server_confirms(other
     assert uploads(destination) == []
 
 
+def test_try_out_says_how_objects_are_confirmed_and_leaves_none(others):
+    for behaviour, said in ((refuses_checksums, "MD5, or by reading it back"), (RepeatsChecksums(), "MD5, or by reading it back")):
+        destination, _ = others(behaviour)
+        assert destination.try_out("p/check").startswith(said)
+        assert keys_of(destination) == set()
+        assert uploads(destination) == []
+
+
 def test_put_does_not_believe_a_server_that_stopped_to_compute_checksums(others, file):
     destination, server = others()
     put(destination, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from recovery.common.connections import Clients, Endpoint
@@ -63,3 +64,9 @@ def s3_client(connection_id: str) -> S3Client:
 
 CLIENTS = Clients(from_airflow, s3_client)
 """What tasks and callbacks work with."""
+
+
+def for_commands() -> Clients:
+    """The same for a command, which no task runs: Airflow's commands read the database of Connections in this way."""
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
+    return CLIENTS

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,18 +24,23 @@ from recovery.common.wording import counted, escaped
 
 if TYPE_CHECKING:
     from recovery.cli.kit import Answer, Kit
+    from recovery.common.connections import Clients
 
 _USER_ERROR = 2
 _DEFECT = 3
 _DEBUG = "RECOVERY_DEBUG"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, clients: Callable[[], Clients] | None = None) -> int:
     """Run a command.
+
+    Args:
+        arguments: of the command line.
+        clients: gives what looks Connections up, for the one command that needs them.
 
     The exit status is 0, 1 if what was checked is not right, 2 if the command could not be done, 3 for a defect of this program.
     """
-    chosen = command_line().parse_args(arguments)
+    chosen = command_line().parse_args(arguments, argparse.Namespace(clients=clients))
     try:
         status: int = chosen.run(chosen)
         sys.stdout.flush()
@@ -71,7 +76,7 @@ def command_line() -> argparse.ArgumentParser:
     """The parser of ``recovery``, with all its commands."""
     parser = argparse.ArgumentParser(prog="recovery", description="Keys, plans and sets of the backup and recovery DAGs.")
     parser.add_argument("--version", action="version", version=VERSION)
-    areas = parser.add_subparsers(required=True, metavar="keys|plans|sets|show|verify")
+    areas = parser.add_subparsers(required=True, metavar="keys|plans|check|sets|show|verify")
 
     keys = areas.add_parser("keys", help="the keys that encrypt and sign").add_subparsers(required=True, metavar="create")
     create = keys.add_parser("create", help="make a recovery kit: an age identity and a signing key")
@@ -85,6 +90,11 @@ def command_line() -> argparse.ArgumentParser:
     check.set_defaults(run=_check_plans)
     schema = plans.add_parser("schema", help="print the JSON Schema of a plan file")
     schema.set_defaults(run=_print_schema)
+
+    destinations = areas.add_parser("check", help="try out the destinations of a plan; exit status 1 if one can't be used")
+    destinations.add_argument("plan", metavar="PLAN", help="its name, in the folder that RECOVERY_PLANS names, else in include/plans")
+    destinations.add_argument("--json", action="store_true", help="print JSON")
+    destinations.set_defaults(run=_check_destinations)
     _add_sets(areas)
     return parser
 
@@ -154,12 +164,19 @@ def _check_plans(chosen: argparse.Namespace) -> int:
     plans = load_plans(where)
     for plan in plans.valid:
         has = f"{counted(len(plan.source_ids), 'source')}, {counted(len(plan.destinations), 'destination')}"
-        print(f"plan {plan.plan}: valid, with {has}; whether they can be reached, its first backup finds out")
+        print(f"plan {plan.plan}: valid, with {has}; `recovery check {plan.plan}` tries its destinations out")
     for broken in plans.broken:
         print(indented(str(broken)), file=sys.stderr)
     if not plans.valid and not plans.broken:
         print(f"There is no plan file in {where}.", file=sys.stderr)
     return 1 if plans.broken or not plans.valid else 0
+
+
+def _check_destinations(chosen: argparse.Namespace) -> int:
+    from recovery.cli.check import check
+    from recovery.plan.loader import load_plan
+
+    return _print(chosen, check(load_plan(chosen.plan), chosen.clients()))
 
 
 def _print_schema(chosen: argparse.Namespace) -> int:

@@ -95,7 +95,7 @@ class Destination(ABC):
         self.name = name
         """The plan's name for it."""
         self.confirmed_by: set[str] = set()
-        """How it was confirmed that objects arrived, since this was made: for the log."""
+        """How it was confirmed that objects arrived, since this was made."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -147,6 +147,20 @@ class Destination(ABC):
     @abstractmethod
     def now(self) -> datetime:
         """The destination's own clock, in UTC, to the second."""
+
+    @abstractmethod
+    def try_out(self, key: str) -> str:
+        """Try whether an object could be written, and leave none.
+
+        Args:
+            key: of the object.
+
+        Returns:
+            How it would be confirmed that the object arrived.
+
+        Raises:
+            DestinationError: if it could not be written.
+        """
 
     @abstractmethod
     def free_space(self) -> int | None:
@@ -204,4 +218,4 @@ class Unusable(Destination):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise Refused(self._reason.what, self._reason.next_step)
 
-    put = open = list = folders = delete = now = free_space = sweep = _refuse
+    put = open = list = folders = delete = now = try_out = free_space = sweep = _refuse

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from recovery.destinations.base import Destination, Entry, Missing, Reading, Refused, Source
 from recovery.destinations.s3_parts import Parts, Slice, base64_of, cut, in_threads
-from recovery.destinations.s3_probe import failed, verifies_sha256
+from recovery.destinations.s3_probe import failed, try_upload, verifies_sha256
 from recovery.destinations.s3_words import DAMAGED, NEXT, code_of, in_words
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class S3(Destination):
         if parts.sha256 != sha256:
             raise self.changed_here(path)
         with self._errors(f"write {key}"):
-            if self._sha256 is None:
-                self._sha256 = verifies_sha256(self._client, self._bucket, self._prefix + key)
+            self._probe(key)
             there = self._head(key)
             if there and there["ContentLength"] == parts.size and self._confirms(there, key, parts):
                 return False
@@ -83,6 +82,11 @@ class S3(Destination):
                 return True
         self.delete([key])
         raise self.not_as_sent(key)
+
+    def _probe(self, key: str) -> None:
+        """Find out which checksums count, once: a server may be exchanged, but hardly while a task runs, and each answer is looked at."""
+        if self._sha256 is None:
+            self._sha256 = verifies_sha256(self._client, self._bucket, self._prefix + key)
 
     def _head(self, key: str) -> HeadObjectOutputTypeDef | None:
         """What the server says of an object; None if there is none."""
@@ -219,6 +223,13 @@ class S3(Destination):
         with self._errors("ask for its clock"):
             answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
+
+    def try_out(self, key: str) -> str:
+        """See :meth:`Destination.try_out`. Whether an ETag is the MD5, only an object tells."""
+        with self._errors("write to it"):
+            self._probe(key)
+            try_upload(self._client, self._bucket, self._prefix + key)
+        return "SHA-256" if self._sha256 else "MD5, or by reading it back, which doubles the transfer"
 
     def free_space(self) -> int | None:
         """See :meth:`Destination.free_space`. A bucket does not say."""

@@ -55,6 +55,10 @@ class Inside(Destination):
         """Refused."""
         raise self._read_only()
 
+    def try_out(self, key: str) -> str:
+        """Refused."""
+        raise self._read_only()
+
     def now(self) -> datetime:
         """See :meth:`Destination.now`."""
         return self._here.now()
