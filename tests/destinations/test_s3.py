@@ -44,6 +44,13 @@ def file(tmp_path):
     return path
 
 
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small"
+    path.write_bytes(os.urandom(1000))
+    return path
+
+
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -141,7 +148,6 @@ def others(s3_server):
 
 
 OTHERS = {
-    "SHA-256": ((), "SHA-256"),
     "no SHA-256": ((ignores_checksums,), "MD5"),
     "SHA-256 refused": ((refuses_checksums,), "MD5"),
     "SHA-256 repeated, not computed": ((RepeatsChecksums(),), "MD5"),
@@ -186,12 +192,13 @@ def test_try_out_says_how_objects_are_confirmed_and_leaves_none(others):
         assert uploads(destination) == []
 
 
-def test_put_does_not_believe_a_server_that_stopped_to_compute_checksums(others, file):
+def test_put_does_not_believe_a_server_that_stopped_to_compute_checksums(others, small):
     destination, server = others()
-    put(destination, file)
+    put(destination, small)
+    assert destination.confirmed_by == {"SHA-256"}
     server.behaviours = (ignores_checksums, damages_what_arrives)
     with pytest.raises(DestinationError, match="is not what was sent"):
-        put(destination, file, "p/s/y")
+        put(destination, small, "p/s/y")
     assert keys_of(destination) == {"p/s/x"}
 
 
@@ -205,41 +212,52 @@ def test_put_does_not_believe_the_checksum_of_an_object_that_a_server_only_repea
     assert destination.read("p/s/x", 10) == b"right"
 
 
+def test_put_of_damaged_content_is_retryable_and_replaces_it_where_deletion_is_refused(others, small):
+    def keeps(request, ask):
+        return refusal(403, "AccessDenied") if request.method == "DELETE" or request.path.endswith("?delete") else ask(request)
+
+    destination, server = others(damages_what_arrives, ignores_checksums, keeps)
+    with pytest.raises(DestinationError, match="is not what was sent") as caught:
+        put(destination, small)
+    assert caught.value.retryable
+    server.behaviours = (ignores_checksums, keeps)
+    assert put(destination, small)
+    assert destination.read("p/s/x", 20 * MIB) == small.read_bytes()
+
+
 @pytest.mark.parametrize("fault", [damages_what_is_read, breaks_off])
-def test_put_fails_as_retryable_when_the_object_cannot_be_read_back(others, file, fault):
+def test_put_fails_as_retryable_when_the_object_cannot_be_read_back(others, small, fault):
     destination, _ = others(ignores_checksums, other_etags, fault)
     with pytest.raises(DestinationError, match="p/s/x") as caught:
-        put(destination, file)
+        put(destination, small)
     assert caught.value.retryable
 
 
-def test_open_fails_as_retryable_when_the_answer_breaks_off(others, file):
+def test_open_fails_as_retryable_when_the_answer_breaks_off(others, small):
     destination, server = others()
-    put(destination, file)
+    put(destination, small)
     server.behaviours = (breaks_off,)
     with pytest.raises(DestinationError, match="Could not read p/s/x") as caught:
         destination.read("p/s/x", 20 * MIB)
     assert caught.value.retryable
 
 
-def test_delete_asks_for_each_object_where_one_request_cannot_delete_several(others, tmp_path):
+def test_delete_asks_for_each_object_where_one_request_cannot_delete_several(others, small):
     destination, server = others(no_bulk_delete)
-    path = tmp_path / "file"
-    path.write_bytes(b"x")
     for key in "abc":
-        put(destination, path, key)
+        put(destination, small, key)
     destination.delete(["a", "b", "missing"])
     destination.delete(["c"])
     assert keys_of(destination) == set()
     assert sum(request.endswith("?delete") for request in server.seen) == 1
 
 
-def test_put_to_a_busy_server_is_repeated_and_fails_as_retryable_when_it_stays_busy(others, file):
-    destination, server = others(Busy("PUT", 2), retries={"mode": "standard", "total_max_attempts": 3})
-    put(destination, file)
+def test_put_to_a_busy_server_is_repeated_and_fails_as_retryable_when_it_stays_busy(others, small):
+    destination, server = others(Busy("PUT", 1), retries={"mode": "standard", "total_max_attempts": 2})
+    put(destination, small)
     server.behaviours = (Busy("PUT", 1000),)
     with pytest.raises(DestinationError, match="SlowDown") as caught:
-        put(destination, file, "p/s/y")
+        put(destination, small, "p/s/y")
     assert caught.value.retryable
     assert keys_of(destination) == {"p/s/x"}
 
@@ -265,21 +283,21 @@ def test_put_stores_objects_below_the_prefix(s3_server, destination, file):
         (403, "SecondLevelDomainForbidden", "addressing_style"),
     ],
 )
-def test_put_refused_without_words_asks_once_more_for_the_reason(others, file, status, code, words):
+def test_put_refused_without_words_asks_once_more_for_the_reason(others, small, status, code, words):
     def refuse(request, ask):
         return Answer(status, {}) if request.method == "HEAD" else refusal(status, code, "the server's reason")
 
     destination, _ = others(refuse)
     with pytest.raises(Refused, match=f"{code} the server's reason. Next: .*{words}"):
-        put(destination, file)
+        put(destination, small)
     with pytest.raises(Refused, match=words):
         destination.now()
 
 
-def test_put_to_a_web_page_is_refused_with_a_remedy(others, file):
+def test_put_to_a_web_page_is_refused_with_a_remedy(others, small):
     destination, _ = others(lambda request, ask: Answer(200 if request.method == "GET" else 405, {}, b"<html>Hello<br></html>"))
     with pytest.raises(Refused, match="Correct endpoint_url"):
-        put(destination, file)
+        put(destination, small)
     with pytest.raises(DestinationError, match="the endpoint in the Connection"):
         destination.now()
 

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from recovery.common.errors import DestinationError
 from recovery.destinations.base import Destination, Entry, Missing, Reading, Refused, Source
 from recovery.destinations.s3_parts import Parts, Slice, base64_of, cut, in_threads
 from recovery.destinations.s3_probe import failed, try_upload, verifies_sha256
@@ -80,8 +81,14 @@ class S3(Destination):
             answer = self._put_parts(key, parts, sent) if parts.several else self._put_whole(key, parts, sent)
             if self._confirms(answer, key, parts):
                 return True
-        self.delete([key])
+        self._give_up(key)
         raise self.not_as_sent(key)
+
+    def _give_up(self, key: str) -> None:
+        try:
+            self.delete([key])
+        except DestinationError as error:
+            log.warning("%s: %s is not what was sent, and could not be deleted: %s", self.describe(), key, error)
 
     def _probe(self, key: str) -> None:
         """Find out which checksums count, once: a server may be exchanged, but hardly while a task runs, and each answer is looked at."""

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _PART = 8 << 20
-_MAX_PARTS = 10_000
+_LARGEST_PART = 5 << 30
+_MOST_PARTS = 1_000
+"""What every server takes; Amazon takes 10,000, so that objects of more than 5 TB need no larger parts."""
 _THREADS = 4
 _CHUNK = 1 << 20
 
@@ -63,7 +65,7 @@ class Parts:
 def cut(path: Path) -> Parts:
     """Read a file, and cut it into parts."""
     size = path.stat().st_size
-    part = max(_PART, math.ceil(size / _MAX_PARTS / _CHUNK) * _CHUNK)
+    part = part_size(size)
     whole = hashlib.sha256()
     digests = []
     with path.open("rb") as source:
@@ -74,6 +76,11 @@ def cut(path: Path) -> Parts:
                 digest.update(chunk)
             digests.append(digest.digest())
     return Parts(path, size, part, whole.hexdigest(), tuple(digests))
+
+
+def part_size(size: int) -> int:
+    """Bytes of each part but the last, of a file of this many bytes."""
+    return min(_LARGEST_PART, max(_PART, math.ceil(size / _MOST_PARTS / _CHUNK) * _CHUNK))
 
 
 def _chunks_by_part(source: IO[bytes], size: int, part: int) -> Iterator[Iterator[bytes]]:
