@@ -22,6 +22,9 @@ from tests.support.s3_gateway import (
     damages_what_is_read,
     gateway,
     ignores_checksums,
+    lists_as_long_ago,
+    lists_in_small_pages,
+    loses_the_answer,
     no_bulk_delete,
     other_etags,
     refusal,
@@ -240,6 +243,27 @@ def test_open_fails_as_retryable_when_the_answer_breaks_off(others, small):
     with pytest.raises(DestinationError, match="Could not read p/s/x") as caught:
         destination.read("p/s/x", 20 * MIB)
     assert caught.value.retryable
+
+
+def test_put_whose_answer_is_lost_fails_as_retryable_and_its_repetition_sends_nothing(others, file):
+    destination, server = others(loses_the_answer)
+    with pytest.raises(DestinationError) as caught:
+        put(destination, file)
+    assert caught.value.retryable
+    server.behaviours = ()
+    assert not put(destination, file)
+
+
+def test_list_goes_through_all_pages_and_refuses_a_listing_without_a_next_page(others, small):
+    destination, server = others(lists_in_small_pages)
+    keys = {f"p/{name}/x" for name in "abcde"}
+    for key in keys:
+        put(destination, small, key)
+    assert keys_of(destination) == keys
+    server.behaviours = (lists_in_small_pages, lists_as_long_ago)
+    for listing in (destination.list, destination.folders):
+        with pytest.raises(Refused, match="only the first objects below p/"):
+            list(listing("p/"))
 
 
 def test_delete_asks_for_each_object_where_one_request_cannot_delete_several(others, small):

@@ -174,6 +174,19 @@ def other_etags(request, ask):
     return answer
 
 
+def lists_in_small_pages(request, ask):
+    if "list-type=2" in request.path:
+        request.path += "&max-keys=2"
+    return ask(request)
+
+
+def lists_as_long_ago(request, ask):
+    """A server that takes ListObjectsV2 for ListObjects."""
+    answer = ask(request)
+    answer.body = re.sub(rb"<NextContinuationToken>.*?</NextContinuationToken>", b"", answer.body)
+    return answer
+
+
 def no_bulk_delete(request, ask):
     if request.method == "POST" and request.path.endswith("?delete"):
         return refusal(501, "NotImplemented", "A header you provided implies functionality that is not implemented.")
@@ -205,6 +218,14 @@ def breaks_off(request, ask):
     answer = ask(request)
     if request.method == "GET" and "list-type" not in request.path:
         answer.ends_after = len(answer.body) // 2
+    return answer
+
+
+def loses_the_answer(request, ask):
+    """The object is complete, and its writer does not hear of it."""
+    answer = ask(request)
+    if request.method == "POST" and "uploadId" in request.path:
+        answer.ends_after = 10
     return answer
 
 

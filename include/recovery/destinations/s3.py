@@ -24,7 +24,13 @@ from recovery.destinations.s3_words import DAMAGED, NEXT, code_of, in_words
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef, MultipartUploadTypeDef, ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompletedPartTypeDef,
+        HeadObjectOutputTypeDef,
+        ListObjectsV2OutputTypeDef,
+        MultipartUploadTypeDef,
+        ObjectIdentifierTypeDef,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +188,7 @@ class S3(Destination):
     def list(self, prefix: str) -> Iterator[Entry]:
         """See :meth:`Destination.list`."""
         with self._errors(f"list {prefix}"):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+            for page in self._pages(prefix):
                 for item in page.get("Contents", []):
                     yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].astimezone(UTC))
 
@@ -190,8 +196,18 @@ class S3(Destination):
         """See :meth:`Destination.folders`."""
         whole = self._prefix + prefix
         with self._errors(f"list {prefix}"):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=whole, Delimiter="/"):
+            for page in self._pages(prefix, Delimiter="/"):
                 yield from (item["Prefix"].removeprefix(whole).rstrip("/") for item in page.get("CommonPrefixes", []))
+
+    def _pages(self, prefix: str, **more: Any) -> Iterator[ListObjectsV2OutputTypeDef]:
+        """A server that does not know this kind of listing may answer with the older kind, of which boto3 takes the first page for all."""
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, **more):
+            if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                raise Refused(
+                    f"{self.describe()} lists only the first objects below {prefix}, and does not say how to go on.",
+                    "Choose another server; this one does not know ListObjectsV2.",
+                )
+            yield page
 
     def delete(self, keys: Iterable[str]) -> None:
         """See :meth:`Destination.delete`. In a bucket with versions the server keeps what its own rules say."""
