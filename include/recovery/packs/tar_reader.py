@@ -85,7 +85,7 @@ class Member:
         if self.info.type in _WITHOUT_DATA:
             return None
         if "GNU.sparse.major" in self.info.pax_headers:
-            return io.BufferedReader(_Sparse(self), 1 << 20)
+            return SparseFile(self)  # type: ignore[return-value]
         return _Plain(self)  # type: ignore[return-value]
 
 
@@ -109,17 +109,21 @@ class _Plain(io.RawIOBase):
         return len(data)
 
 
-class _Sparse(io.RawIOBase):
-    """Data of a sparse file: a map of where the data lies, then the data."""
+class SparseFile(io.RawIOBase):
+    """Data of a sparse file: a map of where the data lies, then the data. Gives exactly what it is asked for, as other members do."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
         self._size = member.info.size
         self._position = 0
-        self._map = self._read_map()
-        self._segment = next(self._map, (self._size, 0))
+        segments = self._read_map()
+        self.stored = sum(length for _, length in segments)
+        """Bytes of data, holes left out."""
+        self._map = iter(segments)
+        self._start, self._end = self._size, 0
+        self._advance()
 
-    def _read_map(self) -> Iterator[tuple[int, int]]:
+    def _read_map(self) -> list[tuple[int, int]]:
         buffer = b""
         numbers: list[int] = []
         while not numbers or len(numbers) < 1 + 2 * numbers[0]:
@@ -135,30 +139,48 @@ class _Sparse(io.RawIOBase):
         ends = [0, *(start + length for start, length in segments)]
         if any(start < end for end, (start, _) in zip(ends, segments, strict=False)) or ends[-1] > self._size:
             raise self._damaged("the map")
-        return iter(segments)
+        return segments
 
     def _damaged(self, what: str) -> ArtifactError:
         return damaged(f"{what} of the sparse file {self._member.info.name!r} is not as it must be")
 
+    def _advance(self) -> None:
+        """Go on to the segment that the next byte is in, or that lies ahead; at the end to none."""
+        while self._end <= self._position < self._size:
+            start, length = next(self._map, (self._size, 1))
+            self._start, self._end = start, start + length
+
+    def pass_hole(self, unit: int) -> int:
+        """Go over what is left of a hole here, in whole units; how many bytes these are."""
+        hole = max(0, self._start - self._position) // unit * unit
+        self._position += hole
+        self._advance()
+        return hole
+
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        start, length = self._segment
-        if self._position < start:
-            count = min(len(buffer), start - self._position)
-            buffer[:count] = bytes(count)
+        """Fill a buffer, with zeros where a hole is; less only at the end."""
+        view = memoryview(buffer)[: self._size - self._position]
+        filled = 0
+        while filled < len(view):
+            filled += self._read_piece(view[filled:])
+        return filled
+
+    def _read_piece(self, view: memoryview) -> int:
+        if self._position < self._start:
+            count = min(len(view), self._start - self._position)
+            view[:count] = bytes(count)
         else:
-            while length == self._position - start and self._position < self._size:
-                start, length = self._segment = next(self._map, (self._size, 0))
-                if self._position < start:
-                    return self.readinto(buffer)
-            data = self._member.read_stored(min(len(buffer), start + length - self._position))
-            if not data and self._position < self._size:
+            data = self._member.read_stored(min(len(view), self._end - self._position))
+            if not data:
                 raise self._damaged("the data")
-            buffer[: len(data)] = data
             count = len(data)
+            view[:count] = data
         self._position += count
+        self._advance()
         return count
 
 

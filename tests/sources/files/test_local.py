@@ -98,6 +98,45 @@ def test_restore_of_every_kind_of_entry_is_exact(tmp_path):
     assert entries(tmp_path / "again", "uploads") == entries(tmp_path / "set", "uploads")
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_file_of_a_terabyte_with_little_data_is_backed_up_verified_compared_and_restored_by_its_data(tmp_path, live, in_place):
+    def write(middle: bytes) -> None:
+        with (live / "lastlog").open("wb") as out:
+            out.truncate(1 << 40)
+            for place, data in ((0, b"first"), (1 << 39, middle * 100_000), ((1 << 40) - 4, b"last")):
+                out.seek(place)
+                out.write(data)
+
+    def pieces() -> list[bytes]:
+        with (live / "lastlog").open("rb") as file:
+            return [os.pread(file.fileno(), 500_000, place) for place in (0, 1 << 39, (1 << 40) - 4)]
+
+    write(b"saved")
+    before = pieces()
+    source = files(live)
+    back_up(source, tmp_path / "set")
+    write(b"later")
+    restore = LocalRestore(tmp_path / "set", tmp_path / "work", in_place=in_place)
+    [changed] = [change for change in source.compare(restore) if (change.kind, change.what) == ("file", "changed")]
+    assert changed.names == ("lastlog",)
+    assert changed.bytes < 1 << 20
+    room = source.preflight(restore).second_copy[0]
+    assert room.needed < 1 << 20
+    texts = finding_texts(source, restore, "fact")
+    assert texts.count(" KiB") == 2, "what comes and what is there"
+    assert "TiB" not in texts
+    if in_place:
+        source.replace(restore)
+    else:
+        source.stage(restore)
+    assert source.verify_staged(restore) == []
+    if not in_place:
+        source.swap(restore)
+    assert pieces() == before
+    assert (live / "lastlog").stat().st_size == 1 << 40
+    assert (live / "lastlog").stat().st_blocks * 512 < 2 << 20
+
+
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a tmpfs")
 def test_restore_on_a_tmpfs_is_exact(tmp_path):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:

@@ -293,7 +293,7 @@ class Files(TreeSource):
         tree = total.facts()
         asked = f" of {shortened(list(restore.only))}" if restore.only else ""
         brings = (
-            f"{counted(tree['files'] + tree['hardlinks'], 'file')} in {counted(tree['folders'], 'folder')}, {human_size(tree['bytes'])}"
+            f"{counted(tree['files'] + tree['hardlinks'], 'file')} in {counted(tree['folders'], 'folder')}, {human_size(tree['stored'])}"
         )
         yield Finding("fact", f"{self.root} gets what the set has{asked}: {brings}.")
         yield from preflight.common_findings(restore, point, part)
@@ -314,7 +314,7 @@ class Files(TreeSource):
         for found in walk:
             if found.kind == "file":
                 files += 1
-                size += found.status.st_size
+                size += found.stored
                 newer += found.status.st_mtime_ns > newest
             if restore.in_place and filesystem.is_fixed(walk.at(found.path), found.status):
                 fixed.append(shown(self.root, found.path))

@@ -14,7 +14,8 @@ from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change
 from recovery.packs.content_index import Facts, Row
-from recovery.sources.trees.entries import Abilities, fingerprint, of_live, of_walk, read_file
+from recovery.sources.trees.entries import Abilities, fingerprint, of_live, of_walk, read_file, stored
+from recovery.sources.trees.file_content import DIGESTS
 from recovery.sources.trees.selection import Part
 from recovery.sources.trees.settings_file import LARGEST, changed_keys, key_digests
 from recovery.sources.trees.walk import Found, Walk
@@ -41,14 +42,15 @@ def changes(expected: Callable[[], Iterable[Row]], found: Iterable[Row]) -> list
     """What it would take to make one side like the other, by streaming: only what differs is held in memory.
 
     Args:
-        expected: gives the set's rows, as often as it is called; like those of the other side, only with what can be compared.
+        expected: gives the set's rows, as often as it is called; like those of the other side, only with what can be compared, and with
+            what is stored.
         found: the live rows.
     """
     sums: dict[tuple[str, str], _Sum] = {}
 
     def count(what: str, path: str, facts: Facts) -> None:
         kind = "file" if facts["type"] == "hardlink" else str(facts["type"])
-        sums.setdefault((kind, what), _Sum()).add(path, facts.get("size", 0))
+        sums.setdefault((kind, what), _Sum()).add(path, stored(facts))
 
     wanted = {fingerprint(path, facts) for _, path, facts in expected()}
     odd: dict[str, Facts] = {}
@@ -83,7 +85,8 @@ def beside(part: Part, walk: Walk, able: Abilities, counts: Callable[[str], bool
 
     def comparable(row: Row) -> Row:
         kind, path, facts = able.comparable(row)
-        return kind, path, {name: value for name, value in facts.items() if name != "mtime" or facts["type"] not in timeless}
+        facts = {name: value for name, value in facts.items() if name != "mtime" or facts["type"] not in timeless}
+        return kind, path, facts | {"stored": stored(row[2])}
 
     def expected() -> Iterator[Row]:
         return (comparable(("entry", path, facts)) for path, facts in part.entries() if counts(path))
@@ -134,7 +137,7 @@ def one_beside(live: Reach, path: str, facts: Facts, able: Abilities, keys: dict
         return Compared(path, facts, "differs", there, f"a {there['type']} where the set has a {facts['type']}")
     if facts["type"] == "folder":
         return Compared(path, facts, "folder differs", there, ", ".join(differing))
-    how = ", ".join("content" if name == "sha256" else name for name in differing)
+    how = ", ".join(dict.fromkeys("content" if name in DIGESTS else name for name in differing))
     if keys is not None and there["size"] <= LARGEST:
         changed = changed_keys(keys, key_digests(path, read_file(live.at(raw(path)), LARGEST)))
         how += f"; {changed}" if changed else ""
@@ -154,6 +157,6 @@ def amount(walk: Iterable[Found]) -> str:
     size = 0
     for found in walk:
         counts[found.kind] += 1
-        size += found.status.st_size if found.kind == "file" else 0
+        size += found.stored
     words = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
     return f"{', '.join(words)} ({human_size(size)})" if words else ""

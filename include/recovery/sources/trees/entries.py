@@ -3,11 +3,12 @@
 A row is ``("entry", path, facts)``. Facts: ``type`` (``file``, ``folder``, ``link``, ``fifo`` or ``hardlink``; ``other``
 for a socket or device, which is never in an archive), then
 
-- content: ``size`` in bytes and ``sha256`` of a file, ``target`` of a link or hard link;
+- content: ``size`` in bytes and ``sha256`` or ``sparse_sha256`` of a file (:data:`~recovery.sources.trees.file_content.DIGESTS`),
+  ``target`` of a link or hard link;
 - metadata: ``mode`` (octal text, not of links), ``uid``, ``gid``, ``mtime`` (nanoseconds since 1970), ``xattrs`` (name to
   value in hexadecimal; access control lists are among them). A hard link has none of its own: its target has them.
 
-A file that an archive keeps with holes also says how many bytes are ``stored``; that is not compared.
+A file with holes also says how many bytes are ``stored``; that is not compared.
 """
 
 # pathlib has no paths of bytes.
@@ -17,13 +18,13 @@ A file that an archive keeps with holes also says how many bytes are ``stored``;
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from tarfile import TarInfo
 from typing import IO, Any
 
@@ -35,13 +36,13 @@ from recovery.common.paths import raw, readable, text
 from recovery.common.xattrs import OF_THE_HOST, read_xattrs
 from recovery.packs.content_diff import Difference, compare
 from recovery.packs.content_index import Facts, RecordDigest, Row
+from recovery.packs.tar_reader import SparseFile
+from recovery.sources.trees.file_content import DIGESTS, of_content, pass_hole
 from recovery.sources.trees.walk import EntriesProgress, Found, Walk, in_order
 
-_CONTENT = ("type", "size", "sha256", "target")
+_CONTENT = ("type", "size", *DIGESTS, "target")
 _METADATA = ("mode", "uid", "gid", "mtime", "xattrs")
 _PAX_XATTR = "SCHILY.xattr."
-_CHUNK = 1 << 20
-_HOLE = 1 << 16
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL}
 _SHOWN = 200
 _encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
@@ -84,19 +85,13 @@ def _of_member(info: TarInfo, data: IO[bytes] | None) -> Facts:
 
 
 def _of_data(info: TarInfo, data: IO[bytes]) -> Facts:
-    sparse = "GNU.sparse.major" in info.pax_headers
-    sha256 = hashlib.sha256()
-    size = stored = 0
-    while chunk := data.read(_HOLE if sparse else _CHUNK):
-        sha256.update(chunk)
-        size += len(chunk)
-        if sparse and chunk.count(0) != len(chunk):
-            stored += len(chunk)
+    sparse = data if isinstance(data, SparseFile) else None
+    digest, size = of_content(data, info.size, sparse.pass_hole) if sparse else of_content(data, info.size)
     if size != info.size:
         raise ArtifactError(
             f"{readable(info.name)} has {size} bytes, its header says {info.size}.", "Use another copy of the set, or another set."
         )
-    return {"size": size, "sha256": sha256.hexdigest()} | ({"stored": stored} if sparse else {})
+    return digest | {"size": size} | ({"stored": sparse.stored} if sparse else {})
 
 
 def _mtime(info: TarInfo) -> int:
@@ -155,6 +150,7 @@ def of_found(path: bytes, found: Found) -> Facts:
     facts["mode"] = _mode(status.st_mode)
     if found.kind == "file":
         facts |= _of_file(path, status.st_size)
+        facts |= {"stored": found.stored} if found.stored < facts["size"] else {}
     return facts
 
 
@@ -169,13 +165,9 @@ def of_live(reach: Reach, path: bytes) -> Facts:
 
 
 def _of_file(path: bytes, size: int) -> Facts:
-    sha256 = hashlib.sha256()
     with _open(path) as data:
-        left = size + 1  # one that grows is not followed without end
-        while left and (chunk := data.read(min(left, _CHUNK))):
-            sha256.update(chunk)
-            left -= len(chunk)
-        return {"sha256": sha256.hexdigest(), "size": os.fstat(data.fileno()).st_size}
+        digest, _ = of_content(data, size + 1, partial(pass_hole, data))  # one that grows is not followed without end
+        return digest | {"size": os.fstat(data.fileno()).st_size}
 
 
 def _open(path: bytes) -> io.FileIO:

@@ -116,7 +116,7 @@ def _facts(found: Found, target: Found | None, group: int | None) -> Facts:
         return facts | {"type": "hardlink", "target": text(target.path)}
     facts |= {"type": found.kind, "mtime": status.st_mtime_ns}
     if found.kind == "file":
-        facts |= {"size": status.st_size, "stored": min(status.st_size, status.st_blocks * 512)}
+        facts |= {"size": status.st_size, "stored": found.stored}
     return facts
 
 

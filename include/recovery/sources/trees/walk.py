@@ -60,6 +60,11 @@ class Found:
         """``file``, ``folder``, ``link`` or ``fifo``; ``other`` for sockets and devices."""
         return _KINDS.get(stat.S_IFMT(self.status.st_mode), "other")
 
+    @property
+    def stored(self) -> int:
+        """Bytes that a file takes on disk, holes left out; 0 for anything else."""
+        return min(self.status.st_size, self.status.st_blocks * 512) if self.kind == "file" else 0
+
 
 Landmark = dict[str, int]
 """What tells a folder from another one that lies at its place later: ``inode``, and ``mounted``, whether it is on another file
