@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -36,6 +37,14 @@ def test_parse_moment_refuses_a_text_without_offset():
         parse_moment("2026-11-23T01:00:00")
     with pytest.raises(ValueError, match="is not a moment"):
         parse_moment("yesterday")
+
+
+@pytest.mark.parametrize("text", ["2026-11-23", "20261123", "2026-11-23 01", "2026-11-23T01:00:00.5"])
+def test_parse_moment_proposes_moments_that_are_accepted_for_a_text_without_offset(text):
+    with pytest.raises(ValueError, match="says no offset") as refused:
+        parse_moment(text)
+    proposed = re.findall(r"\S+(?:Z|\+01:00)", str(refused.value))
+    assert len(list(map(parse_moment, proposed))) == 2
 
 
 def test_iso_ends_with_z_and_is_read_by_parse_moment():

@@ -57,6 +57,23 @@ def test_plan_loader_reports_all_errors_at_once_with_key_and_remedy(tmp_path):
         assert expected in said
 
 
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ("1234", "the number 1234; put it in quotes"),
+        ("007", "the number 7; put it in quotes"),
+        ("12:30", "the number 750; put it in quotes"),
+        ("on", "the answer yes; put it in quotes"),
+        ("2026-11-23", "the date 2026-11-23; put it in quotes"),
+        ("null", "nothing; write a value, or put it in quotes"),
+    ],
+)
+def test_name_that_yaml_takes_for_something_else_is_said_to_need_quotes(tmp_path, written, read_as):
+    text = PLAN.replace("connection: pg", f"connection: pg, databases: [{written}]")
+    assert errors(tmp_path, text) == f"shop.yaml: sources.postgres.main.databases.0: YAML reads this as {read_as}"
+    assert read(tmp_path, text.replace(f"[{written}]", f'["{written}"]')).sources.postgres["main"].databases == (written,)
+
+
 def test_plan_variables_are_substituted_as_in_compose(tmp_path):
     assert read(tmp_path, PLAN, {"UPLOADS": "/data"}).sources.files["uploads"].path == Path("/data")
     assert read(tmp_path, PLAN, {"UPLOADS": ""}).sources.files["uploads"].path == Path("/srv/uploads")

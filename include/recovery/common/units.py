@@ -62,7 +62,7 @@ def parse_moment(text: str) -> datetime:
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a moment; write for example 2026-11-23T01:00:00+01:00") from None
     if moment.tzinfo is None:
-        raise ValueError(f"{text!r} says no offset; write for example {text}+01:00, or {text}Z for UTC")
+        raise ValueError(f"{text!r} says no offset; write for example {moment.isoformat()}+01:00, or {moment.isoformat()}Z for UTC")
     return universal
 
 

@@ -145,11 +145,22 @@ def _sentence(error: ErrorDetails) -> str:
         what = f"is not a key of a plan here; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(known)}"
     elif error["type"] == "missing":
         what = "is missing; write it"
+    elif error["type"] in {"string_type", "path_type"} and not isinstance(error["input"], list | dict):
+        what = _mistaken(error["input"])
     else:
         what = error["msg"].removeprefix("Value error, ")
         what += "" if error["type"] == "value_error" else f" (found {_shown(error['input'])})"
     path = ".".join(str(part) for part in error["loc"] if part != "[key]")
     return f"{path}: {what}" if path else what
+
+
+def _mistaken(value: Any) -> str:
+    """What YAML made of a value that is meant as a text, and has no quotes."""
+    if value is None:
+        return "YAML reads this as nothing; write a value, or put it in quotes"
+    if isinstance(value, bool):
+        return f"YAML reads this as the answer {'yes' if value else 'no'}; put it in quotes"
+    return f"YAML reads this as the {'number' if isinstance(value, int | float) else 'date'} {value}; put it in quotes"
 
 
 def _shown(value: Any) -> str:

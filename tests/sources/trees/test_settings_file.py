@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from recovery.sources.trees.settings_file import changed_keys, is_settings_file, key_digests
+from recovery.sources.trees.settings_file import OTHER, changed_keys, is_settings_file, key_digests
 
 
 @pytest.mark.parametrize("path", [".env", "srv/.env", "srv/.env.production", "srv/app.env"])
@@ -17,17 +17,38 @@ def test_is_settings_file_refuses_other_names(path):
     assert not is_settings_file(path)
 
 
+def keys(data: bytes) -> list[str]:
+    return list(key_digests("x", data))
+
+
 def test_key_digests_find_every_key():
     data = b"# NOT=this\nA=1\n export B = two words \nC=\"it's\nD=inside\nstill\"\nlower=x\nE=''\nF=\n  \nG\n\xff=\xff\n"
-    assert list(key_digests("x", data)) == ["A", "B", "C", "lower", "E", "F"]
+    assert keys(data) == ["A", "B", "C", "lower", "E", "F", OTHER]
+    assert keys(b'A=1 # it\'s\nB=\'x\' # y"\nC=a#b\'c\'\r\n\r\nD={"a": "b"}\nE="{"a": "b"}"') == ["A", "B", "C", "D", "E"]
 
 
-def test_key_digests_take_no_line_of_a_value_for_a_key():
-    pem = b'KEY="-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\nSECRET=\n-----END"\nNEXT=1\n'
-    assert list(key_digests("x", pem)) == ["KEY", "NEXT"]
-    unquoted = b"KEY=-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\n-----END\n"
-    assert list(key_digests("x", unquoted)) == ["KEY"]
-    assert list(key_digests("x", b'KEY="never closed\nOTHER=1\n')) == ["KEY"]
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        pytest.param(b'KEY="-----BEGIN\nMIIEvQIBADANBgkqhkiG9w0BAQ==\n\nSECRET=\n-----END"\nNEXT=1', ["KEY", "NEXT"], id="in quotes"),
+        pytest.param(b"KEY=`a\nsecret=b`\nNEXT=1", ["KEY", "NEXT"], id="in backticks"),
+        pytest.param(b"KEY=-----BEGIN\nMIIEvQ\nSECRET=\n-----END\n\nNEXT=1", ["NEXT", OTHER], id="without quotes"),
+        pytest.param(b"A=1\n\nKEY=abc\\\nsecret=def\n\nNEXT=1", ["A", OTHER], id="continued"),
+        pytest.param(b'A=1\n\nKEY="never closed\n\nSECRET=1', ["A", OTHER], id="quote without end"),
+        pytest.param(b'A=1\n\nKEY=a"b\n\nsecret=c\n\nd"\n', ["A", OTHER], id="quote within"),
+        pytest.param(b'KEY="""\nsecret=abc\n"""\n', [OTHER], id="three quotes"),
+        pytest.param(b"KEY='C:\\'\nB='x\nsecret=abc\n'\n", [OTHER], id="quote behind a backslash"),
+        pytest.param(b'Key="x\n\nsecret=y"\n\nNEXT=1', ["NEXT", OTHER], id="of a key in upper and lower case"),
+        pytest.param("KEY=a\u2028secret=b\x0bsecret=c\nNEXT=1".encode(), ["KEY", "NEXT"], id="ends of lines of other kinds"),
+    ],
+)
+def test_key_digests_tell_no_line_of_a_value_that_runs_over_lines(data, told):
+    assert keys(data) == told
+
+
+def test_key_digests_change_with_any_other_line():
+    assert key_digests("x", b"A=1\nG\n") != key_digests("x", b"A=1\nH\n")
+    assert key_digests("x", b'A=1\n\nB="1') != key_digests("x", b'A=1\n\nB="2')
 
 
 def test_key_digests_of_a_value_of_many_lines_take_no_longer_than_its_lines():
