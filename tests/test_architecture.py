@@ -85,6 +85,12 @@ def test_import_contracts_list_every_kind():
     assert set(forbidden) == {f"recovery.sources.{name}" for name in (*KINDS, "trees")}
 
 
+def test_no_message_promises_that_a_task_is_tried_again():
+    """Airflow alone knows: a restore's tasks have no retries, an error may not be worth one, and the command line has none."""
+    promise = re.compile(r"\bthe task is tried again|retries left", re.IGNORECASE)
+    assert [title(path) for path in MODULES if promise.search(path.read_text(encoding="utf-8"))] == []
+
+
 # References in docstrings -------------------------------------------------------------------------------------------
 
 ROLE = re.compile(r":(?:class|meth|func|mod|attr|data|exc):`~?\.?([\w.]+)(?:\(\))?`")

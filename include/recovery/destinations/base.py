@@ -188,7 +188,7 @@ class Destination(ABC):
         """The error of an upload that arrived damaged."""
         return DestinationError(
             f"What arrived as {key} at {self.describe()} is not what was sent: its SHA-256 differs.",
-            "The task is tried again; if it fails again, look at the disk or the network on the way.",
+            "Look at the disk or the network on the way, if this happens again.",
         )
 
     def changed_here(self, path: Path) -> DestinationError:

@@ -105,7 +105,7 @@ class Folder(Destination):
                 out.close()
         raise DestinationError(
             f"Somebody removes what is written to {os.path.join(self.describe(), readable(above))}: {_TRIES} new files were gone at once.",
-            "Find out which program deletes files there, and stop it; the task is tried again.",
+            "Find out which program deletes files there, and stop it.",
         )
 
     def _write(self, path: Path, out: IO[bytes], sha256: str, key: str, sent: Callable[[int], None]) -> None:
@@ -282,7 +282,7 @@ class Folder(Destination):
             return Refused(said, "Give the worker's user the right to write there.")
         if error.errno in {errno.ENOTDIR, errno.ELOOP}:
             return Refused(said, "A file or a symbolic link is in the place of something else. Find out who put it there.")
-        return DestinationError(said, "Check the disk or the share; the task is tried again.")
+        return DestinationError(said, "Check the disk or the share.")
 
 
 def _tidy(root: HeldFolder, folder: bytes) -> None:

@@ -195,7 +195,7 @@ def failed(running: LocalTool, name: str, status: int) -> ToolError:
     """The error of a tool that ended with an exit status, with its last words."""
     how = f"was killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
     words = "\n".join(running.last_words) or "it said nothing"
-    return ToolError(f"{name} {how}:\n{words}\n", "Read what it said; the task is tried again if it has retries left.")
+    return ToolError(f"{name} {how}:\n{words}\n", "Read what it said.")
 
 
 def die_with_parent() -> None:

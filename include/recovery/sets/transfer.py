@@ -155,7 +155,7 @@ def _check_arrived(destination: Destination, manifest: Manifest, files: Mapping[
     if lost:
         raise DestinationError(
             f"{destination.describe()} confirmed {manifest.path}/{lost[0]}, and does not list it with its size now.",
-            "Look for somebody else who writes or deletes there; the task is tried again.",
+            "Look for somebody else who writes or deletes there.",
         )
 
 
