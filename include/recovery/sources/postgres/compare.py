@@ -17,7 +17,7 @@ from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.columns import BY_COLUMNS
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_tables
 from recovery.sources.postgres.definitions.reading import Definitions, Readings, as_meant, kept
-from recovery.sources.postgres.dump.archive import TableText
+from recovery.sources.postgres.dump.copy_text import TableText
 from recovery.sources.postgres.dump.pg_dump import large_object_inventory
 from recovery.sources.postgres.dump.table_reader import large_object_digest, table_texts
 from recovery.sources.postgres.targets import Objects, Target, expected_objects

@@ -1,7 +1,6 @@
 """Reading what pg_dump wrote, whole and damaged."""
 
 import io
-import random
 from pathlib import Path
 from tarfile import TarInfo
 
@@ -9,7 +8,7 @@ import pytest
 import xxhash
 
 from recovery.common.errors import ArtifactError
-from recovery.sources.postgres.dump.archive import lines, read_pack
+from recovery.sources.postgres.dump.archive import read_pack
 from recovery.sources.postgres.dump.table_reader import texts_of
 
 TABLE = b"1\tx\\\\.\n2\t\\N\n3\t" + b"y" * 100 + b"\n"
@@ -24,15 +23,6 @@ def member(name, data):
 
 def members(root):
     return [member(path.name, path.read_bytes()) for path in sorted(Path(root).iterdir())]
-
-
-def test_lines_do_not_depend_on_block_boundaries():
-    text = b"".join(b"x" * (n % 17) + b"\n" for n in range(200)) + b"rest"
-    for seed in range(20):
-        random.seed(seed)
-        cuts = sorted(random.sample(range(len(text)), 30))
-        blocks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        assert [line for found in lines(blocks) for line in found] == text.split(b"\n")
 
 
 def test_read_pack_counts_and_digests_the_rows_of_a_table():

@@ -24,9 +24,8 @@ from recovery.common.errors import ArtifactError
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, RecordDigest, Row, read_rows
 from recovery.runners.base import Runner
+from recovery.sources.postgres.dump.copy_text import LongLine, TableText, blocks_of, lines
 
-BLOCK = 512 << 10
-"""Bytes read at once: more, and the lines of a block no longer fit the processor's cache, which was a third slower."""
 _END = [b"\\.", b"", b""]
 _ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)", re.DOTALL)
 """``<dump id>; <catalog> <number> <what> <schema> <name> <owner>``"""
@@ -57,64 +56,15 @@ def damaged(what: str) -> ArtifactError:
     )
 
 
-def in_blocks(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
-    """Rows of a COPY, which the server sends one by one, in larger blocks."""
-    held: list[bytes] = []
-    size = 0
-    for row in rows:
-        held.append(bytes(row))
-        size += len(row)
-        if size >= BLOCK:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
-
-
-def lines(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Lines of a text, block by block, without their line feeds; what follows the last line feed comes last, if anything."""
-    parts: list[bytes] = []
-    for block in blocks:
-        if b"\n" not in block:
-            parts.append(block)
-            continue
-        found = block.split(b"\n")
-        if parts:
-            found[0] = b"".join([*parts, found[0]])
-        rest = found.pop()
-        parts = [rest] if rest else []
-        yield found
-    if parts:
-        yield [b"".join(parts)]
-
-
-def blocks_of(stream: IO[bytes]) -> Iterator[bytes]:
-    """A stream in blocks."""
-    while block := stream.read(BLOCK):
-        yield block
-
-
-@dataclass
-class TableText:
-    """Count, digest and size of a table's COPY text: a record is a line without its line feed."""
-
-    digest: RecordDigest = field(default_factory=RecordDigest)
-    size: int = 0
-
-    def add(self, found: list[bytes]) -> None:
-        """Add lines."""
-        self.digest.add(found)
-        self.size += sum(map(len, found)) + len(found)
-
-    def facts(self) -> Facts:
-        """As a row keeps them."""
-        return {"count": self.digest.count, "digest": self.digest.hexdigest(), "bytes": self.size}
-
-
 def _read_table(name: str, stream: IO[bytes]) -> Row:
     text = TableText(size=-len(b"\\.\n\n\n"))
     held: list[bytes] = []
     for block in lines(_counted(name, text, blocks_of(stream))):
+        if isinstance(block, LongLine):
+            text.digest.add(held)
+            text.digest.merge(1, block.digest)
+            held = []
+            continue
         held += block
         last = held[-3:]
         del held[-3:]
@@ -165,11 +115,10 @@ class LargeObjects:
     def read_list(self, name: str, blocks: Iterable[bytes]) -> None:
         """Add a ``blobs*.toc``: ``<oid> blob_<oid>.dat`` a line."""
         for block in lines(blocks):
-            for line in block:
-                oid, space, file = line.partition(b" ")
-                if not space or file != b"blob_%s.dat" % oid:
-                    raise damaged(f"{name} has a line that names no large object")
-                self.listed.add([oid])
+            found = [] if isinstance(block, LongLine) else [line.partition(b" ") for line in block]
+            if not found or any(not space or file != b"blob_%s.dat" % oid for oid, space, file in found):
+                raise damaged(f"{name} has a line that names no large object")
+            self.listed.add([oid for oid, _, _ in found])
 
     def rows(self) -> Iterator[Row]:
         """What a pack held of them; nothing if it held none."""
@@ -210,7 +159,7 @@ def _read_text(name: str, stream: IO[bytes]) -> Row:
     last = b""
     for block in lines(blocks_of(stream)):
         text.add(block)
-        last = (last + b"\n".join(block[-20:]))[-4096:]
+        last = b"" if isinstance(block, LongLine) else (last + b"\n".join(block[-20:]))[-4096:]
     if _ENDINGS.get(name, b"") not in last:
         raise damaged(f"{name} does not end where it should; it is cut off")
     return "member", name, text.facts()

@@ -13,7 +13,8 @@ from recovery.common.errors import VerificationError
 from recovery.common.progress import Progress
 from recovery.packs.content_index import Facts
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.dump.archive import LargeObjects
+from recovery.sources.postgres.dump.copy_text import LongLine, TableText, blocks_of, lines
 
 _TABLE_ENDS = b"\\."
 _LARGE_OBJECT_PART = 1 << 20
@@ -54,7 +55,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
             ]
             argv.append(f"--dbname={server.target(database)}")
             with server.runner.tool(argv, env=server.environment(encoding), output=True) as psql:
-                found = dict(zip(group, texts_of(progress.counted(archive.blocks_of(psql.stdout))), strict=False))
+                found = dict(zip(group, texts_of(progress.counted(blocks_of(psql.stdout))), strict=False))
         if len(found) != len(group):
             raise VerificationError(
                 f"Only {len(found)} of {len(group)} tables of {database} could be read.", "See psql's messages above; verify again."
@@ -88,19 +89,22 @@ def _shared_out(names: list[str], tables: Mapping[str, Facts], jobs: int) -> lis
 
 def texts_of(blocks: Iterable[bytes]) -> Iterator[Facts]:
     """Facts of each table of a stream in which every table is followed by a line that no row can be."""
-    text = archive.TableText()
-    for found in archive.lines(blocks):
+    text = TableText()
+    for found in lines(blocks):
+        if isinstance(found, LongLine):
+            text.add(found)
+            continue
         start = 0
         for end in (place for place, line in enumerate(found) if line == _TABLE_ENDS) if _TABLE_ENDS in found else ():
             text.add(found[start:end])
             yield text.facts()
-            text, start = archive.TableText(), end + 1
+            text, start = TableText(), end + 1
         text.add(found[start:] if start else found)
 
 
 def large_object_digest(connection: Connection) -> str:
     """Digest over the content of all large objects, each read in parts of 1 MiB."""
-    large_objects = archive.LargeObjects()
+    large_objects = LargeObjects()
     with (
         translated_errors(f"Reading the large objects of {connection.info.dbname}", VerificationError),
         connection.cursor("contents", binary=True) as cursor,

@@ -15,7 +15,7 @@ from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.names import raw
 from recovery.sources.postgres.definitions.reading import Readings
-from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.dump.copy_text import TableText, in_blocks, lines
 from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen, facts_without, relations
 from recovery.sources.postgres.tables.dependents import ForeignKey
@@ -82,10 +82,10 @@ def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
     found = {}
     progress = Progress(f"comparing {part.target.name}", part.bytes)
     for name, facts in part.tables.items():
-        text = archive.TableText()
+        text = TableText()
         with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(staged.copied(name, facts["copy"]))) as out:
-            for lines in archive.lines(progress.counted(archive.in_blocks(out))):
-                text.add(lines)
+            for each in lines(progress.counted(in_blocks(out))):
+                text.add(each)
         found[name] = text.facts()
     return found
 

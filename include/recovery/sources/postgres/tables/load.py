@@ -27,7 +27,7 @@ from recovery.sources.postgres.databases import ownership
 from recovery.sources.postgres.databases.entries import Step, Steps
 from recovery.sources.postgres.databases.stage import analyze, restore_entries
 from recovery.sources.postgres.definitions.names import parent_of
-from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.dump.copy_text import BLOCK
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
 from recovery.sources.postgres.tables.staged import clear, copied, names_in, purpose, read_as, schema_of
 
@@ -148,7 +148,7 @@ class _Load:
                 cursor.copy(SQL("COPY {} FROM STDIN").format(copied(self.names[table], facts["copy"]))) as into,
             ):
                 left = facts["bytes"]
-                while left and (block := rows.read(min(left, archive.BLOCK))):
+                while left and (block := rows.read(min(left, BLOCK))):
                     into.write(block)
                     progress.add(len(block))
                     left -= len(block)
