@@ -23,6 +23,9 @@ def context(try_number=1):
 
 
 CONTEXT = context()
+NO_ANSWER = {"error": "The response timeout has passed.", "error_type": "timeout"}
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -46,6 +49,15 @@ def wait(system, name, try_number=1):
     """Execute a gate that asks; how long Airflow lets it wait."""
     with pytest.raises(TaskAwaitingInput) as waiting:
         gate(system, name).execute(context(try_number))
+    return waiting.value.timeout
+
+
+def wait_on(system, name, at, monkeypatch):
+    """How long a gate waits on that got no answer by some time."""
+    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + at)
+    with pytest.raises(TaskAwaitingInput) as waiting:
+        gate(system, name).execute_complete(CONTEXT, NO_ANSWER)
+    assert waiting.value.method_name == "execute_complete"
     return waiting.value.timeout
 
 
@@ -81,17 +93,18 @@ def test_rejected_gate_fails_and_fails_at_once_when_executed_again(system):
 def test_gate_whose_answers_are_lost_asks_again_until_its_time_has_passed(system, asked, monkeypatch):
     run = system.restore()
     run_until(system, run, "preflight")
-    first = wait(system, "plan")
-    assert first == system.plan().approvals.timeout == timedelta(hours=12)
-    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + timedelta(hours=11))
+    assert system.plan().approvals.timeout == 12 * HOUR
+    assert wait(system, "plan") == MINUTE
     for lost in range(1, 30):
-        left = wait(system, "plan", 1 + lost)
-        assert timedelta(minutes=59) < left <= timedelta(hours=1)
-    assert len(asked) == 30
+        assert timedelta(minutes=59) < wait_on(system, "plan", 11 * HOUR, monkeypatch) <= HOUR
+        assert wait(system, "plan", 1 + lost) == MINUTE
+    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + 12 * HOUR - MINUTE / 2)
+    assert wait(system, "plan", 31) < MINUTE
+    assert len(asked) == 31
     monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + timedelta(hours=12))
     with pytest.raises(AirflowFailException, match="Nobody answered the gate 'plan' in time"):
-        gate(system, "plan").execute(context(31))
-    assert len(asked) == 30
+        gate(system, "plan").execute(context(32))
+    assert len(asked) == 31
     assert answers.answered(run, "plan") == "unanswered"
 
 
@@ -111,9 +124,37 @@ def test_gate_has_its_whole_time_again_after_an_answer_or_new_checks(system, ask
     wait(system, "accept")
     monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + timedelta(hours=13))
     steps.check_system(run)
-    assert wait(system, "accept", 2) == timedelta(hours=12)
+    wait(system, "accept", 2)
+    assert timedelta(minutes=59) < wait_on(system, "accept", 11 * HOUR, monkeypatch) <= HOUR
     answers.reject(run, "accept", None)
-    assert wait(system, "accept", 3) == timedelta(hours=12)
+    wait(system, "accept", 3)
+    assert timedelta(minutes=59) < wait_on(system, "accept", 11 * HOUR, monkeypatch) <= HOUR
+
+
+def test_gate_looks_for_an_answer_that_airflow_kept_whenever_it_has_waited_twice_as_long(system, asked, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "preflight")
+    wait(system, "plan")
+    looks, at = 0, MINUTE
+    while at + timedelta(seconds=1) < 12 * HOUR:
+        pause = wait_on(system, "plan", at, monkeypatch)
+        assert pause <= at + timedelta(seconds=10)
+        looks, at = looks + 1, at + pause
+    assert looks < 12
+    assert len(asked) == 1, "the question stays, and with it an answer that comes meanwhile"
+    monkeypatch.setattr(gates, "now", lambda: datetime.now(UTC) + 12 * HOUR)
+    with pytest.raises(AirflowFailException, match="Nobody answered the gate 'plan' in time"):
+        gate(system, "plan").execute_complete(CONTEXT, NO_ANSWER)
+
+
+def test_accept_gate_without_an_answer_asks_again_when_checks_began_again(system, asked):
+    run = system.restore()
+    run_until(system, run, "check")
+    wait(system, "accept")
+    steps.check_system(run)
+    with pytest.raises(AirflowException, match="it asks again") as raised:
+        gate(system, "accept").execute_complete(CONTEXT, NO_ANSWER)
+    assert not isinstance(raised.value, AirflowFailException), "Airflow tries it again"
 
 
 def test_gate_that_can_not_ask_fails_after_four_tries_however_often_it_asked(system, asked, monkeypatch):

@@ -273,7 +273,7 @@ def accept_unanswered(play):
     assert (play.system.storage / f".recovery-{play.run.id}" / "before" / "new.txt").exists()
 
 
-@scenario(pytest.mark.long, timeout="60s")
+@scenario(pytest.mark.long, timeout="80s")
 def cutover_unanswered(play):
     play.trigger().approve("approve_plan")
     play.gate("approve_cutover")
@@ -304,6 +304,25 @@ def answers_in_first_second_and_backup_waits(play):
     assert play.system.fingerprint() == play.set_state
     play.operator.clear(f"{play.system.name}_backup", backup, "prepare")
     assert play.operator.wait_run(f"{play.system.name}_backup", backup) == "success"
+
+
+@scenario(pytest.mark.long)
+def answer_that_airflow_kept(play):
+    """As it is where Airflow took the gate for one that still ran: it has the answer, and does not pass it on."""
+    play.trigger()
+    play.gate("approve_plan")
+    with play.airflow.metadata.connect("airflow") as database:
+        database.execute(
+            """UPDATE hitl_detail SET responded_at = now(), chosen_options = '["Approve"]', params_input = '{}',
+                responded_by = '{"id": "alice", "name": "alice"}'
+            WHERE ti_id = (SELECT id FROM task_instance WHERE dag_id = %s AND run_id = %s AND task_id = 'approve_plan')""",
+            [play.dag, play.run_id],
+        )
+    assert play.alice.gates(play.dag, play.run_id) == [], "nobody is asked any more"
+    wait_for("the gate to look for the answer", lambda: answers.answered(play.run, "plan") == "approved")
+    play.reject("approve_cutover")
+    play.ended()
+    play.assert_nothing_changed()
 
 
 # Parts, targets, methods ------------------------------------------------------------------------------------------------

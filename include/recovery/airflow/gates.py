@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskAwaitingInput
 
 from recovery.airflow import mail
 from recovery.airflow.tasks import operator_errors, restore_session
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _ASK_AGAIN = timedelta(seconds=5)
 _TRIES = 4
 """How often a gate tries to ask at all; after a failure of its own that may pass."""
+_FIRST_LOOK = timedelta(minutes=1)
+"""After so long a gate looks whether Airflow has an answer that it did not pass on; then each time when it has waited twice as long."""
 
 
 class Gate(ApprovalOperator):
@@ -69,7 +71,7 @@ class Gate(ApprovalOperator):
             if context["ti"].try_number - answers.times_asked(session, self.gate) >= _TRIES:
                 raise AirflowFailException(str(error)) from None
             raise
-        self.response_timeout = left if since else session.plan.approvals.timeout
+        self.response_timeout = min(_FIRST_LOOK, left if since else session.plan.approvals.timeout)
         mail.gate_waits(self.plan_name, self.gate, self.body or "", context)
         return super().execute(context)
 
@@ -97,9 +99,15 @@ class Gate(ApprovalOperator):
         log.info("%s\n\n%s", self.subject, self.body)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """Make an approval of a yes; end with a failure after a no, or after no answer, which at the last gate keeps the system."""
+        """Make an approval of a yes; end with a failure after a no, or after no answer, which at the last gate keeps the system.
+
+        Airflow keeps an answer and does not pass it on, if that comes in the moment in which this task begins to wait: see
+        ``update_hitl_detail``, which reads the state of the task before it locks it. It passes on what it has once the task has waited
+        for as long as it wanted, or wants to wait again. So the task wants to wait for a part of its time only.
+        """
         session = operator_errors(restore_session)(self.plan_name, context["dag_run"])
         if event.get("error_type") == "timeout":
+            operator_errors(self._wait_on)(session)
             return operator_errors(self._unanswered)(session, context)
         answer = super(ApprovalOperator, self).execute_complete(context, event)
         person = (answer["responded_by_user"] or {}).get("name", "")  # the user name; an id may be a row number
@@ -109,6 +117,20 @@ class Gate(ApprovalOperator):
         operator_errors(answers.approve)(session, self.gate, person)
         log.info("%s approved", person)
         return answer
+
+    def _wait_on(self, session: RestoreSession) -> None:
+        """Wait again, as long as there is time to answer.
+
+        Raises:
+            TaskAwaitingInput: for that.
+            AirflowException: to ask again, if checks began again.
+        """
+        if (since := answers.asking_since(session, self.gate)) is None:
+            raise AirflowException("Checks began again since this gate was shown: it asks again.")
+        waited = now() - since
+        if (left := session.plan.approvals.timeout - waited) > timedelta():
+            log.info("no answer yet; %s are left", human_duration(left))
+            raise TaskAwaitingInput(method_name="execute_complete", timeout=min(left, max(waited, _FIRST_LOOK)))
 
     def _unanswered(self, session: Any, context: Any) -> None:
         answers.reject(session, self.gate, None)
