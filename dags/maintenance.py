@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from recovery.airflow import mail, tasks
+from recovery.airflow.future_runs import refuse_future_runs
 from recovery.common.errors import RestoreError
 from recovery.common.units import human_duration
 from recovery.maintenance import gaps, holds, replaced_copies
@@ -55,6 +56,13 @@ def watch_restores(plan: str, dag_run: Any, **context: Any) -> None:
         tasks.look_again()
 
 
+@task
+@tasks.operator_errors
+def watch_runs(plan: str, dag_run: Any) -> None:
+    tasks.skip_if_false(not tasks.begun_by_restore(dag_run))
+    refuse_future_runs(tasks.context(plan).plan)
+
+
 def build(plan: Plan) -> DAG:
     """The maintenance DAG of a plan."""
     with DAG(
@@ -75,6 +83,7 @@ def build(plan: Plan) -> DAG:
         release_holds(plan.plan)
         confirm_gap(plan.plan)
         watch_restores(plan.plan)
+        watch_runs(plan.plan)
     return tasks.with_form(
         dag,
         {

@@ -130,7 +130,7 @@ def test_restore_that_begins_starts_the_maintenance_of_its_plan(parsed):
 def test_maintenance_tasks_wait_for_no_other_and_replaced_data_is_dropped_by_one_run_at_a_time(parsed):
     assert parsed.edges("shop_maintenance") == set()
     tasks = parsed.tasks("shop_maintenance")
-    assert set(tasks) == {"drop_replaced_data", "release_holds", "confirm_gap", "watch_restores"}
+    assert set(tasks) == {"drop_replaced_data", "release_holds", "confirm_gap", "watch_restores", "watch_runs"}
     assert tasks["drop_replaced_data"]["max_active_tis_per_dag"] == 1
 
 

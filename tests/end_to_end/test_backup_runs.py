@@ -360,6 +360,29 @@ def hooks_after_a_kill_and_a_mark(play):
     assert "The backup did not succeed" in play.logs("after_backup")
 
 
+@scenario()
+def logical_date_in_the_future(play):
+    """A wrong time zone in the form is enough: Airflow starts no task of the run before that date."""
+    maintenance, admin = f"{play.name}_maintenance", play.airflow.admin
+    admin.wait_dags(maintenance)
+    play.operator.call("POST", f"/dags/{play.dag}/dagRuns", {"dag_run_id": "early", "logical_date": "2199-01-01T00:00:00Z", "conf": {}})
+    play.operator.wait_run(play.dag, "early", states={"running"})
+    play.trigger(sources=["config.settings"])
+    admin.unpause(maintenance)
+    looked = play.operator.trigger(maintenance, {})
+    assert play.operator.wait_run(maintenance, looked) == "failed"
+    states = play.operator.states(maintenance, looked)
+    assert {name for name, state in states.items() if state == "failed"} == {"watch_runs"}
+    words = play.operator.log_text(maintenance, looked, "watch_runs")
+    assert f"The logical date of run 'early' of {play.dag}, 2199-01-01 00:00:00Z, is in the future." in words
+    assert set(play.operator.states(play.dag, "early").values()) == {"none"}
+    assert play.operator.run_state(play.dag, play.run_id) == "queued"
+    play.operator.mark_run(play.dag, "early", "failed")
+    play.ended("success")
+    looked = play.operator.trigger(maintenance, {})
+    assert play.operator.wait_run(maintenance, looked) == "success"
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_backup_scenario(plays, name):
     plays[name].result()
