@@ -2,12 +2,14 @@
 
 # pathlib has no paths of bytes.
 
+import itertools
 import os
 import random
 import shutil
 import stat
 import struct
 import subprocess
+import tracemalloc
 from contextlib import suppress
 from io import BytesIO
 
@@ -187,6 +189,31 @@ def test_file_with_holes_costs_its_data_and_comes_back_with_holes(tmp_path, name
             for file in (ours, theirs):
                 file.seek(max(start - 100, 0))
             assert ours.read(9000) == theirs.read(9000)
+
+
+def peak_of(do):
+    tracemalloc.start()
+    try:
+        do()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_file_with_many_holes_costs_little_memory_when_it_is_written_and_read(tmp_path):
+    pieces = 20_000
+    with (tmp_path / "holes").open("wb") as out:
+        for number in range(pieces):
+            out.seek(number * 8192)
+            out.write(b"x")
+    with (tmp_path / "stream").open("w+b") as out:
+        writer = TarWriter(HeldFolder.open(tmp_path), out.write)
+        assert peak_of(lambda: writer.add(b"holes")) < pieces * 80
+        writer.close()
+        out.seek(0)
+        [member] = itertools.islice(tar_reader.members(out), 1)
+        assert peak_of(member.open) < pieces * 40
+        assert member.info.size == (pieces - 1) * 8192 + 1
 
 
 def test_reader_gives_a_file_with_holes_whole(tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+from array import array
 from collections.abc import Iterator
 from tarfile import TarInfo
 from typing import IO, Protocol
@@ -116,30 +117,37 @@ class SparseFile(io.RawIOBase):
         self._member = member
         self._size = member.info.size
         self._position = 0
-        segments = self._read_map()
-        self.stored = sum(length for _, length in segments)
+        self.stored = 0
         """Bytes of data, holes left out."""
-        self._map = iter(segments)
+        segments = iter(self._read_map())
+        self._map = zip(segments, segments, strict=True)
         self._start, self._end = self._size, 0
         self._advance()
 
-    def _read_map(self) -> list[tuple[int, int]]:
+    def _read_map(self) -> array[int]:
+        """Starts and lengths of the segments, one after another: there may be millions."""
+        numbers, segments = self._map_numbers(), array("Q")
+        end = 0
+        for _ in range(next(numbers)):
+            start, length = next(numbers), next(numbers)
+            if start < end or start + length > self._size:
+                raise self._damaged("the map")
+            segments.extend((start, length))
+            self.stored += length
+            end = start + length
+        return segments
+
+    def _map_numbers(self) -> Iterator[int]:
         buffer = b""
-        numbers: list[int] = []
-        while not numbers or len(numbers) < 1 + 2 * numbers[0]:
+        while True:
             line, newline, rest = buffer.partition(b"\n")
-            if newline and line.isdigit():
-                numbers.append(int(line))
+            if newline and line.isdigit() and len(line) < 20:
+                yield int(line)
                 buffer = rest
             elif newline or len(buffer) >= BLOCK or not (block := self._member.read_stored(BLOCK)):
                 raise self._damaged("the map")
             else:
                 buffer += block
-        segments = list(zip(numbers[1::2], numbers[2::2], strict=True))
-        ends = [0, *(start + length for start, length in segments)]
-        if any(start < end for end, (start, _) in zip(ends, segments, strict=False)) or ends[-1] > self._size:
-            raise self._damaged("the map")
-        return segments
 
     def _damaged(self, what: str) -> ArtifactError:
         return damaged(f"{what} of the sparse file {self._member.info.name!r} is not as it must be")

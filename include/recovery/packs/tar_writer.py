@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 import tarfile
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -129,18 +130,21 @@ class TarWriter:
             header.name += b"/" if found.kind == tarfile.DIRTYPE else b""
             self._write(header.blocks())
             return None
-        holes = _map(found.segments) if found.segments != [(0, found.status.st_size)] else b""
+        holes = _map(found.segments) if found.segments != _whole(found.status.st_size) else b""
         if holes:
             header.records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": found.path}
             header.records[b"GNU.sparse.realsize"] = b"%d" % found.status.st_size
-        header.size = len(holes) + sum(length for _, length in found.segments)
-        self._write(header.blocks() + holes)
-        short = [segment for segment in found.segments if not self._write_data(found.descriptor, *segment)]
+        header.size = len(holes) + sum(length for _, length in _pairs(found.segments))
+        self._write(header.blocks())
+        self._write(holes)
+        whole = True
+        for segment in _pairs(found.segments):
+            whole &= self._write_data(found.descriptor, *segment)
         self._write(bytes(-header.size % BLOCK))
         after = os.fstat(found.descriptor)
         _refuse_disarmed(found, after)
         same = (after.st_ctime_ns, after.st_size) == (found.status.st_ctime_ns, found.status.st_size)
-        return None if same and not short else "changed"
+        return None if same and whole else "changed"
 
     def _write_data(self, descriptor: int, start: int, length: int) -> bool:
         """Write a piece of a file, and zeros for what it lacks; whether it had all."""
@@ -166,8 +170,9 @@ class _Found:
     """Of a link."""
     descriptor: int = -1
     """Of a file that is open."""
-    segments: list[tuple[int, int]] = field(default_factory=list)
-    """Where a file has data: start and length; an empty one at its end if a hole is there."""
+    segments: array[int] = field(default_factory=lambda: array("Q"))
+    """Where a file has data: start and length of each segment, of which there may be millions; an empty one at its end if a hole is
+    there."""
 
     def __enter__(self) -> None:
         pass
@@ -224,7 +229,7 @@ def _open(reach: Reach, path: bytes) -> _Found | None:
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode):
             holes = status.st_blocks * 512 < status.st_size
-            segments = list(_segments(descriptor, status.st_size)) if holes else [(0, status.st_size)]
+            segments = _segments(descriptor, status.st_size) if holes else _whole(status.st_size)
             return _Found(path, tarfile.REGTYPE, status, read_xattrs(descriptor), descriptor=descriptor, segments=segments)
     except BaseException:
         os.close(descriptor)
@@ -309,17 +314,28 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, key, value)
 
 
-def _segments(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+def _whole(size: int) -> array[int]:
+    return array("Q", (0, size))
+
+
+def _pairs(segments: array[int]) -> Iterator[tuple[int, int]]:
+    numbers = iter(segments)
+    return zip(numbers, numbers, strict=True)
+
+
+def _segments(descriptor: int, size: int) -> array[int]:
     """See :attr:`_Found.segments`."""
+    segments = array("Q")
     end = 0
     while end < size:
         start = min(_sought(descriptor, end, os.SEEK_DATA, size), size)
         if start == size:
             break
         end = min(_sought(descriptor, start, os.SEEK_HOLE, size), size)
-        yield start, end - start
+        segments.extend((start, end - start))
     if end < size:
-        yield size, 0
+        segments.extend((size, 0))
+    return segments
 
 
 def _sought(descriptor: int, position: int, what: int, end: int) -> int:
@@ -332,6 +348,8 @@ def _sought(descriptor: int, position: int, what: int, end: int) -> int:
         return end
 
 
-def _map(segments: list[tuple[int, int]]) -> bytes:
-    text = b"%d\n" % len(segments) + b"".join(b"%d\n%d\n" % segment for segment in segments)
-    return text + bytes(-len(text) % BLOCK)
+def _map(segments: array[int]) -> bytes:
+    text = bytearray(b"%d\n" % (len(segments) // 2))
+    for segment in _pairs(segments):
+        text += b"%d\n%d\n" % segment
+    return bytes(text + bytes(-len(text) % BLOCK))
