@@ -72,5 +72,5 @@ def _answered(code: str, said: str) -> DestinationError:
     if code in _FULL:
         return DestinationError(said, NO_ROOM)
     if code in _BUSY:
-        return DestinationError(said, "The server is too busy; the task is tried again.")
-    return DestinationError(said, "Look at the server's log, and at the endpoint in the Connection; the task is tried again.")
+        return DestinationError(said, "The server is too busy; try again later.")
+    return DestinationError(said, "Look at the server's log, and at the endpoint in the Connection.")

@@ -360,3 +360,20 @@ def test_sql_on_a_standby_is_refused_in_words(shop):
     source._server.about = replace(source._server.about, standby=True)
     with pytest.raises(SourceError, match="is a standby, where no login role can be made"):
         answer(source, "SELECT 1")
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_rights_that_somebody_gives_to_the_role_do_not_fail_the_sql(shop, is_committed):
+    """Everybody can give rights on a table of his own to whom he wants, which keeps that role from being dropped."""
+    shop.sql("postgres", "CREATE DATABASE shop2")
+    source = shop.source("shop")
+    with shop.server.connect("shop2", user="mallory", password="m") as giving:
+        giving.execute("CREATE TEMP TABLE own ()")
+        with query_roles.session(source._server, query_roles.Asked("shop", None, reads=True)) as inside:
+            giving.execute("" if is_committed else "BEGIN")
+            giving.execute(f"GRANT SELECT ON own TO {inside.info.user}")
+        assert shop.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname LIKE 'recovery%'") == [(False,)]
+        giving.execute("" if is_committed else "ROLLBACK")
+    shop.sql("postgres", "DROP DATABASE shop2 WITH (FORCE)")
+    assert answer(source, "SELECT 1") == 1
+    assert shop.sql("postgres", MADE) == []

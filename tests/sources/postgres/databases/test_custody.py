@@ -1,5 +1,6 @@
 """A live database's owner neither blocks its swap nor gets at the copy that is set aside, and owns it again after a rollback."""
 
+import contextlib
 import threading
 
 import psycopg
@@ -215,6 +216,46 @@ def test_database_that_takes_the_name_of_one_that_was_dropped_and_is_kept_locked
     assert source.verify_staged(restore) == []
     source.let_in(restore)
     assert state(site) == [("saved",)]
+
+
+@pytest.mark.parametrize("only", [(), ("shop.mine",)], ids=["a database", "a schema"])
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_rights_that_somebody_gives_to_the_roles_of_a_restore_make_it_fail_at_no_step(site, shop, only, is_committed):
+    """Everybody can give rights on a table of his own to whom he wants, which keeps that role from being dropped."""
+    source, restore, done = site.source("shop"), site.restore(shop.set_folder, only=only), threading.Event()
+
+    def give():
+        with site.server.connect("postgres", user="alice", password="a") as connection:
+            connection.execute("CREATE TEMP TABLE own ()")
+            given = set()
+            while not done.is_set():
+                for (role,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^recovery_'").fetchall():
+                    if role not in given:
+                        connection.execute("" if is_committed else "BEGIN")
+                        connection.execute(f"GRANT SELECT ON own TO {role}")
+                        given.add(role)
+                done.wait(0.01)
+
+    def give_again():
+        while not done.is_set():
+            with contextlib.suppress(psycopg.Error):
+                give()
+
+    thread = threading.Thread(target=give_again)
+    thread.start()
+    try:
+        source.stage(restore)
+        assert source.verify_staged(restore) == []
+        source.swap(restore)
+        assert state(site) == [("saved",)]
+        source.roll_back(restore)
+        source.discard(restore)
+    finally:
+        done.set()
+        thread.join()
+    for (role,) in site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname ~ '^recovery_' AND NOT rolcanlogin"):
+        site.sql("postgres", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+    assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname ~ '^recovery_'") == []
 
 
 def test_swap_is_refused_while_somebody_has_a_database_of_the_copys_name(site, shop):

@@ -8,6 +8,7 @@ nothing. What is loaded belongs to these roles until the end.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.logins import create_login, new_password
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 
+log = logging.getLogger(__name__)
+
 OURS = ""
 """In place of an owner: ourselves, for statements that only a superuser may make."""
 EVERYONE = "\0"
@@ -30,7 +33,10 @@ _READS_ALL = "pg_read_all_data"
 _READS_ALL_SINCE = 14
 _DATABASE_OWNER = "pg_database_owner"
 _PARAMETERS_SINCE = 15_00_00
-_OWNS = "SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole AND deptype = 'o'"
+LOCK_TIMEOUT = "5s"
+"""How long the drop of a role waits for who keeps it locked: everybody can, by giving it rights on things of his own."""
+OWNS = "SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole AND deptype = 'o'"
+"""Whether a role owns something."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,9 @@ def create_members(server: Server, connection: Connection, database: str, owners
     created = _named(sorted(set(owners) - ourselves))
     with translated_errors(f"Creating the roles that load tables of {database}", RestoreError), connection.transaction():
         superusers = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolsuper").fetchall()}
-        for owner, role in created.roles.items():
+        of_database = connection.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", [database]).fetchall()
+        for name, role in created.roles.items():
+            owner = of_database[0][0] if name == _DATABASE_OWNER else name
             create_login(connection, role, created.password, _mark(purpose))
             if owner not in superusers or server.about.major >= _READS_ALL_SINCE:
                 group = _READS_ALL if owner in superusers else owner
@@ -148,10 +156,9 @@ def members(server: Server, connection: Connection, database: str, owners: Colle
     try:
         yield loaders
     finally:
-        if created := SQL(", ").join(map(Identifier, loaders.names())) if loaders.names() else None:
-            with translated_errors(f"Dropping roles that worked in {database}", RestoreError):
-                connection.execute(SQL("DROP OWNED BY {}").format(created))
-                connection.execute(SQL("DROP ROLE {}").format(created))
+        with translated_errors(f"Dropping roles that worked in {database}", RestoreError):
+            for role in loaders.names():
+                _drop_role(connection, role, database)
 
 
 def _named(owners: Sequence[str]) -> Loaders:
@@ -241,16 +248,32 @@ def drop(connection: Connection, database: str) -> None:
     """Drop the roles that load a database, or loaded it and own nothing any more.
 
     Raises:
-        RestoreError: if one still owns something, or has rights on it.
+        RestoreError: if one still owns something.
     """
     with translated_errors(f"Dropping the roles that loaded {database}", RestoreError):
         for role in names(connection, database):
-            try:
-                if not connection.execute(_OWNS, [role]).fetchall():
-                    connection.execute(SQL("DROP OWNED BY {}").format(Identifier(role)))  # its rights on tablespaces and settings
-                connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
-            except errors.DependentObjectsStillExist as error:
-                raise RestoreError(
-                    f"The role {role}, which loaded {database}, still owns something: {error.diag.message_detail}.",
-                    "Somebody gave it that. Change its owner, then try again.",
-                ) from error
+            _drop_role(connection, role, database)
+
+
+def _drop_role(connection: Connection, role: str, database: str) -> None:
+    """Drop a role. One on whom somebody lays rights on things of his own, or keeps a lock by that, stays and can log in no more.
+
+    Everybody can do that to every role, from every database.
+    """
+    connection.execute(SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(Identifier(role)))
+    owns = bool(connection.execute(OWNS, [role]).fetchall())
+    try:
+        with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+            if not owns:
+                connection.execute(SQL("DROP OWNED BY {}").format(Identifier(role)))  # its rights on tablespaces and settings
+            connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
+    except errors.DependentObjectsStillExist as error:
+        if owns:
+            raise RestoreError(
+                f"The role {role}, which loaded {database}, still owns something: {error.diag.message_detail}.",
+                "Somebody gave it that. Change its owner, then try again.",
+            ) from error
+        log.warning("the role %s can log in no more, but stays, since somebody gave it rights: %s", role, error.diag.message_detail)
+    except errors.LockNotAvailable:
+        log.warning("the role %s can log in no more, but stays, since somebody keeps it locked; drop it by hand", role)

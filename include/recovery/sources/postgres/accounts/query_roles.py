@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RecoveryError, SourceError, SourceUnreachable
 from recovery.packs.content_index import Facts
-from recovery.sources.postgres.accounts.loaders import groups_of
+from recovery.sources.postgres.accounts.loaders import LOCK_TIMEOUT, OWNS, groups_of
 from recovery.sources.postgres.accounts.logins import create_login, new_password
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.definitions.names import quoted_name
@@ -219,7 +219,12 @@ def _drop(connection: Connection, role: str) -> None:
     with translated_errors(f"Dropping the role {role}"):
         try:
             _remove(connection, role)
+        except errors.LockNotAvailable:
+            log.warning("the role %s can log in no more, but stays, since somebody keeps it locked; the next restore drops it", role)
         except errors.DependentObjectsStillExist as error:
+            if not connection.execute(OWNS, [role]).fetchall():  # everybody can give it rights on things of his own
+                log.warning("the role %s can log in no more, but stays, since somebody gave it rights: %s", role, error.diag.message_detail)
+                return
             raise SourceError(
                 f"The role {role}, which SQL of the plan ran as, still owns something: {error.diag.message_detail}.",
                 "Code of the database gave it that. Look whose that is, drop it, and drop the role.",
@@ -240,7 +245,7 @@ def drop_left(connection: Connection, database: str) -> None:
                 _remove(connection, role)
             except errors.UndefinedObject:
                 log.info("somebody else dropped the role %s of a killed process", role)
-            except (errors.DependentObjectsStillExist, errors.InsufficientPrivilege) as error:
+            except (errors.DependentObjectsStillExist, errors.InsufficientPrivilege, errors.LockNotAvailable) as error:
                 log.warning("the role %s, of a killed process, stays; drop it by hand: %s", role, str(error).strip())
             else:
                 log.info("dropped the role %s of a killed process", role)
@@ -261,4 +266,6 @@ def _remove(connection: Connection, role: str) -> None:
         for (owner,) in connection.execute(group, [role]).fetchall() if "o" in has else ():
             connection.execute(SQL("REASSIGN OWNED BY {} TO {}").format(name, Identifier(owner)))
         connection.execute(SQL("DROP OWNED BY {}").format(name))
-    connection.execute(SQL("DROP ROLE {}").format(name))
+    with connection.transaction():
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+        connection.execute(SQL("DROP ROLE {}").format(name))

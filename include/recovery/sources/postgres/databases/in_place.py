@@ -39,7 +39,7 @@ def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
             restore.record(_REPLACE, live=live, owners={name: asdict(one) for name, one in was.items() if one})
     live = _live_before(restore)
     besides = [*live, *(target.name for target in chosen)]
-    with server.maintenance(besides) as connection:
+    with undisturbed(server, besides) as connection:
         replaced = _replaced(connection, restore, chosen, live)
         _refuse_blocked(connection, replaced)
         if restore.rolling_back:
@@ -65,7 +65,7 @@ def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
 def let_in(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
     """Give what was loaded its owner and its users; see :meth:`recovery.sources.base.InPlaceRestorer.let_in`."""
     live = _live_before(restore)
-    with server.maintenance([*live, *(target.name for target in chosen)]) as connection:
+    with undisturbed(server, [*live, *(target.name for target in chosen)]) as connection:
         replaced = _replaced(connection, restore, chosen, live)
         with translated_errors("Letting roles log in", RestoreError), connection.transaction():
             for target in replaced:

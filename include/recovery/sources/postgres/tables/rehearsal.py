@@ -17,6 +17,7 @@ from recovery.common.errors import RestoreError
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
+from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.stage import Dump, drop, fill
 from recovery.sources.postgres.definitions.catalog import SET_ASIDE_SCHEMA
 from recovery.sources.postgres.definitions.names import pattern
@@ -65,7 +66,7 @@ def rehearse(
     live, folder = part.target.name, restore.folder / "live"
     copy = _target(server, restore, part)
     assert copy.stage == copy_of(restore)
-    with server.maintenance([live]) as connection:
+    with undisturbed(server, [live, copy.stage]) as connection:
         drop(connection, copy.stage)
         _create(server, connection, copy.stage, live)
     try:
@@ -79,7 +80,7 @@ def rehearse(
             return crossing(connection, part, swap(connection))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with server.maintenance([live]) as connection:
+        with undisturbed(server, [live, copy.stage]) as connection:
             drop(connection, copy.stage)
 
 

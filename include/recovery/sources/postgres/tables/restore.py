@@ -26,6 +26,7 @@ from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, changes_within, to_be_read
+from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.definitions.reading import kept
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
@@ -243,7 +244,7 @@ def discard(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> No
     """Drop what was staged, and restored tables that were rolled back; never what is live or was before."""
     there = server.databases()
     for part in _as_begun(restore, parts):
-        with server.maintenance([part.target.stage]) as connection:
+        with undisturbed(server, [part.target.stage]) as connection:
             drop(connection, part.target.stage)
             drop(connection, rehearsal.copy_of(restore))
             if part.target.name not in there:

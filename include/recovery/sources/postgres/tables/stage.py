@@ -23,6 +23,7 @@ from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders
 from recovery.sources.postgres.accounts.roles import roles
 from recovery.sources.postgres.client import Server, translated_errors
+from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.entries import Entry, in_steps, listed, plain, read_entries
 from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, unpack
 from recovery.sources.postgres.definitions import reading
@@ -80,7 +81,7 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     _move(server, part)
     _dump(server, part, moved)
     steps = in_steps(list(_entries(server, part, moved, loading)))
-    with server.maintenance([part.target.stage]) as connection:
+    with undisturbed(server, [part.target.stage]) as connection:
         drop(connection, part.target.stage)
     load(server, jobs, restore, part, Definitions(moved, steps), dict(_files(lines, part, folder)))
     for each in (folder, moved):
