@@ -80,6 +80,38 @@ def test_restore_by_a_user_with_few_rights_gives_the_owner_none_of_them(site, pr
     assert left_over(site) == []
 
 
+EQUAL = {
+    "a check that is valid at a child only": [
+        "CREATE TABLE mine.p (a int)",
+        "INSERT INTO mine.p VALUES (-1)",
+        "ALTER TABLE mine.p ADD CONSTRAINT positive CHECK (a > 0) NOT VALID",
+        "CREATE TABLE mine.c () INHERITS (mine.p)",
+        "INSERT INTO mine.c VALUES (1)",
+    ],
+    "a view of another's view that comes after the rows": [
+        "CREATE TABLE mine.t (a int PRIMARY KEY, b text)",
+        "INSERT INTO mine.t VALUES (1, 'x')",
+        "CREATE MATERIALIZED VIEW mine.v AS SELECT a, b FROM mine.t GROUP BY a",
+        "GRANT SELECT ON mine.v TO alice",
+        "SET ROLE alice",
+        "CREATE MATERIALIZED VIEW mine.w AS SELECT a FROM mine.v",
+    ],
+    "a table of whoever owns the database": ["CREATE TABLE mine.t AS SELECT 1 AS a"],
+}
+
+
+@pytest.mark.parametrize("what", EQUAL)
+def test_schema_is_restored_equal(site, proof, what):
+    made(site, proof, *EQUAL[what])
+    if what == "a table of whoever owns the database":
+        if site.server.major < 14:
+            pytest.skip("there is a role for the owner of a database since PostgreSQL 14")
+        site.sql("shop", "ALTER TABLE mine.t OWNER TO pg_database_owner")
+    backup, is_safe = made(site, proof)
+    restored(site.restore(backup, only=["shop.mine"]), site.source("shop"), is_safe)
+    assert left_over(site) == []
+
+
 AS_ALICE = """CREATE FUNCTION mine.as_alice() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
     SET ROLE alice; INSERT INTO alices.caught VALUES (1); RETURN 1; EXCEPTION WHEN OTHERS THEN RETURN 1; END $$"""
 

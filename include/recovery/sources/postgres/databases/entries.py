@@ -228,7 +228,7 @@ def _is_of_schema(entry: Entry) -> bool:
 
 
 def _first_after_rows(entries: Sequence[Entry]) -> int:
-    after = {*_INDEPENDENT, *_ALONE, "RULE", "MATERIALIZED VIEW DATA"}
+    after = {*_INDEPENDENT, *_ALONE, "CHECK CONSTRAINT", "RULE", "MATERIALIZED VIEW DATA"}
     return next((place for place, entry in enumerate(entries) if entry.what in after), len(entries))
 
 

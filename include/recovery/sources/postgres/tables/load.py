@@ -23,12 +23,12 @@ from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.accounts.loaders import Loaders
 from recovery.sources.postgres.accounts.roles import roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.databases import ownership
+from recovery.sources.postgres.databases import inheritance, ownership
 from recovery.sources.postgres.databases.entries import Step, Steps
 from recovery.sources.postgres.databases.stage import analyze, restore_entries
 from recovery.sources.postgres.definitions.names import parent_of
 from recovery.sources.postgres.dump.copy_text import BLOCK
-from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
+from recovery.sources.postgres.tables.contents import RELATIONS, Chosen, first_name
 from recovery.sources.postgres.tables.staged import clear, copied, names_in, purpose, read_as, schema_of
 
 log = logging.getLogger(__name__)
@@ -70,10 +70,11 @@ def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definiti
         work = _Load(server, jobs, live, part, loading, definitions, names_in(live, part))
         log.info("loading %d relations in %s with %d jobs", len(part.names), name, jobs)
         work.define(definitions.steps.definitions)
-        with translated_errors(f"Giving rights on what is staged in {name}", RestoreError), live.transaction():
-            work.give_rights(roles(restore))
+        work.give_rights(roles(restore))
         work.rows(files)
         work.define(definitions.steps.rest)
+        work.give_rights(roles(restore))  # on views that depend on keys
+        work.validate()
         work.fill_views()
         work.analyze()
         loaders.disarm(live, loading)
@@ -113,6 +114,10 @@ class _Load:
 
     def give_rights(self, set_roles: Mapping[str, Facts]) -> None:
         """Give each role the rights on the relations of others that its owner had."""
+        with translated_errors(f"Giving rights on what is staged in {self.part.target.name}", RestoreError), self.live.transaction():
+            self._give_rights(set_roles)
+
+    def _give_rights(self, set_roles: Mapping[str, Facts]) -> None:
         staged = {(kind, self.names[name]): facts for (kind, name), facts in self.part.objects.items() if kind in RELATIONS}
         ownership.give_rights(self.live, self.loaders, staged, set_roles)
         inner = self.part.foreign_keys.keys() - self.part.crossing.keys()
@@ -120,6 +125,19 @@ class _Load:
             own = self.loaders.roles[self.part.objects["table", parent]["owner"]]
             if others := [Identifier(role) for role in self.loaders.names() if role != own]:  # whose it is has the right, unsaid
                 self.live.execute(SQL("GRANT REFERENCES ON TABLE {} TO {}").format(SQL(self.names[parent]), SQL(", ").join(others)))
+
+    def validate(self) -> None:
+        """Validate checks of children that are valid though their parents' are not."""
+        staged = {("table", self.names[name]): facts for (kind, name), facts in self.part.objects.items() if kind == "table"}
+        for (kind, name), facts in self.part.objects.items():
+            table, own = first_name(name)
+            if kind == "constraint" and table in self.names:
+                staged["constraint", f"{self.names[table]} {own}"] = facts
+        inheritance.validate(self.live, self.loaders, staged, self._execute)
+
+    def _execute(self, owner: str, statement: Composed) -> None:
+        with self._as(owner) as connection, translated_errors(f"Restoring to {self.part.target.name}", RestoreError):
+            connection.execute(statement, binary=True)
 
     def rows(self, files: Mapping[str, Path]) -> None:
         """Load the rows, and give the sequences their values."""
