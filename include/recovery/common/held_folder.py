@@ -292,12 +292,13 @@ def _enter(folder: int, name: bytes, device: int) -> int:
     """Open a folder that is to be emptied; this user may have to give itself the right to."""
     inner = os.open(name, REACHED, dir_fd=folder)
     try:
-        if os.fstat(inner).st_dev != device:
+        status = os.fstat(inner)
+        if status.st_dev != device:
             raise OSError(errno.EBUSY, "Something is mounted there")
     except OSError:
         os.close(inner)
         raise
-    if os.geteuid():
+    if os.geteuid() and status.st_uid == os.geteuid():
         os.chmod(f"/proc/self/fd/{inner}", stat.S_IRWXU)
     return inner
 

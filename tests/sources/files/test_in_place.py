@@ -509,6 +509,54 @@ def test_restore_in_place_fails_on_unreadable_folders_and_undeletable_files(tmp_
         as_nobody(both.source.replace, both.forth)
 
 
+@pytest.fixture
+def of_two(tmp_path):
+    """A folder of a worker that is not root, with one in it that is root's, and a set of it."""
+    if os.geteuid():
+        pytest.skip("needs two users")
+    with tempfile.TemporaryDirectory() as folder:
+        point = Path(folder)
+        live = point / "live"
+        fill(live, {"sub/a": "old", "sub/deep/b": "old"})
+        for path in (point, live, *live.rglob("*")):
+            os.chown(path, file_zoo.NOBODY, file_zoo.NOBODY)
+        unsealed(back_up(files(live), point / "set"))
+        os.chown(live / "sub/deep", 0, file_zoo.NOBODY)
+        yield point
+
+
+def test_preflight_in_place_refuses_what_the_worker_may_not_remove_however_deep(of_two):
+    """It would be found once the rest is removed, and by the rollback again."""
+    source = files(of_two / "live")
+    restore = Unsealed(of_two / "set", of_two / "work", in_place=True)
+    os.chown(of_two / "work", file_zoo.NOBODY, file_zoo.NOBODY)
+    assert f"folders of other users: {of_two}/live/sub/deep" in as_nobody(refusals, source, restore)
+    (of_two / "live/sub/deep/b").unlink()
+    assert as_nobody(refusals, source, restore) == ""
+    as_nobody(source.replace, restore)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_restore_without_root_replaces_folders_of_others_that_it_may_write_to(of_two, in_place):
+    (of_two / "live/sub/deep").chmod(0o775)
+    source = files(of_two / "live")
+
+    def there() -> None:
+        restore = Unsealed(of_two / "set", of_two / "work", in_place=in_place)
+        assert refusals(source, restore) == ""
+        if in_place:
+            source.replace(restore)
+            assert source.verify_staged(restore) == []
+            return
+        source.stage(restore)
+        source.swap(restore)
+        source.drop_replaced(restore)
+
+    as_nobody(there)
+    assert (of_two / "live/sub/deep").stat().st_uid == file_zoo.NOBODY
+    assert not list((of_two / "live").glob(".recovery-*"))
+
+
 def test_preflight_in_place_refuses_a_socket_in_the_place_of_an_entry(tmp_path, live):
     """It would stay, and be in the way once the rest is removed."""
     source = files(live)

@@ -310,14 +310,11 @@ class Files(TreeSource):
     def _live_findings(self, restore: RestoreView, point: SwapPoint, part: Part, newest: int, room: Space) -> Iterator[Finding]:
         walk = self._look_at_asked(restore, part)
         files = size = newer = 0
-        fixed = []
         for found in walk:
             if found.kind == "file":
                 files += 1
                 size += found.stored
                 newer += found.status.st_mtime_ns > newest
-            if restore.in_place and filesystem.is_fixed(walk.at(found.path), found.status):
-                fixed.append(shown(self.root, found.path))
         has = f"{self.root} has {counted(files, 'file') if files else 'no files'}{' of these' if restore.only else ''} now"
         goes = "removed" if restore.in_place else f"set aside in {point.work / 'before'}"
         yield Finding("fact", f"{has}, {human_size(size)}; all of them are {goes}." if files else f"{has}.")
@@ -325,9 +322,8 @@ class Files(TreeSource):
             yield Finding("warning", f"{newer} of them were written after the newest file of the set: the restore takes them out of use.")
         if walk.problems:
             yield Finding("refusal" if restore.in_place else "warning", f"Not all of {self.root} can be read: {shortened(walk.problems)}.")
-        if fixed:
-            yield Finding("refusal", f"Marked immutable or append-only (lsattr shows it), so they can't be removed: {shortened(fixed)}.")
         if restore.in_place:
+            yield from preflight.irremovable(self._look_at_asked(restore, part))
             yield from self._taken(part, set(walk.left_out))
         if restore.in_place and room.free is not None and room.needed > room.free + room.freed:
             yield Finding(

@@ -251,7 +251,7 @@ def clear(walk: Walk) -> dict[bytes, int]:
                 os.unlink(walk.at(found.path))
             continue
         folders.append(found)
-        if os.geteuid():
+        if os.geteuid() and found.status.st_uid == os.geteuid():
             walk.below(found.path).chmod(stat.S_IRWXU)
     if walk.problems:
         raise RestoreError(f"Not all of {walk.root} can be removed: {shortened(walk.problems)}.", "Give this worker the right to.")
@@ -341,6 +341,11 @@ def obstacles(folder: Path, names: Iterable[bytes], *, renamed: bool = True) -> 
             yield f"{readable(path)} is marked immutable or append-only (lsattr shows it)"
         if renamed and inherited and its_project != project:
             yield f"{readable(path)} belongs to another project quota than {folder}, so it can't be renamed"
+
+
+def keeps_all(path: bytes, status: os.stat_result) -> bool:
+    """Whether an entry is a folder of another user from which this user may remove nothing."""
+    return stat.S_ISDIR(status.st_mode) and status.st_uid != os.geteuid() and not os.access(path, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def is_fixed(path: bytes, status: os.stat_result) -> bool:

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterator
 
 from recovery.common.errors import ToolError
-from recovery.common.paths import PATH_MAX, at, raw, readable
+from recovery.common.paths import PATH_MAX, at, raw, readable, shown
+from recovery.common.wording import shortened
 from recovery.packs.extract import find_tar
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Space
 from recovery.sources.trees import entries, filesystem
 from recovery.sources.trees.selection import Part
 from recovery.sources.trees.swap import SwapPoint
+from recovery.sources.trees.walk import Walk
 
 _ENTRY_COST = 4096
 
@@ -45,6 +47,23 @@ def common_findings(restore: RestoreView, point: SwapPoint, part: Part) -> Itera
             "refusal",
             f"Paths of the set get longer in {point.home} than the {PATH_MAX} bytes that Linux takes: {readable(longest)[:80]}…",
         )
+
+
+def irremovable(walk: Walk) -> Iterator[Finding]:
+    """What a restore in place would find once the rest is removed."""
+    fixed, kept, closed = [], dict[str, None](), set[bytes]()
+    for found in walk:
+        above = found.path.rpartition(b"/")[0]
+        if filesystem.is_fixed(walk.at(found.path), found.status):
+            fixed.append(shown(walk.root, found.path))
+        if filesystem.keeps_all(walk.at(found.path), found.status):
+            closed.add(found.path)
+        if above in closed:
+            kept[shown(walk.root, above)] = None
+    if fixed:
+        yield Finding("refusal", f"Marked immutable or append-only (lsattr shows it), so they can't be removed: {shortened(fixed)}.")
+    if kept:
+        yield Finding("refusal", f"This worker may not remove what is in these folders of other users: {shortened(list(kept))}.")
 
 
 def room(point: SwapPoint, part: Part) -> Space:
