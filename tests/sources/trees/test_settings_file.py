@@ -1,10 +1,8 @@
 """Keys of settings files: which differ, and that nothing else is ever shown."""
 
-import time
-
 import pytest
 
-from recovery.sources.trees.settings_file import OTHER, changed_keys, is_settings_file, key_digests
+from recovery.sources.trees.settings_file import LARGEST, OTHER, changed_keys, is_settings_file, key_digests
 
 
 @pytest.mark.parametrize("path", [".env", "srv/.env", "srv/.env.production", "srv/app.env"])
@@ -51,15 +49,10 @@ def test_key_digests_change_with_any_other_line():
     assert key_digests("x", b'A=1\n\nB="1') != key_digests("x", b'A=1\n\nB="2')
 
 
-def test_key_digests_of_a_value_of_many_lines_take_no_longer_than_its_lines():
-    """Who may write such a file had a backup look at its first line as often as it has lines: for days, if it is as large as may be."""
-    began = time.monotonic()
-    assert list(key_digests("x", b'A="' + b"x\n" * 60_000)) == ["A"]
-    assert time.monotonic() - began < 3
-
-
-def test_key_digests_end_a_value_at_the_quote_of_a_later_line():
-    assert list(key_digests("x", b'A="1\\\n\\"2\nB=3\n\\\\"4\nC=5\n')) == ["A", "C"]
+@pytest.mark.timeout(60)
+def test_key_digests_of_a_value_of_many_lines_read_each_line_once():
+    """Whoever may write such a file could make a backup look at its first line as often as it has lines: for days."""
+    assert keys(b'A="' + b"x\n" * (LARGEST // 2)) == [OTHER]
 
 
 def test_key_digests_change_with_any_line_of_a_quoted_value():
