@@ -23,8 +23,8 @@ def refuse_future_runs(plan: Plan) -> None:
     dags = [f"{plan.plan}_{family}" for family in _FAMILIES]
     if waiting := [words for dag_id in dags if (words := _future_run(dag_id))]:
         raise PlanError(
-            f"The logical date of {', of '.join(waiting)} is in the future. Airflow starts no task of such a run before that date, and no"
-            " other backup or drill of this plan after it.",
+            f"The logical date of {', of '.join(waiting)} is in the future. Airflow starts no task of such a run before that date. A"
+            " backup or drill that waits keeps all later ones from starting.",
             "Mark that run as failed. If it is still needed, trigger another, and leave its logical date as it is.",
         )
 
