@@ -564,9 +564,9 @@ def test_preflight_refuses_dependents_that_would_stay_with_the_replaced_tables(s
     )
     refusals = parts.refusals(live("shop.shop.customer"))
     for words in (
-        "rule _RETURN on materialized view other.filled uses shop.customer",
+        "In shop, materialized view other.filled uses shop.customer, and can't be led to the restored one.",
         "function other.counted()",
-        "function other.one(shop.customer)",
+        "function other.one(shop.customer) uses shop.customer",
         "rule also on table other.ruled",
         "policy few on table other.ruled",
         "default value for column id of table other.numbered uses shop.customer_number_seq",

@@ -37,8 +37,9 @@ _USES = """WITH leaving AS (SELECT unnest(%s::oid[]) AS oid), own (oid) AS (
       UNION SELECT 'pg_attrdef'::regclass, a.oid FROM pg_attrdef a JOIN own ON a.adrelid = own.oid
       UNION SELECT 'pg_policy'::regclass, p.oid FROM pg_policy p JOIN own ON p.polrelid = own.oid
       UNION SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext s JOIN own ON s.stxrelid = own.oid)
-    SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0),
-      CASE WHEN d.refclassid = 'pg_class'::regclass THEN d.refobjid::regclass::text END,
+    SELECT DISTINCT regexp_replace(pg_describe_object(d.classid, d.objid, 0), '^rule "?_RETURN"? on ', ''),
+      CASE d.refclassid WHEN 'pg_class'::regclass THEN d.refobjid::regclass::text WHEN 'pg_type'::regclass THEN (
+        SELECT t.typrelid::regclass::text FROM pg_type t WHERE d.refobjid IN (t.oid, t.typarray) AND t.typrelid <> 0) END,
       (SELECT r.ev_class::regclass::text FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class
         WHERE d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.rulename = '_RETURN' AND v.relkind = 'v'),
       EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.contype = 'f')

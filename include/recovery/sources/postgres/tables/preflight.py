@@ -117,7 +117,7 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
     linked = uses(live, out, part.names)
     for what in linked.refused:
         yield refusal(
-            f"In {database}: {what}, and can't be pointed to the restored one. Drop it before and create it again afterwards,"
+            f"In {database}, {what}, and can't be led to the restored one. Drop it before and create it again afterwards,"
             " restore it too, or restore the whole database."
         )
     for name in published(live, part.schemas):
