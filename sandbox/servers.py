@@ -30,6 +30,7 @@ import pymongo.errors
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from recovery.destinations.s3 import CONFIG
 from recovery.runners.local import LOCAL
 from recovery.sources.postgres.client import BIN_VARIABLE, TOOLS, tool_major, tool_places
 from sandbox import toolchain
@@ -292,14 +293,14 @@ class S3(Server):
                 socket_file.unlink(missing_ok=True)
 
     def client(self) -> Any:
-        """A boto3 S3 client."""
+        """A boto3 S3 client, as the product makes it."""
         return boto3.client(
             "s3",
             endpoint_url=self.url,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name="us-east-1",
-            config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=20),
+            config=CONFIG.merge(Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=20)),
         )
 
 

@@ -10,6 +10,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from recovery.common.errors import DestinationError
+from recovery.destinations import s3_body, s3_parts
 from recovery.destinations.base import Missing, Refused
 from recovery.destinations.s3 import S3
 from sandbox.servers import free_port
@@ -18,10 +19,13 @@ from tests.support.s3_gateway import (
     Busy,
     RepeatsChecksums,
     breaks_off,
+    breaks_off_at_once,
+    capital_etags,
     damages_what_arrives,
     damages_what_is_read,
     gateway,
     ignores_checksums,
+    ignores_ranges,
     lists_as_long_ago,
     lists_in_small_pages,
     loses_the_answer,
@@ -152,15 +156,21 @@ def others(s3_server):
 
 OTHERS = {
     "no SHA-256": ((ignores_checksums,), "MD5"),
-    "SHA-256 refused": ((refuses_checksums,), "MD5"),
+    "SHA-256 refused, MD5 in capitals": ((refuses_checksums, capital_etags), "MD5"),
     "SHA-256 repeated, not computed": ((RepeatsChecksums(),), "MD5"),
     "no SHA-256, no MD5": ((ignores_checksums, other_etags), "reading it back"),
 }
 
 
-@pytest.mark.parametrize("size", [1000, 9 * MIB])
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of 5 MiB, the least that servers take."""
+    monkeypatch.setattr(s3_parts, "_PART", 5 * MIB)
+
+
+@pytest.mark.parametrize("size", [1000, 6 * MIB])
 @pytest.mark.parametrize(("behaviours", "confirmed_by"), OTHERS.values(), ids=OTHERS)
-def test_put_is_confirmed_by_the_best_that_the_server_offers(others, tmp_path, behaviours, confirmed_by, size):
+def test_put_is_confirmed_by_the_best_that_the_server_offers(others, small_parts, tmp_path, behaviours, confirmed_by, size):
     destination, _ = others(*behaviours)
     path = tmp_path / "file"
     for content in (os.urandom(size), os.urandom(size)):
@@ -172,9 +182,9 @@ def test_put_is_confirmed_by_the_best_that_the_server_offers(others, tmp_path, b
     assert uploads(destination) == []
 
 
-@pytest.mark.parametrize("size", [1000, 9 * MIB])
+@pytest.mark.parametrize("size", [1000, 6 * MIB])
 @pytest.mark.parametrize("behaviours", [behaviours for behaviours, _ in OTHERS.values()], ids=OTHERS)
-def test_put_fails_when_other_content_arrives_whatever_the_server_confirms(others, tmp_path, behaviours, size):
+def test_put_fails_when_other_content_arrives_whatever_the_server_confirms(others, small_parts, tmp_path, behaviours, size):
     destination, server = others(*behaviours)
     path = tmp_path / "file"
     path.write_bytes(os.urandom(size))
@@ -215,6 +225,18 @@ def test_put_does_not_believe_the_checksum_of_an_object_that_a_server_only_repea
     assert destination.read("p/s/x", 10) == b"right"
 
 
+def test_put_fails_when_the_file_changes_before_it_is_sent(others, small):
+    def change(request, ask):
+        if request.method == "HEAD":
+            small.write_bytes(bytes(1000))
+        return ask(request)
+
+    destination, _ = others(ignores_checksums, change)
+    with pytest.raises(DestinationError):
+        put(destination, small)
+    assert keys_of(destination) == set()
+
+
 def test_put_of_damaged_content_is_retryable_and_replaces_it_where_deletion_is_refused(others, small):
     def keeps(request, ask):
         return refusal(403, "AccessDenied") if request.method == "DELETE" or request.path.endswith("?delete") else ask(request)
@@ -228,21 +250,46 @@ def test_put_of_damaged_content_is_retryable_and_replaces_it_where_deletion_is_r
     assert destination.read("p/s/x", 20 * MIB) == small.read_bytes()
 
 
-@pytest.mark.parametrize("fault", [damages_what_is_read, breaks_off])
-def test_put_fails_as_retryable_when_the_object_cannot_be_read_back(others, small, fault):
+@pytest.mark.parametrize("fault", [damages_what_is_read, breaks_off_at_once])
+def test_put_fails_as_retryable_when_the_object_cannot_be_read_back(others, small, fault, no_pauses):
     destination, _ = others(ignores_checksums, other_etags, fault)
     with pytest.raises(DestinationError, match="p/s/x") as caught:
         put(destination, small)
     assert caught.value.retryable
 
 
-def test_open_fails_as_retryable_when_the_answer_breaks_off(others, small):
+@pytest.fixture
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(s3_body, "PAUSES", (0, 0))
+
+
+def test_open_reads_on_where_an_answer_breaks_off(others, file, no_pauses):
+    destination, server = others()
+    put(destination, file)
+    server.behaviours = (breaks_off,)
+    assert destination.read("p/s/x", 20 * MIB) == file.read_bytes()
+    assert sum(request.startswith("GET") for request in server.seen) > 10
+
+
+@pytest.mark.parametrize("behaviours", [(breaks_off_at_once,), (breaks_off, ignores_ranges)])
+def test_open_fails_as_retryable_when_the_rest_does_not_come(others, small, no_pauses, behaviours):
     destination, server = others()
     put(destination, small)
-    server.behaviours = (breaks_off,)
+    server.behaviours = behaviours
     with pytest.raises(DestinationError, match="Could not read p/s/x") as caught:
         destination.read("p/s/x", 20 * MIB)
     assert caught.value.retryable
+
+
+def test_open_fails_when_the_object_is_replaced_while_it_is_read(others, small, no_pauses):
+    destination, server = others()
+    put(destination, small)
+    server.behaviours = (breaks_off,)
+    with pytest.raises(DestinationError, match="412 Precondition"), destination.open("p/s/x") as source:
+        assert source.read(1)
+        small.write_bytes(bytes(1000))
+        put(destination, small)
+        source.read()
 
 
 def test_put_whose_answer_is_lost_fails_as_retryable_and_its_repetition_sends_nothing(others, file):

@@ -21,7 +21,7 @@ from botocore.credentials import Credentials
 from recovery.destinations.s3 import CONFIG
 
 CHECKSUMS = ("x-amz-checksum-", "x-amz-sdk-checksum-")
-_KEPT = ("x-amz-", "range", "content-type")
+_KEPT = ("x-amz-", "range", "if-", "content-type")
 _OF_ONE_CONNECTION = {"connection", "content-length", "transfer-encoding", "date", "server"}
 
 
@@ -164,14 +164,21 @@ class RepeatsChecksums:
         return answer
 
 
-def other_etags(request, ask):
-    """Servers whose ETag is not the MD5 of the object, as that of encrypted buckets."""
-    answer = ask(request)
-    if "uploadId" in request.path and "partNumber" in request.path:
-        return answer
-    answer.headers = {name: value[::-1] if name == "etag" else value for name, value in answer.headers.items()}
-    answer.body = re.sub(rb"<ETag>.*?</ETag>", b"<ETag>&quot;other&quot;</ETag>", answer.body) if request.method == "POST" else answer.body
+def _with_etag(request, answer, change):
+    """An answer that has another ETag of an object; those of parts stay, since the server wants them back."""
+    if "partNumber" not in request.path:
+        answer.headers = {name: change(value) if name == "etag" else value for name, value in answer.headers.items()}
+        answer.body = re.sub(rb"(?<=<ETag>).*?(?=</ETag>)", lambda found: change(found[0].decode()).encode(), answer.body)
     return answer
+
+
+def other_etags(request, ask):
+    """A server whose ETag is not the MD5 of the object, as that of encrypted buckets."""
+    return _with_etag(request, ask(request), lambda etag: "other")
+
+
+def capital_etags(request, ask):
+    return _with_etag(request, ask(request), lambda etag: etag.replace("&#34;", "").replace("&quot;", "").upper())
 
 
 def lists_in_small_pages(request, ask):
@@ -217,8 +224,19 @@ def breaks_off(request, ask):
     """The connection ends in the middle of an object."""
     answer = ask(request)
     if request.method == "GET" and "list-type" not in request.path:
-        answer.ends_after = len(answer.body) // 2
+        answer.ends_after = (len(answer.body) + 1) // 2
     return answer
+
+
+def breaks_off_at_once(request, ask):
+    answer = breaks_off(request, ask)
+    answer.ends_after = answer.ends_after and 0
+    return answer
+
+
+def ignores_ranges(request, ask):
+    request.headers.pop("range", None)
+    return ask(request)
 
 
 def loses_the_answer(request, ask):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from recovery.common.errors import DestinationError
-from recovery.destinations.base import Destination, Entry, Missing, Reading, Refused, Source
+from recovery.destinations.base import Destination, Entry, Missing, Reading, Refused
+from recovery.destinations.s3_body import Body
 from recovery.destinations.s3_parts import Parts, Slice, base64_of, cut, in_threads
 from recovery.destinations.s3_probe import failed, try_upload, verifies_sha256
 from recovery.destinations.s3_words import DAMAGED, NEXT, code_of, in_words
@@ -116,7 +118,7 @@ class S3(Destination):
         """Whether the server has exactly this file, by what it says or, where that tells nothing, by what it gives back."""
         if self._sha256 and (said := answer.get("ChecksumSHA256")):
             how, right = "SHA-256", bool(said == parts.checksum)
-        elif answer.get("ETag", "").strip('"') == parts.etag():
+        elif answer.get("ETag", "").strip('"').lower() == parts.etag():
             how, right = "MD5", True
         else:
             how, right = "reading it back", self._stored_sha256(key) == parts.sha256
@@ -181,8 +183,8 @@ class S3(Destination):
         """See :meth:`Destination.open`."""
         what = f"read {key}"
         with self._errors(what):
-            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
-        with Reading(cast(Source, body), lambda: self._errors(what)).buffered() as reader:
+            body = Body(partial(self._client.get_object, Bucket=self._bucket, Key=self._prefix + key))
+        with Reading(body, lambda: self._errors(what)).buffered() as reader:
             yield reader
 
     def list(self, prefix: str) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,32 +50,23 @@ class Parts:
             return base64_of(self.digests[0])
         return f"{base64_of(hashlib.sha256(b''.join(self.digests)).digest())}-{len(self.digests)}"
 
-    def etag(self) -> str:
+    def etag(self) -> str | None:
         """The ETag that S3 says of the file if it has the MD5 of what arrived: of several parts, that of their MD5, and how many they are.
 
-        The file is read for it, since few servers make it necessary.
+        The file is read again for it, since few servers make it necessary; None if the file has changed since.
         """
-        with self.path.open("rb") as source:
-            digests = [_md5(chunks).digest() for chunks in _chunks_by_part(source, self.size, self.part)]
-        if not self.several:
-            return digests[0].hex()
-        return f"{_md5(digests).hexdigest()}-{len(digests)}"
+        sha256, digests = _digests(self.path, self.size, self.part, _md5)
+        if sha256 != self.sha256:
+            return None
+        return f"{_md5(b''.join(digests)).hexdigest()}-{len(digests)}" if self.several else digests[0].hex()
 
 
 def cut(path: Path) -> Parts:
     """Read a file, and cut it into parts."""
     size = path.stat().st_size
     part = part_size(size)
-    whole = hashlib.sha256()
-    digests = []
-    with path.open("rb") as source:
-        for chunks in _chunks_by_part(source, size, part):
-            digest = hashlib.sha256()
-            for chunk in chunks:
-                whole.update(chunk)
-                digest.update(chunk)
-            digests.append(digest.digest())
-    return Parts(path, size, part, whole.hexdigest(), tuple(digests))
+    sha256, digests = _digests(path, size, part, hashlib.sha256)
+    return Parts(path, size, part, sha256, digests)
 
 
 def part_size(size: int) -> int:
@@ -83,23 +74,24 @@ def part_size(size: int) -> int:
     return min(_LARGEST_PART, max(_PART, math.ceil(size / _MOST_PARTS / _CHUNK) * _CHUNK))
 
 
-def _chunks_by_part(source: IO[bytes], size: int, part: int) -> Iterator[Iterator[bytes]]:
-    """The chunks of each part; of an empty file, one part without any."""
-    for start in range(0, max(size, 1), part):
-        yield _chunks(source, min(part, size - start))
+def _digests(path: Path, size: int, part: int, algorithm: Callable[[], hashlib._Hash]) -> tuple[str, tuple[bytes, ...]]:
+    """The SHA-256 of a file in hexadecimal, and the digest of each part; an empty file has one part."""
+    whole = hashlib.sha256()
+    digests = []
+    with path.open("rb") as source:
+        for start in range(0, max(size, 1), part):
+            digest = algorithm()
+            left = min(part, size - start)
+            while left and (chunk := source.read(min(left, _CHUNK))):
+                whole.update(chunk)
+                digest.update(chunk)
+                left -= len(chunk)
+            digests.append(digest.digest())
+    return whole.hexdigest(), tuple(digests)
 
 
-def _chunks(source: IO[bytes], left: int) -> Iterator[bytes]:
-    while left and (chunk := source.read(min(left, _CHUNK))):
-        left -= len(chunk)
-        yield chunk
-
-
-def _md5(chunks: Iterable[bytes]) -> hashlib._Hash:
-    digest = hashlib.md5(usedforsecurity=False)
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest
+def _md5(data: bytes = b"") -> hashlib._Hash:
+    return hashlib.md5(data, usedforsecurity=False)
 
 
 class Slice(io.RawIOBase):
