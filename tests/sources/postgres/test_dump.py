@@ -341,7 +341,7 @@ def test_dump_warns_about_what_comes_back_otherwise_or_not_at_all(site):
     folder = site.new_folder()
     folder.mkdir()
     assert list(site.source("partial").dump(folder, lambda: None).warnings) == [
-        "partial: materialized views come back with what their queries give then, not with the rows that they have now: public.m.",
+        "partial: materialized views come back with what their queries give at a restore, not with their rows of the backup: public.m.",
         "partial: stored columns are computed anew at a restore, with their functions as these are then: public.t.p.",
         "partial: rights on PostgreSQL's own languages are not saved: sql. Grant or revoke them again after a restore.",
         "partial: what was added to PostgreSQL's own operator families is not saved: text_ops of btree. Add it again after a restore.",

@@ -66,7 +66,7 @@ def _objects(connection: Connection) -> Iterator[str]:
 
 def _contents(connection: Connection) -> Iterator[str]:
     if views := _named(connection, _MATERIALIZED, [catalog.SET_ASIDE_SCHEMA]):
-        yield f"materialized views come back with what their queries give then, not with the rows that they have now: {views}."
+        yield f"materialized views come back with what their queries give at a restore, not with their rows of the backup: {views}."
     if columns := _named(connection, _COMPUTED):
         yield f"stored columns are computed anew at a restore, with their functions as these are then: {columns}."
 
