@@ -274,6 +274,7 @@ def _drop_role(connection: Connection, role: str, database: str) -> None:
                 f"The role {role}, which loaded {database}, still owns something: {error.diag.message_detail}.",
                 "Somebody gave it that. Change its owner, then try again.",
             ) from error
-        log.warning("the role %s can log in no more, but stays, since somebody gave it rights: %s", role, error.diag.message_detail)
+        stays = "the role %s can log in no more, but stays, since somebody gave it rights; revoke these and drop it by hand: %s"
+        log.warning(stays, role, error.diag.message_detail)
     except errors.LockNotAvailable:
         log.warning("the role %s can log in no more, but stays, since somebody keeps it locked; drop it by hand", role)

@@ -220,10 +220,11 @@ def _drop(connection: Connection, role: str) -> None:
         try:
             _remove(connection, role)
         except errors.LockNotAvailable:
-            log.warning("the role %s can log in no more, but stays, since somebody keeps it locked; the next restore drops it", role)
+            log.warning("the role %s can log in no more, but stays, since somebody keeps it locked; drop it by hand", role)
         except errors.DependentObjectsStillExist as error:
             if not connection.execute(OWNS, [role]).fetchall():  # everybody can give it rights on things of his own
-                log.warning("the role %s can log in no more, but stays, since somebody gave it rights: %s", role, error.diag.message_detail)
+                stays = "the role %s can log in no more, but stays, since somebody gave it rights; revoke these and drop it by hand: %s"
+                log.warning(stays, role, error.diag.message_detail)
                 return
             raise SourceError(
                 f"The role {role}, which SQL of the plan ran as, still owns something: {error.diag.message_detail}.",

@@ -21,11 +21,9 @@ from recovery.sources.postgres.accounts.loaders import EVERYONE, Family, Loaders
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.databases.entries import Step, listed
 from recovery.sources.postgres.databases.ownership import OWNED, in_parts, owned_by
-from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, raw, split
+from recovery.sources.postgres.definitions.names import first_name, raw, split, table_of_index
 from recovery.sources.postgres.targets import Objects
 
-_INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) ")
-_AT_TABLE = re.compile(rf"({QUALIFIED}) ({NAME})")
 _CHECKS = re.compile(r"(?:CHECK|NOT NULL) (?!.* NO INHERIT(?: NOT VALID| NOT ENFORCED)?\Z)", re.DOTALL)
 """The beginning of a constraint that children have, too."""
 _CALLING = """WITH t AS (SELECT c.* FROM unnest(%s::text[]) n (relation) JOIN pg_class c ON c.oid = to_regclass(relation))
@@ -125,7 +123,7 @@ def attaching(objects: Objects, codec: str) -> dict[str, str]:
         if objects["table", name].get("hashed by enum"):  # pg_dump then loads its rows by the table at the top
             found[f"TABLE DATA {words}"] = loader_of[name]
     indexes = {name: facts["definition"] for (kind, name), facts in objects.items() if kind == "index"}
-    table_of = {name: match[1] for name, definition in indexes.items() if (match := _INDEX.match(definition))}
+    table_of = {name: table_of_index(definition) for name, definition in indexes.items()}
     for name, table in table_of.items():
         above = table_of.get(objects["index", name]["parent"] or "")
         if above in owner_of and table in owner_of:
@@ -138,7 +136,7 @@ def attaching(objects: Objects, codec: str) -> dict[str, str]:
         if loader_of[check.table] != owner_of[check.table]:
             owner = listed(owner_of[check.table], codec)
             found |= {f"{what} {words} {owner}": loader_of[check.table] for what in ("CHECK CONSTRAINT", "CONSTRAINT")}
-    for table, trigger in (match.groups() for kind, name in objects if kind == "trigger" and (match := _AT_TABLE.fullmatch(name))):
+    for table, trigger in (first_name(name) for kind, name in objects if kind == "trigger"):
         if loader_of.get(table) != owner_of.get(table) and objects["table", table].get("partition key"):
             found[f"TRIGGER {_words(table, codec)} {listed(raw(trigger), codec)} {listed(owner_of[table], codec)}"] = loader_of[table]
     return found
@@ -148,9 +146,9 @@ def _checks(objects: Objects, tables: Collection[str], codec: str) -> dict[str, 
     """Constraints of tables that their children have, too, by what is listed of them but for the owner."""
     found = {}
     for (kind, name), facts in objects.items():
-        match = _AT_TABLE.fullmatch(name) if kind == "constraint" and _CHECKS.match(facts["definition"]) else None
-        if match and match[1] in tables:
-            found[f"{_words(match[1], codec)} {listed(raw(match[2]), codec)}"] = _Check(match[1], match[2], facts["definition"])
+        table, own = first_name(name)
+        if kind == "constraint" and table in tables and _CHECKS.match(facts["definition"]):
+            found[f"{_words(table, codec)} {listed(raw(own), codec)}"] = _Check(table, own, facts["definition"])
     return found
 
 

@@ -20,7 +20,7 @@ from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups
 from recovery.sources.postgres.accounts.server_globals import grant
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.databases.entries import listed
-from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, parent_of, raw, split
+from recovery.sources.postgres.definitions.names import NAME, last_name, parent_of, raw, split
 from recovery.sources.postgres.targets import Objects
 
 _STATEMENTS_AT_ONCE = 50
@@ -72,7 +72,6 @@ _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(
 """What we made ourselves, or was there, or may belong to somebody else than its table."""
 IN_SCHEMA = re.compile(rf"({NAME})\.(.*)", re.DOTALL)
 """A name as the catalogs write it: a schema, and what it has there."""
-_OF_TABLE = re.compile(rf"CREATE STATISTICS .* FROM ({QUALIFIED})", re.DOTALL)
 _RELATIONS = {"table": "TABLE", "view": "TABLE", "materialized view": "TABLE", "sequence": "SEQUENCE"}
 
 
@@ -99,11 +98,11 @@ def with_tables(objects: Objects, codec: str) -> dict[str, str]:
 def _statistics(objects: Objects) -> Iterator[tuple[str, str, str]]:
     """Statistics, their owner, and that of their table, if he is another."""
     for (kind, name), facts in objects.items():
-        match = _OF_TABLE.fullmatch(facts["definition"]) if kind == "statistics" else None
-        tables = (objects.get((kind, match[1]), {}) for kind in _RELATIONS) if match else ()
-        maker = next((str(table["owner"]) for table in tables if "owner" in table), facts.get("owner"))
-        if kind == "statistics" and maker != facts["owner"]:
-            yield name, facts["owner"], str(maker)
+        if kind == "statistics":
+            tables = (objects.get((each, last_name(facts["definition"])), {}) for each in _RELATIONS)
+            maker = next((table["owner"] for table in tables if "owner" in table), facts["owner"])
+            if maker != facts["owner"]:
+                yield name, facts["owner"], maker
 
 
 def open_schemas(connection: Connection, loaders: Loaders, objects: Objects) -> None:

@@ -11,6 +11,9 @@ QUALIFIED = rf"{NAME}\.{NAME}"
 """A schema and a name in it."""
 
 _COLUMNS = rf"(?:PERIOD )?{NAME}(?:, (?:PERIOD )?{NAME})*"
+_FIRST = re.compile(rf"({QUALIFIED})[ .](.*)", re.DOTALL)
+_LAST = re.compile(rf".* (?:ON|on|FROM) ({QUALIFIED})", re.DOTALL)
+_INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) USING ")
 _FOREIGN_KEY = re.compile(rf"FOREIGN KEY \({_COLUMNS}\) REFERENCES ({QUALIFIED})\(")
 
 
@@ -34,6 +37,24 @@ def split(qualified: str) -> tuple[str, str]:
     match = re.fullmatch(rf"({NAME})\.({NAME})", qualified)
     assert match is not None, qualified
     return raw(match[1]), raw(match[2])
+
+
+def first_name(text: str) -> tuple[str, str]:
+    """The table that a name begins with, and the rest: ``shop.orders orders_pkey``, ``shop.orders.id``."""
+    match = _FIRST.fullmatch(text)
+    return (match[1], match[2]) if match else ("", text)
+
+
+def last_name(text: str) -> str:
+    """The table that a text ends with: ``positive on shop.orders``, or the definition of statistics."""
+    match = _LAST.fullmatch(text)
+    return match[1] if match else ""
+
+
+def table_of_index(definition: str) -> str:
+    """The table that an index belongs to, by its definition."""
+    match = _INDEX.match(definition)
+    return match[1] if match else ""
 
 
 def parent_of(definition: str) -> str | None:

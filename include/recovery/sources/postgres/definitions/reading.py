@@ -21,7 +21,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.client import Connection
-from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, split
+from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, first_name, split, table_of_index
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,7 @@ _TRIED = "recovery_reading"
 _COPY = "recovery_copy"
 """The name of a table that has the columns of another."""
 _COPIED = Literal(f"pg_temp.{_COPY}")
-_AT_TABLE = re.compile(rf"({QUALIFIED}) .*", re.DOTALL)
 _AT_TYPE = re.compile(rf"(.*) {NAME}", re.DOTALL)
-_OF_INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) ")
 _CHECK = re.compile(r"CHECK \((.*)\)((?: NO INHERIT)?(?: NOT VALID)?(?: NOT ENFORCED)?)", re.DOTALL)
 _NAMED = {
     "index": re.compile(rf"(CREATE (?:UNIQUE )?INDEX )({NAME} ON (?:ONLY )?{QUALIFIED})( .*)", re.DOTALL),
@@ -76,11 +74,11 @@ class Definitions:
     found: Mapping[tuple[str, str], Facts]
 
     def differing(self) -> dict[str, list[tuple[Place, str]]]:
-        """The set's texts that the database shows otherwise, each with its place, by the owner."""
+        """The set's definitions that the database shows in another text, each with its place, by the owner."""
         by_owner: dict[str, list[tuple[Place, str]]] = {}
         for key, facts in self.expected.items():
             for place, text, _ in _differing(key, facts, self.found.get(key, {})):
-                if owner := self._owner(place):
+                if self._trial(place, text) and (owner := self._owner(place)):
                     by_owner.setdefault(owner, []).append((place, text))
         return by_owner
 
@@ -121,8 +119,7 @@ class Definitions:
 
     def _table(self, place: Place) -> str:
         kind, name, *_ = place
-        match = _OF_INDEX.match(self.expected[kind, name]["definition"]) if kind == "index" else _AT_TABLE.fullmatch(name)
-        return match[1] if match else name
+        return (table_of_index(self.expected[kind, name]["definition"]) if kind == "index" else first_name(name)[0]) or name
 
     def _trial(self, place: Place, text: str) -> _Trial | None:
         """How a text is tried; None for one that no server shows otherwise."""

@@ -11,32 +11,17 @@ from recovery.packs.content_index import Facts, Row
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.definitions import catalog
-from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, parent_of, raw, split
+from recovery.sources.postgres.definitions.names import first_name, last_name, parent_of, raw, split, table_of_index
 from recovery.sources.postgres.selection import Part, parse
 from recovery.sources.postgres.targets import Objects, Target, databases
 
 RELATIONS = frozenset({"table", "sequence", "view", "materialized view"})
 """Kinds of rows that can be selected. Others belong to one of these, or are not restored."""
 
-_INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {NAME} ON (?:ONLY )?({QUALIFIED}) USING ")
-_FIRST = re.compile(rf"({QUALIFIED})[ .](.*)", re.DOTALL)
-_LAST = re.compile(rf".* (?:ON|on|FROM) ({QUALIFIED})", re.DOTALL)
 _COMMENT = re.compile(
     r"(?:(?P<column>(?:table|foreign table|view|materialized view) column)|(?P<on>table constraint|trigger|policy|rule)"
     r"|(?:table|foreign table|sequence|view|materialized view|index|statistics object)) "
 )
-
-
-def first_name(text: str) -> tuple[str, str]:
-    """The table that a name begins with, and the rest: ``shop.orders orders_pkey``, ``shop.orders.id``."""
-    match = _FIRST.fullmatch(text)
-    return (match[1], match[2]) if match else ("", text)
-
-
-def _last_name(text: str) -> str:
-    """The table that a text ends with: ``positive on shop.orders``."""
-    match = _LAST.fullmatch(text)
-    return match[1] if match else ""
 
 
 def belonging(objects: Objects, names: Iterable[str]) -> Objects:
@@ -48,9 +33,8 @@ def belonging(objects: Objects, names: Iterable[str]) -> Objects:
 
 def _table_of(kind: str, facts: Facts) -> str:
     if kind == "statistics":
-        return _last_name(facts["definition"])
-    match = _INDEX.match(facts["definition"])
-    return match[1] if match else ""
+        return last_name(facts["definition"])
+    return table_of_index(facts["definition"])
 
 
 def _is_of(kind: str, name: str, own: set[str]) -> bool:
@@ -62,7 +46,7 @@ def _is_of(kind: str, name: str, own: set[str]) -> bool:
         rest = name[match.end() :]
         if match["column"]:
             return first_name(rest)[0] in own
-        return (_last_name(rest) if match["on"] else rest) in own
+        return (last_name(rest) if match["on"] else rest) in own
     if kind == "security label":
         _, what, rest = name.split(" ", 2)
         return (first_name(rest)[0] if what == "column" else rest) in own

@@ -22,9 +22,9 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.accounts.loaders import Loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.definitions.names import parent_of, raw, split
+from recovery.sources.postgres.definitions.names import first_name, parent_of, raw, split
 from recovery.sources.postgres.tables import staged
-from recovery.sources.postgres.tables.contents import Chosen, first_name
+from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import ForeignKey
 from recovery.sources.postgres.tables.swap import limit_waiting
 from recovery.sources.postgres.targets import Objects

@@ -26,9 +26,9 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 from recovery.sources.postgres.databases import inheritance, ownership
 from recovery.sources.postgres.databases.entries import Step, Steps
 from recovery.sources.postgres.databases.stage import analyze, restore_entries
-from recovery.sources.postgres.definitions.names import parent_of
+from recovery.sources.postgres.definitions.names import first_name, parent_of
 from recovery.sources.postgres.dump.copy_text import BLOCK
-from recovery.sources.postgres.tables.contents import RELATIONS, Chosen, first_name
+from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
 from recovery.sources.postgres.tables.staged import clear, copied, names_in, purpose, read_as, schema_of
 
 log = logging.getLogger(__name__)

@@ -27,10 +27,10 @@ from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.entries import Entry, in_steps, listed, plain, read_entries
 from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, unpack
 from recovery.sources.postgres.definitions import reading
-from recovery.sources.postgres.definitions.names import pattern, raw, split
+from recovery.sources.postgres.definitions.names import first_name, pattern, raw, split
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.tables import staged
-from recovery.sources.postgres.tables.contents import Chosen, first_name
+from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import relations_in
 from recovery.sources.postgres.tables.load import Definitions, load
 from recovery.sources.postgres.tables.swap import move
