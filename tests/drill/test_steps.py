@@ -166,7 +166,7 @@ def test_drill_verifies_whole_system_on_scratch_servers_and_stores_verification_
     assert (facts["drill"], facts["destination"], facts["level"], facts["target"]) == (run.id, "near", "restored", "scratch")
     assert facts["sources"] == list(run.plan.source_ids)
     assert (facts["checks"], facts["unasked"]) == (1, ["service"])
-    assert verification.text.endswith("; checks asked: 1, not asked here: service")
+    assert verification.text.endswith("; checks asked: 1, not asked here: service; nothing had to be left out")
     timed = {f"{step} {source_id}" for step in ("stage", "verify", "cut over") for source_id in run.plan.source_ids}
     assert facts["seconds"].keys() == timed | {"start scratch servers", "preflight", "stop services", "start services", "check system"}
     assert sum(facts["seconds"].values()) <= facts["total_seconds"] + 0.1
@@ -180,6 +180,23 @@ def test_drill_verifies_whole_system_on_scratch_servers_and_stores_verification_
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to be kept from giving a network away")
+def test_drill_lists_what_a_restore_would_leave_out(tmp_path, postgres_server):
+    system = SampleSystem(tmp_path / "lacking", "lacking", postgres=postgres_server)
+    system.sql("CREATE TABLE p (i int PRIMARY KEY); CREATE TABLE c (i int CONSTRAINT known REFERENCES p)")
+    system.sql("SET session_replication_role = replica; INSERT INTO c VALUES (7)")
+    try:
+        system.back_up()
+        run = a_drill(system)
+        run_until(run)
+        assert teardown(run) == ""
+        assert "lacking: fk constraint public c known" in (run.folder / "report.md").read_text()
+        (record,) = verification_records(run)["near"]
+        assert record.facts["left_out"] == ["postgres.main: lacking: fk constraint public c known"]
+        assert "a restore would leave out: postgres.main: lacking: fk constraint public c known" in record.text
+    finally:
+        system.drop()
+
+
 def test_report_says_that_scratch_servers_shared_the_network_of_the_worker(whole):
     run = a_drill(whole)
 

@@ -10,7 +10,15 @@ from recovery.restore.approvals import Approval, Question, check_person, digest,
 
 KEY = SigningKey.generate()
 QUESTION = Question(
-    run_id="run 1", gate="plan", set_id="20261123T010000Z-4f2a", plan="a", request="b", text="c", targets={"files.uploads": "1:2"}, checks=0
+    run_id="run 1",
+    gate="plan",
+    set_id="20261123T010000Z-4f2a",
+    plan="a",
+    request="b",
+    text="c",
+    targets={"files.uploads": "1:2"},
+    left_out={},
+    checks=0,
 )
 APPROVAL = Approval(question=QUESTION, approver="alice", answered=datetime(2026, 11, 23, tzinfo=UTC))
 APPROVERS = Approvals(approvers=({"id": "alice", "name": "Alice"}, {"id": "bob", "name": "Bob"}))

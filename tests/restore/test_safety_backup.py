@@ -9,6 +9,8 @@ from recovery.restore import answers, choose_set, safety_backup
 from recovery.restore import steps as restore_steps
 from recovery.restore.source_view import SourceRestore
 from recovery.sets.records import read_records
+from recovery.sources.model import LeftOut
+from recovery.sources.postgres.databases import in_place, rehearsal
 from sandbox.servers import Postgres
 from tests.support.file_zoo import snapshot
 from tests.support.kills import Killed, die
@@ -91,6 +93,42 @@ def test_in_place_restore_with_failed_start_of_services_can_be_rejected_at_accep
     assert "alice rejected" in teardown(run)
     assert whole.fingerprint() == whole.before, journal_steps(run)
     assert all(whole.services.values())
+
+
+def test_in_place_restore_sets_aside_what_it_can_and_gates_say_what_was_rehearsed(whole):
+    run = whole.restore()
+    run_until(whole, run, "cutover postgres.main", ask(whole, run))
+    assert "is set aside by a rename, and dropped once the restored one is accepted" in run.gate_file("plan", ".md").read_text()
+    assert "Database whole was loaded with all rows beside the live one" in run.gate_file("cutover", ".md").read_text()
+    assert f"whole__before_{run.id}" in whole.leftovers()
+    assert teardown(run)
+    assert whole.fingerprint() == whole.before
+
+
+def test_in_place_restore_leaves_nothing_out_that_the_rehearsal_could_make(whole, monkeypatch):
+    run = whole.restore()
+    run_until(whole, run, "safety", ask(whole, run))
+    lacking = [LeftOut("whole: index public i", "index i can't be made")]
+    monkeypatch.setattr(type(run.source("postgres.main")), "left_out", lambda *_: lacking)
+    with pytest.raises(RestoreError, match="something can't be made that could be made in the rehearsal: index i"):
+        restore_steps.cut_over(run, "postgres.main")
+    assert teardown(run)
+    assert whole.fingerprint() == whole.before
+
+
+def test_in_place_restore_without_room_shows_at_last_gate_what_can_not_be_made(whole, monkeypatch):
+    for module in (in_place, rehearsal):
+        monkeypatch.setattr(module, "has_room", lambda *_: False)
+    run = whole.restore()
+    run_until(whole, run, "safety", ask(whole, run))
+    assert "without rows, since there is no known room" in run.gate_file("cutover", ".md").read_text()
+    lacking = [LeftOut("whole: index public i", "index i can't be made")]
+    monkeypatch.setattr(type(run.source("postgres.main")), "left_out", lambda *_: lacking)
+    for name, step in steps(whole, run, run.request()):
+        if name.startswith("cutover ") or name in {"start services", "check", "gate accept", "finalize"}:
+            step()
+    assert "index i can't be made" in run.gate_file("accept", ".md").read_text()
+    assert teardown(run) == ""
 
 
 def collection(whole, name):

@@ -18,10 +18,12 @@ from recovery.restore import answers, choose_set, gate_texts, preflight, rollbac
 from recovery.restore import steps as restore_steps
 from recovery.restore.approvals import Approval, write_signed
 from recovery.restore.session import RestoreSession
+from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import RunRecord, StagedSet
 from recovery.sets.layout import CONTENTS_FILE, PACKS_FILE, new_set_id
 from recovery.sets.prune import prune
 from recovery.sets.records import read_records
+from recovery.sources.model import LeftOut
 from sandbox.servers import Mongo, Postgres, wait_for
 from tests.support.restore_driver import approve_gate, assert_unchanged, maintain_daily, maintain_on, run_until, steps, teardown
 from tests.support.system import SampleSystem
@@ -667,6 +669,49 @@ def test_failed_checks_are_shown_at_accept_gate_and_in_report(system):
     assert "its checks did not all succeed" in teardown(run)
 
 
+# What can't be made again -----------------------------------------------------------------------------------------------
+
+ORPHANS = """CREATE TABLE p (i int PRIMARY KEY); CREATE TABLE c (i int CONSTRAINT known REFERENCES p);
+    SET session_replication_role = replica; INSERT INTO c VALUES (7), (8)"""
+"""A foreign key that the rows of its table do not hold."""
+
+
+@pytest.fixture
+def orphans(tmp_path, postgres_server):
+    made = SampleSystem(tmp_path / "orphans", "orphans", postgres=postgres_server)
+    made.sql(ORPHANS)
+    made.backed_up_and_damaged()
+    yield made
+    made.drop()
+
+
+def test_second_gate_names_what_can_not_be_made_and_all_rows_are_restored(orphans):
+    run = orphans.restore()
+    run_until(orphans, run, "gate cutover")
+    assert "No drill is known that has restored these sources" in run.gate_file("plan", ".md").read_text()
+    shown = run.gate_file("cutover", ".md").read_text()
+    assert "All rows are there, but not everything can be made again" in shown
+    assert "fk constraint public c known is restored as not valid. It holds for new rows" in shown
+    do(orphans, run, "stop services")
+    for source_id in run.request().sources:
+        restore_steps.cut_over(run, source_id)
+    for name in ("start services", "check", "gate accept", "finalize"):
+        do(orphans, run, name)
+    assert teardown(run) == ""
+    assert "orphans: fk constraint public c known" in (run.folder / "report.md").read_text()
+
+
+def test_approval_is_void_when_something_else_can_not_be_made(orphans):
+    run = orphans.restore()
+    run_until(orphans, run, "gate cutover")
+    lacking = [LeftOut("orphans: index public other", "of another try")]
+    run.record_left_out(Step.VERIFIED, "postgres.main", lacking)
+    with pytest.raises(ApprovalError, match="Since alice approved the gate cutover, this changed: left_out"):
+        restore_steps.stop_services(run)
+    assert teardown(run)
+    assert_unchanged(orphans, run)
+
+
 # A rollback that fails ------------------------------------------------------------------------------------------------
 
 
@@ -684,6 +729,7 @@ def test_failed_rollback_keeps_all_copies_and_can_be_retried(whole, monkeypatch)
     after = whole.fingerprint()
     assert after["files.uploads"] == whole.before["files.uploads"], "one source must not keep the others from coming back"
     assert after["mongo.documents"] == whole.before["mongo.documents"]
+    assert not any(whole.services.values()), "services must not start on a source that is not back"
 
     assert not run.journal.closed
     for destination in run.context.destinations():

@@ -69,7 +69,9 @@ def read_dump(folder: Path) -> Dump:
 class LocalRestore:
     """``recovery.sources.base.RestoreView`` over a folder that ``back_up`` made; the journal is kept in a file."""
 
-    def __init__(self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, rolling_back=False) -> None:
+    def __init__(
+        self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, rolling_back=False, may_lack=False
+    ) -> None:
         self.set_folder = set_folder
         self.id = restore_id or secrets.token_hex(4)
         self.folder = work
@@ -77,6 +79,7 @@ class LocalRestore:
         self.only = tuple(only)
         self.in_place = in_place
         self.rolling_back = rolling_back
+        self.may_lack = may_lack
         work.mkdir(parents=True, exist_ok=True)
         self._journal = work.parent / f"{work.name}.journal.jsonl"
         self.on_journal = lambda step, facts: None
@@ -106,6 +109,7 @@ class LocalRestore:
 
     def record(self, step, **facts):
         self.on_journal(step, facts)
+        assert self.may_lack or step != "not made" or not facts["things"], facts
         with self._journal.open("a") as out:
             out.write(json.dumps([step, facts]) + "\n")
         self.after_journal(step, facts)

@@ -52,8 +52,11 @@ class Site:
         return {role for (role,) in self.sql("postgres", "SELECT rolname FROM pg_roles") if role in self._roles}
 
     def clean(self):
-        databases = [f'DROP DATABASE "{name}" WITH (FORCE)' for name in self.own_databases()]
-        self.sql("postgres", *databases, *(f"DROP ROLE IF EXISTS {role}" for role in self._roles))
+        self.clean_databases()
+        self.sql("postgres", "SELECT", *(f"DROP ROLE IF EXISTS {role}" for role in self._roles))
+
+    def clean_databases(self):
+        self.sql("postgres", "SELECT", *(f'DROP DATABASE "{name}" WITH (FORCE)' for name in self.own_databases()))
 
     def number(self, database):
         return self.sql("postgres", f"SELECT oid FROM pg_database WHERE datname = '{database}'")[0][0]

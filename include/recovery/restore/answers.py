@@ -181,6 +181,9 @@ def question_now(session: RestoreSession, gate: Gate) -> Question:
         request=session.request_digest,
         text=digest(shown.read_text(encoding="utf-8", errors="surrogateescape")),
         targets=session.findings().targets,
+        left_out={source_id: [each.name for each in found] for source_id, found in session.left_out(Step.VERIFIED).items()}
+        if gate == "cutover"
+        else {},
         checks=len(session.journal.entries(Step.CHECKING)) if gate == "accept" else 0,
     )
 

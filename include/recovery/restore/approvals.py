@@ -36,6 +36,8 @@ class Question(BaseModel):
     """SHA-256 of the text that the gate showed."""
     targets: dict[str, str]
     """Identity of each source's target, as preflight found it."""
+    left_out: dict[str, list[str]]
+    """What can't be made of the set, by source, which the second gate is about; empty at the others."""
     checks: int
     """How often checks of the restored system had begun, which the last gate is about; 0 at the others."""
 

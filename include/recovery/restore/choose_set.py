@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
 from recovery.common.errors import ApprovalError, DestinationError, PlanError, RestoreError
 from recovery.common.files import locked, write_record
-from recovery.common.units import now
+from recovery.common.units import human_moment, now
 from recovery.restore.session import RestoreSession
 from recovery.runs import active
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
 from recovery.runs.staged_set import open_staging
 from recovery.sets import records
-from recovery.sets.catalog import Choice, read_catalog
+from recovery.sets.catalog import Catalog, Choice, read_catalog
 from recovery.sets.catalog import choose as choose_set
 from recovery.targets.target import RestoreTarget
 
 log = logging.getLogger(__name__)
+
+_LOOKED_BACK = 10
+"""So many sets are asked for a drill that has restored them."""
 
 
 def choose(session: RestoreSession, request: Request) -> None:
@@ -45,7 +50,24 @@ def choose(session: RestoreSession, request: Request) -> None:
         newest_before=request.newest_before,
         confirm_old=request.allow_stale,
     )
-    take(session, request, choice)
+    take(session, request, replace(choice, facts=(*choice.facts, _drilled(session, catalog, choice, request.sources))))
+
+
+def _drilled(session: RestoreSession, catalog: Catalog, choice: Choice, sources: Sequence[str]) -> str:
+    """Which drill has last restored all of some sources: of the chosen set, else of another, in a sentence."""
+    others = [each for each in catalog.sets if each.manifest.set_id != choice.chosen.manifest.set_id][:_LOOKED_BACK]
+    for each in (choice.chosen, *others):
+        what = "this very set" if each is choice.chosen else f"set {each.manifest.set_id}, not this one"
+        for name in each.destinations:
+            destination, key = session.context.destination(name), session.context.verify_key()
+            try:
+                proofs = records.read_records(destination, each.manifest.path, key, each.manifest).of("proof")
+            except DestinationError as error:
+                log.warning("whether a drill has restored set %s is not known: %s", each.manifest.set_id, error)
+                continue
+            if drills := [proof for proof in proofs if proof.facts.get("drill") and {*sources} <= {*proof.facts["sources"]}]:
+                return f"The last known drill of these sources has restored {what}, {human_moment(drills[-1].time)}: {drills[-1].text}."
+    return f"No drill is known that has restored these sources from this set, or from one of the {_LOOKED_BACK} newest others."
 
 
 def take(session: RestoreSession, request: Request, choice: Choice) -> None:

@@ -46,11 +46,15 @@ def _cutover(session: RestoreSession) -> str:
         if session.in_place
         else f"puts the restored data in the place of the {where}"
     )
+    lines += _left_out(session, Step.VERIFIED)
     lines += ["", f"**Approve** stops the services and {how}. That is the downtime.", ""]
     lines += _services(services)
     lines.append(f"- In this order: {', '.join(sources)}")
     if session.in_place:
-        lines.append("- The rollback is to load the safety backup, which takes about as long again; the last gate can order it.")
+        lines.append(
+            "- The last gate can order the rollback. It is to load the safety backup, which takes about as long again. Only databases of a"
+            " server that is known to have room for both are set aside, not dropped, and come back by a rename."
+        )
     else:
         lines.append(f"- The data of now is set aside for {human_duration(session.plan.keep_replaced)}; the last gate can bring it back.")
     lines += ["", _pause_warning(session), "", "**Reject**, or no answer, discards what was staged. Nothing live was touched so far."]
@@ -82,7 +86,20 @@ def _ready(session: RestoreSession) -> list[str]:
 
 def _ready_in_place(session: RestoreSession) -> list[str]:
     lines = ["The chosen set was **read whole**, and found to be what its manifest says:", ""]
-    return lines + [f"- {source_id}: in {_took(session, 'verify', source_id)}" for source_id in session.request().sources]
+    for source_id in session.request().sources:
+        lines.append(f"- {source_id}: in {_took(session, 'verify', source_id)}")
+        rehearsed = session.journal.entries(Step.STAGED, source_id)[-1].facts["rehearsed"]
+        lines += [f"- {source_id}: {plain_markdown(sentence)}" for sentence in rehearsed]
+    return lines
+
+
+def _left_out(session: RestoreSession, step: Step) -> list[str]:
+    found = session.left_out(step)
+    if not found:
+        return []
+    lines = ["", "⚠ **All rows are there, but not everything can be made again.** Left out is, and an approval is for exactly this:", ""]
+    lines += [f"- {source_id}: {plain_markdown(each.sentence)}" for source_id, each_of in found.items() for each in each_of]
+    return [*lines, "", "The set has these definitions: once their cause is mended, make them by hand, or back up again and restore that."]
 
 
 def _accept(session: RestoreSession) -> str:
@@ -99,6 +116,7 @@ def _accept(session: RestoreSession) -> str:
     if not services_started(session):
         lines.append("- ✘ FAILED: the services did not start; see the task's log.")
     lines.append("- Airflow never changes this text: if `check_system` ran again after it was written, its log has what counts.")
+    lines += _left_out(session, Step.CUT_OVER)
     started = session.journal.entries(Step.STARTING_SERVICES)[0].time
     aside = f"The safety set {session.safety.manifest().set_id} stays held" if session.in_place else "The previous data stays aside"
     lines += ["", f"**Approve** keeps it. {aside} for {human_duration(session.plan.keep_replaced)}.", ""]

@@ -15,6 +15,7 @@ from recovery.restore.steps import replace
 from recovery.runners.commands import run_all
 from recovery.runs.journal_steps import Step
 from recovery.runs.stalled import services_down
+from recovery.sources.model import LeftOut
 from recovery.targets import scratch
 
 log = logging.getLogger(__name__)
@@ -73,17 +74,29 @@ def roll_back(session: RestoreSession) -> bool:
             with faults.noted("services"):
                 run_all(session.target.services.stop, session.target.services)
     with timed(session, "roll back"):
-        for source_id in reversed(session.request().sources):
-            with faults.noted(source_id):
-                _take_back(session, source_id)
+        _take_all_back(session)
         with session.changing("services", forward=False):
             _start_again(session, faults)
     if faults:
+        raise _tried_again("Everything is rolled back, but the services were not stopped or started:", faults, "Start them by hand.")
+    return True
+
+
+def _take_all_back(session: RestoreSession) -> None:
+    """Take back what can be taken back, one source after another.
+
+    Raises:
+        RestoreError: if a source is not as it was; the services must not start on it.
+    """
+    faults = Faults()
+    for source_id in reversed(session.request().sources):
+        with faults.noted(source_id):
+            _take_back(session, source_id)
+    if faults:
         safe = session.journal.last(Step.SAFE)
         where = f"is in the safety set {safe.facts['set']}" if safe else f"is still there, live or set aside under names with {session.id}"
-        words = f"The previous data of these sources {where}. Read the runbook's chapter on a failed rollback."
-        raise _tried_again("The rollback is not complete:", faults, words)
-    return True
+        words = f"The previous data of these sources {where}. The services stay stopped: what they work on is not whole."
+        raise _tried_again("The rollback is not complete:", faults, f"{words} Read the runbook's chapter on a failed rollback.")
 
 
 def _start_again(session: RestoreSession, faults: Faults) -> None:
@@ -103,14 +116,15 @@ def _take_back(session: RestoreSession, source_id: str) -> None:
         if source_id in cut_over_sources(session):
             answers.same_target(session, source_id)
             session.journal.record(Step.ROLLING_SOURCE_BACK, source_id)
+            left_out: list[LeftOut] = []
             if session.in_place and not source_view.of(session, source_id).recorded_facts("dropping"):
                 log.info("%s: nothing was dropped, so nothing is brought back", source_id)
             elif session.in_place:
-                replace(session, source_id, source_view.of_safety_set(session, source_id))
+                left_out = replace(session, source_id, source_view.of_safety_set(session, source_id))
                 session.source(source_id).finalize(source_view.of_safety_set(session, source_id))
             else:
                 session.source(source_id).roll_back(source_view.of(session, source_id))
-            session.journal.record(Step.SOURCE_ROLLED_BACK, source_id)
+            session.record_left_out(Step.SOURCE_ROLLED_BACK, source_id, left_out)
 
 
 def discard(session: RestoreSession) -> None:

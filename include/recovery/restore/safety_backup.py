@@ -64,12 +64,13 @@ def back_up_live(session: RestoreSession) -> bool:
 
 
 def refuse_if_changed(session: RestoreSession, source_id: str) -> None:
-    """Nothing is dropped that the safety set does not have as it is at this moment.
+    """Nothing is dropped that the safety set does not have as it is at this moment, or that can't be made again of it.
 
     Raises:
         RestoreError: if there is such a thing; nothing of this source was replaced then.
     """
     restorer, safe = session.target.source(source_id, InPlaceRestorer), source_view.of_safety_set(session, source_id)
+    restorer.rehearse(safe)
     log.info("%s: comparing what is live with the safety set", source_id)
     saved = restorer.locations(safe)
     changed_since_backup = [

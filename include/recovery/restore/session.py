@@ -18,8 +18,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from recovery.runs.restore_request import Findings, Request
 from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import Manifest
 from recovery.sources.base import InPlaceRestorer, Restorer
+from recovery.sources.model import LeftOut
 from recovery.targets import scratch
 from recovery.targets.resolve import resolve
 from recovery.targets.target import RestoreTarget
@@ -121,6 +123,15 @@ class RestoreSession:
     def in_place(self) -> bool:
         """Whether the live data is dropped and the set loaded in its place."""
         return self.request().method == "in place"
+
+    def record_left_out(self, step: Step, source_id: str, found: Iterable[LeftOut]) -> None:
+        """Say a step of a source that was loaded from a set, and what of it is left out."""
+        self.journal.record(step, source_id, left_out=[astuple(each) for each in found])
+
+    def left_out(self, *steps: Step) -> dict[str, list[LeftOut]]:
+        """What was said to be left out of each source with the last of some steps; only sources of which something is."""
+        found = {entry.source: entry.facts.get("left_out", ()) for entry in self.journal.everything() if entry.step in steps}
+        return {source_id: [LeftOut(*each) for each in lacking] for source_id, lacking in found.items() if lacking}
 
     def gate_file(self, gate: Gate, suffix: str) -> Path:
         """What a gate showed (``.md``), or the approval that it became (``.json``)."""

@@ -7,6 +7,7 @@ that changes something takes a lock, verifies the approval that it needs, and sa
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from recovery.common.errors import RestoreError, VerificationError
@@ -22,14 +23,16 @@ from recovery.restore.state import in_use, since_staging, timed
 from recovery.runners.commands import run_all
 from recovery.runs.journal_steps import Step
 from recovery.sources.base import InPlaceRestorer
+from recovery.sources.model import LeftOut, Rehearsal
 
 log = logging.getLogger(__name__)
 
 _DIFFERENCES_SHOWN = 20
+_NOTHING_TOUCHED = "Nothing live was touched. Choose another set, and keep this one for inspection."
 
 
 def stage(session: RestoreSession, source_id: str) -> None:
-    """Restore a source beside its live data. In place there is nothing to stage.
+    """Restore a source beside its live data. In place the load is only rehearsed, as far as there is room.
 
     Raises:
         RecoveryError: if the gate was not approved, the set can't be fetched or opened, or the target refuses.
@@ -39,9 +42,14 @@ def stage(session: RestoreSession, source_id: str) -> None:
         answers.authorise(session, "plan", source_id)
         session.journal.record(Step.STAGING, source_id)
         source_view.of(session, source_id).clean()
-        if not session.in_place:
+        rehearsed = Rehearsal()
+        if session.in_place:
+            rehearsed = session.target.source(source_id, InPlaceRestorer).rehearse(source_view.of(session, source_id))
+        else:
             session.source(source_id).stage(source_view.of(session, source_id))
-        session.journal.record(Step.STAGED, source_id)
+        if rehearsed.differences:
+            raise unequal(session, source_id, rehearsed.differences, _NOTHING_TOUCHED)
+        session.journal.record(Step.STAGED, source_id, rehearsed=list(rehearsed.words), whole=rehearsed.whole)
 
 
 def verify(session: RestoreSession, source_id: str) -> None:
@@ -57,10 +65,11 @@ def verify(session: RestoreSession, source_id: str) -> None:
         if session.in_place:
             _decode(session, source_id)
         elif differences := session.source(source_id).verify_staged(source_view.of(session, source_id)):
-            raise unequal(
-                session, source_id, differences, "Nothing live was touched. Choose another set, and keep this one for inspection."
-            )
-        session.journal.record(Step.VERIFIED, source_id)
+            raise unequal(session, source_id, differences, _NOTHING_TOUCHED)
+        left_out = session.source(source_id).left_out(source_view.of(session, source_id))
+        session.record_left_out(Step.VERIFIED, source_id, left_out)
+        for each in left_out:
+            log.warning("left out: %s", each.sentence)
         log.info("%s: %s", source_id, "the set can be read whole" if session.in_place else "what was staged is equal to the set")
 
 
@@ -77,7 +86,7 @@ def _refuse_after_cutover(session: RestoreSession) -> None:
         )
 
 
-def unequal(session: RestoreSession, source_id: str, differences: list[Difference], next_step: str) -> VerificationError:
+def unequal(session: RestoreSession, source_id: str, differences: Sequence[Difference], next_step: str) -> VerificationError:
     """The error of a restore that is not equal to its set; the report names what differs, without any values."""
     names = [f"{difference.kind} {difference.name}" for difference in differences[:_DIFFERENCES_SHOWN]]
     session.journal.record(Step.UNEQUAL, source_id, count=len(differences), names=names)
@@ -126,11 +135,13 @@ def cut_over(session: RestoreSession, source_id: str) -> None:
         if not session.journal.entries(Step.CUTTING_OVER, source_id):
             _refuse_filled(session, source_id)
         session.journal.record(Step.CUTTING_OVER, source_id)
+        left_out = session.left_out(Step.VERIFIED).get(source_id, [])
         if session.in_place:
-            replace(session, source_id, source_view.of(session, source_id, before_drop=partial(refuse_if_changed, session, source_id)))
+            before_drop = partial(refuse_if_changed, session, source_id)
+            left_out = replace(session, source_id, source_view.of(session, source_id, before_drop=before_drop))
         else:
             session.source(source_id).swap(source_view.of(session, source_id))
-        session.journal.record(Step.CUT_OVER, source_id)
+        session.record_left_out(Step.CUT_OVER, source_id, left_out)
 
 
 def _refuse_filled(session: RestoreSession, source_id: str) -> None:
@@ -142,8 +153,11 @@ def _refuse_filled(session: RestoreSession, source_id: str) -> None:
         )
 
 
-def replace(session: RestoreSession, source_id: str, what: SourceRestore) -> None:
+def replace(session: RestoreSession, source_id: str, what: SourceRestore) -> list[LeftOut]:
     """Drop the live data of a source, load what a set has in its place, verify that it is equal, and let users in.
+
+    Returns:
+        What can't be made of the set, and is left out.
 
     Raises:
         VerificationError: if it is not.
@@ -152,7 +166,21 @@ def replace(session: RestoreSession, source_id: str, what: SourceRestore) -> Non
     restorer.replace(what)
     if differences := restorer.verify_staged(what):
         raise unequal(session, source_id, differences, "The rollback brings what was there before; keep this set for inspection.")
+    left_out = restorer.left_out(what)
+    _refuse_unapproved(session, source_id, [] if what.rolling_back else left_out)
     restorer.let_in(what)
+    return left_out
+
+
+def _refuse_unapproved(session: RestoreSession, source_id: str, left_out: Sequence[LeftOut]) -> None:
+    """Leave nothing out that a rehearsal with all rows could make. After one without rows, the last gate shows it."""
+    approved = session.left_out(Step.VERIFIED).get(source_id, [])
+    more = [each for each in left_out if each.name not in {other.name for other in approved}]
+    if more and session.journal.entries(Step.STAGED, source_id)[-1].facts["whole"]:
+        raise RestoreError(
+            f"{source_id}: something can't be made that could be made in the rehearsal: {more[0].sentence}",
+            "The rollback brings what was there before. Read the log of this task, then trigger a new restore.",
+        )
 
 
 def start_services(session: RestoreSession) -> None:

@@ -29,7 +29,7 @@ from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.runners.isolation import Isolation
 from recovery.runners.local_server import ServerFolders
-from recovery.sources.model import Dump, Preflight
+from recovery.sources.model import Dump, LeftOut, Preflight, Rehearsal
 
 
 class RestoreView(Protocol):
@@ -218,6 +218,10 @@ class Restorer(Source):
     def verify_staged(self, restore: RestoreView) -> list[Difference]:
         """Compare what was staged with the set, by its contents. Empty when equal."""
 
+    def left_out(self, restore: RestoreView) -> list[LeftOut]:
+        """What can't be made of a set, and so is not in what was staged, or loaded in place. All rows are."""
+        return []
+
     @abstractmethod
     def swap(self, restore: RestoreView) -> None:
         """Put what was staged in the place of the live data, which is set aside. Done again, it resumes."""
@@ -281,6 +285,16 @@ class InPlaceRestorer(Restorer):
     def changed_since_backup(self, restore: RestoreView) -> list[Change]:
         """In place: what is live and not as the safety set has it, so that it would be lost if it were dropped now. Reads all of it."""
         return [change for change in self.compare(restore) if change.what != "equal"]
+
+    def rehearse(self, restore: RestoreView) -> Rehearsal:
+        """In place: find out, as far as there is room, whether a set can be loaded, before anything live is dropped for it.
+
+        Of the safety set, that is done just before the drop. Nothing of it stays.
+
+        Raises:
+            RestoreError: if it can't be loaded.
+        """
+        return Rehearsal()
 
     @abstractmethod
     def replace(self, restore: RestoreView) -> None:

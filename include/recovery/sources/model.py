@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from recovery.packs.artifact import Artifact
+from recovery.packs.content_diff import Difference
 
 Consistency = Literal["snapshot", "fuzzy", "scan"]
 
@@ -47,6 +48,28 @@ class Finding:
 
     level: Literal["fact", "warning", "refusal"]
     text: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of a set that can't be made again, and is left out of what is restored. Never rows."""
+
+    name: str
+    """What it is and where, without values: ``shop: index public.orders_day``."""
+    sentence: str
+    """What it means, and why it can't be made, for people."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was tried of a set before anything live is dropped for it."""
+
+    words: Sequence[str] = ()
+    """What was loaded, for people, a sentence each."""
+    differences: Sequence[Difference] = ()
+    """What was not equal to the set then."""
+    whole: bool = True
+    """Whether that were all rows, so that nothing more can be left out later."""
 
 
 def fact(text: str) -> Finding:

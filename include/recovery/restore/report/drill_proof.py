@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recovery.common.units import human_duration
+from recovery.common.wording import shortened
 from recovery.restore.session import RestoreSession
 from recovery.restore.state import all_checked, is_over, last_checks, services_started, since_staging, unasked
 from recovery.runs.journal import Entry
@@ -88,7 +89,13 @@ def facts(session: RestoreSession) -> dict[str, Any]:
         "rto_seconds": session.plan.objectives.rto.total_seconds(),
         "checks": _succeeded(session),
         "unasked": unasked(session),
+        "left_out": left_out(session),
     }
+
+
+def left_out(session: RestoreSession) -> list[str]:
+    """What can't be made of the set, so that a restore would ask about it."""
+    return [f"{source_id}: {each.name}" for source_id, found in session.left_out(Step.VERIFIED).items() for each in found]
 
 
 def _succeeded(session: RestoreSession) -> int:
@@ -97,9 +104,10 @@ def _succeeded(session: RestoreSession) -> int:
 
 def summary(session: RestoreSession) -> str:
     """What the verification says, in a sentence."""
-    took, request, left_out = total(session), session.request(), unasked(session)
-    checks = f"checks asked: {_succeeded(session)}" + (f", not asked here: {', '.join(left_out)}" if left_out else "")
+    took, request, not_asked, lacking = total(session), session.request(), unasked(session), left_out(session)
+    checks = f"checks asked: {_succeeded(session)}" + (f", not asked here: {', '.join(not_asked)}" if not_asked else "")
+    made = f"a restore would leave out: {shortened(lacking)}" if lacking else "nothing had to be left out"
     return (
         f"drilled from {request.destination} into {request.target}, restored and verified: {', '.join(request.sources)};"
-        f" {human_duration(took or 0)}, the RTO is {human_duration(session.plan.objectives.rto)}; {checks}"
+        f" {human_duration(took or 0)}, the RTO is {human_duration(session.plan.objectives.rto)}; {checks}; {made}"
     )

@@ -60,11 +60,18 @@ def describe(session: RestoreSession, reason: str) -> dict[str, Any]:
                 {"source": entry.source, "count": entry.facts["count"], "names": list(map(_clean, entry.facts["names"]))}
                 for entry in session.journal.entries(Step.UNEQUAL)
             ],
+            "left_out": _left_out(session),
             "set_aside": _set_aside(session, ended),
             "safety_set": session.safety.manifest().set_id if safe(session) else None,
             "by_people": dict.fromkeys(BY_PEOPLE, ""),
         }
     )
+
+
+def _left_out(session: RestoreSession) -> dict[str, list[str]]:
+    """Of what is in use now; of a drill, of what it has restored and removed again."""
+    steps = [Step.VERIFIED, Step.CUT_OVER] + ([] if session.request().drill else [Step.SOURCE_ROLLED_BACK])
+    return {source_id: [each.name for each in found] for source_id, found in session.left_out(*steps).items()}
 
 
 def _clean(name: str) -> str:

@@ -73,6 +73,18 @@ def second_copy(server: Server, connection: Connection, needs: Iterable[tuple[Ta
         yield Space(where, needed, free, str(folder) if folder else None, freed[tablespace])
 
 
+def has_room(server: Server, connection: Connection, chosen: Sequence[Target]) -> bool:
+    """Whether there is known to be room for databases beside the live ones, and a quarter to spare for what the live ones write.
+
+    Args:
+        server: of the target.
+        connection: to it.
+        chosen: the databases.
+    """
+    spaces = second_copy(server, connection, ((target, int(target.snapshot["bytes"])) for target in chosen))
+    return all(space.free is not None and space.free > space.needed + space.needed // 4 for space in spaces)
+
+
 def _freed(connection: Connection, target: Target) -> dict[str, int]:
     """The size of the live database, by its tablespace."""
     query = """SELECT spcname, pg_database_size(d.oid) FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace

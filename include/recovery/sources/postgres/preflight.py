@@ -19,7 +19,7 @@ from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.privileged import privileged
 from recovery.sources.postgres.definitions.names import quoted_name, quoted_names
-from recovery.sources.postgres.locations import second_copy
+from recovery.sources.postgres.locations import has_room, second_copy
 from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
 from recovery.sources.postgres.tables import preflight as tables_preflight
@@ -59,7 +59,7 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
     with server.maintenance() as connection, translated_errors("Looking at the target", RestoreError):
         for target in chosen:
             findings += _version(server, target)
-            findings += _live(connection, target)
+            findings += _live(connection, target, has_room(server, connection, chosen))
             findings += blockers(connection, target)
             findings += _extensions(connection, restore, target, server.about.superuser)
             findings += _tablespaces(connection, restore, target)
@@ -119,18 +119,24 @@ def _version(server: Server, target: Target) -> Iterator[Finding]:
         )
 
 
-def _live(connection: Connection, target: Target) -> Iterator[Finding]:
+def _live(connection: Connection, target: Target, room_for_both: bool) -> Iterator[Finding]:
     room = human_size(target.snapshot["bytes"])
     found = _rows(connection, "SELECT oid FROM pg_database WHERE datname = %s", target.name)
     if not found:
         yield fact(f"Database {target.name} is not there; it is created. The server needs about {room} for it.")
         return
     size = _rows(connection, "SELECT pg_database_size(%s)", target.name)[0][0]
-    fate = (
-        f"is dropped, and then loaded from the set; the server needs about {room} for it."
-        if target.in_place
-        else f"is replaced and kept as {target.before}. The server needs about {room} more until that is dropped."
-    )
+    fate = f"is replaced and kept as {target.before}. The server needs about {room} more until that is dropped."
+    if target.in_place and room_for_both:
+        fate = (
+            "is set aside by a rename, and dropped once the restored one is accepted: there is room for both. Before, the set is loaded"
+            f" beside it with all rows, and verified. The server needs about {room} for that."
+        )
+    elif target.in_place:
+        fate = (
+            f"is dropped, and then loaded from the set; the server needs about {room} for it. There is no known room for both. So first,"
+            " only the definitions of the set, and those of the safety backup, are loaded beside it, without rows."
+        )
     yield fact(f"Database {target.name}, {human_size(size)}, {fate}")
     yield from _keeping(connection, target) if not target.in_place else ()
     sessions = _rows(

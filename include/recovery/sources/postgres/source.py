@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -14,13 +15,13 @@ from recovery.plan.kinds.postgres import PostgresSettings, PostgresTarget, SqlQu
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
 from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, RestoreView
-from recovery.sources.model import Dump, Preflight
+from recovery.sources.model import Dump, LeftOut, Preflight, Rehearsal
 from recovery.sources.postgres import compare as postgres_compare
-from recovery.sources.postgres import locations, query
+from recovery.sources.postgres import exceptions, locations, query
 from recovery.sources.postgres import preflight as postgres_preflight
 from recovery.sources.postgres.accounts.query_roles import Asked
 from recovery.sources.postgres.client import Server
-from recovery.sources.postgres.databases import in_place, swap
+from recovery.sources.postgres.databases import in_place, rehearsal, swap
 from recovery.sources.postgres.databases import stage as databases_stage
 from recovery.sources.postgres.dump import pg_dump
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
@@ -93,6 +94,10 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         differences = postgres_compare.verify_staged(self._server, self._settings.jobs, restore, whole) if whole else []
         return differences + (tables_restore.verify_staged(self._server, self._settings.jobs, restore, parts) if parts else [])
 
+    def left_out(self, restore: RestoreView) -> list[LeftOut]:
+        """See :meth:`InPlaceRestorer.left_out`."""
+        return list(exceptions.left_out(restore, [target.saved for target in self._whole(restore)]))
+
     def swap(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.swap`."""
         if whole := self._whole(restore):
@@ -109,7 +114,10 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
 
     def finalize(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.finalize`."""
-        swap.finalize(self._server, self._whole(restore))
+        if restore.in_place:
+            in_place.finalize(self._server, restore, self._whole(restore))
+        else:
+            swap.finalize(self._server, self._whole(restore))
         tables_restore.finalize(restore, self._parts(restore))
 
     def discard(self, restore: RestoreView) -> None:
@@ -145,11 +153,26 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         live = postgres_compare.compare(self._server, self._settings.jobs, restore, self._whole(restore), exactly=True)
         return [change for change in live if change.what != "equal"]
 
+    def rehearse(self, restore: RestoreView) -> Rehearsal:
+        """See :meth:`InPlaceRestorer.rehearse`."""
+        self._refuse_parts(restore)
+        if not restore.rolling_back:
+            return rehearsal.rehearse(self._server, self._settings.jobs, restore, self._whole(restore), self._verifier(restore))
+        if not in_place.sets_aside(restore):
+            rehearsal.rehearse_way_back(self._server, self._settings.jobs, restore, self._whole(restore))
+        return Rehearsal()
+
     def replace(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.replace`."""
+        self._refuse_parts(restore)
+        in_place.replace(self._server, self._settings.jobs, restore, self._whole(restore), self._verifier(restore))
+
+    def _verifier(self, restore: RestoreView) -> Callable[[Sequence[Target]], list[Difference]]:
+        return partial(postgres_compare.verify_staged, self._server, self._settings.jobs, restore)
+
+    def _refuse_parts(self, restore: RestoreView) -> None:
         if self._parts(restore):
             raise RestoreError("Single tables are not restored in place.", "Choose method: swap.")
-        in_place.replace(self._server, self._settings.jobs, restore, self._whole(restore))
 
     def let_in(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.let_in`."""

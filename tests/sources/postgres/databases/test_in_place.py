@@ -4,6 +4,8 @@ import psycopg
 import pytest
 
 from recovery.common.errors import RestoreError
+from recovery.sources.postgres import preflight
+from recovery.sources.postgres.databases import in_place, rehearsal
 from sandbox.servers import Postgres
 from tests.support.kills import Killed, killed_at_statement
 from tests.support.local_restore import LocalRestore, read_dump
@@ -68,7 +70,22 @@ def safety(site, saved):
 
 
 @pytest.fixture
-def live(site, saved, safety):
+def no_room(monkeypatch):
+    """The server is not known to have room for a database and its copy."""
+    for module in (in_place, rehearsal, preflight):
+        monkeypatch.setattr(module, "has_room", lambda *_: False)
+
+
+@pytest.fixture
+def live(site, saved, safety, no_room):
+    now(site)
+    yield Replaced(site, saved, safety)
+    site.clean()
+
+
+@pytest.fixture
+def roomy(site, saved, safety):
+    """As ``live``, where there is room for both."""
     now(site)
     yield Replaced(site, saved, safety)
     site.clean()
@@ -292,6 +309,140 @@ def test_rollback_leaves_a_role_of_an_earlier_restore_without_login(site, live):
     assert site.sql("cash", "SELECT state FROM t", user="ip_gone", password="gone") == [("saved",)]
     replaced(live.source, live.back)
     assert site.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'ip_gone'") == [(False,)]
+
+
+def test_live_databases_are_set_aside_where_there_is_room_and_dropped_once_the_restored_ones_are_accepted(site, roomy):
+    cash = site.number("cash")
+    roomy.source.rehearse(roomy.back)
+    replaced(roomy.source, roomy.forward)
+    aside = f"cash__before_{roomy.forward.id}"
+    assert site.number(aside) == cash
+    assert site.state("cash") == "saved"
+    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+        site.sql(aside, "SELECT 1")
+    roomy.source.finalize(roomy.forward)
+    assert site.own_databases() == set(NAMES)
+    assert site.state("cash") == "saved"
+
+
+@pytest.mark.parametrize("point", [None, *POINTS, *list(OPENING)[:-1]])
+def test_rollback_renames_back_what_was_set_aside_whenever_a_kill_came(site, roomy, monkeypatch, point):
+    numbers = site.number("cash"), site.number("cart")
+    if point:
+        killed(monkeypatch, point, roomy.source, roomy.forward)
+    else:
+        replaced(roomy.source, roomy.forward)
+    replaced(roomy.source, roomy.back)
+    assert (site.number("cash"), site.number("cart")) == numbers
+    assert as_before(site)
+    assert site.sql("cash", "SHOW work_mem") == [("5MB",)]
+
+
+def test_replace_resumes_after_a_kill_where_databases_are_set_aside(site, roomy, monkeypatch):
+    cash = site.number("cash")
+    killed(monkeypatch, "after a database is created", roomy.source, roomy.forward)
+    replaced(roomy.source, roomy.forward)
+    assert site.state("cash") == site.state("cask") == "saved"
+    assert site.number(f"cash__before_{roomy.forward.id}") == cash
+
+
+def test_rehearsal_loads_all_rows_beside_and_leaves_nothing_behind(site, roomy):
+    numbers = site.number("cash"), site.number("cart")
+    found = roomy.source.rehearse(roomy.forward)
+    assert found.whole
+    assert found.differences == []
+    assert [sentence[:34] for sentence in found.words] == ["Database cash was loaded with all ", "Database cask was loaded with all "]
+    assert (site.number("cash"), site.number("cart")) == numbers
+    assert as_before(site)
+
+
+def test_rehearsal_without_room_loads_definitions_alone_and_says_so(site, live):
+    found = live.source.rehearse(live.forward)
+    assert not found.whole
+    assert "without rows" in found.words[0]
+    assert as_before(site)
+
+
+def test_rehearsal_of_a_set_that_can_not_be_loaded_fails_and_touches_nothing(site, roomy):
+    def damaged(artifact, folder, only=None):
+        raise RestoreError("damaged", "none")
+
+    roomy.forward.unpack = damaged
+    with pytest.raises(RestoreError, match="damaged"):
+        roomy.source.rehearse(roomy.forward)
+    roomy.source.discard(roomy.forward)
+    assert as_before(site)
+
+
+ORPHAN = (
+    "CREATE TABLE p (i int PRIMARY KEY)",
+    "CREATE TABLE c (i int CONSTRAINT known REFERENCES p)",
+    "SET session_replication_role = replica",
+)
+"""What makes a table whose rows its foreign key does not hold, with a row in it."""
+
+
+def test_live_database_with_orphan_rows_comes_back_with_all_rows_and_the_key_is_named(site, saved, no_room):
+    """The live database of the report: neither the set nor the safety set could be loaded, and it ended empty."""
+    site.create("cash", "CREATE TABLE t AS SELECT 'live' AS state", *ORPHAN, "INSERT INTO c VALUES (7)")
+    safety = site.back_up(site.source("cash"))
+    one = Replaced(site, saved, safety, only=["cash"])
+    one.back.may_lack = True
+    one.source.rehearse(one.back)
+    one.source.replace(one.forward)
+    replaced(one.source, one.back)
+    assert site.sql("cash", "SELECT i FROM c") == [(7,)]
+    assert [each.name for each in one.source.left_out(one.back)] == ["cash: fk constraint public c known"]
+    site.clean()
+
+
+def test_live_database_whose_definitions_would_not_come_back_is_not_dropped_without_room(site, saved, no_room):
+    site.create(
+        "cash",
+        "CREATE TABLE t AS SELECT 'live' AS state",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'",
+        "CREATE MATERIALIZED VIEW m AS SELECT f() AS i",
+        "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1 / 0'",
+    )
+    one = Replaced(site, saved, site.back_up(site.source("cash")), only=["cash"])
+    one.back.may_lack = True
+    with pytest.raises(RestoreError, match=r"cash would not come back whole if it were dropped now: .* m is not filled.*division by zero"):
+        one.source.rehearse(one.back)
+    assert site.own_databases() == {"cash"}
+    site.clean()
+
+
+def test_rollback_loads_what_it_can_and_lets_nobody_in_until_it_is_mended_by_hand(site, saved, no_room, monkeypatch):
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN PASSWORD 'new'")
+    site.create(
+        "cash",
+        "CREATE TABLE t AS SELECT 'live' AS state",
+        "CREATE TABLE a (i int)",
+        "INSERT INTO a VALUES (1), (2)",
+        "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
+        "CREATE TABLE broken (i int, j int GENERATED ALWAYS AS (f(i)) STORED)",
+        "INSERT INTO broken VALUES (3)",
+        "CREATE OR REPLACE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 0'",
+    )
+    one = Replaced(site, saved, site.back_up(site.source("cash")), only=["cash"])
+    one.source.rehearse(one.back)
+    one.source.replace(one.forward)
+    with pytest.raises(
+        RestoreError, match=r"cash can't be loaded whole. the rows of table public broken can't be loaded: division by zero"
+    ):
+        one.source.replace(one.back)
+    assert site.sql("cash", "SELECT state FROM t") == [("live",)]
+    assert site.sql("cash", "SELECT i FROM a ORDER BY i") == [(1,), (2,)]
+    assert site.sql("cash", "SELECT i FROM broken") == []
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        site.sql("cash", "SELECT 1", user="ip_clerk", password="new")
+    number = site.number("cash")
+    body = site.sql("cash", "SELECT pg_get_functiondef('f'::regproc)")[0][0]
+    site.sql("cash", body.replace("/ 0", ""), "INSERT INTO broken VALUES (3)", body)
+    replaced(one.source, one.back)
+    assert site.number("cash") == number, "what was mended by hand is not loaded again"
+    assert site.sql("cash", "SELECT i FROM broken") == [(3,)]
+    site.clean()
 
 
 def test_preflight_in_place_reports_drops_and_refuses_databases_not_backed_up(site, live, saved):

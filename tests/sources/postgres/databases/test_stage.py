@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from recovery.common.errors import ToolError
+from recovery.common.errors import RestoreError
 from sandbox.servers import Postgres
 from tests.support.postgres_site import Site
 
@@ -121,11 +121,13 @@ def test_function_with_a_setting_of_an_extension_is_restored_and_one_that_failed
     with site.server.connect("shop", **mallory) as connection:
         connection.execute("SELECT '[1,2]'::mine.vector")  # loads the library, which knows the setting
         connection.execute("CREATE FUNCTION mine.near() RETURNS int LANGUAGE sql SET hnsw.ef_search = '77' AS 'SELECT 1'")
-        connection.execute("CREATE TABLE mine.t (a int CHECK (current_database() = 'shop'))")
+        here = "LANGUAGE sql IMMUTABLE AS $$ SELECT 1 / (current_database() = 'shop')::int $$"
+        connection.execute(f"CREATE FUNCTION mine.here(int) RETURNS int {here}")
+        connection.execute("CREATE TABLE mine.t (a int, b int GENERATED ALWAYS AS (mine.here(a)) STORED)")
         connection.execute("INSERT INTO mine.t VALUES (1)")
     source = site.source("shop")
     failing = site.restore(site.back_up(source))
-    with pytest.raises(ToolError, match="violates check constraint"):
+    with pytest.raises(RestoreError, match="the rows of table mine t can't be loaded: division by zero"):
         source.stage(failing)
     source.discard(failing)
     assert loaders(site) == []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from recovery.sources.postgres.accounts.loaders import EVERYONE, OURS
+from recovery.sources.postgres.definitions.names import listed, plain
 
 _WHAT = (
     "SHELL TYPE",
@@ -105,6 +106,11 @@ class Entry:
     loader: str
     """As whom it is restored: the owner, a family of tables, :data:`EVERYONE`, or :data:`OURS`."""
 
+    @property
+    def number(self) -> int:
+        """Its dump id."""
+        return int(self.line.partition(";")[0])
+
 
 @dataclass(frozen=True)
 class Step:
@@ -139,16 +145,6 @@ class Steps:
     """Once all has its owner."""
     event_triggers: tuple[Step, ...]
     """At the very end, since they run with whatever is made."""
-
-
-def listed(name: str, codec: str) -> str:
-    """A name in the way that pg_restore's list was read: it lists bytes in the database's encoding, and sets quotes in some places only."""
-    return plain(name.encode(codec, "surrogateescape").decode("utf-8", "surrogateescape"))
-
-
-def plain(text: str) -> str:
-    """A text of the list, or a name, without quotes; the list has no line feeds."""
-    return re.sub(r"[\n\r]", " ", text.replace('"', ""))
 
 
 def read_entries(

@@ -1,50 +1,67 @@
 """Replacing live databases in place: dropped, and loaded from the set under their own names; and the rollback.
 
-The rollback is the same with the safety set. What it has to bring back is told by the numbers of the databases: one
-that still has the number which it had before anything was dropped was never replaced.
+Where the server has room for both, a live database is set aside by a rename, and dropped once the restored one is
+accepted: the rollback is a rename then. Else the rollback is the same as the restore, with the safety set. What it has to
+bring back is told by the numbers of the databases: one that still has the number which it had before anything was
+dropped was never replaced.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
 from recovery.common.errors import RestoreError
 from recovery.common.wording import ROLLS_BACK
+from recovery.packs.content_diff import Difference
 from recovery.sources.base import RestoreView, announce_drop
+from recovery.sources.postgres import exceptions
 from recovery.sources.postgres.accounts import loaders
+from recovery.sources.postgres.accounts.query_roles import drop_left
 from recovery.sources.postgres.accounts.roles import asleep, awaken, create_roles, created_roles, drop_role, roles
 from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases.custody import Former, allow, close, former, give_back, number, undisturbed
 from recovery.sources.postgres.databases.stage import drop, load
-from recovery.sources.postgres.databases.swap import dress
+from recovery.sources.postgres.databases.swap import dress, refuse_taken, rename
+from recovery.sources.postgres.locations import has_room
 from recovery.sources.postgres.targets import Target
 
 log = logging.getLogger(__name__)
 
 _REPLACE = "replace"
 """Journal step, said before anything is dropped; facts ``live``: the number of each live database, null for one that is not there;
-``owners``: of each that is there, whose it was."""
+``owners``: of each that is there, whose it was; ``aside``: whether they are set aside before they are dropped."""
 
 
-def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
-    """Drop databases and load the set's, closed to their users; see :meth:`recovery.sources.base.InPlaceRestorer.replace`."""
+def replace(
+    server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target], verify: Callable[[Sequence[Target]], list[Difference]]
+) -> None:
+    """Drop databases and load the set's, closed to their users; see :meth:`recovery.sources.base.InPlaceRestorer.replace`.
+
+    A rollback that is done again leaves alone what is equal to the set by ``verify``: somebody may have mended it by hand.
+    """
     if not restore.rolling_back and not restore.recorded_facts("dropping"):
         with server.maintenance() as connection:
             was = {target.name: former(connection, target.name) for target in chosen}
             live = {name: one.number if one else None for name, one in was.items()}
-            restore.record(_REPLACE, live=live, owners={name: asdict(one) for name, one in was.items() if one})
+            owners = {name: asdict(one) for name, one in was.items() if one}
+            restore.record(_REPLACE, live=live, owners=owners, aside=has_room(server, connection, chosen))
     live = _live_before(restore)
     besides = [*live, *(target.name for target in chosen)]
     with undisturbed(server, besides) as connection:
+        if restore.rolling_back:
+            _bring_back(connection, restore, live)
         replaced = _replaced(connection, restore, chosen, live)
         _refuse_blocked(connection, replaced)
         if restore.rolling_back:
             _put_to_sleep(connection, restore)
             _open_again(connection, restore)
+
+    if restore.rolling_back:
+        replaced = [target for target in replaced if not _is_mended(server, restore, target, verify)]
 
     def begin() -> None:
         loaders.probe(server)
@@ -53,13 +70,63 @@ def replace(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
             create_roles(connection, restore, replaced)
             close(connection, [target.name for target in replaced if number(connection, target.name) is not None])
             for target in replaced:  # all, so that nobody writes to one while another is loaded
-                drop(connection, target.name)
+                if sets_aside(restore) and live[target.name] is not None and number(connection, target.name) == live[target.name]:
+                    _set_aside(connection, target)
+                else:
+                    drop(connection, target.name)
 
     if not replaced:
         begin()
     for target in replaced:
         load(server, jobs, restore, target, unpacked=begin if target is replaced[0] else None)
     log.info("loaded in place: %s", ", ".join(target.name for target in replaced) or "nothing")
+
+
+def sets_aside(restore: RestoreView) -> bool:
+    """Whether the live databases are set aside first, so that the rollback needs no safety set."""
+    begun = restore.recorded_facts(_REPLACE)
+    return bool(begun and begun[-1]["aside"])
+
+
+def _set_aside(connection: Connection, target: Target) -> None:
+    refuse_taken(connection, [target.before])
+    with translated_errors(f"Setting database {target.name} aside", RestoreError):
+        rename(connection, target.name, target.before)
+    log.info("database %s is %s until the restored one is accepted", target.name, target.before)
+
+
+def _bring_back(connection: Connection, restore: RestoreView, live: Mapping[str, int | None]) -> None:
+    """Give databases their names again that were set aside."""
+    for name, before in _aside(connection, restore, live).items():
+        drop(connection, name)
+        with translated_errors(f"Bringing database {name} back", RestoreError):
+            rename(connection, before, name)
+        log.info("database %s is the one of before again", name)
+
+
+def _aside(connection: Connection, restore: RestoreView, live: Mapping[str, int | None]) -> dict[str, str]:
+    """The databases that are set aside: what each was called, and is called now."""
+    names = {name: f"{name}__before_{restore.id}" for name, was in live.items() if was is not None}
+    return {name: before for name, before in names.items() if number(connection, before) == live[name]}
+
+
+def finalize(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
+    """Drop what was set aside, once the restored databases stay; see :meth:`recovery.sources.base.Restorer.finalize`."""
+    live = _live_before(restore)
+    with undisturbed(server, [*live, *(target.before for target in chosen)]) as connection:
+        for name, before in _aside(connection, restore, live).items():
+            drop(connection, before)
+            log.info("the replaced database %s is dropped", name)
+        for target in chosen:
+            drop_left(connection, target.name)
+
+
+def _is_mended(server: Server, restore: RestoreView, target: Target, verify: Callable[[Sequence[Target]], list[Difference]]) -> bool:
+    """Whether a database that a rollback has loaded, but not whole, is whole by now."""
+    if not exceptions.was_loaded(restore, target.saved) or target.name not in server.databases():
+        return False
+    log.info("looking whether database %s was mended by hand", target.name)
+    return not verify([target])
 
 
 def let_in(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:

@@ -19,9 +19,9 @@ from recovery.common.errors import RestoreError
 from recovery.common.wording import shortened
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Family, Loaders
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.databases.entries import Step, listed
+from recovery.sources.postgres.databases.entries import Step
 from recovery.sources.postgres.databases.ownership import OWNED, in_parts, owned_by
-from recovery.sources.postgres.definitions.names import first_name, raw, split, table_of_index
+from recovery.sources.postgres.definitions.names import first_name, listed, raw, split, table_of_index
 from recovery.sources.postgres.targets import Objects
 
 _CHECKS = re.compile(r"(?:CHECK|NOT NULL) (?!.* NO INHERIT(?: NOT VALID| NOT ENFORCED)?\Z)", re.DOTALL)

@@ -19,8 +19,7 @@ from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
 from recovery.sources.postgres.accounts.server_globals import grant
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.databases.entries import listed
-from recovery.sources.postgres.definitions.names import NAME, last_name, parent_of, raw, split
+from recovery.sources.postgres.definitions.names import NAME, last_name, listed, parent_of, raw, split
 from recovery.sources.postgres.targets import Objects
 
 _STATEMENTS_AT_ONCE = 50

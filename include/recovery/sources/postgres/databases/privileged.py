@@ -11,9 +11,9 @@ from psycopg.sql import SQL, Literal
 from recovery.common.errors import ArtifactError, RestoreError
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.databases.entries import Entry, Step, listed
+from recovery.sources.postgres.databases.entries import Entry, Step
 from recovery.sources.postgres.databases.ownership import IN_SCHEMA, owned_by
-from recovery.sources.postgres.definitions.names import NAME, raw
+from recovery.sources.postgres.definitions.names import NAME, listed, raw
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Objects
 
@@ -129,14 +129,18 @@ def _beginning(what: str) -> str:
     return _BEGINNINGS.get(what, rf"(?:CREATE|ALTER) {what} ")
 
 
-def statements(script: str) -> Iterator[str]:
+def statements(script: str, *, places: bool = False) -> Iterator[str]:
     """Statements of pg_restore's script, but for the settings of its session.
 
     Where one is cut in the wrong place, no piece of it is a statement to the server.
+
+    Args:
+        script: in text.
+        places: also with the settings that say where something is put.
     """
     for match in _STATEMENT.finditer(script):
         statement = match[0][_LEADING.match(match[0]).end() :]  # type: ignore[union-attr]
-        if not _SETTINGS.fullmatch(statement):
+        if not _SETTINGS.fullmatch(statement) or (places and statement.startswith("SET default_table")):
             yield statement
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,13 @@ from tarfile import TarInfo
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
-from recovery.common.errors import ArtifactError, RestoreError
+from recovery.common.errors import ArtifactError, RestoreError, ToolError
 from recovery.common.files import empty_folder
 from recovery.common.progress import telling
 from recovery.common.units import human_size
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
+from recovery.sources.postgres import exceptions
 from recovery.sources.postgres.accounts import loaders, server_globals
 from recovery.sources.postgres.accounts.loaders import EVERYONE, OURS, Loaders
 from recovery.sources.postgres.accounts.roles import create_roles, roles
@@ -26,23 +28,27 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 from recovery.sources.postgres.databases import inheritance, ownership, privileged
 from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, read_entries
+from recovery.sources.postgres.databases.second_try import Listener, SecondTry
 from recovery.sources.postgres.definitions import catalog, reading
-from recovery.sources.postgres.definitions.reading import Definitions, Place, Readings
+from recovery.sources.postgres.definitions.reading import Definitions, Place
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Objects, Target, expected_objects
 
 log = logging.getLogger(__name__)
 
+_HAS_ROWS = re.compile(r"\d+; \d+ \d+ (?:TABLE DATA|BLOBS) ")
+"""Entries that are read from files of their own."""
 
-def stage(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target]) -> None:
-    """Restore databases beside the live ones; see :meth:`recovery.sources.base.Restorer.stage`."""
+
+def stage(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target], *, with_rows: bool = True) -> None:
+    """Restore databases beside the live ones, or all of them but their rows; see :meth:`recovery.sources.base.Restorer.stage`."""
     _ = server.bin  # looked for before anything is changed
     with undisturbed(server, [target.stage for target in chosen]) as connection:
         for target in chosen:
             drop(connection, target.stage)
         create_roles(connection, restore, chosen)
     for target in chosen:
-        load(server, jobs, restore, target)
+        load(server, jobs, restore, target, with_rows=with_rows)
 
 
 def drop(connection: Connection, database: str) -> None:
@@ -66,7 +72,9 @@ class Dump:
     """The roles of its server: who is a member of whom, who is a superuser."""
 
 
-def load(server: Server, jobs: int, restore: RestoreView, target: Target, unpacked: Callable[[], None] | None = None) -> None:
+def load(
+    server: Server, jobs: int, restore: RestoreView, target: Target, unpacked: Callable[[], None] | None = None, *, with_rows: bool = True
+) -> None:
     """Create a target's database and restore into it: all that is inside, and not yet its owner, rights and settings.
 
     A database of that name is dropped, once the set's is unpacked.
@@ -77,25 +85,30 @@ def load(server: Server, jobs: int, restore: RestoreView, target: Target, unpack
         restore: whose set it is.
         target: the database.
         unpacked: done in between.
+        with_rows: and not the definitions alone.
 
     Raises:
         RestoreError: if the server refuses.
         ToolError: if pg_restore fails.
     """
-    folder = unpack(server, restore, target)
+    folder = unpack(server, restore, target, None if with_rows else _is_toc)
     if unpacked:
         unpacked()
     create_database(server, restore, target)
-    lines = archive.entries(server.runner, server.bin, folder)
+    lines = [line for line in archive.entries(server.runner, server.bin, folder) if with_rows or not _HAS_ROWS.match(line)]
     dump = Dump(folder, lines, expected_objects(restore, target), roles(restore))
-    fill(server, jobs, target, dump, partial(reading.keep, restore, target.saved))
+    fill(server, jobs, target, dump, restore, may_lack=True)
     shutil.rmtree(folder)
+
+
+def _is_toc(member: TarInfo) -> bool:
+    return member.name.endswith("toc.dat")
 
 
 def unpack(server: Server, restore: RestoreView, target: Target, member: Callable[[TarInfo], bool] | None = None) -> Path:
     """Unpack the dump of a target's database, or only some of its files; where to."""
     log.info("restoring with the client tools in %s", server.bin)  # looked for before anything is changed
-    folder = restore.folder / "database"
+    folder = restore.folder / ("in place" if target.in_place else "database")  # what is rehearsed in between must not take its place
     empty_folder(folder)
     log.info("unpacking database %s", target.saved)
     restore.unpack(target.artifact, folder, member)
@@ -103,7 +116,7 @@ def unpack(server: Server, restore: RestoreView, target: Target, member: Callabl
 
 
 def fill(
-    server: Server, jobs: int, target: Target, dump: Dump, read: Callable[[Readings], None] | None = None, *, whole: bool = True
+    server: Server, jobs: int, target: Target, dump: Dump, restore: RestoreView | None = None, *, whole: bool = True, may_lack: bool = False
 ) -> Loaders:
     """Restore a dump into a target's database, which is there and empty.
 
@@ -112,8 +125,9 @@ def fill(
         jobs: how many work side by side.
         target: the database.
         dump: what to restore.
-        read: gets what the server makes of definitions whose text is not the set's.
+        restore: keeps what the server makes of definitions whose text is not the set's, and what it does not make.
         whole: give everything to its owners. What is not whole stays with the roles that loaded it.
+        may_lack: leave out what can't be made, if all rows are there without it.
 
     Returns:
         These roles. They can't log in any more, and are dropped if everything was given away.
@@ -131,17 +145,22 @@ def fill(
         loaders.try_login(server, target.loaded, loading)
         log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
-            load = _Load(server, inside, loading, target, jobs, dump, in_steps(entries))
+            second = SecondTry(
+                server, inside, loading, target, dump.folder, dump.roles, to_the_end=restore is not None and restore.rolling_back
+            )
+            load = _Load(server, inside, loading, target, jobs, dump, in_steps(entries), second if may_lack else None)
             load.all()
             if load.steps.rows:
                 load.analyze()
-            if read:
-                read(dict(load.readings()))
+            if restore:
+                reading.keep(restore, target.saved, dict(load.readings()))
+                exceptions.keep(restore, target.saved, second.unmade)
             loaders.disarm(connection, loading)
             if whole:
                 load.hand_over()
         if whole:
             loaders.drop(connection, target.loaded)
+    second.refuse_lost()
     return loading
 
 
@@ -159,7 +178,9 @@ def _read(lines: Sequence[str], target: Target, objects: Objects) -> list[Entry]
     return entries
 
 
-def restore_entries(server: Server, database: str, step: Step, folder: Path, encoding: str, jobs: int) -> None:
+def restore_entries(
+    server: Server, database: str, step: Step, folder: Path, encoding: str, jobs: int, on_line: Callable[[str], None] | None = None
+) -> None:
     """Restore a step of a dump's table of contents, without owners and rights.
 
     Args:
@@ -169,15 +190,18 @@ def restore_entries(server: Server, database: str, step: Step, folder: Path, enc
         folder: the dump.
         encoding: of its texts.
         jobs: how many work side by side.
+        on_line: gets what pg_restore says, which then goes on to the end after an entry that fails.
 
     Raises:
         ToolError: if pg_restore fails.
     """
-    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--exit-on-error", "--no-password"]
+    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--no-password"]
+    argv += ["--verbose"] if on_line else ["--exit-on-error"]  # without the first it does not say which entry fails
     argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={1 if step.alone else jobs}", f"--dbname={server.target(database)}"]
     argv += ["--enable-row-security"]  # of tables that materialized views read; rows are loaded before it is turned on
-    with archive.use_list(step.lines) as option, server.runner.tool([*argv, option, folder], env=server.environment(encoding)):
-        pass
+    with archive.use_list(step.lines) as option:
+        with server.runner.tool([*argv, option, folder], env=server.environment(encoding), on_line=on_line):
+            pass
 
 
 @dataclass(frozen=True)
@@ -192,6 +216,8 @@ class _Load:
     jobs: int
     dump: Dump
     steps: Steps
+    second: SecondTry | None
+    """Of what pg_restore can't make, if something may be left out."""
 
     def all(self) -> None:
         """Load everything but rights, event triggers and statistics."""
@@ -204,11 +230,17 @@ class _Load:
             if {entry.what for entry in step.entries} & {"FOREIGN DATA WRAPPER", "SERVER"}:
                 ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
         self._give_rights()
-        for step in (*self.steps.rows, *self.steps.rest):
+        for step in self.steps.rows:
+            self._define(step)
+        if self.second:
+            self.second.load_rows()
+        for step in self.steps.rest:
             self._define(step)
             if {entry.what for entry in step.entries} & {"VIEW", "MATERIALIZED VIEW"}:  # what depends on keys comes after the rows
                 self._give_rights()
-        inheritance.validate(self.inside, self.loaders, self.dump.objects, self._execute)
+        not_valid = self.second.not_valid if self.second else set()
+        objects = {key: facts for key, facts in self.dump.objects.items() if key not in not_valid}
+        inheritance.validate(self.inside, self.loaders, objects, self._execute)
 
     def hand_over(self) -> None:
         """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
@@ -248,10 +280,18 @@ class _Load:
             if step.loader == OURS:
                 codec = str(self.target.snapshot["codec"])
                 privileged.make(self.server, self.inside, step, self.dump.folder, self.loaders, codec)
+            elif self.second is None or step.loader in self.loaders.families:
+                self._restore(step)
             else:
-                there = self.loaders.server(self.server, step.loader)
-                encoding = self.target.facts["encoding"]
-                restore_entries(there, self.target.loaded, step, self.dump.folder, encoding, self.jobs)
+                listener = Listener()
+                try:
+                    self._restore(step, listener.hear)
+                except ToolError as error:
+                    self.second.make(step, listener.failed(step, error))
+
+    def _restore(self, step: Step, on_line: Callable[[str], None] | None = None) -> None:
+        there, encoding = self.loaders.server(self.server, step.loader), self.target.facts["encoding"]
+        restore_entries(there, self.target.loaded, step, self.dump.folder, encoding, self.jobs, on_line)
 
     def _execute(self, loader: str, statement: Composed) -> None:
         doing = translated_errors(f"Restoring {self.target.loaded}", RestoreError)

@@ -41,7 +41,7 @@ def swap_databases(server: Server, restore: RestoreView, chosen: Sequence[Target
             return
         _refuse_unstaged(connection, chosen)
         _refuse_prepared(connection, chosen)
-        _refuse_taken(connection, [target.before for target in chosen])
+        refuse_taken(connection, [target.before for target in chosen])
         restore.record(
             _SWAP,
             live={target.name: _lets_in(connection, target.name) for target in chosen},
@@ -115,7 +115,7 @@ def _refuse_unstaged(connection: Connection, chosen: Sequence[Target]) -> None:
         raise RestoreError(f"There is no staged database {', '.join(missing)} to swap to.", "Trigger a new restore.")
 
 
-def _refuse_taken(connection: Connection, names: Sequence[str]) -> None:
+def refuse_taken(connection: Connection, names: Sequence[str]) -> None:
     """Everybody who may create databases can take the name of a copy, once the restore's id is known."""
     for name in names:
         if was := former(connection, name):
@@ -174,7 +174,7 @@ def roll_back(server: Server, restore: RestoreView, chosen: Sequence[Target]) ->
     with undisturbed(server, _involved(chosen)) as connection:
         restore.record(_BACK)
         if _is_swapped(connection, chosen, restore):
-            _refuse_taken(connection, [target.stage for target in chosen])
+            refuse_taken(connection, [target.stage for target in chosen])
             _refuse_prepared(connection, chosen)
             close(connection, [target.name for target in chosen])
             with translated_errors("Swapping the databases back", RestoreError), connection.transaction():

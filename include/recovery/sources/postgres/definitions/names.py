@@ -66,3 +66,13 @@ def parent_of(definition: str) -> str | None:
 def pattern(name: str) -> str:
     """A name as pg_dump's options take it: as it is, and not as a pattern."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def listed(name: str, codec: str) -> str:
+    """A name in the way that pg_restore's list is read: it lists bytes in the database's encoding, and sets quotes in some places only."""
+    return plain(name.encode(codec, "surrogateescape").decode("utf-8", "surrogateescape"))
+
+
+def plain(text: str) -> str:
+    """A text of the list, or a name, without quotes; the list has no line feeds."""
+    return re.sub(r"[\n\r]", " ", text.replace('"', ""))

@@ -11,7 +11,6 @@ import logging
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tarfile import TarInfo
 
@@ -24,10 +23,9 @@ from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders
 from recovery.sources.postgres.accounts.roles import roles
 from recovery.sources.postgres.client import Server, translated_errors
 from recovery.sources.postgres.databases.custody import undisturbed
-from recovery.sources.postgres.databases.entries import Entry, in_steps, listed, plain, read_entries
+from recovery.sources.postgres.databases.entries import Entry, in_steps, read_entries
 from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, unpack
-from recovery.sources.postgres.definitions import reading
-from recovery.sources.postgres.definitions.names import first_name, pattern, raw, split
+from recovery.sources.postgres.definitions.names import first_name, listed, pattern, plain, raw, split
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen
@@ -77,7 +75,7 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     create_database(server, restore, part.target)
     wanted = list(_wanted(lines, part, _missing_roles(server, part)))
     dump = Dump(folder, wanted, part.all, roles(restore))
-    loading = fill(server, jobs, part.target, dump, partial(reading.keep, restore, part.target.saved), whole=False)
+    loading = fill(server, jobs, part.target, dump, restore, whole=False)
     _move(server, part)
     _dump(server, part, moved)
     steps = in_steps(list(_entries(server, part, moved, loading)))

@@ -1,0 +1,265 @@
+"""What pg_restore could not make is tried once more, entry by entry, by the same role, with the database's own search path.
+
+A dump is restored with nothing in the search path, and tables in any order. Functions that name others without their
+schema, and checks that read other tables, don't bear that. So rows are loaded again once all others are there, at last
+without the checks of their table, which are added afterwards. What follows the rows is left out where it can't be made.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg import errors
+from psycopg.sql import SQL, Composed, Literal
+
+from recovery.common.errors import RestoreError, ToolError
+from recovery.common.wording import shortened
+from recovery.packs.content_index import Facts
+from recovery.sources.postgres.accounts.loaders import Loaders
+from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.databases.entries import Entry, Step
+from recovery.sources.postgres.databases.postponed_checks import Check, checks_of, not_validated
+from recovery.sources.postgres.databases.privileged import statements
+from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, quoted_name
+from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.exceptions import Unmade, listed_name, may_be_left_out
+from recovery.sources.postgres.targets import Target
+
+log = logging.getLogger(__name__)
+
+_FAILED = re.compile(r"from TOC entry (\d+); ")
+"""What it says before an error. Its processes write side by side, so a line may begin with that of another."""
+_TO_ITS_END = re.compile(r"pg_restore: warning: errors ignored on restore: \d+")
+_MATTERS = re.compile(r"pg_restore: (?:error|warning|fatal|hint|detail):|(?!pg_restore: |DETAIL: |CONTEXT: )")
+"""What it says of failures, but for values of rows."""
+_LAST_WORDS = 20
+_FAULTS = ("08", "40", "53", "57", "58", "XX")
+"""Classes of SQLSTATE that say nothing about a definition: connection, deadlock, resources, operator, system, internal."""
+_COPIES = re.compile(rf"COPY ({QUALIFIED}) ")
+_ADDS_CHECK = re.compile(rf"ALTER TABLE (?:ONLY )?{QUALIFIED}\s+ADD CONSTRAINT {NAME} (?:FOREIGN KEY|CHECK) .*(?<! NOT VALID);", re.DOTALL)
+"""What adds a constraint that a table can have without all of its rows fitting."""
+_LACKS = {"MATERIALIZED VIEW DATA": "populated", "INDEX ATTACH": "parent"}
+"""The fact of an object that an entry makes which does not make the object itself."""
+_SEARCH_PATH = "search_path="
+_WORDS = 300
+"""Characters of the server's words that are kept: those of a function may be long."""
+
+
+class Listener:
+    """Hears from pg_restore, which tells all that it does, which entries failed."""
+
+    def __init__(self) -> None:
+        self._failed: set[int] = set()
+        self._said: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._ended = False
+
+    def hear(self, line: str) -> None:
+        """Take a line of its words."""
+        self._failed.update(map(int, _FAILED.findall(line)))
+        self._ended |= bool(_TO_ITS_END.fullmatch(line))
+        if _MATTERS.match(line):
+            self._said.append(line)
+            log.info("%s", line)
+
+    def failed(self, step: Step, error: ToolError) -> list[Entry]:
+        """The entries of a step that failed, all others having been tried.
+
+        Raises:
+            ToolError: if it was something else that failed.
+        """
+        found = [entry for entry in step.entries if entry.number in self._failed]
+        if not self._ended or not found or len(found) != len(self._failed):
+            raise ToolError("\n".join(["pg_restore did not come to its end:", *self._said, ""]), "Read what it said.") from error
+        return found
+
+
+@dataclass
+class SecondTry:
+    """What pg_restore could not make of one database."""
+
+    server: Server
+    inside: Connection
+    """To the database, as ourselves."""
+    loaders: Loaders
+    target: Target
+    folder: Path
+    """The unpacked dump."""
+    roles: Mapping[str, Facts]
+    """Of the set's server."""
+    to_the_end: bool
+    """What may not be left out is left out, too, and said at the end: a rollback brings back what it can."""
+    unmade: list[Unmade] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """What may not be left out, and could not be made, a sentence each."""
+    not_valid: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and name of checks that are restored as not valid."""
+    _rows: list[tuple[str, Entry]] = field(default_factory=list)
+    _checks: list[Check] = field(default_factory=list)
+
+    def make(self, step: Step, failed: Sequence[Entry]) -> None:
+        """Make entries of a step that failed, one by one; rows wait for :meth:`load_rows`.
+
+        Raises:
+            RestoreError: if what can't be made may not be left out, or the reason is not in the definition.
+        """
+        self._rows += [(step.loader, entry) for entry in failed if entry.what == "TABLE DATA"]
+        if others := [entry for entry in failed if entry.what != "TABLE DATA"]:
+            with self._session(step.loader) as connection:
+                for entry in others:
+                    self._make(connection, entry)
+
+    def _make(self, connection: Connection, entry: Entry) -> None:
+        script = archive.script(self.server.runner, self.server.bin, self.folder, [entry.line]).decode(self.target.snapshot["codec"])
+        made = list(statements(script, places=True))
+        if error := self._refusal(connection, made):
+            not_valid = [f"{each[:-1]} NOT VALID;" if _ADDS_CHECK.fullmatch(each) else each for each in made]
+            if not_valid != made and not self._refusal(connection, not_valid):
+                self._leave_out(entry, error, "validated")
+            else:
+                self._leave_out(entry, error, _LACKS.get(entry.what, ""))
+
+    def _refusal(self, connection: Connection, made: Sequence[str]) -> psycopg.Error | None:
+        """Why the server does not make statements; None if it has made them."""
+        try:
+            with connection.transaction():
+                for statement in made:
+                    connection.execute(SQL(statement), binary=True)  # so the server takes it for one statement, or not at all
+        except psycopg.Error as error:
+            self._refuse_fault(connection, error)
+            return error
+        return None
+
+    def _leave_out(self, entry: Entry, error: psycopg.Error, lacks: str) -> None:
+        words = _words_of(error)
+        if entry.what == "COMMENT":  # of something that is left out, else the verification misses it
+            log.info("%s: comment %s is left out: %s", self.target.saved, entry.name, words)
+        elif may_be_left_out(entry.what):
+            self._note(Unmade(entry.what, entry.name, words, lacks))
+        else:
+            self._lose(f"{entry.what.lower()} {entry.name} can't be made: {words}")
+
+    def _note(self, unmade: Unmade) -> None:
+        self.unmade.append(unmade)
+        log.warning("%s: %s", self.target.saved, unmade)
+
+    def _lose(self, sentence: str) -> None:
+        self.lost.append(sentence)
+        log.error("%s: %s", self.target.saved, sentence)
+        if not self.to_the_end:
+            self.refuse_lost()
+
+    def refuse_lost(self) -> None:
+        """Refuse a load that lacks what may not be left out.
+
+        Raises:
+            RestoreError: if there is such a thing.
+        """
+        if self.lost:
+            raise RestoreError(
+                f"Database {self.target.saved} can't be loaded whole. {shortened(self.lost, between=' ')}",
+                "The set has all of its rows: RESTORE.md in it says how to get them out by hand. Mend the definition at the source, and"
+                " back up again.",
+            )
+
+    def load_rows(self) -> None:
+        """Load the rows of tables again that failed while not all others were there; at last without the checks of the table.
+
+        Raises:
+            RestoreError: if they can't be loaded.
+        """
+        for loader, entry in self._rows:
+            with self._session(loader) as connection:
+                log.info("%s: loading the rows of %s once more, with the search path of the database", self.target.saved, entry.name)
+                if self._copy(connection, entry) and (error := self._copy(connection, entry, without_checks=True)):
+                    self._lose(f"the rows of table {entry.name} can't be loaded: {_words_of(error)}")
+        self._add_checks()
+
+    def _copy(self, connection: Connection, entry: Entry, *, without_checks: bool = False) -> psycopg.Error | None:
+        try:
+            with archive.rows(self.server.runner, self.server.bin, self.folder, entry.line) as (statement, text):
+                if without_checks:
+                    self._drop_checks(statement.decode(self.target.snapshot["codec"]))
+                with connection.transaction(), connection.cursor().copy(statement) as copy:
+                    for block in text:
+                        copy.write(block)
+        except psycopg.Error as error:
+            self._refuse_fault(connection, error)
+            return error
+        return None
+
+    def _drop_checks(self, statement: str) -> None:
+        table = _COPIES.match(statement)
+        assert table is not None, statement
+        while checks := checks_of(self.inside, table[1]):
+            for check in checks:
+                log.info("%s: check %s of %s is added after the rows", self.target.saved, check.name, check.of)
+                self._execute(check, check.dropped())
+            self._checks += checks
+
+    def _add_checks(self) -> None:
+        refused: dict[Check, psycopg.Error] = {}
+        for check in self._checks:
+            self._execute(check, check.added())
+            if check.comment is not None:
+                self._execute(check, check.commented())
+        for check in self._checks:
+            if check.valid and (error := self._validate(check)):
+                refused[check] = error
+        for check, of in not_validated(self.inside, refused):
+            self.not_valid.add(("constraint", f"{of} {check.name}"))
+            name = listed_name(f"{of} {check.name}", self.target.snapshot["codec"])
+            self._note(Unmade("CHECK CONSTRAINT", name, _words_of(refused[check]), "validated"))
+
+    def _validate(self, check: Check) -> psycopg.Error | None:
+        with self._session(self._loader(check)) as connection:
+            try:
+                connection.execute(check.validated())
+            except psycopg.Error as error:
+                self._refuse_fault(connection, error)
+                return error
+        return None
+
+    def _execute(self, check: Check, statement: Composed) -> None:
+        doing = translated_errors(f"Postponing a check of {check.of}", RestoreError)
+        with self._session(self._loader(check)) as connection, doing:
+            connection.execute(statement, binary=True)
+
+    def _loader(self, check: Check) -> str:
+        return next(owner for owner, role in self.loaders.roles.items() if role == check.role)
+
+    @contextmanager
+    def _session(self, loader: str) -> Iterator[Connection]:
+        path = _search_path(self.target, loader, self.roles)
+        there, database = self.loaders.server(self.server, loader), self.target.loaded
+        with there.connect(database, search_path=path, row_security="on", check_function_bodies="off") as connection:
+            if self.target.facts["encoding"] != "SQL_ASCII":  # whose texts are read as they are
+                connection.execute(SQL("SET client_encoding TO {}").format(Literal(self.target.facts["encoding"])))
+            yield connection
+
+    def _refuse_fault(self, connection: Connection, error: psycopg.Error) -> None:
+        """Raise for what says nothing of a definition: a server that works would have made it."""
+        state = error.sqlstate or ""
+        if connection.closed or not state or state.startswith(_FAULTS) or isinstance(error, errors.LockNotAvailable):
+            with translated_errors(f"Restoring {self.target.loaded}", RestoreError):
+                raise error
+
+
+def _search_path(target: Target, owner: str, roles: Mapping[str, Facts]) -> str:
+    """The search path that an owner has in a database of a set."""
+    in_database = target.facts["settings"] or {}
+    all_settings = (*(values or () for values in (in_database.get(owner), roles.get(owner, {}).get("settings"), in_database.get(""))),)
+    found = (value for values in all_settings for value in values if value.startswith(_SEARCH_PATH))
+    return next(found, f'{_SEARCH_PATH}"$user", public').removeprefix(_SEARCH_PATH).replace('"$user"', quoted_name(owner))
+
+
+def _words_of(error: psycopg.Error) -> str:
+    """The server's words without its detail, which has values of rows."""
+    words = (error.diag.message_primary or str(error)).strip()
+    return words if len(words) <= _WORDS else f"{words[:_WORDS]}…"

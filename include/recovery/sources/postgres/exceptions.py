@@ -1,0 +1,152 @@
+"""What a dump has and no server makes of it again: an index, a key or a view that its own rows or functions stand in the way of.
+
+All rows are loaded nevertheless. Such an exception is named, so that people decide about it before anything live is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recovery.sources.base import RestoreView
+from recovery.sources.model import LeftOut
+from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, first_name, listed, quoted_name, raw, table_of_index
+from recovery.sources.postgres.targets import Objects
+
+_KEPT = "not made"
+"""Said after a load; facts ``database``, ``rolling back`` and ``things``."""
+_LISTED = {
+    "index": ("INDEX", "INDEX ATTACH"),
+    "constraint": ("CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT"),
+    "trigger": ("TRIGGER",),
+    "rule": ("RULE",),
+    "policy": ("POLICY",),
+    "statistics": ("STATISTICS",),
+    "view": ("VIEW",),
+    "materialized view": ("MATERIALIZED VIEW", "MATERIALIZED VIEW DATA"),
+}
+"""How the entries are listed that make an object of a kind. No other kind may be missing: a table least of all."""
+_MEANS = {
+    "INDEX": "Without it searches are slower; if it is unique, nothing keeps duplicates out.",
+    "INDEX ATTACH": "The index of the partitioned table does not cover this partition.",
+    "CONSTRAINT": "Without it nothing keeps duplicates out, and what refers to it is not made either.",
+    "FK CONSTRAINT": "Without it rows may refer to rows that are not there.",
+    "CHECK CONSTRAINT": "Without it rows may have values that it forbids.",
+    "TRIGGER": "What it does whenever rows change is not done.",
+    "RULE": "What it does whenever rows change or are read is not done.",
+    "POLICY": "Without it roles may see or change rows that it hides, or miss rows that it shows.",
+    "STATISTICS": "Without it some queries may be slower.",
+    "VIEW": "Queries of it fail, and what depends on it is not made either.",
+    "MATERIALIZED VIEW": "Queries of it fail, and what depends on it is not made either.",
+    "MATERIALIZED VIEW DATA": "It is there, and can't be read before it is refreshed.",
+}
+NOT_VALID = "It holds for new rows; rows of the set that do not fit stay as they are."
+"""What a constraint means that is restored as not valid."""
+_PART = re.compile(rf"({NAME})\.({NAME})(?: (.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Unmade:
+    """Something that could not be made as the set has it."""
+
+    what: str
+    """The kind, as the dump's table of contents lists it."""
+    name: str
+    """As it is listed there, without quotes."""
+    why: str
+    """The server's words, without values of rows."""
+    lacks: str = ""
+    """The fact that is another than in the set; empty if the whole thing is not there."""
+
+    def __str__(self) -> str:
+        means = NOT_VALID if self.lacks == "validated" else _MEANS.get(self.what, "It is not there.")
+        how = "is restored as not valid" if self.lacks == "validated" else "is not filled" if self.lacks else "can't be made"
+        return f"{self.what.lower()} {self.name} {how}. {means} The server says: {self.why}"
+
+
+def may_be_left_out(what: str) -> bool:
+    """Whether all rows are there without what an entry of that kind makes."""
+    return what in _MEANS
+
+
+def keep(restore: RestoreView, database: str, unmade: Iterable[Unmade]) -> None:
+    """Keep what a load could not make, also if that is nothing, for the verification and the gates that follow."""
+    restore.record(_KEPT, **{"database": database, "rolling back": restore.rolling_back, "things": [asdict(each) for each in unmade]})
+
+
+def was_loaded(restore: RestoreView, database: str) -> bool:
+    """Whether a load of a database came to its end, with or without all that it should make."""
+    return any(_is_of(restore, database, facts) for facts in restore.recorded_facts(_KEPT))
+
+
+def _is_of(restore: RestoreView, database: str, facts: Mapping[str, Any]) -> bool:
+    return (facts["database"], facts["rolling back"]) == (database, restore.rolling_back)
+
+
+def kept(restore: RestoreView, database: str) -> list[Unmade]:
+    """What the last load of a database could not make, by its name in the set."""
+    facts: list[dict[str, Any]] = [facts for facts in restore.recorded_facts(_KEPT) if _is_of(restore, database, facts)]
+    return [Unmade(**thing) for thing in facts[-1]["things"]] if facts else []
+
+
+def left_out(restore: RestoreView, databases: Iterable[str]) -> Iterator[LeftOut]:
+    """What the last loads of databases could not make, as gates and reports show it."""
+    for database in databases:
+        for each in kept(restore, database):
+            yield LeftOut(f"{database}: {each.what.lower()} {each.name}", f"{database}: {each}")
+
+
+def accepted(expected: Objects, found: Objects, unmade: Collection[Unmade], codec: str) -> Objects:
+    """What a set has of a database, without what could not be made and is not there.
+
+    Args:
+        expected: what the set has.
+        found: what was restored.
+        unmade: what could not be made.
+        codec: Python's name of the dump's encoding.
+    """
+    if not unmade:
+        return expected
+    by_listing = {(each.what, each.name): each for each in unmade}
+    left = dict(expected)
+    for key, facts in expected.items():
+        each = next((by_listing[listing] for listing in _listings(key, facts, codec) if listing in by_listing), None)
+        if each and key not in found:
+            del left[key]
+            for comment in _comments(key) & left.keys() - found.keys():
+                del left[comment]
+        elif each and each.lacks and each.lacks in facts:
+            left[key] = _with_fact(facts, found[key], each.lacks)
+    return left
+
+
+def _with_fact(facts: Mapping[str, Any], found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Facts with one of those that were found, and a definition that says so."""
+    definition = {"definition": found["definition"]} if found.get("definition") == f"{facts.get('definition')} NOT VALID" else {}
+    return {**facts, name: found.get(name), **definition}
+
+
+def _listings(key: tuple[str, str], facts: Mapping[str, Any], codec: str) -> Iterator[tuple[str, str]]:
+    """How the entries may be listed that make an object."""
+    kind, name = key
+    if kind == "index" and facts.get("constraint"):
+        kind, name = "constraint", f"{table_of_index(facts['definition'])} {quoted_name(facts['constraint'])}"
+    for what in _LISTED.get(kind, ()):
+        yield what, listed_name(name, codec)
+
+
+def listed_name(name: str, codec: str) -> str:
+    """The name of an object of a schema, or of something at a table, as the table of contents lists it."""
+    parts = _PART.fullmatch(name)
+    assert parts is not None, name
+    return " ".join(listed(raw(part), codec) for part in parts.groups() if part)
+
+
+def _comments(key: tuple[str, str]) -> set[tuple[str, str]]:
+    """How the comments are named that lie on an object."""
+    kind, name = key
+    table, own = first_name(name)
+    on = {f"{kind} {own} on {table}", f"table constraint {own} on {table}"} if table and not re.fullmatch(QUALIFIED, name) else set()
+    return {("comment", words) for words in {f"{kind} {name}", *on}}
