@@ -116,11 +116,12 @@ def attaching(objects: Objects, codec: str) -> dict[str, str]:
     """As whom entries are restored that make or attach a child, or give a partitioned table a trigger, as they are listed."""
     owner_of = _tables(objects)
     loader_of = owner_of | {name: key for key, family in families(objects).items() for name in family.tables}
+    through_top = any(facts.get("hashed by enum") for facts in objects.values())  # pg_dump then loads all partitions so
     found: dict[str, str] = {}
     for name, _ in _with_parents(objects):
         words = f"{_words(name, codec)} {listed(owner_of[name], codec)}"
         found |= {f"{what} {words}": loader_of[name] for what in ("TABLE", "FOREIGN TABLE", "TABLE ATTACH")}
-        if objects["table", name].get("hashed by enum"):  # pg_dump then loads its rows by the table at the top
+        if through_top and objects["table", name].get("bound"):
             found[f"TABLE DATA {words}"] = loader_of[name]
     indexes = {name: facts["definition"] for (kind, name), facts in objects.items() if kind == "index"}
     table_of = {name: table_of_index(definition) for name, definition in indexes.items()}

@@ -41,14 +41,30 @@ _COLUMNS = SQL(
         'options', a.attoptions, 'foreign options', {foreign_options}, 'acl', {acl})))
         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
 ).format(acl=acl("a.attacl", "'c'", "c.relowner"), foreign_options=in_order("a.attfdwoptions"))
+_KEY_TYPES = """SELECT coalesce(a.atttypid, nullif(o.opcintype, 'oid'::regtype), 'regclass'::regtype)
+    FROM unnest(p.partattrs::int2[], p.partclass::oid[]) k (attnum, class) JOIN pg_opclass o ON o.oid = k.class
+      LEFT JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum AND k.attnum > 0"""
+"""Types of a partition key. That of an expression is not in the catalogs: it is what its operator class takes, at most."""
+_INNER_TYPES = """SELECT t.typbasetype WHERE t.typtype = 'd'
+    UNION ALL SELECT t.typelem WHERE t.typelem <> 0
+    UNION ALL SELECT a.atttypid FROM pg_attribute a
+      WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid)"""
+"""Types that a domain, an array, a row, a range or a multirange (since PostgreSQL 14) is made of."""
 _HASHED_BY_ENUM = SQL(
     """(SELECT a.relid::regclass::text FROM pg_partition_ancestors(c.oid) WITH ORDINALITY a (relid, place)
         JOIN pg_partitioned_table p ON p.partrelid = a.relid AND p.partstrat = 'h'
-        WHERE a.relid <> c.oid AND EXISTS (SELECT FROM pg_opclass o WHERE o.oid = ANY (p.partclass) AND o.opcname = 'enum_ops'
-          AND o.opcnamespace = 'pg_catalog'::regnamespace)
+        WHERE a.relid <> c.oid AND EXISTS (
+          WITH RECURSIVE held (type) AS ({key_types} UNION SELECT i.type FROM held h JOIN pg_type t ON t.oid = h.type,
+            LATERAL ({inner_types}) i (type))
+          SELECT FROM held h JOIN pg_type t ON t.oid = h.type
+          WHERE t.typtype IN ('e', 'p') OR t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg')
         ORDER BY a.place DESC LIMIT 1)"""
-)
-"""The table whose rows lie in the one partition or the other by the number of an enum's value, which is another in every database."""
+).format(key_types=SQL(_KEY_TYPES), inner_types=SQL(_INNER_TYPES))
+"""The table whose rows lie in the one partition or the other by a number that is another in every database.
+
+That is the number of an enum's value, or of what a ``regclass`` and its like name; also inside of other types.
+"""
 
 _TABLES = SQL(
     """SELECT 'table', c.oid::regclass::text, 'pg_class'::regclass::oid, c.oid, CASE WHEN x.extname IS NULL THEN jsonb_build_object(

@@ -198,6 +198,10 @@ def _dump_database(
     ]
     # The dump is temporary: it is read whole and checked before it counts, so its blocks need not reach the disk.
     argv += ["--no-sync"] + (["--no-unlogged-table-data"] if server.about.standby else [])
+    if any(facts.get("hashed by enum") for _, _, facts in read_rows(inventory, "table")):
+        argv.append(
+            "--load-via-partition-root"
+        )  # pg_dump does that by itself only where the key is an enum, and not inside of another type
 
     def heard(line: str) -> None:
         log.info("pg_dump: %s", line)
