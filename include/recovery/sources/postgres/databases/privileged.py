@@ -61,6 +61,8 @@ _READS_VALUE = re.compile(rf"'::{NAME}\.|\bM?STYPE = {NAME}\.(?s:.*)\bM?INITCOND
 """What makes the server read a value of a type that a user made, as soon as the statement is made."""
 _SETTINGS = re.compile(r"SET \w+ = [^;]*;|SELECT pg_catalog\.set_config\('search_path', '', false\);")
 _STATEMENT = re.compile(r"""(?:[^;'"$\-]|'(?:[^']|'')*+'|"(?:[^"]|"")*+"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|--[^\n]*\n|[$\-])*+;""", re.DOTALL)
+_REVOKED_BY_NUMBER = re.compile(r'REVOKE [^;]* FROM "([0-9]+)";')
+"""What pg_dump writes where an extension's first rights name a role that is gone, which PostgreSQL prevents since 17."""
 _LEADING = re.compile(r"(?:\s|--[^\n]*\n)*")
 
 
@@ -116,6 +118,8 @@ def _make(connection: Connection, entries: Sequence[Entry], script: str, loaders
                     f"The dump's table of contents has a statement that is not run as superuser, for {about}: {statement[:200]}",
                     "Don't restore this set before you know who made it.",
                 )
+            if _is_revoked_from_nobody(connection, statement):
+                continue
             _refuse_validator(connection, statement)
             if entries[0].what not in _TOGETHER:
                 _refuse_values(connection, statement, about)
@@ -142,6 +146,11 @@ def statements(script: str, *, places: bool = False) -> Iterator[str]:
         statement = match[0][_LEADING.match(match[0]).end() :]  # type: ignore[union-attr]
         if not _SETTINGS.fullmatch(statement) or (places and statement.startswith("SET default_table")):
             yield statement
+
+
+def _is_revoked_from_nobody(connection: Connection, statement: str) -> bool:
+    found = _REVOKED_BY_NUMBER.fullmatch(statement)
+    return found is not None and connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [found[1]]).fetchone() is None
 
 
 def _refuse_validator(connection: Connection, statement: str) -> None:

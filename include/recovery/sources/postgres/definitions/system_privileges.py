@@ -22,7 +22,7 @@ _HAVE_RIGHTS: LiteralString = """
 
 _BEYOND: LiteralString = """(SELECT jsonb_agg(jsonb_build_array(r.grantee, r.privilege_type, r.is_grantable)) FROM (
       SELECT CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END AS grantee, a.privilege_type, a.is_grantable
-      FROM aclexplode({has}) a WHERE a.grantee <> o.owner
+      FROM aclexplode({has}) a WHERE a.grantee <> o.owner AND (a.grantee = 0 OR a.grantee IN (SELECT oid FROM pg_roles))
       EXCEPT SELECT CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable
       FROM aclexplode({had}) a ORDER BY 1, 2, 3) r)"""
 
