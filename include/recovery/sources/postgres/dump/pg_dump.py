@@ -25,6 +25,7 @@ from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences, hold_tables
 from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.dump.hard_to_load import hard_to_load
 from recovery.sources.postgres.dump.left_out import left_out
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _dump_database(
     server: Server, settings: PostgresSettings, snapshot: _Snapshot, root: Path, inventory: Path, name: str, warnings: list[str]
 ) -> Artifact:
     write_rows(inventory, _inventory(server, snapshot))
-    warnings += left_out(snapshot.connection)
+    warnings += [*left_out(snapshot.connection), *hard_to_load(snapshot.connection)]
     argv: list[str | Path] = [server.bin / "pg_dump", "--format=directory", f"--jobs={settings.jobs}", "--compress=0", f"--file={root}"]
     argv += [
         f"--exclude-schema={catalog.SET_ASIDE}",
