@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from recovery.common.wording import escaped
+from recovery.packs.content_index import Row
 from recovery.sources.guide import Guide, GuidedSource
 from recovery.sources.postgres.databases.ownership import KINDS, owned_by
+from recovery.sources.postgres.definitions.names import raw
 
 _TEMPLATE = """\
 {% set several = sources | length > 1 -%}
@@ -18,6 +21,18 @@ _TEMPLATE = """\
 {% if several %}Of `{{ source.id }}`, version {{ source.version }} or later:
 
 {% endif %}{% endmacro -%}
+{% macro helpers() -%}
+(set -eu
+failed=
+script() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "$1"; }
+all_of() { psql --no-psqlrc --quiet --tuples-only --no-align --dbname "$1" --file "$2"; }
+try() { "$@" || failed=yes; }
+silent() {
+  said=$(PGOPTIONS="$PGOPTIONS -c client_min_messages=error" "$@" 2>&1) || true
+  [ "$said" = done ] || { failed=yes; printf '%s\\n' "$said" >&2; }
+}
+entry='^[0-9]+; [0-9]+ [0-9]+'
+{% endmacro -%}
 Export `PGHOST`, `PGPORT`, `PGUSER` (a superuser) and `PGPASSWORD` for the new server\
 {% if several %}: anew for each source, with all of its commands.{% else %}, version {{ sources[0].version }} or later.{% endif %}
 Let nobody else in before all is done. Settings that the databases bring must change nothing meanwhile:
@@ -41,21 +56,99 @@ PostgreSQL runs it while it loads them, with the rights of who is logged in.
 So who owned a database, or only a table in it, can become a superuser of the new server if a superuser loads it.
 Choose one of two ways.
 
-### If you trust all owners of these databases
+Both load all rows first. Rows that don't pass a table's check come in nevertheless: checks are made again when all rows are there.
+Functions that need the search path of their database get it until then. Write the scripts for that:
+
+```sh
+cat > before.sql <<'END'
+CREATE SCHEMA restore_by_hand;
+CREATE TABLE restore_by_hand.checks AS
+  WITH RECURSIVE below (relation, depth) AS (SELECT inhparent, 0 FROM pg_inherits
+    UNION SELECT i.inhrelid, b.depth + 1 FROM below b JOIN pg_inherits i ON i.inhparent = b.relation)
+  SELECT k.conrelid::regclass::text AS relation, k.conname AS name, pg_get_constraintdef(k.oid) AS definition,
+    obj_description(k.oid, 'pg_constraint') AS comment,
+    (SELECT coalesce(max(b.depth), 0) FROM below b WHERE b.relation = k.conrelid) AS depth
+  FROM pg_constraint k
+  WHERE k.contype = 'c' AND k.conrelid >= 16384 AND k.conislocal AND k.convalidated AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = k.conrelid AND d.deptype = 'e');
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', relation, name) FROM restore_by_hand.checks ORDER BY depth \\gexec
+END
+cat > after.sql <<'END'
+SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID', relation, name, definition) FROM restore_by_hand.checks
+  ORDER BY depth \\gexec
+SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', name, relation, comment) FROM restore_by_hand.checks
+  WHERE comment IS NOT NULL \\gexec
+SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', relation, name) FROM restore_by_hand.checks ORDER BY depth \\gexec
+DROP SCHEMA restore_by_hand CASCADE;
+\\echo done
+END
+cat > no-paths.sql <<'END'
+SELECT format('ALTER ROUTINE %s RESET search_path', oid::regprocedure) FROM pg_proc
+  WHERE EXISTS (SELECT FROM unnest(proconfig) c WHERE c LIKE 'search\\_path=%, restore\\_by\\_hand') \\gexec
+END
+```
 
 {% for source in sources -%}
 {{ label(source) }}```sh
 {% for database in source.databases -%}
-pg_restore --dbname {{ database.through }} --create --exit-on-error --jobs 2 {{ database.folder }}
+cat > {{ database.folder }}.paths.sql <<'END'
+SELECT format('ALTER ROUTINE %s SET search_path = %s, restore_by_hand', p.oid::regprocedure, {{ database.path }})
+  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+  WHERE p.oid >= 16384 AND p.prokind <> 'a' AND p.prosrc <> '' AND l.lanname NOT IN ('internal', 'c')
+    AND NOT EXISTS (SELECT FROM unnest(p.proconfig) c WHERE c LIKE 'search\\_path=%') \\gexec
+END
+cat > {{ database.folder }}.counts.sql <<'END'
+{% for statement in database.counts -%}
+{{ statement }};
 {% endfor -%}
+\\echo done
+END
+{% endfor -%}
+```
+
+{% endfor -%}
+Each way ends with `Not all came back` if something is missing. Above that stands what:
+
+- A statement after `Command was:`. Remove what the error names, for example rows that a foreign key or a unique index does not
+  allow, or a mistake in a function that a materialized view calls. Then run the statement. If a foreign key gets `NOT VALID` at its end,
+  it holds for new rows at once.
+- `check constraint ... is violated by some row`: the check is there, and holds for new rows. Change these rows, then `VALIDATE` it.
+- `REVOKE` from a number: nothing is missing. An extension once gave this right to a role that is gone.
+- A table, its rows in the set, and its rows here. Remove what kept them out, for example with `ALTER DOMAIN ... DROP CONSTRAINT`, or for
+  a stored column with `ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION`. Then load them with the table's line of `pg_restore --list`,
+  which has `TABLE DATA` and its name, alone in a file: `pg_restore --use-list <file>`.
+
+### If you trust all owners of these databases
+
+{% for source in sources -%}
+{{ label(source) }}```sh
+{{ helpers() }}late='(DEFAULT )?ACL|((COMMENT|SECURITY LABEL) - )?EVENT TRIGGER'
+{% for database in source.databases %}
+from={{ database.folder }}
+to={{ database.to }}
+pg_restore --list --create "$from" > all.list
+grep -E "$entry ($late) " all.list | grep -v -E "$entry ACL - DATABASE " > late.list || true
+grep -v -x -F -f late.list all.list > part.list
+pg_restore --dbname {{ database.through }} --create --exit-on-error --section pre-data --use-list part.list "$from"
+script "$to" < "$from.paths.sql"
+script "$to" < before.sql
+try pg_restore --dbname "$to" --section data --jobs 2 "$from"
+try pg_restore --dbname "$to" --section post-data --jobs 2 --use-list part.list "$from"
+silent all_of "$to" after.sql
+script "$to" < no-paths.sql
+silent all_of "$to" "$from.counts.sql"
+try pg_restore --dbname "$to" --use-list late.list "$from"
+{% endfor -%}
+[ -z "$failed" ] || { echo 'Not all came back: see above.' >&2; exit 1; }
+)
 ```
 
 {% endfor -%}
 ### If you do not
 
 A role without any right outside of a database, `restore_loader`, owns and loads it.
-What is left for the superuser runs no code of the set: extensions, large objects, publications, comments, owners and rights, and to
-turn row security on.
+What is left for the superuser runs no code of the set: extensions, search paths of functions, large objects, publications, comments,
+owners and rights, and to turn row security on.
 
 - While a database is loaded, code of one owner can change objects of the others, and so get the rights of these owners later.
 - Nothing is given to a superuser: what belonged to one stays with `restore_loader`, which can't log in any more. So does what code of
@@ -70,10 +163,9 @@ Export `LOADER_PASSWORD`, a new random text.
 {% for source in sources -%}
 {% set parts = source.parts -%}
 {{ label(source) }}```sh
-(set -eu
-script() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "$1"; }
-entry='^[0-9]+; [0-9]+ [0-9]+'
-entries() { grep -v -E "$entry ((COMMENT|SECURITY LABEL) - )?EVENT TRIGGER " all.list | grep ${2:-} -E "$entry ($1) " > part.list || true; }
+{{ helpers() }}entries() {
+  grep -v -E "$entry ((COMMENT|SECURITY LABEL) - )?EVENT TRIGGER " all.list | grep ${2:-} -E "$entry ($1) " > part.list || true
+}
 loader() { PGUSER=restore_loader PGPASSWORD="$LOADER_PASSWORD" "$@"; }
 
 script postgres <<'END'
@@ -97,18 +189,26 @@ script "$to" <<'END'
 SELECT format('GRANT USAGE ON FOREIGN DATA WRAPPER %I TO restore_loader', fdwname) FROM pg_foreign_data_wrapper \\gexec
 END
 entries '{{ parts.database }}|SCHEMA|{{ parts.first }}|{{ parts.last }}' -v
-loader pg_restore --dbname "$to" --no-owner --exit-on-error --jobs 2 --use-list part.list "$from"
+loader pg_restore --dbname "$to" --no-owner --exit-on-error --section pre-data --use-list part.list "$from"
+script "$to" < "$from.paths.sql"
+loader psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "$to" --file before.sql
+try loader pg_restore --dbname "$to" --no-owner --section data --jobs 2 --use-list part.list "$from"
+try loader pg_restore --dbname "$to" --no-owner --section post-data --jobs 2 --use-list part.list "$from"
+silent loader all_of "$to" after.sql
+script "$to" < no-paths.sql
+silent loader all_of "$to" "$from.counts.sql"
 script "$to" <<'END'
 {% for statement in database.handover -%}
 {{ statement }};
 {% endfor -%}
 END
 entries '{{ parts.last }}'
-pg_restore --dbname "$to" --exit-on-error --use-list part.list "$from"
+try pg_restore --dbname "$to" --use-list part.list "$from"
 {% endfor %}
 script postgres <<'END'
 ALTER ROLE restore_loader NOLOGIN PASSWORD NULL;
 END
+[ -z "$failed" ] || { echo 'Not all came back: see above.' >&2; exit 1; }
 )
 ```
 {% if not loop.last %}
@@ -146,15 +246,39 @@ def _describe(source: GuidedSource) -> Mapping[str, Any]:
 
 
 def _database(source: GuidedSource, artifact: str) -> Mapping[str, Any]:
-    ((name, owner),) = ((name, facts["owner"]) for _, name, facts in source.contents(artifact, "database"))
+    ((name, owner, settings),) = (
+        (name, facts["owner"], facts["settings"] or {}) for _, name, facts in source.contents(artifact, "database")
+    )
     return {
         "folder": source.folders[artifact],
         # The one named postgres is there already, and empty: it is made anew.
         "through": "template1 --clean --if-exists" if name == "postgres" else "postgres",
         "name": _on_one_line(Identifier(name).as_string()),
         "to": name if _PLAIN.fullmatch(name) else shlex.quote("dbname='{}'".format(re.sub(r"(['\\])", r"\\\1", name))),
+        "path": Literal(_search_path(settings.get("", []))).as_string(),
+        "counts": [_on_one_line(statement.as_string()) for statement in _counts(source.contents(artifact, "table"))],
         "handover": [_on_one_line(statement.as_string()) for statement in _handover(source, artifact, name, owner)],
     }
+
+
+def _search_path(settings: Sequence[str]) -> str:
+    """The schemas that a database's own settings have its sessions look into, as SQL lists them; there is no role to take for ``$user``."""
+    setting = next((setting for setting in settings if setting.startswith("search_path=")), "search_path=public")
+    names = [raw(name) if name.startswith('"') else name.lower() for name in re.findall(rf'{_QUOTED.pattern}|[^\s,"]+', setting[12:])]
+    return _on_one_line(SQL(", ").join(Identifier(name) for name in names if name != "$user").as_string()) or "pg_catalog"
+
+
+def _counts(tables: Iterable[Row]) -> Iterator[Composed]:
+    """Statements that show each table that has another number of rows than in the set."""
+    counts: dict[tuple[str, str], int] = {}
+    for _, name, facts in tables:
+        if "count" in facts and not facts.get("extension"):  # whose tables may have rows that the extension makes
+            table = ("", facts["hashed by enum"]) if facts.get("hashed by enum") else ("ONLY ", name)
+            counts[table] = counts.get(table, 0) + facts["count"]
+    for (only, name), rows in counts.items():
+        label = Literal(escaped(name))
+        query = SQL("SELECT {}, {}, count(*) FROM {} HAVING count(*) <> {}")
+        yield query.format(label, rows, SQL(only + name), rows)
 
 
 def _handover(source: GuidedSource, artifact: str, database: str, database_owner: str) -> Iterator[Composed]:
