@@ -19,7 +19,7 @@ INNER = SQL.format("inner_one(int) RETURNS int", "SELECT $1 + 1")
 DICT = "CREATE TABLE dict (val text PRIMARY KEY)"
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(16, 18, without=(13,)))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-hard-to-load-{request.param}", request.param) as server:
         yield Site(server, tmp_path_factory.mktemp(f"hard-to-load-{request.param}"), ("x",))

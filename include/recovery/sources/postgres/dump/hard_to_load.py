@@ -42,9 +42,9 @@ _OBJECTS = """WITH RECURSIVE objects (kind, name, definition, class, number, rel
           WHERE s.called_class = 'pg_class'::regclass AND v.oid = s.called
         UNION ALL SELECT 'pg_proc'::regclass, p.oprcode FROM pg_operator p
           WHERE s.called_class = 'pg_operator'::regclass AND p.oid = s.called) n (class, number))
-    SELECT o.kind, o.name, o.definition, (SELECT coalesce(array_agg(s.called), '{}') FROM steps s
-      WHERE (s.class, s.number, s.called_class) = (o.class, o.number, 'pg_proc'::regclass))
-    FROM objects o JOIN pg_namespace n ON n.oid = o.schema
+    SELECT o.kind, o.name, o.definition, coalesce(c.called, '{}') FROM objects o JOIN pg_namespace n ON n.oid = o.schema
+      LEFT JOIN (SELECT class, number, array_agg(called) FROM steps WHERE called_class = 'pg_proc'::regclass GROUP BY 1, 2)
+        c (class, number, called) ON (c.class, c.number) = (o.class, o.number)
     WHERE o.number >= 16384 AND n.nspname !~ '^pg_(temp|toast)' AND n.nspname !~ %s AND NOT EXISTS (SELECT FROM pg_depend d
       WHERE d.classid = 'pg_class'::regclass AND d.objid = o.relation AND d.deptype = 'e')
     ORDER BY 1, 2"""
