@@ -1,6 +1,5 @@
 import random
 
-from recovery.packs.content_diff import compare
 from recovery.packs.content_index import RecordDigest, read_rows, write_rows
 
 
@@ -48,15 +47,3 @@ def test_rows_with_names_that_are_not_utf8_are_read_back_as_written(tmp_path):
     write_rows(tmp_path / "rows", rows)
     assert list(read_rows(tmp_path / "rows")) == rows
     assert list(read_rows(tmp_path / "rows", "table")) == rows[1:]
-
-
-def test_compare_names_every_difference():
-    expected = [("table", "a", {"count": 1, "digest": "x"}), ("table", "b", {"count": 1}), ("index", "c", {"valid": True})]
-    found = [("table", "a", {"count": 2, "digest": "x"}), ("index", "c", {"valid": True, "more": 1}), ("view", "d", {})]
-    assert [str(difference) for difference in compare(expected, found)] == [
-        "index c: more is 1, the set has nothing",
-        "table a: count is 2, the set has 1",
-        "table b: is missing",
-        "view d: is there, but not in the set",
-    ]
-    assert compare(expected, expected) == []

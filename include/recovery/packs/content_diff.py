@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,11 @@ from recovery.packs.content_index import Facts, Row
 
 _SHOWN = 10
 """Names that a change has at most."""
+_EXCERPT = 120
+"""Characters of a value that a difference shows at most."""
+_BEFORE = 40
+"""So many of them stand before the first one that differs."""
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,30 @@ def compare(expected: Iterable[Row], found: Iterable[Row]) -> list[Difference]:
             continue
         for fact in sorted(facts.keys() | facts_wanted.keys()):
             if facts.get(fact) != facts_wanted.get(fact):
-                what = f"{fact} is {_short(facts.get(fact))}, the set has {_short(facts_wanted.get(fact))}"
-                differences.append(Difference(kind, name, what))
+                words = _in_words(fact, facts.get(fact), facts_wanted.get(fact))
+                differences += [Difference(kind, name, what) for what in words]
     differences += [Difference(kind, name, "is missing") for kind, name in wanted]
     return sorted(differences, key=lambda difference: (difference.kind, difference.name, difference.what))
 
 
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+def _in_words(place: str, found: Any, expected: Any) -> Iterator[str]:
+    """What differs, part by part where a fact has named parts, such as the columns of a table."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name, _ABSENT) != expected.get(name, _ABSENT):
+                yield from _in_words(f"{place} {name}", found.get(name), expected.get(name))
+        return
+    texts = ["nothing" if value is None else str(value) for value in (found, expected)]
+    same = next((place for place, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), min(map(len, texts)))
+    here, there = (_excerpt(text, same) for text in texts)
+    yield f"{place} is {here}, the set has {there}"
+
+
+def _excerpt(text: str, same: int) -> str:
+    """A text, or of a long one what is around the place where it begins to differ."""
+    first = max(0, min(same - _BEFORE, len(text) - _EXCERPT))
+    last = first + _EXCERPT
+    return f"{'…' if first else ''}{text[first:last]}{'…' if last < len(text) else ''}"
 
 
 @dataclass(frozen=True)
