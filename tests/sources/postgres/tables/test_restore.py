@@ -248,6 +248,46 @@ def test_verify_and_compare_count_rows_of_enum_hash_partitions_at_their_table(si
     site.sql("postgres", "DROP DATABASE spread")
 
 
+STATISTICS = [
+    "CREATE TABLE reading (at timestamptz, place text, value numeric)",
+    "CREATE INDEX by_day ON reading ((extract(hour FROM at AT TIME ZONE 'UTC')), place)",
+    "CREATE STATISTICS where_and_what (mcv) ON place, value FROM reading",
+    "ALTER TABLE reading ALTER place SET STATISTICS 700, ALTER value SET STATISTICS 0",
+    "ALTER INDEX by_day ALTER 1 SET STATISTICS 900",
+    "ALTER STATISTICS where_and_what SET STATISTICS 300",
+    "INSERT INTO reading SELECT now(), n::text, n FROM generate_series(1, 50) n",
+]
+NOT_NULL = [
+    'CREATE TABLE reading (at date CONSTRAINT "has a date" NOT NULL, place text NOT NULL, value int, note text NOT NULL NO INHERIT)',
+    "CREATE TABLE twin (LIKE reading)",
+    "CREATE TABLE placed (CONSTRAINT somewhere NOT NULL place) INHERITS (reading)",
+    "ALTER TABLE reading RENAME place TO site",
+    "INSERT INTO reading VALUES (now(), 'x', NULL, 'y')",
+    "ALTER TABLE reading ADD CONSTRAINT valued NOT NULL value NOT VALID",
+]
+TARGETS = """SELECT relname, attname, attstattarget FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+    WHERE attstattarget >= 0 AND attnum > 0 AND relnamespace = 'public'::regnamespace
+    UNION ALL SELECT relname, stxname, stxstattarget FROM pg_statistic_ext JOIN pg_class c ON c.oid = stxrelid
+    WHERE stxnamespace = 'public'::regnamespace ORDER BY 1, 2"""
+NAMES = """SELECT conrelid::regclass::text, pg_get_constraintdef(oid), conname FROM pg_constraint
+    WHERE contype = 'n' AND connamespace = 'public'::regnamespace ORDER BY 1, 2"""
+
+
+@pytest.mark.parametrize(("statements", "query", "number"), [(STATISTICS, TARGETS, 4), (NOT_NULL, NAMES, 10)], ids=["targets", "names"])
+def test_restored_table_has_the_statistics_targets_and_the_names_of_not_null_constraints_of_the_set(site, parts, statements, query, number):
+    site.create("gauges", *statements)
+    try:
+        as_saved = site.sql("gauges", query)
+        assert len(as_saved) == number
+        restore = site.restore(site.back_up(site.source("gauges")), only=["gauges.public.reading"])
+        site.sql("gauges", "DELETE FROM reading")
+        parts.staged(restore)
+        parts.swap(restore)
+        assert site.sql("gauges", query) == as_saved
+    finally:
+        site.sql("postgres", "DROP DATABASE gauges WITH (FORCE)")
+
+
 def test_schema_is_restored_as_saved_and_newer_relations_are_set_aside(site, live, parts):
     as_saved = everything(site)
     site.sql(
