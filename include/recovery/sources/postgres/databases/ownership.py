@@ -54,12 +54,17 @@ _IN_SQL = {
 """How ALTER names a kind of object, by ``pg_identify_object``'s name of it, or that of a set."""
 KINDS = frozenset(_IN_SQL)
 """Kinds of objects that have an owner."""
-OWNED = """SELECT i.type, i.identity FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
+_ROUTINE = SQL("""CASE p.prokind WHEN 'p' THEN format('%%s.%%I(%%s)', p.pronamespace::regnamespace, p.proname,
+        pg_get_function_identity_arguments(p.oid)) ELSE p.oid::regprocedure::text END""")
+"""A function as ALTER and GRANT name it: of a procedure the arguments say which are results, as another may have these as well."""
+OWNED = SQL("""SELECT i.type,
+      coalesce((SELECT {routine} FROM pg_proc p WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid), i.identity)
+    FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
     WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = %s::regrole AND d.deptype = 'o'
       AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND d.classid = o.classid AND o.objid = d.objid
         AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i') AND i.type = 'sequence')
-    ORDER BY d.objid"""
+    ORDER BY d.objid""").format(routine=_ROUTINE)
 """What a role owns in a database. A column's sequence goes with its table."""
 _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(fdwowner) FROM pg_foreign_data_wrapper
     UNION ALL SELECT 'publication', quote_ident(pubname), pg_get_userbyid(pubowner) FROM pg_publication
@@ -196,20 +201,21 @@ def give_calls(connection: Connection, loaders: Loaders, objects: Objects, set_r
         RestoreError: if the server refuses.
     """
     with translated_errors(f"Closing functions of {connection.info.dbname}", RestoreError), connection.transaction():
-        for name, facts in _lending(connection, objects, "proacl IS NULL"):
-            what = SQL("ROUTINE {}").format(SQL(name))
+        for name, routine, facts in _lending(connection, objects, "proacl IS NULL"):
+            what = SQL("ROUTINE {}").format(SQL(routine))
             connection.execute(SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
             callers = _callers(name, facts, loaders, objects, set_roles)
             for key in (*callers, *(key for key, family in loaders.families.items() if family.owners <= callers)):
                 connection.execute(grant("EXECUTE", what, loaders.roles[key], False))
 
 
-def _lending(connection: Connection, objects: Objects, condition: LiteralString) -> Iterator[tuple[str, Facts]]:
-    query = SQL("SELECT oid::regprocedure::text FROM pg_proc WHERE oid >= 16384 AND {}").format(SQL(condition))
-    there = {name for (name,) in connection.execute(query).fetchall()}
+def _lending(connection: Connection, objects: Objects, condition: LiteralString) -> Iterator[tuple[str, str, Facts]]:
+    """Functions of the set that lend rights: each as the set and as GRANT names it."""
+    query = SQL("SELECT oid::regprocedure::text, {} FROM pg_proc p WHERE oid >= 16384 AND {}").format(_ROUTINE, SQL(condition))
+    there: dict[str, str] = dict(connection.execute(query, ()).fetchall())
     for (kind, name), facts in objects.items():
         if kind in {"function", "procedure", "aggregate"} and name in there and _lends_rights(facts):
-            yield name, facts
+            yield name, there[name], facts
 
 
 def _callers(name: str, facts: Facts, loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> set[str]:
@@ -286,9 +292,9 @@ def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> Non
                     f"Of {connection.info.dbname} nobody owns {shortened(left)}.", "Report it: the set should say whose it is."
                 )
         connection.execute(SQL("DROP OWNED BY {}").format(SQL(", ").join(map(Identifier, loaders.names()))))
-        for name, facts in _lending(connection, objects, "proacl IS NOT NULL"):
+        for _, routine, facts in _lending(connection, objects, "proacl IS NOT NULL"):
             if _may({None}, facts, "EXECUTE"):
-                connection.execute(grant("EXECUTE", SQL("ROUTINE {}").format(SQL(name)), None, False))
+                connection.execute(grant("EXECUTE", SQL("ROUTINE {}").format(SQL(routine)), None, False))
 
 
 def in_parts(connection: Connection, statements: Sequence[Composed]) -> None:

@@ -70,7 +70,7 @@ def privileged(objects: Objects) -> Iterator[tuple[str, str]]:
     """Kind and name of what only a superuser can make, whatever the server."""
     taken = {name[name.index("(") :] for (kind, name), facts in objects.items() if kind == "function" and facts.get("privileged")}
     for (kind, name), facts in objects.items():
-        base = (kind, facts.get("kind")) == ("type", "b")
+        base = kind == "type" and facts.get("kind") in {"b", "p"}  # p is a type that so far is only a name
         base |= (kind, facts.get("kind")) == ("type", "r") and f"({name})" in taken  # by what may make its values canonical
         binary = (kind, facts.get("castmethod")) == ("cast", "b")
         if kind in _KINDS or facts.get("privileged") or facts.get("puballtables") or base or binary:

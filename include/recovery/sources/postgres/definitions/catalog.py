@@ -128,7 +128,8 @@ _INDEXES = SQL(
 ).format(lasting=_LASTING, own=own("pg_class", "t"))
 
 _CONSTRAINTS = SQL(
-    """SELECT 'constraint', coalesce(nullif(k.conrelid, 0)::regclass::text, format_type(k.contypid, NULL)) || ' ' || quote_ident(k.conname),
+    """SELECT 'constraint', coalesce(nullif(k.conrelid, 0)::regclass::text, format_type(k.contypid, NULL)) || ' '
+        || quote_ident(CASE WHEN k.contype = 'n' AND NOT k.conislocal THEN pg_get_constraintdef(k.oid) ELSE k.conname END),
       'pg_constraint'::regclass::oid, k.oid,
       jsonb_build_object('definition', pg_get_constraintdef(k.oid), 'validated', k.convalidated, 'local', k.conislocal)
     FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
@@ -136,6 +137,7 @@ _CONSTRAINTS = SQL(
       AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.objid IN (k.conrelid, k.contypid)
         AND e.classid IN ('pg_class'::regclass, 'pg_type'::regclass))"""
 ).format(lasting=_LASTING, own=own("pg_constraint", "k"))
+"""An inherited NOT NULL comes back with the name that it has at the parent, whatever its own was."""
 
 _FUNCTIONS = SQL(
     """SELECT CASE p.prokind WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END,
@@ -180,7 +182,7 @@ _TYPES = SQL(
         'range', (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid),
         'input', CASE WHEN t.typtype = 'b' THEN t.typinput::regproc::text END))
     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
-    WHERE t.typtype IN ('b', 'c', 'd', 'e', 'r') AND (t.typrelid = 0 OR c.relkind = 'c') AND t.typisdefined AND {lasting} AND {own}
+    WHERE (t.typtype IN ('b', 'c', 'd', 'e', 'r') OR NOT t.typisdefined) AND (t.typrelid = 0 OR c.relkind = 'c') AND {lasting} AND {own}
       AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)"""
 ).format(acl=acl("t.typacl", "'T'", "t.typowner"), lasting=_LASTING, own=own("pg_type", "t", ",i"))
 
