@@ -205,7 +205,7 @@ def in_steps(entries: Sequence[Entry]) -> Steps:
     return Steps(
         schemas=tuple(_by_owner(schemas)),
         extensions=tuple(_runs(extensions)),
-        definitions=tuple(_runs(entry for entry in kept[:begin] if entry not in moved)),
+        definitions=tuple(_runs((entry for entry in kept[:begin] if entry not in moved), alone=True)),  # pg_restore does so anyway
         rows=(*_by_owner(rows), *_by_owner(contents)),
         rest=tuple(_merged(_after_rows(kept[end:]))),
         schema_rights=tuple(_runs(entry for entry in rights if _is_of_schema(entry))),
@@ -228,10 +228,10 @@ def _first_after_rows(entries: Sequence[Entry]) -> int:
     return next((place for place, entry in enumerate(entries) if entry.what in after), len(entries))
 
 
-def _runs(entries: Iterable[Entry]) -> Iterator[Step]:
+def _runs(entries: Iterable[Entry], *, alone: bool = False) -> Iterator[Step]:
     """Entries in their order, those together that come one after another with the same owner."""
     for loader, group in groupby(entries, key=lambda entry: entry.loader):
-        yield Step(loader, tuple(group))
+        yield Step(loader, tuple(group), alone)
 
 
 def _by_owner(entries: Iterable[Entry]) -> Iterator[Step]:

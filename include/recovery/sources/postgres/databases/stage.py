@@ -195,9 +195,10 @@ def restore_entries(
     Raises:
         ToolError: if pg_restore fails.
     """
+    workers = 1 if step.alone else min(jobs, len(step.entries))
     argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--no-password"]
     argv += ["--verbose"] if on_line else ["--exit-on-error"]  # without the first it does not say which entry fails
-    argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={1 if step.alone else jobs}", f"--dbname={server.target(database)}"]
+    argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={workers}", f"--dbname={server.target(database)}"]
     argv += ["--enable-row-security"]  # of tables that materialized views read; rows are loaded before it is turned on
     with archive.use_list(step.lines) as option:
         with server.runner.tool([*argv, option, folder], env=server.environment(encoding), on_line=on_line):
