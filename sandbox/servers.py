@@ -168,6 +168,8 @@ class Postgres(Server):
                 os.chown(path, *ids)
         command = [self.bin / "initdb", "-D", self.folder, "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={secret}"]
         command += ["-E", "UTF8", *self.locale, "--no-sync"]
+        if self.major >= 16:
+            command += ["-c", "scram_iterations=1"]  # passwords are random, and each login would take some milliseconds
         subprocess.run(
             [str(part) for part in command],
             check=True,

@@ -13,7 +13,7 @@ from tests.support.postgres_versions import majors
 ATTACK = "CREATE FUNCTION mine.attack() RETURNS bigint LANGUAGE plpgsql AS $$ DECLARE name text; BEGIN {attack} RETURN 1; END $$"
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(18))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-compare-{request.param}", request.param) as server:
         yield Site(server, tmp_path_factory.mktemp(f"compare-{request.param}"), ("shop",), ("mallory",))

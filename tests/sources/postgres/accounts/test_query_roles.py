@@ -49,7 +49,7 @@ QUERIES = {
 }
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(18))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-query-{request.param}", request.param) as server:
         yield Site(server, tmp_path_factory.mktemp(f"query-{request.param}"), ("shop", "own"), ROLES)

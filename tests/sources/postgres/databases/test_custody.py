@@ -21,7 +21,7 @@ OUTSIDE = """SELECT pg_get_userbyid(datdba), datallowconn, datconnlimit, (SELECT
 KEEPER = {"user": "keeper", "password": "k"}
 
 
-@pytest.fixture(scope="module", params=majors(16, 18, without=(13, 14)))
+@pytest.fixture(scope="module", params=majors(18, without=(13, 14)))
 def site(request, server_folder, tmp_path_factory):
     options = ["max_prepared_transactions=5"]
     with Postgres(server_folder / f"postgres-custody-{request.param}", request.param, options) as server:

@@ -86,7 +86,7 @@ WAYS = {
 """Tables of mallory, the database's owner, with children of alice; each runs a function of one of them while it is attached."""
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(18))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-inheritance-{request.param}", request.param) as server:
         yield Site(server, tmp_path_factory.mktemp(f"inheritance-{request.param}"), ("shop",), ROLES)

@@ -17,7 +17,7 @@ from tests.support.postgres_versions import majors
 ROLES = ("mallory", "alice")
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(18))
 def site(request, server_folder, tmp_path_factory):
     options = [f"extension_control_path=$system:{extension(server_folder / 'rights')}"] if request.param == 18 else []
     with Postgres(server_folder / f"postgres-rights-{request.param}", request.param, options) as server:

@@ -40,7 +40,7 @@ MEANWHILE = [
 ]
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(18))
 def site(request, server_folder, tmp_path_factory):
     options = [f"extension_control_path=$system:{extension(server_folder / 'held')}"] if request.param == 18 else []
     with Postgres(server_folder / f"postgres-held-{request.param}", request.param, options) as server:

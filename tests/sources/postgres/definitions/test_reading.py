@@ -114,7 +114,7 @@ ONCE = [
 COLUMNS = "a int, b numeric, s varchar(20), t text, d timestamptz, x int[], j jsonb"
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(18))
 def saved(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-reading-{request.param}", request.param) as server:
         site = Site(server, tmp_path_factory.mktemp(f"reading-{request.param}"))

@@ -10,7 +10,7 @@ from tests.support.postgres_versions import majors
 SILENT = """IF (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN ALTER ROLE mallory SUPERUSER; END IF;"""
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(18))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"preflight-{request.param}", request.param, ["fsync=off"]) as server:
         yield Site(server, tmp_path_factory.mktemp(f"preflight-{request.param}"), ("shop",), ("mallory", "alice"))
