@@ -6,19 +6,22 @@ that a test's parameters name, or all of the module's if a test takes the fixtur
 """
 
 import inspect
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from sandbox.airflow import Airflow
+from sandbox.airflow import PROJECT, Airflow
 from sandbox.servers import mailbox
 from sandbox.system import System
 from tests.support.system import SampleSystem
 
 USERS = {"operator": "user", "alice": "user", "bob": "user", "carol": "viewer"}
 """``alice`` and ``bob`` are the approvers of every plan here."""
+SETTINGS = Path(__file__).with_name("settings")
+"""A folder with what Airflow imports when it starts."""
 
 
 def pytest_collection_modifyitems(items):
@@ -80,7 +83,8 @@ def airflow(system, sample_systems, mails):
         for name, fields in each.connections().items():
             (changeable if name.endswith(("_postgres", "_mongo")) and each is not system else fixed)[name] = fields
     quiet = {"dag_processor.min_file_process_interval": "900"}  # parsing all plans again and again takes the machine from the tasks
-    environment = {"RECOVERY_PLANS": str(system.plans)}
+    path = os.pathsep.join(map(str, (PROJECT / "include", SETTINGS)))
+    environment = {"RECOVERY_PLANS": str(system.plans), "PYTHONPATH": path}
     with Airflow(system.folder / "airflow", users=USERS, connections=fixed, environment=environment, settings=quiet) as server:
         for name, fields in changeable.items():
             server.admin.put_connection(name, fields)

@@ -255,14 +255,14 @@ def deep(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True])
-def test_restore_of_1500_nested_folders_is_exact(tmp_path, deep, in_place):
-    make_deep(deep, ["d"] * 1500)
+def test_restore_of_1100_nested_folders_is_exact(tmp_path, deep, in_place):
+    make_deep(deep, ["d"] * 1100)
     source = files(deep)
     before = found_below(deep)
     back_up(source, tmp_path / "set")
     subprocess.run(["rm", "-rf", deep / "d"], check=True)
     (deep / "d").mkdir()
-    make_deep(deep / "d", ["e"] * 1500)
+    make_deep(deep / "d", ["e"] * 1100)
     restore = LocalRestore(tmp_path / "set", tmp_path / "work", in_place=in_place)
     if in_place:
         source.replace(restore)

@@ -1,0 +1,13 @@
+"""Airflow imports this when it starts. Its tasks are forks, so none of them has to import this project anew, which takes a second."""
+
+import importlib
+import pkgutil
+
+import recovery
+
+HEAVY = {"recovery.__main__", "recovery.airflow.auth_manager"}
+"""What no task needs: one would run, and the other one brings a web framework."""
+
+for module in pkgutil.walk_packages(recovery.__path__, "recovery."):
+    if module.name not in HEAVY:
+        importlib.import_module(module.name)
