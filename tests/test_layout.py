@@ -9,7 +9,7 @@ SOURCE = ROOT / "include/recovery"
 TESTS = ROOT / "tests"
 ROOMS = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
 BESIDE = {
-    "campaigns": "kills and random restores, through all rooms",
+    "campaigns": "kills, random restores and large schemas, through all rooms",
     "compose": "docker-compose.yaml and tools/compose",
     "dags": "the folder dags",
     "end_to_end": "whole runs in a real Airflow",
