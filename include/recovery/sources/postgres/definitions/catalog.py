@@ -8,7 +8,7 @@ user mappings there is only a digest: they hold passwords, which belong in no re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from psycopg.sql import SQL, Composed
 
@@ -18,7 +18,7 @@ from recovery.packs.content_index import Facts, Row
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import columns, system_privileges
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences
-from recovery.sources.postgres.definitions.names import quoted_name
+from recovery.sources.postgres.definitions.names import quoted_name, split
 from recovery.sources.postgres.definitions.sql_snippets import acl, in_order, own
 
 _LASTING = SQL("n.nspname !~ '^pg_(temp|toast)' AND n.nspname !~ '__(stage|before|replaced)_[0-9a-f]{8}$'")
@@ -217,17 +217,17 @@ _COMMENTS = SQL(
     """SELECT 'comment', i.type || ' ' || i.identity, 0::oid, 0::oid, jsonb_build_object('text', d.description)
     FROM pg_description d, LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
     WHERE (d.objoid >= 16384 OR d.classoid = 'pg_namespace'::regclass AND d.objoid = to_regnamespace('public'))
-      AND coalesce(i.schema, '') !~ '^pg_(temp|toast)' AND i.identity IS NOT NULL
+      AND coalesce(i.schema, '') !~ '^pg_(temp|toast)' AND i.identity IS NOT NULL AND {among_comments}
       AND coalesce(i.schema || '.', CASE i.type WHEN 'schema' THEN i.identity || '.' ELSE i.identity END)
-        !~ '__(stage|before|replaced)_[0-9a-f]{8}"?[.]'
+        !~ '__(stage|before|replaced)_[0-9a-f]{{8}}"?[.]'
       AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = d.classoid AND o.objid = d.objoid AND o.deptype = 'e')
       AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid
         AND (k.conparentid <> 0 OR k.contype = 'n'))
     UNION ALL SELECT 'security label', l.provider || ' ' || l.objtype || ' ' || l.objname, 0, 0, jsonb_build_object('label', l.label)
-    FROM pg_seclabels l WHERE l.objtype NOT IN ('database', 'role', 'tablespace')"""
+    FROM pg_seclabels l WHERE l.objtype NOT IN ('database', 'role', 'tablespace') AND {among_labels}"""
 )
 
-QUERIES: tuple[SQL | Composed, ...] = (
+_QUERIES: tuple[SQL | Composed, ...] = (
     _SCHEMAS,
     _TABLES,
     _SEQUENCES,
@@ -237,9 +237,16 @@ QUERIES: tuple[SQL | Composed, ...] = (
     _FUNCTIONS,
     _TRIGGERS,
     _TYPES,
-    _COMMENTS,
-    system_privileges.QUERY,
 )
+_ANY = SQL("true")
+_OF_RELATIONS = """WITH own (oid) AS (SELECT c.oid FROM unnest(%s::text[], %s::text[]) w (schema, name)
+      JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name)
+    SELECT oid FROM own UNION SELECT indexrelid FROM pg_index JOIN own ON indrelid = own.oid
+    UNION SELECT k.oid FROM pg_constraint k JOIN own ON k.conrelid = own.oid
+    UNION SELECT t.oid FROM pg_trigger t JOIN own ON t.tgrelid = own.oid
+    UNION SELECT r.oid FROM pg_rewrite r JOIN own ON r.ev_class = own.oid
+    UNION SELECT p.oid FROM pg_policy p JOIN own ON p.polrelid = own.oid
+    UNION SELECT s.oid FROM pg_statistic_ext s JOIN own ON s.stxrelid = own.oid"""
 
 _SEQUENCE_DATA_SINCE = 18_00_00
 _RIGHTS = """SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type))
@@ -257,10 +264,36 @@ def object_rows(connection: Connection) -> Iterator[Row]:
     Raises:
         SourceError: if the server refuses.
     """
+    comments = _COMMENTS.format(among_comments=_ANY, among_labels=_ANY)
+    yield from _rows(connection, (*_QUERIES, comments, system_privileges.QUERY, *columns.queries(connection)))
+
+
+def rows_of_numbers(connection: Connection, numbers: Collection[int]) -> Iterator[Row]:
+    """Those of the rows that are about objects of some numbers (oids), in whatever catalog; the others are not looked at.
+
+    Raises:
+        SourceError: if the server refuses.
+    """
+    chosen = SQL("ANY ({}::oid[])").format(f"{{{','.join(map(str, numbers))}}}")
+    comments = _COMMENTS.format(among_comments=SQL("d.objoid = ") + chosen, among_labels=SQL("l.objoid = ") + chosen)
+    others = (*_QUERIES, *columns.queries(connection))
+    own = [SQL("SELECT * FROM ({}) own (kind, name, class, oid, facts) WHERE oid = {}").format(query, chosen) for query in others]
+    yield from _rows(connection, [*own, comments])
+
+
+def _rows(connection: Connection, queries: Iterable[SQL | Composed]) -> Iterator[Row]:
     with translated_errors(f"Reading the catalogs of {connection.info.dbname}"):
-        for query in (*QUERIES, *columns.queries(connection)):
+        for query in queries:
             for kind, name, class_oid, oid, facts in connection.execute(query).fetchall():
                 yield kind, name, facts | ({"at": [class_oid, oid]} if oid else {})
+
+
+def numbers_of(connection: Connection, names: Iterable[str]) -> list[int]:
+    """The numbers (oids) of relations, by names as the catalogs quote them, and of what belongs to them."""
+    named = [split(name) for name in names]
+    with translated_errors(f"Looking for tables of {connection.info.dbname}"):
+        rows = connection.execute(_OF_RELATIONS, [[schema for schema, _ in named], [name for _, name in named]]).fetchall()
+    return [number for (number,) in rows]
 
 
 def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]:

@@ -77,7 +77,7 @@ BY_COLUMNS = frozenset(_OTHERS.values())
 
 
 def queries(connection: Connection) -> Iterator[Composed]:
-    """A query for each catalog that this server has, of rows as :data:`recovery.sources.postgres.definitions.catalog.QUERIES` give."""
+    """A query for each catalog that this server has, of rows as those of :mod:`recovery.sources.postgres.definitions.catalog`."""
     columns = """SELECT c.relname, array_agg(a.attname::text), array_agg(a.attname::text) FILTER (WHERE a.atttypid::regtype = ANY (
             ARRAY['name', 'text', 'bool', '"char"', 'text[]', '"char"[]', 'regproc']::regtype[])),
           min(a.attname::text) FILTER (WHERE a.attname LIKE '%%owner')

@@ -180,15 +180,20 @@ def facts_without(objects: Objects, *left_out: str) -> Objects:
 
 def objects(connection: Connection) -> Objects:
     """All that a database has now."""
-    found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
-    for facts in found.values():
-        facts.pop("at", None)
-    return found
+    return _without_places(catalog.object_rows(connection))
+
+
+def _without_places(rows: Iterable[Row]) -> Objects:
+    return {(kind, name): {fact: value for fact, value in facts.items() if fact != "at"} for kind, name, facts in rows}
 
 
 def relations(connection: Connection, names: Iterable[str]) -> Objects:
-    """What a database has of some relations now, with the values of sequences, without the rows of tables."""
-    found = belonging(objects(connection), names)
+    """What a database has of some relations now, with the values of sequences, without the rows of tables.
+
+    The rest of the catalogs is not read: a swap asks for this while everybody waits for it.
+    """
+    own = set(names)
+    found = belonging(_without_places(catalog.rows_of_numbers(connection, catalog.numbers_of(connection, own))), own)
     sequences = [name for kind, name in found if kind == "sequence"]
     for name, facts in catalog.sequence_values(connection, sequences).items():
         found["sequence", name] |= facts

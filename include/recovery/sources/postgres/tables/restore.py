@@ -141,10 +141,11 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
         with_rows: not a rehearsal.
 
     Raises:
-        VerificationError: if what is there then is not equal to the set, or something else has changed.
+        VerificationError: if what is there then is not equal to the set, or what is beside it has changed.
     """
     out, linked = swap.locked(live, partial(leaving, live, part), part.names, waiting_for)
-    unchanged = swap.as_pointed(live, linked, swap.rest(live, {relation.qualified for relation in out}))
+    unchanged = swap.as_pointed(live, linked, swap.beside(live, linked))
+    differences = staged.left_by_load(live, part)
     schemas = create.create_schemas(live, part)
     swap.set_aside(live, out, linked, "before", restore.id, part.schemas)
     staged.move_in(live, part)
@@ -157,9 +158,9 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
         staged.read_as(live, encoding)
         texts = create.contents(live, part)
         staged.read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
-    now = keys.as_validated(swap.rest(live, part.names), pending)
-    differences = create.verified(live, part, texts, pending, kept(restore, part.target.saved))
-    differences += swap.changed(unchanged, {key: facts for key, facts in now.items() if not _is_of_schemas(key, schemas)})
+    differences += create.verified(live, part, texts, pending, kept(restore, part.target.saved))
+    differences += swap.changed(unchanged, keys.as_validated(swap.beside(live, linked), pending))
+    differences += swap.left_behind(live, "before", restore.id)
     if differences:
         words = shortened(differences, between="; ")
         raise VerificationError(
@@ -167,11 +168,6 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
             "Nothing was changed. Try again if others changed it meanwhile; else restore what is named, too, or the whole database.",
         )
     return _Done(linked, schemas, pending)
-
-
-def _is_of_schemas(key: tuple[str, str], schemas: Sequence[str]) -> bool:
-    quoted = {Identifier(name).as_string() for name in schemas} | set(schemas)
-    return (key[0] == "schema" and key[1] in quoted) or (key[0] == "comment" and key[1].removeprefix("schema ") in quoted)
 
 
 # The rollback -----------------------------------------------------------------------------------------------------------
@@ -198,7 +194,7 @@ def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for
     coming = relations_in(live, list(came_from))
     returning = _quoted(live, [(came_from[each.schema], each.name) for each in coming])
     out, linked = swap.locked(live, partial(leaving, live, part), returning, waiting_for)
-    unchanged = swap.as_pointed(live, linked, swap.rest(live, {relation.qualified for relation in out}))
+    unchanged = swap.as_pointed(live, linked, swap.beside(live, linked))
     swap.set_aside(live, out, linked, "replaced", restore.id, part.schemas)
     swap.move(live, coming, came_from.__getitem__)
     swap.point_views(live, linked)
@@ -206,12 +202,12 @@ def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for
     incoming = keys.as_meant(linked.incoming, _pending(restore, part))
     pending = [key for key in (*outgoing, *incoming) if keys.make(live, key, forgiving=True)]
     live.execute(SQL("DROP SCHEMA {}").format(SQL(", ").join(map(Identifier, came_from))))
-    created = cast("list[str]", facts["schemas"])
-    _drop_created(live, created)
-    unchanged = {key: facts for key, facts in unchanged.items() if not _is_of_schemas(key, created)}
+    _drop_created(live, cast("list[str]", facts["schemas"]))
     unchanged = keys.as_validated(unchanged, incoming)
-    for difference in swap.changed(unchanged, keys.as_validated(swap.rest(live, returning), pending)):
+    for difference in swap.changed(unchanged, keys.as_validated(swap.beside(live, linked), pending)):
         log.warning("the rollback changed %s", difference)
+    for difference in swap.left_behind(live, "replaced", restore.id):
+        log.warning("%s: it stays with the restored tables that were set aside", difference)
     return pending
 
 

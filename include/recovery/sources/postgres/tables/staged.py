@@ -74,6 +74,18 @@ def take_away(live: Connection, part: Chosen) -> None:
         live.execute(SQL("DROP OWNED BY {}").format(SQL(", ").join(map(Identifier, found))))
 
 
+def left_by_load(live: Connection, part: Chosen) -> list[Difference]:
+    """What code made outside of the staged schemas while the tables were loaded: it belongs to the roles that loaded."""
+    query = """SELECT i.type, i.identity FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid AND r.rolname = ANY (%s)
+          JOIN pg_database b ON b.oid = d.dbid AND b.datname = current_database(),
+          LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i
+        WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND coalesce(i.schema, '') NOT IN (
+          SELECT quote_ident(s) FROM unnest(%s::text[]) s) ORDER BY 1, 2"""
+    schemas = [schema_of(part, schema) for schema in part.schemas]
+    found = live.execute(query, [loaders.names(live, purpose(part)), schemas]).fetchall()
+    return [Difference(kind, name, "was left by code that ran while the tables were loaded") for kind, name in found]
+
+
 def copied(table: str, columns: Iterable[str] | None) -> Composed:
     """A table and its columns, for COPY."""
     if not columns:
@@ -114,13 +126,13 @@ def verify(server: Server, jobs: int, part: Chosen, readings: Readings) -> list[
         refuse_unstaged(live, part)
         names = names_in(live, part)
         texts = table_texts(server, database, encoding, {names[name]: facts for name, facts in part.tables.items()}, jobs)
-        found = definitions(live, part)
+        found, left = definitions(live, part), left_by_load(live, part)
     for name in part.tables:
         if ("table", name) in found:
             found["table", name] |= texts.get(names[name], {})
     expected = {key: facts for key, facts in part.objects.items() if key not in part.crossing and key not in part.crossing_comments}
     expected, found = alike(facts_without(expected, *_GIVEN_LATER), facts_without(found, *_GIVEN_LATER), part.target.major, readings)
-    return compare(rows_of(expected), rows_of(found))
+    return compare(rows_of(expected), rows_of(found)) + left
 
 
 def definitions(live: Connection, part: Chosen, kind: str | None = None) -> Objects:

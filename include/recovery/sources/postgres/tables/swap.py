@@ -16,8 +16,8 @@ from recovery.packs.content_diff import Difference, compare
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of
-from recovery.sources.postgres.tables.contents import belonging, objects
-from recovery.sources.postgres.tables.dependents import Relation, Uses, subscribed, uses
+from recovery.sources.postgres.tables.contents import objects, relations
+from recovery.sources.postgres.tables.dependents import Relation, Uses, relations_in, subscribed, uses
 from recovery.sources.postgres.targets import Objects
 
 log = logging.getLogger(__name__)
@@ -162,14 +162,14 @@ def set_aside(connection: Connection, out: Sequence[Relation], linked: Uses, kin
     move(connection, out, lambda schema: aside(schema, kind, restore_id))
 
 
-def move(connection: Connection, relations: Sequence[Relation], to: Callable[[str], str]) -> None:
+def move(connection: Connection, moved: Sequence[Relation], to: Callable[[str], str]) -> None:
     """Give relations other schemas, with their indexes, constraints, sequences and statistics."""
-    own = {relation.qualified for relation in relations}
+    own = {relation.qualified for relation in moved}
     statistics = """SELECT s.stxname, n.nspname, t.nspname FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
         JOIN pg_class c ON c.oid = s.stxrelid JOIN pg_namespace t ON t.oid = c.relnamespace WHERE s.stxrelid = ANY (%s)"""
-    for name, schema, of in connection.execute(statistics, [[relation.oid for relation in relations]]).fetchall():
+    for name, schema, of in connection.execute(statistics, [[relation.oid for relation in moved]]).fetchall():
         connection.execute(SQL("ALTER STATISTICS {} SET SCHEMA {}").format(Identifier(schema, name), Identifier(to(of))))
-    for relation in relations:
+    for relation in moved:
         if relation.owner not in own:  # a sequence of a column goes with its table
             connection.execute(SQL("ALTER TABLE {} SET SCHEMA {}").format(relation.identifier, Identifier(to(relation.schema))))
 
@@ -211,15 +211,19 @@ def drop_schemas(connection: Connection, schemas: Mapping[str, str]) -> None:
     log.info("dropped: %s", ", ".join(schemas))
 
 
-def rest(connection: Connection, names: Collection[str]) -> Objects:
-    """All that a database has, but for some relations."""
-    found = objects(connection)
-    own = belonging(found, names)
-    return {key: facts for key, facts in found.items() if key not in own}
+def beside(connection: Connection, linked: Uses) -> Objects:
+    """What a swap touches and leaves where it is: the tables at the other end of foreign keys, and views."""
+    return relations(connection, [*linked.related, *linked.views])
+
+
+def left_behind(connection: Connection, kind: str, restore_id: str) -> list[Difference]:
+    """What uses relations that were set aside: others made it while these were exchanged, as what only names their types."""
+    gone = relations_in(connection, list(aside_schemas(connection, kind, restore_id)))
+    return [Difference("use", each, "was made meanwhile") for each in uses(connection, gone, ()).refused]
 
 
 def changed(before: Objects, after: Objects) -> list[Difference]:
-    """What became of everything that was not to change."""
+    """What became of what was not to change."""
     expected, found = alike(before, after)
     differences = compare(rows_of(expected), rows_of(found))
     return [
