@@ -105,6 +105,17 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
             sources(mongo={"b": {"connection": "m", "databases": ["a"]}, "c": {"connection": "m", "collections": ["a.one"]}}),
             "sources.mongo.c: a.one of m is in mongo.b, too",
         ),
+        *(
+            (
+                sources(postgres={"b": {"connection": "x", "exclude": [text]}}),
+                "must be written database.schema or database.schema.table",
+            )
+            for text in ("a", "a.b.c.d", "a..x", 'a."x')
+        ),
+        (
+            sources(postgres={"b": {"connection": "x", "databases": ["a"], "exclude_rows": ['"a*".b']}}),
+            "the database of '\"a*\".b' is not among databases",
+        ),
         (sources(postgres={"b": {"connection": "x"}, "c": {"connection": "x", "databases": ["a"]}}), "postgres.c: a of x is in postgres.b"),
         (destinations(a={"folder": "/srv/x"}, b={"folder": "/srv/x/"}), "destinations.b: this is where a keeps its sets, too"),
         (destinations(a={"folder": "/srv/x/y"}, b={"folder": "/srv/x"}), "b: its folder or prefix and that of a lie in one another"),

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from recovery.plan.name_patterns import names_in
 from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
+
+
+def _inside(text: str) -> str:
+    if len(names_in(text)) not in {2, 3}:
+        raise ValueError(
+            f"{text!r} must be written database.schema or database.schema.table, where * stands for any characters; a name with a dot, a"
+            " quote or a star in double quotes"
+        )
+    return text
+
+
+Inside = Annotated[
+    str, Field(min_length=1, max_length=250, description="A pattern: database.schema or database.schema.table."), AfterValidator(_inside)
+]
 
 
 class PostgresSettings(ServerSettings):
@@ -18,6 +33,18 @@ class PostgresSettings(ServerSettings):
     """Tables that are dumped and restored at the same time."""
     schema_sql: bool = False
     """Also keep a schema-only SQL file of each database."""
+    exclude: tuple[Inside, ...] = ()
+    """Schemas and tables that are not backed up at all."""
+    exclude_rows: tuple[Inside, ...] = ()
+    """Tables, or all of a schema, whose definition is backed up, and not their rows."""
+
+    @model_validator(mode="after")
+    def _excludes_have_databases(self) -> Self:
+        for text in (*self.exclude, *self.exclude_rows):
+            database = names_in(text)[0]
+            if self.databases and not any(map(database.pattern.fullmatch, self.databases)):
+                raise ValueError(f"exclude: the database of {text!r} is not among databases")
+        return self
 
 
 class PostgresTarget(ServerTarget):

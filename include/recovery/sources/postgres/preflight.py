@@ -24,7 +24,7 @@ from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
 from recovery.sources.postgres.tables import preflight as tables_preflight
 from recovery.sources.postgres.tables.preflight import needed_bytes, unpacked_bytes
-from recovery.sources.postgres.targets import Target, databases, expected_objects, targets
+from recovery.sources.postgres.targets import LEFT_OUT, Target, databases, expected_objects, targets
 
 _SET_SINCE = 16_00_00
 """A membership may be one without the right to give something to the group, or without its rights."""
@@ -59,6 +59,7 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
     with server.maintenance() as connection, translated_errors("Looking at the target", RestoreError):
         for target in chosen:
             findings += _version(server, target)
+            findings += _left_out(restore, target)
             findings += _live(connection, target, has_room(server, connection, chosen))
             findings += blockers(connection, target)
             findings += _extensions(connection, restore, target, server.about.superuser)
@@ -148,6 +149,22 @@ def _live(connection: Connection, target: Target, room_for_both: bool) -> Iterat
     if sessions:
         who = ", ".join(f"{count} of {user}{f' ({application})' if application else ''}" for user, application, count in sessions)
         yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the swap'} would end now: {who}.")
+
+
+def _left_out(restore: RestoreView, target: Target) -> Iterator[Finding]:
+    """What the plan left out of the backup on purpose, and so comes back empty or not at all."""
+    fate = "is in the safety set alone" if target.in_place else f"stays in {target.before}"
+    rows, whole = list[str](), list[str]()
+    for _, name, facts in restore.rows(target.artifact, LEFT_OUT):
+        by = f"{name} ({facts['by']})"
+        rows.append(by) if facts["what"] == "rows" else whole.append(f"{facts['what']} {by}")
+    for names, end in ((whole, "don't come back"), (rows, "come back empty")):
+        if names:
+            what = "Tables" if names is rows else "Parts"
+            yield warning(
+                f"{what} of database {target.saved} {end}, since the plan left them out of the backup: {shortened(names)}."
+                f" What {target.name} has of them now {fate}."
+            )
 
 
 def _keeping(connection: Connection, target: Target) -> Iterator[Finding]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recovery.common.errors import PlanError
+from recovery.plan.name_patterns import names_in
 
-_NAME = re.compile(r'"((?:[^"]|"")+)"|([^."]+)')
 _SYNTAX = 'Write database, database.schema or database.schema.table; a name with a dot or a quote as "odd.name", with "" for a quote.'
 
 
@@ -66,15 +66,7 @@ def _within(part: Part, found: Mapping[Part, None]) -> bool:
 
 def _names(text: str) -> list[str]:
     """The one to three names of a dotted text."""
-    names, place = [], 0
-    while match := _NAME.match(text, place):
-        names.append(match[2] if match[1] is None else match[1].replace('""', '"'))
-        place = match.end()
-        if place == len(text) or text[place] != ".":
-            break
-        place += 1
-    else:
-        place = -1
-    if place != len(text) or len(names) > 3:
+    names = [name.text for name in names_in(text)]
+    if not 1 <= len(names) <= 3:
         raise PlanError(f"{text!r} names no database, schema or table.", _SYNTAX)
     return names

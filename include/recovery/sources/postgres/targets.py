@@ -11,6 +11,10 @@ from recovery.sources.postgres.selection import parse
 
 Objects = dict[tuple[str, str], Facts]
 """Rows by kind and name."""
+LEFT_OUT = "left out"
+"""Kind of the rows that say what the plan left out of a database on purpose; see :mod:`recovery.sources.postgres.dump.exclusions`."""
+NO_OBJECTS = frozenset({"snapshot", "text", LEFT_OUT})
+"""Kinds of rows that say something about a dump, and not what is in it."""
 NAME_BYTES = 63
 """PostgreSQL cuts longer names silently (NAMEDATALEN - 1)."""
 
@@ -72,4 +76,4 @@ def targets(restore: RestoreView, renamed: Mapping[str, str] | None = None) -> l
 
 def expected_objects(restore: RestoreView, target: Target) -> Objects:
     """What a set holds of a database."""
-    return {(kind, name): facts for kind, name, facts in restore.rows(target.artifact) if kind not in {"snapshot", "text"}}
+    return {(kind, name): facts for kind, name, facts in restore.rows(target.artifact) if kind not in NO_OBJECTS}

@@ -2,7 +2,8 @@
 
 Left out is what pg_dump leaves out: system objects, members of extensions (but for the tables that an extension
 declares as configuration), and what other objects bring along. An object's place in the catalogs is in the fact
-``at``, ``[class oid, oid]``, where pg_dump's table of contents names it too; it is not kept in a set. Of the options of
+``at``, ``[class oid, oid]``, where pg_dump's table of contents names it too, and of a comment that of what it is about; it is not
+kept in a set. Of the options of
 user mappings there is only a digest: they hold passwords, which belong in no report.
 """
 
@@ -214,7 +215,7 @@ _SCHEMAS = SQL(
 )
 
 _COMMENTS = SQL(
-    """SELECT 'comment', i.type || ' ' || i.identity, 0::oid, 0::oid, jsonb_build_object('text', d.description)
+    """SELECT 'comment', i.type || ' ' || i.identity, d.classoid, d.objoid, jsonb_build_object('text', d.description)
     FROM pg_description d, LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
     WHERE (d.objoid >= 16384 OR d.classoid = 'pg_namespace'::regclass AND d.objoid = to_regnamespace('public'))
       AND coalesce(i.schema, '') !~ '^pg_(temp|toast)' AND i.identity IS NOT NULL AND {among_comments}
@@ -223,7 +224,8 @@ _COMMENTS = SQL(
       AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = d.classoid AND o.objid = d.objoid AND o.deptype = 'e')
       AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid
         AND (k.conparentid <> 0 OR k.contype = 'n'))
-    UNION ALL SELECT 'security label', l.provider || ' ' || l.objtype || ' ' || l.objname, 0, 0, jsonb_build_object('label', l.label)
+    UNION ALL SELECT 'security label', l.provider || ' ' || l.objtype || ' ' || l.objname, l.classoid, l.objoid,
+      jsonb_build_object('label', l.label)
     FROM pg_seclabels l WHERE l.objtype NOT IN ('database', 'role', 'tablespace') AND {among_labels}"""
 )
 
@@ -365,17 +367,20 @@ def _dumped(connection: Connection, what: str, kinds: list[str]) -> dict[str, in
 
 
 _UNREADABLE = SQL(
-    """SELECT 'table ' || c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
+    """SELECT name FROM (SELECT 'table ' || c.oid::regclass::text, c.oid FROM pg_class c
+      JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
     WHERE c.relkind IN ('r', 'p') AND {lasting} AND (x.extname IS NOT NULL OR {own}) AND (
       NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_table_privilege(c.oid, 'SELECT'))
-    UNION ALL SELECT 'table ' || c.oid::regclass::text || ' (row security hides rows)' FROM pg_class c WHERE row_security_active(c.oid)
-      AND c.relkind = 'r' AND {own_table}
-    UNION ALL SELECT 'sequence ' || c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'S' AND {lasting} AND {own} AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT'))
-    UNION ALL (SELECT 'large object ' || l.oid FROM pg_largeobject_metadata l WHERE NOT current_setting('lo_compat_privileges')::bool
+    UNION ALL SELECT 'table ' || c.oid::regclass::text || ' (row security hides rows)', c.oid FROM pg_class c
+    WHERE row_security_active(c.oid) AND c.relkind = 'r' AND {own_table}
+    UNION ALL SELECT 'sequence ' || c.oid::regclass::text, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'S' AND {lasting} AND {own}
+      AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT'))
+    UNION ALL (SELECT 'large object ' || l.oid, 0 FROM pg_largeobject_metadata l WHERE NOT current_setting('lo_compat_privileges')::bool
       AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AND NOT pg_has_role(l.lomowner, 'USAGE')
       AND NOT EXISTS (SELECT FROM aclexplode(l.lomacl) a WHERE a.privilege_type = 'SELECT'
-        AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE'))) ORDER BY l.oid LIMIT 20)"""
+        AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE'))) ORDER BY l.oid LIMIT 20)) u (name, oid)
+    WHERE oid <> ALL (%s) ORDER BY 1"""
 ).format(
     configuration=_CONFIGURATION,
     lasting=_LASTING,
@@ -384,10 +389,10 @@ _UNREADABLE = SQL(
 )
 
 
-def unreadable(connection: Connection) -> list[str]:
-    """What this user may not read of a database, in words; at most 20 of the large objects."""
+def unreadable(connection: Connection, besides: Collection[int] = ()) -> list[str]:
+    """What this user may not read of a database, in words, but for some relations; at most 20 of the large objects."""
     with translated_errors(f"Checking the rights in {connection.info.dbname}"):
-        return sorted(name for (name,) in connection.execute(_UNREADABLE).fetchall())
+        return [name for (name,) in connection.execute(_UNREADABLE, [list(besides)]).fetchall()]
 
 
 _OWNED_CONFIGURATION = SQL(

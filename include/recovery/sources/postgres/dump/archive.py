@@ -295,13 +295,18 @@ def uncovered(inventory: Iterable[Row], toc: Toc) -> list[str]:
     for kind, name, facts in inventory:
         at = tuple(facts.get("at", ()))
         configuration = facts.get("extension") is not None
-        if kind == "table" and facts["data"] and at[1] not in toc.tables:
+        if _is_dumped(kind, facts) and at[1] not in toc.tables:
             missing.append(f"the rows of table {name}")
         if kind in _IN_TOC and not configuration and at not in toc.objects:
             missing.append(f"{kind} {name}")
         if kind == "sequence" and name not in toc.sequences:
             missing.append(f"the value of sequence {name}")
     return missing
+
+
+def _is_dumped(kind: str, facts: Facts) -> bool:
+    """Whether a dump has the rows of a table; of one whose rows the plan leaves out, the inventory says that it has none."""
+    return kind == "table" and facts["data"] and "count" not in facts
 
 
 def contents(runner: Runner, bin_folder: Path, codec: str, inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
@@ -355,7 +360,7 @@ class _Found:
 
 def _kept(kind: str, name: str, facts: Facts, toc: Toc, found: _Found) -> Facts:
     at: list[int] = facts.pop("at", [0, 0])
-    if kind == "table" and facts["data"]:
+    if _is_dumped(kind, facts):
         return facts | found.members[toc.tables[at[1]]]
     if kind == "sequence":
         value, called = toc.sequences[name]

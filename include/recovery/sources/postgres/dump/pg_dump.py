@@ -24,7 +24,8 @@ from recovery.sources.postgres.client import Connection, Server, codec, translat
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences, hold_tables
 from recovery.sources.postgres.definitions.names import quoted_name
-from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.dump import archive, exclusions
+from recovery.sources.postgres.dump.exclusions import Exclusions
 from recovery.sources.postgres.dump.hard_to_load import hard_to_load
 from recovery.sources.postgres.dump.left_out import left_out
 
@@ -35,8 +36,9 @@ SET_ASIDE = re.compile(r"__(stage|before|replaced)_[0-9a-f]{8}\Z")
 PROVIDERS = frozenset({"rdsadmin", "cloudsqladmin", "alloydbadmin", "azure_maintenance", "azure_sys", "_aiven"})
 """Databases that providers of managed servers keep there for themselves: Amazon, Google, Microsoft, Aiven."""
 _NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM pg_database d, LATERAL (
-      SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
+      SELECT refobjid FROM pg_shdepend s WHERE refclassid = 'pg_authid'::regclass
         AND (dbid = d.oid OR classid = 'pg_database'::regclass AND objid = d.oid)
+        AND NOT EXISTS (SELECT FROM unnest(%s::oid[], %s::oid[]) x (class, oid) WHERE x.class = s.classid AND x.oid = s.objid)
       UNION SELECT setrole FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole <> 0
       UNION SELECT 10) needed (role)
     WHERE d.datname = current_database()"""
@@ -54,6 +56,7 @@ class _Snapshot:
     opened: datetime
     encoding: str
     codec: str
+    exclusions: Exclusions
 
 
 def dump(server: Server, settings: PostgresSettings, folder: Path, opened: Callable[[], None], *, damaged: bool = False) -> Dump:
@@ -64,7 +67,8 @@ def dump(server: Server, settings: PostgresSettings, folder: Path, opened: Calla
         settings: what the plan says of them.
         folder: where the dump goes.
         opened: to be called once, when all snapshots are open.
-        damaged: databases that the plan names and that are not there are left out, and said, where it would be an error.
+        damaged: databases that the plan names and that are not there are left out, and said, where it would be an error; and what is
+            there is all dumped, whatever the plan excludes, since nobody else has it once it is dropped.
     """
     bin_folder = server.bin
     databases, warnings = _chosen(server, settings.databases, damaged)
@@ -72,7 +76,9 @@ def dump(server: Server, settings: PostgresSettings, folder: Path, opened: Calla
     artifacts = []
     with ExitStack() as stack:
         began = datetime.now(UTC)
-        snapshots = [_open(server, database, stack) for database in databases]
+        excluding = settings.model_copy(update={"exclude": (), "exclude_rows": ()}) if damaged else settings
+        snapshots = [_open(server, database, excluding, stack) for database in databases]
+        warnings += exclusions.unmatched(excluding, [snapshot.exclusions for snapshot in snapshots])
         check_space(folder, sum(map(_table_bytes, snapshots)), f"the dump of {', '.join(databases)}")
         opened()
         position = snapshots[0].lsn if snapshots else None
@@ -150,7 +156,7 @@ def _half_dropped(server: Server) -> set[str]:
         return {name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datconnlimit = -2").fetchall()}
 
 
-def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
+def _open(server: Server, database: str, settings: PostgresSettings, stack: ExitStack) -> _Snapshot:
     """Open a snapshot and hold what it sees, so that pg_dump finds the same behind each name."""
     connection = stack.enter_context(server.connect(database, autocommit=False))
     with translated_errors(f"Opening a snapshot of {database}"):
@@ -163,15 +169,17 @@ def _open(server: Server, database: str, stack: ExitStack) -> _Snapshot:
         ).fetchone()
         assert row is not None
     opened = datetime.now(UTC)
-    if unreadable := catalog.unreadable(connection):
+    excluding = exclusions.find(connection, settings)
+    if unreadable := catalog.unreadable(connection, excluding.numbers):
         raise SourceError(
             f"User {quoted_name(server.about.user)} may not read all of database {database}: {shortened(unreadable, at_most=30)}.",
-            "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser.",
+            "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser; or name"
+            " schemas and tables that are not yours to back up in the plan's exclude.",
         )
-    hold_tables(connection, catalog.tables(connection))
-    hold_sequences(connection, catalog.sequences(connection))
+    hold_tables(connection, excluding.without(catalog.tables(connection)))
+    hold_sequences(connection, excluding.without(catalog.sequences(connection)))
     catalog.refuse_owned_configuration(connection)
-    return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection))
+    return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection), excluding)
 
 
 def _table_bytes(snapshot: _Snapshot) -> int:
@@ -179,6 +187,8 @@ def _table_bytes(snapshot: _Snapshot) -> int:
     row = snapshot.connection.execute(
         "SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace"
         " WHERE relkind = 'r' AND (nspname !~ '^pg_' AND nspname <> 'information_schema' OR relname = 'pg_largeobject')"
+        " AND c.oid <> ALL (%s)",
+        [snapshot.exclusions.without_rows],
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -188,14 +198,25 @@ def _dump_database(
     server: Server, settings: PostgresSettings, snapshot: _Snapshot, root: Path, inventory: Path, name: str, warnings: list[str]
 ) -> Artifact:
     write_rows(inventory, _inventory(server, snapshot))
-    warnings += [*left_out(snapshot.connection), *hard_to_load(snapshot.connection)]
-    argv: list[str | Path] = [server.bin / "pg_dump", "--format=directory", f"--jobs={settings.jobs}", "--compress=0", f"--file={root}"]
+    warnings += [
+        *snapshot.exclusions.sentences(snapshot.database),
+        *left_out(snapshot.connection),
+        *hard_to_load(snapshot.connection),
+    ]
+    argv: list[str | bytes | Path] = [
+        server.bin / "pg_dump",
+        "--format=directory",
+        f"--jobs={settings.jobs}",
+        "--compress=0",
+        f"--file={root}",
+    ]
     argv += [
         f"--exclude-schema={catalog.SET_ASIDE}",
         f"--snapshot={snapshot.name}",
         f"--encoding={snapshot.encoding}",
         "--no-password",
         f"--dbname={server.target(snapshot.database)}",
+        *_excluded(snapshot),
     ]
     # The dump is temporary: it is read whole and checked before it counts, so its blocks need not reach the disk.
     argv += ["--no-sync"] + (["--no-unlogged-table-data"] if server.about.standby else [])
@@ -223,6 +244,10 @@ def _dump_database(
     return Artifact(name=name, root=str(root), bytes=size)
 
 
+def _excluded(snapshot: _Snapshot) -> Iterator[bytes]:
+    return (option.encode(snapshot.codec) for option in snapshot.exclusions.options)
+
+
 def _check(server: Server, root: Path, inventory: Path, snapshot: _Snapshot) -> None:
     toc = archive.read_toc(server.runner, server.bin, root, snapshot.codec)
     missing = archive.uncovered(read_rows(inventory), toc)
@@ -240,10 +265,13 @@ def _inventory(server: Server, snapshot: _Snapshot) -> Iterator[Row]:
     assert facts is not None
     yield "database", snapshot.database, facts
     with translated_errors(f"Asking for the size of {snapshot.database}"):
-        row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+        query = """SELECT pg_database_size(current_database()) - coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
+            FROM pg_class WHERE relkind IN ('r', 'm') AND oid = ANY (%s)"""
+        row = connection.execute(query, [snapshot.exclusions.without_rows]).fetchone()
     assert row is not None
     with translated_errors(f"Listing the roles that {snapshot.database} needs"):
-        roles = connection.execute(_NEEDED_ROLES).fetchone()
+        gone = snapshot.exclusions.objects
+        roles = connection.execute(_NEEDED_ROLES, [[catalog for catalog, _ in gone], [number for _, number in gone]]).fetchone()
     assert roles is not None
     about = {"version": server.about.version, "major": server.about.major, "system": server.about.system}
     yield (
@@ -251,7 +279,7 @@ def _inventory(server: Server, snapshot: _Snapshot) -> Iterator[Row]:
         snapshot.database,
         {"lsn": snapshot.lsn, "opened": snapshot.opened.isoformat(), "codec": snapshot.codec, "bytes": row[0], "roles": roles[0]} | about,
     )
-    yield from catalog.object_rows(connection)
+    yield from snapshot.exclusions.apply(catalog.object_rows(connection))
     yield "large objects", "all", large_object_inventory(connection)
 
 
@@ -275,7 +303,7 @@ def large_object_inventory(connection: Connection) -> dict[str, int | str]:
 
 def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Path, name: str) -> Artifact:
     root.mkdir()
-    argv: list[str | Path] = [
+    argv: list[str | bytes | Path] = [
         server.bin / "pg_dump",
         "--schema-only",
         f"--exclude-schema={catalog.SET_ASIDE}",
@@ -283,7 +311,7 @@ def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Pat
         f"--snapshot={snapshot.name}",
         "--no-password",
     ]
-    argv += [f"--encoding={snapshot.encoding}", f"--dbname={server.target(snapshot.database)}"]
+    argv += [f"--encoding={snapshot.encoding}", f"--dbname={server.target(snapshot.database)}", *_excluded(snapshot)]
     server.runner.run(argv, env=server.environment(snapshot.encoding))
     write_rows(inventory, [("schema of", snapshot.database, {})])
     return Artifact(name=name, root=str(root), bytes=folder_size(root))

@@ -13,7 +13,7 @@ from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.names import first_name, last_name, parent_of, raw, split, table_of_index
 from recovery.sources.postgres.selection import Part, parse
-from recovery.sources.postgres.targets import Objects, Target, databases
+from recovery.sources.postgres.targets import NO_OBJECTS, Objects, Target, databases
 
 RELATIONS = frozenset({"table", "sequence", "view", "materialized view"})
 """Kinds of rows that can be selected. Others belong to one of these, or are not restored."""
@@ -160,7 +160,7 @@ def chosen(restore: RestoreView, renamed: Mapping[str, str] | None = None) -> li
     """
     asked = parse(restore.only).tables
     return [
-        Chosen(target, asked[target.saved], tuple(row for row in restore.rows(target.artifact) if row[0] not in {"snapshot", "text"}))
+        Chosen(target, asked[target.saved], tuple(row for row in restore.rows(target.artifact) if row[0] not in NO_OBJECTS))
         for target in databases(restore, renamed)
         if target.saved in asked
     ]

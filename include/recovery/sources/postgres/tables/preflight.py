@@ -17,7 +17,7 @@ from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
 from recovery.sources.postgres.tables.swap import aside
-from recovery.sources.postgres.targets import NAME_BYTES
+from recovery.sources.postgres.targets import LEFT_OUT, NAME_BYTES
 
 _STAYING = {"function", "procedure", "aggregate", "type", "enum", "domain", "operator", "collation"}
 """Kinds of things in a schema that are left as they are."""
@@ -48,7 +48,7 @@ def findings(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> l
     for part in parts:
         if restore.in_place:
             found.append(refusal("Single tables are not restored in place: beside the live ones they need no copy of the database."))
-        refusals = [*_of_set(part), *_names(part), *_roles(server, part)]
+        refusals = [*_left_out(restore, part), *_of_set(part), *_names(part), *_roles(server, part)]
         found += refusals
         if part.target.name not in there:
             found.append(refusal(f"Database {part.target.name} is not there. Restore it as a whole, or create it first."))
@@ -58,6 +58,18 @@ def findings(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> l
                 found += _event_triggers(server, live)
                 found += _rights(live, part) if not server.about.superuser else ()
     return found
+
+
+def _left_out(restore: RestoreView, part: Chosen) -> Iterator[Finding]:
+    """What was asked for, or lies in a schema that was, and the plan left out of the backup on purpose."""
+    for _, name, facts in restore.rows(part.target.artifact, LEFT_OUT):
+        schema, *table = (raw(name),) if facts["what"] == "schema" else split(name)
+        if name in part.names or any(one.schema == schema and (not table or one.table in {None, *table}) for one in part.parts):
+            what = f"the rows of {name}" if facts["what"] == "rows" else f"{facts['what']} {name}"
+            yield refusal(
+                f"The set has not {what} of database {part.target.saved}: the plan's {facts['by']} left it out of the backup."
+                " Choose other tables, by their names."
+            )
 
 
 def _of_set(part: Chosen) -> Iterator[Finding]:
