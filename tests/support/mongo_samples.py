@@ -27,9 +27,9 @@ def endpoint(server, **changes) -> Endpoint:
     return Endpoint(**values | changes)
 
 
-def mongo(where, *databases, collections=(), there=None, jobs=2, runner=LOCAL, **changes) -> Mongo:
+def mongo(where, *databases, collections=(), exclude=(), there=None, jobs=2, runner=LOCAL, **changes) -> Mongo:
     """A source on a server."""
-    settings = MongoSettings(connection="test_mongo", databases=databases, collections=collections, jobs=jobs)
+    settings = MongoSettings(connection="test_mongo", databases=databases, collections=collections, exclude=exclude, jobs=jobs)
     return Mongo("documents", settings, endpoint(where, **changes), TOOLS, there, runner=runner)
 
 

@@ -600,3 +600,44 @@ def test_recovery_point_interval_contains_the_opening_of_the_snapshot(mongo_serv
     made = dump(mongo(mongo_server, db.name), tmp_path / "dump", lambda: marks.append(datetime.datetime.now(datetime.UTC)))
     assert len(marks) == 1
     assert made.point.opened <= marks[0] <= made.point.closed
+
+
+# Left out on purpose --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("server_kind", ["mongo_server", "standalone"])
+def test_dump_without_excluded_collections_names_what_it_lacks(request, server_kind, tmp_path):
+    where = request.getfixturevalue(server_kind)
+    with where.client() as client:
+        client.drop_database("excluding")
+        db = client.excluding
+        for name in ("orders", "cache_a", "cache_b"):
+            db[name].insert_one({"_id": 1})
+        series(db, "metrics", 20)
+        db.create_collection("cache_view", viewOn="orders", pipeline=[])
+        source = mongo(where, "excluding", exclude=("excluding.cache_*", "excluding.metrics", "*.sessions"))
+        set_folder = back_up(source, tmp_path / "set")
+        source.damaged = True
+        everything = back_up(source, tmp_path / "safety")
+        client.drop_database("excluding")
+    rows = list(read_rows(set_folder / "documents.contents.jsonl"))
+    assert {name for kind, name, _ in rows if kind in {"collection", "view"}} == {"excluding.orders", "excluding.cache_view"}
+    assert {name: facts for kind, name, facts in rows if kind == "left out"} == {
+        "excluding.cache_a": {"what": "collection", "by": "exclude excluding.cache_*"},
+        "excluding.cache_b": {"what": "collection", "by": "exclude excluding.cache_*"},
+        "excluding.metrics": {"what": "timeseries", "by": "exclude excluding.metrics"},
+    }
+    packed = {path.name for path in (set_folder / "dump").rglob("*.bson")}
+    assert not {name for name in packed if "cache" in name or "metrics" in name}
+    told = read_dump(set_folder).warnings
+    assert "Left out by exclude excluding.cache_*: excluding.cache_a, excluding.cache_b." in told
+    assert "Nothing fits exclude *.sessions; look whether it is written right." in told
+    found = {name for kind, name, _ in read_rows(everything / "documents.contents.jsonl") if kind == "collection"}
+    assert found == {"excluding.orders", "excluding.cache_a", "excluding.cache_b", "excluding.metrics"}
+
+
+def test_dump_of_nothing_but_excluded_collections_is_refused(mongo_server, db, tmp_path):
+    db.orders.insert_one({"_id": 1})
+    with pytest.raises(SourceError, match="excludes everything"):
+        dump(mongo(mongo_server, db.name, exclude=(f"{db.name}.*",)), tmp_path / "dump")

@@ -10,7 +10,18 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from recovery.plan.field_types import ExtendedJson, extended_json
 from recovery.plan.location import Location
+from recovery.plan.name_patterns import glob
 from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
+
+
+def _inside(text: str) -> str:
+    database, _, collection = text.partition(".")
+    if not (database and collection):
+        raise ValueError(f"{text!r} must be written database.collection, where * stands for any characters")
+    return text
+
+
+Inside = Annotated[str, Field(min_length=1, max_length=250, description="A pattern: database.collection."), AfterValidator(_inside)]
 
 
 class MongoSettings(ServerSettings):
@@ -24,6 +35,8 @@ class MongoSettings(ServerSettings):
     """``database.collection`` names; empty means every collection."""
     jobs: Annotated[int, Field(ge=1, le=64)] = 2
     """Collections that are read and restored at the same time."""
+    exclude: tuple[Inside, ...] = ()
+    """Collections and time series that are not backed up. Views hold nothing, and always are."""
 
     @property
     def every_database(self) -> bool:
@@ -33,6 +46,20 @@ class MongoSettings(ServerSettings):
     def parts(self) -> Sequence[Location]:
         """See :meth:`ServerSettings.parts`."""
         return [tuple(name.split(".", 1)) for name in self.collections or self.databases]
+
+    def excluding(self, full: str) -> list[str]:
+        """The patterns of ``exclude`` that ``database.collection`` fits."""
+        return [text for text in self.exclude if glob(text).fullmatch(full)]
+
+    @model_validator(mode="after")
+    def _excludes_have_databases(self) -> Self:
+        if self.exclude and self.collections:
+            raise ValueError("write collections or exclude, not both")
+        for text in self.exclude:
+            database = glob(text.partition(".")[0])
+            if self.databases and not any(map(database.fullmatch, self.databases)):
+                raise ValueError(f"exclude: the database of {text!r} is not among databases")
+        return self
 
     @model_validator(mode="after")
     def _collections_have_databases(self) -> Self:

@@ -26,6 +26,8 @@ from recovery.sources.mongo.extended_json import read_document, write_document
 
 Kind = Literal["collection", "timeseries", "view"]
 
+LEFT_OUT = "left out"
+"""Kind of the rows that say what the plan left out of a backup on purpose."""
 METADATA = ".metadata.json"
 BUCKETS = "system.buckets."
 """What a time series keeps its documents under."""

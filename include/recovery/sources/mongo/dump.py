@@ -16,12 +16,14 @@ from pymongo.errors import OperationFailure
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import SourceError
+from recovery.common.files import check_space
 from recovery.common.units import iso
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, Row
 from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.model import Consistency, RecoveryPoint
 from recovery.sources.mongo.catalog import (
+    LEFT_OUT,
     Namespace,
     by_uuid,
     data_path,
@@ -29,10 +31,12 @@ from recovery.sources.mongo.catalog import (
     marked_id,
     metadata,
     metadata_path,
+    named_databases,
     read_catalog,
     rows,
+    user_databases,
 )
-from recovery.sources.mongo.client import Client, ClientTools, tool_config
+from recovery.sources.mongo.client import Client, ClientTools, tool_config, unauthorized
 from recovery.sources.mongo.raw_bson import blocks, documents
 from recovery.sources.mongo.snapshot import (
     MAJORITY,
@@ -50,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _CAPPED_POSITION_LOST = 136
+_CAPPED = "Capped collections can't be read in a snapshot and were read after it:"
 _DONE = re.compile(r"done dumping (.*) \((\d+) documents?\)$")
 
 
@@ -63,6 +68,18 @@ class Taken:
     warnings: tuple[str, ...] = ()
 
 
+def check_room(client: Client, settings: MongoSettings, folder: Path) -> None:
+    """Before anything is written: a dump is about as large as the documents are uncompressed."""
+    try:
+        size = sum(int(client[name].command("dbStats")["dataSize"]) for name in named_databases(settings) or user_databases(client))
+    except OperationFailure as error:
+        if not unauthorized(error):
+            raise
+        log.warning("whether staging has room for the dump can't be told: the user has no right to dbStats")
+    else:
+        check_space(folder, 0 if settings.collections or settings.exclude else size, "the dump")
+
+
 def take_snapshot(client: Client, settings: MongoSettings, root: Path, opened: Callable[[], None], *, damaged: bool = False) -> Taken:
     """Read all databases at one cluster time.
 
@@ -72,7 +89,8 @@ def take_snapshot(client: Client, settings: MongoSettings, root: Path, opened: C
     Raises:
         SnapshotLost: if the server has no snapshot, or not until the end, or a collection was dropped meanwhile.
     """
-    catalog, at = _stable_catalog(client, settings, damaged)
+    there, at = _stable_catalog(client, settings, damaged)
+    catalog, left_out, words = _divided(there, settings)
     started = datetime.now(UTC)
     _refuse_minority(client, catalog, at)
     opened()
@@ -90,11 +108,31 @@ def take_snapshot(client: Client, settings: MongoSettings, root: Path, opened: C
     return Taken(
         point=RecoveryPoint(opened=started, closed=datetime.now(UTC), position=f"{at.time}:{at.inc}"),
         consistency="fuzzy" if capped else "snapshot",
-        inventory=tuple(_with_totals(row, totals) for namespace in catalog for row in rows(namespace)),
-        warnings=(f"Capped collections can't be read in a snapshot and were read after it: {names}. All others are of one instant.",)
-        if capped
-        else (),
+        inventory=(*left_out, *(_with_totals(row, totals) for namespace in catalog for row in rows(namespace))),
+        warnings=(*words, *([f"{_CAPPED} {names}. All others are of one instant."] if capped else ())),
     )
+
+
+def _divided(catalog: Sequence[Namespace], settings: MongoSettings) -> tuple[list[Namespace], list[Row], list[str]]:
+    """What is backed up, rows of what the plan leaves out, and the same in sentences.
+
+    Raises:
+        SourceError: if it leaves out everything.
+    """
+    by = {each.full: [] if each.type == "view" else settings.excluding(each.full) for each in catalog}
+    kept = [namespace for namespace in catalog if not by[namespace.full]]
+    if catalog and not kept:
+        raise SourceError("The plan excludes everything that the source has.", "Take something out of exclude.")
+    found: dict[str, list[str]] = {text: [] for text in settings.exclude}
+    for full, texts in by.items():
+        for text in texts:
+            found[text].append(full)
+    words = [
+        f"Left out by exclude {text}: {shortened(names)}." if names else f"Nothing fits exclude {text}; look whether it is written right."
+        for text, names in found.items()
+    ]
+    left_out = [(LEFT_OUT, each.full, {"what": each.type, "by": f"exclude {by[each.full][0]}"}) for each in catalog if by[each.full]]
+    return kept, left_out, words
 
 
 def _stable_catalog(client: Client, settings: MongoSettings, damaged: bool) -> tuple[list[Namespace], Timestamp]:
@@ -184,7 +222,7 @@ def take_fuzzy(
         ToolError: if it is missing or fails.
     """
     program = tools.find("mongodump")
-    before = read_catalog(client, settings, damaged=damaged)
+    before, left_out, words = _divided(read_catalog(client, settings, damaged=damaged), settings)
     started = datetime.now(UTC)
     opened()
     done: dict[str, int] = {}
@@ -210,8 +248,11 @@ def take_fuzzy(
     return Taken(
         point=RecoveryPoint(opened=started, closed=closed),
         consistency="fuzzy",
-        inventory=tuple(inventory),
-        warnings=(f"mongodump read one collection after another from {iso(started)} to {iso(closed)}, while writes went on.",),
+        inventory=(*left_out, *inventory),
+        warnings=(
+            *words,
+            f"mongodump read one collection after another from {iso(started)} to {iso(closed)}, while writes went on.",
+        ),
     )
 
 
@@ -258,8 +299,9 @@ def _selections(catalog: Sequence[Namespace], settings: MongoSettings, client: C
         if settings.collections or database == "admin":
             calls += [[f"--db={database}", f"--collection={name}"] for name in names]
         else:
-            marked = [name for name in client[database].list_collection_names() if marked_id(name)]
-            calls.append([f"--db={database}", *(f"--excludeCollection={name}" for name in marked)])
+            there = client[database].list_collection_names()
+            others = [name for name in there if marked_id(name) or (name not in names and settings.excluding(f"{database}.{name}"))]
+            calls.append([f"--db={database}", *(f"--excludeCollection={name}" for name in others)])
     return calls
 
 

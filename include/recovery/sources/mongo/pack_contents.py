@@ -12,13 +12,15 @@ from recovery.common.errors import ArtifactError
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, Row, read_rows
 from recovery.sources.mongo.accounts import account_kind, account_row, decode
-from recovery.sources.mongo.catalog import METADATA, Namespace, data_path, from_metadata, rows
+from recovery.sources.mongo.catalog import LEFT_OUT, METADATA, Namespace, data_path, from_metadata, rows
 from recovery.sources.mongo.raw_bson import DamagedBson, blocks, digest, documents
 
 _PRELUDE = "prelude.json"
 """Versions, which mongodump writes beside its files; nothing that is restored."""
 _LARGEST_METADATA = 256 << 20
 _NAMED = 10
+_ABOUT = frozenset({"database", LEFT_OUT})
+"""Kinds of rows that say something about a dump, and that no member has."""
 
 
 def read_members(members: Iterable[tuple[TarInfo, IO[bytes] | None]]) -> Iterator[Row]:
@@ -83,13 +85,13 @@ def contents(inventory: Path, read: Iterable[Row]) -> Iterator[Row]:
             found[kind, name] = facts
     lacking = list(_join(found, data))
     wanted = list(read_rows(inventory))
-    lacking += [word for row in wanted if row[0] != "database" for word in _uncovered(row, found)]
+    lacking += [word for row in wanted if row[0] not in _ABOUT for word in _uncovered(row, found)]
     if lacking:
         raise ArtifactError(
             f"The dump lacks what its source has: {shortened(lacking, at_most=_NAMED, between='; ')}.",
             "Run the backup again; if it happens again, check the rights of the backup user.",
         )
-    yield from (row for row in wanted if row[0] == "database")
+    yield from (row for row in wanted if row[0] in _ABOUT)
     yield from ((kind, name, facts) for (kind, name), facts in sorted(found.items()))
 
 

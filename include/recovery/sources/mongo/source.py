@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pymongo
-from pymongo.errors import OperationFailure
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError, VerificationError
-from recovery.common.files import check_space, empty_folder
+from recovery.common.files import empty_folder
 from recovery.common.units import human_size
 from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.artifact import Artifact
@@ -32,9 +31,19 @@ from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, Re
 from recovery.sources.model import Dump, Preflight
 from recovery.sources.mongo import query
 from recovery.sources.mongo.accounts import Accounts, read_accounts, write_accounts
-from recovery.sources.mongo.catalog import Namespace, definitions, mark, marked_id, missing_of, named_databases, split_name, user_databases
-from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server, unauthorized
-from recovery.sources.mongo.dump import Taken, apart, take_fuzzy, take_snapshot
+from recovery.sources.mongo.catalog import (
+    LEFT_OUT,
+    Namespace,
+    definitions,
+    mark,
+    marked_id,
+    missing_of,
+    named_databases,
+    split_name,
+    user_databases,
+)
+from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server
+from recovery.sources.mongo.dump import Taken, apart, check_room, take_fuzzy, take_snapshot
 from recovery.sources.mongo.renames import Names
 from recovery.sources.mongo.restore import proof, timeseries
 from recovery.sources.mongo.restore.in_place import drop_and_load, planned_replacement, put_accounts, recorded, replaced_parts
@@ -93,19 +102,23 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
     # Backup -----------------------------------------------------------------------------------------------------------
 
     def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
-        """See :meth:`Dumper.dump`. Without the right to read users, the dump has none, and a warning says so."""
+        """See :meth:`Dumper.dump`. Without the right to read users, the dump has none, and a warning says so.
+
+        A backup of what a disaster left has all of it, whatever the plan excludes: nobody else has it once it is dropped.
+        """
+        settings = self._settings.model_copy(update={"exclude": ()}) if self.damaged else self._settings
         root = folder / self.name
         tell = _Once(opened)
         with connect(self._endpoint) as client:
             who = server(client)
-            _check_room(client, self._settings, folder)
+            check_room(client, settings, folder)
             versions = {"mongodb": who.version_text, "pymongo": pymongo.version}
-            taken, lost = self._snapshot(client, root, tell) if who.replica_set else (None, "it is a standalone server")
+            taken, lost = self._snapshot(client, settings, root, tell) if who.replica_set else (None, "it is a standalone server")
             if taken is None:
                 log.warning("no snapshot: %s; mongodump reads instead", lost)
                 empty_folder(root)
                 versions["mongodump"] = tool_version("mongodump", self._tools)
-                taken = take_fuzzy(client, self._endpoint, self._settings, self._tools, root, tell, damaged=self.damaged)
+                taken = take_fuzzy(client, self._endpoint, settings, self._tools, root, tell, damaged=self.damaged)
             accounts = read_accounts(client, named_databases(self._settings))
         warnings = [*taken.warnings, *self._left_out(taken, root)]
         if lost:
@@ -131,16 +144,16 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
 
     def _left_out(self, taken: Taken, root: Path) -> Iterator[str]:
         """Say what is gone; its database's folder stays empty, so that there is something to pack."""
-        for name in missing_of(self._settings, {name for kind, name, _ in taken.inventory if kind in {"collection", "view"}}):
+        for name in missing_of(self._settings, {name for kind, name, _ in taken.inventory if kind in {"collection", "view", LEFT_OUT}}):
             (root / name.partition(".")[0]).mkdir(exist_ok=True)
             yield f"{name} is not there, and not in this set."
 
-    def _snapshot(self, client: Client, root: Path, opened: Callable[[], None]) -> tuple[Taken | None, str]:
+    def _snapshot(self, client: Client, settings: MongoSettings, root: Path, opened: Callable[[], None]) -> tuple[Taken | None, str]:
         lost = ""
         for attempt in range(_SNAPSHOTS):
             empty_folder(root)
             try:
-                return take_snapshot(client, self._settings, root, opened, damaged=self.damaged), ""
+                return take_snapshot(client, settings, root, opened, damaged=self.damaged), ""
             except SnapshotLost as error:
                 lost = str(error)
                 log.warning("snapshot %d of %d was lost: %s", attempt + 1, _SNAPSHOTS, lost)
@@ -361,18 +374,6 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
     def _ask(self, database: str, command: Mapping[str, Any], timeout: timedelta) -> Mapping[str, Any]:
         """Run a command of the plan's owner in a database, by its name in the set."""
         return query.execute(self._endpoint, self._names.database(database), command, timeout)
-
-
-def _check_room(client: Client, settings: MongoSettings, folder: Path) -> None:
-    """Before anything is written: a dump is about as large as the documents are uncompressed."""
-    try:
-        size = sum(int(client[name].command("dbStats")["dataSize"]) for name in named_databases(settings) or user_databases(client))
-    except OperationFailure as error:
-        if not unauthorized(error):
-            raise
-        log.warning("whether staging has room for the dump can't be told: the user has no right to dbStats")
-    else:
-        check_space(folder, 0 if settings.collections else size, "the dump")
 
 
 class _Once:

@@ -17,7 +17,7 @@ from recovery.plan.kinds.mongo import MongoSettings
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Preflight, Space
 from recovery.sources.mongo.accounts import reaching, read_accounts
-from recovery.sources.mongo.catalog import LONGEST_NAME, Namespace, data_name, mark, read_database, split_name
+from recovery.sources.mongo.catalog import LEFT_OUT, LONGEST_NAME, Namespace, data_name, mark, read_database, split_name
 from recovery.sources.mongo.client import Client, identity, server, unauthorized, words
 from recovery.sources.mongo.renames import Names
 from recovery.sources.mongo.restore.inspect import estimated, live_within, on_disk
@@ -70,6 +70,7 @@ def preflight(target: Target, restore: RestoreView, names: Names, settings: Mong
     findings = [
         *_server(client),
         *_replaced(look),
+        *_left_out(look, names),
         *_series(look),
         *_views(look),
         *_ttls(wanted),
@@ -183,6 +184,22 @@ def _replaced(look: _Look) -> Iterator[Finding]:
         if extra:
             fate = "All of it is dropped." if look.restore.in_place else "Collections are set aside, and views are dropped."
             yield Finding("warning", f"{database} has what the set does not have: {shortened(extra, at_most=_NAMED)}. {fate}")
+
+
+def _left_out(look: _Look, names: Names) -> Iterator[Finding]:
+    """What the plan left out of the backup on purpose, and so does not come back."""
+    restore = look.restore
+    rows = [row for artifact in restore.artifacts() for row in restore.rows(artifact, LEFT_OUT)]
+    for _, full, facts in rows:
+        if full in restore.only:
+            yield Finding("refusal", f"The set does not have {full!r}: the plan's {facts['by']} left it out of the backup.")
+    whole = [f"{full} ({facts['by']})" for _, full, facts in rows if names.database(split_name(full)[0]) in look.wanted.whole]
+    if whole:
+        fate = "dropped, and then in the safety set alone" if restore.in_place else "set aside with what is replaced"
+        yield Finding(
+            "warning",
+            f"The plan left these out of the backup, so they don't come back: {shortened(whole)}. What is live of them is {fate}.",
+        )
 
 
 def _amount(collections: Sequence[tuple[int, int]]) -> str:
