@@ -149,6 +149,18 @@ def _live(connection: Connection, target: Target, room_for_both: bool) -> Iterat
     if sessions:
         who = ", ".join(f"{count} of {user}{f' ({application})' if application else ''}" for user, application, count in sessions)
         yield fact(f"Sessions in {target.name} that {'dropping it' if target.in_place else 'the swap'} would end now: {who}.")
+        yield from _sessions_of_superusers(connection, target)
+
+
+def _sessions_of_superusers(connection: Connection, target: Target) -> Iterator[Finding]:
+    query = """SELECT DISTINCT quote_ident(usename), application_name FROM pg_stat_activity JOIN pg_roles ON rolname = usename
+        WHERE datname = %s AND rolsuper AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) ORDER BY 1, 2"""
+    me = quoted_name(connection.info.user)
+    for user, application in _rows(connection, query, target.name):
+        yield warning(
+            f"Only a superuser may end the session of {user} ({application}) in {target.name}, and {me} is none. If it does not end soon"
+            " after the services have stopped, the restore fails and rolls itself back."
+        )
 
 
 def _left_out(restore: RestoreView, target: Target) -> Iterator[Finding]:

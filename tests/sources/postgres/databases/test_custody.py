@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from recovery.common.errors import RestoreError
-from recovery.sources.postgres.databases import stage
+from recovery.sources.postgres.databases import custody, stage
 from sandbox.servers import Postgres
 from tests.support.kills import killed_at_statement
 from tests.support.local_restore import LocalRestore
@@ -384,3 +384,58 @@ def test_preflight_warns_if_the_owner_has_the_rights_of_the_connections_user(sit
     site.sql("postgres", "ALTER DATABASE shop OWNER TO keeper")
     assert f"keeper may drop the replaced database shop__before_{shop.id}" in texts(site.source("shop", **KEEPER), shop, "warning")
     assert "may drop the replaced database" not in texts(site.source("shop"), shop, "warning")
+
+
+@pytest.fixture
+def held(site):
+    """A superuser's session, as a provider's monitoring has one; it is given the database that it is in."""
+    sessions = []
+
+    def hold(database):
+        sessions.append(site.server.connect(database, application_name="monitor"))
+        return sessions[-1]
+
+    yield hold
+    for session in sessions:
+        session.close()
+
+
+def test_session_of_a_superuser_that_stays_fails_the_swap_with_its_name_and_all_is_open_again(site, shop, held, monkeypatch):
+    monkeypatch.setattr(custody, "_END_SESSIONS_WITHIN", 0.5)
+    source, restore, before = site.source("shop", **KEEPER), shop, site.sql("postgres", OUTSIDE)
+    source.stage(restore)
+    session = held("shop")
+    told = texts(source, restore, "warning")
+    assert "Only a superuser may end the session of postgres (monitor) in shop, and keeper is none." in told
+    with pytest.raises(RestoreError) as caught:
+        source.swap(restore)
+    words = f"Sessions do not end, some of which keeper may not end: postgres (monitor) in shop, process {session.info.backend_pid}."
+    assert caught.value.what == words
+    source.roll_back(restore)
+    assert site.sql("postgres", OUTSIDE) == before
+    assert state(site) == [("live",)]
+    assert session.execute("SELECT 1").fetchall() == [(1,)], "nobody ended it"
+    source.discard(restore)
+    assert site.own_databases() == {"shop"}
+
+
+def test_swap_waits_for_the_end_of_a_superusers_session(site, shop, held):
+    source, restore = site.source("shop", **KEEPER), shop
+    source.stage(restore)
+    session, others = held("shop"), site.server.connect("shop", **MALLORY)
+    leaving = threading.Timer(1, session.close)
+    leaving.start()
+    source.swap(restore)
+    leaving.join()
+    assert state(site) == [("saved",)]
+    others.close()
+
+
+def test_staged_database_is_dropped_once_a_superusers_session_in_it_has_ended(site, shop, held):
+    source, restore = site.source("shop", **KEEPER), shop
+    source.stage(restore)
+    leaving = threading.Timer(1, held(f"shop__stage_{restore.id}").close)
+    leaving.start()
+    source.discard(restore)
+    leaving.join()
+    assert site.own_databases() == {"shop"}

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
 from recovery.common.errors import RecoveryError, RestoreError
-from recovery.common.wording import ROLLS_BACK
+from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.sources.postgres.accounts.server_globals import database_facts, grant
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.definitions.names import quoted_name
@@ -113,6 +113,8 @@ def allow(connection: Connection, database: str, let_in: bool) -> None:
 def close(connection: Connection, databases: Sequence[str]) -> None:
     """Take databases from their owners, let nobody into them any more, and end every session in them.
 
+    A session that we may not end, such as a superuser's, is waited for: nobody comes in anew meanwhile.
+
     Raises:
         RestoreError: if the server refuses, or a session does not end.
     """
@@ -120,10 +122,15 @@ def close(connection: Connection, databases: Sequence[str]) -> None:
         for database in databases:
             _take(connection, database)
             allow(connection, database, False)
-        deadline = time.monotonic() + _END_SESSIONS_WITHIN
+        deadline, said = time.monotonic() + _END_SESSIONS_WITHIN, set[str]()
         while left := _end_sessions(connection, databases):
+            if new := sorted({session for session, ended in left.items() if not ended} - said):
+                log.warning("%s may not end sessions, and waits for their end: %s", quoted_name(connection.info.user), ", ".join(new))
+                said.update(new)
             if time.monotonic() > deadline:
-                raise RestoreError(f"Sessions do not end: {', '.join(left)}.", f"End them at the server. {ROLLS_BACK}")
+                ours = ", ".join(left)
+                who = f", some of which {quoted_name(connection.info.user)} may not end" if said & left.keys() else ""
+                raise RestoreError(f"Sessions do not end{who}: {ours}.", f"End them at the server. {ROLLS_BACK}")
             time.sleep(0.1)
 
 
@@ -137,14 +144,24 @@ def _take(connection: Connection, database: str) -> None:
                 raise
 
 
-def _end_sessions(connection: Connection, databases: Sequence[str]) -> list[str]:
-    """End every session but autovacuum's, which only a superuser may; a rename itself makes that go away, and waits for it."""
-    query = """SELECT pid, coalesce(quote_ident(usename), backend_type), application_name, datname, pg_terminate_backend(pid)
-        FROM pg_stat_activity WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'"""
-    rows = connection.execute(query, [list(databases)]).fetchall()
-    if rows:
-        log.info("ending %d sessions of %s", len(rows), ", ".join(sorted({row[1] for row in rows})))
-    return [f"{user} ({application}) in {database}, process {pid}" for pid, user, application, database, _ in rows]
+def _end_sessions(connection: Connection, databases: Sequence[str]) -> dict[str, bool]:
+    """End every session, each in words, and whether we may; but for autovacuum's, which a rename itself makes go away, and waits for.
+
+    Who is no superuser sees of autovacuum neither the kind nor a user, and of a superuser's session not the kind.
+    """
+    query = """SELECT pid, coalesce(quote_ident(usename), backend_type), application_name, datname FROM pg_stat_activity
+        WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND coalesce(usename, nullif(backend_type, 'autovacuum worker')) IS NOT NULL"""
+    found: dict[str, bool] = {}
+    for pid, user, application, database in connection.execute(query, [list(databases)]).fetchall():
+        session = f"{user} ({application}) in {database}, process {pid}"
+        try:
+            connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+            found[session] = True
+        except psycopg.errors.InsufficientPrivilege:
+            found[session] = False
+    if ended := [session for session, ended in found.items() if ended]:
+        log.info("ending %d sessions: %s", len(ended), shortened(ended))
+    return found
 
 
 def give_back(connection: Connection, database: str, was: Former) -> None:

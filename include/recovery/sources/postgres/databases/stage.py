@@ -26,7 +26,7 @@ from recovery.sources.postgres.accounts.loaders import EVERYONE, OURS, Loaders
 from recovery.sources.postgres.accounts.roles import create_roles, roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases import inheritance, ownership, privileged
-from recovery.sources.postgres.databases.custody import undisturbed
+from recovery.sources.postgres.databases.custody import close, undisturbed
 from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, read_entries
 from recovery.sources.postgres.databases.second_try import Listener, SecondTry
 from recovery.sources.postgres.definitions import catalog, reading
@@ -56,7 +56,12 @@ def drop(connection: Connection, database: str) -> None:
     with translated_errors(f"Dropping database {database}", RestoreError):
         if connection.execute("SELECT FROM pg_database WHERE datname = %s AND datistemplate", [database]).fetchone() is not None:
             connection.execute(SQL("ALTER DATABASE {} IS_TEMPLATE false").format(Identifier(database)))
-        connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(database)))
+        statement = SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(database))
+        try:
+            connection.execute(statement)
+        except psycopg.errors.InsufficientPrivilege:  # to end a session
+            close(connection, [database])
+            connection.execute(statement)
     loaders.drop(connection, database)
 
 
