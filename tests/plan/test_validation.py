@@ -59,6 +59,7 @@ PING = {"source": "mongo.documents", "database": "shop", "command": {"ping": 1}}
         (target(mongo={"documents": {"connection": "mongo", "databases": {"a": "b"}}}), "name the databases of both in the plan"),
         (target(postgres={"main": {"connection": "crm"}}), "this is the live server of postgres.other; give shop another name"),
         (target(files={"uploads": {"path": "HOME/storage/below"}}), "lies in"),
+        (target(postgres={"main": {"connection": "spare", "owners": "mine"}}), "owners: mine needs grants: none"),
         (target(files={"uploads": {"path": "HOME"}}), "lies in, or has in it"),
         (target(config={"settings": {"folder": "FOLDER/near/x"}}), "destinations.near.folder"),
         (target(files={"other": {"path": "/srv/x"}}), "no such source"),

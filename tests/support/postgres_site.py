@@ -31,10 +31,13 @@ class Site:
         self._roles = roles
         self._number = 0
 
-    def source(self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", runner=LOCAL, **settings):
+    def source(
+        self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", runner=LOCAL, terms=None, **settings
+    ):
         endpoint = Endpoint("pg", host, self.server.port, user, password or self.server.password)
         tools = [self.server.bin] if tools is None else tools
-        return Postgres("main", PostgresSettings(connection="pg", databases=databases, **settings), endpoint, tools, renamed, runner=runner)
+        settings = PostgresSettings(connection="pg", databases=databases, **settings)
+        return Postgres("main", settings, endpoint, tools, renamed, runner=runner, **(terms or {}))
 
     def sql(self, database, *statements, **who):
         with self.server.connect(database, **who) as connection:

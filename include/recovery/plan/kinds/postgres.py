@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -49,6 +49,17 @@ class PostgresSettings(ServerSettings):
 
 class PostgresTarget(ServerTarget):
     """A PostgreSQL server to restore to."""
+
+    owners: Literal["keep", "mine"] = "keep"
+    """Who owns what is restored: the set's roles, or the Connection's user. Then no role of the set is needed there."""
+    grants: Literal["keep", "none"] = "keep"
+    """Who has rights on it: those who have some in the set, or nobody but the owners."""
+
+    @model_validator(mode="after")
+    def _mine_without_grants(self) -> Self:
+        if self.owners == "mine" and self.grants != "none":
+            raise ValueError("owners: mine needs grants: none, since rights are given to roles of the set")
+        return self
 
 
 def _role(name: str) -> str:

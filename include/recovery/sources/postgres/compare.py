@@ -21,7 +21,7 @@ from recovery.sources.postgres.definitions.reading import Definitions, Readings,
 from recovery.sources.postgres.dump.copy_text import TableText
 from recovery.sources.postgres.dump.pg_dump import large_object_inventory
 from recovery.sources.postgres.dump.table_reader import large_object_digest, table_texts
-from recovery.sources.postgres.targets import Objects, Target, expected_objects
+from recovery.sources.postgres.targets import KEPT, Objects, Target, expected_objects
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def _verify_database(server: Server, jobs: int, restore: RestoreView, target: Ta
     found["database", target.saved] = _outside(server, target)
     expected, found = alike(expected, found, target.major, kept(restore, target.saved))
     expected = exceptions.accepted(expected, found, exceptions.kept(restore, target.saved), str(target.snapshot["codec"]))
-    differences = compare_rows(rows_of(expected), rows_of(found)) + _set_aside(server, target)
+    expected, found = target.terms.expected(expected), target.terms.found(found)
+    differences = compare_rows(rows_of(expected), rows_of(found)) + _set_aside(server, target) + _of_others(server, target)
     log.info("database %s: %d things compared, %d differ", target.name, len(expected), len(differences))
     return differences
 
@@ -65,6 +66,17 @@ def _set_aside(server: Server, target: Target) -> list[Difference]:
     with server.connect(target.loaded) as connection, translated_errors(f"Listing the schemas of {target.loaded}", RestoreError):
         found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1", [catalog.SET_ASIDE_SCHEMA]).fetchall()
     return [Difference("schema", name, "is not in the set") for (name,) in found]
+
+
+def _of_others(server: Server, target: Target) -> list[Difference]:
+    """Large objects that belong to others, or that others have rights on, where the set's own owners and rights are not brought."""
+    if target.terms == KEPT:
+        return []
+    query = """SELECT oid::text FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) <> coalesce(%s, pg_get_userbyid(lomowner))
+        OR NOT %s AND EXISTS (SELECT FROM aclexplode(lomacl) WHERE grantee <> lomowner) ORDER BY oid"""
+    with server.connect(target.loaded) as connection, translated_errors(f"Listing the large objects of {target.loaded}", RestoreError):
+        found = connection.execute(query, [target.terms.heir, target.terms.rights]).fetchall()
+    return [Difference("large object", number, "belongs to somebody else, or others have rights on it") for (number,) in found]
 
 
 def compare(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Target], *, exactly: bool = False) -> list[Change]:
@@ -88,6 +100,7 @@ def compare(server: Server, jobs: int, restore: RestoreView, chosen: Sequence[Ta
                 found["database", target.saved] = server_globals.database_facts(connection, target.name) or {}
             if not exactly:
                 expected, found = alike(expected, found, target.major)
+                expected, found = target.terms.expected(expected), target.terms.found(found)
         found_changes += changes(_within(target, expected), _within(target, found)) if exactly else changes_within(target, expected, found)
     return together(found_changes)
 
@@ -170,7 +183,7 @@ def _outside(server: Server, target: Target) -> Facts:
     """What a loaded database will be on the outside: owner, rights and settings are tried, read, and rolled back."""
     with server.maintenance() as connection, translated_errors(f"Trying the settings of database {target.loaded}", RestoreError):
         with connection.transaction(force_rollback=True):
-            for statement in server_globals.database_statements(target.loaded, target.facts):
+            for statement in server_globals.database_statements(target.loaded, target.brought):
                 connection.execute(statement)
             facts = server_globals.database_facts(connection, target.loaded)
     if facts is None:

@@ -14,6 +14,7 @@ from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.model import Finding, Preflight, fact, refusal, warning
 from recovery.sources.postgres.accounts import server_globals
+from recovery.sources.postgres.accounts import terms as terms_of_target
 from recovery.sources.postgres.accounts.roles import globals_artifact, needed_roles, roles
 from recovery.sources.postgres.blockers import blockers
 from recovery.sources.postgres.client import Connection, Server, translated_errors
@@ -24,13 +25,13 @@ from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
 from recovery.sources.postgres.tables import preflight as tables_preflight
 from recovery.sources.postgres.tables.preflight import needed_bytes, unpacked_bytes
-from recovery.sources.postgres.targets import LEFT_OUT, Target, databases, expected_objects, targets
+from recovery.sources.postgres.targets import KEPT, LEFT_OUT, Target, Terms, databases, expected_objects, targets
 
 _SET_SINCE = 16_00_00
 """A membership may be one without the right to give something to the group, or without its rights."""
 
 
-def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], backed_up: Sequence[str]) -> Preflight:
+def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], backed_up: Sequence[str], terms: Terms) -> Preflight:
     """See :meth:`recovery.sources.base.Restorer.preflight`.
 
     Args:
@@ -38,6 +39,7 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
         restore: what is to be restored.
         renamed: names of databases there, by their names in the set.
         backed_up: the databases that the plan names; empty for all.
+        terms: who gets what is restored.
     """
     findings = [
         fact(
@@ -55,17 +57,22 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
     findings += parts
     if any(finding.level == "refusal" for finding in parts):
         return Preflight(server.identity, tuple(findings))
-    chosen, tables = targets(restore, renamed), contents.chosen(restore, renamed)
+    chosen, tables = targets(restore, renamed, terms), contents.chosen(restore, renamed)
     with server.maintenance() as connection, translated_errors("Looking at the target", RestoreError):
         for target in chosen:
             findings += _version(server, target)
             findings += _left_out(restore, target)
+            findings += terms_of_target.findings(server, connection, restore, target)
             findings += _live(connection, target, has_room(server, connection, chosen))
             findings += blockers(connection, target)
             findings += _extensions(connection, restore, target, server.about.superuser)
             findings += _tablespaces(connection, restore, target)
             findings += _made_by_superuser(restore, target) if server.about.superuser else []
             findings += _safety_backup_findings(server, connection, target, backed_up)
+        if tables and terms != KEPT:
+            findings.append(
+                refusal("Single tables come back with their owners and rights. With owners or grants, restore whole databases.")
+            )
         if chosen or not restore.only:
             findings += _roles(connection, restore, chosen)
             findings += _rights(connection, restore, chosen) if not server.about.superuser else []
@@ -318,9 +325,9 @@ def _rights(connection: Connection, restore: RestoreView, chosen: Sequence[Targe
         yield refusal(
             f"User {me} is no superuser, and roles are missing or asleep: {quoted_names(missing)}. Create them, or restore as a superuser."
         )
-    owners = {target.facts["owner"] for target in chosen}
+    owners = {target.brought["owner"] for target in chosen}
     for target in chosen:
-        owners |= {facts["owner"] for _, _, facts in restore.rows(target.artifact) if facts.get("owner")}
+        owners |= {target.terms.owner(facts["owner"]) for _, _, facts in restore.rows(target.artifact) if facts.get("owner")}
         owners |= {
             owner for (owner,) in _rows(connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", target.name)
         }

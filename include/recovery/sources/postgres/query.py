@@ -131,7 +131,7 @@ def _in_set(restore: RestoreView, target: Target) -> Database:
             makers.add(owner)
         if kind in {"schema", "database"}:
             makers |= {grantee for grantee, privilege, _ in facts["acl"] or () if privilege == "CREATE"}
-    return Database(str(target.facts["owner"]), makers)
+    return Database(str(target.brought["owner"]), makers)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.tables import contents as tables_contents
 from recovery.sources.postgres.tables import restore as tables_restore
 from recovery.sources.postgres.tables.contents import Chosen
-from recovery.sources.postgres.targets import Target, targets
+from recovery.sources.postgres.targets import Target, Terms, targets
 
 
 class Postgres(Dumper, InPlaceRestorer, Queryable):
@@ -41,6 +41,8 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         tools: the plan's folders of client tools.
         runner: runs them.
         renamed: names of databases at this place, by their names in the set, where they are others.
+        mine: all that is restored as a whole gets the Connection's user as its owner, see :class:`PostgresTarget`.
+        grants: others get the rights that the set has.
     """
 
     kind = "postgres"
@@ -54,8 +56,11 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         renamed: Mapping[str, str] | None = None,
         *,
         runner: Runner,
+        mine: bool = False,
+        grants: bool = True,
     ) -> None:
         super().__init__(name, runner)
+        self._mine, self._grants = mine, grants
         self._settings = settings
         self._renamed = renamed or {}
         self._server = Server(endpoint, tools, runner)
@@ -65,7 +70,8 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         """See :meth:`recovery.sources.base.Source.of`."""
         place = there or settings
         renamed = there.databases if there else {}
-        return cls(name, settings, access.connect(place.connection), access.tools, renamed, runner=access.runner)
+        terms = {"mine": there.owners == "mine", "grants": there.grants == "keep"} if there else {}
+        return cls(name, settings, access.connect(place.connection), access.tools, renamed, runner=access.runner, **terms)
 
     def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
         """See :meth:`Dumper.dump`."""
@@ -77,7 +83,7 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
 
     def preflight(self, restore: RestoreView) -> Preflight:
         """See :meth:`InPlaceRestorer.preflight`."""
-        return postgres_preflight.preflight(self._server, restore, self._renamed, self._settings.databases)
+        return postgres_preflight.preflight(self._server, restore, self._renamed, self._settings.databases, self._terms)
 
     def stage(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.stage`."""
@@ -190,7 +196,11 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
 
     def _whole(self, restore: RestoreView) -> list[Target]:
         """The databases that are restored as a whole."""
-        return targets(restore, self._renamed)
+        return targets(restore, self._renamed, self._terms)
+
+    @property
+    def _terms(self) -> Terms:
+        return Terms(self._server.about.user if self._mine else None, self._grants)
 
     def _parts(self, restore: RestoreView) -> list[Chosen]:
         """The databases of which schemas or tables are restored."""

@@ -14,7 +14,7 @@ from tests.support.postgres_attack import SINCE, WAYS, evil_functions
 from tests.support.postgres_site import Site, contents, texts
 from tests.support.postgres_versions import majors
 
-ROLES = ("mallory", "alice")
+ROLES = ("mallory", "alice", "keeper")
 
 
 @pytest.fixture(scope="module", params=majors(18))
@@ -348,3 +348,17 @@ def test_backup_runs_no_operator_or_function_of_the_owner(site, mallory):
     source.stage(restore)
     assert source.verify_staged(restore) == []
     source.discard(restore)
+
+
+def test_user_who_is_no_superuser_gives_tables_to_owners_who_may_not_create_in_their_schema(site, mallory):
+    """The owner of a database may create in public, but only once it is his; who may not any more, could once."""
+    site.sql("shop", "CREATE TABLE own (n int)", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", **mallory)
+    site.sql("shop", "CREATE TABLE of_alice (n int)", "ALTER TABLE of_alice OWNER TO alice")
+    set_folder = site.back_up(site.source("shop"))
+    site.sql("postgres", "CREATE ROLE keeper LOGIN PASSWORD 'k' CREATEDB CREATEROLE", "GRANT pg_signal_backend, mallory, alice TO keeper")
+    source, restore = site.source("shop", user="keeper", password="k"), site.restore(set_folder)
+    assert texts(source, restore, "refusal") == ""
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    source.swap(restore)
+    assert site.sql("shop", "SELECT has_schema_privilege('alice', 'public', 'CREATE')") == [(False,)]

@@ -21,6 +21,7 @@ from recovery.common.errors import RestoreError, SourceUnreachable
 from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.logins import create_login, new_password
 from recovery.sources.postgres.client import Connection, Server, translated_errors
+from recovery.sources.postgres.targets import DATABASE_OWNER, KEPT, Terms
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ EVERYONE = "\0"
 PREFIX = "recovery_load_"
 _READS_ALL = "pg_read_all_data"
 _READS_ALL_SINCE = 14
-_DATABASE_OWNER = "pg_database_owner"
 _PARAMETERS_SINCE = 15_00_00
 LOCK_TIMEOUT = "5s"
 """How long the drop of a role waits for who keeps it locked: everybody can, by giving it rights on things of his own."""
@@ -56,6 +56,8 @@ class Loaders:
     password: str = field(repr=False)
     families: Mapping[str, Family] = field(default_factory=dict)
     """By keys that begin as :data:`EVERYONE`; see :mod:`recovery.sources.postgres.databases.inheritance`."""
+    terms: Terms = KEPT
+    """Who gets what they have loaded."""
 
     def of_owners(self) -> dict[str, str]:
         """Those in the place of one owner."""
@@ -138,7 +140,7 @@ def create_members(server: Server, connection: Connection, database: str, owners
         superusers = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolsuper").fetchall()}
         of_database = connection.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", [database]).fetchall()
         for name, role in created.roles.items():
-            owner = of_database[0][0] if name == _DATABASE_OWNER else name
+            owner = of_database[0][0] if name == DATABASE_OWNER else name
             create_login(connection, role, created.password, _mark(purpose))
             if owner not in superusers or server.about.major >= _READS_ALL_SINCE:
                 group = _READS_ALL if owner in superusers else owner
@@ -182,7 +184,7 @@ def groups_of(role: str, set_roles: Mapping[str, Facts]) -> set[str]:
 def with_database_owner(set_roles: Mapping[str, Facts], owner: str) -> dict[str, Facts]:
     """Roles of a set with the membership that the owner of a database has in it, and that is written nowhere."""
     facts = set_roles.get(owner, {})
-    return {**set_roles, owner: {**facts, "member of": [*(facts.get("member of") or ()), [_DATABASE_OWNER]]}}
+    return {**set_roles, owner: {**facts, "member of": [*(facts.get("member of") or ()), [DATABASE_OWNER]]}}
 
 
 def _memberships(owners: Collection[str], set_roles: Mapping[str, Facts]) -> Iterator[tuple[str, str]]:

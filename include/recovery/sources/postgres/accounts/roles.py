@@ -46,9 +46,9 @@ def roles(restore: RestoreView) -> dict[str, Facts]:
 def needed_roles(restore: RestoreView, chosen: Sequence[Target]) -> dict[str, Facts]:
     """The set's roles that a restore brings: all of them, or where parts were asked for, those that the databases among these need.
 
-    These are owners, who has rights, and the roles that they are members of.
+    These are owners, who has rights, and the roles that they are members of. None is needed where everything gets one owner.
     """
-    known = roles(restore)
+    known = {} if any(target.terms.heir for target in chosen) else roles(restore)
     if not restore.only:
         return known
     needed: set[str] = set()

@@ -17,10 +17,11 @@ from recovery.common.errors import RestoreError
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders, groups_of
-from recovery.sources.postgres.accounts.server_globals import grant
+from recovery.sources.postgres.accounts.server_globals import grant, grantee_name
 from recovery.sources.postgres.client import Connection, translated_errors
+from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.names import NAME, last_name, listed, parent_of, raw, split
-from recovery.sources.postgres.targets import Objects
+from recovery.sources.postgres.targets import Objects, Terms
 
 _STATEMENTS_AT_ONCE = 50
 """In one transaction: each holds locks on a table and its indexes, of which a server has some thousands."""
@@ -77,6 +78,16 @@ _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(
 IN_SCHEMA = re.compile(rf"({NAME})\.(.*)", re.DOTALL)
 """A name as the catalogs write it: a schema, and what it has there."""
 _RELATIONS = {"table": "TABLE", "view": "TABLE", "materialized view": "TABLE", "sequence": "SEQUENCE"}
+_RIGHTS_ON = {
+    **_RELATIONS,
+    **dict.fromkeys(("function", "procedure", "aggregate"), "ROUTINE"),
+    **dict.fromkeys(("type", "enum", "domain"), "TYPE"),
+    "schema": "SCHEMA",
+    "language": "LANGUAGE",
+    "foreign-data wrapper": "FOREIGN DATA WRAPPER",
+    "foreign server": "FOREIGN SERVER",
+}
+"""How REVOKE names a kind of row."""
 
 
 def owned_by(kind: str, identity: str, role: str) -> Composed:
@@ -272,7 +283,8 @@ def hand_over_schemas(connection: Connection, loaders: Loaders) -> None:
     with translated_errors(f"Handing over the schemas of {connection.info.dbname}", RestoreError):
         for owner, role in loaders.of_owners().items():
             found = connection.execute(OWNED, [role]).fetchall()
-            in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind == "schema"])
+            to = loaders.terms.owner(owner)
+            in_parts(connection, [owned_by(kind, identity, to) for kind, identity in found if kind == "schema"])
 
 
 def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> None:
@@ -284,7 +296,9 @@ def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> Non
     with translated_errors(f"Handing over {connection.info.dbname}", RestoreError):
         for owner, role in loaders.of_owners().items():
             found = connection.execute(OWNED, [role]).fetchall()
-            in_parts(connection, [owned_by(kind, identity, owner) for kind, identity in found if kind in _IN_SQL])
+            to = loaders.terms.owner(owner)
+            with _creating(connection, to, [identity for _, identity in found]):
+                in_parts(connection, [owned_by(kind, identity, to) for kind, identity in found if kind in _IN_SQL])
         for role in loaders.names():
             left = [f"{kind} {identity}" for kind, identity in connection.execute(OWNED, [role]).fetchall() if kind in _IN_SQL]
             if left:
@@ -292,7 +306,7 @@ def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> Non
                     f"Of {connection.info.dbname} nobody owns {shortened(left)}.", "Report it: the set should say whose it is."
                 )
         connection.execute(SQL("DROP OWNED BY {}").format(SQL(", ").join(map(Identifier, loaders.names()))))
-        for _, routine, facts in _lending(connection, objects, "proacl IS NOT NULL"):
+        for _, routine, facts in _lending(connection, objects, "proacl IS NOT NULL") if loaders.terms.rights else ():
             if _may({None}, facts, "EXECUTE"):
                 connection.execute(grant("EXECUTE", SQL("ROUTINE {}").format(SQL(routine)), None, False))
 
@@ -305,7 +319,38 @@ def in_parts(connection: Connection, statements: Sequence[Composed]) -> None:
                 connection.execute(statement)
 
 
-def give_ours(connection: Connection, objects: Objects, set_roles: Mapping[str, Facts]) -> None:
+@contextmanager
+def _creating(connection: Connection, owner: str, identities: Iterable[str]) -> Iterator[None]:
+    """Let a new owner create in the schemas of what he gets: who is no superuser gives something to nobody else.
+
+    The owner of a database may create in ``public``, but only once the database is his.
+    """
+    query = """SELECT quote_ident(nspname) FROM pg_namespace WHERE quote_ident(nspname) = ANY (%s)
+        AND NOT has_schema_privilege(%s, oid, 'CREATE') AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"""
+    schemas = {match[1] for match in map(IN_SCHEMA.match, identities) if match}
+    lacking = [SQL("SCHEMA {}").format(SQL(name)) for (name,) in connection.execute(query, [sorted(schemas), owner]).fetchall()]
+    in_parts(connection, [grant("CREATE", schema, owner, False) for schema in lacking])
+    yield
+    in_parts(connection, [SQL("REVOKE CREATE ON {} FROM {}").format(schema, Identifier(owner)) for schema in lacking])
+
+
+def leave_rights_to_owners(connection: Connection) -> None:
+    """Take all rights from everybody but the owners, also those that everybody has by default.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    statements = [
+        SQL("REVOKE ALL ON {} {} FROM {}").format(SQL(_RIGHTS_ON[kind]), SQL(name), grantee_name(grantee))
+        for kind, name, facts in catalog.object_rows(connection)
+        if kind in _RIGHTS_ON
+        for grantee in {grantee for grantee, *_ in facts.get("acl") or ()} - {facts["owner"]}
+    ]
+    with translated_errors(f"Taking rights in {connection.info.dbname}", RestoreError):
+        in_parts(connection, statements)
+
+
+def give_ours(connection: Connection, objects: Objects, set_roles: Mapping[str, Facts], terms: Terms) -> None:
     """Give what we made ourselves to the set's owners. Done again, it gives what has come since.
 
     A role of the set that is to be a superuser is none yet. It becomes one in the transaction that gives it something,
@@ -316,7 +361,8 @@ def give_ours(connection: Connection, objects: Objects, set_roles: Mapping[str, 
     """
     with translated_errors(f"Handing over {connection.info.dbname}", RestoreError):
         for kind, identity, owner in connection.execute(_OURS).fetchall():
-            wanted = str(objects.get((kind, identity), {}).get("owner") or owner)
+            saved = objects.get((kind, identity), {}).get("owner")
+            wanted = terms.owner(saved) if saved else owner
             if wanted != owner:
                 with connection.transaction(), _as_superuser(connection, wanted, set_roles):
                     connection.execute(owned_by(kind, identity, wanted))

@@ -147,6 +147,7 @@ def fill(
         owners = {entry.owner for entry in entries if entry.owner}
         families = inheritance.families(dump.objects)
         loading = loaders.create(connection, target.loaded, owners, dump.roles, dump.objects.values(), families)
+        loading = replace(loading, terms=target.terms)
         loaders.try_login(server, target.loaded, loading)
         log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
@@ -251,12 +252,17 @@ class _Load:
     def hand_over(self) -> None:
         """Give everything to the set's owners, then the rights on it to others; event triggers come last."""
         ownership.hand_over_schemas(self.inside, self.loaders)
-        ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
-        self._do(self.steps.schema_rights)
+        terms = self.loaders.terms
+        ownership.give_ours(self.inside, self.dump.objects, self.dump.roles, terms)
+        if not terms.heir:  # a new owner has to be allowed to put something into a schema of another
+            self._do(self.steps.schema_rights)
         ownership.hand_over(self.inside, self.loaders, self.dump.objects)
-        self._do(self.steps.rights)
+        if terms.rights:
+            self._do(self.steps.rights)
         self._do(self.steps.event_triggers)
-        ownership.give_ours(self.inside, self.dump.objects, self.dump.roles)
+        ownership.give_ours(self.inside, self.dump.objects, self.dump.roles, terms)
+        if not terms.rights:
+            ownership.leave_rights_to_owners(self.inside)
 
     def readings(self) -> Iterator[tuple[Place, list[str]]]:
         """What the server makes of the set's definitions that it shows otherwise, each with the rights of its owner."""
@@ -353,7 +359,9 @@ def create_database(server: Server, restore: RestoreView, target: Target) -> Non
             connection.execute("DROP SCHEMA public")
         elif target.major < 15:  # whose pg_dump leaves it as it is in a new database, which is not the same in a newer server
             comments = {name: facts["text"] for _, name, facts in restore.rows(target.artifact, "comment")}
-            for statement in server_globals.schema_statements(Identifier("public"), schemas["public"], comments.get("schema public")):
+            for statement in server_globals.schema_statements(
+                Identifier("public"), target.terms.schema(schemas["public"]), comments.get("schema public")
+            ):
                 connection.execute(statement)
         if "plpgsql" not in extensions:
             connection.execute("DROP EXTENSION plpgsql")

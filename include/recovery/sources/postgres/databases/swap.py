@@ -154,10 +154,10 @@ def dress(connection: Connection, target: Target) -> None:
     Raises:
         VerificationError: if it is not that afterwards.
     """
-    for statement in server_globals.database_statements(target.name, target.facts):
+    for statement in server_globals.database_statements(target.name, target.brought):
         connection.execute(statement)
     found = server_globals.database_facts(connection, target.name)
-    if differences := compare([("database", target.name, target.facts)], [("database", target.name, found or {})]):
+    if differences := compare([("database", target.name, target.brought)], [("database", target.name, found or {})]):
         raise VerificationError(
             f"The settings of the restored database are not the set's: {'; '.join(map(str, differences))}.",
             f"The statements were undone; report it. {ROLLS_BACK}",
