@@ -16,7 +16,7 @@ demo: $(READY) ## Back up a sample system through Airflow, destroy it, restore i
 	@$(RUN) -m sandbox.demo $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS='tests/x -k y' narrows
-	@python3 tools/setup.py programs libcurl tar zstd age openssl chromium
+	@python3 tools/setup.py programs libcurl tar zstd age openssl pgbouncer chromium
 	@# Side by side first, more than cores, since they wait for servers too; a whole Airflow wants the machine for itself. Status 5 says that ARGS left nothing of a half.
 	@fast=0; $(PYTEST) -n 3 --dist loadfile -m "not long and not airflow" $(ARGS) || fast=$$?; \
 	slow=0; $(PYTEST) -m "airflow and not long" $(ARGS) || slow=$$?; \

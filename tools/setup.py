@@ -26,7 +26,15 @@ PYTHONS = ((3, 11), (3, 12), (3, 13))
 GO_AT_LEAST = (1, 23)
 MONGO_TOOLS = ("mongodump", "mongorestore", "bsondump")
 
-PACKAGES = {"libcurl": "libcurl4", "tar": "tar", "zstd": "zstd", "age": "age", "openssl": "openssl", "chromium": "chromium"}
+PACKAGES = {
+    "libcurl": "libcurl4",
+    "tar": "tar",
+    "zstd": "zstd",
+    "age": "age",
+    "openssl": "openssl",
+    "pgbouncer": "pgbouncer",
+    "chromium": "chromium",
+}
 """Debian and Ubuntu package of each program that `programs` may be asked for."""
 
 

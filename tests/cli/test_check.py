@@ -12,9 +12,10 @@ import yaml
 from botocore.exceptions import ClientError
 
 from recovery.cli.main import main
-from recovery.common.connections import Clients
+from recovery.common.connections import Clients, Endpoint
 from recovery.destinations.folder import Folder
 from tests.cli.test_main import plan
+from tests.support.pooler import PgBouncer
 from tests.support.processes import RECOVERY
 from tests.support.sets import keys_of, s3_destination
 
@@ -31,10 +32,10 @@ def check(tmp_path, monkeypatch, capsys):
     (tmp_path / "plans").mkdir()
     monkeypatch.setenv("RECOVERY_PLANS", str(tmp_path / "plans"))
 
-    def run(destinations, client=no_connection):
+    def run(destinations, client=no_connection, connect=no_connection, **keys):
         kept = {name: place | {"keep_last": 3} for name, place in destinations.items()}
-        (tmp_path / "plans/shop.yaml").write_text(yaml.safe_dump(plan(destinations=kept), sort_keys=False))
-        status = main(["check", "shop"], lambda: Clients(no_connection, client))
+        (tmp_path / "plans/shop.yaml").write_text(yaml.safe_dump(plan(destinations=kept, **keys), sort_keys=False))
+        status = main(["check", "shop"], lambda: Clients(connect, client))
         return status, capsys.readouterr().out.splitlines()
 
     return run
@@ -82,6 +83,25 @@ def test_check_fails_for_a_destination_with_another_clock(check, local, monkeypa
     status, (line,) = check({"near": {"folder": str(local.root)}})
     assert status == 1
     assert "are 1 h apart" in line
+
+
+@pytest.mark.servers
+def test_check_asks_postgresql_servers_and_names_a_pooler(check, local, postgres_server, server_folder):
+    def endpoint(port):
+        return lambda _: Endpoint("live", "127.0.0.1", port, "postgres", postgres_server.password)
+
+    sources = {"postgres": {"main": {"connection": "live"}}, "files": {"uploads": {"path": "/srv/uploads"}}}
+    tools = {"postgres": [str(postgres_server.bin)]}
+    there, plan_keys = {"near": {"folder": str(local.root)}}, {"sources": sources, "tools": tools}
+    status, (server, _) = check(there, connect=endpoint(postgres_server.port), **plan_keys)
+    assert status == 0
+    assert server.startswith(f"postgres.main: PostgreSQL {postgres_server.major}")
+    assert server.endswith(f" as postgres, with the client tools in {postgres_server.bin} can be used")
+    with PgBouncer(server_folder / "pooler-check", postgres_server, "transaction", "") as pooler:
+        status, (server, _) = check(there, connect=endpoint(pooler.port), **plan_keys)
+    assert status == 1
+    assert server.startswith("postgres.main: NOT USABLE. Not PostgreSQL itself but a pooler")
+    assert server.endswith("Next: Write the server's direct address into the Connection, without the pooler.")
 
 
 @pytest.mark.long

@@ -32,9 +32,19 @@ class Site:
         self._number = 0
 
     def source(
-        self, *databases, user="postgres", password=None, tools=None, renamed=None, host="127.0.0.1", runner=LOCAL, terms=None, **settings
+        self,
+        *databases,
+        user="postgres",
+        password=None,
+        tools=None,
+        renamed=None,
+        host="127.0.0.1",
+        runner=LOCAL,
+        terms=None,
+        port=None,
+        **settings,
     ):
-        endpoint = Endpoint("pg", host, self.server.port, user, password or self.server.password)
+        endpoint = Endpoint("pg", host, port or self.server.port, user, password or self.server.password)
         tools = [self.server.bin] if tools is None else tools
         settings = PostgresSettings(connection="pg", databases=databases, **settings)
         return Postgres("main", settings, endpoint, tools, renamed, runner=runner, **(terms or {}))

@@ -1,4 +1,4 @@
-"""``recovery check``: a plan's destinations are tried out, before the first backup needs them."""
+"""``recovery check``: what a plan names is tried out, before the first backup needs it: destinations, and PostgreSQL servers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,31 @@ from recovery.destinations.base import Destination, Missing
 from recovery.plan.model import Plan
 from recovery.runs.context import PlanContext
 from recovery.sets.catalog import MAX_SKEW
+from recovery.sources.base import Source
 
 
 def check(plan: Plan, clients: Clients) -> Answer:
-    """Try out every destination of a plan; status 1 if one can't be used. Nothing is left there.
+    """Try out every destination of a plan, and every source that can be asked; status 1 if one can't be used. Nothing is left there.
 
     Args:
-        plan: whose destinations.
-        clients: looks up the Connections of buckets.
+        plan: whose destinations and sources.
+        clients: looks up their Connections.
     """
-    found = {each.name: _facts(each, f"{plan.plan}/check") for each in PlanContext(plan, clients).destinations()}
-    unusable = any("error" in facts for facts in found.values())
-    return Answer({"plan": plan.plan, "destinations": found}, [_line(name, facts) for name, facts in found.items()], int(unusable))
+    context = PlanContext(plan, clients)
+    found = {each.name: _facts(each, f"{plan.plan}/check") for each in context.destinations()}
+    sources = {source_id: facts for source_id in plan.source_ids if (facts := _of_source(context, source_id))}
+    unusable = any("error" in facts for facts in (*found.values(), *sources.values()))
+    lines = [_line(name, facts) for name, facts in (*sources.items(), *found.items())]
+    return Answer({"plan": plan.plan, "sources": sources, "destinations": found}, lines, int(unusable))
+
+
+def _of_source(context: PlanContext, source_id: str) -> dict[str, Any]:
+    """What a source is, or why it can't be used; nothing of one that can't be asked."""
+    try:
+        place = context.source(source_id, Source).try_out()
+    except RecoveryError as error:
+        return {"error": error.what, "next": error.next_step}
+    return {"place": place} if place else {}
 
 
 def _facts(destination: Destination, key: str) -> dict[str, Any]:
@@ -48,6 +61,8 @@ def _facts(destination: Destination, key: str) -> dict[str, Any]:
 def _line(name: str, facts: dict[str, Any]) -> str:
     if "error" in facts:
         return f"{name}: NOT USABLE. {facts['error']} Next: {facts['next']}"
+    if "free_bytes" not in facts:
+        return f"{name}: {facts['place']} can be used"
     free = facts["free_bytes"]
     room = "" if free is None else f", with {human_size(free)} free"
     return f"{name}: {facts['place']} can be used{room}; it confirms what arrives by {facts['confirms_by']}"

@@ -91,10 +91,10 @@ def command_line() -> argparse.ArgumentParser:
     schema = plans.add_parser("schema", help="print the JSON Schema of a plan file")
     schema.set_defaults(run=_print_schema)
 
-    destinations = areas.add_parser("check", help="try out the destinations of a plan; exit status 1 if one can't be used")
-    destinations.add_argument("plan", metavar="PLAN", help="its name, in the folder that RECOVERY_PLANS names, else in include/plans")
-    destinations.add_argument("--json", action="store_true", help="print JSON")
-    destinations.set_defaults(run=_check_destinations)
+    tried = areas.add_parser("check", help="try out destinations and PostgreSQL servers of a plan; exit status 1 if one can't be used")
+    tried.add_argument("plan", metavar="PLAN", help="its name, in the folder that RECOVERY_PLANS names, else in include/plans")
+    tried.add_argument("--json", action="store_true", help="print JSON")
+    tried.set_defaults(run=_try_out)
     _add_sets(areas)
     return parser
 
@@ -164,7 +164,7 @@ def _check_plans(chosen: argparse.Namespace) -> int:
     plans = load_plans(where)
     for plan in plans.valid:
         has = f"{counted(len(plan.source_ids), 'source')}, {counted(len(plan.destinations), 'destination')}"
-        print(f"plan {plan.plan}: valid, with {has}; `recovery check {plan.plan}` tries its destinations out")
+        print(f"plan {plan.plan}: valid, with {has}; `recovery check {plan.plan}` tries out what it names")
     for broken in plans.broken:
         print(indented(str(broken)), file=sys.stderr)
     if not plans.valid and not plans.broken:
@@ -172,7 +172,7 @@ def _check_plans(chosen: argparse.Namespace) -> int:
     return 1 if plans.broken or not plans.valid else 0
 
 
-def _check_destinations(chosen: argparse.Namespace) -> int:
+def _try_out(chosen: argparse.Namespace) -> int:
     from recovery.cli.check import check
     from recovery.plan.loader import load_plan
 

@@ -134,6 +134,14 @@ class Source(ABC):
             ConnectionUnusable: if the Connection is missing.
         """
 
+    def try_out(self) -> str:
+        """Reach it as a backup does; what it is, in words. Empty if nothing is to be found out that way.
+
+        Raises:
+            RecoveryError: if it can't be used, with the reason.
+        """
+        return ""
+
     @property
     def id(self) -> str:
         """``<kind>.<name>``, as tasks and manifests say it."""

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -85,6 +86,10 @@ _PASSING = (
     errors.AdminShutdown,
     errors.CannotConnectNow,
 )
+_MARK = "recovery.session"
+"""A setting that every session is begun with, and that only this very session has at the server."""
+_NOT_TAKEN = "unsupported startup parameter"
+"""What a pooler answers that takes no settings."""
 _OURS = {"host", "port", "user", "password", "dbname", "options", "client_encoding", "service"}
 
 
@@ -241,6 +246,7 @@ class Server:
         return self._connect(database, {**self._pins(), **changes}, autocommit=autocommit)
 
     def _connect(self, database: str, pins: Mapping[str, str | None], *, autocommit: bool = True) -> Connection:
+        mark = secrets.token_hex(8)
         try:
             connection: Connection = psycopg.connect(
                 host=self.endpoint.host or None,
@@ -248,17 +254,20 @@ class Server:
                 user=self.endpoint.login or None,
                 password=self.endpoint.password or None,
                 dbname=database,
-                options=self._options(pins),
+                options=self._options({**pins, _MARK: mark}),
                 autocommit=autocommit,
                 prepare_threshold=None,
                 **self._parameters,
             )
         except psycopg.OperationalError as error:
+            if _NOT_TAKEN in str(error):
+                raise self._pooled(str(error).strip()) from error
             raise SourceUnreachable(
-                f"PostgreSQL at {self.endpoint.host}:{self.endpoint.port or 5432} (Connection {self.endpoint.id!r}) does not let us into"
+                f"PostgreSQL at {self._address} (Connection {self.endpoint.id!r}) does not let us into"
                 f" database {database!r}: {str(error).strip()}.",
                 "Check the address, the password and pg_hba.conf.",
             ) from error
+        self._refuse_pooled(connection, mark)
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
             connection.execute("SET client_encoding TO latin1")
             set_json_loads(lambda data: json.loads(data if isinstance(data, str) else str(data, "latin1")), connection)
@@ -267,6 +276,30 @@ class Server:
         if not autocommit:
             connection.commit()
         return connection
+
+    def _refuse_pooled(self, connection: Connection, mark: str) -> None:
+        """A pooler may drop the settings of a session, or share a session of the server among several of ours, between two statements.
+
+        Then nothing holds that was set or locked, and no snapshot stays open.
+        """
+        try:
+            found = connection.execute("SELECT current_setting(%s, true)", [_MARK]).fetchone()
+        except psycopg.Error as error:
+            connection.close()
+            raise self._pooled(str(error).strip()) from error
+        if found != (mark,):
+            connection.close()
+            raise self._pooled("its sessions have not the settings that ours were begun with")
+
+    def _pooled(self, why: str) -> ConnectionUnusable:
+        return ConnectionUnusable(
+            f"Not PostgreSQL itself but a pooler, such as PgBouncer, answers at {self._address} (Connection {self.endpoint.id!r}): {why}.",
+            "Write the server's direct address into the Connection, without the pooler.",
+        )
+
+    @property
+    def _address(self) -> str:
+        return f"{self.endpoint.host}:{self.endpoint.port or 5432}"
 
     def maintenance(self, besides: Sequence[str] = ()) -> Connection:
         """A session in any database but some, for what concerns the whole server.
@@ -312,7 +345,7 @@ class Server:
     @property
     def identity(self) -> str:
         """System identifier and address: a clone has the same identifier, so the address belongs to it."""
-        return f"{self.about.system} at {self.endpoint.host}:{self.endpoint.port or 5432}"
+        return f"{self.about.system} at {self._address}"
 
     def databases(self) -> dict[str, bool]:
         """Every database by name, and whether it can be backed up.

@@ -23,6 +23,7 @@ from recovery.sources.postgres.accounts.query_roles import Asked
 from recovery.sources.postgres.client import Server
 from recovery.sources.postgres.databases import in_place, rehearsal, swap
 from recovery.sources.postgres.databases import stage as databases_stage
+from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump import pg_dump
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.tables import contents as tables_contents
@@ -72,6 +73,11 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         renamed = there.databases if there else {}
         terms = {"mine": there.owners == "mine", "grants": there.grants == "keep"} if there else {}
         return cls(name, settings, access.connect(place.connection), access.tools, renamed, runner=access.runner, **terms)
+
+    def try_out(self) -> str:
+        """See :meth:`recovery.sources.base.Source.try_out`."""
+        about = self._server.about
+        return f"PostgreSQL {about.version} as {quoted_name(about.user)}, with the client tools in {self._server.bin}"
 
     def dump(self, folder: Path, opened: Callable[[], None]) -> Dump:
         """See :meth:`Dumper.dump`."""
