@@ -103,7 +103,7 @@ def build(plan: Plan) -> DAG:
             check_system(plan.plan),
             roll_back(plan.plan).as_teardown(),
             discard(plan.plan).as_teardown(),
-            write_report(plan.plan).as_teardown(on_failure_fail_dagrun=True),
+            write_report.override(on_success_callback=mail.on_left_out(plan))(plan.plan).as_teardown(on_failure_fail_dagrun=True),
         )
     return tasks.with_form(dag, form(plan))
 

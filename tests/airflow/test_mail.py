@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from recovery.airflow import mail
+from recovery.airflow.tasks import restore_session
 from recovery.plan.model import Mail
+from recovery.runs.journal_steps import Step
+from recovery.sources.model import LeftOut
 from tests.support.system import SampleSystem
 
 
@@ -68,6 +71,21 @@ def test_mail_of_a_restore_that_stands_still_has_what_is_known_of_it(plan, smtp)
     subject, text = text_of(smtp.messages[0])
     assert subject == "[small] restore STANDS STILL"
     assert "Its services are STOPPED. Next: Unpause that DAG." in text
+
+
+def test_mail_of_a_drill_names_what_a_restore_would_leave_out(plan, smtp):
+    run = SimpleNamespace(run_id="scheduled__1", dag_id="small_drill")
+    session = restore_session("small", run)
+    session.folder.mkdir(parents=True)
+    (tell,) = mail.on_left_out(plan)
+    session.record_left_out(Step.VERIFIED, "files.uploads", [])
+    tell(context(dag_run=run))
+    assert smtp.messages == []
+    session.record_left_out(Step.VERIFIED, "postgres.main", [LeftOut("shop: index i", "shop: index i can't be made. It is slow.")])
+    tell(context(dag_run=run))
+    subject, text = text_of(smtp.messages[0])
+    assert subject == "[small] a restore would leave things out"
+    assert "postgres.main: shop: index i can&#x27;t be made. It is slow." in text
 
 
 def test_gate_mail_that_cannot_be_sent_is_logged_and_raises_no_error(plan, monkeypatch, caplog):

@@ -131,6 +131,36 @@ def test_in_place_restore_without_room_shows_at_last_gate_what_can_not_be_made(w
     assert teardown(run) == ""
 
 
+BROKEN = """CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1';
+    CREATE TABLE doubled (i int, j int GENERATED ALWAYS AS (twice(i)) STORED); INSERT INTO doubled VALUES (3);
+    CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 0'"""
+"""A table whose rows no server takes any more."""
+
+
+def test_rollback_in_place_that_does_not_end_keeps_services_down_until_runbook_is_followed(whole, monkeypatch):
+    """The runbook's chapter on it, step by step."""
+    for module in (in_place, rehearsal):
+        monkeypatch.setattr(module, "has_room", lambda *_: False)
+    whole.sql(BROKEN)
+    before = whole.fingerprint()
+    run = whole.restore()
+    run_until(whole, run, "gate accept", ask(whole, run))
+    answers.reject(run, "accept", "alice")
+    words = teardown(run)
+    assert "THE ROLLBACK IS NOT COMPLETE" in words
+    assert "The services stay stopped" in words
+    assert "the rows of table public doubled can't be loaded: division by zero" in words
+    assert not any(whole.services.values())
+    assert not run.journal.closed
+    whole.sql("CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1'")
+    whole.sql("INSERT INTO doubled VALUES (3)")
+    whole.sql("CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 0'")
+    assert "alice rejected" in teardown(run)
+    assert whole.fingerprint() == before, journal_steps(run)
+    assert all(whole.services.values())
+    assert run.journal.closed
+
+
 def collection(whole, name):
     return whole.mongo.client()[whole.name][name]
 

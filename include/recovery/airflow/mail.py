@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from recovery.airflow.tasks import restore_session
 from recovery.common.units import human_duration
 from recovery.plan.loader import load_plan
 from recovery.plan.model import Mail, Plan
+from recovery.runs.journal_steps import Step
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,18 @@ def on_failure(plan: Plan, what: str) -> list[Callable[[Any], None]] | None:
             f"{what} of {plan.plan} failed.\n\nRun: {run}\nReason: {context.get('reason', '')}\nLook at its red tasks: {_page(context)}\n"
         )
         _mail(mail, f"[{plan.plan}] {what} FAILED", body)(context)
+
+    return [tell]
+
+
+def on_left_out(plan: Plan) -> list[Callable[[Any], None]]:
+    """Callbacks for the end of a drill: it succeeds also where a restore of its set would have to leave something out."""
+
+    def tell(context: Any) -> None:
+        found = restore_session(plan.plan, context["dag_run"]).left_out(Step.VERIFIED)
+        if sentences := [f"{source_id}: {each.sentence}" for source_id, lacking in found.items() for each in lacking]:
+            body = "All rows can be restored. These things can't be made again, until their cause is mended at the source:\n\n"
+            _try_mail(plan.plan, f"[{plan.plan}] a restore would leave things out", body + "\n".join(sentences) + "\n", context)
 
     return [tell]
 

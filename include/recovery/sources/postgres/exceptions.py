@@ -25,7 +25,7 @@ _LISTED = {
     "policy": ("POLICY",),
     "statistics": ("STATISTICS",),
     "view": ("VIEW",),
-    "materialized view": ("MATERIALIZED VIEW", "MATERIALIZED VIEW DATA"),
+    "materialized view": ("MATERIALIZED VIEW DATA",),
 }
 """How the entries are listed that make an object of a kind. No other kind may be missing: a table least of all."""
 _MEANS = {
@@ -38,12 +38,14 @@ _MEANS = {
     "RULE": "What it does whenever rows change or are read is not done.",
     "POLICY": "Without it roles may see or change rows that it hides, or miss rows that it shows.",
     "STATISTICS": "Without it some queries may be slower.",
-    "VIEW": "Queries of it fail, and what depends on it is not made either.",
-    "MATERIALIZED VIEW": "Queries of it fail, and what depends on it is not made either.",
-    "MATERIALIZED VIEW DATA": "It is there, and can't be read before it is refreshed.",
+    "MATERIALIZED VIEW DATA": "",
 }
-NOT_VALID = "It holds for new rows; rows of the set that do not fit stay as they are."
-"""What a constraint means that is restored as not valid."""
+_LACKING = {
+    "validated": ("is restored as not valid", "It holds for new rows; rows of the set that do not fit stay as they are."),
+    "populated": ("is not filled", "It is there, and can't be read before it is refreshed."),
+    "definition": ("is there with its columns only", "It shows one row without values, until it is made again."),
+}
+"""How something is there of which a fact is another than in the set, and what that means."""
 _PART = re.compile(rf"({NAME})\.({NAME})(?: (.*))?", re.DOTALL)
 
 
@@ -61,8 +63,7 @@ class Unmade:
     """The fact that is another than in the set; empty if the whole thing is not there."""
 
     def __str__(self) -> str:
-        means = NOT_VALID if self.lacks == "validated" else _MEANS.get(self.what, "It is not there.")
-        how = "is restored as not valid" if self.lacks == "validated" else "is not filled" if self.lacks else "can't be made"
+        how, means = _LACKING.get(self.lacks) or ("can't be made", _MEANS[self.what])
         return f"{self.what.lower()} {self.name} {how}. {means} The server says: {self.why}"
 
 
@@ -113,11 +114,11 @@ def accepted(expected: Objects, found: Objects, unmade: Collection[Unmade], code
     left = dict(expected)
     for key, facts in expected.items():
         each = next((by_listing[listing] for listing in _listings(key, facts, codec) if listing in by_listing), None)
-        if each and key not in found:
+        if each and not each.lacks and key not in found:
             del left[key]
             for comment in _comments(key) & left.keys() - found.keys():
                 del left[comment]
-        elif each and each.lacks and each.lacks in facts:
+        elif each and each.lacks in facts and key in found:
             left[key] = _with_fact(facts, found[key], each.lacks)
     return left
 

@@ -146,6 +146,27 @@ LEFT_OUT = {
         ],
         ["materialized view data public divided is not filled", "materialized view data public on_top is not filled"],
     ),
+    "a primary key with duplicates, and what needs it": (
+        [
+            "CREATE TABLE p (i int PRIMARY KEY, t text)",
+            "CREATE TABLE c (i int CONSTRAINT known REFERENCES p)",
+            "CREATE VIEW grouped AS SELECT i, t, count(*) AS n FROM p GROUP BY i",
+            "COMMENT ON VIEW grouped IS 'by the key'",
+            "GRANT SELECT ON grouped TO PUBLIC",
+            "GRANT UPDATE (t) ON grouped TO PUBLIC",
+            "CREATE VIEW on_top AS SELECT * FROM grouped",
+            "ALTER VIEW on_top ALTER t SET DEFAULT 'x'",
+            "CREATE RULE quiet AS ON INSERT TO on_top DO INSTEAD NOTHING",
+            "UPDATE pg_index SET indisready = false WHERE indexrelid = 'p_pkey'::regclass",
+            "INSERT INTO p VALUES (1, 'a'), (1, 'b')",
+            "UPDATE pg_index SET indisready = true WHERE indexrelid = 'p_pkey'::regclass",
+        ],
+        [
+            "constraint public p p_pkey can't be made",
+            "fk constraint public c known can't be made",
+            "view public grouped is there with its columns only",
+        ],
+    ),
     "an index whose function fails by now, of a constraint that others refer to": (
         [
             "CREATE TABLE p (i int, j int)",

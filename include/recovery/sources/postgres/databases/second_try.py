@@ -47,6 +47,8 @@ _ADDS_CHECK = re.compile(rf"ALTER TABLE (?:ONLY )?{QUALIFIED}\s+ADD CONSTRAINT {
 """What adds a constraint that a table can have without all of its rows fitting."""
 _LACKS = {"MATERIALIZED VIEW DATA": "populated", "INDEX ATTACH": "parent"}
 """The fact of an object that an entry makes which does not make the object itself."""
+_RETURN = " _RETURN"
+"""The rule that fills a view, of which pg_dump makes only the columns before the rows if it depends on a key."""
 _SEARCH_PATH = "search_path="
 _WORDS = 300
 """Characters of the server's words that are kept: those of a function may be long."""
@@ -110,7 +112,10 @@ class SecondTry:
             RestoreError: if what can't be made may not be left out, or the reason is not in the definition.
         """
         self._rows += [(step.loader, entry) for entry in failed if entry.what == "TABLE DATA"]
-        if others := [entry for entry in failed if entry.what != "TABLE DATA"]:
+        for entry in failed:
+            if entry.what.startswith("BLOB"):
+                self._lose(f"large objects of {entry.name} can't be loaded; pg_restore says why in the log")
+        if others := [entry for entry in failed if entry.what != "TABLE DATA" and not entry.what.startswith("BLOB")]:
             with self._session(step.loader) as connection:
                 for entry in others:
                     self._make(connection, entry)
@@ -139,7 +144,9 @@ class SecondTry:
     def _leave_out(self, entry: Entry, error: psycopg.Error, lacks: str) -> None:
         words = _words_of(error)
         if entry.what == "COMMENT":  # of something that is left out, else the verification misses it
-            log.info("%s: comment %s is left out: %s", self.target.saved, entry.name, words)
+            log.info("%s: %s %s is left out: %s", self.target.saved, entry.what.lower(), entry.name, words)
+        elif entry.what == "RULE" and entry.name.endswith(_RETURN):
+            self._note(Unmade("VIEW", entry.name.removesuffix(_RETURN), words, "definition"))
         elif may_be_left_out(entry.what):
             self._note(Unmade(entry.what, entry.name, words, lacks))
         else:
