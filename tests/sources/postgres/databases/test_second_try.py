@@ -187,7 +187,7 @@ LEFT_OUT = {
 """What does not come back, and how it is named."""
 
 
-@pytest.fixture(scope="module", params=majors(16, 18))
+@pytest.fixture(scope="module", params=majors(16))
 def site(request, server_folder, tmp_path_factory):
     with Postgres(server_folder / f"postgres-second-try-{request.param}", request.param) as server:
         made = Site(server, tmp_path_factory.mktemp("postgres-second-try"), ("second_",), (OWNER,))
