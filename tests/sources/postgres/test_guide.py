@@ -217,6 +217,7 @@ def test_restore_guide_commands_for_distrusted_owners_stop_at_what_only_a_superu
 
 
 HARD = r"""
+    SET search_path = public, app, "own 'path";
     CREATE TABLE z_dict (val text PRIMARY KEY); INSERT INTO z_dict VALUES ('a'), ('b');
     CREATE FUNCTION known(text) RETURNS bool LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM public.z_dict WHERE val = $1)';
     CREATE TABLE a_data (id int PRIMARY KEY, val text CONSTRAINT "it's known" CHECK (known(val))); INSERT INTO a_data VALUES (1, 'a'), (2, 'b');
@@ -228,7 +229,7 @@ HARD = r"""
     CREATE FUNCTION "own 'path".twice(int) RETURNS int LANGUAGE sql IMMUTABLE SET search_path = "own 'path", public AS 'SELECT times($1) * 2';
     CREATE TABLE b_data (n int, m int GENERATED ALWAYS AS ("own 'path".twice(n)) STORED); INSERT INTO b_data VALUES (1), (2);
     CREATE FUNCTION small(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN factor_of($1) < 9; END';
-    CREATE FUNCTION "own 'path".factor_of(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+    CREATE SCHEMA app; CREATE FUNCTION app.factor_of(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
     CREATE TABLE violated (n int CONSTRAINT small CHECK ("small"(n))); INSERT INTO violated VALUES (1), (2);
     CREATE OR REPLACE FUNCTION small(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN factor_of($1) < 2; END';
     CREATE DOMAIN tiny AS int CHECK (times(value) < 9); CREATE TABLE c_data (n tiny); INSERT INTO c_data VALUES (2);
@@ -261,8 +262,8 @@ def hard(request, server_folder):
         if request.param < 17:  # since then they can't be filled at the source either
             site.sql(
                 "hard",
-                "CREATE FUNCTION counted() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM a_data'",
-                "CREATE MATERIALIZED VIEW per_software AS SELECT counted()",
+                "CREATE FUNCTION public.counted() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM a_data'",
+                "CREATE MATERIALIZED VIEW public.per_software AS SELECT counted()",
                 **app,
             )
         site.sql("hard", "CREATE FUNCTION stop() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no more definitions'; END $$")

@@ -255,17 +255,18 @@ def _database(source: GuidedSource, artifact: str) -> Mapping[str, Any]:
         "through": "template1 --clean --if-exists" if name == "postgres" else "postgres",
         "name": _on_one_line(Identifier(name).as_string()),
         "to": name if _PLAIN.fullmatch(name) else shlex.quote("dbname='{}'".format(re.sub(r"(['\\])", r"\\\1", name))),
-        "path": Literal(_search_path(settings.get("", []))).as_string(),
+        "path": Literal(_search_path(settings.get("", []), owner)).as_string(),
         "counts": [_on_one_line(statement.as_string()) for statement in _counts(source.contents(artifact, "table"))],
         "handover": [_on_one_line(statement.as_string()) for statement in _handover(source, artifact, name, owner)],
     }
 
 
-def _search_path(settings: Sequence[str]) -> str:
-    """The schemas that a database's own settings have its sessions look into, as SQL lists them; there is no role to take for ``$user``."""
-    setting = next((setting for setting in settings if setting.startswith("search_path=")), "search_path=public")
-    names = [raw(name) if name.startswith('"') else name.lower() for name in re.findall(rf'{_QUOTED.pattern}|[^\s,"]+', setting[12:])]
-    return _on_one_line(SQL(", ").join(Identifier(name) for name in names if name != "$user").as_string()) or "pg_catalog"
+def _search_path(settings: Sequence[str], owner: str) -> str:
+    """The schemas that a database's own settings have its sessions look into, as SQL lists them; for ``$user`` that of its owner."""
+    setting = next((setting for setting in settings if setting.startswith("search_path=")), 'search_path="$user", public')
+    listed = re.findall(rf'{_QUOTED.pattern}|[^\s,"]+', setting.removeprefix("search_path="))
+    names = [raw(name) if name.startswith('"') else name.lower() for name in listed]
+    return _on_one_line(SQL(", ").join(Identifier(owner if name == "$user" else name) for name in names).as_string()) or "pg_catalog"
 
 
 def _counts(tables: Iterable[Row]) -> Iterator[Composed]:
