@@ -9,10 +9,8 @@ from tests.support.postgres_versions import majors
 
 SQL = "CREATE FUNCTION {} LANGUAGE sql IMMUTABLE AS $${}$$"
 PLPGSQL = "CREATE FUNCTION {} LANGUAGE plpgsql IMMUTABLE AS $${}$$"
-UNQUALIFIED = "x: functions name others without a schema, so a restore may fail at what calls them; write the schemas, or ALTER FUNCTION ... SET search_path: {}."  # noqa: E501
-READING = (
-    "x: checks or stored columns read tables that may still be empty when a restore loads rows; use foreign keys or triggers instead: {}."
-)
+UNQUALIFIED = "x: functions name others without a schema, so what calls them may not come back; write the schemas, or ALTER FUNCTION ... SET search_path: {}."  # noqa: E501
+READING = "x: checks or stored columns read tables that may still be empty when rows are loaded; use foreign keys or triggers instead: {}."
 ASKING = "x: checks ask for the time or the session, so rows may fail them at a restore; use triggers, or make them NOT VALID: {}."
 OFF = "x: triggers of foreign keys are disabled, and a restore enables them, so rows may not hold the keys; enable the triggers, and make the keys again: {}."  # noqa: E501
 INNER = SQL.format("inner_one(int) RETURNS int", "SELECT $1 + 1")

@@ -121,12 +121,12 @@ def _sentences(connection: Connection) -> Iterator[str]:
     functions = _functions(connection, {number for each in objects for number in each.calls})
     if found := _listed(objects, lambda each: _unqualified(functions, each)):
         yield (
-            "functions name others without a schema, so a restore may fail at what calls them; write the schemas, or ALTER FUNCTION ..."
+            "functions name others without a schema, so what calls them may not come back; write the schemas, or ALTER FUNCTION ..."
             f" SET search_path: {found}."
         )
     if found := _listed(objects, lambda each: _reading(functions, each)):
         yield (
-            "checks or stored columns read tables that may still be empty when a restore loads rows; use foreign keys or triggers instead:"
+            "checks or stored columns read tables that may still be empty when rows are loaded; use foreign keys or triggers instead:"
             f" {found}."
         )
     if found := _listed(objects, lambda each: _asking(functions, each)):
