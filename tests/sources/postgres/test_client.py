@@ -50,5 +50,10 @@ def test_pooler_that_refuses_settings_is_named_too(site, refusing):
         through(site, refusing).try_out()
 
 
+def test_session_in_a_database_without_an_encoding_is_no_poolers(site):
+    site.sql("postgres", "CREATE DATABASE pooled_raw ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    site.back_up(site.source("pooled_raw"))
+
+
 def test_server_itself_is_used(site):
     assert site.source("pooled").try_out().startswith(f"PostgreSQL {site.server.major}")

@@ -283,11 +283,11 @@ class Server:
         Then nothing holds that was set or locked, and no snapshot stays open.
         """
         try:
-            found = connection.execute("SELECT current_setting(%s, true)", [_MARK]).fetchone()
+            found = connection.execute("SELECT current_setting(%s, true) = %s", [_MARK, mark]).fetchone()
         except psycopg.Error as error:
             connection.close()
             raise self._pooled(str(error).strip()) from error
-        if found != (mark,):
+        if found != (True,):
             connection.close()
             raise self._pooled("its sessions have not the settings that ours were begun with")
 

@@ -144,7 +144,7 @@ def test_replaced_copies_are_listed_and_dropped_by_restore(site, shop):
     assert names(site) == {"shop", "stock", "shop__before_00000000_not"}
 
 
-ENDED = r"pg_terminate_backend"
+ENDED = r"FROM pg_stat_activity\s+WHERE datname = ANY"
 RENAMED = r"RENAME TO"
 POINTS = {
     "before the journal has the swap": lambda restore, _: killed_at_step(restore, "switch", after=False),
@@ -503,6 +503,7 @@ def test_template_database_is_restored_as_a_template(site):
     source.replace(in_place)
     assert source.verify_staged(in_place) == []
     source.let_in(in_place)
+    source.finalize(in_place)
     assert site.sql("postgres", templates) == [("mold",)]
     site.sql("postgres", "ALTER DATABASE mold IS_TEMPLATE false", "DROP DATABASE mold")
 
