@@ -25,7 +25,7 @@ from recovery.sources.postgres.selection import parse
 from recovery.sources.postgres.tables import contents, swap
 from recovery.sources.postgres.tables import preflight as tables_preflight
 from recovery.sources.postgres.tables.preflight import needed_bytes, unpacked_bytes
-from recovery.sources.postgres.targets import KEPT, LEFT_OUT, Target, Terms, databases, expected_objects, targets
+from recovery.sources.postgres.targets import KEPT, LEFT_OUT, UNTRIED, Target, Terms, databases, expected_objects, targets
 
 _SET_SINCE = 16_00_00
 """A membership may be one without the right to give something to the group, or without its rights."""
@@ -226,6 +226,12 @@ def _extensions(connection: Connection, restore: RestoreView, target: Target, su
     available = {name: (version, trusted) for name, version, trusted in _rows(connection, query)}
     for _, quoted, facts in restore.rows(target.artifact, "extension"):
         name = quoted.strip('"').replace('""', '"')
+        if name == UNTRIED:
+            yield refusal(
+                f"Database {target.saved} has the extension {name}, which needs steps of its own at a restore. Nobody has tried them with"
+                " this project. Restore the database by hand, by RESTORE.md and the extension's manual."
+            )
+            continue
         if name not in available:
             yield refusal(
                 f"Database {target.saved} needs the extension {name} {facts['version']}, which is not installed on the server. Install it."

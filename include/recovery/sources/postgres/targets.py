@@ -11,6 +11,8 @@ from recovery.sources.postgres.selection import parse
 
 Objects = dict[tuple[str, str], Facts]
 """Rows by kind and name."""
+UNTRIED = "timescaledb"
+"""An extension that needs steps of its own at a restore, which nobody has tried with this project."""
 LEFT_OUT = "left out"
 """Kind of the rows that say what the plan left out of a database on purpose; see :mod:`recovery.sources.postgres.dump.exclusions`."""
 NO_OBJECTS = frozenset({"snapshot", "text", LEFT_OUT})

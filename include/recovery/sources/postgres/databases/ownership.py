@@ -120,6 +120,25 @@ def _statistics(objects: Objects) -> Iterator[tuple[str, str, str]]:
                 yield name, facts["owner"], maker
 
 
+@contextmanager
+def ours_meanwhile(connection: Connection, schemas: Sequence[str]) -> Iterator[None]:
+    """Schemas belong to us for as long as a block runs, and nobody else has rights on them.
+
+    The server keeps what the script of an extension grants on a schema, with the owner and all rights of that moment. They must
+    not be those of a role that is dropped in the end: no dump of the database could be restored any more.
+
+    Raises:
+        RestoreError: if the server refuses.
+    """
+    query = """SELECT quote_ident(nspname), pg_get_userbyid(nspowner) FROM pg_namespace
+        WHERE quote_ident(nspname) = ANY (%s) AND oid >= 16384 AND pg_get_userbyid(nspowner) <> current_user"""
+    with translated_errors(f"Lending schemas of {connection.info.dbname} to extensions", RestoreError):
+        owners = connection.execute(query, [list(schemas)]).fetchall()
+        in_parts(connection, [owned_by("schema", name, connection.info.user) for name, _ in owners])
+        yield
+        in_parts(connection, [owned_by("schema", name, owner) for name, owner in owners])
+
+
 def open_schemas(connection: Connection, loaders: Loaders, objects: Objects) -> None:
     """Let all that load use all schemas, put things where they have some at the source, and use what their foreign tables are made with.
 

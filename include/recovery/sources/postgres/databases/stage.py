@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -229,8 +230,8 @@ class _Load:
     def all(self) -> None:
         """Load everything but rights, event triggers and statistics."""
         self._do(self.steps.schemas)
-        ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
-        self._do(self.steps.extensions)
+        with ownership.ours_meanwhile(self.inside, self._extension_schemas()):
+            self._do(self.steps.extensions)
         ownership.open_schemas(self.inside, self.loaders, self.dump.objects)
         for step in self.steps.definitions:
             self._define(step)
@@ -291,7 +292,8 @@ class _Load:
         for step in steps:
             if step.loader == OURS:
                 codec = str(self.target.snapshot["codec"])
-                privileged.make(self.server, self.inside, step, self.dump.folder, self.loaders, codec)
+                with self._ours(step) as inside:
+                    privileged.make(self.server, inside, step, self.dump.folder, self.loaders, codec)
             elif self.second is None or step.loader in self.loaders.families:
                 self._restore(step)
             else:
@@ -304,6 +306,22 @@ class _Load:
     def _restore(self, step: Step, on_line: Callable[[str], None] | None = None) -> None:
         there, encoding = self.loaders.server(self.server, step.loader), self.target.facts["encoding"]
         restore_entries(there, self.target.loaded, step, self.dump.folder, encoding, self.jobs, on_line)
+
+    @contextmanager
+    def _ours(self, step: Step) -> Iterator[Connection]:
+        """Our session. Where extensions are made, their schemas are in its search path: scripts look for each other's types there.
+
+        Nothing else is in these schemas yet.
+        """
+        if step.entries[0].what != "EXTENSION":
+            yield self.inside
+            return
+        path = ",".join(self._extension_schemas())
+        with self.server.connect(self.target.loaded, check_function_bodies="off", search_path=path) as connection:
+            yield connection
+
+    def _extension_schemas(self) -> list[str]:
+        return sorted({str(facts["schema"]) for (kind, _), facts in self.dump.objects.items() if kind == "extension"})
 
     def _execute(self, loader: str, statement: Composed) -> None:
         doing = translated_errors(f"Restoring {self.target.loaded}", RestoreError)

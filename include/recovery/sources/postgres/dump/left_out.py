@@ -9,6 +9,7 @@ from recovery.common.wording import shortened
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.names import quoted_names
+from recovery.sources.postgres.targets import UNTRIED
 
 _HIDDEN = """SELECT c.oid::regclass::text, e.extname FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
       JOIN pg_extension e ON e.oid = d.refobjid
@@ -59,6 +60,11 @@ def _objects(connection: Connection) -> Iterator[str]:
         yield f"schema {schema} has the name of a copy that a restore made, and is not backed up."
     for table, extension in connection.execute(_HIDDEN).fetchall():
         yield f"table {table} was added to the extension {extension}; neither it nor its rows are saved."
+    if connection.execute("SELECT FROM pg_extension WHERE extname = %s", [UNTRIED]).fetchall():
+        yield (
+            f"nobody has tried to restore the extension {UNTRIED} with this project, so restores of this database are refused. By hand, its"
+            " manual says what to do before and after pg_restore."
+        )
     query = "SELECT s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()"
     for (subscription,) in connection.execute(query).fetchall():
         yield f"subscription {subscription} is not restored; create it again at the restored database."

@@ -17,7 +17,7 @@ from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
 from recovery.sources.postgres.tables.swap import aside
-from recovery.sources.postgres.targets import LEFT_OUT, NAME_BYTES
+from recovery.sources.postgres.targets import LEFT_OUT, NAME_BYTES, UNTRIED
 
 _STAYING = {"function", "procedure", "aggregate", "type", "enum", "domain", "operator", "collation"}
 """Kinds of things in a schema that are left as they are."""
@@ -85,6 +85,8 @@ def _of_set(part: Chosen) -> Iterator[Finding]:
             yield refusal(f"Database {database} of the set has no table {missing}. {has}")
     for name, parent in part.orphans():
         yield refusal(f"{name} is a part of {parent} and can't be restored alone. Choose {parent}.")
+    if ("extension", UNTRIED) in part.all:
+        yield refusal(f"Database {database} has the extension {UNTRIED}. Nobody has tried to restore its tables with this project.")
     for name in shared_tables(part.objects):
         yield refusal(
             f"{name} is a partition or child of another owner's table. Single tables are loaded with the rights of one owner each."
