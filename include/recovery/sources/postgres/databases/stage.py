@@ -142,7 +142,7 @@ def fill(
         RestoreError: if the server refuses.
         ToolError: if pg_restore fails.
     """
-    entries = _read(dump.lines, target, dump.objects)
+    entries = read(dump.lines, target, dump.objects)
     dump = replace(dump, roles=loaders.with_database_owner(dump.roles, target.facts["owner"]))
     with server.maintenance([target.loaded]) as connection:
         owners = {entry.owner for entry in entries if entry.owner}
@@ -171,7 +171,12 @@ def fill(
     return loading
 
 
-def _read(lines: Sequence[str], target: Target, objects: Objects) -> list[Entry]:
+def read(lines: Iterable[str], target: Target, objects: Objects) -> list[Entry]:
+    """The entries of a dump's table of contents, each with whom it is restored as.
+
+    Raises:
+        ArtifactError: if one is nobody's.
+    """
     codec = str(target.snapshot["codec"])
     ours, others = privileged.entries_of(objects, codec), inheritance.attaching(objects, codec) | ownership.with_tables(objects, codec)
     owning = {str(facts["owner"]) for key, facts in objects.items() if facts.get("owner") and key != ("schema", "public")}  # not made

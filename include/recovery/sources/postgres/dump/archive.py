@@ -29,6 +29,7 @@ from recovery.sources.postgres.dump.copy_text import BLOCK, LongLine, TableText,
 _END = [b"\\.", b"", b""]
 _ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)", re.DOTALL)
 """``<dump id>; <catalog> <number> <what> <schema> <name> <owner>``"""
+_DEPENDS = ";\tdepends on:"
 _RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 _ROWS_END = b"\n\\.\n"
 _COPIES = b" FROM stdin;\n"
@@ -187,6 +188,23 @@ def entries(runner: Runner, bin_folder: Path, folder: Path) -> list[str]:
     """
     listed = runner.run([bin_folder / "pg_restore", "--list", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
     return [line for line in listed.split("\n") if _ENTRY.match(line)]  # names may have what Python takes for other ends of lines
+
+
+def dependencies(runner: Runner, bin_folder: Path, folder: Path) -> dict[int, list[int]]:
+    """Which entries of a dump's table of contents each one depends on, by their numbers in the dump.
+
+    Raises:
+        ToolError: if pg_restore does not take it for a dump.
+    """
+    listed = runner.run([bin_folder / "pg_restore", "--list", "--verbose", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
+    found: dict[int, list[int]] = {}
+    number = 0
+    for line in listed.split("\n"):
+        if match := _ENTRY.match(line):
+            number = int(match[1])
+        elif line.startswith(_DEPENDS):
+            found[number] = [int(each) for each in line.removeprefix(_DEPENDS).split()]
+    return found
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from recovery.sources.postgres.client import EVENT_TRIGGERS_OFF_SINCE, Connectio
 from recovery.sources.postgres.databases.inheritance import shared_tables
 from recovery.sources.postgres.definitions.names import quoted_name, raw, split
 from recovery.sources.postgres.selection import Part, quoted
-from recovery.sources.postgres.tables.contents import Chosen
+from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
 from recovery.sources.postgres.tables.swap import aside
 from recovery.sources.postgres.targets import LEFT_OUT, NAME_BYTES, UNTRIED
@@ -225,3 +225,26 @@ def _rights(live: Connection, part: Chosen) -> Iterator[Finding]:
                 f"User {me} may not give the rights of {owner}, who owns what is restored, to the role that loads it."
                 f" GRANT {owner} TO {me} WITH ADMIN OPTION."
             )
+    yield from _rights_on_live(live, part, me)
+
+
+def _rights_on_live(live: Connection, part: Chosen, me: str) -> Iterator[Finding]:
+    """What the swap changes, it may change; and put the tables where they belong."""
+    out = leaving(live, part)
+    linked = uses(live, out, part.names)
+    names = [split(name) for name in (*(relation.qualified for relation in out), *linked.related, *linked.views)]
+    query = """SELECT name, pg_get_userbyid(owner) FROM (
+        SELECT c.oid::regclass::text, c.relowner FROM unnest(%s::text[], %s::text[]) w (schema, name)
+          JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+        ) o (name, owner) WHERE NOT pg_has_role(owner, 'USAGE') ORDER BY 1"""
+    changed = live.execute(query, [[schema for schema, _ in names], [name for _, name in names]]).fetchall()
+    for name, owner in changed:
+        owner = quoted_name(owner)
+        yield refusal(f"User {me} may not change {name}, as the swap does, since it belongs to {owner}. GRANT {owner} TO {me}.")
+    makers = {(split(name)[0], str(facts["owner"])) for (kind, name), facts in part.objects.items() if kind in RELATIONS}
+    makers |= {(schema, live.info.user) for schema in part.schemas}
+    query = """SELECT w.role, w.schema FROM unnest(%s::text[], %s::text[]) w (schema, role) JOIN pg_namespace n ON n.nspname = w.schema
+        JOIN pg_roles r ON r.rolname = w.role WHERE NOT has_schema_privilege(r.oid, n.oid, 'CREATE') ORDER BY 1, 2"""
+    for role, schema in live.execute(query, [[schema for schema, _ in makers], [role for _, role in makers]]).fetchall():
+        role, schema = quoted_name(role), quoted_name(schema)
+        yield refusal(f"{role} may not make anything in schema {schema} of {part.target.name}. GRANT CREATE ON SCHEMA {schema} TO {role}.")

@@ -24,13 +24,14 @@ from recovery.sources.postgres.accounts.roles import roles
 from recovery.sources.postgres.client import Server, translated_errors
 from recovery.sources.postgres.databases.custody import undisturbed
 from recovery.sources.postgres.databases.entries import Entry, in_steps, read_entries
-from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, unpack
+from recovery.sources.postgres.databases.stage import Dump, create_database, drop, fill, read, unpack
 from recovery.sources.postgres.definitions.names import first_name, listed, pattern, plain, raw, split
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.tables import staged
-from recovery.sources.postgres.tables.contents import Chosen
+from recovery.sources.postgres.tables.contents import RELATIONS, Chosen, belonging
 from recovery.sources.postgres.tables.dependents import relations_in
 from recovery.sources.postgres.tables.load import Definitions, load
+from recovery.sources.postgres.tables.needed import ENTRIES_OF_RELATIONS, needed, number_of, texts_of
 from recovery.sources.postgres.tables.swap import move
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,7 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     folder, moved = unpack(server, restore, part.target, member), restore.folder / "definitions"
     lines = archive.entries(server.runner, server.bin, folder)
     create_database(server, restore, part.target)
-    wanted = list(_wanted(lines, part, _missing_roles(server, part)))
-    dump = Dump(folder, wanted, part.all, roles(restore))
+    dump = _needed(server, restore, part, folder, lines)
     loading = fill(server, jobs, part.target, dump, restore, whole=False)
     _move(server, part)
     _dump(server, part, moved)
@@ -84,6 +84,21 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     load(server, jobs, restore, part, Definitions(moved, steps), dict(_files(lines, part, folder)))
     for each in (folder, moved):
         shutil.rmtree(each)
+
+
+def _needed(server: Server, restore: RestoreView, part: Chosen, folder: Path, lines: Iterable[str]) -> Dump:
+    """The definitions that the relations need."""
+    codec = part.target.snapshot["codec"]
+    entries = read(_wanted(lines, part, _missing_roles(server, part)), part.target, part.all)
+    listed_as = {name: listed(" ".join(split(name)), codec) for kind, name in part.all if kind in RELATIONS}
+    relations = {number_of(entry.line): entry.name for entry in entries if entry.what in ENTRIES_OF_RELATIONS}
+    asked = {listed_as[name] for name in part.names}
+    own = [number for number, name in relations.items() if name in asked]
+    with server.maintenance() as connection:
+        chosen = needed(server, connection, folder, entries, own, texts_of(part.all, codec))
+    made = {relations.get(number_of(line)) for line in chosen}
+    others = belonging(part.all, {name for name, entry in listed_as.items() if entry not in made})
+    return Dump(folder, chosen, {key: facts for key, facts in part.all.items() if key not in others}, roles(restore))
 
 
 def _wanted(lines: Iterable[str], part: Chosen, missing_roles: Collection[str]) -> Iterator[str]:
