@@ -592,6 +592,7 @@ def test_preflight_refuses_dependents_that_would_stay_with_the_replaced_tables(s
         "CREATE MATERIALIZED VIEW other.filled AS SELECT id FROM shop.customer",
         "CREATE FUNCTION other.counted() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM shop.customer; END",
         "CREATE FUNCTION other.one(shop.customer) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE CAST (shop.customer AS int) WITH FUNCTION other.one(shop.customer)",
         "CREATE TABLE other.ruled (id int)",
         "CREATE RULE also AS ON INSERT TO other.ruled DO ALSO DELETE FROM shop.customer",
         "CREATE POLICY few ON other.ruled USING (id IN (SELECT id FROM shop.customer))",

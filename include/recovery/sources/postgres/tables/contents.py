@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -198,3 +198,10 @@ def relations(connection: Connection, names: Iterable[str]) -> Objects:
     for name, facts in catalog.sequence_values(connection, sequences).items():
         found["sequence", name] |= facts
     return found
+
+
+def routines(connection: Connection, signatures: Collection[str]) -> Objects:
+    """What a database has of some functions and procedures now."""
+    query = "SELECT to_regprocedure(signature)::oid FROM unnest(%s::text[]) signature"
+    numbers = [number for (number,) in connection.execute(query, [list(signatures)]).fetchall() if number is not None]
+    return _without_places(catalog.rows_of_numbers(connection, numbers))

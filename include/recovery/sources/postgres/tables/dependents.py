@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from recovery.sources.postgres.client import Connection
 from recovery.sources.postgres.definitions.names import quoted_name, split
 from recovery.sources.postgres.tables.contents import Chosen
+from recovery.sources.postgres.tables.functions import Function, functions
 
 _LEAVING = """WITH RECURSIVE leaving (oid) AS (
       SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = ANY ('{r,p,f,v,m,S}')
@@ -42,7 +43,8 @@ _USES = """WITH leaving AS (SELECT unnest(%s::oid[]) AS oid), own (oid) AS (
         SELECT t.typrelid::regclass::text FROM pg_type t WHERE d.refobjid IN (t.oid, t.typarray) AND t.typrelid <> 0) END,
       (SELECT r.ev_class::regclass::text FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class
         WHERE d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.rulename = '_RETURN' AND v.relkind = 'v'),
-      EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.contype = 'f')
+      EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.contype = 'f'),
+      CASE WHEN d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_type'::regclass THEN d.objid END
     FROM pg_depend d JOIN inside i ON d.refclassid = i.classid AND d.refobjid = i.objid
     WHERE NOT EXISTS (SELECT FROM inside x WHERE x.classid = d.classid AND x.objid = d.objid)
       AND NOT EXISTS (SELECT FROM pg_class t WHERE d.classid = 'pg_class'::regclass AND t.oid = d.objid
@@ -148,6 +150,8 @@ class Uses:
     outgoing: tuple[ForeignKey, ...]
     views: Mapping[str, Composed]
     """Views, and the statements that make each anew, of whatever has the names by then."""
+    functions: tuple[Function, ...]
+    """Functions that take or give their rows, to be made anew."""
     related: tuple[str, ...]
     """The tables at the other end of the foreign keys."""
     refused: tuple[str, ...]
@@ -171,12 +175,14 @@ def uses(connection: Connection, out: Sequence[Relation], returning: Iterable[st
     lost = "which the set lacks"
     refused = [f"foreign key {key.name} of {key.table} points to {key.parent}, {lost}" for key in incoming if key.parent not in there]
     views: dict[str, None] = {}
-    for what, of, view, is_foreign_key in connection.execute(_USES, [oids]).fetchall():
+    rows = connection.execute(_USES, [oids]).fetchall()
+    again = functions(connection, {function for *_, of, _, _, function in rows if of in there})
+    for what, of, view, is_foreign_key, function in rows:
         if view is not None and of in names - there:
             refused.append(f"view {view} shows {of}, {lost}")
         elif view is not None:
             views[view] = None
-        elif not is_foreign_key:
+        elif not (is_foreign_key or (of in there and function in {each.oid for each in again})):
             refused.append(what if of is None else f"{what} uses {of}")
     related = {key.table for key in incoming} | {key.parent for key in outgoing}
     refused += [
@@ -189,7 +195,7 @@ def uses(connection: Connection, out: Sequence[Relation], returning: Iterable[st
         for parent in relation.parents
         if parent not in names
     ]
-    return Uses(incoming, outgoing, {name: _view(connection, name) for name in views}, tuple(sorted(related)), tuple(refused))
+    return Uses(incoming, outgoing, {name: _view(connection, name) for name in views}, again, tuple(sorted(related)), tuple(refused))
 
 
 def _view(connection: Connection, name: str) -> Composed:

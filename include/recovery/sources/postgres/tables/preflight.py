@@ -151,6 +151,9 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
         yield fact(f"Foreign keys link these with {shortened(list(linked.related))} in {database}; the verification checks that they hold.")
     if linked.views:
         yield fact(f"{counted(len(linked.views), 'view')} of {database} will show the restored tables.")
+    if linked.functions:
+        made = shortened([function.signature for function in linked.functions])
+        yield fact(f"In {database} these functions, which take or give rows of the tables, are made anew with the same text: {made}.")
 
 
 def _event_triggers(server: Server, live: Connection) -> Iterator[Finding]:
@@ -236,12 +239,15 @@ def _rights_on_live(live: Connection, part: Chosen, me: str) -> Iterator[Finding
     query = """SELECT name, pg_get_userbyid(owner) FROM (
         SELECT c.oid::regclass::text, c.relowner FROM unnest(%s::text[], %s::text[]) w (schema, name)
           JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+        UNION ALL SELECT p.oid::regprocedure::text, p.proowner FROM pg_proc p WHERE p.oid = ANY (%s)
         ) o (name, owner) WHERE NOT pg_has_role(owner, 'USAGE') ORDER BY 1"""
-    changed = live.execute(query, [[schema for schema, _ in names], [name for _, name in names]]).fetchall()
+    functions = [function.oid for function in linked.functions]
+    changed = live.execute(query, [[schema for schema, _ in names], [name for _, name in names], functions]).fetchall()
     for name, owner in changed:
         owner = quoted_name(owner)
         yield refusal(f"User {me} may not change {name}, as the swap does, since it belongs to {owner}. GRANT {owner} TO {me}.")
     makers = {(split(name)[0], str(facts["owner"])) for (kind, name), facts in part.objects.items() if kind in RELATIONS}
+    makers |= {(raw(function.schema), role) for function in linked.functions for role in (function.owner, live.info.user)}
     makers |= {(schema, live.info.user) for schema in part.schemas}
     query = """SELECT w.role, w.schema FROM unnest(%s::text[], %s::text[]) w (schema, role) JOIN pg_namespace n ON n.nspname = w.schema
         JOIN pg_roles r ON r.rolname = w.role WHERE NOT has_schema_privilege(r.oid, n.oid, 'CREATE') ORDER BY 1, 2"""

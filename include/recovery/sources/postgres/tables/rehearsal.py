@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 _COPY = "__rehearsal"
 _RELATIONS = 1259
-"""The number of the catalog ``pg_class``."""
+_ROUTINES = 1255
+"""The numbers of the catalogs ``pg_class`` and ``pg_proc``."""
 _UNREADABLE = """SELECT n.nspname, CASE WHEN has_schema_privilege(n.oid, 'USAGE') THEN c.relname END
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')
       AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))"""
@@ -140,7 +141,8 @@ def _touched(live: Connection, part: Chosen) -> set[tuple[int, int]]:
     beside = relations_in(live, _staged(part), [split(name) for name in (*linked.related, *linked.views)])
     query = "SELECT 'pg_namespace'::regclass::oid, oid FROM pg_namespace WHERE nspname = ANY (%s)"
     places = set(live.execute(query, [[*part.schemas, *_staged(part)]]).fetchall())
-    return places | {(_RELATIONS, relation.oid) for relation in (*out, *beside)}
+    places |= {(_RELATIONS, relation.oid) for relation in (*out, *beside)}
+    return places | {(_ROUTINES, function.oid) for function in linked.functions}
 
 
 def _staged(part: Chosen) -> list[str]:

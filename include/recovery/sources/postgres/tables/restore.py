@@ -150,7 +150,7 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
     swap.set_aside(live, out, linked, "before", restore.id, part.schemas)
     staged.move_in(live, part)
     create.hand_over(live, part)
-    swap.point_views(live, linked)
+    swap.point(live, linked)
     pending = [key for key in (*keys.outgoing(part), *linked.incoming) if keys.make(live, key)]
     texts = None
     if with_rows:
@@ -197,7 +197,7 @@ def _take_back(live: Connection, restore: RestoreView, part: Chosen, waiting_for
     unchanged = swap.as_pointed(live, linked, swap.beside(live, linked))
     swap.set_aside(live, out, linked, "replaced", restore.id, part.schemas)
     swap.move(live, coming, came_from.__getitem__)
-    swap.point_views(live, linked)
+    swap.point(live, linked)
     outgoing = [ForeignKey(**key) for key in cast("list[dict[str, Any]]", facts["foreign_keys"])]
     incoming = keys.as_meant(linked.incoming, _pending(restore, part))
     pending = [key for key in (*outgoing, *incoming) if keys.make(live, key, forgiving=True)]

@@ -16,7 +16,7 @@ from recovery.packs.content_diff import Difference, compare
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of
-from recovery.sources.postgres.tables.contents import objects, relations
+from recovery.sources.postgres.tables.contents import objects, relations, routines
 from recovery.sources.postgres.tables.dependents import Relation, Uses, relations_in, subscribed, uses
 from recovery.sources.postgres.targets import Objects
 
@@ -134,6 +134,8 @@ def locked(
     tables += [SQL("ONLY {}").format(SQL(name)) for name in linked.related]
     for view in linked.views:  # so that it stays what it is from the check of its constants until it is made anew
         connection.execute(SQL("ALTER VIEW {} OWNER TO {}").format(SQL(view), Identifier(_owner(connection, view))))
+    for function in linked.functions:
+        function.hold(connection)
     if tables:
         connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(tables)))
     if [each.oid for each in find()] != [each.oid for each in out] or found_uses(connection, out, returning) != linked:
@@ -152,9 +154,11 @@ def _owner(connection: Connection, view: str) -> str:
 
 
 def set_aside(connection: Connection, out: Sequence[Relation], linked: Uses, kind: str, restore_id: str, schemas: Collection[str]) -> None:
-    """Move relations to schemas of their own, without foreign keys to or from what stays."""
+    """Move relations to schemas of their own, without what links them with what stays."""
     for key in (*linked.incoming, *linked.outgoing):
         connection.execute(key.dropped())
+    for function in linked.functions:
+        function.drop(connection)
     for schema in sorted({*schemas, *(relation.schema for relation in out)}):
         name = Identifier(aside(schema, kind, restore_id))
         connection.execute(SQL("CREATE SCHEMA {}").format(name))
@@ -174,8 +178,14 @@ def move(connection: Connection, moved: Sequence[Relation], to: Callable[[str], 
             connection.execute(SQL("ALTER TABLE {} SET SCHEMA {}").format(relation.identifier, Identifier(to(relation.schema))))
 
 
-def point_views(connection: Connection, linked: Uses) -> None:
-    """Point the views of what stays to what has the names now."""
+def point(connection: Connection, linked: Uses) -> None:
+    """Point the views and functions of what stays to what has the names now."""
+    _point_views(connection, linked)
+    for function in linked.functions:
+        function.make(connection)
+
+
+def _point_views(connection: Connection, linked: Uses) -> None:
     for view in linked.views.values():
         connection.execute(view)
 
@@ -183,7 +193,7 @@ def point_views(connection: Connection, linked: Uses) -> None:
 def as_pointed(connection: Connection, linked: Uses, unchanged: Objects) -> Objects:
     """What is not to change, with those views as the server shows them once they are made anew: maybe in another text."""
     with connection.transaction(force_rollback=True):
-        point_views(connection, linked)
+        _point_views(connection, linked)
         query = "SELECT name, pg_get_viewdef(name::regclass) FROM unnest(%s::text[]) name"
         shown: dict[str, str] = dict(connection.execute(query, [list(linked.views)]).fetchall())
     return unchanged | {
@@ -212,8 +222,8 @@ def drop_schemas(connection: Connection, schemas: Mapping[str, str]) -> None:
 
 
 def beside(connection: Connection, linked: Uses) -> Objects:
-    """What a swap touches and leaves where it is: the tables at the other end of foreign keys, and views."""
-    return relations(connection, [*linked.related, *linked.views])
+    """What a swap touches and leaves where it is: the tables at the other end of foreign keys, views, and functions."""
+    return relations(connection, [*linked.related, *linked.views]) | routines(connection, [each.signature for each in linked.functions])
 
 
 def left_behind(connection: Connection, kind: str, restore_id: str) -> list[Difference]:
