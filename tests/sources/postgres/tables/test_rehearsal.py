@@ -37,6 +37,7 @@ OWN = (
     "INSERT INTO t (val) VALUES ('x')",
     "CREATE TABLE parent (a int PRIMARY KEY); CREATE TABLE others (a int PRIMARY KEY, b int REFERENCES parent, t int REFERENCES t)",
     "CREATE VIEW shown AS SELECT t.id, o.a FROM t LEFT JOIN others o ON o.t = t.id",
+    "CREATE FUNCTION label(t) RETURNS text LANGUAGE sql AS 'SELECT upper($1.val)'",
 )
 
 
@@ -71,7 +72,7 @@ def test_table_is_restored_by_its_owner_whatever_others_have_in_the_database(sho
     source.stage(restore)
     assert source.verify_staged(restore) == []
     source.swap(restore)
-    assert shop.sql("shop", "SELECT val FROM t JOIN shown USING (id)") == [("x",)]
+    assert shop.sql("shop", "SELECT t.label FROM t JOIN shown USING (id)") == [("X",)]
     source.roll_back(restore)
     assert shop.sql("shop", "SELECT val FROM t") == []
     source.discard(restore)
@@ -100,11 +101,11 @@ def test_rehearsal_copies_nothing_that_the_table_does_not_need(shop, monkeypatch
 
 def test_preflight_names_rights_that_the_swap_would_lack(shop):
     backup = shop.back_up(shop.source("shop"))
-    shop.sql("shop", "ALTER TABLE others OWNER TO stranger", "ALTER VIEW shown OWNER TO stranger")
+    shop.sql("shop", "ALTER TABLE others OWNER TO stranger", "ALTER VIEW shown OWNER TO stranger", "ALTER FUNCTION label OWNER TO stranger")
     shop.sql("shop", "REVOKE CREATE ON SCHEMA public FROM PUBLIC, shopkeeper", "ALTER SCHEMA public OWNER TO stranger")
     restore, source = shop.restore(backup, only=["shop.public.t"]), shop.source("shop", **KEEPER)
     refusals = texts(source, restore, "refusal")
-    for name in ("public.others", "public.shown"):
+    for name in ("public.others", "public.shown", "public.label(public.t)"):
         words = f"User shopkeeper may not change {name}, as the swap does, since it belongs to stranger. GRANT stranger TO shopkeeper."
         assert words in refusals
     assert "shopkeeper may not make anything in schema public of shop. GRANT CREATE ON SCHEMA public TO shopkeeper." in refusals

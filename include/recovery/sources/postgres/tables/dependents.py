@@ -176,13 +176,14 @@ def uses(connection: Connection, out: Sequence[Relation], returning: Iterable[st
     refused = [f"foreign key {key.name} of {key.table} points to {key.parent}, {lost}" for key in incoming if key.parent not in there]
     views: dict[str, None] = {}
     rows = connection.execute(_USES, [oids]).fetchall()
-    again = functions(connection, {function for *_, of, _, _, function in rows if of in there})
+    again = functions(connection, {function for _, of, _, _, function in rows if function and of in there})
+    led = {function.oid for function in again}
     for what, of, view, is_foreign_key, function in rows:
         if view is not None and of in names - there:
             refused.append(f"view {view} shows {of}, {lost}")
         elif view is not None:
             views[view] = None
-        elif not (is_foreign_key or (of in there and function in {each.oid for each in again})):
+        elif not is_foreign_key and not (of in there and function in led):
             refused.append(what if of is None else f"{what} uses {of}")
     related = {key.table for key in incoming} | {key.parent for key in outgoing}
     refused += [
