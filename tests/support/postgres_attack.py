@@ -1,5 +1,7 @@
 """What code of a database tries when it runs with the rights of somebody else, and the definitions that run it."""
 
+import pytest
+
 from tests.support.postgres_site import texts
 
 TRY = """
@@ -88,6 +90,22 @@ MALLORY = {"user": "mallory", "password": "m"}
 def evil_functions(proof):
     """Statements that make mallory's functions, in a schema ``mine``; the proof is a file that no program should make."""
     return [statement.replace("{attack}", attack("mallory", proof)) for statement in _EVIL]
+
+
+def side_by_side(ways):
+    """The parameters of a test of ways: all of them in one restore, and in ``make test-long`` each alone."""
+    return [pytest.param(tuple(ways), id="all"), *(pytest.param((way,), id=way, marks=pytest.mark.long) for way in ways)]
+
+
+def in_schemas(statements, proof):
+    """Schemas ``m0`` and so on, which take the place of ``mine`` in each way's statements, and what makes them all as their owner."""
+    schemas = [f"m{number}" for number in range(len(statements))]
+    made = [
+        statement.replace("mine", schema)
+        for schema, own in zip(schemas, statements, strict=True)
+        for statement in (*evil_functions(proof), "GRANT ALL ON SCHEMA mine TO alice", *own, "RESET ROLE")
+    ]
+    return schemas, made
 
 
 class Rights:

@@ -10,7 +10,7 @@ from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.dump.table_reader import table_texts
 from sandbox.servers import Postgres
 from tests.sources.postgres.databases.test_swap import extension
-from tests.support.postgres_attack import SINCE, WAYS, evil_functions
+from tests.support.postgres_attack import SINCE, WAYS, evil_functions, in_schemas, side_by_side
 from tests.support.postgres_site import Site, contents, texts
 from tests.support.postgres_versions import majors
 
@@ -34,17 +34,14 @@ def mallory(site):
 
 @pytest.fixture
 def evil(site, mallory):
-    """Makes definitions as the owner, and backs them up; the proof is a file that no program should make."""
+    """Makes ways as the owner, in schemas ``m0`` and so on, and backs them up; the proof is a file that no program should make."""
     proof = site.server.folder / "proof"
 
-    def made(way):
-        if site.server.major < SINCE.get(way, 0):
-            pytest.skip(f"PostgreSQL {site.server.major} has no such {way}")
-        site.sql("shop", *evil_functions(proof), **mallory)
-        site.sql("shop", "GRANT ALL ON SCHEMA mine TO alice")
+    def made(*ways):
+        known = [WAYS[way] for way in ways if site.server.major >= SINCE.get(way, 0)]
         site.sql("postgres", "GRANT alice TO mallory")
         with site.server.connect("shop", **mallory) as connection:
-            for statement in WAYS[way]:
+            for statement in in_schemas(known, proof)[1]:
                 connection.execute(statement)
         site.sql("postgres", "REVOKE alice FROM mallory", "ALTER ROLE mallory NOSUPERUSER")
         return site.back_up(site.source("shop", user="postgres"))
@@ -62,9 +59,9 @@ def loaders(site):
     return site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_restore_gives_the_owner_of_a_database_no_rights(site, evil, way):
-    backup = evil(way)
+@pytest.mark.parametrize("ways", side_by_side(WAYS))
+def test_restore_gives_the_owner_of_a_database_no_rights(site, evil, ways):
+    backup = evil(*ways)
     assert not is_superuser(site, "mallory")
     restore, source = site.restore(backup), site.source("shop")
     source.stage(restore)
@@ -80,9 +77,8 @@ def test_restore_gives_the_owner_of_a_database_no_rights(site, evil, way):
     assert not is_superuser(site, "mallory")
 
 
-@pytest.mark.parametrize("way", ["a check", "a materialized view"])
-def test_restore_in_place_gives_the_owner_of_a_database_no_rights(site, evil, way):
-    restore, source = site.restore(evil(way), in_place=True), site.source("shop")
+def test_restore_in_place_gives_the_owner_of_a_database_no_rights(site, evil):
+    restore, source = site.restore(evil("a check", "a materialized view"), in_place=True), site.source("shop")
     source.replace(restore)
     assert source.verify_staged(restore) == []
     source.let_in(restore)
@@ -260,14 +256,14 @@ def test_backup_does_not_depend_on_settings_that_the_owner_gave_the_database(sit
 def test_reading_a_sequence_or_a_table_never_reads_a_view_of_that_name(site, evil):
     """The owner of a schema can exchange one for the other between listing and reading."""
     evil("a check")
-    view = "CREATE VIEW mine.v AS SELECT mine.attack()::bigint AS last_value, true AS is_called"
+    view = "CREATE VIEW m0.v AS SELECT m0.attack()::bigint AS last_value, true AS is_called"
     site.sql("shop", view, user="mallory", password="m")
     server = site.source("shop")._server
-    with server.connect("shop") as connection, pytest.raises(SourceError, match=r"mine\.v in shop is no sequence any more"):
-        catalog.sequence_values(connection, ["mine.v"])
+    with server.connect("shop") as connection, pytest.raises(SourceError, match=r"m0\.v in shop is no sequence any more"):
+        catalog.sequence_values(connection, ["m0.v"])
     for facts in ({"copy": ["is_called"], "filter": "WHERE true"}, {"copy": ["is_called"]}):
         with pytest.raises(ToolError, match="view"):
-            table_texts(server, "shop", "UTF8", {"mine.v": facts}, 1)
+            table_texts(server, "shop", "UTF8", {"m0.v": facts}, 1)
     assert not is_superuser(site, "mallory")
     assert not evil.proof.exists()
 
@@ -275,15 +271,15 @@ def test_reading_a_sequence_or_a_table_never_reads_a_view_of_that_name(site, evi
 def test_reading_a_sequence_plans_no_query_of_a_table_of_that_name(site, evil):
     """The planner runs what the owner wrote into the condition of an index."""
     evil("a check")
-    table = ["CREATE TABLE mine.s (last_value bigint, is_called bool)", "INSERT INTO mine.s VALUES (1, true)"]
-    table += ["CREATE INDEX ON mine.s (last_value) WHERE mine.one(1) = 1", "CREATE SEQUENCE mine.q START 7"]
+    table = ["CREATE TABLE m0.s (last_value bigint, is_called bool)", "INSERT INTO m0.s VALUES (1, true)"]
+    table += ["CREATE INDEX ON m0.s (last_value) WHERE m0.one(1) = 1", "CREATE SEQUENCE m0.q START 7"]
     site.sql("shop", *table, user="mallory", password="m")
     site.sql("postgres", "ALTER ROLE mallory NOSUPERUSER")
     evil.proof.unlink(missing_ok=True)
     with site.source("shop")._server.connect("shop") as connection:
-        assert catalog.sequence_values(connection, ["mine.q"]) == {"mine.q": {"value": 7, "called": False}}
-        with pytest.raises(SourceError, match=r"mine\.s in shop is no sequence any more"):
-            catalog.sequence_values(connection, ["mine.s"])
+        assert catalog.sequence_values(connection, ["m0.q"]) == {"m0.q": {"value": 7, "called": False}}
+        with pytest.raises(SourceError, match=r"m0\.s in shop is no sequence any more"):
+            catalog.sequence_values(connection, ["m0.s"])
     assert not is_superuser(site, "mallory")
     assert not evil.proof.exists()
 
@@ -294,7 +290,7 @@ def test_superuser_refuses_to_read_an_extensions_table_that_somebody_else_owns(s
         pytest.skip("only PostgreSQL 18 finds extensions of a test")
     restore = site.restore(evil("a check"))
     site.sql("shop", "CREATE EXTENSION rates", "GRANT ALL ON SCHEMA rates TO mallory", "ALTER TABLE rates.rate OWNER TO mallory")
-    index = "CREATE INDEX ON rates.rate (value) WHERE mine.one(1) = 1"
+    index = "CREATE INDEX ON rates.rate (value) WHERE m0.one(1) = 1"
     site.sql("shop", index, user="mallory", password="m")
     source = site.source("shop")
     for read in (site.back_up, lambda source: source.compare(restore)):
