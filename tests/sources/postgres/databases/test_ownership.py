@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from recovery.common.errors import ArtifactError, SourceError, ToolError
+from recovery.common.errors import ArtifactError, RestoreError, SourceError, ToolError
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.dump.table_reader import table_texts
 from sandbox.servers import Postgres
@@ -85,6 +85,26 @@ def test_restore_in_place_gives_the_owner_of_a_database_no_rights(site, evil):
     assert not is_superuser(site, "mallory")
     assert not evil.proof.exists()
     assert loaders(site) == []
+
+
+UNQUOTED = "x NOT NULL b);SELECT m0.attack();CREATE TABLE m0.z(CONSTRAINT y"
+"""The name of a constraint: pg_dump 18 writes it into the definition of a child as it is."""
+
+
+def test_name_that_pg_dump_does_not_quote_runs_nothing_with_more_rights_and_the_set_is_refused(site, evil):
+    if site.server.major < 18:
+        pytest.skip("a NOT NULL has a name since PostgreSQL 18")
+    evil("a check")
+    made = ["CREATE TABLE m0.p ()", "CREATE TABLE m0.c (b int) INHERITS (m0.p)", "ALTER TABLE m0.p ADD a int"]
+    site.sql("shop", *made, f'ALTER TABLE m0.c ADD CONSTRAINT "{UNQUOTED}" NOT NULL a', user="mallory", password="m")
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source))
+    with pytest.raises(RestoreError, match="the rows of table m0 c can't be loaded"):
+        source.stage(restore)
+    assert site.sql(f"shop__stage_{restore.id}", "SELECT to_regclass('m0.z') IS NOT NULL") == [(True,)], "the name was run"
+    assert not is_superuser(site, "mallory")
+    assert not evil.proof.exists()
+    source.discard(restore)
 
 
 def test_owner_of_a_database_calls_nothing_during_a_restore_that_was_closed_to_him(site, mallory):
