@@ -198,3 +198,15 @@ def test_partitions_are_left_out_with_their_table(site):
     source.stage(restore)
     assert source.verify_staged(restore) == []
     assert ("table", "public.log_1") not in contents(set_folder, DATABASE)
+
+
+def test_odd_name_in_quotes_is_left_out_and_no_other_that_would_fit_it_as_a_pattern(site):
+    site.sql(DATABASE, """CREATE TABLE "a.*ß ""[x]" (n int)""", """CREATE TABLE "a.yß ""[x]" (n int)""", 'CREATE TABLE "A" ()')
+    set_folder = site.back_up(site.source(DATABASE, exclude=['left_out.public."a.*ß ""[x]"', "left_out.public.A"]))
+    found = contents(set_folder, DATABASE)
+    assert ("table", 'public."a.yß ""[x]"') in found
+    assert ("table", 'public."a.*ß ""[x]"') not in found
+    assert ("table", 'public."A"') not in found
+    source, restore = site.source(DATABASE), site.restore(set_folder)
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
