@@ -58,7 +58,7 @@ def test_regression_database_of_postgresql_comes_back_equal(server_folder, tmp_p
         postgres_regression.make(server, "regression", folder)
         [(tables, indexes)] = site.sql("regression", RELATIONS)
         assert tables > 500
-        assert indexes > 400
+        assert indexes > 200
         source = site.source("regression")
         comes_back(source, site.restore(site.back_up(source)))
 
