@@ -1,12 +1,14 @@
 """Children of tables of another owner are attached by a role that has no right but to own these tables for that moment."""
 
+import re
+
 import pytest
 
 from recovery.common.errors import RestoreError
 from recovery.sources.postgres.accounts.loaders import EVERYONE
 from recovery.sources.postgres.databases import inheritance
 from sandbox.servers import Postgres
-from tests.support.postgres_attack import MALLORY, Rights, attack
+from tests.support.postgres_attack import MALLORY, Rights, attack, side_by_side
 from tests.support.postgres_site import Site, texts
 from tests.support.postgres_versions import majors
 
@@ -92,6 +94,17 @@ def site(request, server_folder, tmp_path_factory):
         yield Site(server, tmp_path_factory.mktemp(f"inheritance-{request.param}"), ("shop",), ROLES)
 
 
+def make_schemas(site, proof, number=""):
+    """Schemas of three owners, with functions that spy and a table each."""
+    for schema, owner in ((f"mine{number}", "mallory"), (f"alices{number}", "alice"), (f"bobs{number}", "bob")):
+        body = f"$$ DECLARE name text; BEGIN {attack('mallory', proof)} END $$"
+        made = [f"CREATE FUNCTION {schema}.attack() RETURNS void LANGUAGE plpgsql AS {body}", SPY.format(schema=schema)]
+        site.sql("shop", f"CREATE SCHEMA {schema}", *made, f"GRANT USAGE ON SCHEMA {schema} TO PUBLIC")
+        site.sql("shop", f"CREATE TABLE {schema}.own AS SELECT 1 AS a")
+        functions = [f"ALTER FUNCTION {schema}.{each} OWNER TO {owner}" for each in ("attack()", "spy(int)")]
+        site.sql("shop", f"ALTER SCHEMA {schema} OWNER TO {owner}", f"ALTER TABLE {schema}.own OWNER TO {owner}", *functions)
+
+
 @pytest.fixture
 def owners(site):
     """A database with functions of two owners that spy, and something of a third; a superuser makes the tables, then gives them away."""
@@ -99,13 +112,7 @@ def owners(site):
         "postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm'", "CREATE ROLE alice", "CREATE ROLE bob", "CREATE DATABASE shop OWNER mallory"
     )
     proof = site.server.folder / "proof"
-    for schema, owner in (("mine", "mallory"), ("alices", "alice"), ("bobs", "bob")):
-        body = f"$$ DECLARE name text; BEGIN {attack('mallory', proof)} END $$"
-        made = [f"CREATE FUNCTION {schema}.attack() RETURNS void LANGUAGE plpgsql AS {body}", SPY.format(schema=schema)]
-        site.sql("shop", f"CREATE SCHEMA {schema}", *made, f"GRANT USAGE ON SCHEMA {schema} TO PUBLIC")
-        site.sql("shop", f"CREATE TABLE {schema}.own AS SELECT 1 AS a")
-        functions = [f"ALTER FUNCTION {schema}.{each} OWNER TO {owner}" for each in ("attack()", "spy(int)")]
-        site.sql("shop", f"ALTER SCHEMA {schema} OWNER TO {owner}", f"ALTER TABLE {schema}.own OWNER TO {owner}", *functions)
+    make_schemas(site, proof)
     yield proof
     site.clean()
     proof.unlink(missing_ok=True)
@@ -120,14 +127,17 @@ def given_away(site):
           SELECT 'pg_opclass'::regclass, oid, opcnamespace FROM pg_opclass UNION ALL
           SELECT 'pg_type'::regclass, oid, typnamespace FROM pg_type WHERE typtype = 'd') o
           JOIN pg_namespace n ON n.oid = s, LATERAL pg_identify_object(o.c, o.oid, 0) i
-        WHERE n.nspname IN ('mine', 'alices', 'bobs')"""
+        WHERE n.nspname ~ '^(mine|alices|bobs)'"""
     site.sql("shop", *(statement for (statement,) in site.sql("shop", statements)))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_attaching_a_child_of_another_owner_runs_nothing_with_the_rights_of_several_owners(site, owners, way):
-    site.sql("shop", *WAYS[way], "INSERT INTO mine.p (a) VALUES (1)")
-    _restored_with_each_owners_rights(site, owners)
+@pytest.mark.parametrize("ways", side_by_side(WAYS))
+def test_attaching_a_child_of_another_owner_runs_nothing_with_the_rights_of_several_owners(site, owners, ways):
+    for number, way in enumerate(ways):
+        make_schemas(site, owners, number)
+        for statement in (*WAYS[way], "INSERT INTO mine.p (a) VALUES (1)"):
+            site.sql("shop", re.sub(r"\b(mine|alices|bobs)\b", rf"\g<1>{number}", statement))
+    _restored_with_each_owners_rights(site, owners, [f"mine{number}.p" for number in range(len(ways))])
 
 
 @pytest.mark.parametrize("is_valid", [True, False])
@@ -205,9 +215,10 @@ def test_rows_that_are_loaded_by_the_table_of_another_owner_run_nothing_with_the
     _restored_with_each_owners_rights(site, owners)
 
 
-def _restored_with_each_owners_rights(site, owners):
+def _restored_with_each_owners_rights(site, owners, tables=("mine.p",)):
     given_away(site)
-    rows = site.sql("shop", "SELECT count(*) FROM mine.p")
+    counts = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in tables)
+    rows = site.sql("shop", counts)
     is_safe = Rights(site, owners)
     source = site.source("shop")
     restore = site.restore(site.back_up(source))
@@ -217,7 +228,7 @@ def _restored_with_each_owners_rights(site, owners):
     assert source.verify_staged(restore) == []
     source.swap(restore)
     assert is_safe()
-    assert site.sql("shop", "SELECT count(*) FROM mine.p") == rows
+    assert site.sql("shop", counts) == rows
     source.roll_back(restore)
     source.discard(restore)
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery%'") == []

@@ -1,4 +1,4 @@
-"""A database whose owner attacks whoever restores tables of it, on servers of two versions."""
+"""A database whose owner attacks whoever restores tables of it."""
 
 import pytest
 
