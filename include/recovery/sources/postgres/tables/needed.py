@@ -87,8 +87,8 @@ def _with_uses(entries: Mapping[int, Entry], depends: Mapping[int, Sequence[int]
     """Entries, and those of all that they need."""
     named = defaultdict[str, list[int]](list)
     for number, entry in entries.items():
-        if entry.what in _NAMED:
-            named[entry.name.partition("(")[0].rpartition(" ")[2]].append(number)
+        if entry.what in _NAMED and (words := _words(_key(entry.name))):
+            named[words[-1]].append(number)
     of_types = {
         number: [each for each in depends.get(number, ()) if each in entries and entries[each].what in _TYPES]
         for number, entry in entries.items()
@@ -97,8 +97,8 @@ def _with_uses(entries: Mapping[int, Entry], depends: Mapping[int, Sequence[int]
     found, left = set(own), list(own)
     while left:
         number = left.pop()
-        words = set(re.findall(r"\w+", texts.get(entries[number].name.partition("(")[0], "") if entries[number].what in WITH_TEXTS else ""))
-        more = {*depends.get(number, ()), *(each for word in words for each in named.get(word, ()))} & entries.keys()
+        text = texts.get(_key(entries[number].name), "") if entries[number].what in WITH_TEXTS else ""
+        more = {*depends.get(number, ()), *(each for word in set(_words(text)) for each in named.get(word, ()))} & entries.keys()
         if entries[number].what in _TYPES:
             more |= {each for each, types in of_types.items() if number in types and found.issuperset(types)}
         left += more - found
@@ -127,7 +127,16 @@ def texts_of(objects: Objects, codec: str) -> dict[str, str]:
     found = defaultdict[str, str](str)
     for (kind, name), facts in objects.items():
         if kind in {"function", "procedure"} and (parts := IN_SCHEMA.match(name.partition("(")[0])):
-            found[listed(f"{raw(parts[1])} {raw(parts[2])}", codec)] += str(facts["definition"])
+            found[_key(listed(f"{raw(parts[1])} {raw(parts[2])}", codec))] += str(facts["definition"])
         elif kind == "constraint" and (on := first_name(name))[0]:
-            found[listed(f"{' '.join(split(on[0]))} {raw(on[1])}", codec)] += str(facts["definition"])
+            found[_key(listed(f"{' '.join(split(on[0]))} {raw(on[1])}", codec))] += str(facts["definition"])
     return found
+
+
+def _key(name: str) -> str:
+    """A name as far as it has no brackets."""
+    return name.partition("(")[0]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
