@@ -1,4 +1,7 @@
-"""PostgreSQL's own regression database, as its tests leave it behind. It is not shipped here: apt fetches Debian's source package."""
+"""PostgreSQL's own regression database, as its tests leave it behind.
+
+It is not shipped here: apt fetches Debian's source package, from the mirror that the machine has.
+"""
 
 import os
 import subprocess
@@ -30,7 +33,11 @@ def source_archive():
 def _fetch():
     for folder in ("lists/partial", "archives/partial"):
         (CACHE / folder).mkdir(parents=True, exist_ok=True)
-    (CACHE / "sources.list").write_text(f"deb-src [signed-by={KEYRING}] http://deb.debian.org/debian {RELEASE} main\n")
+    asked = ["apt-get", "indextargets", "--format=$(SITE)", "Created-By: Packages", f"Release: {RELEASE}"]
+    mirrors = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.splitlines()
+    if not mirrors:
+        raise FileNotFoundError(f"apt knows no mirror of {RELEASE}")
+    (CACHE / "sources.list").write_text(f"deb-src [signed-by={KEYRING}] {mirrors[0]} {RELEASE} main\n")
     places = {"Etc::sourcelist": "sources.list", "State": ".", "Cache": "."}
     options = [part for name, place in places.items() for part in ("-o", f"Dir::{name}={CACHE / place}")]
     options += ["-o", "Dir::Etc::sourceparts=-", "-o", "APT::Sandbox::User="]
