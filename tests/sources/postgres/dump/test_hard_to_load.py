@@ -2,6 +2,7 @@
 
 import pytest
 
+from recovery.common.errors import SourceError
 from recovery.sources.postgres.dump.hard_to_load import hard_to_load
 from sandbox.servers import Postgres
 from tests.support.postgres_site import Site
@@ -264,3 +265,22 @@ def test_dump_has_the_warnings_in_its_manifest(site, warnings):
     folder = site.new_folder()
     folder.mkdir()
     assert site.source("x").dump(folder, lambda: None).warnings == (expected,)
+
+
+def test_dump_is_refused_where_pg_dump_writes_a_name_without_its_quotes(site):
+    if site.server.major < 18:
+        pytest.skip("a NOT NULL has a name since PostgreSQL 18")
+    site.create(
+        "x",
+        "CREATE TABLE p ()",
+        "CREATE TABLE child (b int) INHERITS (p)",
+        "ALTER TABLE p ADD a int",
+        'CREATE TABLE own (a int CONSTRAINT "In quotes" NOT NULL)',
+        "CREATE TABLE heir () INHERITS (own)",
+        "ALTER TABLE child ADD CONSTRAINT plain NOT NULL a",
+    )
+    site.back_up(site.source("x"))
+    site.sql("x", 'ALTER TABLE child RENAME CONSTRAINT plain TO "Not empty"')
+    with pytest.raises(SourceError, match=r'No dump of database x could be restored: .* in "Not empty" of public.child'):
+        site.back_up(site.source("x"))
+    site.clean()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
+from recovery.common.errors import SourceError
 from recovery.common.wording import shortened
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import catalog
@@ -72,6 +73,11 @@ _KNOWN = """SELECT k.kind, n.nspname, k.name, k.number FROM (
 _SWITCHED_OFF = """SELECT DISTINCT format('%%s %%I', k.conrelid::regclass, k.conname)
     FROM pg_constraint k JOIN pg_trigger t ON t.tgconstraint = k.oid JOIN pg_namespace n ON n.oid = k.connamespace
     WHERE k.contype = 'f' AND k.convalidated AND t.tgisinternal AND t.tgenabled IN ('D', 'R') AND n.nspname !~ %s ORDER BY 1"""
+_UNQUOTED = """SELECT format('%%I of %%s', k.conname, c.oid::regclass) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.conkey[1] JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE k.contype = 'n' AND k.conislocal AND NOT a.attislocal AND NOT c.relispartition AND quote_ident(k.conname) <> k.conname
+      AND n.nspname !~ %s AND c.oid <> ALL (%s) ORDER BY 1"""
+"""Names that pg_dump 18 writes as they are: of a NOT NULL of a child's own on a column that it inherits."""
 _ONLY_EARLIER = re.compile(r"<=? \(*(?:now\(\)|(?:CURRENT|LOCAL)_?(?:DATE|TIME(?:STAMP)?)\b)")
 """In a check: what was before some moment stays so."""
 
@@ -111,6 +117,27 @@ def hard_to_load(connection: Connection) -> Iterator[str]:
     with translated_errors(f"Looking for what is hard to load in {database}"):
         for sentence in _sentences(connection):
             yield f"{database}: {sentence}"
+
+
+def refuse_unquoted(connection: Connection, besides: Collection[int]) -> None:
+    """Refuse a database of which pg_dump writes what no server reads, or what says something else.
+
+    Args:
+        connection: to it.
+        besides: numbers of tables that are left out.
+
+    Raises:
+        SourceError: if there is such a thing.
+    """
+    database = connection.info.dbname
+    with translated_errors(f"Looking for what can't be dumped of {database}"):
+        found = [name for (name,) in connection.execute(_UNQUOTED, [catalog.SET_ASIDE_SCHEMA, list(besides)]).fetchall()]
+    if found:
+        raise SourceError(
+            f"No dump of database {database} could be restored: pg_dump writes the name of a NOT NULL constraint without the quotes that it"
+            f" needs, in {shortened(found, at_most=_AT_MOST)}.",
+            "Give it a name of lower-case letters, digits and _: ALTER TABLE ... RENAME CONSTRAINT ... TO ...; then back up again.",
+        )
 
 
 def _sentences(connection: Connection) -> Iterator[str]:

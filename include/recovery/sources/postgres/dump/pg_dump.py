@@ -26,7 +26,7 @@ from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_
 from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump import archive, exclusions
 from recovery.sources.postgres.dump.exclusions import Exclusions
-from recovery.sources.postgres.dump.hard_to_load import hard_to_load
+from recovery.sources.postgres.dump.hard_to_load import hard_to_load, refuse_unquoted
 from recovery.sources.postgres.dump.left_out import left_out
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,7 @@ def _open(server: Server, database: str, settings: PostgresSettings, stack: Exit
     hold_tables(connection, excluding.without(catalog.tables(connection)))
     hold_sequences(connection, excluding.without(catalog.sequences(connection)))
     catalog.refuse_owned_configuration(connection)
+    refuse_unquoted(connection, excluding.numbers)
     return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection), excluding)
 
 
