@@ -445,6 +445,24 @@ def test_rollback_loads_what_it_can_and_lets_nobody_in_until_it_is_mended_by_han
     site.clean()
 
 
+def test_rollback_loads_the_other_databases_where_one_can_not_be_loaded_whole(site, saved, no_room):
+    site.create(
+        "cash",
+        "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
+        "CREATE TABLE broken (i int, j int GENERATED ALWAYS AS (f(i)) STORED)",
+        "INSERT INTO broken VALUES (3)",
+        "CREATE OR REPLACE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 0'",
+    )
+    site.create("cask", "CREATE TABLE t AS SELECT 'live' AS state")
+    both = Replaced(site, saved, site.back_up(site.source("cash", "cask")))
+    both.source.replace(both.forward)
+    for _ in range(2):
+        with pytest.raises(RestoreError, match="cash can't be loaded whole"):
+            both.source.replace(both.back)
+        assert site.state("cask") == "live"
+    site.clean()
+
+
 def test_preflight_in_place_reports_drops_and_refuses_databases_not_backed_up(site, live, saved):
     source = site.source("cash", "cask")
     facts = texts(source, live.forward, "fact")

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from threading import Event
 from typing import Any, cast
 
 from recovery.common.errors import RestoreError
+from recovery.common.faults import Faults
 from recovery.common.wording import ROLLS_BACK
 from recovery.packs.content_diff import Difference
 from recovery.sources.base import RestoreView, announce_drop
@@ -44,11 +47,7 @@ def replace(
     A rollback that is done again leaves alone what is equal to the set by ``verify``: somebody may have mended it by hand.
     """
     if not restore.rolling_back and not restore.recorded_facts("dropping"):
-        with server.maintenance() as connection:
-            was = {target.name: former(connection, target.name) for target in chosen}
-            live = {name: one.number if one else None for name, one in was.items()}
-            owners = {name: asdict(one) for name, one in was.items() if one}
-            restore.record(_REPLACE, live=live, owners=owners, aside=has_room(server, connection, chosen))
+        _say_what_is_live(server, restore, chosen)
     live = _live_before(restore)
     besides = [*live, *(target.name for target in chosen)]
     with undisturbed(server, besides) as connection:
@@ -77,9 +76,33 @@ def replace(
 
     if not replaced:
         begin()
-    for target in replaced:
-        load(server, jobs, restore, target, unpacked=begin if target is replaced[0] else None)
+    _load_all(server, jobs, restore, replaced, begin)
     log.info("loaded in place: %s", ", ".join(target.name for target in replaced) or "nothing")
+
+
+def _load_all(server: Server, jobs: int, restore: RestoreView, replaced: Sequence[Target], begin: Callable[[], None]) -> None:
+    """Load databases; ``begin`` drops all of them once the first is unpacked. A rollback then goes on after one that fails."""
+    faults, begun = Faults(), Event()
+
+    def first() -> None:
+        begin()
+        begun.set()
+
+    for target in replaced:
+        with faults.noted(target.name) if restore.rolling_back else nullcontext():
+            load(server, jobs, restore, target, unpacked=None if begun.is_set() else first)
+        if not begun.is_set():
+            break
+    if faults:
+        raise RestoreError(" ".join(faults.sentences), "Mend what is named, then try again.", retryable=faults.retryable)
+
+
+def _say_what_is_live(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
+    with server.maintenance() as connection:
+        was = {target.name: former(connection, target.name) for target in chosen}
+        live = {name: one.number if one else None for name, one in was.items()}
+        owners = {name: asdict(one) for name, one in was.items() if one}
+        restore.record(_REPLACE, live=live, owners=owners, aside=has_room(server, connection, chosen))
 
 
 def sets_aside(restore: RestoreView) -> bool:
