@@ -45,6 +45,16 @@ WHOLE = {
         *(f"INSERT INTO {name} (val) VALUES ('a')" for name in ("grown", "child")),
         "INSERT INTO parted VALUES (1, 'a')",
     ],
+    "a column of a domain that is not the owner's, in a table whose check reads another": [
+        "CREATE TABLE a (n information_schema.cardinal_number)",
+        "CREATE TABLE b (n int)",
+        "INSERT INTO a VALUES (1)",
+        "INSERT INTO b VALUES (1)",
+        "CREATE FUNCTION in_a(int) RETURNS bool LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM public.a WHERE n = $1)'",
+        "CREATE FUNCTION in_b(int) RETURNS bool LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM public.b WHERE n = $1)'",
+        "ALTER TABLE a ADD CHECK (in_b(n))",
+        "ALTER TABLE b ADD CHECK (in_a(n))",
+    ],
     "a check that names a table without its schema": [
         "CREATE SCHEMA words",
         "CREATE TABLE words.dict (val text)",

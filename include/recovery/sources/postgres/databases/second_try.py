@@ -204,7 +204,7 @@ class SecondTry:
     def _drop_checks(self, statement: str) -> None:
         table = _COPIES.match(statement)
         assert table is not None, statement
-        while checks := checks_of(self.inside, table[1]):
+        while checks := [check for check in checks_of(self.inside, table[1]) if check.role in self.loaders.roles.values()]:
             for check in checks:
                 log.info("%s: check %s of %s is added after the rows", self.target.saved, check.name, check.of)
                 self._execute(check, check.dropped())
