@@ -257,3 +257,22 @@ def test_what_can_not_be_made_again_is_named_and_all_rows_are_there(site, case):
         assert all(sentence.startswith(f"second_out: {words}") for sentence, words in zip(sentences, named, strict=True))
     finally:
         site.clean_databases()
+
+
+def test_values_of_rows_with_line_feeds_in_a_detail_are_not_logged(site, caplog):
+    caplog.set_level("INFO")
+    create(
+        site,
+        "second_values",
+        [
+            "CREATE TABLE p (t text)",
+            "CREATE UNIQUE INDEX once ON p (t)",
+            "UPDATE pg_index SET indisready = false WHERE indexrelid = 'once'::regclass",
+            "INSERT INTO p SELECT E'a\\nsecret' FROM generate_series(1, 2)",
+            "UPDATE pg_index SET indisready = true WHERE indexrelid = 'once'::regclass",
+        ],
+    )
+    staged(site, "second_values", may_lack=True)
+    assert "could not create unique index" in caplog.text
+    assert "secret" not in caplog.text
+    site.clean_databases()

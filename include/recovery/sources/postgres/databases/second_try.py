@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 _FAILED = re.compile(r"from TOC entry (\d+); ")
 """What it says before an error. Its processes write side by side, so a line may begin with that of another."""
 _TO_ITS_END = re.compile(r"pg_restore: warning: errors ignored on restore: \d+")
-_MATTERS = re.compile(r"pg_restore: (?:error|warning|fatal|hint|detail):|(?!pg_restore: |DETAIL: |CONTEXT: )")
-"""What it says of failures, but for values of rows."""
+_BEGINS = re.compile(r"(pg_restore: (?:error|warning|fatal|hint|detail):|HINT: |Command was: )|pg_restore: |DETAIL: |CONTEXT: ")
+"""What begins one of its sentences, which may have several lines; grouped are those of failures, but for values of rows."""
 _LAST_WORDS = 20
 _FAULTS = ("08", "40", "53", "57", "58", "XX")
 """Classes of SQLSTATE that say nothing about a definition: connection, deadlock, resources, operator, system, internal."""
@@ -61,12 +61,15 @@ class Listener:
         self._failed: set[int] = set()
         self._said: deque[str] = deque(maxlen=_LAST_WORDS)
         self._ended = False
+        self._matters = True
 
     def hear(self, line: str) -> None:
         """Take a line of its words."""
         self._failed.update(map(int, _FAILED.findall(line)))
         self._ended |= bool(_TO_ITS_END.fullmatch(line))
-        if _MATTERS.match(line):
+        if begins := _BEGINS.match(line):
+            self._matters = begins[1] is not None
+        if self._matters:
             self._said.append(line)
             log.info("%s", line)
 
