@@ -26,10 +26,10 @@ def blockers(connection: Connection, target: Target) -> Iterator[Finding]:
         yield refusal(f"The subscription {subscription} would {fate} the replaced database {name}. {CREATE_AGAIN}")
     if connection.execute("SELECT current_setting('cron.database_name', true) = %s", [name]).fetchall() == [(True,)]:
         yield _cron(target)
-    if not target.in_place:
-        if connection.execute("SELECT FROM pg_database WHERE datname = %s AND datconnlimit = -2", [name]).fetchall():
-            yield refusal(f"Database {name} was left by a DROP DATABASE that did not end, and can't be renamed. DROP DATABASE it again.")
-        yield from _long_names(target)
+    query = "SELECT FROM pg_database WHERE datname = %s AND datconnlimit = -2"
+    if not target.in_place and connection.execute(query, [name]).fetchall():
+        yield refusal(f"Database {name} was left by a DROP DATABASE that did not end, and can't be renamed. DROP DATABASE it again.")
+    yield from _long_names(target)
 
 
 def _cron(target: Target) -> Finding:
@@ -47,5 +47,5 @@ def _long_names(target: Target) -> Iterator[Finding]:
     if longest > NAME_BYTES:
         yield refusal(
             f"The name of database {target.name} is too long: {target.before} would have {longest} bytes, PostgreSQL keeps {NAME_BYTES}."
-            f" Rename the database to at most {NAME_BYTES - longest + len(target.name.encode())} bytes first. {_INSTEAD}"
+            f" Rename the database to at most {NAME_BYTES - longest + len(target.name.encode())} bytes first."
         )

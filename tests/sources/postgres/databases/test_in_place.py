@@ -518,3 +518,13 @@ def test_replace_drops_nothing_when_the_server_does_not_let_in_the_roles_that_lo
     assert as_before(site)
     assert live.forward.recorded_facts("dropping") == []
     assert site.sql("postgres", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'recovery_load_%'") == []
+
+
+def test_preflight_in_place_refuses_a_database_whose_copies_would_have_names_that_the_server_cuts(site):
+    """Else the rehearsal drops the live database: the name of its copy is cut to the live one."""
+    name = "cash" + "e" * 59
+    site.create(name)
+    source = site.source(name)
+    restore = site.restore(site.back_up(source), in_place=True)
+    assert f"The name of database {name} is too long" in texts(source, restore, "refusal")
+    site.sql("postgres", "SELECT", f"DROP DATABASE {name}")
