@@ -352,18 +352,13 @@ def test_preflight_refuses_database_names_that_would_be_truncated(site):
         site.create(name, "CREATE TABLE t AS SELECT 1 a")
         source = site.source(name)
         restore = site.restore(site.back_up(source))
-        assert ("is too long" in texts(source, restore, "refusal")) == refused
-        assert ("choose method: in place" in texts(source, restore, "refusal")) == refused
-        in_place = site.restore(restore.set_folder, in_place=True)
-        assert texts(source, in_place, "refusal") == ""
+        for asked in (restore, site.restore(restore.set_folder, in_place=True)):  # which stages a copy, too, and sets aside
+            assert ("is too long" in texts(source, asked, "refusal")) == refused
         if not refused:
             source.stage(restore)
             source.swap(restore)
             assert f"{name}__before_{restore.id}" in site.databases()
             source.drop_replaced(restore)
-        else:
-            source.replace(in_place)
-            assert source.verify_staged(in_place) == []
         site.sql("postgres", f"DROP DATABASE {name}")
 
 
