@@ -191,7 +191,7 @@ def test_drill_lists_what_a_restore_would_leave_out(tmp_path, postgres_server):
         assert teardown(run) == ""
         assert "lacking: fk constraint public c known" in (run.folder / "report.md").read_text()
         (record,) = verification_records(run)["near"]
-        assert record.facts["left_out"] == ["postgres.main: lacking: fk constraint public c known"]
+        assert record.facts["left_out"] == ["postgres.main: lacking: fk constraint public c known is restored as not valid"]
         assert "a restore would leave out: postgres.main: lacking: fk constraint public c known" in record.text
     finally:
         system.drop()

@@ -97,7 +97,11 @@ def _left_out(session: RestoreSession, step: Step) -> list[str]:
     found = session.left_out(step)
     if not found:
         return []
-    lines = ["", "⚠ **All rows are there, but not everything can be made again.** Left out is, and an approval is for exactly this:", ""]
+    lines = [
+        "",
+        "⚠ **Not everything of the set can be made again.** No rows are left out. An approval is for exactly these things:",
+        "",
+    ]
     lines += [f"- {source_id}: {plain_markdown(each.sentence)}" for source_id, each_of in found.items() for each in each_of]
     return [*lines, "", "The set has these definitions: once their cause is mended, make them by hand, or back up again and restore that."]
 

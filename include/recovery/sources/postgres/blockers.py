@@ -10,7 +10,6 @@ from recovery.sources.postgres.targets import NAME_BYTES, Target
 
 CREATE_AGAIN = "Drop it, and create it again afterwards."
 """What to do about what would go on with replaced data."""
-_INSTEAD = "Or choose method: in place, which renames nothing."
 
 
 def blockers(connection: Connection, target: Target) -> Iterator[Finding]:
@@ -39,7 +38,7 @@ def _cron(target: Target) -> Finding:
             f"{bound} Its jobs stop while the database is loaded, and run again as soon as their table is there. If they must wait until"
             " the restore is accepted, set cron.launch_active_jobs to off until then.",
         )
-    return refusal(f"{bound} Point it to another database and restart the server first. {_INSTEAD}")
+    return refusal(f"{bound} Point it to another database and restart the server first.")
 
 
 def _long_names(target: Target) -> Iterator[Finding]:

@@ -13,10 +13,10 @@ from typing import Any
 from recovery.sources.base import RestoreView
 from recovery.sources.model import LeftOut
 from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, first_name, listed, quoted_name, raw, table_of_index
-from recovery.sources.postgres.targets import Objects
+from recovery.sources.postgres.targets import Objects, Target
 
 _KEPT = "not made"
-"""Said after a load; facts ``database``, ``rolling back`` and ``things``."""
+"""Said after a load; facts ``database`` and ``loaded``, its names in the set and at the server, ``rolling back`` and ``things``."""
 _LISTED = {
     "index": ("INDEX", "INDEX ATTACH"),
     "constraint": ("CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT"),
@@ -46,6 +46,8 @@ _LACKING = {
     "definition": ("is there with its columns only", "It shows one row without values, until it is made again."),
 }
 """How something is there of which a fact is another than in the set, and what that means."""
+_COLUMNS_ONLY = re.compile(r"\s*SELECT NULL::[^;]*;\Z")
+"""A view as pg_dump makes it before what it depends on."""
 _PART = re.compile(rf"({NAME})\.({NAME})(?: (.*))?", re.DOTALL)
 
 
@@ -62,9 +64,18 @@ class Unmade:
     lacks: str = ""
     """The fact that is another than in the set; empty if the whole thing is not there."""
 
+    @property
+    def title(self) -> str:
+        """What it is, and how it is there, if at all."""
+        how, _ = self._how()
+        return f"{self.what.lower()} {self.name} {how}"
+
+    def _how(self) -> tuple[str, str]:
+        return _LACKING.get(self.lacks) or ("can't be made", _MEANS[self.what])
+
     def __str__(self) -> str:
-        how, means = _LACKING.get(self.lacks) or ("can't be made", _MEANS[self.what])
-        return f"{self.what.lower()} {self.name} {how}. {means} The server says: {self.why}"
+        _, means = self._how()
+        return f"{self.title}. {means} The server says: {self.why}"
 
 
 def may_be_left_out(what: str) -> bool:
@@ -72,14 +83,16 @@ def may_be_left_out(what: str) -> bool:
     return what in _MEANS
 
 
-def keep(restore: RestoreView, database: str, unmade: Iterable[Unmade]) -> None:
+def keep(restore: RestoreView, target: Target, unmade: Iterable[Unmade]) -> None:
     """Keep what a load could not make, also if that is nothing, for the verification and the gates that follow."""
-    restore.record(_KEPT, **{"database": database, "rolling back": restore.rolling_back, "things": [asdict(each) for each in unmade]})
+    facts = {"database": target.saved, "loaded": target.loaded, "rolling back": restore.rolling_back}
+    restore.record(_KEPT, **facts, things=[asdict(each) for each in unmade])
 
 
-def was_loaded(restore: RestoreView, database: str) -> bool:
-    """Whether a load of a database came to its end, with or without all that it should make."""
-    return any(_is_of(restore, database, facts) for facts in restore.recorded_facts(_KEPT))
+def was_loaded(restore: RestoreView, target: Target) -> bool:
+    """Whether a load of a database under that name came to its end, with or without all that it should make."""
+    found = restore.recorded_facts(_KEPT)
+    return any(_is_of(restore, target.saved, facts) and facts["loaded"] == target.loaded for facts in found)
 
 
 def _is_of(restore: RestoreView, database: str, facts: Mapping[str, Any]) -> bool:
@@ -96,7 +109,7 @@ def left_out(restore: RestoreView, databases: Iterable[str]) -> Iterator[LeftOut
     """What the last loads of databases could not make, as gates and reports show it."""
     for database in databases:
         for each in kept(restore, database):
-            yield LeftOut(f"{database}: {each.what.lower()} {each.name}", f"{database}: {each}")
+            yield LeftOut(f"{database}: {each.title}", f"{database}: {each}")
 
 
 def accepted(expected: Objects, found: Objects, unmade: Collection[Unmade], codec: str) -> Objects:
@@ -116,11 +129,21 @@ def accepted(expected: Objects, found: Objects, unmade: Collection[Unmade], code
         each = next((by_listing[listing] for listing in _listings(key, facts, codec) if listing in by_listing), None)
         if each and not each.lacks and key not in found:
             del left[key]
+            _without_identity(left, found, facts)
             for comment in _comments(key) & left.keys() - found.keys():
                 del left[comment]
-        elif each and each.lacks in facts and key in found:
+        elif (
+            each and each.lacks in facts and key in found and (each.lacks != "definition" or _COLUMNS_ONLY.match(found[key]["definition"]))
+        ):
             left[key] = _with_fact(facts, found[key], each.lacks)
     return left
+
+
+def _without_identity(left: Objects, found: Objects, index: Mapping[str, Any]) -> None:
+    """Rows of a table are told apart otherwise if the index is left out that did it."""
+    table = "table", table_of_index(index["definition"]) if index.get("replica identity") else ""
+    if table in left and table in found:
+        left[table] = {**left[table], "replica identity": found[table]["replica identity"]}
 
 
 def _with_fact(facts: Mapping[str, Any], found: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -167,6 +167,7 @@ LEFT_OUT = {
             "CREATE VIEW on_top AS SELECT * FROM grouped",
             "ALTER VIEW on_top ALTER t SET DEFAULT 'x'",
             "CREATE RULE quiet AS ON INSERT TO on_top DO INSTEAD NOTHING",
+            "ALTER TABLE p REPLICA IDENTITY USING INDEX p_pkey",
             "UPDATE pg_index SET indisready = false WHERE indexrelid = 'p_pkey'::regclass",
             "INSERT INTO p VALUES (1, 'a'), (1, 'b')",
             "UPDATE pg_index SET indisready = true WHERE indexrelid = 'p_pkey'::regclass",
@@ -267,6 +268,7 @@ def test_values_of_rows_with_line_feeds_in_a_detail_are_not_logged(site, caplog)
         [
             "CREATE TABLE p (t text)",
             "CREATE UNIQUE INDEX once ON p (t)",
+            "ALTER TABLE p REPLICA IDENTITY USING INDEX p_pkey",
             "UPDATE pg_index SET indisready = false WHERE indexrelid = 'once'::regclass",
             "INSERT INTO p SELECT E'a\\nsecret' FROM generate_series(1, 2)",
             "UPDATE pg_index SET indisready = true WHERE indexrelid = 'once'::regclass",
@@ -276,3 +278,19 @@ def test_values_of_rows_with_line_feeds_in_a_detail_are_not_logged(site, caplog)
     assert "could not create unique index" in caplog.text
     assert "secret" not in caplog.text
     site.clean_databases()
+
+
+def test_what_can_not_be_made_is_named_without_values_of_rows(site):
+    statements = [
+        "CREATE TABLE texts (val text)",
+        "INSERT INTO texts VALUES ('7')",
+        "CREATE MATERIALIZED VIEW numbers AS SELECT val::int FROM texts",
+        "UPDATE texts SET val = 'secret'",
+    ]
+    create(site, "second_secret", statements)
+    try:
+        source, restore = staged(site, "second_secret", may_lack=True)
+        (lacking,) = source.left_out(restore)
+        assert lacking.sentence.endswith("The server says: invalid text representation")
+    finally:
+        site.clean_databases()

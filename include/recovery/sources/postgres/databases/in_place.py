@@ -146,7 +146,7 @@ def finalize(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> 
 
 def _is_mended(server: Server, restore: RestoreView, target: Target, verify: Callable[[Sequence[Target]], list[Difference]]) -> bool:
     """Whether a database that a rollback has loaded, but not whole, is whole by now."""
-    if not exceptions.was_loaded(restore, target.saved) or target.name not in server.databases():
+    if not exceptions.was_loaded(restore, target) or target.name not in server.databases():
         return False
     log.info("looking whether database %s was mended by hand", target.name)
     return not verify([target])

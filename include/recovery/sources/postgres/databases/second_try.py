@@ -49,6 +49,8 @@ _LACKS = {"MATERIALIZED VIEW DATA": "populated", "INDEX ATTACH": "parent"}
 """The fact of an object that an entry makes which does not make the object itself."""
 _RETURN = " _RETURN"
 """The rule that fills a view, of which pg_dump makes only the columns before the rows if it depends on a key."""
+_NAMES_ONLY = ("0A", "23", "2B", "42", "54", "55")
+"""Classes of SQLSTATE whose primary message has names alone: of integrity, privileges, syntax and names, limits, states."""
 _SEARCH_PATH = "search_path="
 _WORDS = 300
 """Characters of the server's words that are kept: those of a function may be long."""
@@ -187,9 +189,16 @@ class SecondTry:
         for loader, entry in self._rows:
             with self._session(loader) as connection:
                 log.info("%s: loading the rows of %s once more, with the search path of the database", self.target.saved, entry.name)
-                if self._copy(connection, entry) and (error := self._copy(connection, entry, without_checks=True)):
-                    self._lose(f"the rows of table {entry.name} can't be loaded: {_words_of(error)}")
+                if self._copy(connection, entry) and (why := self._why_not_without_checks(connection, entry)):
+                    self._lose(f"the rows of table {entry.name} can't be loaded: {why}")
         self._add_checks()
+
+    def _why_not_without_checks(self, connection: Connection, entry: Entry) -> str:
+        try:
+            error = self._copy(connection, entry, without_checks=True)
+        except RestoreError as refusal:  # to take a check away, such as one that children of another owner have
+            return refusal.what
+        return _words_of(error) if error else ""
 
     def _copy(self, connection: Connection, entry: Entry, *, without_checks: bool = False) -> psycopg.Error | None:
         try:
@@ -270,6 +279,8 @@ def _search_path(target: Target, owner: str, roles: Mapping[str, Facts]) -> str:
 
 
 def _words_of(error: psycopg.Error) -> str:
-    """The server's words without its detail, which has values of rows."""
-    words = (error.diag.message_primary or str(error)).strip()
-    return words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
+    """The server's words, where they have no values of rows: else what kind of error it is, as of one that a function raises."""
+    if (error.sqlstate or "").startswith(_NAMES_ONLY):
+        words = (error.diag.message_primary or "").strip()
+        return words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()

@@ -161,7 +161,7 @@ def fill(
                 load.analyze()
             if restore:
                 reading.keep(restore, target.saved, dict(load.readings()))
-                exceptions.keep(restore, target.saved, second.unmade)
+                exceptions.keep(restore, target, second.unmade)
             loaders.disarm(connection, loading)
             if whole:
                 load.hand_over()
