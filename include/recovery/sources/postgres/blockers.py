@@ -38,7 +38,7 @@ def _cron(target: Target) -> Finding:
             f"{bound} Its jobs stop while the database is loaded, and run again as soon as their table is there. If they must wait until"
             " the restore is accepted, set cron.launch_active_jobs to off until then.",
         )
-    return refusal(f"{bound} Point it to another database and restart the server first.")
+    return refusal(f"{bound} Point it to another database and restart the server first. Or choose method: in place.")
 
 
 def _long_names(target: Target) -> Iterator[Finding]:

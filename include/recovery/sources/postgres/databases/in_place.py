@@ -69,7 +69,7 @@ def replace(
             create_roles(connection, restore, replaced)
             close(connection, [target.name for target in replaced if number(connection, target.name) is not None])
             for target in replaced:  # all, so that nobody writes to one while another is loaded
-                if sets_aside(restore) and live[target.name] is not None and number(connection, target.name) == live[target.name]:
+                if sets_aside(restore) and _is_whole(connection, target.name, live[target.name]):
                     _set_aside(connection, target)
                 else:
                     drop(connection, target.name)
@@ -109,6 +109,12 @@ def sets_aside(restore: RestoreView) -> bool:
     """Whether the live databases are set aside first, so that the rollback needs no safety set."""
     begun = restore.recorded_facts(_REPLACE)
     return bool(begun and begun[-1]["aside"])
+
+
+def _is_whole(connection: Connection, name: str, was: int | None) -> bool:
+    """Whether a database is the live one of before, and not half dropped, so that it can be renamed."""
+    query = "SELECT datconnlimit <> -2 FROM pg_database WHERE datname = %s AND oid = %s"
+    return connection.execute(query, [name, was]).fetchone() == (True,)
 
 
 def _set_aside(connection: Connection, target: Target) -> None:
