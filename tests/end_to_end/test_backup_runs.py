@@ -220,6 +220,7 @@ def wrong_questions(play):
         with pytest.raises(Refused) as refused:
             play.trigger(**params)
         assert refused.value.status == 400
+    play.airflow.admin.wait_dags(f"{play.name}_maintenance")
     past = {"dag_id": f"{play.name}_maintenance", "from_date": "2026-11-10T00:00:00Z", "to_date": "2026-11-13T00:00:00Z"}
     with pytest.raises(Refused, match="backfill") as refused:
         play.operator.call("POST", "/backfills", past)
