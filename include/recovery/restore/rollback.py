@@ -55,7 +55,7 @@ def roll_back(session: RestoreSession) -> bool:
         False if there was nothing to roll back.
 
     Raises:
-        RecoveryError: if a source can't be rolled back; the others are, and the services are started.
+        RecoveryError: if a source can't be rolled back; the others are, and the services stay stopped.
     """
     if not session.began or session.journal.closed:
         return False

@@ -52,15 +52,10 @@ _CREATABLE = """SELECT a.name FROM pg_available_extensions a
     WHERE v.trusted OR NOT v.superuser OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"""
 
 
-def number_of(line: str) -> int:
-    """The number of an entry in its dump."""
-    return int(line.partition(";")[0])
-
-
 def needed(
     server: Server, connection: Connection, folder: Path, entries: Sequence[Entry], own: Iterable[int], texts: Mapping[str, str]
-) -> list[str]:
-    """Lines of the entries that some relations need.
+) -> list[Entry]:
+    """The entries that some relations need.
 
     Only the text of a function says what it uses, and so does that of an exclusion: whatever has a name that is a word of
     it is needed too. So are all extensions that can be made.
@@ -76,11 +71,11 @@ def needed(
     depends = archive.dependencies(server.runner, server.bin, folder)
     with translated_errors("Asking for the extensions that can be made"):
         creatable = {name for (name,) in connection.execute(_CREATABLE).fetchall()}
-    by_number = {number_of(entry.line): entry for entry in entries}
+    by_number = {entry.number: entry for entry in entries}
     found = _with_parts(by_number, depends, set(own))
     found |= {number for number, entry in by_number.items() if entry.what == "EXTENSION" and entry.name.removeprefix("- ") in creatable}
     found = _with_uses(by_number, depends, found, texts)
-    return [entry.line for entry in entries if number_of(entry.line) in found]
+    return [entry for entry in entries if entry.number in found]
 
 
 def _with_uses(entries: Mapping[int, Entry], depends: Mapping[int, Sequence[int]], own: set[int], texts: Mapping[str, str]) -> set[int]:

@@ -31,7 +31,7 @@ from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import ForeignKey, leaving, relations_in
 from recovery.sources.postgres.tables.keys import Crossing, crossing
-from recovery.sources.postgres.tables.needed import WITH_TEXTS, needed, number_of, texts_of
+from recovery.sources.postgres.tables.needed import WITH_TEXTS, needed, texts_of
 from recovery.sources.postgres.tables.swap import found_uses
 from recovery.sources.postgres.targets import Objects, Target
 
@@ -128,10 +128,9 @@ def _pg_dump(server: Server, live: Connection, part: Chosen, folder: Path, copy:
 def _needed(server: Server, live: Connection, folder: Path, copy: Target, touched: Collection[tuple[int, int]]) -> list[Entry]:
     codec = copy.snapshot["codec"]
     entries = list(read_entries(archive.entries(server.runner, server.bin, folder), copy.snapshot["roles"], codec))
-    own = [number_of(entry.line) for entry in entries if _place(entry) in touched]
+    own = [entry.number for entry in entries if _place(entry) in touched]
     texts = texts_of(_objects(live, [entry for entry in entries if entry.what in WITH_TEXTS]), codec)
-    chosen = set(needed(server, live, folder, entries, own, texts))
-    return [entry for entry in entries if entry.line in chosen]
+    return needed(server, live, folder, entries, own, texts)
 
 
 def _touched(live: Connection, part: Chosen) -> set[tuple[int, int]]:

@@ -31,7 +31,7 @@ from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen, belonging
 from recovery.sources.postgres.tables.dependents import relations_in
 from recovery.sources.postgres.tables.load import Definitions, load
-from recovery.sources.postgres.tables.needed import ENTRIES_OF_RELATIONS, needed, number_of, texts_of
+from recovery.sources.postgres.tables.needed import ENTRIES_OF_RELATIONS, needed, texts_of
 from recovery.sources.postgres.tables.swap import move
 
 log = logging.getLogger(__name__)
@@ -91,14 +91,16 @@ def _needed(server: Server, restore: RestoreView, part: Chosen, folder: Path, li
     codec = part.target.snapshot["codec"]
     entries = read(_wanted(lines, part, _missing_roles(server, part)), part.target, part.all)
     listed_as = {name: listed(" ".join(split(name)), codec) for kind, name in part.all if kind in RELATIONS}
-    relations = {number_of(entry.line): entry.name for entry in entries if entry.what in ENTRIES_OF_RELATIONS}
+    relations = {entry.number: entry.name for entry in entries if entry.what in ENTRIES_OF_RELATIONS}
     asked = {listed_as[name] for name in part.names}
     own = [number for number, name in relations.items() if name in asked]
     with server.maintenance() as connection:
         chosen = needed(server, connection, folder, entries, own, texts_of(part.all, codec))
-    made = {relations.get(number_of(line)) for line in chosen}
+    made = {relations.get(entry.number) for entry in chosen}
     others = belonging(part.all, {name for name, entry in listed_as.items() if entry not in made})
-    return Dump(folder, chosen, {key: facts for key, facts in part.all.items() if key not in others}, roles(restore))
+    return Dump(
+        folder, [entry.line for entry in chosen], {key: facts for key, facts in part.all.items() if key not in others}, roles(restore)
+    )
 
 
 def _wanted(lines: Iterable[str], part: Chosen, missing_roles: Collection[str]) -> Iterator[str]:
