@@ -70,7 +70,7 @@ def build(plan: Plan) -> DAG:
                 verified = tasks.of_restored_source(steps.verify, f"verify.{source}", plan, source)
                 approve_plan >> staged >> verified >> approve_cutover
         with TaskGroup("cutover"):
-            cutovers = [tasks.of_restored_source(steps.cut_over, source, plan, source) for source in plan.source_ids]
+            cutovers = [tasks.of_restored_source(steps.cut_over, source, plan, source, of_cutover=True) for source in plan.source_ids]
         chain(
             approve_cutover,
             *([before(plan.plan)] if plan.hooks.before_restore else []),

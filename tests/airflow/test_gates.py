@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.providers.standard.operators import hitl
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskAwaitingInput
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskAwaitingInput
 
 from recovery.airflow import gates, tasks
 from recovery.airflow.gates import Gate
 from recovery.common.errors import ToolError
 from recovery.restore import answers, steps
+from recovery.restore.session import RestoreSession
 from tests.support.restore_driver import run_until, show_gate
 from tests.support.system import SampleSystem
 
@@ -181,3 +182,13 @@ def test_accept_gate_is_retried_when_checks_began_again_before_the_approval(syst
     with pytest.raises(AirflowException, match="this changed: checks") as raised:
         gate(system, "accept").execute_complete(CONTEXT, says("Approve"))
     assert not isinstance(raised.value, AirflowFailException), "Airflow tries it again"
+
+
+@pytest.mark.parametrize("name", ["cutover", "accept"])
+def test_gates_of_the_cutover_are_skipped_when_the_method_is_beside(system, asked, monkeypatch, name):
+    run = system.restore()
+    run_until(system, run, "preflight")
+    monkeypatch.setattr(RestoreSession, "beside", True)
+    with pytest.raises(AirflowSkipException, match="nothing is cut over"):
+        gate(system, name).execute(CONTEXT)
+    assert asked == []

@@ -55,6 +55,11 @@ def test_restore_form_has_choices_of_the_plan_and_a_description_of_every_field(p
     assert fields["target"].value == "live"
 
 
+def test_restore_form_offers_first_the_method_that_the_plan_names(plan):
+    offered = restore_form.fields(plan.model_copy(update={"restore_method": "beside"}))["method"]
+    assert (offered.value, offered.schema["enum"]) == ("beside", ["swap", "in place", "beside"])
+
+
 def test_restore_form_refuses_an_unknown_target_or_method(plan):
     for name, wrong in (("target", "prodction"), ("method", "quickly")):
         with pytest.raises(Exception, match=wrong):

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.sdk import DAG, TaskGroup
-from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from recovery.airflow import tasks
 from recovery.common.errors import PlanError, RestoreError, RestoreUnderWay
+from recovery.restore.session import RestoreSession
 from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
 
@@ -91,3 +92,23 @@ def test_failed_task_of_a_source_is_reported_by_its_whole_task_id(system, monkey
     with pytest.raises(AirflowFailException, match="It fails"):
         made.python_callable("small", "files.uploads", ti=SimpleNamespace(task_id=made.task_id))
     assert "Nothing live was replaced: cutover.files.uploads failed, its log says why." in teardown(run)
+
+
+def test_tasks_of_the_cutover_are_skipped_when_the_method_is_beside(system, monkeypatch):
+    run = system.restore()
+    run_until(system, run, "preflight", system.ask(run, sources=("files.uploads",)))
+    monkeypatch.setattr(tasks, "restore_session", lambda plan, dag_run: run)
+    monkeypatch.setattr(RestoreSession, "beside", True)
+    with DAG("small_restore"):
+        staged = tasks.of_restored_source(note, "stage", system.plan(), "files.uploads").operator
+        cut_over = tasks.of_restored_source(note, "cutover", system.plan(), "files.uploads", of_cutover=True).operator
+        stop = tasks.of_restore(note, "stop_services")("small").operator
+    ti = SimpleNamespace(task_id="task")
+    assert staged.python_callable("small", "files.uploads", ti=ti) is None
+    for skipped in (lambda: cut_over.python_callable("small", "files.uploads", ti=ti), lambda: stop.python_callable("small", None, ti)):
+        with pytest.raises(AirflowSkipException, match="nothing is cut over"):
+            skipped()
+
+
+def note(session, source=None):
+    """A step that succeeds."""

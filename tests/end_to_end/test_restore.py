@@ -13,7 +13,7 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.header import decode_header, make_header
 
@@ -357,6 +357,23 @@ def one_table_and_one_folder(play):
         wanted = play.before[source] | {name: play.set_state[source][name] for name in names}
         assert found[source] == wanted
     assert found["config.settings"] == play.before["config.settings"]
+    _beside(play, table)
+
+
+def _beside(play, table):
+    """The same table again, beside the restored one: one gate, and no task of a cutover."""
+    called, before = [*play.system.service_calls], play.system.fingerprint()
+    play.trigger(sources=["postgres.main"], method="beside", **{"only.postgres.main": [table]}).approve("approve_plan")
+    play.ended("success")
+    states = play.alice.states(play.dag, play.run_id)
+    cutover = {"approve_cutover", "stop_services", "safety_backup", "cutover.postgres.main", "start_services", "check_system", "accept"}
+    assert {states[name] for name in cutover | {"finalize"}} == {"skipped"}
+    schema = f"restored_{play.run.id}"
+    assert f"DROP SCHEMA {schema} CASCADE" in play.log("report").replace("\\", "")
+    with closing(play.system.postgres.connect(play.system.name)) as connection:
+        assert connection.execute(f"SELECT count(*) FROM {schema}.requests").fetchone() == (500,)
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    assert (play.system.service_calls, play.system.fingerprint()) == (called, before)
 
 
 @scenario(pytest.mark.long, servers=("postgres", "mongo"), gates=("cutover",))

@@ -224,6 +224,8 @@ SWAP_WOULD_DO = "There is room for two copies, so method swap would do: it repla
         ({"method": "in place"}, server(7, 5, freed=2), "fact", IN_PLACE),
         ({"method": "in place"}, server(8, 5, freed=2), "refusal", NEITHER),
         ({"method": "in place"}, server(8, None), "fact", TWO_COPIES),
+        ({"method": "beside"}, server(5, 5), "fact", "the server: 5 B free; work needs 0 B, a copy beside the live data 5 B"),
+        ({"method": "beside"}, server(6, 5), "refusal", TOO_LITTLE),
     ],
 )
 def test_method_is_judged_by_room(asked, space, level, text):

@@ -25,7 +25,16 @@ from recovery.sets.prune import prune
 from recovery.sets.records import read_records
 from recovery.sources.model import LeftOut
 from sandbox.servers import Mongo, Postgres, wait_for
-from tests.support.restore_driver import approve_gate, assert_unchanged, maintain_daily, maintain_on, run_until, steps, teardown
+from tests.support.restore_driver import (
+    approve_gate,
+    assert_unchanged,
+    maintain_daily,
+    maintain_on,
+    refused_by_preflight,
+    run_until,
+    steps,
+    teardown,
+)
 from tests.support.system import SampleSystem
 
 pytestmark = pytest.mark.slow
@@ -840,3 +849,61 @@ def test_report_names_failed_step_and_refers_to_log(system):
     with pytest.raises(RestoreError, match="would fail"), tasks.failure_noted(run, "preflight"):
         preflight.preflight(run)
     assert "Nothing live was replaced: preflight failed, its log says why." in teardown(run)
+
+
+# Beside the live data ---------------------------------------------------------------------------------------------------
+
+
+def beside(system, run, **asked):
+    return system.ask(run, method="beside", sources=("postgres.main",), only={"postgres.main": ("whole.public.requests",)}, **asked)
+
+
+def test_tables_are_left_beside_after_one_gate_and_stay_after_keep_replaced(whole, monkeypatch, caplog):
+    run = whole.restore()
+    run_until(whole, run, "preflight", beside(whole, run))
+    assert run.gates == ("plan",)
+    assert gate_texts.headline(run, "plan") == "May parts of this set be restored beside the live data, to stay there?"
+    text = gate_texts.gate_text(run, "plan")
+    assert "into the **live system**, **beside**" in text
+    assert "There is no other gate" in text
+    assert "method swap" not in text
+    approve_gate(run, "plan")
+    restore_steps.stage(run, "postgres.main")
+    restore_steps.verify(run, "postgres.main")
+    restore_steps.verify(run, "postgres.main")
+    with pytest.raises(RestoreError, match="lies beside the live data, and stays"):
+        restore_steps.stage(run, "postgres.main")
+    assert teardown(run) == ""
+
+    schema = f"restored_{run.id}"
+    facts = json.loads((run.folder / "report.json").read_text())
+    assert (facts["result"], facts["method"], facts["gates"], facts["downtime_seconds"]) == ("success", "beside", ["plan"], None)
+    (words,) = facts["left_beside"]["postgres.main"]
+    assert f"lie in schema {schema} of database whole" in words
+    assert f"DROP SCHEMA {schema} CASCADE" in (run.folder / "report.md").read_text().replace("\\", "")
+    maintain_daily(whole, monkeypatch)
+    assert f"postgres.main: {words}" in caplog.text
+    with whole.postgres.connect("whole") as connection:
+        assert connection.execute(f"SELECT count(*) FROM {schema}.requests").fetchone() == (500,)
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    assert_unchanged(whole, run)
+    assert whole.service_calls == []
+
+
+def test_report_of_tables_beside_says_that_nothing_was_left_when_verify_failed(whole):
+    run = whole.restore()
+    run_until(whole, run, "stage postgres.main", beside(whole, run))
+    whole.sql(f"UPDATE public__stage_{run.id}.requests SET what = 'other' WHERE id = 7")
+    with pytest.raises(RecoveryError, match="not equal to the set"):
+        restore_steps.verify(run, "postgres.main")
+    assert "Nothing live was replaced" in teardown(run)
+    assert json.loads((run.folder / "report.json").read_text())["left_beside"] == {}
+    assert_unchanged(whole, run)
+
+
+def test_method_beside_is_refused_for_kinds_without_it(whole):
+    run = whole.restore()
+    request = whole.ask(
+        run, method="beside", sources=("postgres.main", "files.uploads"), only={"postgres.main": ("whole.public.requests",)}
+    )
+    assert "files.uploads can't be left beside its live data" in refused_by_preflight(run, request)

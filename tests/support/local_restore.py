@@ -70,7 +70,17 @@ class LocalRestore:
     """``recovery.sources.base.RestoreView`` over a folder that ``back_up`` made; the journal is kept in a file."""
 
     def __init__(
-        self, set_folder: Path, work: Path, restore_id=None, options=None, *, only=(), in_place=False, rolling_back=False, may_lack=False
+        self,
+        set_folder: Path,
+        work: Path,
+        restore_id=None,
+        options=None,
+        *,
+        only=(),
+        in_place=False,
+        beside=False,
+        rolling_back=False,
+        may_lack=False,
     ) -> None:
         self.set_folder = set_folder
         self.id = restore_id or secrets.token_hex(4)
@@ -78,6 +88,7 @@ class LocalRestore:
         self.options = options or {}
         self.only = tuple(only)
         self.in_place = in_place
+        self.beside = beside
         self.rolling_back = rolling_back
         self.may_lack = may_lack
         work.mkdir(parents=True, exist_ok=True)

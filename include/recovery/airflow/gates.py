@@ -11,7 +11,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskAwaitingInput
 
 from recovery.airflow import mail
-from recovery.airflow.tasks import operator_errors, restore_session
+from recovery.airflow.tasks import operator_errors, restore_session, skip_without_cutover
 from recovery.common.errors import ApprovalError
 from recovery.common.units import human_duration, now
 from recovery.plan.field_types import Gate as GateName
@@ -82,6 +82,8 @@ class Gate(ApprovalOperator):
             AirflowSkipException: if nothing is to be asked.
             RecoveryError: if nobody may answer, or as :func:`recovery.restore.answers.show`.
         """
+        if self.gate != "plan":
+            skip_without_cutover(session)
         if self.gate == "accept" and not state.in_use(session):
             raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
         if self.gate not in session.gates:

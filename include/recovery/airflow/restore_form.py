@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from airflow.sdk import Param
 
 from recovery.airflow.tasks import sources_parameter, text_parameter
 from recovery.common.errors import PlanError
-from recovery.plan.field_types import LIVE
+from recovery.plan.field_types import LIVE, Method
 from recovery.plan.kinds import KINDS
 from recovery.plan.model import Plan
 from recovery.plan.source_id import kind_of
@@ -30,10 +30,10 @@ def fields(plan: Plan) -> dict[str, Param]:
             LIVE, enum=[LIVE, *plan.targets], description="Where to: the live system, or one of the plan's targets.", title="Target"
         ),
         "method": Param(
-            "swap",
-            enum=["swap", "in place"],
+            plan.restore_method,
+            enum=list(get_args(Method)),
             description="swap: restored beside the live data, verified, then swapped. in place, where there is no room for two copies:"
-            " a safety backup first, then dropped and loaded.",
+            " a safety backup first, then dropped and loaded. beside: single tables, verified and left in a schema of their own.",
             title="Method",
         ),
         "config": Param(

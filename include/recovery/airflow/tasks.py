@@ -166,7 +166,10 @@ def of_destination(step: Callable[[PlanContext, StagedSet, str], object], trigge
 
 
 def of_restore(step: Callable[[RestoreSession], object], task_id: str = "", *, changes: bool = True) -> Any:
-    """A task that does a step of a restore: call it with the plan's name. What changes anything is not done in a dry run."""
+    """A task that does a step of a restore: call it with the plan's name.
+
+    Those that change anything belong to the cutover, so they are skipped where there is none.
+    """
 
     name = task_id or step.__name__
 
@@ -177,6 +180,7 @@ def of_restore(step: Callable[[RestoreSession], object], task_id: str = "", *, c
         refuse_lost(restore, ti)
         if changes:
             skip_dry_run(restore)
+            skip_without_cutover(restore)
         with failure_noted(restore, name):
             done = step(restore)
         skip_if_false(done)
@@ -184,8 +188,10 @@ def of_restore(step: Callable[[RestoreSession], object], task_id: str = "", *, c
     return run
 
 
-def of_restored_source(step: Callable[[RestoreSession, str], object], task_id: str, plan: Plan, source: str) -> Any:
-    """A task that does a step of a restore for one source, placed in the graph."""
+def of_restored_source(
+    step: Callable[[RestoreSession, str], object], task_id: str, plan: Plan, source: str, *, of_cutover: bool = False
+) -> Any:
+    """A task that does a step of a restore for one source, placed in the graph. One of the cutover is skipped where there is none."""
 
     @task(task_id=task_id)
     @operator_errors
@@ -194,6 +200,8 @@ def of_restored_source(step: Callable[[RestoreSession, str], object], task_id: s
         if source not in restore.request().sources:
             raise AirflowSkipException(f"{source} is not among the sources to restore.")
         skip_dry_run(restore)
+        if of_cutover:
+            skip_without_cutover(restore)
         with failure_noted(restore, ti.task_id):
             done = step(restore, source)
         skip_if_false(done)
@@ -234,6 +242,12 @@ def skip_dry_run(restore: RestoreSession) -> None:
     """Skip the task in a dry run."""
     if restore.request().dry_run:
         raise AirflowSkipException("This is a dry run: nothing is changed.")
+
+
+def skip_without_cutover(restore: RestoreSession) -> None:
+    """Skip the task if nothing is cut over."""
+    if restore.beside:
+        raise AirflowSkipException("With method beside nothing is cut over: what was restored stays beside the live data.")
 
 
 def skip_if_false(done: object) -> None:

@@ -24,7 +24,7 @@ from recovery.runs.restore_request import NOTHING_DUE, Request
 from recovery.sets import records
 from recovery.sets.catalog import read_manifest
 from recovery.sets.manifest import Manifest
-from recovery.sources.base import Restorer
+from recovery.sources.base import BesideRestorer, Restorer
 from recovery.targets import scratch
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def drop_old_copies(context: PlanContext) -> None:
     for source_id in plan.source_ids:
         with faults.noted(source_id):
             name_strangers(context, source_id)
+            name_left_beside(context, source_id)
     if faults:
         words = "\n".join(faults.sentences)
         raise RestoreError(
@@ -150,3 +151,10 @@ def name_strangers(context: PlanContext, source_id: str) -> None:
     known = {path.name for path in (plan.staging.folder / plan.plan / "restores").glob("*")}
     if strangers := sorted(set(context.source(source_id, Restorer).replaced_copies()) - known):
         log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))
+
+
+def name_left_beside(context: PlanContext, source_id: str) -> None:
+    """Say what restores left beside the live data of a source, since people forget it: nobody removes it but they."""
+    source = context.source(source_id, Restorer)
+    for words in source.lying_beside() if isinstance(source, BesideRestorer) else ():
+        log.warning("%s: %s", source_id, words)

@@ -20,6 +20,7 @@ from recovery.plan.field_types import (
     ConnectionId,
     Duration,
     Level,
+    Method,
     Name,
     Part,
     Prefix,
@@ -179,6 +180,8 @@ class Plan(Part):
     hooks: Hooks = Hooks()
     checks: tuple[Check, ...] = ()
     """What the restored system must answer: the runbook's "verify that the system works" as data."""
+    restore_method: Method = "swap"
+    """The method that the form of a restore offers first."""
     targets: dict[Name, Target] = {}
     """Where else a set may be restored to, by a name of your choice."""
     drill: Drill = Drill()

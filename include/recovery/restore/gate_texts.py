@@ -15,6 +15,8 @@ def headline(session: RestoreSession, gate: Gate) -> str:
     """The question that a gate asks."""
     data = "the live data" if session.target.live else f"the data of the target {session.target.name}"
     match gate:
+        case "plan" if session.beside:
+            return f"May parts of this set be restored beside {data}, to stay there?"
         case "plan":
             return f"May this set be read, to replace {data} in place?" if session.in_place else f"May this set be restored beside {data}?"
         case "cutover":

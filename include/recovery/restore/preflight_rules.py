@@ -193,12 +193,12 @@ def method_fits(facts: Facts) -> Iterator[Judgement]:
     where = ", ".join(system.where for system in short)
     if facts.in_place and (short or not _unknown(facts)):
         yield from _in_place_fits(short, where)
-    elif short and facts.into_live:
+    elif short and facts.into_live and facts.request.method == "swap":
         text = f"There is no room for a copy beside the live data at {where}. Make room, or choose method: in place."
         yield Judgement("refusal", text, ROOM)
     elif short:
         yield Judgement("refusal", f"There is too little room at {where}. Make room there.", ROOM)
-    else:
+    elif facts.request.method != "beside":
         yield Judgement("fact", "As far as known there is room for two copies: method swap is recommended.", ROOM)
 
 

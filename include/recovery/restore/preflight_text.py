@@ -40,7 +40,7 @@ def _headline(facts: Facts) -> str:
     request = facts.request
     asks = "tries out, changing nothing, to restore" if request.dry_run else "asks to restore"
     where = "into the **live system**" if facts.into_live else f"into the target **{request.target}**"
-    how = ", **in place**" if facts.in_place else ""
+    how = "" if request.method == "swap" else f", **{request.method}**"
     return f"**{request.requester or 'Nobody known'}** {asks} **{facts.plan.plan}** from set **{facts.manifest.set_id}** {where}{how}."
 
 
@@ -83,6 +83,11 @@ def _what_a_yes_does(facts: Facts) -> str:
         return (
             "Approving reads the chosen set whole. Nothing live is replaced before the next gate. From there on services are stopped, a"
             " **safety backup** is made of what is there, and that is dropped and the set loaded. A rollback loads that safety set."
+        )
+    if facts.request.method == "beside":
+        return (
+            "Approving restores this **beside** the data there, verifies it, and leaves it under names of its own. There is no other gate:"
+            " nothing takes the place of anything, and no service is stopped. It stays until somebody drops it; the report says how."
         )
     what, data = ("live", "live data") if facts.into_live else ("there", "data there")
     return f"Approving restores all of this **beside** the {data}. Nothing {what} is replaced before the next gate."

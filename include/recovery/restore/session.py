@@ -27,7 +27,7 @@ from pathlib import Path
 from recovery.common.errors import RestoreError
 from recovery.common.files import locked, make_private, read_record
 from recovery.destinations.base import Destination
-from recovery.plan.field_types import LIVE, Gate
+from recovery.plan.field_types import LIVE, Gate, Method
 from recovery.restore.approvals import digest
 from recovery.runs.context import PlanContext
 from recovery.runs.journal import Journal
@@ -35,11 +35,13 @@ from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Findings, Request
 from recovery.sets.local_copy import LocalSet
 from recovery.sets.manifest import Manifest
-from recovery.sources.base import InPlaceRestorer, Restorer
+from recovery.sources.base import BesideRestorer, InPlaceRestorer, Restorer
 from recovery.sources.model import LeftOut
 from recovery.targets import scratch
 from recovery.targets.resolve import resolve
 from recovery.targets.target import RestoreTarget
+
+_ROLES: dict[Method, type[Restorer]] = {"swap": Restorer, "in place": InPlaceRestorer, "beside": BesideRestorer}
 
 
 class RestoreSession:
@@ -117,12 +119,24 @@ class RestoreSession:
     def gates(self) -> tuple[Gate, ...]:
         """The gates that have to be opened."""
         request = self.request()
-        return () if request.dry_run or (request.drill and request.target != LIVE) else self.target.gates
+        if request.dry_run or (request.drill and request.target != LIVE):
+            return ()
+        return tuple(gate for gate in self.target.gates if gate == "plan" or not self.beside)
 
     @property
     def in_place(self) -> bool:
         """Whether the live data is dropped and the set loaded in its place."""
         return self.request().method == "in place"
+
+    @property
+    def beside(self) -> bool:
+        """Whether what was restored stays beside the live data, and nothing is cut over."""
+        return self.request().method == "beside"
+
+    @property
+    def left_beside(self) -> dict[str, list[str]]:
+        """What stays beside the live data, by source: where it is and how it is dropped, in sentences."""
+        return {entry.source: list(entry.facts["words"]) for entry in self.journal.entries(Step.LEFT_BESIDE)}
 
     def record_left_out(self, step: Step, source_id: str, found: Iterable[LeftOut]) -> None:
         """Say a step of a source that was loaded from a set, and what of it is left out."""
@@ -149,7 +163,7 @@ class RestoreSession:
         Raises:
             PlanError: if its kind can't be restored by the method of this restore.
         """
-        return self.target.source(source_id, InPlaceRestorer if self.in_place else Restorer)
+        return self.target.source(source_id, _ROLES[self.request().method])
 
     @contextmanager
     def changing(self, what: str, *, forward: bool = True) -> Iterator[None]:

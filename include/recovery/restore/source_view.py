@@ -78,6 +78,11 @@ class SourceRestore:
         return self._run.in_place
 
     @property
+    def beside(self) -> bool:
+        """Whether what is verified stays beside the live data."""
+        return self._run.beside
+
+    @property
     def options(self) -> dict[str, str]:
         """The request's choices."""
         return {"config": self._run.request().config}

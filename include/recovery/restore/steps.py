@@ -22,7 +22,7 @@ from recovery.restore.source_view import SourceRestore
 from recovery.restore.state import in_use, since_staging, timed
 from recovery.runners.commands import run_all
 from recovery.runs.journal_steps import Step
-from recovery.sources.base import InPlaceRestorer
+from recovery.sources.base import BesideRestorer, InPlaceRestorer
 from recovery.sources.model import LeftOut, Rehearsal
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ def stage(session: RestoreSession, source_id: str) -> None:
     """
     with session.changing(source_id), timed(session, "stage", source_id):
         _refuse_after_cutover(session)
+        if source_id in session.left_beside:
+            raise RestoreError(f"{source_id}: what was restored lies beside the live data, and stays.", "Trigger a new restore.")
         answers.authorise(session, "plan", source_id)
         session.journal.record(Step.STAGING, source_id)
         source_view.of(session, source_id).clean()
@@ -53,13 +55,16 @@ def stage(session: RestoreSession, source_id: str) -> None:
 
 
 def verify(session: RestoreSession, source_id: str) -> None:
-    """Compare what was staged with the set; in place, decode all that the set has of the source.
+    """Compare what was staged with the set; in place, decode all that the set has of the source. Beside, it then stays.
 
     Raises:
         VerificationError: if they are not equal, with the differences.
     """
     with session.changing(source_id), timed(session, "verify", source_id):
         _refuse_after_cutover(session)
+        if source_id in session.left_beside:
+            log.info("%s: this was done before", source_id)
+            return
         if not since_staging(session, Step.STAGED, source_id):
             raise RestoreError(f"{source_id} was not staged; marking the task as success does not stage it.", "Trigger a new restore.")
         if session.in_place:
@@ -71,6 +76,10 @@ def verify(session: RestoreSession, source_id: str) -> None:
         for each in left_out:
             log.warning("left out: %s", each.sentence)
         log.info("%s: %s", source_id, "the set can be read whole" if session.in_place else "what was staged is equal to the set")
+        if session.beside:
+            words = session.target.source(source_id, BesideRestorer).leave_beside(source_view.of(session, source_id))
+            session.journal.record(Step.LEFT_BESIDE, source_id, words=words)
+            log.info("%s: %s", source_id, " ".join(words))
 
 
 def _decode(session: RestoreSession, source_id: str) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from recovery.plan.field_types import LIVE
+from recovery.plan.field_types import LIVE, Method
 
 NOTHING_DUE = "nothing was due"
 """Why a drill ended before it had chosen a set, where that is no fault."""
@@ -33,8 +33,7 @@ class Request(BaseModel):
     """``live``, the name of one of the plan's targets, or for a drill ``scratch``."""
     overwrite: str = ""
     """The target's name again: what is there already may be set aside or replaced."""
-    method: Literal["swap", "in place"] = "swap"
-    """Beside the live data, and then cut over; or dropped and loaded, after a safety backup."""
+    method: Method = "swap"
     config: Literal["missing", "all"] = "missing"
     allow_stale: bool = False
     """Restore a set that is older than the RPO allows."""

@@ -4,7 +4,7 @@ A source is one thing of a plan, ready to be worked on. It knows nothing of Airf
 :meth:`Dumper.dump`; its artifacts are packed by others, and read back by a :class:`recovery.sources.set_reader.SetReader`. A restore
 calls :meth:`Restorer.preflight`, :meth:`Restorer.stage`, :meth:`Restorer.verify_staged`, :meth:`Restorer.swap`, and then
 :meth:`Restorer.finalize` or :meth:`Restorer.roll_back`, and :meth:`Restorer.discard`; in place, :meth:`InPlaceRestorer.replace`
-takes the place of staging and swapping.
+takes the place of staging and swapping; beside, :meth:`BesideRestorer.leave_beside` that of swapping.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class RestoreView(Protocol):
     @property
     def in_place(self) -> bool:
         """The live data is dropped and the set loaded in its place: what is staged and verified has the live names."""
+
+    @property
+    def beside(self) -> bool:
+        """What is staged and verified stays beside the live data, which nothing takes the place of."""
 
     @property
     def rolling_back(self) -> bool:
@@ -315,6 +319,27 @@ class InPlaceRestorer(Restorer):
 
     def let_in(self, restore: RestoreView) -> None:
         """In place: let users in again to what was replaced, once it is verified. Done again, it does no harm."""
+
+
+class BesideRestorer(Restorer):
+    """Can also leave what it restored beside its live data, by a name of its own, for people to look into."""
+
+    ability = "be left beside its live data"
+
+    @abstractmethod
+    def leave_beside(self, restore: RestoreView) -> list[str]:
+        """Let what was staged and verified stay: from then on no step of the restore touches it. Done again, it does no harm.
+
+        Returns:
+            Where it is, who may look into it, and how it is dropped: sentences for people.
+
+        Raises:
+            VerificationError: if it is no longer equal to the set.
+        """
+
+    @abstractmethod
+    def lying_beside(self) -> list[str]:
+        """What restores left beside at this source, whichever plan's, and how it is dropped: sentences for people."""
 
 
 class Queryable(Source):

@@ -44,6 +44,8 @@ def _of_restore(session: RestoreSession) -> str:
             return f"{no.facts['person']} rejected the gate {gate!r}; {back}."
     if session.journal.entries(Step.SOURCE_ROLLED_BACK):
         return f"The cutover failed; {_back(session, 'everything was rolled back, the previous data is in use')}."
+    if session.beside and {*session.request().sources} == {*session.left_beside}:
+        return ""
     if not state.in_use(session):
         silent = [gate for gate in session.gates if answers.answered(session, gate) == "unanswered"]
         why = f"nobody answered the gate {silent[0]!r} in time" if silent else _what_failed(session)

@@ -26,7 +26,11 @@ def render(facts: dict[str, Any], found: str = "") -> str:
     dry = facts["kind"] == "dry run"
     lines = [f"# {_TITLES[facts['kind']]} {facts['restore']} of {facts['plan']}", "", f"**{_headline(facts['result'])}**", ""]
     lines += _what(facts)
-    lines += [] if dry else [*_steps(facts), *_decisions(facts), *_checks(facts), *_differences(facts), *_left_out(facts), *_aside(facts)]
+    lines += (
+        []
+        if dry
+        else [*_steps(facts), *_decisions(facts), *_checks(facts), *_differences(facts), *_left_out(facts), *_beside(facts), *_aside(facts)]
+    )
     lines += ["", "## What was found", "", found] if found else []
     lines += _by_people(facts) if facts["kind"] == "restore" else []
     return "\n".join(lines).rstrip() + "\n"
@@ -104,6 +108,11 @@ def _differences(facts: dict[str, Any]) -> list[str]:
 def _left_out(facts: dict[str, Any]) -> list[str]:
     lines = [f"- {source_id}: {plain_markdown(name)}" for source_id, names in facts["left_out"].items() for name in names]
     return ["", "## What can't be made again, and was left out", "", "All rows are there.", "", *lines] if lines else []
+
+
+def _beside(facts: dict[str, Any]) -> list[str]:
+    lines = [f"- {source_id}: {plain_markdown(words)}" for source_id, sentences in facts["left_beside"].items() for words in sentences]
+    return ["", "## Left beside the live data", "", *lines] if lines else []
 
 
 def _aside(facts: dict[str, Any]) -> list[str]:

@@ -69,6 +69,13 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
             findings += _tablespaces(connection, restore, target)
             findings += _made_by_superuser(restore, target) if server.about.superuser else []
             findings += _safety_backup_findings(server, connection, target, backed_up)
+        if restore.beside and (chosen or not restore.only):
+            findings.append(
+                refusal(
+                    "Method beside is for single schemas and tables. Write them into the parts of this source, as database.schema or"
+                    " database.schema.table. A whole database comes beside the live one by a target that gives it another name."
+                )
+            )
         if tables and terms != KEPT:
             findings.append(
                 refusal("Single tables come back with their owners and rights. With owners or grants, restore whole databases.")

@@ -14,7 +14,7 @@ from recovery.packs.content_diff import Change, Difference
 from recovery.plan.kinds.postgres import PostgresSettings, PostgresTarget, SqlQuestion, SqlStatement
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
-from recovery.sources.base import Access, Dumper, InPlaceRestorer, Queryable, RestoreView
+from recovery.sources.base import Access, BesideRestorer, Dumper, InPlaceRestorer, Queryable, RestoreView
 from recovery.sources.model import Dump, LeftOut, Preflight, Rehearsal
 from recovery.sources.postgres import compare as postgres_compare
 from recovery.sources.postgres import exceptions, locations, query
@@ -26,13 +26,14 @@ from recovery.sources.postgres.databases import stage as databases_stage
 from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump import pg_dump
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
+from recovery.sources.postgres.tables import beside as tables_beside
 from recovery.sources.postgres.tables import contents as tables_contents
 from recovery.sources.postgres.tables import restore as tables_restore
 from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.targets import Target, Terms, targets
 
 
-class Postgres(Dumper, InPlaceRestorer, Queryable):
+class Postgres(Dumper, InPlaceRestorer, BesideRestorer, Queryable):
     """Databases and globals of a PostgreSQL server, dumped by its own pg_dump and restored beside the live ones.
 
     Args:
@@ -150,6 +151,8 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
 
     def occupied_locations(self, restore: RestoreView) -> dict[Location, str]:
         """See :meth:`InPlaceRestorer.occupied_locations`."""
+        if restore.beside:
+            return {}
         return locations.occupied_locations(self._server, self._whole(restore)) | tables_restore.occupied_locations(
             self._server, self._parts(restore)
         )
@@ -190,10 +193,17 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
         """See :meth:`InPlaceRestorer.let_in`."""
         in_place.let_in(self._server, restore, self._whole(restore))
 
+    def leave_beside(self, restore: RestoreView) -> list[str]:
+        """See :meth:`BesideRestorer.leave_beside`."""
+        return tables_beside.leave(self._server, restore, self._parts(restore))
+
+    def lying_beside(self) -> list[str]:
+        """See :meth:`BesideRestorer.lying_beside`."""
+        return tables_beside.lying(self._server, self._names)
+
     def replaced_copies(self) -> list[str]:
         """See :meth:`InPlaceRestorer.replaced_copies`."""
-        names = [self._renamed.get(name, name) for name in self._settings.databases]
-        return sorted({*swap.replaced_copies(self._server, names), *tables_restore.replaced_copies(self._server, names)})
+        return sorted({*swap.replaced_copies(self._server, self._names), *tables_restore.replaced_copies(self._server, self._names)})
 
     def drop_replaced(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.drop_replaced`."""
@@ -203,6 +213,11 @@ class Postgres(Dumper, InPlaceRestorer, Queryable):
     def _whole(self, restore: RestoreView) -> list[Target]:
         """The databases that are restored as a whole."""
         return targets(restore, self._renamed, self._terms)
+
+    @property
+    def _names(self) -> list[str]:
+        """The databases that the plan names, as they are called here; empty for all."""
+        return [self._renamed.get(name, name) for name in self._settings.databases]
 
     @property
     def _terms(self) -> Terms:

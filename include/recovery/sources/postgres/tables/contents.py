@@ -106,6 +106,11 @@ class Chosen:
         return {key: facts for key, facts in self.objects.items() if key in keys}
 
     @cached_property
+    def uncrossed(self) -> Objects:
+        """The rows of these relations without those foreign keys, which no table has while it lies beside the live ones."""
+        return {key: facts for key, facts in self.objects.items() if key not in self.crossing and key not in self.crossing_comments}
+
+    @cached_property
     def owners(self) -> frozenset[str]:
         """The roles that own what is restored."""
         return frozenset(str(facts["owner"]) for facts in self.objects.values() if facts.get("owner"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from psycopg.sql import SQL, Composed, Identifier
 
@@ -37,18 +37,25 @@ def create_schemas(connection: Connection, part: Chosen) -> list[str]:
     return created
 
 
-def hand_over(connection: Connection, part: Chosen) -> None:
-    """Give the relations their owners and rights; the roles that loaded have nothing any more."""
+def hand_over(connection: Connection, part: Chosen, names: Mapping[str, str] | None = None) -> None:
+    """Give the relations their owners and rights; the roles that loaded have nothing any more.
+
+    Args:
+        connection: to their database.
+        part: what was asked for.
+        names: what relations and statistics are called there, by their names in the set; None if they have these.
+    """
+    there = names or {name: name for _, name in part.objects}
     for _, name, facts in _own_relations(part):
         if not facts.get("of"):  # a sequence of a column has its table's owner
-            connection.execute(SQL("ALTER TABLE {} OWNER TO {}").format(SQL(name), Identifier(facts["owner"])))
+            connection.execute(SQL("ALTER TABLE {} OWNER TO {}").format(SQL(there[name]), Identifier(facts["owner"])))
     for (kind, name), facts in part.objects.items():
         if kind == "statistics":
-            connection.execute(SQL("ALTER STATISTICS {} OWNER TO {}").format(SQL(name), Identifier(facts["owner"])))
+            connection.execute(SQL("ALTER STATISTICS {} OWNER TO {}").format(SQL(there[name]), Identifier(facts["owner"])))
     staged.take_away(connection, part)
-    found = relations(connection, part.names)
+    found = staged.definitions(connection, part) if names else relations(connection, part.names)
     for kind, name, facts in _own_relations(part):
-        for statement in _rights(kind, name, facts, found.get((kind, name), {}).get("acl") or (), part.target.major):
+        for statement in _rights(kind, there[name], facts, found.get((kind, name), {}).get("acl") or (), part.target.major):
             connection.execute(statement)
 
 
@@ -77,16 +84,19 @@ def _sorted(acl: Sequence[Right] | None) -> list[str]:
     return sorted(map(str, acl or ()))
 
 
-def contents(connection: Connection, part: Chosen) -> dict[str, Facts]:
-    """Count, digest and size of the tables as this transaction sees them, by the code that reads a set's."""
+def contents(connection: Connection, part: Chosen, names: Mapping[str, str] | None = None) -> dict[str, Facts]:
+    """Count, digest and size of the tables as this transaction sees them, by the code that reads a set's; names as of :func:`hand_over`."""
     found = {}
+    encoding = part.target.facts["encoding"]
+    staged.read_as(connection, encoding)
     progress = Progress(f"comparing {part.target.name}", part.bytes)
     for name, facts in part.tables.items():
-        text = TableText()
-        with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(staged.copied(name, facts["copy"]))) as out:
+        text, table = TableText(), staged.copied(names[name] if names else name, facts["copy"])
+        with connection.cursor() as cursor, cursor.copy(SQL("COPY {} TO STDOUT").format(table)) as out:
             for each in lines(progress.counted(in_blocks(out))):
                 text.add(each)
         found[name] = text.facts()
+    staged.read_as(connection, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
     return found
 
 

@@ -12,8 +12,9 @@ from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import EVENT_TRIGGERS_OFF_SINCE, Connection, Server, translated_errors
 from recovery.sources.postgres.databases.inheritance import shared_tables
-from recovery.sources.postgres.definitions.names import quoted_name, raw, split
+from recovery.sources.postgres.definitions.names import parent_of, quoted_name, raw, split
 from recovery.sources.postgres.selection import Part, quoted
+from recovery.sources.postgres.tables import beside
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
 from recovery.sources.postgres.tables.dependents import Relation, leaving, published, subscribed, taken, uses
 from recovery.sources.postgres.tables.swap import aside
@@ -54,8 +55,9 @@ def findings(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> l
             found.append(refusal(f"Database {part.target.name} is not there. Restore it as a whole, or create it first."))
         elif not refusals:
             with server.connect(part.target.name) as live, translated_errors(f"Looking into {part.target.name}", RestoreError):
-                found += _live(live, part)
+                found += _beside(live, part) if restore.beside else _live(live, part)
                 found += _event_triggers(server, live)
+                found += _rights_on_live(live, part) if not server.about.superuser and not restore.beside else ()
                 found += _rights(live, part) if not server.about.superuser else ()
     return found
 
@@ -100,6 +102,7 @@ def _all_tables(part: Chosen) -> list[str]:
 
 def _names(part: Chosen) -> Iterator[Finding]:
     names = [part.target.stage, *(aside(schema, "replaced", part.target.restore_id) for schema in part.schemas)]
+    names += [beside.schema_of(part, schema) for schema in part.schemas]
     for name in names:
         if len(name.encode()) > NAME_BYTES:
             yield refusal(f"A name is too long: {name} would have {len(name.encode())} bytes, PostgreSQL keeps {NAME_BYTES}.")
@@ -154,6 +157,21 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
     if linked.functions:
         made = shortened([function.signature for function in linked.functions])
         yield fact(f"In {database} these functions, which take or give rows of the tables, are made anew with the same text: {made}.")
+
+
+def _beside(live: Connection, part: Chosen) -> Iterator[Finding]:
+    """What becomes of tables that stay beside the live ones, which play no part."""
+    database, schemas = part.target.name, [beside.schema_of(part, schema) for schema in sorted(part.schemas)]
+    for (schema,) in live.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY (%s)", [schemas]).fetchall():
+        yield refusal(f"Database {database} has a schema {schema} already. Drop or rename it first.")
+    for name in published(live, ()):
+        yield refusal(
+            f"The publication {name} of {database} would send all restored rows to its subscribers, who have no such tables."
+            " Restore into another target."
+        )
+    yield fact(f"These come into schema {', '.join(schemas)} of {database}, beside the live ones: {shortened(sorted(part.names))}.")
+    if left_out := [f"{name} to {parent_of(facts['definition'])}" for (_, name), facts in part.crossing.items()]:
+        yield fact(f"Foreign keys to tables that are not restored are left out: {shortened(left_out)}.")
 
 
 def _event_triggers(server: Server, live: Connection) -> Iterator[Finding]:
@@ -228,11 +246,11 @@ def _rights(live: Connection, part: Chosen) -> Iterator[Finding]:
                 f"User {me} may not give the rights of {owner}, who owns what is restored, to the role that loads it."
                 f" GRANT {owner} TO {me} WITH ADMIN OPTION."
             )
-    yield from _rights_on_live(live, part, me)
 
 
-def _rights_on_live(live: Connection, part: Chosen, me: str) -> Iterator[Finding]:
+def _rights_on_live(live: Connection, part: Chosen) -> Iterator[Finding]:
     """What the swap changes, it may change; and put the tables where they belong."""
+    me = quoted_name(live.info.user)
     out = leaving(live, part)
     linked = uses(live, out, part.names)
     names = [split(name) for name in (*(relation.qualified for relation in out), *linked.related, *linked.views)]

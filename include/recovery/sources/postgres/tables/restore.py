@@ -32,7 +32,7 @@ from recovery.sources.postgres.definitions.reading import kept
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
 from recovery.sources.postgres.locations import location_of
-from recovery.sources.postgres.tables import create, keys, rehearsal, staged, swap
+from recovery.sources.postgres.tables import beside, create, keys, rehearsal, staged, swap
 from recovery.sources.postgres.tables import stage as tables_stage
 from recovery.sources.postgres.tables.contents import Chosen, relations
 from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leaving, relations_in
@@ -65,15 +65,19 @@ def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chose
 
 
 def verify_staged(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> list[Difference]:
-    """Compare what was staged with the set, rehearse the swap, and check the foreign keys to and from what stays.
+    """Compare what was staged with the set; unless it stays there, rehearse the swap, and check the foreign keys to and from the rest.
 
     Raises:
         RestoreError: if the swap would fail.
     """
     differences = []
     for part in parts:
+        if restore.beside and beside.is_left(server, part):
+            continue
         if found := staged.verify(server, jobs, part, kept(restore, part.target.saved)):
             differences += found
+            continue
+        if restore.beside:
             continue
         crossing = rehearsal.rehearse(server, jobs, restore, part, partial(_rehearsed, restore, part))
         differences += keys.not_holding(server, part, crossing)
@@ -152,12 +156,7 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
     create.hand_over(live, part)
     swap.point(live, linked)
     pending = [key for key in (*keys.outgoing(part), *linked.incoming) if keys.make(live, key)]
-    texts = None
-    if with_rows:
-        encoding = part.target.facts["encoding"]
-        staged.read_as(live, encoding)
-        texts = create.contents(live, part)
-        staged.read_as(live, "UTF8" if encoding != "SQL_ASCII" else "LATIN1")
+    texts = create.contents(live, part) if with_rows else None
     differences += create.verified(live, part, texts, pending, kept(restore, part.target.saved))
     differences += swap.changed(unchanged, keys.as_validated(swap.beside(live, linked), pending))
     differences += swap.left_behind(live, "before", restore.id)

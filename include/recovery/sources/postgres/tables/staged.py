@@ -40,7 +40,12 @@ def purpose(part: Chosen) -> str:
 
 def names_in(connection: Connection, part: Chosen, kind: str = "stage") -> dict[str, str]:
     """The names that relations have while they are staged, as the catalogs quote them, by their own."""
-    names = [(name, *split(name)) for name in part.names]
+    return names_of(connection, part, part.names, kind)
+
+
+def names_of(connection: Connection, part: Chosen, own: Iterable[str], kind: str = "stage") -> dict[str, str]:
+    """As :func:`names_in`, of what lies in a schema by the names of the set, be it a relation or not."""
+    names = [(name, *split(name)) for name in own]
     query = "SELECT name, format('%%I.%%I', s, n) FROM unnest(%s::text[], %s::text[], %s::text[]) t (name, s, n)"
     schemas = [aside(schema, kind, part.target.restore_id) for _, schema, _ in names]
     return dict(connection.execute(query, [[each[0] for each in names], schemas, [each[2] for each in names]]).fetchall())
@@ -130,8 +135,8 @@ def verify(server: Server, jobs: int, part: Chosen, readings: Readings) -> list[
     for name in part.tables:
         if ("table", name) in found:
             found["table", name] |= texts.get(names[name], {})
-    expected = {key: facts for key, facts in part.objects.items() if key not in part.crossing and key not in part.crossing_comments}
-    expected, found = alike(facts_without(expected, *_GIVEN_LATER), facts_without(found, *_GIVEN_LATER), part.target.major, readings)
+    expected = facts_without(part.uncrossed, *_GIVEN_LATER)
+    expected, found = alike(expected, facts_without(found, *_GIVEN_LATER), part.target.major, readings)
     return compare(rows_of(expected), rows_of(found)) + left
 
 
