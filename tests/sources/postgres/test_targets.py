@@ -4,6 +4,7 @@ import pytest
 
 from recovery.common.errors import RestoreError
 from recovery.packs.content_diff import Change
+from sandbox.servers import wait_for
 from tests.support.postgres_site import Site, texts
 
 NAMES = ("till", "yard", "loft")
@@ -269,6 +270,30 @@ def test_preflight_reports_needed_and_free_space_for_a_second_copy(site, live, s
     site.sql("postgres", "CREATE ROLE t_user LOGIN PASSWORD 'u'")
     [unseen] = site.source(user="t_user", password="u").preflight(restore).second_copy
     assert (unseen.free, unseen.folder) == (None, None)
+
+
+@pytest.mark.parametrize("tablespace", ["pg_default", "t_other"])
+def test_preflight_counts_the_servers_log_to_the_space_that_a_load_needs(site, tablespace):
+    log, more = 2 << 20, 64 << 20
+    site.sql("postgres", "SET allow_in_place_tablespaces = on", "CREATE TABLESPACE t_other LOCATION ''")
+    site.sql("postgres", f"CREATE DATABASE till TABLESPACE {tablespace}")
+    source = site.source("till")
+    restore = site.restore(site.back_up(source), only=["till"])
+    try:
+        needed = {}
+        for size in (more, log):
+            site.sql("postgres", f"ALTER SYSTEM SET max_wal_size = '{size >> 20}MB'")
+            site.sql("postgres", "SELECT pg_reload_conf()")
+            wait_for("the setting", lambda size=size: site.sql("postgres", "SHOW max_wal_size") == [(f"{size >> 20}MB",)])
+            needed[size] = sum(space.needed for space in source.preflight(restore).second_copy)
+        assert needed[log] - log > 1 << 20
+        assert needed[more] == 2 * (needed[log] - log), "a small load does not fill the log"
+        assert "the server of pg" in {space.where for space in source.preflight(restore).second_copy}
+    finally:
+        site.sql("postgres", "ALTER SYSTEM RESET max_wal_size")
+        site.sql("postgres", "SELECT pg_reload_conf()")
+        site.clean_databases()
+        site.sql("postgres", "DROP TABLESPACE t_other")
 
 
 def test_rollback_refuses_to_move_a_database_that_another_restore_swapped_in(site, live, saved):

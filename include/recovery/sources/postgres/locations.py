@@ -54,7 +54,7 @@ def _has_something(server: Server, database: str) -> bool:
 
 
 def second_copy(server: Server, connection: Connection, needs: Iterable[tuple[Target, int]]) -> Iterator[Space]:
-    """What databases, or parts of them, need beside the live ones, by tablespace.
+    """What databases, or parts of them, need beside the live ones, by tablespace, and their load in the server's log (WAL).
 
     Args:
         server: of the target.
@@ -66,6 +66,8 @@ def second_copy(server: Server, connection: Connection, needs: Iterable[tuple[Ta
     for target, size in needs:
         by_tablespace[target.facts["tablespace"]] = by_tablespace.get(target.facts["tablespace"], 0) + size
         freed.update(_freed(connection, target) if target.in_place else {})
+    if by_tablespace:
+        by_tablespace["pg_default"] = by_tablespace.get("pg_default", 0) + min(_log(connection), sum(by_tablespace.values()))
     for tablespace, needed in by_tablespace.items():
         folder = _folder(server, connection, tablespace)
         where = f"the server of {server.endpoint.id}" + ("" if tablespace == "pg_default" else f", tablespace {tablespace}")
@@ -83,6 +85,13 @@ def has_room(server: Server, connection: Connection, chosen: Sequence[Target]) -
     """
     spaces = second_copy(server, connection, ((target, int(target.snapshot["bytes"])) for target in chosen))
     return all(space.free is not None and space.free > space.needed + space.needed // 4 for space in spaces)
+
+
+def _log(connection: Connection) -> int:
+    """Bytes that the log may grow to before the server uses its files again; a server without room for it stops."""
+    row = connection.execute("SELECT setting::bigint << 20 FROM pg_settings WHERE name = 'max_wal_size'").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _freed(connection: Connection, target: Target) -> dict[str, int]:
