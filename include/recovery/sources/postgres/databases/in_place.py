@@ -29,8 +29,9 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 from recovery.sources.postgres.databases.custody import Former, allow, close, former, give_back, number, undisturbed
 from recovery.sources.postgres.databases.stage import drop, load
 from recovery.sources.postgres.databases.swap import dress, refuse_taken, rename
+from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.locations import has_room
-from recovery.sources.postgres.targets import Target
+from recovery.sources.postgres.targets import Target, expected_objects
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,14 @@ def _is_mended(server: Server, restore: RestoreView, target: Target, verify: Cal
     if not exceptions.was_loaded(restore, target) or target.name not in server.databases():
         return False
     log.info("looking whether database %s was mended by hand", target.name)
-    return not verify([target])
+    if verify([target]):
+        return False
+    with server.connect(target.name) as connection, translated_errors(f"Looking into {target.name}", RestoreError):
+        found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
+    unmade = exceptions.kept(restore, target.saved)
+    codec = str(target.snapshot["codec"])
+    exceptions.keep(restore, target, exceptions.still_lacking(expected_objects(restore, target), found, unmade, codec))
+    return True
 
 
 def let_in(server: Server, restore: RestoreView, chosen: Sequence[Target]) -> None:
