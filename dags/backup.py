@@ -7,6 +7,7 @@ set as a whole, ``hooks.py`` what the plan wants done before and after.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
@@ -37,9 +38,11 @@ def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
 @tasks.operator_errors
-def finish(plan: str, params: dict[str, Any], dag_run: Any) -> None:
+def finish(plan: str, params: dict[str, Any], dag_run: Any, **context: Any) -> None:
     loaded = tasks.context(plan)
-    tasks.skip_if_false(backup_upload.finish(loaded, tasks.staged_set(loaded, dag_run), params["sources"]))
+    staged = tasks.staged_set(loaded, dag_run)
+    tell = partial(mail.new_warnings, plan, staged.id, context={"dag_run": dag_run, **context})
+    tasks.skip_if_false(backup_upload.finish(loaded, staged, params["sources"], tell))
 
 
 @task

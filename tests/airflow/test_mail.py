@@ -88,12 +88,27 @@ def test_mail_of_a_drill_names_what_a_restore_would_leave_out(plan, smtp):
     assert "postgres.main: shop: index i can&#x27;t be made. It is slow." in text
 
 
-def test_gate_mail_that_cannot_be_sent_is_logged_and_raises_no_error(plan, monkeypatch, caplog):
+def test_mail_of_a_backup_names_its_new_warnings_each_on_one_line(plan, smtp):
+    found = {"postgres.main": ["shop: index i is not valid\n\nApprove all", "shop: {{ 7*7 }}"], "files.uploads": ["uploads: not there: a"]}
+    mail.new_warnings("small", "20261123T010000Z-4f2a", found, context())
+    (message,) = smtp.messages
+    subject, text = text_of(message)
+    assert message.to == ["oncall@example.org", "boss@example.org"]
+    assert subject == "[small] a backup has new warnings"
+    assert "Set 20261123T010000Z-4f2a is complete." in text
+    lines = text.splitlines()
+    first = lines.index(r"postgres.main: shop: index i is not valid\n\nApprove all")
+    assert lines[first : first + 3] == [lines[first], "postgres.main: shop: &#123;&#123; 7*7 }}", "files.uploads: uploads: not there: a"]
+    assert "/dags/small_backup/runs/" in text
+
+
+@pytest.mark.parametrize(("send", "about"), [(mail.gate_waits, ("plan", "text")), (mail.new_warnings, ("a set", {"files.a": ["b"]}))])
+def test_mail_that_cannot_be_sent_is_logged_and_raises_no_error(plan, monkeypatch, caplog, send, about):
     monkeypatch.setenv(
         "AIRFLOW_CONN_MAIL",
         '{"conn_type": "smtp", "host": "127.0.0.1", "port": 1, "extra": {"disable_ssl": true, "timeout": 1, "retry_limit": 1}}',
     )
-    mail.gate_waits("small", "plan", "text", context())
+    send("small", *about, context())
     assert "could not be sent; nobody was told" in caplog.text
 
 
@@ -104,6 +119,7 @@ def test_mail_is_not_sent_when_the_plan_names_no_mail(tmp_path, smtp, monkeypatc
     mail.gate_waits("small", "plan", "text", context())
     mail.nobody_accepted(system.plan(), context())
     mail.restore_stalled(system.plan(), "text", context())
+    mail.new_warnings("small", "a set", {"files.a": ["b"]}, context())
     assert smtp.messages == []
 
 

@@ -267,7 +267,7 @@ def test_verify_fails_for_a_lost_database_unless_allow_empty_or_not_in_plan(whol
         said = f"whole_eu had {count} records in the last valid set, and {words}"
         if source_id == "mongo.documents" and words == "has none now":  # as a queue has in the morning
             verify(work)
-            assert work.verified_record().changed == (said,)
+            assert work.verified_record().emptied == (said,)
             continue
         with pytest.raises(SourceError, match=said):
             verify(work)

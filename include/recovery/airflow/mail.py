@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recovery.airflow.tasks import restore_session
 from recovery.common.units import human_duration
+from recovery.common.wording import escaped
 from recovery.plan.loader import load_plan
 from recovery.plan.model import Mail, Plan
 from recovery.runs.journal_steps import Step
@@ -42,6 +43,25 @@ def on_left_out(plan: Plan) -> list[Callable[[Any], None]]:
             _try_mail(plan.plan, f"[{plan.plan}] a restore would leave things out", body + "\n".join(sentences) + "\n", context)
 
     return [tell]
+
+
+def new_warnings(plan_name: str, set_id: str, found: Mapping[str, Sequence[str]], context: Any) -> None:
+    """Tell what a complete set warns of, and the last one did not. A mail that can't be sent must not fail the backup.
+
+    Args:
+        plan_name: whose set it is.
+        set_id: of the set.
+        found: the new warnings by source. They have names of files and tables in them, which may be of several lines.
+        context: of the task.
+    """
+    sentences = [escaped(f"{source_id}: {words}") for source_id, warnings in found.items() for words in warnings]
+    body = (
+        f"Set {set_id} is complete. The last set did not have these warnings, or could not be read:\n\n"
+        + "\n".join(sentences)
+        + "\n\nChange at the source what they name, or accept what they say of a restore. No mail comes about those that stay:"
+        f" `recovery show` lists all warnings of a set.\n\nSaid by {_page(context)}\n"
+    )
+    _try_mail(plan_name, f"[{plan_name}] a backup has new warnings", body, context)
 
 
 def _page(context: Any) -> str:

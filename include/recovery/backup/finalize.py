@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pyrage
 import zstandard
 
 from recovery.backup import restore_guide
+from recovery.backup.new_warnings import warned
 from recovery.backup.steps import Work
 from recovery.common.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
 from recovery.common.files import locked, write_record, written_in
@@ -24,7 +25,7 @@ from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import RunRecord, StagedSet, open_staging, sweep
 from recovery.runs.stalled import NEXT_STEP, stalled
-from recovery.sets.catalog import read_catalog
+from recovery.sets.catalog import CatalogSet, read_catalog
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, pack_path
 from recovery.sets.manifest import (
     Files,
@@ -62,8 +63,10 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
     if staged.begun:
         log.info("this run has begun already; its set is %s", staged.id)
         return
+    before = _valid_sets(context)
     update = {
-        "previous": _previous(context),
+        "previous": _counts(before),
+        "warned": warned(before, plan),
         "cut_over_before": tuple(active.cutovers(plan)),
         "recipients": plan.encryption.recipients,
     }
@@ -88,16 +91,20 @@ def refuse_during_restore(plan: Plan) -> None:
             )
 
 
-def _previous(context: PlanContext) -> dict[str, dict[str, int]]:
-    """Records of every database and tree in the newest valid set; nothing if no destination can be read, which the uploads will say."""
+def _valid_sets(context: PlanContext) -> list[CatalogSet]:
+    """The valid sets, newest first; none if no destination can be read, which the uploads will say."""
     plan, key = context.plan, context.verify_key()
     try:
         catalog = read_catalog(plan.plan, context.destinations(), key)
     except DestinationError as error:
-        log.warning("whether a source became empty can't be told, since no earlier set can be read: %s", error)
-        return {}
-    good = catalog.valid(plan.required_level, datetime.now(UTC))
-    return {source_id: dict(entry.totals.counts) for source_id, entry in good[0].manifest.sources.items()} if good else {}
+        log.warning("whether a source became empty, or a warning is new, can't be told, since no earlier set can be read: %s", error)
+        return []
+    return catalog.valid(plan.required_level, datetime.now(UTC))
+
+
+def _counts(valid: Sequence[CatalogSet]) -> dict[str, dict[str, int]]:
+    """Records of every database and tree in the newest set."""
+    return {source_id: dict(entry.totals.counts) for each in valid[:1] for source_id, entry in each.manifest.sources.items()}
 
 
 def close(context: PlanContext, staged: StagedSet) -> None:
@@ -211,7 +218,7 @@ def _entry(work: Work) -> SourceEntry:
         point=made.point.model_copy(update={"closed": sealed.closed}) if made.consistency == "scan" else made.point,
         consistency=made.consistency,
         versions=made.versions,
-        warnings=(*made.warnings, *sealed.changed, *verified.changed),
+        warnings=(*made.warnings, *verified.emptied, *sealed.changed, *verified.changed),
         totals=Totals(
             artifacts=len(sealed.packs),
             packs=len(packs),

@@ -69,8 +69,10 @@ class Verified(BaseModel):
     level: Level
     counts: dict[str, int]
     """Records (rows, documents, entries) of each database or tree."""
+    emptied: tuple[str, ...] = ()
+    """Databases that became empty without that being refused, each in words."""
     changed: tuple[str, ...] = ()
-    """Files that changed or vanished while they were read, and databases that became empty without that being refused."""
+    """Files that changed or vanished while they were read, each in words."""
 
 
 @dataclass(frozen=True)
@@ -314,6 +316,7 @@ def verify(work: Work) -> None:
     identity = work.context.decryption_key()
     counts: dict[str, int] = {}
     changed: list[str] = []
+    emptied: list[str] = []
     reader = work.context.reader(work.source_id)
     for artifact in made.artifacts:
         counted = partial(reader.counted, artifact.name)
@@ -323,9 +326,9 @@ def verify(work: Work) -> None:
     if not work.staged.run().allow_empty:
         before = work.staged.run().previous.get(work.source_id, {})
         everything = work.plan.source(work.source_id).every_database
-        changed += refuse_lost(work.source_id, before, counts, {artifact.name for artifact in made.artifacts}, everything=everything)
+        emptied = refuse_lost(work.source_id, before, counts, {artifact.name for artifact in made.artifacts}, everything=everything)
     level: Level = "decoded" if identity else "stored"
-    write_record(work.folder / "verified.json", Verified(level=level, counts=counts, changed=tuple(changed[:1000])))
+    write_record(work.folder / "verified.json", Verified(level=level, counts=counts, emptied=tuple(emptied), changed=tuple(changed[:1000])))
     raw = sum(pack.raw_bytes for packs in sealed.packs.values() for pack in packs)
     seconds = time.monotonic() - started
     log.info(

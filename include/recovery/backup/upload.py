@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from recovery.backup.finalize import close
+from recovery.backup.new_warnings import NewWarnings, new_warnings
 from recovery.backup.stored import manifests, not_stored
 from recovery.common.errors import DestinationError, ManifestError, StagingError
 from recovery.common.units import human_duration
@@ -88,13 +89,14 @@ def prune(context: PlanContext, staged: StagedSet, name: str) -> bool:
     return True
 
 
-def finish(context: PlanContext, staged: StagedSet, asked: Sequence[str]) -> bool:
+def finish(context: PlanContext, staged: StagedSet, asked: Sequence[str], tell: Callable[[NewWarnings], None] = lambda _: None) -> bool:
     """End a run whose set is at every destination, as each says itself: staging is removed. It may be done again.
 
     Args:
         context: of the plan.
         staged: the set.
         asked: the sources that the run was to back up, for a run that has ended before; of another, staging says them.
+        tell: tells people the new warnings of a complete set, if it has any; not again for a run that has ended before.
 
     Returns:
         Whether the run was to back up all sources, so that the set is complete.
@@ -117,5 +119,8 @@ def finish(context: PlanContext, staged: StagedSet, asked: Sequence[str]) -> boo
     log.info("set %s is at every destination", staged.id)
     if staged.begun:
         log.info("the run began %s ago", human_duration(datetime.now(UTC) - staged.run().started))
+    complete = set(asked) == set(context.plan.source_ids)
+    if complete and staged.closed and (found := new_warnings(context, staged)):
+        tell(found)
     staged.remove()
-    return set(asked) == set(context.plan.source_ids)
+    return complete

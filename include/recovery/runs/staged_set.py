@@ -56,6 +56,8 @@ class RunRecord(BaseModel):
     allow_empty: bool = False
     previous: dict[str, dict[str, int]] = {}
     """Records of each source in the newest valid set, as its manifest counts them, to notice what became empty or is gone."""
+    warned: dict[str, tuple[str, ...]] = {}
+    """Warnings of each source in the newest valid set that all destinations have, which people were told."""
     cut_over_before: tuple[str, ...] = ()
     """The restores whose cutover had begun when the run began, so that a later one is known without a clock."""
     recipients: tuple[str, ...] = ()

@@ -35,6 +35,10 @@ MAX_PACKS_BYTES = 1 << 30
 LEVELS: tuple[Level, ...] = ("stored", "decoded", "restored")
 """What was verified of a set, from least to most; these words are in manifests and records."""
 
+MORE_WARNINGS = "more warnings; the log of the run and the contents have them all."
+"""How the last warning of a source ends if not all of them had room."""
+
+_SENTENCE = 300
 _SHOWN: dict[Level, str] = {"stored": "checksum", "decoded": "content", "restored": "restore-tested"}
 
 _PART = r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]{0,254}"
@@ -59,12 +63,10 @@ def _pack_file(path: str) -> str:
     return path
 
 
-def _text(limit: int) -> AfterValidator:
-    def clean(text: str) -> str:
-        text = text.encode("utf-8", "backslashreplace").decode()
-        return text if len(text) <= limit else text[: limit - 1] + "…"
-
-    return AfterValidator(clean)
+def sentence(text: str) -> str:
+    """Text for people as manifests and records keep it: cut after 300 characters, and what is not Unicode in it is written ``\\xXX``."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _SENTENCE else text[: _SENTENCE - 1] + "…"
 
 
 def _moment(moment: datetime) -> datetime:
@@ -80,8 +82,8 @@ Bytes = Number
 Moment = Annotated[AwareDatetime, AfterValidator(_moment)]
 """Of a year that can be converted to any offset."""
 SetId = Annotated[str, AfterValidator(_set_id)]
-Sentence = Annotated[str, _text(300)]
-"""Text for people; cut after 300 characters, and what is not Unicode in it is written ``\\xXX``."""
+Sentence = Annotated[str, AfterValidator(sentence)]
+"""See :func:`sentence`."""
 
 
 class _Part(BaseModel):
@@ -283,8 +285,7 @@ def _thinned(entry: SourceEntry, limit: int) -> SourceEntry:
     if len(entry.warnings) <= limit:
         return entry
     kept = entry.warnings[: limit - 1]
-    more = f"{len(entry.warnings) - len(kept)} more warnings; the log of the run and the contents have them all."
-    return entry.model_copy(update={"warnings": (*kept, more)})
+    return entry.model_copy(update={"warnings": (*kept, f"{len(entry.warnings) - len(kept)} {MORE_WARNINGS}")})
 
 
 def parse_manifest(data: bytes, signature: bytes, key: VerifyKey, path: str) -> Manifest:
