@@ -8,7 +8,6 @@ import pytest
 import xxhash
 
 from recovery.common.errors import ArtifactError
-from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.dump.archive import read_pack
 from recovery.sources.postgres.dump.table_reader import texts_of
 
@@ -90,19 +89,3 @@ def test_texts_of_splits_a_stream_into_tables():
     for size in (1, 3, 7, 5000):
         blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
         assert [facts["bytes"] for facts in texts_of(blocks)] == [len(table) for table in tables]
-
-
-@pytest.mark.parametrize("block", [1, 2, 3, 4, 5, 7, 100])
-@pytest.mark.parametrize("rows", [b"", b"a\tb\nccc\n", b"\\\\.\nx\n", b"\n\n\n", b"a\\.\n\\.b\n"])
-def test_rows_of_an_entry_end_at_their_mark_wherever_blocks_end(monkeypatch, rows, block):
-    monkeypatch.setattr(archive, "BLOCK", block)
-    script = b'--\n-- a comment\n--\n\nCOPY s.t (a, "b\nc") FROM stdin;\n' + rows + b"\\.\n\n\n--\n-- the end\n--\n"
-    stream = io.BytesIO(script)
-    assert archive._copy_statement(stream) == b'COPY s.t (a, "b\nc") FROM stdin'
-    assert b"".join(archive._copy_text(stream)) == rows
-    assert stream.read() == b""
-
-
-def test_rows_that_are_cut_off_are_refused():
-    with pytest.raises(ArtifactError, match="does not end where they end"):
-        list(archive._copy_text(io.BytesIO(b"a\nb\n")))

@@ -28,7 +28,7 @@ from recovery.sources.postgres.databases.entries import Entry, Step
 from recovery.sources.postgres.databases.postponed_checks import Check, checks_of, not_validated
 from recovery.sources.postgres.databases.privileged import statements
 from recovery.sources.postgres.definitions.names import NAME, QUALIFIED, quoted_name
-from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.dump import archive, archive_rows
 from recovery.sources.postgres.exceptions import Unmade, listed_name, may_be_left_out
 from recovery.sources.postgres.targets import Target
 
@@ -202,7 +202,7 @@ class SecondTry:
 
     def _copy(self, connection: Connection, entry: Entry, *, without_checks: bool = False) -> psycopg.Error | None:
         try:
-            with archive.rows(self.server.runner, self.server.bin, self.folder, entry.line) as (statement, text):
+            with archive_rows.rows(self.server.runner, self.server.bin, self.folder, entry.line) as (statement, text):
                 if without_checks:
                     self._drop_checks(statement.decode(self.target.snapshot["codec"]))
                 with connection.transaction(), connection.cursor().copy(statement) as copy:

@@ -24,15 +24,13 @@ from recovery.common.errors import ArtifactError
 from recovery.common.wording import shortened
 from recovery.packs.content_index import Facts, RecordDigest, Row, read_rows
 from recovery.runners.base import Runner
-from recovery.sources.postgres.dump.copy_text import BLOCK, LongLine, TableText, blocks_of, lines
+from recovery.sources.postgres.dump.copy_text import LongLine, TableText, blocks_of, lines
 
 _END = [b"\\.", b"", b""]
 _ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)", re.DOTALL)
 """``<dump id>; <catalog> <number> <what> <schema> <name> <owner>``"""
 _DEPENDS = ";\tdepends on:"
 _RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
-_ROWS_END = b"\n\\.\n"
-_COPIES = b" FROM stdin;\n"
 _ENDINGS = {"globals.sql": b"PostgreSQL database cluster dump complete", "schema.sql": b"PostgreSQL database dump complete"}
 _IN_TOC = {
     "table",
@@ -225,47 +223,6 @@ def script(runner: Runner, bin_folder: Path, folder: Path, chosen: Iterable[str]
     with use_list(chosen) as option:
         argv: list[str | Path] = [bin_folder / "pg_restore", "--no-owner", option, "--file=-", folder]
         return unrestricted(runner.run(argv, env={"LC_ALL": "C"}))
-
-
-@contextmanager
-def rows(runner: Runner, bin_folder: Path, folder: Path, line: str) -> Iterator[tuple[bytes, Iterator[bytes]]]:
-    """The rows of a table, as its entry in the table of contents has them, for as long as a block runs.
-
-    Returns:
-        ``COPY ... FROM stdin``, and the text that it reads, both in the dump's encoding.
-
-    Raises:
-        ToolError: if pg_restore does not take it for a dump.
-    """
-    with use_list([line]) as option:
-        argv: list[str | Path] = [bin_folder / "pg_restore", "--no-owner", option, "--file=-", folder]
-        with runner.tool(argv, env={"LC_ALL": "C"}, output=True) as tool:
-            yield _copy_statement(tool.stdout), _copy_text(tool.stdout)
-
-
-def _copy_statement(stream: IO[bytes]) -> bytes:
-    found = b""
-    for line in stream:
-        if found or line.startswith(b"COPY "):
-            found += line
-        if found.endswith(_COPIES):
-            return found.removesuffix(b";\n")
-    raise damaged("an entry of rows has none")
-
-
-def _copy_text(stream: IO[bytes]) -> Iterator[bytes]:
-    """COPY text up to its end; what follows is read, too, so that the tool comes to its own."""
-    held, ended = b"\n", False  # the first byte of what is held was given already
-    while block := stream.read(BLOCK):
-        if not ended:
-            held += block
-            end = held.find(_ROWS_END)
-            ended = end >= 0
-            given = end if ended else max(len(held) - len(_ROWS_END), 0)
-            yield held[1 : given + 1]
-            held = held[given:]
-    if not ended:
-        raise damaged("an entry of rows does not end where they end")
 
 
 def unrestricted(found: bytes) -> bytes:
