@@ -14,7 +14,7 @@ from recovery.sources.postgres import exceptions
 from recovery.sources.postgres.accounts import server_globals, versions
 from recovery.sources.postgres.accounts.roles import changed, created_roles, needed_roles, roles, wake
 from recovery.sources.postgres.client import Connection, Server, translated_errors
-from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions import catalog, dumped
 from recovery.sources.postgres.definitions.columns import BY_COLUMNS
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_tables
 from recovery.sources.postgres.definitions.reading import Definitions, Readings, as_meant, kept
@@ -149,11 +149,11 @@ def found_objects(server: Server, jobs: int, database: str, encoding: str, expec
     with server.connect(database, autocommit=False) as connection:
         hold_schemas(connection)
         found = {(kind, name): facts for kind, name, facts in catalog.object_rows(connection)}
-        numbers = catalog.tables(connection)
+        numbers = dumped.tables(connection)
         hold_tables(connection, {name: numbers.get(name, 0) for (_, name), facts in found.items() if facts.get("filter")})
-        catalog.refuse_owned_configuration(connection)
+        dumped.refuse_owned_configuration(connection)
         sequences = [name for kind, name in found if kind == "sequence"]
-        for name, facts in catalog.sequence_values(connection, sequences).items():
+        for name, facts in dumped.sequence_values(connection, sequences).items():
             found["sequence", name] |= facts
         for facts in found.values():
             facts.pop("at", None)

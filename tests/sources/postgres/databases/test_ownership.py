@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from recovery.common.errors import ArtifactError, RestoreError, SourceError, ToolError
-from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions import dumped
 from recovery.sources.postgres.dump import pg_dump
 from recovery.sources.postgres.dump.table_reader import table_texts
 from sandbox.servers import Postgres
@@ -283,7 +283,7 @@ def test_reading_a_sequence_or_a_table_never_reads_a_view_of_that_name(site, evi
     site.sql("shop", view, user="mallory", password="m")
     server = site.source("shop")._server
     with server.connect("shop") as connection, pytest.raises(SourceError, match=r"m0\.v in shop is no sequence any more"):
-        catalog.sequence_values(connection, ["m0.v"])
+        dumped.sequence_values(connection, ["m0.v"])
     for facts in ({"copy": ["is_called"], "filter": "WHERE true"}, {"copy": ["is_called"]}):
         with pytest.raises(ToolError, match="view"):
             table_texts(server, "shop", "UTF8", {"m0.v": facts}, 1)
@@ -300,9 +300,9 @@ def test_reading_a_sequence_plans_no_query_of_a_table_of_that_name(site, evil):
     site.sql("postgres", "ALTER ROLE mallory NOSUPERUSER")
     evil.proof.unlink(missing_ok=True)
     with site.source("shop")._server.connect("shop") as connection:
-        assert catalog.sequence_values(connection, ["m0.q"]) == {"m0.q": {"value": 7, "called": False}}
+        assert dumped.sequence_values(connection, ["m0.q"]) == {"m0.q": {"value": 7, "called": False}}
         with pytest.raises(SourceError, match=r"m0\.s in shop is no sequence any more"):
-            catalog.sequence_values(connection, ["m0.s"])
+            dumped.sequence_values(connection, ["m0.s"])
     assert not is_superuser(site, "mallory")
     assert not evil.proof.exists()
 

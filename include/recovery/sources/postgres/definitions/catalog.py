@@ -13,25 +13,15 @@ from collections.abc import Collection, Iterable, Iterator
 
 from psycopg.sql import SQL, Composed
 
-from recovery.common.errors import SourceError
-from recovery.common.wording import shortened
-from recovery.packs.content_index import Facts, Row
+from recovery.packs.content_index import Row
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import columns, system_privileges
-from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences
-from recovery.sources.postgres.definitions.names import quoted_name, split
-from recovery.sources.postgres.definitions.sql_snippets import acl, in_order, own
+from recovery.sources.postgres.definitions.names import split
+from recovery.sources.postgres.definitions.sql_snippets import CONFIGURATION, LASTING, OWN_TABLE, acl, in_order, own
 
-_LASTING = SQL("n.nspname !~ '^pg_(temp|toast)' AND n.nspname !~ '__(stage|before|replaced)_[0-9a-f]{8}$'")
-"""A condition: neither temporary, nor in a schema that a restore of tables made (:data:`SET_ASIDE`)."""
 SET_ASIDE_SCHEMA = "__(?:stage|before|replaced)_([0-9a-f]{8})$"
 SET_ASIDE = "*__(stage|before|replaced)_[0-9a-f]{8}"
 """pg_dump's pattern of schemas that a restore made; they are never a source."""
-_OWN_TABLE = SQL("({own} AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = c.relnamespace AND NOT ({lasting})))")
-_CONFIGURATION = SQL(
-    "LEFT JOIN (SELECT e.extname, t.oid AS config, t.filter FROM pg_extension e,"
-    " LATERAL unnest(e.extconfig, e.extcondition) AS t (oid, filter)) x ON x.config = c.oid"
-)
 _COLUMNS = SQL(
     """(SELECT jsonb_object_agg(a.attname, jsonb_strip_nulls(jsonb_build_object(
         'type', format_type(a.atttypid, a.atttypmod), 'not null', nullif(a.attnotnull, false), 'local', nullif(a.attislocal, true),
@@ -90,10 +80,10 @@ _TABLES = SQL(
 ).format(
     acl=acl("c.relacl", "'r'", "c.relowner"),
     columns=_COLUMNS,
-    configuration=_CONFIGURATION,
+    configuration=CONFIGURATION,
     server_options=in_order("f.ftoptions"),
     hashed=_HASHED_BY_ENUM,
-    lasting=_LASTING,
+    lasting=LASTING,
     own=own("pg_class", "c"),
 )
 
@@ -105,7 +95,7 @@ _SEQUENCES = SQL(
             JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass))
     FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {lasting} AND {own}"""
-).format(acl=acl("c.relacl", "'s'", "c.relowner"), lasting=_LASTING, own=own("pg_class", "c"))
+).format(acl=acl("c.relacl", "'s'", "c.relowner"), lasting=LASTING, own=own("pg_class", "c"))
 
 _VIEWS = SQL(
     """SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END, c.oid::regclass::text, 'pg_class'::regclass::oid, c.oid,
@@ -113,7 +103,7 @@ _VIEWS = SQL(
         'options', c.reloptions, 'populated', c.relispopulated,
         'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {lasting} AND {own}"""
-).format(acl=acl("c.relacl", "'r'", "c.relowner"), columns=_COLUMNS, lasting=_LASTING, own=own("pg_class", "c"))
+).format(acl=acl("c.relacl", "'r'", "c.relowner"), columns=_COLUMNS, lasting=LASTING, own=own("pg_class", "c"))
 
 _INDEXES = SQL(
     """SELECT 'index', c.oid::regclass::text, 'pg_class'::regclass::oid, c.oid, jsonb_build_object(
@@ -126,7 +116,7 @@ _INDEXES = SQL(
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
       JOIN pg_namespace n ON n.oid = t.relnamespace
     WHERE t.relkind IN ('r', 'p', 'm') AND (i.indisvalid OR t.relkind = 'p') AND {lasting} AND {own}"""
-).format(lasting=_LASTING, own=own("pg_class", "t"))
+).format(lasting=LASTING, own=own("pg_class", "t"))
 
 _CONSTRAINTS = SQL(
     """SELECT 'constraint', coalesce(nullif(k.conrelid, 0)::regclass::text, format_type(k.contypid, NULL)) || ' '
@@ -137,7 +127,7 @@ _CONSTRAINTS = SQL(
     WHERE k.conparentid = 0 AND k.contype <> 't' AND (k.contype <> 'n' OR NOT k.convalidated) AND {lasting} AND {own}
       AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND e.objid IN (k.conrelid, k.contypid)
         AND e.classid IN ('pg_class'::regclass, 'pg_type'::regclass))"""
-).format(lasting=_LASTING, own=own("pg_constraint", "k"))
+).format(lasting=LASTING, own=own("pg_constraint", "k"))
 """An inherited NOT NULL comes back with the name that it has at the parent, whatever its own was."""
 
 _FUNCTIONS = SQL(
@@ -153,7 +143,7 @@ _FUNCTIONS = SQL(
             'combine', g.aggcombinefn::text, 'state', format_type(g.aggtranstype, NULL), 'initial', g.agginitval, 'kind', g.aggkind)
           FROM pg_aggregate g WHERE g.aggfnoid = p.oid))
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang WHERE {lasting} AND {own}"""
-).format(acl=acl("p.proacl", "'f'", "p.proowner"), lasting=_LASTING, own=own("pg_proc", "p", ",i"))
+).format(acl=acl("p.proacl", "'f'", "p.proowner"), lasting=LASTING, own=own("pg_proc", "p", ",i"))
 """Privileged are functions that only a superuser can make, whatever they do."""
 
 _TRIGGERS = SQL(
@@ -169,7 +159,7 @@ _TRIGGERS = SQL(
         'check', pg_get_expr(p.polwithcheck, p.polrelid), 'roles', (SELECT jsonb_agg(CASE WHEN r <> 0 THEN pg_get_userbyid(r) END
           ORDER BY pg_get_userbyid(r)) FROM unnest(p.polroles) r))
     FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE {own_table}"""
-).format(own=own("pg_trigger", "t"), own_table=_OWN_TABLE.format(own=own("pg_class", "c"), lasting=_LASTING))
+).format(own=own("pg_trigger", "t"), own_table=OWN_TABLE.format(own=own("pg_class", "c"), lasting=LASTING))
 
 _TYPES = SQL(
     """SELECT CASE t.typtype WHEN 'd' THEN 'domain' WHEN 'e' THEN 'enum' ELSE 'type' END, format_type(t.oid, NULL),
@@ -185,7 +175,7 @@ _TYPES = SQL(
     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
     WHERE (t.typtype IN ('b', 'c', 'd', 'e', 'r') OR NOT t.typisdefined) AND (t.typrelid = 0 OR c.relkind = 'c') AND {lasting} AND {own}
       AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)"""
-).format(acl=acl("t.typacl", "'T'", "t.typowner"), lasting=_LASTING, own=own("pg_type", "t", ",i"))
+).format(acl=acl("t.typacl", "'T'", "t.typowner"), lasting=LASTING, own=own("pg_type", "t", ",i"))
 
 _SCHEMAS = SQL(
     """SELECT 'schema', quote_ident(n.nspname), 'pg_namespace'::regclass::oid, n.oid,
@@ -208,7 +198,7 @@ _SCHEMAS = SQL(
     FROM pg_user_mappings m"""
 ).format(
     acl=acl("n.nspacl", "'n'", "n.nspowner"),
-    lasting=_LASTING,
+    lasting=LASTING,
     options=in_order("m.umoptions"),
     own=own("pg_namespace", "n"),
     own_statistics=own("pg_statistic_ext", "s"),
@@ -250,7 +240,6 @@ _OF_RELATIONS = """WITH own (oid) AS (SELECT c.oid FROM unnest(%s::text[], %s::t
     UNION SELECT p.oid FROM pg_policy p JOIN own ON p.polrelid = own.oid
     UNION SELECT s.oid FROM pg_statistic_ext s JOIN own ON s.stxrelid = own.oid"""
 
-_SEQUENCE_DATA_SINCE = 18_00_00
 _RIGHTS = """SELECT jsonb_agg(DISTINCT jsonb_build_array(CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type))
     FROM aclexplode(coalesce(l.lomacl, acldefault('L', l.lomowner))) a"""
 _LARGE_OBJECTS = SQL(
@@ -304,115 +293,3 @@ def large_objects(connection: Connection) -> Iterator[tuple[int, int, str, str]]
         cursor.itersize = 10_000
         for oid, size, owner, rights in cursor.execute(_LARGE_OBJECTS):
             yield int(oid), size, owner, rights
-
-
-def sequence_values(connection: Connection, names: Collection[str]) -> dict[str, Facts]:
-    """Last value of each sequence, and whether it was handed out, by name as the catalogs quote it.
-
-    Raises:
-        SourceError: if one is no sequence any more, or the server refuses.
-        SourceUnreachable: if one is exchanged meanwhile.
-    """
-    database = connection.info.dbname
-    by_number = connection.info.server_version >= _SEQUENCE_DATA_SINCE
-    query = SQL(
-        "SELECT last_value, is_called FROM pg_get_sequence_data({number})" if by_number else "SELECT last_value, is_called FROM {name}"
-    )
-    with translated_errors(f"Reading the sequences of {database}"), connection.transaction():
-        hold_schemas(connection)
-        numbers = sequences(connection)
-        if lost := [name for name in names if name not in numbers]:
-            raise SourceError(f"{shortened(lost)} in {database} is no sequence any more.", "Look what has its name, then try again.")
-        hold_sequences(connection, {name: numbers[name] for name in names})
-        found = {}
-        for name in names:
-            ((value, called),) = connection.execute(query.format(name=SQL(name), number=numbers[name])).fetchall()
-            if value is None:
-                raise SourceError(f"The sequence {name} in {database} can't be read.", "Grant SELECT on it, and USAGE on its schema.")
-            found[name] = {"value": value, "called": called}
-        return found
-
-
-def dropped_by_invalidity(connection: Connection) -> list[str]:
-    """Indexes that pg_dump leaves out because they are not valid."""
-    query = SQL(
-        "SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid"
-        " JOIN pg_namespace n ON n.oid = t.relnamespace WHERE NOT i.indisvalid AND t.relkind IN ('r', 'm') AND {lasting} AND {own}"
-        " ORDER BY 1"
-    ).format(lasting=_LASTING, own=own("pg_class", "t"))
-    with translated_errors(f"Listing the indexes of {connection.info.dbname}"):
-        return [name for (name,) in connection.execute(query).fetchall()]
-
-
-_DUMPED = SQL(
-    """SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.oid FROM pg_class c
-      JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
-    WHERE c.relkind::text = ANY (%s) AND {lasting} AND (x.extname IS NOT NULL OR {own}) ORDER BY 1"""
-).format(configuration=_CONFIGURATION, lasting=_LASTING, own=own("pg_class", "c"))
-
-
-def tables(connection: Connection) -> dict[str, int]:
-    """The number of every table that pg_dump reads or locks, by the name that it has in the transaction's snapshot."""
-    return _dumped(connection, "tables", ["r", "p"])
-
-
-def sequences(connection: Connection) -> dict[str, int]:
-    """The number of every sequence that pg_dump reads, as :func:`tables`."""
-    return _dumped(connection, "sequences", ["S"])
-
-
-def _dumped(connection: Connection, what: str, kinds: list[str]) -> dict[str, int]:
-    with translated_errors(f"Listing the {what} of {connection.info.dbname}"):
-        return dict(connection.execute(_DUMPED, [kinds]).fetchall())
-
-
-_UNREADABLE = SQL(
-    """SELECT name FROM (SELECT 'table ' || c.oid::regclass::text, c.oid FROM pg_class c
-      JOIN pg_namespace n ON n.oid = c.relnamespace {configuration}
-    WHERE c.relkind IN ('r', 'p') AND {lasting} AND (x.extname IS NOT NULL OR {own}) AND (
-      NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_table_privilege(c.oid, 'SELECT'))
-    UNION ALL SELECT 'table ' || c.oid::regclass::text || ' (row security hides rows)', c.oid FROM pg_class c
-    WHERE row_security_active(c.oid) AND c.relkind = 'r' AND {own_table}
-    UNION ALL SELECT 'sequence ' || c.oid::regclass::text, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'S' AND {lasting} AND {own}
-      AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT'))
-    UNION ALL (SELECT 'large object ' || l.oid, 0 FROM pg_largeobject_metadata l WHERE NOT current_setting('lo_compat_privileges')::bool
-      AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AND NOT pg_has_role(l.lomowner, 'USAGE')
-      AND NOT EXISTS (SELECT FROM aclexplode(l.lomacl) a WHERE a.privilege_type = 'SELECT'
-        AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE'))) ORDER BY l.oid LIMIT 20)) u (name, oid)
-    WHERE oid <> ALL (%s) ORDER BY 1"""
-).format(
-    configuration=_CONFIGURATION,
-    lasting=_LASTING,
-    own=own("pg_class", "c"),
-    own_table=_OWN_TABLE.format(own=own("pg_class", "c"), lasting=_LASTING),
-)
-
-
-def unreadable(connection: Connection, besides: Collection[int] = ()) -> list[str]:
-    """What this user may not read of a database, in words, but for some relations; at most 20 of the large objects."""
-    with translated_errors(f"Checking the rights in {connection.info.dbname}"):
-        return [name for (name,) in connection.execute(_UNREADABLE, [list(besides)]).fetchall()]
-
-
-_OWNED_CONFIGURATION = SQL(
-    """SELECT c.oid::regclass::text, x.extname::text, o.rolname::text FROM pg_class c {configuration} JOIN pg_roles o ON o.oid = c.relowner
-    WHERE x.filter <> '' AND NOT o.rolsuper AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"""
-).format(configuration=_CONFIGURATION)
-
-
-def refuse_owned_configuration(connection: Connection) -> None:
-    """Refuse to read, as a superuser, rows of an extension's table by a condition, if the table is not a superuser's.
-
-    To do that, the server plans a query, and so runs what the owner of the table wrote into the expressions of its indexes.
-
-    Raises:
-        SourceError: if there is one.
-    """
-    with translated_errors(f"Asking whose the tables of extensions in {connection.info.dbname} are"):
-        for table, extension, owner in connection.execute(_OWNED_CONFIGURATION).fetchall():
-            raise SourceError(
-                f"The table {table} of the extension {extension} in {connection.info.dbname} belongs to {quoted_name(owner)}, whose code"
-                " would run as a superuser when it is read.",
-                "ALTER TABLE ... OWNER TO a superuser, or use a Connection whose user is none.",
-            )

@@ -6,6 +6,14 @@ from typing import LiteralString
 
 from psycopg.sql import SQL, Composed
 
+LASTING = SQL("n.nspname !~ '^pg_(temp|toast)' AND n.nspname !~ '__(stage|before|replaced)_[0-9a-f]{8}$'")
+"""A condition: neither temporary, nor in a schema that a restore of tables made (``SET_ASIDE`` of the catalog)."""
+OWN_TABLE = SQL("({own} AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = c.relnamespace AND NOT ({lasting})))")
+CONFIGURATION = SQL(
+    "LEFT JOIN (SELECT e.extname, t.oid AS config, t.filter FROM pg_extension e,"
+    " LATERAL unnest(e.extconfig, e.extcondition) AS t (oid, filter)) x ON x.config = c.oid"
+)
+
 
 def acl(column: LiteralString, kind: LiteralString, owner: LiteralString) -> Composed:
     """Rights as ``[grantee or null for everybody, privilege, may grant]``, with the defaults written out."""

@@ -7,7 +7,7 @@ from typing import LiteralString
 
 from recovery.common.wording import shortened
 from recovery.sources.postgres.client import Connection, translated_errors
-from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions import catalog, dumped
 from recovery.sources.postgres.definitions.names import quoted_names
 from recovery.sources.postgres.targets import UNTRIED
 
@@ -53,7 +53,7 @@ def left_out(connection: Connection) -> Iterator[str]:
 
 
 def _objects(connection: Connection) -> Iterator[str]:
-    for index in catalog.dropped_by_invalidity(connection):
+    for index in dumped.dropped_by_invalidity(connection):
         yield f"index {index} is not valid at the source; it is not dumped."
     query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY 1"
     for (schema,) in connection.execute(query, [catalog.SET_ASIDE_SCHEMA]).fetchall():

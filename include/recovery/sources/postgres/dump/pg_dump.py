@@ -21,7 +21,7 @@ from recovery.plan.kinds.postgres import PostgresSettings
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
-from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions import catalog, dumped
 from recovery.sources.postgres.definitions.held_names import hold_schemas, hold_sequences, hold_tables
 from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump import archive, exclusions
@@ -170,15 +170,15 @@ def _open(server: Server, database: str, settings: PostgresSettings, stack: Exit
         assert row is not None
     opened = datetime.now(UTC)
     excluding = exclusions.find(connection, settings)
-    if unreadable := catalog.unreadable(connection, excluding.numbers):
+    if unreadable := dumped.unreadable(connection, excluding.numbers):
         raise SourceError(
             f"User {quoted_name(server.about.user)} may not read all of database {database}: {shortened(unreadable, at_most=30)}.",
             "Grant it pg_read_all_data, SELECT on large objects, and BYPASSRLS where rows are hidden; or back up as a superuser; or name"
             " schemas and tables that are not yours to back up in the plan's exclude.",
         )
-    hold_tables(connection, excluding.without(catalog.tables(connection)))
-    hold_sequences(connection, excluding.without(catalog.sequences(connection)))
-    catalog.refuse_owned_configuration(connection)
+    hold_tables(connection, excluding.without(dumped.tables(connection)))
+    hold_sequences(connection, excluding.without(dumped.sequences(connection)))
+    dumped.refuse_owned_configuration(connection)
     refuse_unquoted(connection, excluding.numbers)
     return _Snapshot(database, connection, row[0], row[1], opened, row[2], codec(connection), excluding)
 

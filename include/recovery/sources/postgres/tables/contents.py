@@ -10,7 +10,7 @@ from functools import cached_property
 from recovery.packs.content_index import Facts, Row
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.client import Connection
-from recovery.sources.postgres.definitions import catalog
+from recovery.sources.postgres.definitions import catalog, dumped
 from recovery.sources.postgres.definitions.names import first_name, last_name, parent_of, raw, split, table_of_index
 from recovery.sources.postgres.selection import Part, parse
 from recovery.sources.postgres.targets import NO_OBJECTS, Objects, Target, databases
@@ -200,7 +200,7 @@ def relations(connection: Connection, names: Iterable[str]) -> Objects:
     own = set(names)
     found = belonging(_without_places(catalog.rows_of_numbers(connection, catalog.numbers_of(connection, own))), own)
     sequences = [name for kind, name in found if kind == "sequence"]
-    for name, facts in catalog.sequence_values(connection, sequences).items():
+    for name, facts in dumped.sequence_values(connection, sequences).items():
         found["sequence", name] |= facts
     return found
 
