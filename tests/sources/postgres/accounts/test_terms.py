@@ -29,6 +29,8 @@ SHOP = (
     "CREATE FUNCTION a.secret() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 42'",
     "REVOKE EXECUTE ON FUNCTION a.secret() FROM PUBLIC",
     "GRANT EXECUTE ON FUNCTION a.secret() TO term_reader",
+    "CREATE PROCEDURE a.same(n int) LANGUAGE sql AS 'SELECT 1'",
+    "CREATE PROCEDURE a.same(OUT n int) LANGUAGE sql AS 'SELECT 1'",
     "GRANT SELECT ON a.t TO term_reader, PUBLIC",
     "GRANT UPDATE (n) ON a.t TO term_reader",
     "CREATE VIEW a.v AS SELECT id FROM a.t",

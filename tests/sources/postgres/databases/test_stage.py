@@ -54,6 +54,13 @@ ODD = {
         "CREATE PROCEDURE mine.add(OUT a int, b int, c int) LANGUAGE plpgsql AS 'BEGIN a := b + c; END'",
         "CREATE PROCEDURE mine.add(a int, b int, c int) LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN END'",
     ],
+    "a procedure with the arguments of functions, if results count": [
+        "CREATE FUNCTION mine.both(a int) RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
+        "CREATE PROCEDURE mine.both(OUT a int) LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
+        "CREATE AGGREGATE mine.total(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0')",
+        "CREATE PROCEDURE mine.total(OUT a int) LANGUAGE sql AS 'SELECT 1'",
+        "REVOKE ALL ON FUNCTION mine.both(int) FROM PUBLIC",
+    ],
 }
 """What the owner makes."""
 INHERITED = [
@@ -67,6 +74,13 @@ INHERITED = [
 """With a name of its own, which pg_dump does not write; since PostgreSQL 18."""
 NAME_ONLY = ["CREATE TYPE mine.later", "ALTER TYPE mine.later OWNER TO mallory"]
 """A type that is not defined, which only a superuser can make."""
+PRIVILEGED = [
+    "CREATE PROCEDURE mine.noted(IN a int) LANGUAGE sql SET log_statement = 'all' AS 'SELECT 1'",
+    "CREATE PROCEDURE mine.noted(OUT a int) LANGUAGE sql SET log_statement = 'all' AS 'SELECT 1'",
+    "ALTER PROCEDURE mine.noted(IN int) OWNER TO mallory",
+    "ALTER PROCEDURE mine.noted(OUT int) OWNER TO mallory",
+]
+"""With a setting of superusers; they differ only in their results."""
 ALONE = """CREATE FUNCTION mine.alone() RETURNS bool LANGUAGE sql AS $$
     SELECT count(*) <= 1 FROM pg_roles WHERE rolname LIKE 'recovery_load%' AND pg_has_role(session_user, oid, 'MEMBER') $$"""
 """Whether it runs with the rights of one role that loads, and of no other."""
@@ -103,7 +117,7 @@ def test_odd_definitions_and_names_of_an_owner_are_restored_equal(site, mallory)
     with site.server.connect("shop", **mallory) as connection:
         for statement in (ALONE, *(statement for statements in ODD.values() for statement in statements)):
             connection.execute(statement)
-    site.sql("shop", *NAME_ONLY, *(INHERITED if site.server.major >= 18 else ()))
+    site.sql("shop", *NAME_ONLY, *PRIVILEGED, *(INHERITED if site.server.major >= 18 else ()))
     source = site.source("shop")
     restore = site.restore(site.back_up(source))
     source.stage(restore)

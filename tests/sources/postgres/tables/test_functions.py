@@ -39,6 +39,8 @@ def site(request, server_folder, tmp_path_factory):
 def shop(site):
     site.sql("postgres", "CREATE ROLE mallory", "CREATE ROLE alice", "CREATE ROLE steward", "CREATE DATABASE shop")
     site.sql("shop", *SHOP)
+    if site.server.major >= 14:
+        site.sql("shop", "CREATE PROCEDURE api.\"keep it\"(OUT o orders) LANGUAGE plpgsql AS 'BEGIN END'")
     yield site
     site.clean()
 
@@ -121,7 +123,7 @@ def test_function_that_others_want_to_replace_meanwhile_stays_what_it_is(shop, m
         with pytest.raises(psycopg.errors.LockNotAvailable):
             shop.sql("shop", "SET lock_timeout = '200ms'", other)
 
-    with before_statement(monkeypatch, "DROP ROUTINE", replace):
+    with before_statement(monkeypatch, "DROP FUNCTION", replace):
         source.swap(restore)
     assert shop.sql("shop", ROUTINES) == before
 

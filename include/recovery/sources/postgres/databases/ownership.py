@@ -21,6 +21,7 @@ from recovery.sources.postgres.accounts.server_globals import grant, grantee_nam
 from recovery.sources.postgres.client import Connection, translated_errors
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.names import NAME, last_name, listed, parent_of, raw, split
+from recovery.sources.postgres.definitions.sql_snippets import ROUTINE
 from recovery.sources.postgres.targets import Objects, Terms
 
 _STATEMENTS_AT_ONCE = 50
@@ -31,9 +32,9 @@ _IN_SQL = {
     "view": "VIEW",
     "materialized view": "MATERIALIZED VIEW",
     "sequence": "SEQUENCE",
-    "function": "ROUTINE",
-    "procedure": "ROUTINE",
-    "aggregate": "ROUTINE",
+    "function": "FUNCTION",  # no ROUTINE: a procedure may have its arguments as results, and that could mean both
+    "procedure": "PROCEDURE",
+    "aggregate": "FUNCTION",
     "type": "TYPE",
     "schema": "SCHEMA",
     "operator": "OPERATOR",
@@ -55,9 +56,6 @@ _IN_SQL = {
 """How ALTER names a kind of object, by ``pg_identify_object``'s name of it, or that of a set."""
 KINDS = frozenset(_IN_SQL)
 """Kinds of objects that have an owner."""
-_ROUTINE = SQL("""CASE p.prokind WHEN 'p' THEN format('%%s.%%I(%%s)', p.pronamespace::regnamespace, p.proname,
-        pg_get_function_identity_arguments(p.oid)) ELSE p.oid::regprocedure::text END""")
-"""A function as ALTER and GRANT name it: of a procedure the arguments say which are results, as another may have these as well."""
 OWNED = SQL("""SELECT i.type,
       coalesce((SELECT {routine} FROM pg_proc p WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid), i.identity)
     FROM pg_shdepend d, LATERAL pg_identify_object(d.classid, d.objid, 0) i
@@ -65,7 +63,7 @@ OWNED = SQL("""SELECT i.type,
       AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND d.classid = o.classid AND o.objid = d.objid
         AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i') AND i.type = 'sequence')
-    ORDER BY d.objid""").format(routine=_ROUTINE)
+    ORDER BY d.objid""").format(routine=ROUTINE)
 """What a role owns in a database. A column's sequence goes with its table."""
 _OURS = """SELECT 'foreign-data wrapper', quote_ident(fdwname), pg_get_userbyid(fdwowner) FROM pg_foreign_data_wrapper
     UNION ALL SELECT 'publication', quote_ident(pubname), pg_get_userbyid(pubowner) FROM pg_publication
@@ -80,11 +78,9 @@ IN_SCHEMA = re.compile(rf"({NAME})\.(.*)", re.DOTALL)
 _RELATIONS = {"table": "TABLE", "view": "TABLE", "materialized view": "TABLE", "sequence": "SEQUENCE"}
 _RIGHTS_ON = {
     **_RELATIONS,
-    **dict.fromkeys(("function", "procedure", "aggregate"), "ROUTINE"),
-    **dict.fromkeys(("type", "enum", "domain"), "TYPE"),
-    "schema": "SCHEMA",
-    "language": "LANGUAGE",
-    "foreign-data wrapper": "FOREIGN DATA WRAPPER",
+    **{kind: _IN_SQL[kind] for kind in ("function", "procedure", "aggregate", "type", "schema", "language", "foreign-data wrapper")},
+    "enum": "TYPE",
+    "domain": "TYPE",
     "foreign server": "FOREIGN SERVER",
 }
 """How REVOKE names a kind of row."""
@@ -231,21 +227,25 @@ def give_calls(connection: Connection, loaders: Loaders, objects: Objects, set_r
         RestoreError: if the server refuses.
     """
     with translated_errors(f"Closing functions of {connection.info.dbname}", RestoreError), connection.transaction():
-        for name, routine, facts in _lending(connection, objects, "proacl IS NULL"):
-            what = SQL("ROUTINE {}").format(SQL(routine))
+        for name, what, facts in _lending(connection, objects, "proacl IS NULL"):
             connection.execute(SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
             callers = _callers(name, facts, loaders, objects, set_roles)
             for key in (*callers, *(key for key, family in loaders.families.items() if family.owners <= callers)):
                 connection.execute(grant("EXECUTE", what, loaders.roles[key], False))
 
 
-def _lending(connection: Connection, objects: Objects, condition: LiteralString) -> Iterator[tuple[str, str, Facts]]:
+def _lending(connection: Connection, objects: Objects, condition: LiteralString) -> Iterator[tuple[str, Composed, Facts]]:
     """Functions of the set that lend rights: each as the set and as GRANT names it."""
-    query = SQL("SELECT oid::regprocedure::text, {} FROM pg_proc p WHERE oid >= 16384 AND {}").format(_ROUTINE, SQL(condition))
-    there: dict[str, str] = dict(connection.execute(query, ()).fetchall())
+    there = _routines(connection, condition)
     for (kind, name), facts in objects.items():
         if kind in {"function", "procedure", "aggregate"} and name in there and _lends_rights(facts):
-            yield name, there[name], facts
+            yield name, SQL("{} {}").format(SQL(_RIGHTS_ON[kind]), SQL(there[name])), facts
+
+
+def _routines(connection: Connection, condition: LiteralString) -> dict[str, str]:
+    """Functions that users made, as ALTER and GRANT name them, by their names in a set."""
+    query = SQL("SELECT oid::regprocedure::text, {} FROM pg_proc p WHERE oid >= 16384 AND {}").format(ROUTINE, SQL(condition))
+    return dict(connection.execute(query, ()).fetchall())
 
 
 def _callers(name: str, facts: Facts, loaders: Loaders, objects: Objects, set_roles: Mapping[str, Facts]) -> set[str]:
@@ -325,9 +325,9 @@ def hand_over(connection: Connection, loaders: Loaders, objects: Objects) -> Non
                     f"Of {connection.info.dbname} nobody owns {shortened(left)}.", "Report it: the set should say whose it is."
                 )
         connection.execute(SQL("DROP OWNED BY {}").format(SQL(", ").join(map(Identifier, loaders.names()))))
-        for _, routine, facts in _lending(connection, objects, "proacl IS NOT NULL") if loaders.terms.rights else ():
+        for _, what, facts in _lending(connection, objects, "proacl IS NOT NULL") if loaders.terms.rights else ():
             if _may({None}, facts, "EXECUTE"):
-                connection.execute(grant("EXECUTE", SQL("ROUTINE {}").format(SQL(routine)), None, False))
+                connection.execute(grant("EXECUTE", what, None, False))
 
 
 def in_parts(connection: Connection, statements: Sequence[Composed]) -> None:
@@ -359,13 +359,14 @@ def leave_rights_to_owners(connection: Connection) -> None:
     Raises:
         RestoreError: if the server refuses.
     """
-    statements = [
-        SQL("REVOKE ALL ON {} {} FROM {}").format(SQL(_RIGHTS_ON[kind]), SQL(name), grantee_name(grantee))
-        for kind, name, facts in catalog.object_rows(connection)
-        if kind in _RIGHTS_ON
-        for grantee in {grantee for grantee, *_ in facts.get("acl") or ()} - {facts["owner"]}
-    ]
     with translated_errors(f"Taking rights in {connection.info.dbname}", RestoreError):
+        procedures = _routines(connection, "p.prokind = 'p'")
+        statements = [
+            SQL("REVOKE ALL ON {} {} FROM {}").format(SQL(_RIGHTS_ON[kind]), SQL(procedures.get(name, name)), grantee_name(grantee))
+            for kind, name, facts in catalog.object_rows(connection)
+            if kind in _RIGHTS_ON
+            for grantee in {grantee for grantee, *_ in facts.get("acl") or ()} - {facts["owner"]}
+        ]
         in_parts(connection, statements)
 
 

@@ -14,6 +14,7 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 from recovery.sources.postgres.databases.entries import Entry, Step
 from recovery.sources.postgres.databases.ownership import IN_SCHEMA, owned_by
 from recovery.sources.postgres.definitions.names import NAME, listed, raw
+from recovery.sources.postgres.definitions.sql_snippets import ROUTINE
 from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.targets import Objects
 
@@ -177,9 +178,10 @@ def _refuse_values(connection: Connection, statement: str, about: str) -> None:
 def _hand_over(connection: Connection, entry: Entry, loaders: Loaders) -> None:
     """Give what this transaction has just made for an entry to the role in its owner's place: before anything can call it."""
     catalog = SQL(_HANDED_OVER[entry.what])
-    query = SQL("""SELECT i.type, i.identity FROM {} o, LATERAL pg_identify_object({}::regclass, o.oid, 0) i
+    query = SQL("""SELECT i.type, coalesce((SELECT {} FROM pg_proc p WHERE o.tableoid = 'pg_proc'::regclass AND p.oid = o.oid), i.identity)
+        FROM {} o, LATERAL pg_identify_object({}::regclass, o.oid, 0) i
         WHERE o.xmin = pg_current_xact_id()::xid AND NOT EXISTS (SELECT FROM pg_type t WHERE t.typarray = o.oid)
           AND coalesce(to_jsonb(o) ->> 'typtype', '') <> 'm'""")  # a multirange goes with its range
     role = loaders.roles[entry.owner or EVERYONE]
-    for kind, identity in connection.execute(query.format(catalog, Literal(_HANDED_OVER[entry.what]))).fetchall():
+    for kind, identity in connection.execute(query.format(ROUTINE, catalog, Literal(_HANDED_OVER[entry.what])), ()).fetchall():
         connection.execute(owned_by(kind, identity, role))

@@ -14,6 +14,10 @@ CONFIGURATION = SQL(
     " LATERAL unnest(e.extconfig, e.extcondition) AS t (oid, filter)) x ON x.config = c.oid"
 )
 
+ROUTINE = SQL("""CASE p.prokind WHEN 'p' THEN format('%%s.%%I(%%s)', p.pronamespace::regnamespace, p.proname,
+        pg_get_function_identity_arguments(p.oid)) ELSE p.oid::regprocedure::text END""")
+"""A function as ALTER and GRANT name it: of a procedure the arguments say which are results, as another may have these as well."""
+
 
 def acl(column: LiteralString, kind: LiteralString, owner: LiteralString) -> Composed:
     """Rights as ``[grantee or null for everybody, privilege, may grant]``, with the defaults written out."""

@@ -14,17 +14,18 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from recovery.sources.postgres.accounts.server_globals import grant, grantee_name
 from recovery.sources.postgres.accounts.versions import Right
 from recovery.sources.postgres.client import Connection
-from recovery.sources.postgres.definitions.sql_snippets import acl
+from recovery.sources.postgres.definitions.sql_snippets import ROUTINE, acl
 
 _FUNCTIONS = SQL(
-    """SELECT p.oid, p.oid::regprocedure::text, p.pronamespace::regnamespace::text, pg_get_functiondef(p.oid), pg_get_userbyid(p.proowner),
+    """SELECT p.oid, p.oid::regprocedure::text, CASE p.prokind WHEN 'p' THEN 'PROCEDURE ' ELSE 'FUNCTION ' END || {routine},
+      p.pronamespace::regnamespace::text, pg_get_functiondef(p.oid), pg_get_userbyid(p.proowner),
       {acl}, obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
     WHERE p.oid = ANY (%s) AND p.prokind <> 'a' AND l.lanpltrusted AND to_jsonb(p) ->> 'prosqlbody' IS NULL
       AND NOT EXISTS (SELECT FROM pg_depend u WHERE u.refclassid = 'pg_proc'::regclass AND u.refobjid = p.oid
         OR u.classid = 'pg_proc'::regclass AND u.objid = p.oid AND u.deptype IN ('e', 'x'))
       AND NOT EXISTS (SELECT FROM regexp_matches(p.proargdefaults::text, ':consttype (\\d+)', 'g') m JOIN pg_type t ON t.oid = m[1]::oid
         WHERE t.oid >= 16384 AND t.typtype <> 'e') ORDER BY 2"""
-).format(acl=acl("p.proacl", "'f'", "p.proowner"))
+).format(acl=acl("p.proacl", "'f'", "p.proowner"), routine=ROUTINE)
 _ACL = SQL("SELECT {acl} FROM pg_proc p WHERE p.oid = %s::regprocedure").format(acl=acl("p.proacl", "'f'", "p.proowner"))
 _NEVER_SET = Identifier("exit_on_error")
 """A setting that everybody may change, and that no function has."""
@@ -37,6 +38,8 @@ class Function:
     oid: int
     signature: str
     """Name and types of parameters, as the catalogs quote them."""
+    named: str
+    """Likewise, as ALTER and GRANT name it, and nothing else."""
     schema: str
     definition: str
     owner: str
@@ -45,17 +48,17 @@ class Function:
 
     def hold(self, connection: Connection) -> None:
         """Keep everybody from changing it until the transaction ends: its row in the catalog is written anew, as it is."""
-        connection.execute(SQL("ALTER ROUTINE {} RESET {}").format(SQL(self.signature), _NEVER_SET))
+        connection.execute(SQL("ALTER {} RESET {}").format(SQL(self.named), _NEVER_SET))
 
     def drop(self, connection: Connection) -> None:
         """Drop it, if nothing uses it."""
-        connection.execute(SQL("DROP ROUTINE {}").format(SQL(self.signature)))
+        connection.execute(SQL("DROP {}").format(SQL(self.named)))
 
     def make(self, connection: Connection) -> None:
         """Make it again, of whatever has the names of its types by now."""
         connection.execute("SELECT set_config('check_function_bodies', 'off', true)")
         connection.execute(SQL(self.definition), binary=True)  # so the server takes it for one statement, or not at all
-        routine = SQL("ROUTINE {}").format(SQL(self.signature))
+        routine = SQL("{}").format(SQL(self.named))
         connection.execute(SQL("ALTER {} OWNER TO {}").format(routine, Identifier(self.owner)))
         for statement in self._rights(connection, routine):
             connection.execute(statement)
