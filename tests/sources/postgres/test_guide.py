@@ -37,7 +37,13 @@ END
 '""; \ é" OWNER TO alice;
     CREATE VIEW a.both AS SELECT id FROM a.parent; ALTER VIEW a.both OWNER TO mallory; GRANT SELECT ON a.both TO readers WITH GRANT OPTION;
     CREATE FUNCTION a.one(int, text DEFAULT 'x') RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION a.one OWNER TO alice;
-    CREATE PROCEDURE a.do() LANGUAGE sql AS 'SELECT 1'; ALTER PROCEDURE a.do OWNER TO alice;
+    CREATE PROCEDURE a.do() LANGUAGE sql AS 'SELECT 1'; ALTER PROCEDURE a.do OWNER TO alice; CREATE PROCEDURE a."EN
+END
+\! touch {proof}
+'""; \ é"(a int) LANGUAGE sql AS 'SELECT 1'; ALTER PROCEDURE a."EN
+END
+\! touch {proof}
+'""; \ é" OWNER TO mallory;
     CREATE AGGREGATE a.total(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0'); ALTER AGGREGATE a.total(int) OWNER TO alice;
     CREATE TYPE a.mood AS ENUM ('ok'); ALTER TYPE a.mood OWNER TO alice; CREATE DOMAIN a.small AS int CHECK (value < 9); ALTER DOMAIN a.small OWNER TO alice;
     CREATE TYPE a.pair AS (x int, y text); ALTER TYPE a.pair OWNER TO alice; CREATE TYPE a.span AS RANGE (subtype = int); ALTER TYPE a.span OWNER TO alice;
@@ -231,8 +237,17 @@ HARD = r"""
     CREATE FUNCTION small(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN factor_of($1) < 9; END';
     CREATE SCHEMA app; CREATE FUNCTION app.factor_of(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
     CREATE TABLE violated (n int CONSTRAINT small CHECK ("small"(n))); INSERT INTO violated VALUES (1), (2);
+    CREATE DOMAIN odd AS int CHECK (value % 2 = 1) CONSTRAINT few CHECK ("small"(value)); CREATE DOMAIN odder AS odd CHECK (value > 0);
+    CREATE TABLE odds (n odder); INSERT INTO odds VALUES (1), (3);
     CREATE OR REPLACE FUNCTION small(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN factor_of($1) < 2; END';
     CREATE DOMAIN tiny AS int CHECK (times(value) < 9); CREATE TABLE c_data (n tiny); INSERT INTO c_data VALUES (2);
+    CREATE DOMAIN "a word" AS text CONSTRAINT "it's one" CHECK (known(value)); CREATE TABLE a_words (w "a word"); INSERT INTO a_words VALUES ('b');
+    COMMENT ON CONSTRAINT "it's one" ON DOMAIN "a word" IS 'by "z_dict"';
+    CREATE DOMAIN listed AS int CHECK (value < 9); CREATE TABLE lists (a listed[]); INSERT INTO lists VALUES ('{1,2}');
+    CREATE DOMAIN ranged AS int CHECK (value < 9); CREATE TYPE span AS RANGE (subtype = ranged); CREATE TABLE spans (s span); INSERT INTO spans VALUES ('[1,2]');
+    CREATE DOMAIN rowed AS int CHECK (value < 9); CREATE TYPE pair AS (a rowed, b int); CREATE DOMAIN pairs AS pair[]; CREATE TABLE rows (p pairs); INSERT INTO rows VALUES ('{"(1,2)"}');
+    CREATE PROCEDURE same(a int) LANGUAGE sql AS 'SELECT 1'; CREATE PROCEDURE same(OUT a int) LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION alike(a int) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE PROCEDURE alike(OUT a int) LANGUAGE sql AS 'SELECT 1';
     CREATE TABLE top (n int CHECK (n > 0)); CREATE TABLE middle (CONSTRAINT top_n_check CHECK (n > 0), CHECK (n < 9)) INHERITS (top);
     CREATE TABLE leaf () INHERITS (middle); INSERT INTO leaf VALUES (1); ALTER TABLE top ADD CONSTRAINT own CHECK (n <> 5) NO INHERIT;
     CREATE TABLE parted (n int CHECK (n > 0)) PARTITION BY LIST (n); CREATE TABLE part (n int, CHECK (n < 9), CONSTRAINT parted_n_check CHECK (n > 0));
@@ -244,8 +259,8 @@ HARD = r"""
     INSERT INTO moods SELECT ARRAY[m] FROM unnest(enum_range(NULL::mood)) m
 """  # noqa: E501
 """What dump and restore alone don't bring back."""
-NOT_AS_BEFORE = {("constraint", "public.t t_p_fkey"), ("constraint", "public.violated small")}
-"""The key that the rows don't hold, and the check that they don't pass."""
+NOT_AS_BEFORE = {("constraint", "public.t t_p_fkey"), ("constraint", "public.violated small"), ("constraint", "public.odd few")}
+"""The key that the rows don't hold, and the checks that they don't pass, of a table and of a domain."""
 
 
 @pytest.fixture(scope="module", params=(16, 18))
@@ -285,6 +300,7 @@ def test_restore_guide_brings_all_rows_back_and_says_what_else_is_missing(hard, 
         ]
         assert errors == [
             'insert or update on table "t" violates foreign key constraint "t_p_fkey"',
+            'column "n" of table "odds" contains values that violate the new constraint',
             'check constraint "small" of relation "violated" is violated by some row',
         ]
         assert "Command was: ALTER TABLE ONLY public.t\n    ADD CONSTRAINT t_p_fkey FOREIGN KEY (p) REFERENCES public.p(i);" in done.stderr
@@ -305,6 +321,7 @@ def test_restore_guide_brings_all_rows_back_and_says_what_else_is_missing(hard, 
             "definition": "CHECK (public.small(n)) NOT VALID",
             "validated": False,
         }
+        assert found["constraint", "public.odd few"]["definition"] == "CHECK (public.small(VALUE)) NOT VALID"
         assert new.sql("hard", "SELECT count(*) FROM public.moods") == [(6,)]
         if hard.major < 17:
             assert new.sql("hard", "SELECT * FROM public.per_software") == [(2,)]

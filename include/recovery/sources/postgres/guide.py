@@ -56,7 +56,8 @@ PostgreSQL runs it while it loads them, with the rights of who is logged in.
 So who owned a database, or only a table in it, can become a superuser of the new server if a superuser loads it.
 Choose one of two ways.
 
-Both load all rows first. Rows that don't pass a table's check come in nevertheless: checks are made again when all rows are there.
+Both load all rows first. Rows that don't pass a check of a table or domain come in nevertheless: checks are made again when all rows
+are there. Only a domain that tables have inside of arrays, rows or ranges keeps its checks: the server can't look at these again.
 Functions that need the search path of their database get it until then. Write the scripts for that:
 
 ```sh
@@ -64,27 +65,39 @@ cat > before.sql <<'END'
 CREATE SCHEMA restore_by_hand;
 CREATE TABLE restore_by_hand.checks AS
   WITH RECURSIVE below (relation, depth) AS (SELECT inhparent, 0 FROM pg_inherits
-    UNION SELECT i.inhrelid, b.depth + 1 FROM below b JOIN pg_inherits i ON i.inhparent = b.relation)
-  SELECT k.conrelid::regclass::text AS relation, k.conname AS name, pg_get_constraintdef(k.oid) AS definition,
+    UNION SELECT i.inhrelid, b.depth + 1 FROM below b JOIN pg_inherits i ON i.inhparent = b.relation),
+  made_of (part, whole, inside) AS (SELECT typbasetype, oid, false FROM pg_type WHERE typtype = 'd'
+    UNION ALL SELECT typelem, oid, true FROM pg_type WHERE typelem <> 0
+    UNION ALL SELECT a.atttypid, c.reltype, true FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE NOT a.attisdropped
+    UNION ALL SELECT r.rngsubtype, t.oid, true FROM pg_range r JOIN pg_type t
+      ON t.oid IN (r.rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid)),
+  holding (domain, type, inside) AS (SELECT contypid, contypid, false FROM pg_constraint WHERE contypid >= 16384
+    UNION SELECT h.domain, m.whole, h.inside OR m.inside FROM holding h JOIN made_of m ON m.part = h.type)
+  SELECT CASE k.conrelid WHEN 0 THEN 'DOMAIN' ELSE 'TABLE' END AS kind, k.conname AS name, pg_get_constraintdef(k.oid) AS definition,
+    CASE k.conrelid WHEN 0 THEN format_type(k.contypid, NULL) ELSE k.conrelid::regclass::text END AS object,
     obj_description(k.oid, 'pg_constraint') AS comment,
     (SELECT coalesce(max(b.depth), 0) FROM below b WHERE b.relation = k.conrelid) AS depth
   FROM pg_constraint k
-  WHERE k.contype = 'c' AND k.conrelid >= 16384 AND k.conislocal AND k.convalidated AND NOT EXISTS (SELECT FROM pg_depend d
-    WHERE d.classid = 'pg_class'::regclass AND d.objid = k.conrelid AND d.deptype = 'e');
-SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', relation, name) FROM restore_by_hand.checks ORDER BY depth \\gexec
+  WHERE k.contype = 'c' AND greatest(k.conrelid, k.contypid) >= 16384 AND k.conislocal AND k.convalidated
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'e'
+      AND (d.classid, d.objid) IN (('pg_class'::regclass, k.conrelid), ('pg_type'::regclass, k.contypid)))
+    AND NOT EXISTS (SELECT FROM holding h JOIN pg_attribute a ON a.atttypid = h.type JOIN pg_class c ON c.oid = a.attrelid
+      WHERE h.domain = k.contypid AND h.inside AND c.relkind IN ('r', 'p', 'm') AND NOT a.attisdropped);
+SELECT format('ALTER %s %s DROP CONSTRAINT %I', kind, object, name) FROM restore_by_hand.checks ORDER BY depth \\gexec
 END
 cat > after.sql <<'END'
-SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID', relation, name, definition) FROM restore_by_hand.checks
+SELECT format('ALTER %s %s ADD CONSTRAINT %I %s NOT VALID', kind, object, name, definition) FROM restore_by_hand.checks
   ORDER BY depth \\gexec
-SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', name, relation, comment) FROM restore_by_hand.checks
+SELECT format('COMMENT ON CONSTRAINT %I ON %s %s IS %L', name, nullif(kind, 'TABLE'), object, comment) FROM restore_by_hand.checks
   WHERE comment IS NOT NULL \\gexec
-SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', relation, name) FROM restore_by_hand.checks ORDER BY depth \\gexec
+SELECT format('ALTER %s %s VALIDATE CONSTRAINT %I', kind, object, name) FROM restore_by_hand.checks ORDER BY depth, object, name \\gexec
 DROP SCHEMA restore_by_hand CASCADE;
 \\echo done
 END
 cat > no-paths.sql <<'END'
-SELECT format('ALTER ROUTINE %s RESET search_path', oid::regprocedure) FROM pg_proc
-  WHERE EXISTS (SELECT FROM unnest(proconfig) c WHERE c LIKE 'search\\_path=%, restore\\_by\\_hand') \\gexec
+SELECT format('ALTER %s %s.%I(%s) RESET search_path', CASE prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+    pronamespace::regnamespace, proname, pg_get_function_identity_arguments(oid))
+  FROM pg_proc WHERE EXISTS (SELECT FROM unnest(proconfig) c WHERE c LIKE 'search\\_path=%, restore\\_by\\_hand') \\gexec
 END
 ```
 
@@ -92,7 +105,8 @@ END
 {{ label(source) }}```sh
 {% for database in source.databases -%}
 cat > {{ database.folder }}.paths.sql <<'END'
-SELECT format('ALTER ROUTINE %s SET search_path = %s, restore_by_hand', p.oid::regprocedure, {{ database.path }})
+SELECT format('ALTER %s %s.%I(%s) SET search_path = %s, restore_by_hand', CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+    p.pronamespace::regnamespace, p.proname, pg_get_function_identity_arguments(p.oid), {{ database.path }})
   FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
   WHERE p.oid >= 16384 AND p.prokind <> 'a' AND p.prosrc <> '' AND l.lanname NOT IN ('internal', 'c')
     AND NOT EXISTS (SELECT FROM unnest(p.proconfig) c WHERE c LIKE 'search\\_path=%') \\gexec
@@ -112,7 +126,8 @@ Each way ends with `Not all came back` if something is missing. Above that stand
 - A statement after `Command was:`. Remove what the error names, for example rows that a foreign key or a unique index does not
   allow, or a mistake in a function that a materialized view calls. Then run the statement. If a foreign key gets `NOT VALID` at its end,
   it holds for new rows at once.
-- `check constraint ... is violated by some row`: the check is there, and holds for new rows. Change these rows, then `VALIDATE` it.
+- `check constraint ... is violated by some row`, or `column ... contains values that violate the new constraint`: the check is there,
+  and holds for new rows. Change these rows, then `VALIDATE` it.
 - `REVOKE` from a number: nothing is missing. An extension once gave this right to a role that is gone.
 - A table, its rows in the set, and its rows here. Remove what kept them out, for example with `ALTER DOMAIN ... DROP CONSTRAINT`, or for
   a stored column with `ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION`. Then load them with the table's line of `pg_restore --list`,
@@ -199,7 +214,7 @@ script "$to" < no-paths.sql
 silent loader all_of "$to" "$from.counts.sql"
 script "$to" <<'END'
 {% for statement in database.handover -%}
-{{ statement }};
+{{ statement }}
 {% endfor -%}
 END
 entries '{{ parts.last }}'
@@ -257,7 +272,7 @@ def _database(source: GuidedSource, artifact: str) -> Mapping[str, Any]:
         "to": name if _PLAIN.fullmatch(name) else shlex.quote("dbname='{}'".format(re.sub(r"(['\\])", r"\\\1", name))),
         "path": Literal(_search_path(settings.get("", []), owner)).as_string(),
         "counts": [_on_one_line(statement.as_string()) for statement in _counts(source.contents(artifact, "table"))],
-        "handover": [_on_one_line(statement.as_string()) for statement in _handover(source, artifact, name, owner)],
+        "handover": list(_handover(source, artifact, name, owner)),
     }
 
 
@@ -282,15 +297,37 @@ def _counts(tables: Iterable[Row]) -> Iterator[Composed]:
         yield query.format(label, rows, SQL(only + name), rows)
 
 
-def _handover(source: GuidedSource, artifact: str, database: str, database_owner: str) -> Iterator[Composed]:
-    """Statements that give what a role has loaded to its owners, but nothing to superusers: code of others may have changed it."""
+def _handover(source: GuidedSource, artifact: str, database: str, database_owner: str) -> Iterator[str]:
+    """Lines for psql that give what a role has loaded to its owners, but nothing to superusers: code of others may have changed it."""
     superusers = {name for each in source.folders for _, name, facts in source.contents(each, "role") if facts["superuser"]}
-    yield SQL("ALTER DATABASE {} OWNER TO {}").format(Identifier(database), Identifier(database_owner))
+    yield _line(SQL("ALTER DATABASE {} OWNER TO {}").format(Identifier(database), Identifier(database_owner)))
     for kind in _HANDED_OVER:
         for _, name, facts in source.contents(artifact, kind):
             there = facts.get("of") or (kind, name, facts["owner"]) == ("schema", "public", "pg_database_owner")
             if not there and facts["owner"] not in superusers:
-                yield owned_by(_OTHER_NAMES.get(kind, kind), name, facts["owner"])
+                if kind == "procedure":
+                    yield _procedure_owned_by(name, facts["owner"])
+                else:
+                    yield _line(owned_by(_OTHER_NAMES.get(kind, kind), name, facts["owner"]))
+
+
+def _procedure_owned_by(name: str, owner: str) -> str:
+    """A line that gives a procedure to a role. ALTER has to name its results too: others may have the same arguments as it has both."""
+    query = SQL(
+        "SELECT format('ALTER PROCEDURE %s.%I(%s) OWNER TO %I', pronamespace::regnamespace, proname,"
+        " pg_get_function_identity_arguments(oid), {}) FROM pg_proc WHERE oid = {}::regprocedure"
+    ).format(SQL(_text(owner)), SQL(_text(name)))
+    return f"{query.as_string()} \\gexec"
+
+
+def _line(statement: Composed) -> str:
+    return f"{_on_one_line(statement.as_string())};"
+
+
+def _text(value: str) -> str:
+    """A text in SQL that can end neither a line nor the text that a shell reads, whatever the server takes backslashes for."""
+    known = value.replace("\\", "\\\\").replace("'", "''")
+    return "E'" + "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in known) + "'"
 
 
 def _on_one_line(statement: str) -> str:
