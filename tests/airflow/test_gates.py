@@ -184,11 +184,18 @@ def test_accept_gate_is_retried_when_checks_began_again_before_the_approval(syst
     assert not isinstance(raised.value, AirflowFailException), "Airflow tries it again"
 
 
-@pytest.mark.parametrize("name", ["cutover", "accept"])
-def test_gates_of_the_cutover_are_skipped_when_the_method_is_beside(system, asked, monkeypatch, name):
+def test_accept_gate_is_skipped_when_no_set_was_chosen(system, asked):
+    """It runs whatever came of the tasks before it."""
+    with pytest.raises(AirflowSkipException, match="nothing to accept"):
+        gate(system, "accept").execute(CONTEXT)
+    assert asked == []
+
+
+@pytest.mark.parametrize(("name", "why"), [("cutover", "nothing is cut over"), ("accept", "nothing to accept")])
+def test_gates_of_the_cutover_are_skipped_when_the_method_is_beside(system, asked, monkeypatch, name, why):
     run = system.restore()
     run_until(system, run, "preflight")
     monkeypatch.setattr(RestoreSession, "beside", True)
-    with pytest.raises(AirflowSkipException, match="nothing is cut over"):
+    with pytest.raises(AirflowSkipException, match=why):
         gate(system, name).execute(CONTEXT)
     assert asked == []

@@ -82,10 +82,10 @@ class Gate(ApprovalOperator):
             AirflowSkipException: if nothing is to be asked.
             RecoveryError: if nobody may answer, or as :func:`recovery.restore.answers.show`.
         """
-        if self.gate != "plan":
-            skip_without_cutover(session)
         if self.gate == "accept" and not state.in_use(session):
             raise AirflowSkipException("The restored system was not handed over, so there is nothing to accept.")
+        if self.gate != "plan":
+            skip_without_cutover(session)
         if self.gate not in session.gates:
             raise AirflowSkipException(f"A restore to {session.target.name} has no gate {self.gate!r}, or this is a dry run.")
         requester = session.request().requester
