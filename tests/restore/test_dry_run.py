@@ -55,6 +55,14 @@ def test_preflight_findings_include_comparison_when_requested(whole):
     assert "removed" not in text
 
 
+def test_comparison_of_tables_beside_says_what_a_swap_would_change(whole):
+    run = whole.restore()
+    only = {"postgres.main": ("whole.public.requests",)}
+    run_until(whole, run, "preflight", whole.ask(run, compare=True, method="beside", sources=("postgres.main",), only=only))
+    assert "| what a swap would change |" in run.findings().text
+    teardown(run)
+
+
 def test_dry_run_reports_equal_sources(whole):
     (whole.home / ".env").write_text("DB_PASSWORD=new\n")
     whole.back_up("later")

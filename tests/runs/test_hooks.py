@@ -394,3 +394,17 @@ def test_preflight_refuses_sql_hooks_that_will_fail_and_warns_of_such_checks(sys
     assert "⚠ The check asked would fail: SQL is to run as nobody in hooked, and the server has no such role" in run.findings().text
     teardown(run)
     system.write_plan()
+
+
+def test_preflight_of_tables_beside_judges_no_hooks_and_checks_since_none_runs(system):
+    system.back_up()
+    hook = "{sql: {source: postgres.main, database: hooked, statement: SELECT 1, as: postgres}}"
+    system.write_plan(more=f"hooks:\n  before_restore: [{hook}]\n")
+    check = "{name: asked, sql: {source: postgres.main, database: hooked, query: SELECT 1, equals: 1, as: nobody}}"
+    system.edit_plan("checks:\n", f"checks:\n  - {check}\n")
+    run = system.restore("restore 3")
+    only = {"postgres.main": ("hooked.public.requests",)}
+    run_until(system, run, "preflight", system.ask(run, method="beside", sources=("postgres.main",), only=only))
+    assert "would fail" not in run.findings().text
+    teardown(run)
+    system.write_plan()

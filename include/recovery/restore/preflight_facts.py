@@ -189,14 +189,14 @@ def _overlaps(session: RestoreSession, locations: Mapping[str, Collection[Locati
 
 def _failing_hooks(session: RestoreSession, silent: Collection[str]) -> dict[str, str]:
     """Of the hooks around this restore, of a dry run those that the restore would have."""
-    if not session.target.live or session.request().drill:
+    if not session.target.live or session.request().drill or session.beside:
         return {}
     hooks = [*session.plan.hooks.of("before_restore"), *session.plan.hooks.of("after_restore")]
     return _failing(session, silent, ((name_of(key, hook), hook.statement) for key, hook in hooks))
 
 
 def _failing_checks(session: RestoreSession, silent: Collection[str]) -> dict[str, str]:
-    checks = session.target.asked(session.request().sources)
+    checks = () if session.beside else session.target.asked(session.request().sources)
     return _failing(session, silent, ((f"The check {check.title}", check.question) for check in checks))
 
 

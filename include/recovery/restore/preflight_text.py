@@ -56,7 +56,7 @@ def _source(facts: Facts, source_id: str, findings: Sequence[Judgement]) -> list
     lines += bounded([f"- ⚠ {plain_markdown(warning)}" for warning in entry.warnings])
     lines += _findings(findings, source_id)
     lines.append(f"- Target: `{facts.reports[source_id].fingerprint}`")
-    return [*lines, *_changes(facts.changes[source_id])] if source_id in facts.changes else lines
+    return [*lines, *_changes(facts, facts.changes[source_id])] if source_id in facts.changes else lines
 
 
 def _findings(findings: Sequence[Judgement], about: str) -> list[str]:
@@ -65,11 +65,12 @@ def _findings(findings: Sequence[Judgement], about: str) -> list[str]:
     return warnings + bounded([f"- {text}" for level, text in told if level == "fact"])
 
 
-def _changes(changes: Sequence[Change]) -> list[str]:
+def _changes(facts: Facts, changes: Sequence[Change]) -> list[str]:
     """A table of what would change; what is equal is only counted."""
     if not any(change.what != "equal" for change in changes):
         return ["", "What is there now is **equal** to the set."]
-    lines = ["", "| what would change | how | how many | size | such as |", "| --- | --- | --- | --- | --- |"]
+    what = "what a swap would change" if facts.request.method == "beside" else "what would change"
+    lines = ["", f"| {what} | how | how many | size | such as |", "| --- | --- | --- | --- | --- |"]
     for change in changes:
         names = "" if change.what == "equal" else ", ".join(plain_markdown(name) for name in change.names[:_NAMED])
         lines.append(f"| {change.kind} | {change.what} | {change.count:,} | {human_size(change.bytes)} | {names} |")
