@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from recovery.common.errors import VerificationError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.sources.postgres.definitions import catalog
 from sandbox.servers import Postgres
 from tests.support.kills import killed_at_statement
@@ -134,6 +134,9 @@ def rights_in(site, schema):
 
 def test_tables_of_several_schemas_are_left_in_a_schema_each_since_names_may_be_the_same(site, shop):
     restore = shop("public.orders", "Odd one")
+    assert f'come into schema "restored_{restore.id}_Odd one", restored_{restore.id}_public of' in texts(
+        site.source("shop"), restore, "fact"
+    )
     source = staged_of(site, restore)
     source.leave_beside(restore)
     assert left(site) == {f"restored_{restore.id}_public", f"restored_{restore.id}_Odd one"}
@@ -163,6 +166,36 @@ def test_tables_are_left_beside_when_a_killed_worker_is_done_again(site, shop, m
     source.discard(restore)
     assert left(site) == {f"restored_{restore.id}"}
     assert loaders(site) == []
+
+
+def test_tables_of_no_database_are_left_when_those_of_another_were_changed(site, shop):
+    site.create("shop_two", "CREATE TABLE other (i int)", "INSERT INTO other VALUES (1)")
+    source = site.source("shop", "shop_two")
+    restore = site.restore(site.back_up(source), only=["shop.public.customer", "shop_two.public.other"], beside=True)
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    site.sql("shop_two", f"UPDATE public__stage_{restore.id}.other SET i = 2")
+    with pytest.raises(VerificationError, match=r"The tables of shop_two are no longer the set's: table public\.other"):
+        source.leave_beside(restore)
+    assert left(site) == set()
+    site.sql("shop_two", f"UPDATE public__stage_{restore.id}.other SET i = 1")
+    assert [f"database {name}," in words for name, words in zip(("shop", "shop_two"), source.leave_beside(restore), strict=True)] == [
+        True
+    ] * 2
+    source.discard(restore)
+
+
+def test_schema_of_another_that_has_the_name_is_not_taken_for_what_was_left(site, shop):
+    restore = shop("public.customer")
+    source = staged_of(site, restore)
+    site.sql("shop", f"CREATE SCHEMA restored_{restore.id}", f"UPDATE public__stage_{restore.id}.customer SET name = 'other' WHERE id = 7")
+    assert {each.name for each in source.verify_staged(restore)} == {"public.customer"}
+    site.sql("shop", f"UPDATE public__stage_{restore.id}.customer SET name = 'Kunde ☃7' WHERE id = 7")
+    with pytest.raises(RestoreError, match="already exists"):
+        source.leave_beside(restore)
+    with pytest.raises(RestoreError, match=f"Database shop has a schema restored_{restore.id} already"):
+        source.stage(restore)
+    source.discard(restore)
 
 
 def test_what_was_changed_after_the_verification_is_not_left(site, shop):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from psycopg.sql import SQL, Identifier
 
-from recovery.common.errors import VerificationError
+from recovery.common.errors import RestoreError, VerificationError
 from recovery.common.units import human_size
 from recovery.common.wording import counted, shortened
 from recovery.packs.content_diff import Difference, compare
@@ -41,24 +41,50 @@ def schema_of(part: Chosen, schema: str) -> str:
 
 
 def is_left(server: Server, part: Chosen) -> bool:
-    """Whether the tables were left already."""
+    """Whether the tables were left already: a schema of that name alone may be another's, so nothing may be staged any more."""
     with server.connect(part.target.name) as live, translated_errors(f"Looking into {part.target.name}"):
         return _is_left(live, part)
 
 
 def _is_left(live: Connection, part: Chosen) -> bool:
-    return {schema_of(part, schema) for schema in part.schemas} <= {name for name, *_ in live.execute(_LEFT, [_NAMED]).fetchall()}
+    there = {name for (name,) in live.execute("SELECT nspname FROM pg_namespace").fetchall()}
+    ours = {name for name, *_ in live.execute(_LEFT, [_NAMED]).fetchall()}
+    return all(schema_of(part, schema) in ours and staged.schema_of(part, schema) not in there for schema in part.schemas)
+
+
+def refuse_taken(server: Server, part: Chosen) -> None:
+    """Make sure that no schema has a name yet that is to be given.
+
+    Raises:
+        RestoreError: if one has.
+    """
+    with server.connect(part.target.name) as live, translated_errors(f"Looking into {part.target.name}", RestoreError):
+        if names := taken(live, part):
+            raise RestoreError(
+                f"Database {part.target.name} has a schema {', '.join(names)} already: this restore left it there, or somebody made it.",
+                "Look into it, then trigger a new restore.",
+            )
+
+
+def taken(live: Connection, part: Chosen) -> list[str]:
+    """The schemas that have such a name, as SQL writes them."""
+    query = "SELECT nspname FROM pg_namespace WHERE nspname = ANY (%s) ORDER BY 1"
+    names = [schema_of(part, schema) for schema in part.schemas]
+    return [quoted_name(name) for (name,) in live.execute(query, [names]).fetchall()]
 
 
 def leave(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> list[str]:
-    """See :meth:`recovery.sources.base.BesideRestorer.leave_beside`: each database in one transaction."""
+    """See :meth:`recovery.sources.base.BesideRestorer.leave_beside`: no database before all of them are ready for it."""
+    with ExitStack() as together:
+        for part in parts:
+            live = together.enter_context(server.connect(part.target.name))
+            if not _is_left(live, part):
+                staged.refuse_unstaged(live, part)
+                together.enter_context(swap.at_once(server, live, f"Leaving the tables beside those of {part.target.name}"))
+                _leave(live, part, kept(restore, part.target.saved))
     words = []
     for part in parts:
         with server.connect(part.target.name) as live:
-            if not _is_left(live, part):
-                staged.refuse_unstaged(live, part)
-                with swap.at_once(server, live, f"Leaving the tables beside those of {part.target.name}"):
-                    _leave(live, part, kept(restore, part.target.saved))
             staged.drop_roles(live, part)
             words += _described(live, {schema_of(part, schema) for schema in part.schemas})
     return words

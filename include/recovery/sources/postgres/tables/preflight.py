@@ -12,7 +12,7 @@ from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import EVENT_TRIGGERS_OFF_SINCE, Connection, Server, translated_errors
 from recovery.sources.postgres.databases.inheritance import shared_tables
-from recovery.sources.postgres.definitions.names import parent_of, quoted_name, raw, split
+from recovery.sources.postgres.definitions.names import parent_of, quoted_name, quoted_names, raw, split
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables import beside
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
@@ -161,15 +161,15 @@ def _live(live: Connection, part: Chosen) -> Iterator[Finding]:
 
 def _beside(live: Connection, part: Chosen) -> Iterator[Finding]:
     """What becomes of tables that stay beside the live ones, which play no part."""
-    database, schemas = part.target.name, [beside.schema_of(part, schema) for schema in sorted(part.schemas)]
-    for (schema,) in live.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY (%s)", [schemas]).fetchall():
+    database, schemas = part.target.name, quoted_names(beside.schema_of(part, schema) for schema in sorted(part.schemas))
+    for schema in beside.taken(live, part):
         yield refusal(f"Database {database} has a schema {schema} already. Drop or rename it first.")
     for name in published(live, ()):
         yield refusal(
             f"The publication {name} of {database} would send all restored rows to its subscribers, who have no such tables."
             " Restore into another target."
         )
-    yield fact(f"These come into schema {', '.join(schemas)} of {database}, beside the live ones: {shortened(sorted(part.names))}.")
+    yield fact(f"These come into schema {schemas} of {database}, beside the live ones: {shortened(sorted(part.names))}.")
     if left_out := [f"{name} to {parent_of(facts['definition'])}" for (_, name), facts in part.crossing.items()]:
         yield fact(f"Foreign keys to tables that are not restored are left out: {shortened(left_out)}.")
 

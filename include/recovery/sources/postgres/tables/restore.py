@@ -60,6 +60,8 @@ class _Done:
 
 def stage(server: Server, jobs: int, restore: RestoreView, parts: Sequence[Chosen]) -> None:
     """Restore the parts beside the live databases."""
+    for part in parts if restore.beside else ():
+        beside.refuse_taken(server, part)
     for part in parts:
         tables_stage.stage(server, jobs, restore, part)
 
