@@ -168,6 +168,14 @@ def test_tables_are_left_beside_when_a_killed_worker_is_done_again(site, shop, m
     assert loaders(site) == []
 
 
+def test_default_privileges_let_nobody_into_the_schema(site, shop):
+    site.sql("shop", "ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO bob, PUBLIC")
+    restore = shop("public.customer")
+    staged_of(site, restore).leave_beside(restore)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema"):
+        site.sql("shop", "SET ROLE bob", f"TABLE restored_{restore.id}.customer")
+
+
 def test_tables_of_no_database_are_left_when_those_of_another_were_changed(site, shop):
     site.create("shop_two", "CREATE TABLE other (i int)", "INSERT INTO other VALUES (1)")
     source = site.source("shop", "shop_two")

@@ -7,7 +7,7 @@ live database that it uses.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from recovery.sources.postgres.definitions.names import first_name, parent_of
 from recovery.sources.postgres.dump.copy_text import BLOCK
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
 from recovery.sources.postgres.tables.staged import clear, copied, names_in, purpose, read_as, schema_of
+from recovery.sources.postgres.tables.swap import create_closed_schema
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,7 @@ def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definiti
             loaders.try_login(server, name, loading)
         with translated_errors(f"Creating the schemas that the tables of {name} are staged in", RestoreError), live.transaction():
             for schema in sorted(part.schemas):
-                for statement in _schema(Identifier(schema_of(part, schema)), loading):
-                    live.execute(statement)
+                _create_schema(live, schema_of(part, schema), loading)
         work = _Load(server, jobs, live, part, loading, definitions, names_in(live, part))
         log.info("loading %d relations in %s with %d jobs", len(part.names), name, jobs)
         work.define(definitions.steps.definitions)
@@ -80,11 +80,11 @@ def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definiti
         loaders.disarm(live, loading)
 
 
-def _schema(name: Identifier, loading: Loaders) -> Iterator[Composed]:
-    yield SQL("CREATE SCHEMA {}").format(name)
-    yield SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(name)
+def _create_schema(live: Connection, name: str, loading: Loaders) -> None:
+    create_closed_schema(live, name)
     if created := loading.names():
-        yield SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(name, SQL(", ").join(map(Identifier, created)))
+        roles_that_load = SQL(", ").join(map(Identifier, created))
+        live.execute(SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(Identifier(name), roles_that_load))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from psycopg.sql import SQL, Identifier
 from recovery.common.errors import RestoreError, SourceUnreachable
 from recovery.common.wording import ROLLS_BACK, shortened
 from recovery.packs.content_diff import Difference, compare
+from recovery.sources.postgres.accounts.server_globals import grantee_name
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of
@@ -160,10 +161,17 @@ def set_aside(connection: Connection, out: Sequence[Relation], linked: Uses, kin
     for function in linked.functions:
         function.drop(connection)
     for schema in sorted({*schemas, *(relation.schema for relation in out)}):
-        name = Identifier(aside(schema, kind, restore_id))
-        connection.execute(SQL("CREATE SCHEMA {}").format(name))
-        connection.execute(SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(name))
+        create_closed_schema(connection, aside(schema, kind, restore_id))
     move(connection, out, lambda schema: aside(schema, kind, restore_id))
+
+
+def create_closed_schema(connection: Connection, name: str) -> None:
+    """Create a schema that nobody else can use but superusers, whatever ALTER DEFAULT PRIVILEGES gives others."""
+    connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(name)))
+    query = """SELECT DISTINCT r.rolname FROM pg_namespace CROSS JOIN aclexplode(nspacl) LEFT JOIN pg_roles r ON r.oid = grantee
+        WHERE nspname = %s AND grantee <> nspowner"""
+    for (grantee,) in connection.execute(query, [name]).fetchall():
+        connection.execute(SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(Identifier(name), grantee_name(grantee)))
 
 
 def move(connection: Connection, moved: Sequence[Relation], to: Callable[[str], str]) -> None:
