@@ -867,6 +867,8 @@ def test_tables_are_left_beside_after_one_gate_and_stay_after_keep_replaced(whol
     assert "into the **live system**, **beside**" in text
     assert "There is no other gate" in text
     assert "method swap" not in text
+    assert "is not in it" in text
+    assert "is lost" not in text
     approve_gate(run, "plan")
     restore_steps.stage(run, "postgres.main")
     restore_steps.verify(run, "postgres.main")
@@ -880,7 +882,10 @@ def test_tables_are_left_beside_after_one_gate_and_stay_after_keep_replaced(whol
     assert (facts["result"], facts["method"], facts["gates"], facts["downtime_seconds"]) == ("success", "beside", ["plan"], None)
     (words,) = facts["left_beside"]["postgres.main"]
     assert f"lie in schema {schema} of database whole" in words
-    assert f"DROP SCHEMA {schema} CASCADE" in (run.folder / "report.md").read_text().replace("\\", "")
+    report = (run.folder / "report.md").read_text().replace("\\", "")
+    assert f"DROP SCHEMA {schema} CASCADE" in report
+    assert "Nothing live was replaced" in report
+    assert "Data loss" not in report
     maintain_daily(whole, monkeypatch)
     assert f"postgres.main: {words}" in caplog.text
     with whole.postgres.connect("whole") as connection:

@@ -179,7 +179,8 @@ def test_choose_latest_takes_the_newest_valid_set():
     choice = take(catalog_of(manifest(NOW - 9 * HOUR), valid, incomplete, only_stored))
     assert choice.chosen.manifest == valid
     assert choice.age == 5 * HOUR + timedelta(minutes=5)
-    assert any("5 h 5 min is lost" in fact for fact in choice.facts)
+    assert choice.lost(replaces=True) == "All data written in the last 5 h 5 min is lost."
+    assert choice.lost(replaces=False) == "All data written in the last 5 h 5 min is not in it."
 
 
 def test_choose_latest_older_than_the_rpo_requires_confirmation():
@@ -279,8 +280,7 @@ def test_choose_by_set_id_takes_a_future_dated_set_without_a_claim_of_data_loss(
     future = manifest(NOW + 365 * RPO)
     choice = take(catalog_of(future, manifest(NOW)), future.set_id)
     assert choice.chosen.manifest == future
-    assert any("is dated 364 d 23 h in the future" in fact for fact in choice.facts)
-    assert not any("in the last" in fact for fact in choice.facts)
+    assert "is dated 364 d 23 h in the future" in choice.lost(replaces=True)
     assert any(f"{future.set_id} is dated 365 d in the future: a clock was wrong" in warning for warning in choice.warnings)
 
 
@@ -288,7 +288,7 @@ def test_choose_accepts_a_set_dated_a_few_minutes_ahead():
     made = manifest(NOW + timedelta(minutes=4), sources={"files.uploads": source(NOW + timedelta(minutes=3))})
     choice = take(catalog_of(made))
     assert (choice.chosen.manifest, choice.warnings) == (made, ())
-    assert any("dated 3 min in the future" in fact for fact in choice.facts)
+    assert "dated 3 min in the future" in choice.lost(replaces=True)
 
 
 def test_folder_that_cannot_be_listed_is_a_finding_and_hides_no_set(tmp_path, monkeypatch):

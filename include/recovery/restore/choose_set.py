@@ -50,7 +50,8 @@ def choose(session: RestoreSession, request: Request) -> None:
         newest_before=request.newest_before,
         confirm_old=request.allow_stale,
     )
-    take(session, request, replace(choice, facts=(*choice.facts, _drilled(session, catalog, choice, request.sources))))
+    more = choice.lost(replaces=request.method != "beside"), _drilled(session, catalog, choice, request.sources)
+    take(session, request, replace(choice, facts=(*choice.facts, *more)))
 
 
 def _drilled(session: RestoreSession, catalog: Catalog, choice: Choice, sources: Sequence[str]) -> str:

@@ -84,6 +84,13 @@ class Choice:
     facts: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def lost(self, *, replaces: bool) -> str:
+        """What is not in the set, in a sentence: that is lost where the set replaces what is there."""
+        if self.age < timedelta():
+            what = "data is lost" if replaces else "it lacks"
+            return f"Nobody can tell how much {what}: the set is dated {human_duration(-self.age)} in the future."
+        return f"All data written in the last {human_duration(self.age)} is {'lost' if replaces else 'not in it'}."
+
 
 def ahead(manifest: Manifest, now: datetime) -> timedelta:
     """How far in the future a set is dated; nothing if no further than clocks may differ."""
@@ -279,18 +286,11 @@ def _choice(catalog: Catalog, chosen: CatalogSet, now: datetime, *more: str) -> 
     facts = [
         f"Set {manifest.set_id}, run {manifest.run_id}, at {', '.join(chosen.destinations)}.",
         f"Everything before {human_moment(manifest.begins)} is in it, nothing after {human_moment(manifest.ends, up=True)}.",
-        _lost(age),
         *more,
     ]
     warnings = [f"The destination {name} could not be read; it may have a set that fits better." for name in catalog.unreachable]
     warnings += [*catalog.findings, *_wrong_clocks(catalog, now)]
     return Choice(chosen, age, tuple(facts), tuple(warnings))
-
-
-def _lost(age: timedelta) -> str:
-    if age < timedelta():
-        return f"Nobody can tell how much data is lost: the set is dated {human_duration(-age)} in the future."
-    return f"All data written in the last {human_duration(age)} is lost."
 
 
 def _wrong_clocks(catalog: Catalog, now: datetime) -> list[str]:

@@ -53,7 +53,10 @@ def _what(facts: dict[str, Any]) -> Iterator[str]:
     for source_id, parts in facts["only"].items():
         yield f"- Of {source_id} only: {plain_markdown(', '.join(parts))}"
     yield from (f"- ⚠ {plain_markdown(warning)}" for warning in (*facts["warnings"], *facts["not_isolated"]))
-    yield f"- Data loss {_loss(facts['data_loss_seconds'], facts['rpo_seconds'])}: since {_moment(facts['set_begins'])}"
+    if facts["method"] == "beside":
+        yield f"- Nothing live was replaced; the set has all data from before {_moment(facts['set_begins'])}"
+    else:
+        yield f"- Data loss {_loss(facts['data_loss_seconds'], facts['rpo_seconds'])}: since {_moment(facts['set_begins'])}"
     yield from _durations(facts)
 
 
