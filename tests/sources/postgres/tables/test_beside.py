@@ -168,6 +168,38 @@ def test_tables_are_left_beside_when_a_killed_worker_is_done_again(site, shop, m
     assert loaders(site) == []
 
 
+@pytest.mark.parametrize(
+    ("planted", "found"),
+    [
+        ("TABLE public.planted () INHERITS (%I.honest)", "table public.planted uses public__stage_{}.honest"),
+        ("VIEW public.planted AS SELECT * FROM %I.honest", "view public.planted"),
+    ],
+    ids=["child", "view"],
+)
+def test_what_code_of_an_owner_ties_to_tables_while_they_are_loaded_is_found(site, shop, planted, found):
+    """A child brings them rows that the set does not have, a view shows them to people who can't come into their schema."""
+    kind = planted.split()[0]
+    site.sql(
+        "shop",
+        "GRANT ALL ON SCHEMA public TO alice; SET ROLE alice; CREATE TABLE honest (i int); INSERT INTO honest VALUES (1)",
+        f"""CREATE FUNCTION plant() RETURNS bool LANGUAGE plpgsql AS $$ DECLARE staged text := (
+              SELECT nspname FROM pg_namespace WHERE nspname LIKE 'public!_!_stage!_%' ESCAPE '!'); BEGIN
+            IF session_user LIKE 'recovery%' AND staged IS NOT NULL AND to_regclass('public.planted') IS NULL THEN
+              EXECUTE format('CREATE {planted}', staged);
+              ALTER {kind} public.planted OWNER TO alice;
+            END IF; RETURN true; END $$""",
+        "CREATE TABLE planter (i int CHECK (public.plant())); INSERT INTO planter VALUES (1)",
+    )
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source), only=["shop.public.honest", "shop.public.planter"], beside=True)
+    source.stage(restore)
+    assert [each.name for each in source.verify_staged(restore)] == [found.format(restore.id)]
+    with pytest.raises(VerificationError, match="was left by code that ran while the tables were loaded"):
+        source.leave_beside(restore)
+    site.sql("shop", f"DROP {kind} planted")
+    source.discard(restore)
+
+
 def test_default_privileges_let_nobody_into_the_schema(site, shop):
     site.sql("shop", "ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO bob, PUBLIC")
     restore = shop("public.customer")

@@ -6,7 +6,7 @@ ourselves run no code there: what we do is to move, to give rights, and to read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
@@ -20,7 +20,7 @@ from recovery.sources.postgres.definitions.names import split
 from recovery.sources.postgres.definitions.reading import Readings
 from recovery.sources.postgres.dump.table_reader import table_texts
 from recovery.sources.postgres.tables.contents import Chosen, facts_without, relations
-from recovery.sources.postgres.tables.dependents import relations_in
+from recovery.sources.postgres.tables.dependents import relations_in, uses
 from recovery.sources.postgres.tables.swap import aside, aside_schemas, drop_schemas, move
 from recovery.sources.postgres.targets import Objects
 
@@ -80,7 +80,10 @@ def take_away(live: Connection, part: Chosen) -> None:
 
 
 def left_by_load(live: Connection, part: Chosen) -> list[Difference]:
-    """What code made outside of the staged schemas while the tables were loaded: it belongs to the roles that loaded."""
+    """What code made outside of the staged schemas while the tables were loaded: it belongs to the roles that loaded, or uses the tables.
+
+    A child would bring them rows, and a view show them to people who can't come into the schemas.
+    """
     query = """SELECT i.type, i.identity FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid AND r.rolname = ANY (%s)
           JOIN pg_database b ON b.oid = d.dbid AND b.datname = current_database(),
           LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i
@@ -88,7 +91,17 @@ def left_by_load(live: Connection, part: Chosen) -> list[Difference]:
           SELECT quote_ident(s) FROM unnest(%s::text[]) s) ORDER BY 1, 2"""
     schemas = [schema_of(part, schema) for schema in part.schemas]
     found = live.execute(query, [loaders.names(live, purpose(part)), schemas]).fetchall()
+    found += [("use", each) for each in _used(live, schemas)]
     return [Difference(kind, name, "was left by code that ran while the tables were loaded") for kind, name in found]
+
+
+def _used(live: Connection, schemas: Collection[str]) -> Iterator[str]:
+    own = [relation for relation in relations_in(live, schemas) if relation.schema in schemas]
+    found = uses(live, own, [relation.qualified for relation in own])
+    yield from (f"foreign key {key.name} of {key.table}" for key in found.incoming)
+    yield from (f"view {name}" for name in found.views)
+    yield from (f"function {function.signature}" for function in found.functions)
+    yield from found.refused
 
 
 def copied(table: str, columns: Iterable[str] | None) -> Composed:
