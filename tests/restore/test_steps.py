@@ -881,7 +881,7 @@ def test_tables_are_left_beside_after_one_gate_and_stay_after_keep_replaced(whol
     facts = json.loads((run.folder / "report.json").read_text())
     assert (facts["result"], facts["method"], facts["gates"], facts["downtime_seconds"]) == ("success", "beside", ["plan"], None)
     (words,) = facts["left_beside"]["postgres.main"]
-    assert f"lie in schema {schema} of database whole" in words
+    assert f"Schema {schema} of database whole has 1 relation of" in words
     report = (run.folder / "report.md").read_text().replace("\\", "")
     assert f"DROP SCHEMA {schema} CASCADE" in report
     assert "Nothing live was replaced" in report

@@ -138,9 +138,9 @@ Argv = Annotated[
 ]
 Level = Literal["stored", "decoded", "restored"]
 Gate = Literal["plan", "cutover", "accept"]
+"""The questions of a restore, in their order."""
 Method = Literal["swap", "in place", "beside"]
 """Of a restore: beside the live data, and then cut over; dropped and loaded, after a safety backup; beside the live data, to stay there."""
-"""The questions of a restore, in their order."""
 LIVE = "live"
 """The target of a restore that is the system itself."""
 SCRATCH = "scratch"

@@ -116,7 +116,7 @@ def test_tables_are_left_beside_as_the_set_has_them_and_live_ones_stay_as_they_a
         site.sql("shop", "SET ROLE alice", f"TABLE {name}.customer")
 
     (sentence,) = words
-    assert f"lie in schema {name} of database shop" in sentence
+    assert f"Schema {name} of database shop has 4 relations of" in sentence
     assert site.source("shop").lying_beside() == site.source().lying_beside() == words
     source.drop_replaced(restore)
     assert left(site) == {name}
@@ -219,7 +219,7 @@ def test_tables_of_no_database_are_left_when_those_of_another_were_changed(site,
         source.leave_beside(restore)
     assert left(site) == set()
     site.sql("shop_two", f"UPDATE public__stage_{restore.id}.other SET i = 1")
-    assert [f"database {name}," in words for name, words in zip(("shop", "shop_two"), source.leave_beside(restore), strict=True)] == [
+    assert [f"of database {name} has" in words for name, words in zip(("shop", "shop_two"), source.leave_beside(restore), strict=True)] == [
         True
     ] * 2
     source.discard(restore)
@@ -258,6 +258,13 @@ def test_preflight_refuses_whole_databases_and_what_would_be_sent_to_subscribers
     assert f"has a schema restored_{restore.id} already" in texts(source, restore, "refusal")
     site.sql("shop", f"DROP SCHEMA restored_{restore.id}", "CREATE PUBLICATION everything FOR ALL TABLES")
     assert "The publication everything of shop would send all restored rows" in texts(source, restore, "refusal")
+
+
+def test_preflight_warns_of_views_that_will_show_live_tables(site, shop):
+    source = site.source("shop")
+    words = texts(source, shop("public.happy", "public.per_half", "public.orders"), "warning")
+    assert "will show what is live, since the tables that they show are not restored: public.happy (public.customer)." in words
+    assert texts(source, shop("public.happy", "public.customer"), "warning") == ""
 
 
 def test_what_forbids_an_exchange_does_not_forbid_tables_beside(site, shop):

@@ -148,8 +148,8 @@ def _described(connection: Connection, only: Iterable[str] | None = None) -> lis
         if only is None or name in only:
             schema = quoted_name(name)
             words.append(
-                f"{counted(tables, 'relation')} of {human_size(size)} lie in schema {schema} of database"
-                f" {database}, and stay until somebody drops it: DROP SCHEMA {schema} CASCADE. Until somebody runs GRANT USAGE ON SCHEMA"
-                f" {schema} TO a role, only {owner} and superusers can use it."
+                f"Schema {schema} of database {database} has {counted(tables, 'relation')} of {human_size(size)}, and stays until somebody"
+                f" drops it: DROP SCHEMA {schema} CASCADE. Until somebody runs GRANT USAGE ON SCHEMA {schema} TO a role, only {owner} and"
+                " superusers can use it."
             )
     return words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from recovery.common.errors import RestoreError
@@ -12,7 +13,7 @@ from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import EVENT_TRIGGERS_OFF_SINCE, Connection, Server, translated_errors
 from recovery.sources.postgres.databases.inheritance import shared_tables
-from recovery.sources.postgres.definitions.names import parent_of, quoted_name, quoted_names, raw, split
+from recovery.sources.postgres.definitions.names import QUALIFIED, parent_of, quoted_name, quoted_names, raw, split
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables import beside
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
@@ -169,9 +170,22 @@ def _beside(live: Connection, part: Chosen) -> Iterator[Finding]:
             f"The publication {name} of {database} would send all restored rows to its subscribers, who have no such tables."
             " Restore into another target."
         )
-    yield fact(f"These come into schema {schemas} of {database}, beside the live ones: {shortened(sorted(part.names))}.")
+    names = shortened(sorted(part.names)) or "none, since the set has none there"
+    yield fact(f"These come into schema {schemas} of {database}, beside the live ones: {names}.")
+    if views := [f"{view} ({', '.join(shown)})" for view, shown in _shown(part)]:
+        yield warning(f"These views will show what is live, since the tables that they show are not restored: {shortened(views)}.")
     if left_out := [f"{name} to {parent_of(facts['definition'])}" for (_, name), facts in part.crossing.items()]:
         yield fact(f"Foreign keys to tables that are not restored are left out: {shortened(left_out)}.")
+
+
+def _shown(part: Chosen) -> Iterator[tuple[str, list[str]]]:
+    """Views whose definitions name relations that are not restored, and which."""
+    others = {name for kind, name in part.all if kind in RELATIONS} - part.names
+    for (kind, name), facts in part.objects.items():
+        if kind in {"view", "materialized view"}:
+            named = set(re.findall(rf"(?<![\w.]){QUALIFIED}", facts["definition"]))
+            if shown := sorted(named & others):
+                yield name, shown
 
 
 def _event_triggers(server: Server, live: Connection) -> Iterator[Finding]:
