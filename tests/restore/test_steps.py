@@ -906,6 +906,17 @@ def test_report_of_tables_beside_says_that_nothing_was_left_when_verify_failed(w
     assert_unchanged(whole, run)
 
 
+def test_tables_are_not_left_beside_when_the_plan_changed_since_the_approval(whole):
+    run = whole.restore()
+    run_until(whole, run, "stage postgres.main", beside(whole, run))
+    whole.write_plan(rpo="23h")
+    with pytest.raises(ApprovalError, match="this changed: plan; the approval is void"):
+        restore_steps.verify(whole.restore(), "postgres.main")
+    whole.write_plan()
+    assert "Nothing live was replaced" in teardown(run)
+    assert_unchanged(whole, run)
+
+
 def test_method_beside_is_refused_for_kinds_without_it(whole):
     run = whole.restore()
     request = whole.ask(

@@ -59,6 +59,7 @@ def verify(session: RestoreSession, source_id: str) -> None:
 
     Raises:
         VerificationError: if they are not equal, with the differences.
+        ApprovalError: beside, if what was approved has changed since.
     """
     with session.changing(source_id), timed(session, "verify", source_id):
         _refuse_after_cutover(session)
@@ -77,6 +78,7 @@ def verify(session: RestoreSession, source_id: str) -> None:
             log.warning("left out: %s", each.sentence)
         log.info("%s: %s", source_id, "the set can be read whole" if session.in_place else "what was staged is equal to the set")
         if session.beside:
+            answers.authorise(session, "plan", source_id)
             words = session.target.source(source_id, BesideRestorer).leave_beside(source_view.of(session, source_id))
             session.journal.record(Step.LEFT_BESIDE, source_id, words=words)
             log.info("%s: %s", source_id, " ".join(words))
