@@ -25,6 +25,7 @@ NOT_ONE_MODULE = {
     "restore/test_isolation.py": "what preflight_facts.py and preflight_rules.py say of sources that overlap, on real systems",
     "restore/test_dry_run.py": "a restore that ends after its preflight: choose_set, preflight and report together",
     "sources/test_runners.py": "the tools of every kind, and the runner that starts them",
+    "sources/postgres/tables/test_exceptions.py": "load.py, staged.py, create.py and rehearsal.py, if something can't be made",
     "sources/postgres/test_extensions.py": "dumps and restores of databases that need extensions of others",
     "sources/config/test_selection.py": "trees/selection.py and trees/in_place.py, as this kind of source uses them",
     "sources/files/test_attacker.py": "trees/work_folder.py, trees/places.py and trees/swap.py, against the owner of the live folder",

@@ -109,7 +109,8 @@ class Postgres(Dumper, InPlaceRestorer, BesideRestorer, Queryable):
 
     def left_out(self, restore: RestoreView) -> list[LeftOut]:
         """See :meth:`InPlaceRestorer.left_out`."""
-        return list(exceptions.left_out(restore, [target.saved for target in self._whole(restore)]))
+        asked = [*self._whole(restore), *(part.target for part in self._parts(restore))]
+        return list(exceptions.left_out(restore, [target.saved for target in asked]))
 
     def swap(self, restore: RestoreView) -> None:
         """See :meth:`InPlaceRestorer.swap`."""

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from recovery.common.errors import RestoreError
-from tests.support.postgres_attack import MALLORY, SINCE, WAYS, in_schemas, left_over, made, restored, side_by_side
+from tests.support.postgres_attack import MALLORY, SINCE, WAYS, attack, in_schemas, left_over, made, restored, side_by_side
 from tests.support.postgres_site import contents, texts
 
 MORE_WAYS = {
@@ -124,6 +124,58 @@ def test_function_in_a_check_has_the_rights_of_its_tables_owner_only(site, proof
     backup, is_safe = made(site, proof)
     restored(site.restore(backup, only=["shop.mine", "shop.alices.t"]), site.source("shop"), is_safe)
     assert site.sql("shop", "SELECT * FROM alices.caught") == []
+
+
+FAILING = {
+    "always": "BEGIN {attack} RAISE EXCEPTION 'refused'; END",
+    "with an empty search path": """BEGIN {attack} IF current_setting('search_path') IN ('', '""') THEN RAISE EXCEPTION 'refused'; END IF;
+        RETURN 1; END""",
+}
+
+
+@pytest.mark.parametrize("when", FAILING)
+@pytest.mark.parametrize("ways", side_by_side({way: WAYS[way] for way in ("a check", "an index", "a partial index", "an exclusion")}))
+def test_second_try_of_what_fails_gives_its_owner_no_rights(site, proof, ways, when):
+    failing = FAILING[when].replace("{attack}", attack("mallory", proof))
+    schemas, statements = in_schemas([WAYS[way] for way in ways], proof)
+    refused = [
+        f"CREATE OR REPLACE FUNCTION {each}.attack() RETURNS int LANGUAGE plpgsql AS $$ DECLARE name text; {failing} $$" for each in schemas
+    ]
+    in_path = ["CREATE SCHEMA path", "ALTER DATABASE shop SET search_path = path", *statements, *refused]
+    backup, is_safe = made(site, proof, *in_path)
+    source, restore = site.source("shop"), site.restore(backup, only=[f"shop.{schema}" for schema in schemas], may_lack=True)
+    source.stage(restore)
+    assert is_safe()
+    assert source.verify_staged(restore) == []
+    assert bool(source.left_out(restore)) == (when == "always")
+    for step in (source.swap, source.roll_back, source.discard):
+        step(restore)
+        assert is_safe()
+    assert left_over(site) == []
+
+
+def test_definition_that_fails_does_not_mean_functions_of_others_in_the_second_try(site, proof):
+    site.sql("shop", "CREATE SCHEMA alices AUTHORIZATION alice")
+    alice = [
+        "CREATE TABLE alices.caught (a int)",
+        "CREATE TABLE alices.t (a int[])",
+        "CREATE UNIQUE INDEX once ON alices.t (array_append(a, 1))",
+    ]
+    site.sql("shop", *alice, user="alice", password="a")
+    ready = "UPDATE pg_index SET indisready = {} WHERE indexrelid = 'alices.once'::regclass"
+    site.sql("shop", ready.format(False), "INSERT INTO alices.t VALUES ('{1}'), ('{1}')", ready.format(True))
+    taken = """CREATE FUNCTION path.array_append(int[], int) RETURNS int[] LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+        PERFORM path.hijacked(); RETURN $1; END $$"""
+    backup, is_safe = made(
+        site, proof, "CREATE SCHEMA path", "GRANT USAGE ON SCHEMA path TO PUBLIC", taken, "ALTER DATABASE shop SET search_path = path"
+    )
+    restore, source = site.restore(backup, only=["shop.alices.t"], may_lack=True), site.source("shop")
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    (lacking,) = source.left_out(restore)
+    assert lacking.sentence.endswith('The server says: could not create unique index "once"')
+    source.discard(restore)
+    assert is_safe()
 
 
 LEFT_BY_LOAD = """CREATE FUNCTION mine.leave() RETURNS int LANGUAGE plpgsql AS $$ BEGIN

@@ -15,7 +15,7 @@ from tarfile import TarInfo
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
-from recovery.common.errors import ArtifactError, RestoreError, ToolError
+from recovery.common.errors import ArtifactError, RestoreError
 from recovery.common.files import empty_folder
 from recovery.common.progress import telling
 from recovery.common.units import human_size
@@ -29,7 +29,7 @@ from recovery.sources.postgres.client import Connection, Server, translated_erro
 from recovery.sources.postgres.databases import inheritance, ownership, privileged
 from recovery.sources.postgres.databases.custody import close, undisturbed
 from recovery.sources.postgres.databases.entries import Entry, Step, Steps, in_steps, read_entries
-from recovery.sources.postgres.databases.second_try import Listener, SecondTry
+from recovery.sources.postgres.databases.second_try import SecondTry
 from recovery.sources.postgres.definitions import catalog, reading
 from recovery.sources.postgres.definitions.reading import Definitions, Place
 from recovery.sources.postgres.dump import archive
@@ -103,7 +103,7 @@ def load(
     create_database(server, restore, target)
     lines = [line for line in archive.entries(server.runner, server.bin, folder) if with_rows or not _HAS_ROWS.match(line)]
     dump = Dump(folder, lines, expected_objects(restore, target), roles(restore))
-    fill(server, jobs, target, dump, restore, may_lack=True)
+    fill(server, jobs, target, dump, restore)
     shutil.rmtree(folder)
 
 
@@ -121,9 +121,7 @@ def unpack(server: Server, restore: RestoreView, target: Target, member: Callabl
     return folder
 
 
-def fill(
-    server: Server, jobs: int, target: Target, dump: Dump, restore: RestoreView | None = None, *, whole: bool = True, may_lack: bool = False
-) -> Loaders:
+def fill(server: Server, jobs: int, target: Target, dump: Dump, restore: RestoreView | None = None, *, whole: bool = True) -> SecondTry:
     """Restore a dump into a target's database, which is there and empty.
 
     Args:
@@ -133,10 +131,9 @@ def fill(
         dump: what to restore.
         restore: keeps what the server makes of definitions whose text is not the set's, and what it does not make.
         whole: give everything to its owners. What is not whole stays with the roles that loaded it.
-        may_lack: leave out what can't be made, if all rows are there without it.
 
     Returns:
-        These roles. They can't log in any more, and are dropped if everything was given away.
+        What could not be made, and these roles. They can't log in any more, and are dropped if everything was given away.
 
     Raises:
         RestoreError: if the server refuses.
@@ -152,10 +149,9 @@ def fill(
         loaders.try_login(server, target.loaded, loading)
         log.info("restoring database %s as %s with %d jobs", target.saved, target.loaded, jobs)
         with server.connect(target.loaded, check_function_bodies="off") as inside, telling(partial(_so_far, connection, target)):
-            second = SecondTry(
-                server, inside, loading, target, dump.folder, dump.roles, to_the_end=restore is not None and restore.rolling_back
-            )
-            load = _Load(server, inside, loading, target, jobs, dump, in_steps(entries), second if may_lack else None)
+            refusal, to_the_end = partial(_refusal, target, whole), restore is not None and restore.rolling_back
+            second = SecondTry(server, inside, loading, target, dump.folder, dump.roles, refusal, to_the_end)
+            load = _Load(server, inside, loading, target, jobs, dump, in_steps(entries), second)
             load.all()
             if load.steps.rows:
                 load.analyze()
@@ -168,7 +164,18 @@ def fill(
         if whole:
             loaders.drop(connection, target.loaded)
     second.refuse_lost()
-    return loading
+    return second
+
+
+def _refusal(target: Target, whole: bool, lost: str) -> RestoreError:
+    if not whole:
+        what = f"The definitions that the tables of {target.saved} need can't be made anew: {lost}."
+        return RestoreError(what, "Mend what is named, or restore the whole database.")
+    return RestoreError(
+        f"Database {target.saved} can't be loaded whole. {lost}",
+        "The set has all of its rows: RESTORE.md in it says how to get them out by hand. Mend the definition at the source, and"
+        " back up again.",
+    )
 
 
 def read(lines: Iterable[str], target: Target, objects: Objects) -> list[Entry]:
@@ -190,33 +197,6 @@ def read(lines: Iterable[str], target: Target, objects: Objects) -> list[Entry]:
     return entries
 
 
-def restore_entries(
-    server: Server, database: str, step: Step, folder: Path, encoding: str, jobs: int, on_line: Callable[[str], None] | None = None
-) -> None:
-    """Restore a step of a dump's table of contents, without owners and rights.
-
-    Args:
-        server: where to, as the role that gets what is made.
-        database: its name there.
-        step: what is restored.
-        folder: the dump.
-        encoding: of its texts.
-        jobs: how many work side by side.
-        on_line: gets what pg_restore says, which then goes on to the end after an entry that fails.
-
-    Raises:
-        ToolError: if pg_restore fails.
-    """
-    workers = 1 if step.alone else min(jobs, len(step.entries))
-    argv: list[str | Path] = [server.bin / "pg_restore", "--format=directory", "--no-password"]
-    argv += ["--verbose"] if on_line else ["--exit-on-error"]  # without the first it does not say which entry fails
-    argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={workers}", f"--dbname={server.target(database)}"]
-    argv += ["--enable-row-security"]  # of tables that materialized views read; rows are loaded before it is turned on
-    with archive.use_list(step.lines) as option:
-        with server.runner.tool([*argv, option, folder], env=server.environment(encoding), on_line=on_line):
-            pass
-
-
 @dataclass(frozen=True)
 class _Load:
     """One database that is being loaded."""
@@ -229,8 +209,7 @@ class _Load:
     jobs: int
     dump: Dump
     steps: Steps
-    second: SecondTry | None
-    """Of what pg_restore can't make, if something may be left out."""
+    second: SecondTry
 
     def all(self) -> None:
         """Load everything but rights, event triggers and statistics."""
@@ -245,14 +224,12 @@ class _Load:
         self._give_rights()
         for step in self.steps.rows:
             self._define(step)
-        if self.second:
-            self.second.load_rows()
+        self.second.load_rows()
         for step in self.steps.rest:
             self._define(step)
             if {entry.what for entry in step.entries} & {"VIEW", "MATERIALIZED VIEW"}:  # what depends on keys comes after the rows
                 self._give_rights()
-        not_valid = self.second.not_valid if self.second else set()
-        objects = {key: facts for key, facts in self.dump.objects.items() if key not in not_valid}
+        objects = {key: facts for key, facts in self.dump.objects.items() if key not in self.second.not_valid}
         inheritance.validate(self.inside, self.loaders, objects, self._execute)
 
     def hand_over(self) -> None:
@@ -299,18 +276,8 @@ class _Load:
                 codec = str(self.target.snapshot["codec"])
                 with self._ours(step) as inside:
                     privileged.make(self.server, inside, step, self.dump.folder, self.loaders, codec)
-            elif self.second is None or step.loader in self.loaders.families:
-                self._restore(step)
             else:
-                listener = Listener()
-                try:
-                    self._restore(step, listener.hear)
-                except ToolError as error:
-                    self.second.make(step, listener.failed(step, error))
-
-    def _restore(self, step: Step, on_line: Callable[[str], None] | None = None) -> None:
-        there, encoding = self.loaders.server(self.server, step.loader), self.target.facts["encoding"]
-        restore_entries(there, self.target.loaded, step, self.dump.folder, encoding, self.jobs, on_line)
+                self.second.restore(step, self.jobs)
 
     @contextmanager
     def _ours(self, step: Step) -> Iterator[Connection]:

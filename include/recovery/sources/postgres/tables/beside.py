@@ -16,11 +16,13 @@ from recovery.common.units import human_size
 from recovery.common.wording import counted, shortened
 from recovery.packs.content_diff import Difference, compare
 from recovery.sources.base import RestoreView
+from recovery.sources.postgres import exceptions
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.definitions.reading import Readings, kept
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
+from recovery.sources.postgres.exceptions import Unmade, accepted
 from recovery.sources.postgres.tables import create, staged, swap
 from recovery.sources.postgres.tables.contents import Chosen
 
@@ -81,7 +83,7 @@ def leave(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> list
             if not _is_left(live, part):
                 staged.refuse_unstaged(live, part)
                 together.enter_context(swap.at_once(server, live, f"Leaving the tables beside those of {part.target.name}"))
-                _leave(live, part, kept(restore, part.target.saved))
+                _leave(live, part, kept(restore, part.target.saved), exceptions.kept(restore, part.target.saved))
     words = []
     for part in parts:
         with server.connect(part.target.name) as live:
@@ -90,13 +92,13 @@ def leave(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> list
     return words
 
 
-def _leave(live: Connection, part: Chosen, readings: Readings) -> None:
+def _leave(live: Connection, part: Chosen, readings: Readings, unmade: Collection[Unmade]) -> None:
     """Give what is staged its owners, rights and last names, and compare it again: from now on nobody can write to it unseen."""
     differences = staged.left_by_load(live, part)
     names = staged.names_of(live, part, [name for kind, name in part.objects if kind == "statistics" or name in part.names])
     with _at_home(live, part):
         create.hand_over(live, part, names)
-    differences += _differences(live, part, names, readings)
+    differences += _differences(live, part, names, readings, unmade)
     if differences:
         raise VerificationError(
             f"The tables of {part.target.name} are no longer the set's: {shortened(differences, between='; ')}.",
@@ -119,11 +121,12 @@ def _at_home(live: Connection, part: Chosen) -> Iterator[None]:
         live.execute(SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schemas, owners))
 
 
-def _differences(live: Connection, part: Chosen, names: dict[str, str], readings: Readings) -> list[Difference]:
+def _differences(live: Connection, part: Chosen, names: dict[str, str], readings: Readings, unmade: Collection[Unmade]) -> list[Difference]:
     found = staged.definitions(live, part)
     for name, facts in create.contents(live, part, names).items():
         found["table", name] |= facts
     expected, found = alike(part.uncrossed, found, part.target.major, readings)
+    expected = accepted(expected, found, unmade, part.target.snapshot["codec"])
     return compare(rows_of(expected), rows_of(found))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from psycopg.sql import SQL, Composed, Identifier
 
@@ -16,6 +16,7 @@ from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.names import raw
 from recovery.sources.postgres.definitions.reading import Readings
 from recovery.sources.postgres.dump.copy_text import TableText, in_blocks, lines
+from recovery.sources.postgres.exceptions import Unmade, accepted
 from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen, facts_without, relations
 from recovery.sources.postgres.tables.dependents import ForeignKey
@@ -23,6 +24,8 @@ from recovery.sources.postgres.tables.keys import as_validated
 from recovery.sources.postgres.targets import Objects
 
 _ON_TABLES = {"view", "materialized view", "table"}
+_STATISTICS = """SELECT format('%%I.%%I', n.nspname, stxname) FROM pg_statistic_ext JOIN pg_namespace n ON n.oid = stxnamespace
+    WHERE stxrelid = ANY (%s::text[]::regclass[])"""
 
 
 def create_schemas(connection: Connection, part: Chosen) -> list[str]:
@@ -49,8 +52,9 @@ def hand_over(connection: Connection, part: Chosen, names: Mapping[str, str] | N
     for _, name, facts in _own_relations(part):
         if not facts.get("of"):  # a sequence of a column has its table's owner
             connection.execute(SQL("ALTER TABLE {} OWNER TO {}").format(SQL(there[name]), Identifier(facts["owner"])))
+    made = {name for (name,) in connection.execute(_STATISTICS, [[there[name] for name in part.names]]).fetchall()}
     for (kind, name), facts in part.objects.items():
-        if kind == "statistics":
+        if kind == "statistics" and there[name] in made:
             connection.execute(SQL("ALTER STATISTICS {} OWNER TO {}").format(SQL(there[name]), Identifier(facts["owner"])))
     staged.take_away(connection, part)
     found = staged.definitions(connection, part) if names else relations(connection, part.names)
@@ -101,7 +105,12 @@ def contents(connection: Connection, part: Chosen, names: Mapping[str, str] | No
 
 
 def verified(
-    connection: Connection, part: Chosen, texts: dict[str, Facts] | None, pending: Sequence[ForeignKey], readings: Readings
+    connection: Connection,
+    part: Chosen,
+    texts: dict[str, Facts] | None,
+    pending: Sequence[ForeignKey],
+    readings: Readings,
+    unmade: Collection[Unmade],
 ) -> list[Difference]:
     """What of the relations that were made differs from the set.
 
@@ -111,6 +120,7 @@ def verified(
         texts: of :func:`contents`; None where no rows were loaded.
         pending: foreign keys that are validated afterwards.
         readings: definitions that mean the same as the set's.
+        unmade: what could not be made of the set.
     """
     found = as_validated(relations(connection, part.names), pending)
     expected: Objects = part.objects
@@ -120,4 +130,5 @@ def verified(
     for name, facts in (texts or {}).items():
         found["table", name] |= facts
     expected, found = alike(expected, found, part.target.major, readings)
+    expected = accepted(expected, found, unmade, part.target.snapshot["codec"])
     return compare(rows_of(expected), rows_of(found))

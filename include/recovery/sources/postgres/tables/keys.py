@@ -93,8 +93,19 @@ def make(connection: Connection, key: ForeignKey, *, forgiving: bool = False) ->
         Whether it is NOT VALID yet, or in a rollback maybe not there, and :func:`validate` has to make it valid.
 
     Raises:
-        RestoreError: if to validate it would run functions of others as a superuser.
+        RestoreError: if to validate it would run functions of others as a superuser, or its key can't be made of the set.
     """
+    try:
+        return _make(connection, key, forgiving=forgiving)
+    except errors.InvalidForeignKey as error:
+        raise RestoreError(
+            f"The foreign key {key.name} of {key.table} needs a key of {key.parent} that can't be made of the set:"
+            f" {error.diag.message_primary}.",
+            "Drop the foreign key before and create it again once the rows are mended, or restore an older set.",
+        ) from error
+
+
+def _make(connection: Connection, key: ForeignKey, *, forgiving: bool) -> bool:
     row = connection.execute(_WHO, [key.table, key.parent]).fetchone()
     assert row is not None
     of_superuser, to_superuser, partitioned = row

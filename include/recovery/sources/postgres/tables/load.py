@@ -7,29 +7,36 @@ live database that it uses.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
+import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
-from recovery.common.errors import RestoreError, ToolError
+from recovery.common.errors import RestoreError
 from recovery.common.progress import Progress
 from recovery.common.units import human_size
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
+from recovery.sources.postgres import exceptions
 from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.accounts.loaders import Loaders
 from recovery.sources.postgres.accounts.roles import roles
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.databases import inheritance, ownership
-from recovery.sources.postgres.databases.entries import Step, Steps
-from recovery.sources.postgres.databases.stage import analyze, restore_entries
+from recovery.sources.postgres.databases.entries import Entry, Step, Steps
+from recovery.sources.postgres.databases.second_try import Copied, Rows, SecondTry
+from recovery.sources.postgres.databases.stage import analyze
 from recovery.sources.postgres.definitions.names import first_name, parent_of
 from recovery.sources.postgres.dump.copy_text import BLOCK
+from recovery.sources.postgres.exceptions import Unmade, listed_name
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
-from recovery.sources.postgres.tables.staged import clear, copied, names_in, purpose, read_as, schema_of
+from recovery.sources.postgres.tables.staged import as_in_set, clear, copied, names_in, purpose, read_as, schema_of
 from recovery.sources.postgres.tables.swap import create_closed_schema
 
 log = logging.getLogger(__name__)
@@ -42,6 +49,8 @@ class Definitions:
     folder: Path
     steps: Steps
     """The entries, each with the owner as whom it is restored."""
+    unmade: Collection[Unmade]
+    """What is not in it, since it could not be made."""
 
 
 def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definitions: Definitions, files: Mapping[str, Path]) -> None:
@@ -67,17 +76,30 @@ def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definiti
         with translated_errors(f"Creating the schemas that the tables of {name} are staged in", RestoreError), live.transaction():
             for schema in sorted(part.schemas):
                 _create_schema(live, schema_of(part, schema), loading)
-        work = _Load(server, jobs, live, part, loading, definitions, names_in(live, part))
+        names, set_roles = names_in(live, part), roles(restore)
+        shown, refusal = partial(as_in_set, part), partial(_refusal, part)
+        second = SecondTry(
+            server, live, loading, part.target, definitions.folder, set_roles, refusal, tables=set(names.values()), shown=shown
+        )
+        work = _Load(server, jobs, live, part, loading, second, names)
         log.info("loading %d relations in %s with %d jobs", len(part.names), name, jobs)
         work.define(definitions.steps.definitions)
-        work.give_rights(roles(restore))
+        work.give_rights(set_roles)
         work.rows(files)
         work.define(definitions.steps.rest)
-        work.give_rights(roles(restore))  # on views that depend on keys
+        work.give_rights(set_roles)  # on views that depend on keys
         work.validate()
         work.fill_views()
         work.analyze()
+        exceptions.keep(restore, part.target, [*definitions.unmade, *second.unmade])
         loaders.disarm(live, loading)
+
+
+def _refusal(part: Chosen, lost: str) -> RestoreError:
+    return RestoreError(
+        f"Restoring to {part.target.name} would fail: {lost}.",
+        "Create what is missing there, restore it too, or restore the whole database.",
+    )
 
 
 def _create_schema(live: Connection, name: str, loading: Loaders) -> None:
@@ -95,22 +117,14 @@ class _Load:
     """As ourselves."""
     part: Chosen
     loaders: Loaders
-    definitions: Definitions
+    second: SecondTry
     names: Mapping[str, str]
     """See :func:`names_in`."""
 
     def define(self, steps: Iterable[Step]) -> None:
         """Make definitions, each as its owner."""
-        database, encoding = self.part.target.name, self.part.target.facts["encoding"]
         for step in steps:
-            there = self.loaders.server(self.server, step.loader)
-            try:
-                restore_entries(there, database, step, self.definitions.folder, encoding, self.jobs)
-            except ToolError as error:
-                raise RestoreError(
-                    f"Restoring to {database} would fail. {error.what}",
-                    "Create what is missing there, restore it too, or restore the whole database.",
-                ) from error
+            self.second.restore(step, self.jobs)
 
     def give_rights(self, set_roles: Mapping[str, Facts]) -> None:
         """Give each role the rights on the relations of others that its owner had."""
@@ -133,6 +147,7 @@ class _Load:
             table, own = first_name(name)
             if kind == "constraint" and table in self.names:
                 staged["constraint", f"{self.names[table]} {own}"] = facts
+        staged = {key: facts for key, facts in staged.items() if key not in self.second.not_valid}
         inheritance.validate(self.live, self.loaders, staged, self._execute)
 
     def _execute(self, owner: str, statement: Composed) -> None:
@@ -147,30 +162,35 @@ class _Load:
             for name in pool.map(lambda name: self._rows(name, files[name], progress), largest_first):
                 facts = self.part.tables[name]
                 log.info("%s: %s rows, %s", name, facts["count"], human_size(facts["bytes"]))
+        self.second.load_rows()
         with translated_errors(f"Setting sequences of {self.part.target.name}", RestoreError):
             for (kind, name), facts in self.part.objects.items():
                 if kind == "sequence":
                     self.live.execute("SELECT setval(%s::regclass, %s, %s)", [self.names[name], facts["value"], facts["called"]])
 
     def _rows(self, name: str, file: Path, progress: Progress) -> str:
-        facts = self.part.tables[name]
-        table = str(facts.get("hashed by enum") or name)
-        with (
-            self._as(self.part.all["table", table]["owner"]) as connection,
-            translated_errors(f"Loading {name} into {self.part.target.name}", RestoreError),
-            file.open("rb") as rows,
-        ):
+        owner = self.part.all["table", self._table(name)]["owner"]
+        opened = partial(self._copied, name, file)
+        with self._as(owner) as connection, opened() as copied:
             read_as(connection, self.part.target.facts["encoding"])
-            with (
-                connection.cursor() as cursor,
-                cursor.copy(SQL("COPY {} FROM STDIN").format(copied(self.names[table], facts["copy"]))) as into,
-            ):
-                left = facts["bytes"]
-                while left and (block := rows.read(min(left, BLOCK))):
-                    into.write(block)
-                    progress.add(len(block))
-                    left -= len(block)
+            try:
+                with connection.cursor().copy(copied.statement) as into:
+                    for block in progress.counted(copied.text):
+                        into.write(block)
+            except psycopg.Error as error:
+                self.second.refuse_fault(connection, error)
+                self.second.postpone(Rows(owner, name, opened))
         return name
+
+    def _table(self, name: str) -> str:
+        """Through which rows of a table are loaded."""
+        return str(self.part.tables[name].get("hashed by enum") or name)
+
+    @contextmanager
+    def _copied(self, name: str, file: Path) -> Iterator[Copied]:
+        facts, table = self.part.tables[name], self.names[self._table(name)]
+        with file.open("rb") as rows:
+            yield Copied(table, SQL("COPY {} FROM STDIN").format(copied(table, facts["copy"])), _blocks(rows, facts["bytes"]))
 
     def fill_views(self) -> None:
         """Fill the materialized views that were filled, each after those that it shows: it was made after them."""
@@ -178,8 +198,14 @@ class _Load:
         query = "SELECT name FROM unnest(%s::text[]) name ORDER BY name::regclass::oid"
         for (name,) in self.live.execute(query, [list(own)]).fetchall():
             log.info("filling %s", name)
-            with self._as(own[name]) as connection, translated_errors(f"Filling {name} in {self.part.target.name}", RestoreError):
-                connection.execute(SQL("REFRESH MATERIALIZED VIEW {}").format(SQL(name)))
+            statement = f"REFRESH MATERIALIZED VIEW {name}"
+            with self._as(own[name]) as connection:
+                try:
+                    connection.execute(SQL(statement))
+                except psycopg.Error as error:
+                    self.second.refuse_fault(connection, error)
+                    listed = listed_name(name, self.part.target.snapshot["codec"])
+                    self.second.make_once_more(Entry("", "MATERIALIZED VIEW DATA", listed, own[name], own[name]), statement)
 
     def analyze(self) -> None:
         """Collect the planner's statistics: without them, the first queries are slow."""
@@ -194,3 +220,10 @@ class _Load:
 
 def _is_filled(kind: str, facts: Facts) -> bool:
     return kind == "materialized view" and bool(facts["populated"])
+
+
+def _blocks(rows: IO[bytes], size: int) -> Iterator[bytes]:
+    """The first bytes of a file."""
+    while size and (block := rows.read(min(size, BLOCK))):
+        yield block
+        size -= len(block)

@@ -8,6 +8,7 @@ there.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -27,6 +28,7 @@ from recovery.sources.postgres.databases.stage import Dump, drop, fill
 from recovery.sources.postgres.definitions import catalog
 from recovery.sources.postgres.definitions.names import listed, pattern, split
 from recovery.sources.postgres.dump import archive
+from recovery.sources.postgres.exceptions import Unmade
 from recovery.sources.postgres.tables import staged
 from recovery.sources.postgres.tables.contents import Chosen
 from recovery.sources.postgres.tables.dependents import ForeignKey, leaving, relations_in
@@ -53,7 +55,7 @@ def copy_of(restore: RestoreView) -> str:
 
 
 def rehearse(
-    server: Server, jobs: int, restore: RestoreView, part: Chosen, swap: Callable[[Connection], list[ForeignKey]]
+    server: Server, jobs: int, restore: RestoreView, part: Chosen, swap: Callable[[Connection, list[Unmade]], list[ForeignKey]]
 ) -> list[Crossing]:
     """Swap in a copy of the live database without its rows, and of what is staged in it.
 
@@ -62,7 +64,8 @@ def rehearse(
         jobs: how many work side by side.
         restore: the restore.
         part: what was asked for.
-        swap: does it, in a transaction that is kept for the length of this function; which foreign keys have to be validated.
+        swap: does it, in a transaction that is kept for the length of this function, though the copy lacks something; which
+            foreign keys have to be validated.
 
     Returns:
         The foreign keys that cross between what is restored and what stays.
@@ -78,14 +81,16 @@ def rehearse(
         _create(server, connection, copy.stage, live)
     try:
         dump = _dump(server, part, folder, copy)
-        _hand_over(server, copy, dump, fill(server, jobs, copy, dump, whole=False))
+        made = fill(server, jobs, copy, dump, whole=False)
+        _hand_over(server, copy, dump, made.loaders)
+        unmade = [dataclasses.replace(each, name=staged.as_in_set(part, each.name)) for each in made.unmade]
         log.info("rehearsing the swap of %s on a copy of its definitions", live)
         with (
             server.connect(copy.stage) as connection,
             translated_errors(f"Restoring to {live} would fail", RestoreError),
             connection.transaction(force_rollback=True),
         ):
-            return crossing(connection, part, swap(connection))
+            return crossing(connection, part, swap(connection, unmade))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with undisturbed(server, [live, copy.stage]) as connection:
@@ -98,7 +103,7 @@ def _target(server: Server, restore: RestoreView, part: Chosen) -> Target:
         owners = [name for (name,) in live.execute("SELECT rolname FROM pg_roles").fetchall()]
         snapshot = {"codec": codec(live), "roles": owners, "bytes": 0, "major": server.about.major}
     assert facts is not None
-    return Target(_COPY, part.target.name, "", restore.id, facts, snapshot)
+    return Target(_COPY, f"a copy of {part.target.name}", "", restore.id, facts, snapshot)
 
 
 def _dump(server: Server, part: Chosen, folder: Path, copy: Target) -> Dump:

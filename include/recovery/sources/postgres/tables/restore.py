@@ -23,6 +23,7 @@ from recovery.common.wording import shortened
 from recovery.packs.content_diff import Change, Difference
 from recovery.plan.location import Location
 from recovery.sources.base import RestoreView
+from recovery.sources.postgres import exceptions
 from recovery.sources.postgres.accounts import loaders
 from recovery.sources.postgres.client import Connection, Server, translated_errors
 from recovery.sources.postgres.compare import alike, changes_within, to_be_read
@@ -31,6 +32,7 @@ from recovery.sources.postgres.databases.stage import drop
 from recovery.sources.postgres.definitions.reading import kept
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
+from recovery.sources.postgres.exceptions import Unmade
 from recovery.sources.postgres.locations import location_of
 from recovery.sources.postgres.tables import beside, create, keys, rehearsal, staged, swap
 from recovery.sources.postgres.tables import stage as tables_stage
@@ -76,7 +78,7 @@ def verify_staged(server: Server, jobs: int, restore: RestoreView, parts: Sequen
     for part in parts:
         if restore.beside and beside.is_left(server, part):
             continue
-        if found := staged.verify(server, jobs, part, kept(restore, part.target.saved)):
+        if found := staged.verify(server, jobs, part, kept(restore, part.target.saved), exceptions.kept(restore, part.target.saved)):
             differences += found
             continue
         if restore.beside:
@@ -93,8 +95,8 @@ def _as_begun(restore: RestoreView, parts: Sequence[Chosen]) -> list[Chosen]:
     return [replace(part, target=replace(part.target, name=names.get(part.target.saved, part.target.name))) for part in parts]
 
 
-def _rehearsed(restore: RestoreView, part: Chosen, copy: Connection) -> list[ForeignKey]:
-    return _put_in_place(copy, restore, part, [], with_rows=False).pending
+def _rehearsed(restore: RestoreView, part: Chosen, copy: Connection, unmade: Sequence[Unmade]) -> list[ForeignKey]:
+    return _put_in_place(copy, restore, part, [], rehearsed_without=unmade).pending
 
 
 def swap_tables(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -> None:
@@ -133,7 +135,9 @@ def _is_swapped(live: Connection, restore: RestoreView) -> bool:
     return bool(swap.aside_schemas(live, "before", restore.id))
 
 
-def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str], *, with_rows: bool = True) -> _Done:
+def _put_in_place(
+    live: Connection, restore: RestoreView, part: Chosen, waiting_for: list[str], *, rehearsed_without: Sequence[Unmade] | None = None
+) -> _Done:
     """Exchange the live relations for the staged ones, in the transaction that is open.
 
     The rows are compared again, since only now nobody else can write to them: a function that ran while they were loaded
@@ -144,7 +148,7 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
         restore: the restore.
         part: what was asked for.
         waiting_for: see :func:`recovery.sources.postgres.tables.swap.locked`.
-        with_rows: not a rehearsal.
+        rehearsed_without: for a rehearsal, which has no rows: what its copy lacks besides.
 
     Raises:
         VerificationError: if what is there then is not equal to the set, or what is beside it has changed.
@@ -158,8 +162,9 @@ def _put_in_place(live: Connection, restore: RestoreView, part: Chosen, waiting_
     create.hand_over(live, part)
     swap.point(live, linked)
     pending = [key for key in (*keys.outgoing(part), *linked.incoming) if keys.make(live, key)]
-    texts = create.contents(live, part) if with_rows else None
-    differences += create.verified(live, part, texts, pending, kept(restore, part.target.saved))
+    texts = create.contents(live, part) if rehearsed_without is None else None
+    unmade = [*exceptions.kept(restore, part.target.saved), *(rehearsed_without or ())]
+    differences += create.verified(live, part, texts, pending, kept(restore, part.target.saved), unmade)
     differences += swap.changed(unchanged, keys.as_validated(swap.beside(live, linked), pending))
     differences += swap.left_behind(live, "before", restore.id)
     if differences:

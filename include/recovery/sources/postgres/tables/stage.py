@@ -75,13 +75,13 @@ def stage(server: Server, jobs: int, restore: RestoreView, part: Chosen) -> None
     lines = archive.entries(server.runner, server.bin, folder)
     create_database(server, restore, part.target)
     dump = _needed(server, restore, part, folder, lines)
-    loading = fill(server, jobs, part.target, dump, restore, whole=False)
+    made = fill(server, jobs, part.target, dump, restore, whole=False)
     _move(server, part)
     _dump(server, part, moved)
-    steps = in_steps(list(_entries(server, part, moved, loading)))
+    steps = in_steps(list(_entries(server, part, moved, made.loaders)))
     with undisturbed(server, [part.target.stage]) as connection:
         drop(connection, part.target.stage)
-    load(server, jobs, restore, part, Definitions(moved, steps), dict(_files(lines, part, folder)))
+    load(server, jobs, restore, part, Definitions(moved, steps, made.unmade), dict(_files(lines, part, folder)))
     for each in (folder, moved):
         shutil.rmtree(each)
 

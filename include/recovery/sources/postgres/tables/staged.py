@@ -19,6 +19,7 @@ from recovery.sources.postgres.compare import alike, rows_of
 from recovery.sources.postgres.definitions.names import split
 from recovery.sources.postgres.definitions.reading import Readings
 from recovery.sources.postgres.dump.table_reader import table_texts
+from recovery.sources.postgres.exceptions import Unmade, accepted
 from recovery.sources.postgres.tables.contents import Chosen, facts_without, relations
 from recovery.sources.postgres.tables.dependents import relations_in, uses
 from recovery.sources.postgres.tables.swap import aside, aside_schemas, drop_schemas, move
@@ -31,6 +32,11 @@ _READ = "proven"
 def schema_of(part: Chosen, schema: str) -> str:
     """Where relations of a schema are staged."""
     return aside(schema, "stage", part.target.restore_id)
+
+
+def as_in_set(part: Chosen, text: str) -> str:
+    """A text without what is added to the names of schemas that relations are staged in."""
+    return text.replace(schema_of(part, ""), "")
 
 
 def purpose(part: Chosen) -> str:
@@ -137,8 +143,8 @@ def refuse_unstaged(live: Connection, part: Chosen) -> None:
         )
 
 
-def verify(server: Server, jobs: int, part: Chosen, readings: Readings) -> list[Difference]:
-    """Compare what is staged with the set: rows, and all of the definitions but what is given later."""
+def verify(server: Server, jobs: int, part: Chosen, readings: Readings, unmade: Collection[Unmade]) -> list[Difference]:
+    """Compare what is staged with the set: rows, and all of the definitions but what is given later, or could not be made."""
     database, encoding = part.target.name, part.target.facts["encoding"]
     with server.connect(database) as live, translated_errors(f"Comparing what is staged in {database}", RestoreError):
         refuse_unstaged(live, part)
@@ -150,6 +156,7 @@ def verify(server: Server, jobs: int, part: Chosen, readings: Readings) -> list[
             found["table", name] |= texts.get(names[name], {})
     expected = facts_without(part.uncrossed, *_GIVEN_LATER)
     expected, found = alike(expected, facts_without(found, *_GIVEN_LATER), part.target.major, readings)
+    expected = accepted(expected, found, unmade, part.target.snapshot["codec"])
     return compare(rows_of(expected), rows_of(found)) + left
 
 
