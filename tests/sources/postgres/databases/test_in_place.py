@@ -468,6 +468,66 @@ def test_rollback_loads_the_other_databases_where_one_can_not_be_loaded_whole(si
     site.clean()
 
 
+@pytest.mark.parametrize("children", ["another owner's child", "no child"])
+def test_rollback_loads_what_else_there_is_where_a_check_of_several_owners_refuses_rows(site, saved, no_room, children):
+    site.sql("postgres", "CREATE ROLE ip_clerk LOGIN", "CREATE ROLE ip_group")
+    site.create(
+        "cash",
+        "CREATE TABLE t AS SELECT 'live' AS state",
+        "CREATE TABLE moment AS SELECT 0 AS now",
+        "CREATE FUNCTION moment() RETURNS int LANGUAGE sql STABLE AS 'SELECT coalesce(max(now), 9) FROM public.moment'",
+        "CREATE TABLE offer (id int, CONSTRAINT here CHECK (id > 0) NO INHERIT, CONSTRAINT positive CHECK (id > 0))",
+        "ALTER TABLE offer ADD CONSTRAINT open CHECK (id >= moment())",
+        *(["CREATE TABLE better () INHERITS (offer)", "ALTER TABLE better OWNER TO ip_clerk"] if "another" in children else []),
+        "ALTER TABLE offer OWNER TO ip_group",
+        "GRANT SELECT ON moment TO PUBLIC",
+        "INSERT INTO offer VALUES (2)",
+        "UPDATE moment SET now = 3",
+    )
+    site.create("cask", "CREATE TABLE t AS SELECT 'live' AS state")
+    both = Replaced(site, saved, site.back_up(site.source("cash", "cask")))
+    both.back.may_lack = True
+    both.source.replace(both.forward)
+    if "another" in children:
+        with pytest.raises(RestoreError, match=r"the rows of table public offer can't be loaded: .*must be owner of table better"):
+            both.source.replace(both.back)
+    else:
+        both.source.replace(both.back)
+        assert site.sql("cash", "SELECT id FROM offer") == [(2,)]
+    assert site.state("cash") == site.state("cask") == "live"
+    assert site.sql("cash", "SELECT now FROM moment") == [(3,)]
+    checks = "SELECT conname FROM pg_constraint WHERE conrelid = 'offer'::regclass AND contype = 'c' ORDER BY 1"
+    assert site.sql("cash", checks) == [("here",), ("open",), ("positive",)]
+    site.clean()
+
+
+HALF_DROPPED = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'cash'"
+"""As a server that ends in the middle of a DROP DATABASE leaves it."""
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["restore goes on", "rolled back"])
+def test_live_database_that_the_end_of_the_server_left_half_dropped_is_replaced_and_brought_back(site, live, monkeypatch, goes_on):
+    with killed_at_statement(monkeypatch, '^DROP DATABASE IF EXISTS "cash" '):
+        live.source.replace(live.forward)
+    site.sql("postgres", HALF_DROPPED)
+    if goes_on:
+        replaced(live.source, live.forward)
+        assert site.state("cash") == "saved"
+    replaced(live.source, live.back)
+    assert as_before(site)
+
+
+def test_half_dropped_database_is_dropped_and_not_renamed_as_a_rollback(site, roomy, monkeypatch):
+    with killed_at_statement(monkeypatch, '^ALTER DATABASE "cash" RENAME'):
+        roomy.source.replace(roomy.forward)
+    site.sql("postgres", HALF_DROPPED)
+    replaced(roomy.source, roomy.forward)
+    assert f"cash__before_{roomy.forward.id}" not in site.own_databases()
+    assert site.state("cash") == "saved"
+    replaced(roomy.source, roomy.back)
+    assert as_before(site)
+
+
 def test_preflight_in_place_reports_drops_and_refuses_databases_not_backed_up(site, live, saved):
     source = site.source("cash", "cask")
     facts = texts(source, live.forward, "fact")

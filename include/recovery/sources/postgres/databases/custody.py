@@ -52,8 +52,8 @@ class Former:
 
 
 def number(connection: Connection, database: str) -> int | None:
-    """The oid of a database; None if there is none of that name."""
-    row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [database]).fetchone()
+    """The oid of a database; None if there is none of that name, or only what a DROP DATABASE left that did not end."""
+    row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s AND datconnlimit <> -2", [database]).fetchone()
     return None if row is None else int(row[0])
 
 

@@ -70,7 +70,7 @@ def replace(
             create_roles(connection, restore, replaced)
             close(connection, [target.name for target in replaced if number(connection, target.name) is not None])
             for target in replaced:  # all, so that nobody writes to one while another is loaded
-                if sets_aside(restore) and _is_whole(connection, target.name, live[target.name]):
+                if sets_aside(restore) and _is_the_former(connection, target.name, live):
                     _set_aside(connection, target)
                 else:
                     drop(connection, target.name)
@@ -112,10 +112,9 @@ def sets_aside(restore: RestoreView) -> bool:
     return bool(begun and begun[-1]["aside"])
 
 
-def _is_whole(connection: Connection, name: str, was: int | None) -> bool:
-    """Whether a database is the live one of before, and not half dropped, so that it can be renamed."""
-    query = "SELECT datconnlimit <> -2 FROM pg_database WHERE datname = %s AND oid = %s"
-    return connection.execute(query, [name, was]).fetchone() == (True,)
+def _is_the_former(connection: Connection, name: str, live: Mapping[str, int | None]) -> bool:
+    """Whether a database is the live one of before, whole, so that it can be renamed."""
+    return live[name] is not None and number(connection, name) == live[name]
 
 
 def _set_aside(connection: Connection, target: Target) -> None:
