@@ -694,9 +694,12 @@ def orphans(tmp_path, postgres_server):
     made.drop()
 
 
-def test_second_gate_names_what_can_not_be_made_and_all_rows_are_restored(orphans):
+@pytest.mark.parametrize(
+    "asked", [{}, {"sources": ("postgres.main",), "only": {"postgres.main": ("orphans.public",)}}], ids=["all", "tables"]
+)
+def test_second_gate_names_what_can_not_be_made_and_all_rows_are_restored(orphans, asked):
     run = orphans.restore()
-    run_until(orphans, run, "gate cutover")
+    run_until(orphans, run, "gate cutover", orphans.ask(run, **asked))
     assert "No drill is known that has restored these sources" in run.gate_file("plan", ".md").read_text()
     shown = run.gate_file("cutover", ".md").read_text()
     assert "Not everything of the set can be made again" in shown

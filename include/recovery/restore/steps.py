@@ -146,12 +146,13 @@ def cut_over(session: RestoreSession, source_id: str) -> None:
         if not session.journal.entries(Step.CUTTING_OVER, source_id):
             _refuse_filled(session, source_id)
         session.journal.record(Step.CUTTING_OVER, source_id)
-        left_out = session.left_out(Step.VERIFIED).get(source_id, [])
         if session.in_place:
             before_drop = partial(refuse_if_changed, session, source_id)
             left_out = replace(session, source_id, source_view.of(session, source_id, before_drop=before_drop))
         else:
-            session.source(source_id).swap(source_view.of(session, source_id))
+            restorer, what = session.source(source_id), source_view.of(session, source_id)
+            restorer.swap(what)
+            left_out = restorer.left_out(what)
         session.record_left_out(Step.CUT_OVER, source_id, left_out)
 
 

@@ -219,6 +219,27 @@ def test_check_that_the_rows_of_the_live_database_refuse_is_added_after_the_rows
     assert begins(named(source, restore), ["check constraint public a_data is_known is restored as not valid"])
     source.swap(restore)
     assert site.sql("exc", "SELECT val FROM a_data") == [("a",)]
+    assert begins(named(source, restore), ["check constraint public a_data is_known is restored as not valid"])
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "not killed"])
+def test_check_that_the_restored_rows_hold_is_valid_after_the_swap(site, backup, monkeypatch, killed):
+    saved = backup(*CHECKED)
+    site.sql("exc", "TRUNCATE a_data, z_dict")
+    source = site.source("exc")
+    restore = site.restore(saved, only=["exc.public"], may_lack=True)
+    source.stage(restore)
+    assert source.verify_staged(restore) == []
+    assert len(named(source, restore)) == 1
+    if killed:
+        with killed_at_statement(monkeypatch, "VALIDATE CONSTRAINT"):
+            source.swap(restore)
+    source.swap(restore)
+    assert source.left_out(restore) == []
+    assert {change.what for change in source.compare(restore)} == {"equal"}
+    source.roll_back(restore)
+    source.discard(restore)
+    assert left_over(site) == []
 
 
 def test_verification_accepts_what_is_named_and_nothing_else(site, backup):

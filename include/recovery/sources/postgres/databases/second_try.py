@@ -226,7 +226,7 @@ class SecondTry:
         return None
 
     def _leave_out(self, entry: Entry, error: psycopg.Error, lacks: str) -> None:
-        words = _words_of(error)
+        words = words_of(error)
         if entry.what == "COMMENT":  # of something that is left out, else the verification misses it
             log.info("%s: %s %s is left out: %s", self.target.saved, entry.what.lower(), self.shown(entry.name), self.shown(words))
         elif entry.what == "RULE" and entry.name.endswith(_RETURN):
@@ -273,7 +273,7 @@ class SecondTry:
             error = self._copy(connection, rows, without_checks=True)
         except RestoreError as refusal:  # to take a check away, such as one that children of another owner have
             return refusal.what
-        return _words_of(error) if error else ""
+        return words_of(error) if error else ""
 
     def _copy(self, connection: Connection, rows: Rows, *, without_checks: bool = False) -> psycopg.Error | None:
         try:
@@ -305,16 +305,21 @@ class SecondTry:
             if check.comment is not None:
                 self._execute(check, check.commented())
         for check in self._checks:
-            if check.valid and (error := self._validate(check)):
+            if check.valid and (error := self.validate(self._loader(check), check)):
                 refused[check] = error
         for check, of in not_validated(self.inside, refused):
             if self.tables is None or of in self.tables:
                 self.not_valid.add(("constraint", f"{of} {check.name}"))
                 name = listed_name(f"{of} {check.name}", self.target.snapshot["codec"])
-                self._note(Unmade("CHECK CONSTRAINT", name, _words_of(refused[check]), "validated"))
+                self._note(Unmade("CHECK CONSTRAINT", name, words_of(refused[check]), "validated"))
 
-    def _validate(self, check: Check) -> psycopg.Error | None:
-        with self._session(self._loader(check)) as connection:
+    def validate(self, owner: str, check: Check) -> psycopg.Error | None:
+        """Look whether rows hold a check, with the rights of an owner; why they don't.
+
+        Raises:
+            RestoreError: if it is the server that fails.
+        """
+        with self._session(owner) as connection:
             try:
                 connection.execute(check.validated())
             except psycopg.Error as error:
@@ -370,7 +375,7 @@ def _trusted(connection: Connection, path: str, owner: str) -> str:
     return ", ".join(name for (name,) in connection.execute(_TRUSTED, {"schemas": row[1], "owner": owner}).fetchall())
 
 
-def _words_of(error: psycopg.Error) -> str:
+def words_of(error: psycopg.Error) -> str:
     """The server's words, where they have no values of rows: else what kind of error it is, as of one that a function raises."""
     if (error.sqlstate or "").startswith(_NAMES_ONLY):
         words = (error.diag.message_primary or "").strip()

@@ -77,7 +77,7 @@ def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definiti
             for schema in sorted(part.schemas):
                 _create_schema(live, schema_of(part, schema), loading)
         names, set_roles = names_in(live, part), roles(restore)
-        shown, refusal = partial(as_in_set, part), partial(_refusal, part)
+        shown, refusal = partial(as_in_set, part), partial(refusal_of, part)
         second = SecondTry(
             server, live, loading, part.target, definitions.folder, set_roles, refusal, tables=set(names.values()), shown=shown
         )
@@ -95,7 +95,8 @@ def load(server: Server, jobs: int, restore: RestoreView, part: Chosen, definiti
         loaders.disarm(live, loading)
 
 
-def _refusal(part: Chosen, lost: str) -> RestoreError:
+def refusal_of(part: Chosen, lost: str) -> RestoreError:
+    """What is said of a load that lacks what may not be left out."""
     return RestoreError(
         f"Restoring to {part.target.name} would fail: {lost}.",
         "Create what is missing there, restore it too, or restore the whole database.",

@@ -34,7 +34,7 @@ from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
 from recovery.sources.postgres.dump.table_reader import table_texts
 from recovery.sources.postgres.exceptions import Unmade
 from recovery.sources.postgres.locations import location_of
-from recovery.sources.postgres.tables import beside, create, keys, rehearsal, staged, swap
+from recovery.sources.postgres.tables import beside, create, keys, late_checks, rehearsal, staged, swap
 from recovery.sources.postgres.tables import stage as tables_stage
 from recovery.sources.postgres.tables.contents import Chosen, relations
 from recovery.sources.postgres.tables.dependents import ForeignKey, Uses, leaving, relations_in
@@ -108,6 +108,7 @@ def swap_tables(server: Server, restore: RestoreView, parts: Sequence[Chosen]) -
             else:
                 _swap_database(server, live, restore, part)
             keys.validate(server, part, _pending(restore, part))
+            late_checks.validate(server, restore, part)
             staged.drop_roles(live, part)
 
 
