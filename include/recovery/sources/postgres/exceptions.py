@@ -139,6 +139,12 @@ def accepted(expected: Objects, found: Objects, unmade: Collection[Unmade], code
     return left
 
 
+def still_valid(objects: Objects, unmade: Iterable[Unmade], codec: str) -> Objects:
+    """Objects without the constraints that are restored as not valid; arguments as of :func:`accepted`."""
+    not_valid = {(each.what, each.name) for each in unmade if each.lacks == "validated"}
+    return {key: facts for key, facts in objects.items() if not_valid.isdisjoint(_listings(key, facts, codec))}
+
+
 def still_lacking(expected: Objects, found: Objects, unmade: Iterable[Unmade], codec: str) -> list[Unmade]:
     """Those that nobody has made by hand since; arguments as of :func:`accepted`."""
     return [each for each in unmade if accepted(expected, found, [each], codec) != expected]

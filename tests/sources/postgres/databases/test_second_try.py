@@ -94,3 +94,22 @@ def test_what_can_not_be_made_is_named_without_values_of_rows(site):
         assert lacking.sentence.endswith("The server says: invalid text representation")
     finally:
         site.clean_databases()
+
+
+def test_check_of_a_row_that_rows_do_not_hold_any_more_is_restored_as_not_valid(site):
+    statements = [
+        "CREATE TABLE allowed (n int)",
+        "INSERT INTO allowed VALUES (1)",
+        "CREATE TABLE t (i int)",
+        "CREATE FUNCTION fits(t) RETURNS bool LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM public.allowed WHERE n = $1.i)'",
+        "ALTER TABLE t ADD CONSTRAINT fits CHECK (fits(t))",
+        "INSERT INTO t VALUES (1)",
+        "DELETE FROM allowed",
+    ]
+    create(site, "second_row", statements)
+    try:
+        source, restore = staged(site, "second_row", may_lack=True)
+        assert source.verify_staged(restore) == []
+        assert [each.name for each in source.left_out(restore)] == ["second_row: check constraint public t fits is restored as not valid"]
+    finally:
+        site.clean_databases()

@@ -141,8 +141,6 @@ class SecondTry:
     unmade: list[Unmade] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     """What may not be left out, and could not be made, a sentence each."""
-    not_valid: set[tuple[str, str]] = field(default_factory=set)
-    """Kind and name of checks that are restored as not valid."""
     _rows: list[Rows] = field(default_factory=list)
     _checks: list[Check] = field(default_factory=list)
 
@@ -309,7 +307,6 @@ class SecondTry:
                 refused[check] = error
         for check, of in not_validated(self.inside, refused):
             if self.tables is None or of in self.tables:
-                self.not_valid.add(("constraint", f"{of} {check.name}"))
                 name = listed_name(f"{of} {check.name}", self.target.snapshot["codec"])
                 self._note(Unmade("CHECK CONSTRAINT", name, words_of(refused[check]), "validated"))
 

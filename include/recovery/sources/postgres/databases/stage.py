@@ -229,7 +229,7 @@ class _Load:
             self._define(step)
             if {entry.what for entry in step.entries} & {"VIEW", "MATERIALIZED VIEW"}:  # what depends on keys comes after the rows
                 self._give_rights()
-        objects = {key: facts for key, facts in self.dump.objects.items() if key not in self.second.not_valid}
+        objects = exceptions.still_valid(self.dump.objects, self.second.unmade, str(self.target.snapshot["codec"]))
         inheritance.validate(self.inside, self.loaders, objects, self._execute)
 
     def hand_over(self) -> None:

@@ -144,11 +144,11 @@ class _Load:
     def validate(self) -> None:
         """Validate checks of children that are valid though their parents' are not."""
         staged = {("table", self.names[name]): facts for (kind, name), facts in self.part.objects.items() if kind == "table"}
-        for (kind, name), facts in self.part.objects.items():
+        valid = exceptions.still_valid(self.part.objects, self.second.unmade, self.part.target.snapshot["codec"])
+        for (kind, name), facts in valid.items():
             table, own = first_name(name)
             if kind == "constraint" and table in self.names:
                 staged["constraint", f"{self.names[table]} {own}"] = facts
-        staged = {key: facts for key, facts in staged.items() if key not in self.second.not_valid}
         inheritance.validate(self.live, self.loaders, staged, self._execute)
 
     def _execute(self, owner: str, statement: Composed) -> None:
