@@ -168,6 +168,26 @@ def test_tables_are_left_beside_when_a_killed_worker_is_done_again(site, shop, m
     assert loaders(site) == []
 
 
+def test_tables_of_a_schema_with_an_odd_name_are_left_beside(site, shop):
+    name = '"a""b.c \'d\\e"'
+    inner = name.replace("'", "''")
+    site.sql(
+        "shop", f"CREATE SCHEMA {name}", f"CREATE SEQUENCE {name}.lone", f"CREATE TABLE {name}.t (i int DEFAULT nextval('{inner}.lone'))"
+    )
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source), only=[f"shop.{name}"], beside=True)
+    staged_of(site, restore).leave_beside(restore)
+    assert site.sql("shop", f"INSERT INTO restored_{restore.id}.t DEFAULT VALUES RETURNING i") == [(1,)]
+    assert site.sql("shop", f"SELECT nextval('restored_{restore.id}.lone')") == [(2,)]
+
+
+def test_preflight_refuses_tables_whose_statistics_lie_in_another_schema(site, shop):
+    site.sql("shop", 'CREATE STATISTICS "Odd one".far ON id, customer FROM orders')
+    source = site.source("shop")
+    restore = site.restore(site.back_up(source), only=["shop.public.orders"], beside=True)
+    assert 'The statistics "Odd one".far lie in another schema than public.orders' in texts(source, restore, "refusal")
+
+
 @pytest.mark.parametrize(
     ("planted", "found"),
     [

@@ -13,7 +13,7 @@ from recovery.sources.model import Finding, fact, refusal, warning
 from recovery.sources.postgres.blockers import CREATE_AGAIN
 from recovery.sources.postgres.client import EVENT_TRIGGERS_OFF_SINCE, Connection, Server, translated_errors
 from recovery.sources.postgres.databases.inheritance import shared_tables
-from recovery.sources.postgres.definitions.names import QUALIFIED, parent_of, quoted_name, quoted_names, raw, split
+from recovery.sources.postgres.definitions.names import QUALIFIED, last_name, parent_of, quoted_name, quoted_names, raw, split
 from recovery.sources.postgres.selection import Part, quoted
 from recovery.sources.postgres.tables import beside
 from recovery.sources.postgres.tables.contents import RELATIONS, Chosen
@@ -90,6 +90,12 @@ def _of_set(part: Chosen) -> Iterator[Finding]:
         yield refusal(f"{name} is a part of {parent} and can't be restored alone. Choose {parent}.")
     if ("extension", UNTRIED) in part.all:
         yield refusal(f"Database {database} has the extension {UNTRIED}. Nobody has tried to restore its tables with this project.")
+    for (kind, name), facts in part.objects.items():
+        if kind == "statistics" and split(name)[0] != split(last_name(facts["definition"]))[0]:
+            yield refusal(
+                f"The statistics {name} lie in another schema than {last_name(facts['definition'])}, and would not come back there."
+                f" Restore the whole database {database}."
+            )
     for name in shared_tables(part.objects):
         yield refusal(
             f"{name} is a partition or child of another owner's table. Single tables are loaded with the rights of one owner each."

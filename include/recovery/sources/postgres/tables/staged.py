@@ -192,8 +192,8 @@ def _replacement(live: Connection, part: Chosen, kind: str | None) -> Callable[[
 
 
 def _quoted(name: str) -> str:
-    """A name inside of a literal."""
-    return name.replace("\\", "\\\\").replace("'", "''")
+    """A name inside of a literal, as the catalogs write it: with standard_conforming_strings."""
+    return name.replace("'", "''")
 
 
 def _read(value: Any, read: Callable[[str], str]) -> Any:
