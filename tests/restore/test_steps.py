@@ -25,6 +25,7 @@ from recovery.sets.prune import prune
 from recovery.sets.records import read_records
 from recovery.sources.model import LeftOut
 from sandbox.servers import Mongo, Postgres, wait_for
+from tests.support.kills import killed_at_statement
 from tests.support.restore_driver import (
     approve_gate,
     assert_unchanged,
@@ -896,6 +897,17 @@ def test_tables_are_left_beside_after_one_gate_and_stay_after_keep_replaced(whol
         connection.execute(f"DROP SCHEMA {schema} CASCADE")
     assert_unchanged(whole, run)
     assert whole.service_calls == []
+
+
+def test_report_of_tables_beside_says_where_to_look_when_the_task_died_as_it_left_them(whole, monkeypatch):
+    run = whole.restore()
+    run_until(whole, run, "stage postgres.main", beside(whole, run))
+    with killed_at_statement(monkeypatch, "COMMIT", after=True, since=f"RENAME TO .restored_{run.id}"):
+        restore_steps.verify(run, "postgres.main")
+    teardown(run)
+    (words,) = json.loads((run.folder / "report.json").read_text())["left_beside"]["postgres.main"]
+    assert f"Look for what has {run.id} in its name" in words
+    whole.sql(f"DROP SCHEMA restored_{run.id} CASCADE")
 
 
 def test_report_of_tables_beside_says_that_nothing_was_left_when_verify_failed(whole):

@@ -147,14 +147,17 @@ def release_safety_set(session: RestoreSession) -> None:
 
 def name_strangers(context: PlanContext, source_id: str) -> None:
     """Say which copies lie at a source that no restore in staging accounts for: nobody will remove them."""
-    plan = context.plan
-    known = {path.name for path in (plan.staging.folder / plan.plan / "restores").glob("*")}
-    if strangers := sorted(set(context.source(source_id, Restorer).replaced_copies()) - known):
+    if strangers := sorted(set(context.source(source_id, Restorer).replaced_copies()) - _known(context)):
         log.warning("%s has copies of restores that staging does not know: %s; remove them by hand", source_id, ", ".join(strangers))
 
 
 def name_left_beside(context: PlanContext, source_id: str) -> None:
     """Say what restores left beside the live data of a source, since people forget it: nobody removes it but they."""
     source = context.source(source_id, Restorer)
-    for words in source.lying_beside() if isinstance(source, BesideRestorer) else ():
+    for words in source.lying_beside(_known(context)) if isinstance(source, BesideRestorer) else ():
         log.warning("%s: %s", source_id, words)
+
+
+def _known(context: PlanContext) -> set[str]:
+    """The ids of all restores of a plan: their journals stay."""
+    return {path.name for path in (context.plan.staging.folder / context.plan.plan / "restores").glob("*")}

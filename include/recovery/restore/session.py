@@ -138,6 +138,12 @@ class RestoreSession:
         """What stays beside the live data, by source: where it is and how it is dropped, in sentences."""
         return {entry.source: list(entry.facts["words"]) for entry in self.journal.entries(Step.LEFT_BESIDE)}
 
+    @property
+    def maybe_left_beside(self) -> dict[str, list[str]]:
+        """As :attr:`left_beside`; also of sources whose task did not end, so that it may have left something."""
+        words = f"The task that was to leave it there did not end. Look for what has {self.id} in its name; drop it if you do not need it."
+        return {entry.source: [words] for entry in self.journal.entries(Step.LEAVING_BESIDE)} | self.left_beside
+
     def record_left_out(self, step: Step, source_id: str, found: Iterable[LeftOut]) -> None:
         """Say a step of a source that was loaded from a set, and what of it is left out."""
         self.journal.record(step, source_id, left_out=[astuple(each) for each in found])

@@ -79,6 +79,7 @@ def verify(session: RestoreSession, source_id: str) -> None:
         log.info("%s: %s", source_id, "the set can be read whole" if session.in_place else "what was staged is equal to the set")
         if session.beside:
             answers.authorise(session, "plan", source_id)
+            session.journal.record(Step.LEAVING_BESIDE, source_id)
             words = session.target.source(source_id, BesideRestorer).leave_beside(source_view.of(session, source_id))
             session.journal.record(Step.LEFT_BESIDE, source_id, words=words)
             log.info("%s: %s", source_id, " ".join(words))

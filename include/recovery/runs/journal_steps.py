@@ -25,6 +25,7 @@ class Step(StrEnum):
     """What is restored stands beside the live data; in place facts ``rehearsed``, sentences, and ``whole``: of a rehearsal."""
     VERIFIED = "proven"
     """What is staged is equal to the set; fact ``left_out``: names and sentences of what can't be made of it."""
+    LEAVING_BESIDE = "leaving beside"
     LEFT_BESIDE = "left beside"
     """What was staged and verified stays beside the live data; fact ``words``: sentences."""
     UNEQUAL = "unequal"

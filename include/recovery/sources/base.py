@@ -338,8 +338,8 @@ class BesideRestorer(Restorer):
         """
 
     @abstractmethod
-    def lying_beside(self) -> list[str]:
-        """What restores left beside at this source, whichever plan's, and how it is dropped: sentences for people."""
+    def lying_beside(self, restores: Collection[str]) -> list[str]:
+        """What restores of these ids left beside at this source, and how it is dropped: sentences for people."""
 
 
 class Queryable(Source):

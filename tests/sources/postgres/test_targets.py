@@ -2,9 +2,13 @@
 
 import pytest
 
+from recovery.common.connections import Endpoint
 from recovery.common.errors import RestoreError
 from recovery.packs.content_diff import Change
-from sandbox.servers import wait_for
+from recovery.runners.local import LOCAL
+from recovery.sources.postgres.client import Server
+from recovery.sources.postgres.locations import second_copy
+from recovery.sources.postgres.targets import KEPT, targets
 from tests.support.postgres_site import Site, texts
 
 NAMES = ("till", "yard", "loft")
@@ -273,25 +277,24 @@ def test_preflight_reports_needed_and_free_space_for_a_second_copy(site, live, s
 
 
 @pytest.mark.parametrize("tablespace", ["pg_default", "t_other"])
-def test_preflight_counts_the_servers_log_to_the_space_that_a_load_needs(site, tablespace):
-    log, more = 2 << 20, 64 << 20
+def test_space_of_a_load_counts_what_the_servers_log_still_grows(site, tablespace):
     site.sql("postgres", "SET allow_in_place_tablespaces = on", "CREATE TABLESPACE t_other LOCATION ''")
     site.sql("postgres", f"CREATE DATABASE till TABLESPACE {tablespace}")
-    source = site.source("till")
-    restore = site.restore(site.back_up(source), only=["till"])
+    [target] = targets(site.restore(site.back_up(site.source("till")), only=["till"]), {}, KEPT)
+    server = Server(Endpoint("pg", "127.0.0.1", site.server.port, "postgres", site.server.password), [site.server.bin], LOCAL)
     try:
-        needed = {}
-        for size in (more, log):
-            site.sql("postgres", f"ALTER SYSTEM SET max_wal_size = '{size >> 20}MB'")
-            site.sql("postgres", "SELECT pg_reload_conf()")
-            wait_for("the setting", lambda size=size: site.sql("postgres", "SHOW max_wal_size") == [(f"{size >> 20}MB",)])
-            needed[size] = sum(space.needed for space in source.preflight(restore).second_copy)
-        assert needed[log] - log > 1 << 20
-        assert needed[more] == 2 * (needed[log] - log), "a small load does not fill the log"
-        assert "the server of pg" in {space.where for space in source.preflight(restore).second_copy}
+        with server.maintenance() as connection:
+            [(most, there)] = connection.execute("SELECT 1 << 30, sum(size)::bigint FROM pg_ls_waldir()").fetchall()
+            assert site.sql("postgres", "SHOW max_wal_size") == [("1GB",)]
+            assert there < most
+
+            def needed(load):
+                return {space.where: space.needed for space in second_copy(server, connection, [(target, load)])}
+
+            assert sum(needed(1 << 40).values()) == (1 << 40) + most - there
+            assert sum(needed(there).values()) == there, "files of the log that are there are used again"
+            assert "the server of pg" in needed(1 << 40)
     finally:
-        site.sql("postgres", "ALTER SYSTEM RESET max_wal_size")
-        site.sql("postgres", "SELECT pg_reload_conf()")
         site.clean_databases()
         site.sql("postgres", "DROP TABLESPACE t_other")
 

@@ -62,7 +62,7 @@ def describe(session: RestoreSession, reason: str) -> dict[str, Any]:
             ],
             "left_out": _left_out(session),
             "set_aside": _set_aside(session, ended),
-            "left_beside": session.left_beside,
+            "left_beside": session.maybe_left_beside,
             "safety_set": session.safety.manifest().set_id if safe(session) else None,
             "by_people": dict.fromkeys(BY_PEOPLE, ""),
         }

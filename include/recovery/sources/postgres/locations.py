@@ -67,7 +67,7 @@ def second_copy(server: Server, connection: Connection, needs: Iterable[tuple[Ta
         by_tablespace[target.facts["tablespace"]] = by_tablespace.get(target.facts["tablespace"], 0) + size
         freed.update(_freed(connection, target) if target.in_place else {})
     if by_tablespace:
-        by_tablespace["pg_default"] = by_tablespace.get("pg_default", 0) + min(_log(connection), sum(by_tablespace.values()))
+        by_tablespace["pg_default"] = by_tablespace.get("pg_default", 0) + _log(server, connection, sum(by_tablespace.values()))
     for tablespace, needed in by_tablespace.items():
         folder = _folder(server, connection, tablespace)
         where = f"the server of {server.endpoint.id}" + ("" if tablespace == "pg_default" else f", tablespace {tablespace}")
@@ -87,11 +87,24 @@ def has_room(server: Server, connection: Connection, chosen: Sequence[Target]) -
     return all(space.free is not None and space.free > space.needed + space.needed // 4 for space in spaces)
 
 
-def _log(connection: Connection) -> int:
-    """Bytes that the log may grow to before the server uses its files again; a server without room for it stops."""
-    row = connection.execute("SELECT setting::bigint << 20 FROM pg_settings WHERE name = 'max_wal_size'").fetchone()
+def _log(server: Server, connection: Connection, load: int) -> int:
+    """Bytes that the log of a load adds: a server without room for them stops. Beyond ``max_wal_size``, files of the log are used again.
+
+    Args:
+        server: of the target.
+        connection: to it.
+        load: bytes that are loaded.
+    """
+    folder = _folder(server, connection, "pg_default")
+    if folder and (folder / "pg_wal").stat().st_dev != folder.stat().st_dev:  # on a disk of its own
+        return 0
+    query = """SELECT setting::bigint << 20, has_function_privilege('pg_ls_waldir()', 'EXECUTE')
+        FROM pg_settings WHERE name = 'max_wal_size'"""
+    row = connection.execute(query).fetchone()
     assert row is not None
-    return int(row[0])
+    most, may_look = row
+    there = connection.execute("SELECT size FROM pg_ls_waldir()").fetchall() if may_look else []
+    return max(0, min(int(most), load) - sum(int(size) for (size,) in there))
 
 
 def _freed(connection: Connection, target: Target) -> dict[str, int]:

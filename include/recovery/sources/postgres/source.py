@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -198,9 +198,9 @@ class Postgres(Dumper, InPlaceRestorer, BesideRestorer, Queryable):
         """See :meth:`BesideRestorer.leave_beside`."""
         return tables_beside.leave(self._server, restore, self._parts(restore))
 
-    def lying_beside(self) -> list[str]:
+    def lying_beside(self, restores: Collection[str]) -> list[str]:
         """See :meth:`BesideRestorer.lying_beside`."""
-        return tables_beside.lying(self._server, self._names)
+        return tables_beside.lying(self._server, self._names, restores)
 
     def replaced_copies(self) -> list[str]:
         """See :meth:`InPlaceRestorer.replaced_copies`."""

@@ -117,11 +117,13 @@ def test_tables_are_left_beside_as_the_set_has_them_and_live_ones_stay_as_they_a
 
     (sentence,) = words
     assert f"Schema {name} of database shop has 4 relations of" in sentence
-    assert site.source("shop").lying_beside() == site.source().lying_beside() == words
+    site.sql("shop", "CREATE SCHEMA restored_20261130")
+    assert site.source("shop").lying_beside([restore.id]) == site.source().lying_beside([restore.id]) == words
+    site.sql("shop", "DROP SCHEMA restored_20261130")
     source.drop_replaced(restore)
     assert left(site) == {name}
     site.sql("shop", f"DROP SCHEMA {name} CASCADE")
-    assert site.source("shop").lying_beside() == []
+    assert site.source("shop").lying_beside([restore.id]) == []
     assert live(site, restore) == before
 
 

@@ -6,7 +6,7 @@ What is staged becomes that by a rename. Nothing that is live is looked at or ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from psycopg.sql import SQL, Identifier
@@ -130,25 +130,27 @@ def _differences(live: Connection, part: Chosen, names: dict[str, str], readings
     return compare(rows_of(expected), rows_of(found))
 
 
-def lying(server: Server, named: Collection[str]) -> list[str]:
+def lying(server: Server, named: Collection[str], restores: Collection[str]) -> list[str]:
     """What restores left beside, in sentences.
 
     Args:
         server: where to look.
         named: databases, by their names there; none for all.
+        restores: ids; a schema of another may be somebody's own.
     """
     words = []
     for database, usable in server.databases().items():
         if usable and not SET_ASIDE.search(database) and (not named or database in named):
             with server.connect(database) as connection, translated_errors(f"Listing the schemas of {database}"):
-                words += _described(connection)
+                names = [name for name, *_ in connection.execute(_LEFT, [_NAMED]).fetchall()]
+                words += _described(connection, [name for name in names if name.split("_")[1] in restores])
     return words
 
 
-def _described(connection: Connection, only: Iterable[str] | None = None) -> list[str]:
+def _described(connection: Connection, only: Collection[str]) -> list[str]:
     database, words = quoted_name(connection.info.dbname), []
     for name, owner, tables, size in connection.execute(_LEFT, [_NAMED]).fetchall():
-        if only is None or name in only:
+        if name in only:
             schema = quoted_name(name)
             words.append(
                 f"Schema {schema} of database {database} has {counted(tables, 'relation')} of {human_size(size)}, and stays until somebody"
