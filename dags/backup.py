@@ -6,14 +6,14 @@ set as a whole, ``hooks.py`` what the plan wants done before and after.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
 
 from recovery.airflow import mail, tasks
-from recovery.backup import finalize, hooks, steps
+from recovery.backup import cold, finalize, hooks, steps
 from recovery.backup import upload as backup_upload
 from recovery.monitoring import heartbeat as monitoring_heartbeat
 from recovery.plan.model import Plan
@@ -34,6 +34,8 @@ def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=datetime.now(UTC), **given)
     with tasks.waiting_for_restores(loaded.plan, dag_run):
         finalize.prepare(loaded, staged, asked)
+    if loaded.plan.services.down_at_most and asked.mode == "hot":
+        tasks.skip_ahead("stop_services", "limit_downtime", "start_services")
 
 
 @task(trigger_rule=TriggerRule.NONE_FAILED)
@@ -49,6 +51,28 @@ def finish(plan: str, params: dict[str, Any], dag_run: Any, **context: Any) -> N
 @tasks.operator_errors
 def before_backup(plan: str) -> None:
     hooks.before_backup(tasks.context(plan))
+
+
+@task
+@tasks.operator_errors
+def stop_services(plan: str, dag_run: Any) -> None:
+    loaded = tasks.context(plan)
+    tasks.skip_if_false(cold.stop_services(loaded.plan, tasks.staged_set(loaded, dag_run)))
+
+
+@task
+@tasks.operator_errors
+def start_services(plan: str, dag_run: Any) -> None:
+    loaded = tasks.context(plan)
+    tasks.skip_if_false(cold.start_services(loaded.plan, tasks.staged_set(loaded, dag_run)))
+
+
+@task
+@tasks.operator_errors
+def limit_downtime(plan: str, dag_run: Any) -> None:
+    loaded = tasks.context(plan)
+    if cold.limit_downtime(loaded.plan, tasks.staged_set(loaded, dag_run)):
+        tasks.look_again(timedelta(seconds=15))
 
 
 @task
@@ -69,7 +93,8 @@ def heartbeat(plan: str, connection: str, dag_run: Any) -> None:
 
 def form(plan: Plan) -> dict[str, Param]:
     """What a backup by hand is asked."""
-    return {
+    mode = {"mode": Param(plan.mode, enum=["hot", "cold"], description="cold: services are stopped while the sources are read.")}
+    return (mode if plan.services.down_at_most else {}) | {
         "sources": tasks.sources_parameter(plan.source_ids, "Sources to back up. A set without all of them is never the newest valid one."),
         "note": tasks.text_parameter("Why this backup is made; kept with the set.", maxLength=300),
         "hold": Param(False, type="boolean", description="Never prune this set, until the hold is released."),
@@ -95,25 +120,30 @@ def build(plan: Plan) -> DAG:
         on_failure_callback=mail.on_failure(plan, "Backup"),
         tags=["recovery", "backup", plan.plan],
     ) as dag:
-        begun, verified, uploads, prunes = prepare(plan.plan), [], [], []
+        begun, read, ready, uploads, prunes = [prepare(plan.plan)], [], [], [], []
         if plan.hooks.before_backup:
-            begun = begun >> before_backup(plan.plan)
+            begun.append(begun[-1] >> before_backup(plan.plan))
+        if plan.services.down_at_most:
+            begun.append(begun[-1] >> stop_services.override(outlets=[tasks.to_be_watched(plan)])(plan.plan))
         for source in plan.source_ids:
             with TaskGroup(tasks.group_id(source), tooltip=source):
-                verified.append(read_back := verify(plan.plan, source))
-                (
-                    begun
-                    >> dump.override(priority_weight=tasks.dump_priority(plan, source))(plan.plan, source)
-                    >> compress(plan.plan, source)
-                    >> read_back
+                ready.append(read_back := verify(plan.plan, source))
+                dumped = dump.override(priority_weight=tasks.dump_priority(plan, source), trigger_rule=TriggerRule.NONE_FAILED)(
+                    plan.plan, source
                 )
+                begun >> dumped >> (packed := compress(plan.plan, source)) >> read_back
+                read.append(dumped if plan.source(source).snapshot else packed)  # files are read when they are packed
+        if plan.services.down_at_most:
+            ready.append(started := start_services(plan.plan).as_teardown(on_failure_fail_dagrun=True))
+            read >> started
+            begun[-1] >> (limited := limit_downtime(plan.plan))
         for name in plan.destinations:
             uploads.append(sent := upload.override(task_id=f"upload.{name}")(plan.plan, name))
             prunes.append(pruned := prune.override(task_id=f"prune.{name}")(plan.plan, name))
-            verified >> sent >> pruned
-            verified >> pruned
+            ready >> sent >> pruned
+            ready >> pruned
         done = finish.override(outlets=[Asset(f"x-recovery://{plan.plan}/complete-set")])(plan.plan)
-        [*verified, *uploads] >> done
+        [*ready, *uploads, *([limited] if plan.services.down_at_most else [])] >> done
         last = [*uploads, *prunes, done]
         if plan.alerts.heartbeat:
             last.append(done >> heartbeat(plan.plan, plan.alerts.heartbeat))

@@ -1,6 +1,6 @@
 """``<plan>_maintenance``: once a day, remove the copies that restores set aside, when the plan's days for them are over.
 
-A restore that begins starts it too: then it watches until the restore has ended, since a DAG that is paused raises no alarm by itself.
+A restore that begins, or a cold backup, starts it too: then it watches until that has ended, since a DAG that is paused raises no alarm.
 Triggered by hand with a set's id, it also releases the set's holds, or confirms the gap after it.
 """
 
@@ -23,7 +23,7 @@ from recovery.plan.model import Plan
 @task
 @tasks.operator_errors
 def drop_replaced_data(plan: str, dag_run: Any) -> None:
-    tasks.skip_if_false(not tasks.begun_by_restore(dag_run))
+    tasks.skip_if_false(not tasks.only_watches(dag_run))
     replaced_copies.drop_old_copies(tasks.context(plan))
 
 
@@ -52,14 +52,14 @@ def watch_restores(plan: str, dag_run: Any, **context: Any) -> None:
     except RestoreError as error:
         mail.restore_stalled(loaded, str(error), {"dag_run": dag_run, **context})
         raise
-    if go_on and tasks.begun_by_restore(dag_run):
+    if go_on and tasks.only_watches(dag_run):
         tasks.look_again()
 
 
 @task
 @tasks.operator_errors
 def watch_runs(plan: str, dag_run: Any) -> None:
-    tasks.skip_if_false(not tasks.begun_by_restore(dag_run))
+    tasks.skip_if_false(not tasks.only_watches(dag_run))
     refuse_future_runs(tasks.context(plan).plan)
 
 
@@ -69,7 +69,7 @@ def build(plan: Plan) -> DAG:
         dag_id=f"{plan.plan}_maintenance",
         description=f"Remove what restores of {plan.plan} set aside, after {human_duration(plan.keep_replaced)}; watch restores",
         doc_md=tasks.documentation("maintenance", plan),
-        schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("@daily", timezone="UTC"), assets=[tasks.restore_begun(plan)]),
+        schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("@daily", timezone="UTC"), assets=[tasks.to_be_watched(plan)]),
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
         auto_register=False,  # half a DAG is none

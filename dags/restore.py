@@ -63,7 +63,7 @@ def build(plan: Plan) -> DAG:
         approve_plan = Gate(task_id="approve_plan", plan=plan, gate="plan")
         approve_cutover = Gate(task_id="approve_cutover", plan=plan, gate="cutover")
         accept = Gate(task_id="accept", plan=plan, gate="accept", trigger_rule=TriggerRule.ALL_DONE)
-        chain(choose_set(plan.plan), look_before.override(outlets=[tasks.restore_begun(plan)])(plan.plan), approve_plan)
+        chain(choose_set(plan.plan), look_before.override(outlets=[tasks.to_be_watched(plan)])(plan.plan), approve_plan)
         with TaskGroup("stage_and_verify"):
             for source in plan.source_ids:
                 staged = tasks.of_restored_source(steps.stage, f"stage.{source}", plan, source)

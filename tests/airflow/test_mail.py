@@ -69,7 +69,7 @@ def test_mail_of_missing_acceptance_has_the_run_and_the_days_of_replaced_data(pl
 def test_mail_of_a_restore_that_stands_still_has_what_is_known_of_it(plan, smtp):
     mail.restore_stalled(plan, "The restore 0123abcd stands still. Its services are STOPPED. Next: Unpause that DAG.", context())
     subject, text = text_of(smtp.messages[0])
-    assert subject == "[small] restore STANDS STILL"
+    assert subject == "[small] restore or cold backup STANDS STILL"
     assert "Its services are STOPPED. Next: Unpause that DAG." in text
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from recovery.backup import finalize
 from recovery.restore import state
 from recovery.runs.journal import Journal
+from recovery.runs.stalled import refuse_during_restore
 from recovery.sets.records import read_records
 from tests.support.kills import Killed, killed_in_process
 from tests.support.restore_driver import assert_unchanged, journal_steps, steps, teardown
@@ -40,7 +40,7 @@ def check_ended(system, run, reason):
         records = read_records(destination, run.manifest().path, run.context.verify_key(), run.manifest())
         assert records.holds == (), f"{destination.name}: {records.holds}; {where}"
         assert len(records.of("report")) == 1, where
-    finalize.refuse_during_restore(run.plan)
+    refuse_during_restore(run.plan)
     for folder in ("work", "fetch"):
         assert not list((run.folder / folder).glob("*")), where
 

@@ -107,7 +107,9 @@ def test_backup_dag_has_the_designed_graph(parsed):
     assert parsed.edges("shop_backup") == expected
     rules = {task_id: task["trigger_rule"] for task_id, task in parsed.tasks("shop_backup").items()}
     assert {rules.pop(f"upload.{name}") for name in DESTINATIONS} == {"all_done"}
-    assert {rules.pop(task_id) for task_id in ("prune.local", "prune.offsite", "finish")} == {"none_failed"}
+    assert {rules.pop(task_id) for task_id in ("prune.local", "prune.offsite", "finish", *(f"{group}.dump" for group in GROUPS))} == {
+        "none_failed"
+    }
     assert set(rules.values()) == {"all_success"}
     assert not any(task.get("is_teardown") or task.get("is_setup") for task in parsed.tasks("shop_backup").values())
 
@@ -123,7 +125,7 @@ def test_restore_that_begins_starts_the_maintenance_of_its_plan(parsed):
     assert list(outlets) == ["preflight"]
     timetable = json.dumps(parsed.dags["shop_maintenance"]["dag"]["timetable"])
     for stored in (json.dumps(outlets), timetable):
-        assert "x-recovery://shop/restore-begun" in stored
+        assert "x-recovery://shop/to-be-watched" in stored
     assert "@daily" in timetable or "0 0 * * *" in timetable
 
 
@@ -149,10 +151,32 @@ def test_backup_dag_has_hook_tasks_when_the_plan_has_hooks(plans, parse, plain):
     last |= {("finish", "after_backup"), ("heartbeat", "after_backup")}
     without = plain.edges("shop_backup")
     assert hooked.edges("shop_backup") - without == first | last
-    assert without - hooked.edges("shop_backup") == {("prepare", f"{group}.dump") for group in GROUPS}
+    assert without <= hooked.edges("shop_backup")
     tasks = hooked.tasks("shop_backup")
     assert [task_id for task_id, task in tasks.items() if task.get("is_teardown")] == ["after_backup"]
     assert tasks["after_backup"]["on_failure_fail_dagrun"] is True
+
+
+def test_backup_dag_stops_services_around_the_reading_of_sources_when_the_plan_has_them(plans, parse, parsed):
+    write_plan(plans, more="services: {stop: [['true']], start: [['true']], down_at_most: 5m}\n")
+    cold = parse()
+    without = parsed.edges("shop_backup")
+    read = {f"{group}.{'dump' if group.startswith(('postgres', 'mongo')) else 'compress'}" for group in GROUPS}
+    last = {("start_services", f"{step}.{name}") for step in ("upload", "prune") for name in DESTINATIONS} | {("start_services", "finish")}
+    assert cold.edges("shop_backup") - without == {
+        ("prepare", "stop_services"),
+        ("stop_services", "limit_downtime"),
+        ("limit_downtime", "finish"),
+        *(("stop_services", f"{group}.dump") for group in GROUPS),
+        *((task_id, "start_services") for task_id in read),
+        *last,
+    }
+    tasks = cold.tasks("shop_backup")
+    assert [task_id for task_id, task in tasks.items() if task.get("is_teardown")] == ["start_services"]
+    assert tasks["start_services"]["on_failure_fail_dagrun"] is True
+    assert "x-recovery://shop/to-be-watched" in json.dumps(tasks["stop_services"]["outlets"])
+    modes = dict(cold.dags["shop_backup"]["dag"]["params"])["mode"]
+    assert (modes["default"], modes["schema"]["__var"]["enum"]) == ("hot", ["hot", "cold"])
 
 
 def test_restore_dag_has_the_designed_graph(parsed):

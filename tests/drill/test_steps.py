@@ -13,7 +13,6 @@ from pathlib import Path
 import pymongo
 import pytest
 
-from recovery.backup import finalize
 from recovery.common.errors import PlanError, RecoveryError, RestoreError, StagingError
 from recovery.drill import steps as drill_steps
 from recovery.drill.steps import DrillRequest
@@ -24,6 +23,7 @@ from recovery.restore import steps as restore_steps
 from recovery.restore.report import write
 from recovery.restore.session import RestoreSession
 from recovery.runners import processes as runners_processes
+from recovery.runs.stalled import refuse_during_restore
 from recovery.sets.layout import MANIFEST_FILE, PACKS_FILE, SIGNATURE_FILE
 from recovery.sets.manifest import parse_manifest, write_manifest
 from recovery.sets.prune import prune
@@ -155,7 +155,7 @@ def test_drill_verifies_whole_system_on_scratch_servers_and_stores_verification_
     for _, step in list(steps(run))[2:]:
         step()
     assert (root / "files.uploads" / "files" / "top.txt").read_text() == "as in the set\n"
-    finalize.refuse_during_restore(run.plan)  # a backup does not wait for it
+    refuse_during_restore(run.plan)  # a backup does not wait for it
     assert teardown(run) == ""
     nothing_left(whole, run, root)
     assert whole.service_calls == [], "the live system's services are none of a drill's business"

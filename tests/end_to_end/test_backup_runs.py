@@ -239,13 +239,14 @@ def wrong_questions(play):
 # Sources and destinations that fail ---------------------------------------------------------------------------------
 
 
-@scenario(servers=("postgres",), retries=1)
+@scenario(servers=("postgres",), retries=1, down_at_most="10m")
 def source_failed(play):
     fields = play.system.connections()[f"{play.name}_postgres"]
     play.airflow.admin.put_connection(f"{play.name}_postgres", fields | {"password": "wrong"})
-    play.trigger().ended("failed")
+    play.trigger(mode="cold").ended("failed")
     states = play.states
     assert states["postgres_main.dump"] == "failed"
+    assert (states["start_services"], play.system.services) == ("success", {"web": True, "workers": True})
     assert {states[f"upload.{place}"] for place in ("near", "far")} == {"success"}
     assert {states[f"prune.{place}"] for place in ("near", "far")} == {"upstream_failed"}
     assert states["finish"] == states["heartbeat"] == "upstream_failed"
@@ -263,6 +264,7 @@ def source_failed(play):
     play.ended("failed")
     assert "is closed: its manifest is written, postgres.main can't be added" in play.logs("postgres_main.dump")
     play.trigger().ended("success")
+    assert {play.states[task_id] for task_id in ("stop_services", "limit_downtime", "start_services")} == {"skipped"}
     assert play.sets()[-1].complete
     assert play.pings == 1
     assert play.staged == []
@@ -298,15 +300,19 @@ def destination_failed(play):
 # Kills and marks ----------------------------------------------------------------------------------------------------
 
 
-@scenario(servers=("postgres",), retries=1)
+@scenario(servers=("postgres",), retries=1, down_at_most="10m")
 def killed_dump(play):
     with play.database_in_use() as waiting:
-        play.trigger()
+        play.trigger(mode="cold")
         os.kill(waiting(), signal.SIGKILL)
         play.operator.wait_task(play.dag, play.run_id, "postgres_main.dump", ("up_for_retry", "queued", "running", "success"), timeout=240)
         wait_for("the second try", lambda: play.tries("postgres_main.dump") == 2)
+        assert play.system.service_calls == ["stop web", "stop workers"]
     play.ended("success")
+    assert play.system.service_calls == ["stop web", "stop workers", "start workers", "start web"]
+    assert {play.states[task_id] for task_id in ("stop_services", "limit_downtime", "start_services")} == {"success"}
     made = play.sets()[-1]
+    assert made.downtime_seconds > 0
     assert made.complete
     assert made.sources["postgres.main"].totals.counts[play.name] >= 500
     assert play.staged == []
@@ -365,7 +371,7 @@ def hooks_after_a_kill_and_a_mark(play):
     assert "The backup did not succeed" in play.logs("after_backup")
 
 
-@scenario()
+@scenario(down_at_most="10m")
 def logical_date_in_the_future(play):
     """A wrong time zone in the form is enough: Airflow starts no task of the run before that date."""
     maintenance, admin = f"{play.name}_maintenance", play.airflow.admin
@@ -383,6 +389,9 @@ def logical_date_in_the_future(play):
     assert set(play.operator.states(play.dag, "early").values()) == {"none"}
     assert play.operator.run_state(play.dag, play.run_id) == "queued"
     play.operator.mark_run(play.dag, "early", "failed")
+    waiting = [task_id for task_id, state in play.operator.states(play.dag, "early").items() if state == "none"]
+    assert waiting == ["start_services"], "Airflow waits for the teardown of a run that was marked"
+    play.operator.mark_task(play.dag, "early", "start_services", "failed")
     play.ended("success")
     looked = play.operator.trigger(maintenance, {})
     assert play.operator.wait_run(maintenance, looked) == "success"

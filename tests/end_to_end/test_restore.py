@@ -693,7 +693,7 @@ def paused_with_services_down(play):
     for dag, run, task in ((maintenance, looked, "watch_restores"), (backups, backup, "prepare")):
         words = play.operator.log_text(dag, run, task)
         assert f"run {play.run_id!r} of {play.dag}, stands still. Its services are STOPPED." in words, words
-    [told] = play.mails("restore STANDS STILL")
+    [told] = play.mails("STANDS STILL")
     assert "Its services are STOPPED" in told
 
     play.operator.mark_run(play.dag, play.run_id, "failed")

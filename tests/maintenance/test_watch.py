@@ -2,6 +2,7 @@ from datetime import timedelta
 
 import pytest
 
+from recovery.backup import cold
 from recovery.common import units
 from recovery.common.errors import RestoreError
 from recovery.drill.steps import DrillRequest, choose_drill
@@ -44,6 +45,21 @@ def test_watch_goes_on_until_the_restore_has_ended(system, watched):
         step()
     assert watched() is True
     assert teardown(run) == ""
+    assert watched() is False
+
+
+def test_watch_raises_the_alarm_for_services_that_a_cold_backup_left_down(system, watched, monkeypatch):
+    system.write_plan(cold="\n  down_at_most: 30m")
+    staged = system.begin_backup(mode="cold")
+    cold.stop_services(system.plan(), staged)
+    assert watched() is True
+    monkeypatch.setattr(cold, "now", lambda: NOW() + timedelta(minutes=44))
+    assert watched() is True
+    monkeypatch.setattr(cold, "now", lambda: NOW() + timedelta(minutes=46))
+    with pytest.raises(RestoreError, match=r"of small_backup, has stopped the services 46 min ago, and nothing starts them") as caught:
+        watched()
+    assert "Start them by hand now" in caught.value.next_step
+    cold.start_left_down(system.plan(), system.begin_backup("other"))
     assert watched() is False
 
 

@@ -42,7 +42,7 @@ destinations:
 approvals: {{approvers: [{{id: alice, name: Alice}}, {{id: bob, name: Bob}}], timeout: {timeout}}}
 services:
   stop: [["{folder}/service", stop, web], ["{folder}/service", stop, workers]]
-  start: [["{folder}/service", start, workers], ["{folder}/service", start, web]]
+  start: [["{folder}/service", start, workers], ["{folder}/service", start, web]]{cold}
 checks:
   - {{argv: ["{folder}/service", check, web], retries: 0}}
 staging: {{folder: "{folder}/staging"}}
@@ -61,11 +61,22 @@ class SampleSystem(ControllableServices):
         mongo: a running server, or none.
         timeout: of the gates.
         more: further lines of the plan.
+        down_at_most: how long a cold backup may stop the services; no such backups if None.
         gates: of a target ``elsewhere`` for all sources, on the same servers under other names; no such target if None.
     """
 
     def __init__(
-        self, folder: Path, name="small", *, postgres=None, mongo=None, timeout="12h", more="", gates=None, plans: Path | None = None
+        self,
+        folder: Path,
+        name="small",
+        *,
+        postgres=None,
+        mongo=None,
+        timeout="12h",
+        more="",
+        gates=None,
+        plans: Path | None = None,
+        down_at_most=None,
     ):
         self.folder = folder
         self.name = name
@@ -75,7 +86,8 @@ class SampleSystem(ControllableServices):
         self.mongo = mongo
         self.plans = plans or folder / "plans"
         self.elsewhere = folder / "elsewhere"
-        self._settings = {"timeout": timeout, "more": more, "rpo": "24h"}
+        cold = f"\n  down_at_most: {down_at_most}" if down_at_most else ""
+        self._settings = {"timeout": timeout, "more": more, "rpo": "24h", "cold": cold}
         self._gates = gates
         folder.mkdir(parents=True)
         for sub in ("near", "far"):

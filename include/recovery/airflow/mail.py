@@ -89,8 +89,8 @@ def nobody_accepted(plan: Plan, context: Any) -> None:
 
 
 def restore_stalled(plan: Plan, words: str, context: Any) -> None:
-    """Raise the alarm that a restore stands still, perhaps with services down."""
-    _try_mail(plan.plan, f"[{plan.plan}] restore STANDS STILL", f"{words}\n\nSaid by {_page(context)}\n", context)
+    """Raise the alarm that a restore, or a cold backup, stands still, perhaps with services down."""
+    _try_mail(plan.plan, f"[{plan.plan}] restore or cold backup STANDS STILL", f"{words}\n\nSaid by {_page(context)}\n", context)
 
 
 def _try_mail(plan_name: str, subject: str, body: str, context: Any) -> None:

@@ -17,7 +17,13 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
 from airflow.sdk.definitions.param import ParamsDict
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+    DownstreamTasksSkipped,
+)
 
 from recovery.airflow.connections import CLIENTS
 from recovery.backup.steps import Work
@@ -256,6 +262,11 @@ def skip_if_false(done: object) -> None:
         raise AirflowSkipException("There was nothing to do; see the log above.")
 
 
+def skip_ahead(*task_ids: str) -> NoReturn:
+    """End this task with success, and skip others of its run before they start: a task that finds out by itself costs a process."""
+    raise DownstreamTasksSkipped(tasks=list(task_ids))  # type: ignore[no-untyped-call]
+
+
 def failed_before(ti: Any) -> list[str]:
     """The tasks of a task's run that failed by themselves, and not because of another."""
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
@@ -300,13 +311,13 @@ def refuse_cleared(dag_run: Any) -> None:
         raise ApprovalError("This run was cleared, so who asked for it is not known.", "Trigger a new restore.")
 
 
-def restore_begun(plan: Plan) -> Asset:
-    """What a restore emits when it begins to look at its target; the maintenance of the plan watches it from then on."""
-    return Asset(f"x-recovery://{plan.plan}/restore-begun")
+def to_be_watched(plan: Plan) -> Asset:
+    """What a restore emits when it begins to look at its target, and a cold backup when services are stopped: maintenance then watches."""
+    return Asset(f"x-recovery://{plan.plan}/to-be-watched")
 
 
-def begun_by_restore(dag_run: Any) -> bool:
-    """Whether a run of maintenance is there to watch a restore, and for nothing else."""
+def only_watches(dag_run: Any) -> bool:
+    """Whether a run of maintenance is there to watch a restore or a cold backup, and for nothing else."""
     return bool(dag_run.run_type == "asset_triggered")
 
 

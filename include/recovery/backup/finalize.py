@@ -11,10 +11,10 @@ from pathlib import Path
 import pyrage
 import zstandard
 
-from recovery.backup import restore_guide
+from recovery.backup import cold, restore_guide
 from recovery.backup.new_warnings import warned
 from recovery.backup.steps import Work
-from recovery.common.errors import DestinationError, PlanError, RestoreError, RestoreUnderWay, StagingError
+from recovery.common.errors import DestinationError, PlanError, RestoreError, StagingError
 from recovery.common.files import locked, write_record, written_in
 from recovery.common.units import human_duration
 from recovery.crypto.recipients import recipient_fingerprint
@@ -24,7 +24,7 @@ from recovery.runs import active
 from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import RunRecord, StagedSet, open_staging, sweep
-from recovery.runs.stalled import NEXT_STEP, stalled
+from recovery.runs.stalled import refuse_during_restore
 from recovery.sets.catalog import CatalogSet, read_catalog
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, PACKS_FILE, pack_path
 from recovery.sets.manifest import (
@@ -59,6 +59,7 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
         )
     refuse_during_restore(plan)
     open_staging(plan, staged.set_folder)
+    cold.start_left_down(plan, staged)
     sweep(plan, staged.id)
     if staged.begun:
         log.info("this run has begun already; its set is %s", staged.id)
@@ -72,23 +73,6 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
     }
     write_record(staged.run_file, record.model_copy(update=update))
     log.info("set %s, of %s", staged.id, ", ".join(record.sources))
-
-
-def refuse_during_restore(plan: Plan) -> None:
-    """A backup must not read a system that a restore has half cut over, or that nobody has accepted yet.
-
-    Raises:
-        RestoreUnderWay: if there is such a restore.
-        RestoreError: if it stands still, so that waiting for it would only hide that.
-    """
-    for each in active.into_live(plan):
-        if not each.journal.closed and each.journal.entries(Step.STOPPING_SERVICES):
-            if words := stalled(each):
-                raise RestoreError(f"{words} Until it has ended, no backup is made.", NEXT_STEP)
-            raise RestoreUnderWay(
-                f"The {each} is between its cutover and its acceptance.",
-                "Answer its last gate, or look at its report; a backup that still waits goes on then, one that failed can be cleared.",
-            )
 
 
 def _valid_sets(context: PlanContext) -> list[CatalogSet]:
@@ -144,7 +128,8 @@ def close(context: PlanContext, staged: StagedSet) -> None:
             sources=sources,
             missing=missing,
             complete=not missing,
-            skew_seconds=skew(sources),
+            skew_seconds=skew(sources) if run.mode == "hot" else 0,
+            downtime_seconds=cold.downtime(staged).total_seconds() if run.mode == "cold" else None,
             files=Files(
                 contents=describe_file(staged.set_folder / CONTENTS_FILE),
                 instructions=describe_file(staged.set_folder / INSTRUCTIONS_FILE),

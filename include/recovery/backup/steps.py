@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from recovery.backup import cold
 from recovery.backup.loss_check import noting, refuse_lost
 from recovery.common.errors import SourceError
 from recovery.common.files import check_space, empty_folder, fsync_folder, read_record, write_atomically, write_record, written_in
@@ -154,7 +155,7 @@ def dump(work: Work) -> None:
         log.info("%s is dumped already", work.source_id)
         return
     started = time.monotonic()
-    with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
+    with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder), cold.reading(work.staged):
         empty_folder(work.dump_folder)
         if not work.plan.source(work.source_id).snapshot:
             _wait_for_snapshots(work)
@@ -239,7 +240,9 @@ def compress(work: Work) -> None:
         with written_in(work.pack_folder), _removed_on_failure(work.pack_folder):
             empty_folder(work.pack_folder)
             check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts), f"packing {work.source_id}")
-            write_record(work.folder / "sealed.json", _seal_all(work, made))
+            with cold.reading(work.staged) if any(artifact.live for artifact in made.artifacts) else nullcontext():
+                sealed = _seal_all(work, made)
+            write_record(work.folder / "sealed.json", sealed)
     for artifact in made.artifacts:
         if artifact.listing is None:
             shutil.rmtree(artifact.root, ignore_errors=True)

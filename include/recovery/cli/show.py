@@ -65,7 +65,7 @@ def _set(manifest: Manifest, records: Records) -> list[str]:
     lines.append(
         f"  everything before {human_moment(manifest.begins)} is in it ({age} ago), nothing after {human_moment(manifest.ends, up=True)}"
     )
-    lines.append(f"  the moments at which the sources were read lie {human_duration(manifest.skew_seconds)} apart")
+    lines.append(f"  {manifest.apart}")
     lines.append(f"  {human_size(manifest.stored_bytes)}, encrypted to {', '.join(manifest.recipients)}")
     return lines + ([f"  {hold.why}" for hold in records.holds] or ["  not held"])
 

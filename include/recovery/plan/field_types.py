@@ -139,6 +139,8 @@ Argv = Annotated[
 Level = Literal["stored", "decoded", "restored"]
 Gate = Literal["plan", "cutover", "accept"]
 """The questions of a restore, in their order."""
+Mode = Literal["hot", "cold"]
+"""Of a backup: whether the services run while it reads the sources."""
 Method = Literal["swap", "in place", "beside"]
 """Of a restore: beside the live data, and then cut over; dropped and loaded, after a safety backup; beside the live data, to stay there."""
 LIVE = "live"

@@ -21,6 +21,7 @@ from recovery.plan.field_types import (
     Duration,
     Level,
     Method,
+    Mode,
     Name,
     Part,
     Prefix,
@@ -180,6 +181,8 @@ class Plan(Part):
     hooks: Hooks = Hooks()
     checks: tuple[Check, ...] = ()
     """What the restored system must answer: the runbook's "verify that the system works" as data."""
+    mode: Mode = "hot"
+    """Whether backups stop the services while they read the sources, unless whoever triggers one says otherwise."""
     restore_method: Method = "swap"
     """The method that the form of a restore offers first."""
     targets: dict[Name, Target] = {}

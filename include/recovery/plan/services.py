@@ -14,3 +14,5 @@ class Services(Part):
     start: tuple[Argv, ...] = ()
     timeout: Duration = timedelta(minutes=5)
     """How long each command may take."""
+    down_at_most: Duration | None = None
+    """How long a cold backup may keep them stopped; without it there are no cold backups."""

@@ -22,6 +22,10 @@ def faults(plan: Plan) -> Iterator[str]:
     """One sentence for everything that does not fit, with the key's path and what to write instead."""
     if plan.verification == "content" and plan.encryption.identity is None:
         yield "verification: 'content' needs encryption.identity; name the Connection, or write verification: checksum"
+    if plan.mode == "cold" and plan.services.down_at_most is None:
+        yield "mode: cold backups need services.down_at_most; write how long services may be stopped, or mode: hot"
+    if plan.services.down_at_most is not None and not (plan.services.stop and plan.services.start):
+        yield "services.down_at_most: cold backups need services.stop and services.start; write both, or leave this out"
     for source_id, root in _roots(plan):
         for key, folder in _own_folders(plan):
             if folder.is_relative_to(root):

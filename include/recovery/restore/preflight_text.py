@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from recovery.common.units import human_duration, human_size, plain_markdown
+from recovery.common.units import human_size, plain_markdown
 from recovery.common.wording import counted
 from recovery.packs.content_diff import Change
 from recovery.restore.preflight_facts import Facts
@@ -25,7 +25,7 @@ def render(facts: Facts, findings: Sequence[Judgement]) -> str:
     lines += [f"- ⚠ {plain_markdown(warning)}" for warning in facts.choice_warnings]
     if facts.manifest.note:
         lines.append(f"- Note of the backup: {plain_markdown(facts.manifest.note)}")
-    lines.append(f"- The moments at which the sources were read lie {human_duration(facts.manifest.skew_seconds)} apart.")
+    lines.append(f"- {facts.manifest.apart}")
     for source_id in facts.reports:
         lines += _source(facts, source_id, findings)
     if of_checks := _findings(findings, CHECKS):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from recovery.common.errors import RestoreError, VerificationError
+from recovery.common.files import locked
 from recovery.common.wording import counted, shortened
 from recovery.packs.content_diff import Difference
 from recovery.restore import answers, source_view
@@ -21,6 +22,7 @@ from recovery.restore.session import RestoreSession
 from recovery.restore.source_view import SourceRestore
 from recovery.restore.state import in_use, since_staging, timed
 from recovery.runners.commands import run_all
+from recovery.runs import active
 from recovery.runs.journal_steps import Step
 from recovery.sources.base import BesideRestorer, InPlaceRestorer
 from recovery.sources.model import LeftOut, Rehearsal
@@ -125,9 +127,10 @@ def stop_services(session: RestoreSession) -> None:
                 f"{', '.join(unproven)} was not verified as it is staged now; marking a task as success does not do its work.",
                 "Trigger a new restore.",
             )
-        session.journal.record(Step.STOPPING_SERVICES)
-        run_all(session.target.services.stop, session.target.services)
-        session.journal.record(Step.SERVICES_STOPPED)
+        with locked(active.services_lock(session.plan)):
+            session.journal.record(Step.STOPPING_SERVICES)
+            run_all(session.target.services.stop, session.target.services)
+            session.journal.record(Step.SERVICES_STOPPED)
 
 
 def cut_over(session: RestoreSession, source_id: str) -> None:

@@ -124,6 +124,11 @@ def _journals(plan: Plan) -> Iterator[Path]:
     return (plan.staging.folder / plan.plan / "restores").glob("*/journal.jsonl")
 
 
+def services_lock(plan: Plan) -> Path:
+    """Held while services of the live system are stopped or started, so that a cold backup and a restore do not do both at one time."""
+    return plan.staging.folder / plan.plan / "services.lock"
+
+
 def refuse_second(own: Plan, folder: Path, request: Request) -> None:
     """Two restores to one place, be they of two plans, would each take what the other put there for what was there before.
 

@@ -7,6 +7,7 @@
       sources/<source>/dump/          the raw dump, its listings and inventories; ``dump.json`` in it is written last
       sources/<source>/*.json         records of the steps that are done, and ``<artifact>.contents.jsonl``
       set/                            the set as destinations will hold it; ``manifest.json`` closes it
+      services.jsonl                  of a cold backup, what is done to the services, said before it is done
       uploaded/<destination>          an empty file: this destination holds the set
     <staging>/<plan>/sets/<set id>.age
                                       how long it waits already, as runs have seen it
@@ -31,7 +32,9 @@ from recovery.common.errors import StagingError
 from recovery.common.files import folder_size, make_private, read_record, write_atomically
 from recovery.common.trusted_path import exchangeable
 from recovery.common.units import human_duration, human_size
+from recovery.plan.field_types import Mode
 from recovery.plan.model import Plan
+from recovery.runs.journal import Journal
 from recovery.sets.gaps import longest_wait
 from recovery.sets.manifest import Sentence
 
@@ -54,6 +57,8 @@ class RunRecord(BaseModel):
     safety: bool = False
     """See :attr:`recovery.sets.manifest.Manifest.safety`."""
     allow_empty: bool = False
+    mode: Mode = "hot"
+    """Whether the services run while the sources are read."""
     previous: dict[str, dict[str, int]] = {}
     """Records of each source in the newest valid set, as its manifest counts them, to notice what became empty or is gone."""
     warned: dict[str, tuple[str, ...]] = {}
@@ -76,6 +81,8 @@ class StagedSet:
         self.manifest = self.set_folder / "manifest.json"
         self.lock = self.folder / "lock"
         self.age_file = self.folder.with_name(f"{set_id}.age")
+        self.services = Journal(self.folder / "services.jsonl")
+        """Of a cold backup, what was done to the services."""
         self._ended = self.folder.with_name(f"{set_id}.finished")
 
     def source(self, source_id: str) -> Path:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from recovery.common.errors import RestoreError, RestoreUnderWay
 from recovery.common.files import is_locked
 from recovery.common.units import human_duration, now
+from recovery.plan.model import Plan
+from recovery.runs import active
 from recovery.runs.active import ActiveRestore
 from recovery.runs.journal import Entry, Journal
 from recovery.runs.journal_steps import Step
@@ -69,3 +72,20 @@ def _asks(journal: Journal) -> bool:
 def _last(journal: Journal) -> Entry:
     *_, last = journal.everything()
     return last
+
+
+def refuse_during_restore(plan: Plan) -> None:
+    """A backup must not read a system that a restore has half cut over, or that nobody has accepted yet.
+
+    Raises:
+        RestoreUnderWay: if there is such a restore.
+        RestoreError: if it stands still, so that waiting for it would only hide that.
+    """
+    for each in active.into_live(plan):
+        if not each.journal.closed and each.journal.entries(Step.STOPPING_SERVICES):
+            if words := stalled(each):
+                raise RestoreError(f"{words} Until it has ended, no backup is made.", NEXT_STEP)
+            raise RestoreUnderWay(
+                f"The {each} is between its cutover and its acceptance.",
+                "Answer its last gate, or look at its report; a backup that still waits goes on then, one that failed can be cleared.",
+            )

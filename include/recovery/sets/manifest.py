@@ -21,6 +21,7 @@ from recovery import VERSION
 from recovery.common.errors import ArtifactError, ManifestError
 from recovery.common.files import write_atomically
 from recovery.common.json_text import read_json
+from recovery.common.units import human_duration
 from recovery.crypto.signing import SigningKey, VerifyKey
 from recovery.plan.field_types import Level
 from recovery.sets.layout import CONTENTS_FILE, INSTRUCTIONS_FILE, MANIFEST_FILE, PACKS_FILE, RECORDS_FOLDER, SIGNATURE_FILE, is_set_id
@@ -188,6 +189,8 @@ class Manifest(_Part):
     """Nothing is missing."""
     skew_seconds: Annotated[float, Field(allow_inf_nan=False, gt=-(1 << 53), lt=1 << 53)]
     """How far the sources' moments lie apart, see :func:`skew`."""
+    downtime_seconds: Annotated[float, Field(allow_inf_nan=False, ge=0, lt=1 << 53)] | None = None
+    """Of a cold backup, how long it kept the services stopped. They were while each source was read, so nothing lies in between."""
     files: Files
     recipients: tuple[str, ...]
     """Fingerprints of the age recipients, see :func:`recovery.crypto.recipients.recipient_fingerprint`."""
@@ -227,6 +230,13 @@ class Manifest(_Part):
     def path(self) -> str:
         """The set's folder at a destination."""
         return f"{self.plan}/{self.set_id}"
+
+    @property
+    def apart(self) -> str:
+        """How far the sources' moments lie apart, in a sentence."""
+        if self.downtime_seconds is not None:
+            return f"All sources were read while the services were stopped, for {human_duration(self.downtime_seconds)}: a cold backup."
+        return f"The moments at which the sources were read lie {human_duration(self.skew_seconds)} apart."
 
     def valid(self, level: Level) -> bool:
         """A backup that is complete, and verified to at least this level."""

@@ -1,0 +1,156 @@
+"""Cold backups: the services are stopped while the sources are read, and start again as soon as the last one is.
+
+A journal in the set's staging says what is done to the services, before it is done. So a task that is retried or cleared,
+the next run, and the maintenance of the plan know whether they are down.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from recovery.common.errors import StagingError
+from recovery.common.files import locked
+from recovery.common.units import human_duration, now
+from recovery.plan.model import Plan
+from recovery.runners.commands import run_all
+from recovery.runs import active
+from recovery.runs.journal_steps import Step
+from recovery.runs.staged_set import StagedSet, staged_sets
+from recovery.runs.stalled import refuse_during_restore, services_down
+
+log = logging.getLogger(__name__)
+
+
+def stop_services(plan: Plan, staged: StagedSet) -> bool:
+    """Stop what uses the sources.
+
+    Returns:
+        False if this backup is a hot one.
+
+    Raises:
+        RestoreUnderWay: if a restore has begun to stop them, too.
+        StagingError: if they were started again since: this set would not be cold.
+        ToolError: if a command fails; they are started again then.
+    """
+    if staged.run().mode == "hot":
+        return False
+    with locked(active.services_lock(plan)):
+        refuse_during_restore(plan)
+        if staged.services.entries(Step.SERVICES_STARTED):
+            raise _running_again(staged)
+        staged.services.record(Step.STOPPING_SERVICES)
+        run_all(plan.services.stop, plan.services)
+        staged.services.record(Step.SERVICES_STOPPED)
+    return True
+
+
+@contextmanager
+def reading(staged: StagedSet) -> Iterator[None]:
+    """Around the reading of a source: in a cold backup the services are down from its begin to its end.
+
+    Raises:
+        StagingError: if they are not.
+    """
+    is_cold = staged.run().mode == "cold"
+    if is_cold:
+        _refuse_running(staged)
+    yield
+    if is_cold:
+        _refuse_running(staged)
+
+
+def _refuse_running(staged: StagedSet) -> None:
+    if [entry.step for entry in staged.services.everything()][-1:] != [Step.SERVICES_STOPPED]:
+        raise _running_again(staged)
+
+
+def _running_again(staged: StagedSet) -> StagingError:
+    return StagingError(
+        f"The services were not down all the time while the sources of set {staged.id} were read, so it would not be cold.",
+        "Read the logs of stop_services, limit_downtime and start_services; then trigger a new backup run.",
+    )
+
+
+def start_services(plan: Plan, staged: StagedSet) -> bool:
+    """Start what uses the sources again, if this backup has stopped it.
+
+    Returns:
+        False if there is nothing to start.
+
+    Raises:
+        ToolError: if a command fails.
+        StagingError: if they were down for longer than the plan allows; they run again then.
+    """
+    if not staged.begun or not services_down(staged.services):
+        return False
+    _start(plan, staged)
+    if (down := downtime(staged)) > limit(plan):
+        raise _too_long(plan, down)
+    return True
+
+
+def limit_downtime(plan: Plan, staged: StagedSet) -> bool:
+    """Start the services if they have been down for as long as the plan allows, whatever is read by then.
+
+    Returns:
+        Whether they are still down, so that this has to look again.
+
+    Raises:
+        StagingError: if they had to be started.
+        ToolError: if a command fails.
+    """
+    if not staged.begun or not services_down(staged.services):
+        return False
+    if (down := downtime(staged)) <= limit(plan):
+        return True
+    _start(plan, staged)
+    raise _too_long(plan, down)
+
+
+def limit(plan: Plan) -> timedelta:
+    """How long services may be down; not at all by a plan that has lost that key meanwhile."""
+    return plan.services.down_at_most or timedelta()
+
+
+def _too_long(plan: Plan, down: timedelta) -> StagingError:
+    return StagingError(
+        f"The services were down for {human_duration(down)}, longer than the plan's {human_duration(limit(plan))}. They run again.",
+        "Find out in the logs of the dumps what took so long. Raise services.down_at_most, or make hot backups.",
+    )
+
+
+def _start(plan: Plan, staged: StagedSet) -> None:
+    with locked(active.services_lock(plan)):
+        if not services_down(staged.services):
+            return
+        if restore := next((each for each in active.into_live(plan) if services_down(each.journal)), None):
+            log.warning("the %s has stopped the services by now, and starts them itself", restore)
+            staged.services.record(Step.SERVICES_STARTED, left_to=restore.key)
+            return
+        staged.services.record(Step.STARTING_SERVICES)
+        run_all(plan.services.start, plan.services)
+        staged.services.record(Step.SERVICES_STARTED)
+    log.info("the services were down for %s", human_duration(downtime(staged)))
+
+
+def downtime(staged: StagedSet) -> timedelta:
+    """How long a cold backup has kept the services stopped, until now if they still are; nothing for a hot one."""
+    stopping, started = staged.services.entries(Step.STOPPING_SERVICES), staged.services.last(Step.SERVICES_STARTED)
+    if not stopping:
+        return timedelta()
+    return (started.time if started else now()) - stopping[0].time
+
+
+def start_left_down(plan: Plan, own: StagedSet) -> None:
+    """Start what a backup before has stopped, if no task of it did: its DAG was deleted or paused, or Airflow was down.
+
+    Raises:
+        ToolError: if a command fails.
+    """
+    for staged in staged_sets(plan):
+        if staged.id != own.id and services_down(staged.services):
+            log.error("the backup of set %s stopped the services and left them down for %s", staged.id, human_duration(downtime(staged)))
+            _start(plan, staged)

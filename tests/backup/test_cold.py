@@ -1,0 +1,179 @@
+"""Cold backups of a real system, whose services are programs."""
+
+from datetime import timedelta
+
+import pytest
+
+from recovery.backup import cold, finalize, steps, upload
+from recovery.backup.steps import Work
+from recovery.common import units
+from recovery.common.errors import RestoreUnderWay, StagingError, ToolError
+from recovery.runs.journal_steps import Step
+from recovery.sets.manifest import decode_manifest
+from tests.support.kills import Killed, die
+from tests.support.restore_driver import run_until, teardown
+from tests.support.system import SampleSystem
+
+pytestmark = pytest.mark.slow
+
+NOW = units.now
+STOPPED = ["stop web", "stop workers"]
+STARTED = ["start workers", "start web"]
+
+
+@pytest.fixture
+def system(tmp_path):
+    return SampleSystem(tmp_path / "small", "small", down_at_most="30m")
+
+
+@pytest.fixture
+def begun(system):
+    return system.begin_backup(mode="cold")
+
+
+def works(system, staged):
+    return [Work(system.context(), staged, source_id) for source_id in staged.run().sources]
+
+
+def read(system, staged):
+    for work in works(system, staged):
+        steps.dump(work)
+        steps.compress(work)
+
+
+def stored(system, staged):
+    """The rest of a backup; its manifest."""
+    for work in works(system, staged):
+        steps.verify(work)
+    finalize.close(system.context(), staged)
+    return decode_manifest(staged.manifest.read_bytes(), "staging")
+
+
+def later(monkeypatch, **passed):
+    monkeypatch.setattr(cold, "now", lambda: NOW() + timedelta(**passed))
+
+
+def test_cold_backup_reads_while_services_are_down_and_the_manifest_says_for_how_long(system, begun):
+    assert cold.stop_services(system.plan(), begun) is True
+    assert system.service_calls == STOPPED
+    read(system, begun)
+    assert cold.limit_downtime(system.plan(), begun) is True
+    assert cold.start_services(system.plan(), begun) is True
+    assert system.service_calls == STOPPED + STARTED
+    manifest = stored(system, begun)
+    assert manifest.downtime_seconds == cold.downtime(begun).total_seconds() > 0
+    assert manifest.skew_seconds == 0
+    assert manifest.apart.startswith("All sources were read while the services were stopped, for ")
+    assert cold.start_services(system.plan(), begun) is False
+    assert cold.limit_downtime(system.plan(), begun) is False
+    assert system.service_calls == STOPPED + STARTED
+
+
+def test_hot_backup_leaves_the_services_alone(system):
+    staged = system.begin_backup()
+    assert cold.stop_services(system.plan(), staged) is False
+    read(system, staged)
+    assert cold.start_services(system.plan(), staged) is False
+    assert cold.limit_downtime(system.plan(), staged) is False
+    assert stored(system, staged).downtime_seconds is None
+    assert system.service_calls == []
+
+
+@pytest.mark.parametrize("step", [steps.dump, steps.compress])
+def test_cold_backup_reads_no_source_before_services_are_stopped_or_after_they_were_started(system, begun, step):
+    uploads = next(work for work in works(system, begun) if work.source_id == "files.uploads")
+    with pytest.raises(StagingError, match="services were not down all the time"):
+        steps.dump(uploads)
+    cold.stop_services(system.plan(), begun)
+    if step is steps.compress:
+        steps.dump(uploads)
+    cold.start_services(system.plan(), begun)
+    with pytest.raises(StagingError, match="services were not down all the time"):
+        step(uploads)
+    with pytest.raises(StagingError, match="services were not down all the time"):
+        cold.stop_services(system.plan(), begun)
+    assert system.service_calls == STOPPED + STARTED
+
+
+def test_source_is_refused_when_services_start_while_it_is_read(system, begun):
+    cold.stop_services(system.plan(), begun)
+    with pytest.raises(StagingError, match="services were not down all the time"), cold.reading(begun):
+        cold.start_services(system.plan(), begun)
+
+
+@pytest.mark.parametrize("point", [Step.SERVICES_STOPPED, Step.STARTING_SERVICES, Step.SERVICES_STARTED])
+def test_services_that_a_killed_task_left_down_are_started(system, begun, monkeypatch, point):
+    journal = type(begun.services)
+    record = journal.record
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(
+            journal, "record", lambda self, step, *rest, **facts: die() if step == point else record(self, step, *rest, **facts)
+        )
+        cold.stop_services(system.plan(), begun)
+        cold.start_services(system.plan(), begun)
+    assert cold.start_services(system.plan(), begun) is True
+    assert all(system.services.values())
+    assert cold.start_services(system.plan(), begun) is False
+
+
+def test_services_are_started_after_a_stop_that_failed(system, begun):
+    system.fail("stop", "workers")
+    with pytest.raises(ToolError):
+        cold.stop_services(system.plan(), begun)
+    assert cold.start_services(system.plan(), begun) is True
+    assert all(system.services.values())
+
+
+def test_services_are_started_and_the_backup_fails_when_they_were_down_for_too_long(system, begun, monkeypatch):
+    cold.stop_services(system.plan(), begun)
+    later(monkeypatch, minutes=29)
+    assert cold.limit_downtime(system.plan(), begun) is True
+    assert system.service_calls == STOPPED
+    later(monkeypatch, minutes=31)
+    uploads = next(work for work in works(system, begun) if work.source_id == "files.uploads")
+    with pytest.raises(StagingError, match=r"longer than the plan's 30 min\. They run again"):
+        cold.limit_downtime(system.plan(), begun)
+    assert system.service_calls == STOPPED + STARTED
+    with pytest.raises(StagingError):
+        steps.dump(uploads)
+
+
+def test_next_backup_starts_services_that_one_before_left_down(system, begun):
+    cold.stop_services(system.plan(), begun)
+    system.begin_backup("another run")
+    assert system.service_calls == STOPPED + STARTED
+    assert not begun.folder.exists()
+
+
+def test_cold_backup_does_not_start_services_that_a_restore_has_stopped(system):
+    system.back_up()
+    staged = system.begin_backup("cold", mode="cold")
+    cold.stop_services(system.plan(), staged)
+    run = system.restore()
+    run_until(system, run, "stop services")
+    assert cold.start_services(system.plan(), staged) is True
+    assert system.service_calls == STOPPED * 2
+    assert teardown(run) != ""
+    assert system.service_calls == STOPPED * 2 + STARTED
+
+
+def test_cold_backup_does_not_stop_services_during_a_restore(system):
+    system.back_up("before")
+    begun = system.begin_backup(mode="cold")
+    run = system.restore()
+    run_until(system, run, "stop services")
+    with pytest.raises(RestoreUnderWay):
+        cold.stop_services(system.plan(), begun)
+    teardown(run)
+
+
+def test_first_gate_of_a_cold_set_says_so(system, begun):
+    cold.stop_services(system.plan(), begun)
+    read(system, begun)
+    cold.start_services(system.plan(), begun)
+    stored(system, begun)
+    for name in system.plan().destinations:
+        upload.upload(system.context(), begun, name)
+    run = system.restore()
+    run_until(system, run, "preflight")
+    assert "a cold backup" in run.findings().text
