@@ -8,6 +8,7 @@ from recovery.backup import cold, finalize, steps, upload
 from recovery.backup.steps import Work
 from recovery.common import units
 from recovery.common.errors import RestoreUnderWay, StagingError, ToolError
+from recovery.restore import steps as restore_steps
 from recovery.runs.journal_steps import Step
 from recovery.sets.manifest import decode_manifest
 from tests.support.kills import Killed, die
@@ -155,6 +156,50 @@ def test_cold_backup_does_not_start_services_that_a_restore_has_stopped(system):
     assert system.service_calls == STOPPED * 2
     assert teardown(run) != ""
     assert system.service_calls == STOPPED * 2 + STARTED
+
+
+def test_services_are_started_when_a_restore_that_has_ended_could_not_start_its_own(system):
+    system.back_up()
+    run = system.restore()
+    run_until(system, run, f"cutover {run.plan.source_ids[-1]}")
+    system.fail("start", "web")
+    with pytest.raises(ToolError):
+        restore_steps.start_services(run)
+    assert "its services do not start" in teardown(run)
+    assert run.journal.closed
+    system.mend("start", "web")
+    staged = system.begin_backup("cold", mode="cold")
+    cold.stop_services(system.plan(), staged)
+    cold.start_services(system.plan(), staged)
+    assert all(system.services.values())
+
+
+def test_services_are_not_left_to_a_restore_of_another_plan_which_starts_others(system, tmp_path, monkeypatch):
+    other = SampleSystem(tmp_path / "other", "other", plans=system.plans)
+    other.edit_plan(str(other.storage), str(system.storage))
+    monkeypatch.setenv("RECOVERY_PLANS", str(system.plans))
+    other.back_up()
+    staged = system.begin_backup("cold", mode="cold")
+    cold.stop_services(system.plan(), staged)
+    run = other.restore()
+    run_until(other, run, "stop services")
+    with pytest.raises(RestoreUnderWay, match="services of small are STOPPED until it ends") as caught:
+        cold.start_services(system.plan(), staged)
+    assert caught.value.retryable
+    assert system.service_calls == STOPPED
+    teardown(run)
+    assert cold.start_services(system.plan(), staged) is True
+    assert system.service_calls == STOPPED + STARTED
+
+
+def test_services_that_were_started_half_are_not_stopped_again_for_the_same_set(system, begun):
+    cold.stop_services(system.plan(), begun)
+    system.fail("start", "web")
+    with pytest.raises(ToolError):
+        cold.start_services(system.plan(), begun)
+    assert system.services == {"web": False, "workers": True}
+    with pytest.raises(StagingError, match="services were not down all the time"):
+        cold.stop_services(system.plan(), begun)
 
 
 def test_cold_backup_does_not_stop_services_during_a_restore(system):

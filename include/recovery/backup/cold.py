@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from recovery.common.errors import StagingError
+from recovery.common.errors import RestoreUnderWay, StagingError
 from recovery.common.files import locked
 from recovery.common.units import human_duration, now
+from recovery.plan.field_types import LIVE
 from recovery.plan.model import Plan
 from recovery.runners.commands import run_all
 from recovery.runs import active
+from recovery.runs.active import ActiveRestore
 from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import StagedSet, staged_sets
 from recovery.runs.stalled import refuse_during_restore, services_down
@@ -39,7 +41,7 @@ def stop_services(plan: Plan, staged: StagedSet) -> bool:
         return False
     with locked(active.services_lock(plan)):
         refuse_during_restore(plan)
-        if staged.services.entries(Step.SERVICES_STARTED):
+        if staged.services.entries(Step.STARTING_SERVICES) or staged.services.entries(Step.SERVICES_STARTED):
             raise _running_again(staged)
         staged.services.record(Step.STOPPING_SERVICES)
         run_all(plan.services.stop, plan.services)
@@ -126,7 +128,7 @@ def _start(plan: Plan, staged: StagedSet) -> None:
     with locked(active.services_lock(plan)):
         if not services_down(staged.services):
             return
-        if restore := next((each for each in active.into_live(plan) if services_down(each.journal)), None):
+        if restore := _restore_with_services_down(plan):
             log.warning("the %s has stopped the services by now, and starts them itself", restore)
             staged.services.record(Step.SERVICES_STARTED, left_to=restore.key)
             return
@@ -134,6 +136,25 @@ def _start(plan: Plan, staged: StagedSet) -> None:
         run_all(plan.services.start, plan.services)
         staged.services.record(Step.SERVICES_STARTED)
     log.info("the services were down for %s", human_duration(downtime(staged)))
+
+
+def _restore_with_services_down(plan: Plan) -> ActiveRestore | None:
+    """The restore that starts the services of this plan itself. One that has ended starts nothing, whatever its journal says last.
+
+    Raises:
+        RestoreUnderWay: if one of another plan, or to another target, works on the same data: that starts other services.
+    """
+    for each in active.into_live(plan):
+        if each.journal.closed or not services_down(each.journal):
+            continue
+        if each.plan.plan == plan.plan and each.target == LIVE:
+            return each
+        raise RestoreUnderWay(
+            f"The {each} changes what {plan.plan} protects, too. The services of {plan.plan} are STOPPED until it ends.",
+            "Let it end. Then clear this task, or start the services by hand.",
+            retryable=True,
+        )
+    return None
 
 
 def downtime(staged: StagedSet) -> timedelta:
