@@ -34,7 +34,7 @@ def prepare(plan: str, params: dict[str, Any], dag: Any, dag_run: Any) -> None:
     asked = RunRecord(plan=plan, set_id=staged.id, run_id=dag_run.run_id, started=datetime.now(UTC), **given)
     with tasks.waiting_for_restores(loaded.plan, dag_run):
         finalize.prepare(loaded, staged, asked)
-    if loaded.plan.services.down_at_most and asked.mode == "hot":
+    if loaded.plan.services.down_at_most and staged.run().mode == "hot":  # as it was when the run began, whatever the plan says now
         tasks.skip_ahead("stop_services", "limit_downtime", "start_services")
 
 
@@ -124,7 +124,7 @@ def build(plan: Plan) -> DAG:
         if plan.hooks.before_backup:
             begun.append(begun[-1] >> before_backup(plan.plan))
         if plan.services.down_at_most:
-            begun.append(begun[-1] >> stop_services.override(outlets=[tasks.to_be_watched(plan)])(plan.plan))
+            begun.append(begun[-1] >> stop_services.override(retries=0, outlets=[tasks.to_be_watched(plan)])(plan.plan))
         for source in plan.source_ids:
             with TaskGroup(tasks.group_id(source), tooltip=source):
                 ready.append(read_back := verify(plan.plan, source))
@@ -134,9 +134,11 @@ def build(plan: Plan) -> DAG:
                 begun >> dumped >> (packed := compress(plan.plan, source)) >> read_back
                 read.append(dumped if plan.source(source).snapshot else packed)  # files are read when they are packed
         if plan.services.down_at_most:
-            ready.append(started := start_services(plan.plan).as_teardown(on_failure_fail_dagrun=True))
+            at_once = {"priority_weight": tasks.SERVICES_PRIORITY, "weight_rule": "absolute"}
+            retried = {"retries": 3, "retry_delay": timedelta(seconds=10)}
+            ready.append(started := start_services.override(**at_once, **retried)(plan.plan).as_teardown(on_failure_fail_dagrun=True))
             read >> started
-            begun[-1] >> (limited := limit_downtime(plan.plan))
+            begun[-1] >> (limited := limit_downtime.override(**at_once, **retried)(plan.plan))
         for name in plan.destinations:
             uploads.append(sent := upload.override(task_id=f"upload.{name}")(plan.plan, name))
             prunes.append(pruned := prune.override(task_id=f"prune.{name}")(plan.plan, name))

@@ -175,6 +175,12 @@ def test_backup_dag_stops_services_around_the_reading_of_sources_when_the_plan_h
     assert [task_id for task_id, task in tasks.items() if task.get("is_teardown")] == ["start_services"]
     assert tasks["start_services"]["on_failure_fail_dagrun"] is True
     assert "x-recovery://shop/to-be-watched" in json.dumps(tasks["stop_services"]["outlets"])
+    [stop] = [task["__var"] for task in cold.dags["shop_backup"]["dag"]["tasks"] if task["__var"]["task_id"] == "stop_services"]
+    assert "retries" not in stop, "Airflow stores no 0; until it is tried again, services would be half down, and no limit counts"
+    for task_id in ("start_services", "limit_downtime"):
+        task = tasks[task_id]
+        assert (task["retries"], task["retry_delay"], task["weight_rule"]) == (3, 10.0, "absolute")
+        assert task["priority_weight"] > 1000, "it must not wait until others are packed"
     modes = dict(cold.dags["shop_backup"]["dag"]["params"])["mode"]
     assert (modes["default"], modes["schema"]["__var"]["enum"]) == ("hot", ["hot", "cold"])
 

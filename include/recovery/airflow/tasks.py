@@ -365,6 +365,10 @@ def dump_priority(plan: Plan, source_id: str) -> int:
     return 10 if plan.source(source_id).snapshot else 1
 
 
+SERVICES_PRIORITY = 1_000_000
+"""Weight of what starts services again: it takes the next free slot, before any other task of any DAG, since people wait."""
+
+
 def group_id(source_id: str) -> str:
     """A source's name for a task group, which takes no dots."""
     return source_id.replace(".", "_")
