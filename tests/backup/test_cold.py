@@ -1,6 +1,8 @@
 """Cold backups of a real system, whose services are programs."""
 
-from datetime import timedelta
+import subprocess
+import sys
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -8,7 +10,10 @@ from recovery.backup import cold, finalize, steps, upload
 from recovery.backup.steps import Work
 from recovery.common import units
 from recovery.common.errors import RestoreUnderWay, StagingError, ToolError
+from recovery.restore import answers, rollback
 from recovery.restore import steps as restore_steps
+from recovery.runs import active, journal
+from recovery.runs.journal import Journal
 from recovery.runs.journal_steps import Step
 from recovery.sets.manifest import decode_manifest
 from tests.support.kills import Killed, die
@@ -48,6 +53,14 @@ def stored(system, staged):
         steps.verify(work)
     finalize.close(system.context(), staged)
     return decode_manifest(staged.manifest.read_bytes(), "staging")
+
+
+class Ahead(datetime):
+    """A clock an hour ahead."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(hours=1)
 
 
 def later(monkeypatch, **passed):
@@ -104,11 +117,10 @@ def test_source_is_refused_when_services_start_while_it_is_read(system, begun):
 
 @pytest.mark.parametrize("point", [Step.SERVICES_STOPPED, Step.STARTING_SERVICES, Step.SERVICES_STARTED])
 def test_services_that_a_killed_task_left_down_are_started(system, begun, monkeypatch, point):
-    journal = type(begun.services)
-    record = journal.record
+    record = Journal.record
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(
-            journal, "record", lambda self, step, *rest, **facts: die() if step == point else record(self, step, *rest, **facts)
+            Journal, "record", lambda self, step, *rest, **facts: die() if step == point else record(self, step, *rest, **facts)
         )
         cold.stop_services(system.plan(), begun)
         cold.start_services(system.plan(), begun)
@@ -137,6 +149,47 @@ def test_services_are_started_and_the_backup_fails_when_they_were_down_for_too_l
     assert system.service_calls == STOPPED + STARTED
     with pytest.raises(StagingError):
         steps.dump(uploads)
+
+
+def test_end_of_a_run_whose_plan_lost_cold_backups_starts_the_services(system, begun):
+    cold.stop_services(system.plan(), begun)
+    read(system, begun)
+    stored(system, begun)
+    system.write_plan(cold="")
+    for name in system.plan().destinations:
+        upload.upload(system.context(), begun, name)
+    with pytest.raises(StagingError, match="They run again"):
+        upload.finish(system.context(), begun, begun.run().sources)
+    assert system.service_calls == STOPPED + STARTED
+    assert upload.finish(system.context(), begun, begun.run().sources) is True
+
+
+def test_set_is_closed_when_the_clock_went_back_while_services_were_down(system, begun, monkeypatch):
+    monkeypatch.setattr(journal, "datetime", Ahead)
+    cold.stop_services(system.plan(), begun)
+    monkeypatch.undo()
+    read(system, begun)
+    cold.start_services(system.plan(), begun)
+    assert stored(system, begun).downtime_seconds == 0
+
+
+def test_source_that_was_read_while_services_started_has_no_record_of_its_dump(system, begun, monkeypatch):
+    """Whatever dies after the record is there, the next try takes the source for dumped."""
+    cold.stop_services(system.plan(), begun)
+    [settings] = [work for work in works(system, begun) if work.source_id == "config.settings"]
+    make = type(settings.source()).dump
+    written = []
+
+    def slow(self, *given):
+        made = make(self, *given)
+        cold.start_services(system.plan(), begun)
+        return made
+
+    monkeypatch.setattr(type(settings.source()), "dump", slow)
+    monkeypatch.setattr(steps, "write_record", lambda path, _record: written.append(path.name))
+    with pytest.raises(StagingError, match="services were not down all the time"):
+        steps.dump(settings)
+    assert written == []
 
 
 def test_next_backup_starts_services_that_one_before_left_down(system, begun):
@@ -190,6 +243,25 @@ def test_services_are_not_left_to_a_restore_of_another_plan_which_starts_others(
     teardown(run)
     assert cold.start_services(system.plan(), staged) is True
     assert system.service_calls == STOPPED + STARTED
+
+
+def test_rollback_stops_services_only_when_no_cold_backup_starts_them(system, monkeypatch):
+    """Else what it takes back would be used meanwhile."""
+    system.back_up()
+    run = system.restore()
+    run_until(system, run, "check")
+    answers.reject(run, "accept", "alice")
+    look = "import pathlib, sys; from recovery.common.files import is_locked; sys.exit(is_locked(pathlib.Path(sys.argv[1])))"
+    held = []
+    run_all = rollback.run_all
+
+    def noting(commands, services):
+        held.append((commands[0][1], subprocess.run([sys.executable, "-c", look, active.services_lock(system.plan())]).returncode))
+        run_all(commands, services)
+
+    monkeypatch.setattr(rollback, "run_all", noting)
+    rollback.roll_back(run)
+    assert held[0] == ("stop", 1)
 
 
 def test_services_that_were_started_half_are_not_stopped_again_for_the_same_set(system, begun):

@@ -162,7 +162,7 @@ def downtime(staged: StagedSet) -> timedelta:
     stopping, started = staged.services.entries(Step.STOPPING_SERVICES), staged.services.last(Step.SERVICES_STARTED)
     if not stopping:
         return timedelta()
-    return (started.time if started else now()) - stopping[0].time
+    return max(timedelta(), (started.time if started else now()) - stopping[0].time)  # clocks jump, and those of workers differ
 
 
 def start_left_down(plan: Plan, own: StagedSet) -> None:

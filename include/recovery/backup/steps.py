@@ -155,11 +155,12 @@ def dump(work: Work) -> None:
         log.info("%s is dumped already", work.source_id)
         return
     started = time.monotonic()
-    with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder), cold.reading(work.staged):
+    with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
         empty_folder(work.dump_folder)
-        if not work.plan.source(work.source_id).snapshot:
-            _wait_for_snapshots(work)
-        made = work.source().dump(work.dump_folder, lambda: _mark(work, "opened"))
+        with cold.reading(work.staged):
+            if not work.plan.source(work.source_id).snapshot:
+                _wait_for_snapshots(work)
+            made = work.source().dump(work.dump_folder, lambda: _mark(work, "opened"))
         _refuse_missing_inventory(work, made)
         write_record(work.dump_folder / "dump.json", made)
     for warning in made.warnings:

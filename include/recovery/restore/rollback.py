@@ -6,6 +6,7 @@ import logging
 
 from recovery.common.errors import RestoreError
 from recovery.common.faults import Faults
+from recovery.common.files import locked
 from recovery.plan.field_types import SCRATCH
 from recovery.restore import answers, source_view
 from recovery.restore.answers import answered
@@ -13,6 +14,7 @@ from recovery.restore.session import RestoreSession
 from recovery.restore.state import cut_over_sources, in_use, kept, may_have_writes, timed
 from recovery.restore.steps import replace
 from recovery.runners.commands import run_all
+from recovery.runs import active
 from recovery.runs.journal_steps import Step
 from recovery.runs.stalled import services_down
 from recovery.sources.model import LeftOut
@@ -60,7 +62,7 @@ def roll_back(session: RestoreSession) -> bool:
     if not session.began or session.journal.closed:
         return False
     faults = Faults()
-    with session.changing("services", forward=False):
+    with session.changing("services", forward=False), locked(active.services_lock(session.plan)):
         if kept(session):
             if services_down(session.journal):
                 _start_again(session, faults)
