@@ -62,9 +62,11 @@ def stop_services(plan: str, dag_run: Any) -> None:
 
 @task
 @tasks.operator_errors
-def start_services(plan: str, dag_run: Any) -> None:
+def start_services(plan: str, dag_run: Any, ti: Any) -> None:
     loaded = tasks.context(plan)
-    tasks.skip_if_false(cold.start_services(loaded.plan, tasks.staged_set(loaded, dag_run)))
+    staged = tasks.staged_set(loaded, dag_run)
+    tasks.refuse_lost_set(staged, ti)
+    tasks.skip_if_false(cold.start_services(loaded.plan, staged))
 
 
 @task

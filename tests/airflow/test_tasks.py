@@ -8,7 +8,7 @@ from airflow.sdk import DAG, TaskGroup
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from recovery.airflow import tasks
-from recovery.common.errors import PlanError, RestoreError, RestoreUnderWay
+from recovery.common.errors import PlanError, RestoreError, RestoreUnderWay, StagingError
 from recovery.restore.session import RestoreSession
 from tests.support.restore_driver import run_until, teardown
 from tests.support.system import SampleSystem
@@ -77,6 +77,22 @@ def test_restore_task_is_refused_when_the_journal_is_missing_after_choose_set(sy
     tasks.refuse_lost(lost, instance("failed"))
     (tmp_path / "moved").rename(staging)
     tasks.refuse_lost(lost, instance("success"))
+
+
+def test_start_of_services_is_refused_when_the_set_is_missing_after_they_were_stopped(system, tmp_path):
+    def run_with(stop_services):
+        return SimpleNamespace(
+            dag_id="small_backup", run_id="r", get_task_states=lambda **_: {"r": {"stop_services": stop_services} if stop_services else {}}
+        )
+
+    staged = system.begin_backup()
+    tasks.refuse_lost_set(staged, run_with("success"))
+    system.plan().staging.folder.rename(tmp_path / "moved")
+    with pytest.raises(StagingError, match="they may be STOPPED") as refused:
+        tasks.refuse_lost_set(staged, run_with("success"))
+    assert refused.value.retryable
+    for other in ("skipped", "upstream_failed", None):
+        tasks.refuse_lost_set(staged, run_with(other))
 
 
 def test_failed_task_of_a_source_is_reported_by_its_whole_task_id(system, monkeypatch):

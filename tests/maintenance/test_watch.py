@@ -63,6 +63,18 @@ def test_watch_raises_the_alarm_for_services_that_a_cold_backup_left_down(system
     assert watched() is False
 
 
+def test_watch_names_a_restore_that_stands_still_beside_a_cold_backup(system, watched, monkeypatch):
+    system.write_plan(cold="\n  down_at_most: 30m")
+    cold.stop_services(system.plan(), system.begin_backup(mode="cold"))
+    run = system.restore("live")
+    run_until(system, run, "stop services")
+    monkeypatch.setattr(cold, "now", lambda: NOW() + timedelta(hours=1))
+    with pytest.raises(RestoreError, match=f"nothing starts them.*{run.id} .*stands still") as caught:
+        watched(hours=1)
+    assert "Start them by hand now" in caught.value.next_step
+    assert stalled.NEXT_STEP in caught.value.next_step
+
+
 def test_watch_raises_the_alarm_for_every_restore_that_stands_still(system, watched):
     live, elsewhere = system.restore("live"), system.restore("elsewhere")
     run_until(system, live, "stop services")

@@ -27,7 +27,7 @@ from airflow.sdk.exceptions import (
 
 from recovery.airflow.connections import CLIENTS
 from recovery.backup.steps import Work
-from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay
+from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay, StagingError
 from recovery.common.faults import Faults
 from recovery.common.units import human_duration
 from recovery.common.wording import escaped
@@ -228,6 +228,23 @@ def refuse_lost(restore: RestoreSession, ti: Any) -> None:
         raise RestoreError(
             f"{restore.folder} is not there, though this restore has chosen a set: what it has changed is not known here.",
             "Let the plan's staging folder be the one that it was, and this worker see it. Then clear this task and those after it.",
+            retryable=True,
+        )
+
+
+def refuse_lost_set(staged: StagedSet, ti: Any) -> None:
+    """Refuse to take a cold backup whose folder can't be found for one that has stopped nothing.
+
+    Raises:
+        StagingError: if there is no record of the run although its services were stopped.
+    """
+    if staged.begun:
+        return
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=["stop_services"])[ti.run_id]
+    if states.get("stop_services") == "success":
+        raise StagingError(
+            f"{staged.folder} is not there, though this backup has stopped the services: they may be STOPPED.",
+            "Start them by hand. Let the plan's staging folder be the one that it was, and this worker see it.",
             retryable=True,
         )
 

@@ -25,14 +25,14 @@ def watch(plan: Plan) -> bool:
         Whether one has to be looked at again: it changes something, has not ended, and was not quiet for longer than a gate may wait.
 
     Raises:
-        RestoreError: if one has stopped services and stands still.
+        RestoreError: if one has stopped services and stands still; it names all of them.
     """
     down = [staged for staged in staged_sets(plan) if services_down(staged.services)]
-    if alarms := [_left_down(staged) for staged in down if downtime(staged) > limit(plan) + QUIET]:
-        raise RestoreError(" ".join(alarms), _START)
+    left_down = [_left_down(staged) for staged in down if downtime(staged) > limit(plan) + QUIET]
     going_on = [restore for restore in recorded_restores(plan) if restore.changing and restore.target != SCRATCH]
-    if alarms := [words for restore in going_on if (words := stalled(restore))]:
-        raise RestoreError(" ".join(alarms), NEXT_STEP)
+    standing_still = [words for restore in going_on if (words := stalled(restore))]
+    if left_down or standing_still:
+        raise RestoreError(" ".join(left_down + standing_still), " ".join([_START][: len(left_down)] + [NEXT_STEP][: len(standing_still)]))
     watched = [restore for restore in going_on if quiet_for(restore) <= QUIET + plan.approvals.timeout]
     for restore in going_on:
         log.info("the %s %s", restore, "goes on, or waits at a gate" if restore in watched else "has not ended; nobody goes on with it")
