@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from recovery.backup import finalize, steps
+from recovery.backup import cold, finalize, steps
 from recovery.backup.steps import Work, compress, dump, verify
 from recovery.common.errors import ArtifactError, ConnectionUnusable, RecoveryError, SourceError, StagingError
 from recovery.crypto.key_kit import create_keys
@@ -434,6 +434,21 @@ def test_manifest_warns_of_a_scan_that_preceded_a_snapshot(whole):
     warnings = {name: entry["warnings"] for name, entry in json.loads(staged.manifest.read_text())["sources"].items()}
     assert warnings["files.uploads"] == ["scanned before the snapshot of postgres.main: files that were added in between are missing"]
     assert warnings["config.settings"] == []
+
+
+def test_scan_of_a_cold_backup_waits_for_no_snapshot_and_is_never_late(whole, monkeypatch, caplog):
+    """Nothing changes while services are stopped, and they should not be for long."""
+    monkeypatch.setattr(steps, "WAIT_FOR_SNAPSHOTS", 0.2)
+    whole.write_plan(cold="\n  down_at_most: 30m")
+    staged = whole.begin_backup(mode="cold")
+    cold.stop_services(whole.plan(), staged)
+    for name in ("files.uploads", "config.settings", "mongo.documents", "postgres.main"):
+        for step in STEPS:
+            step(work_on(whole, name, staged))
+    cold.start_services(whole.plan(), staged)
+    finalize.close(whole.context(), staged)
+    assert "did not open a snapshot" not in caplog.text
+    assert {entry["warnings"] != [] for entry in json.loads(staged.manifest.read_text())["sources"].values()} == {False}
 
 
 # Kills --------------------------------------------------------------------------------------------------------------

@@ -116,7 +116,9 @@ def close(context: PlanContext, staged: StagedSet) -> None:
             )
         write_packs(staged.set_folder / PACKS_FILE, (pack for work in verified for pack in _stored_packs(work)))
         _write_contents(staged.set_folder / CONTENTS_FILE, verified, run.recipients)
-        sources = _late_scans_named({work.source_id: _entry(work) for work in verified})
+        sources = {work.source_id: _entry(work) for work in verified}
+        if run.mode == "hot":
+            sources = _late_scans_named(sources)
         (staged.set_folder / INSTRUCTIONS_FILE).write_text(restore_guide.render(plan, staged.id, verified), encoding="utf-8")
         missing = {source_id: _why_missing(source_id, run) for source_id in plan.source_ids if source_id not in sources}
         manifest = Manifest(

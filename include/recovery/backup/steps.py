@@ -158,7 +158,7 @@ def dump(work: Work) -> None:
     with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
         empty_folder(work.dump_folder)
         with cold.reading(work.staged):
-            if not work.plan.source(work.source_id).snapshot:
+            if not work.plan.source(work.source_id).snapshot and work.staged.run().mode == "hot":
                 _wait_for_snapshots(work)
             made = work.source().dump(work.dump_folder, lambda: _mark(work, "opened"))
         _refuse_missing_inventory(work, made)
