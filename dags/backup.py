@@ -151,7 +151,9 @@ def build(plan: Plan) -> DAG:
         last = [*uploads, *prunes, done]
         if plan.alerts.heartbeat:
             last.append(done >> heartbeat(plan.plan, plan.alerts.heartbeat))
-        if plan.hooks.after_backup or plan.hooks.after_failed_backup:  # a teardown runs whatever happened; this one decides for the run
+        # A teardown runs whatever happened; the last one decides for the run. Airflow lets a run with any that was marked as failed end
+        # by its last tasks: they are skipped, and it would be a success.
+        if plan.hooks.after_backup or plan.hooks.after_failed_backup or plan.services.down_at_most:
             last >> after_backup(plan.plan).as_teardown(on_failure_fail_dagrun=True)
     return tasks.with_form(dag, form(plan))
 

@@ -163,6 +163,9 @@ def test_backup_dag_stops_services_around_the_reading_of_sources_when_the_plan_h
     without = parsed.edges("shop_backup")
     read = {f"{group}.{'dump' if group.startswith(('postgres', 'mongo')) else 'compress'}" for group in GROUPS}
     last = {("start_services", f"{step}.{name}") for step in ("upload", "prune") for name in DESTINATIONS} | {("start_services", "finish")}
+    last |= {
+        (task_id, "after_backup") for task_id in ("finish", *(f"{step}.{name}" for step in ("upload", "prune") for name in DESTINATIONS))
+    }
     assert cold.edges("shop_backup") - without == {
         ("prepare", "stop_services"),
         ("stop_services", "limit_downtime"),
@@ -172,8 +175,9 @@ def test_backup_dag_stops_services_around_the_reading_of_sources_when_the_plan_h
         *last,
     }
     tasks = cold.tasks("shop_backup")
-    assert [task_id for task_id, task in tasks.items() if task.get("is_teardown")] == ["start_services"]
-    assert tasks["start_services"]["on_failure_fail_dagrun"] is True
+    teardowns = [task_id for task_id, task in tasks.items() if task.get("is_teardown")]
+    assert teardowns == ["start_services", "after_backup"], "without the last one, a run that was marked as failed would end as success"
+    assert all(tasks[task_id]["on_failure_fail_dagrun"] is True for task_id in teardowns)
     assert "x-recovery://shop/to-be-watched" in json.dumps(tasks["stop_services"]["outlets"])
     [stop] = [task["__var"] for task in cold.dags["shop_backup"]["dag"]["tasks"] if task["__var"]["task_id"] == "stop_services"]
     assert "retries" not in stop, "Airflow stores no 0; until it is tried again, services would be half down, and no limit counts"

@@ -318,13 +318,14 @@ def killed_dump(play):
     assert play.staged == []
 
 
-@scenario(servers=("postgres",))
+@scenario(servers=("postgres",), down_at_most="10m")
 def marked_failed(play):
     with play.database_in_use() as waiting:
-        play.trigger()
+        play.trigger(mode="cold")
         waiting()
         play.operator.mark_run(play.dag, play.run_id, "failed")
         play.ended("failed")
+    assert play.system.service_calls == ["stop web", "stop workers", "start workers", "start web"]
     assert len(play.sets()) == 1
     marked = play.staged
     assert len(marked) == 1
@@ -390,8 +391,9 @@ def logical_date_in_the_future(play):
     assert play.operator.run_state(play.dag, play.run_id) == "queued"
     play.operator.mark_run(play.dag, "early", "failed")
     waiting = [task_id for task_id, state in play.operator.states(play.dag, "early").items() if state == "none"]
-    assert waiting == ["start_services"], "Airflow waits for the teardown of a run that was marked"
-    play.operator.mark_task(play.dag, "early", "start_services", "failed")
+    assert set(waiting) == {"start_services", "after_backup"}, "Airflow waits for the teardowns of a run that was marked"
+    for task_id in ("start_services", "after_backup"):
+        play.operator.mark_task(play.dag, "early", task_id, "failed")
     play.ended("success")
     looked = play.operator.trigger(maintenance, {})
     assert play.operator.wait_run(maintenance, looked) == "success"
