@@ -63,6 +63,12 @@ def test_watch_raises_the_alarm_for_services_that_a_cold_backup_left_down(system
     assert watched() is False
 
 
+def test_watch_passes_over_a_set_whose_backup_ends_meanwhile(system, watched):
+    staged = system.begin_backup()
+    staged.folder.with_name("gone").symlink_to("nowhere")  # listed, and not there when it is looked at
+    assert watched() is False
+
+
 def test_watch_names_a_restore_that_stands_still_beside_a_cold_backup(system, watched, monkeypatch):
     system.write_plan(cold="\n  down_at_most: 30m")
     cold.stop_services(system.plan(), system.begin_backup(mode="cold"))

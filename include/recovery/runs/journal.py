@@ -82,9 +82,11 @@ class Journal:
         Raises:
             RestoreError: if a line is none.
         """
-        if not self._path.exists():
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except FileNotFoundError:
             return
-        for line in self._path.read_bytes().splitlines():
+        for line in lines:
             try:
                 said = read_json(line)
             except ValueError:

@@ -22,6 +22,7 @@ import errno
 import logging
 import os
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -168,7 +169,11 @@ def staged_sets(plan: Plan) -> list[StagedSet]:
     root = plan.staging.folder / plan.plan / "sets"
     if not root.is_dir():
         return []
-    return [StagedSet(plan, folder.name) for folder in sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime) if folder.is_dir()]
+    found = []
+    for folder in root.iterdir():
+        with suppress(FileNotFoundError):  # a backup that ends meanwhile removes its own
+            found.append((folder.stat().st_mtime, folder))
+    return [StagedSet(plan, folder.name) for _, folder in sorted(found) if folder.is_dir()]
 
 
 def sweep(plan: Plan, keep_id: str) -> None:
