@@ -394,6 +394,7 @@ def logical_date_in_the_future(play):
     assert set(waiting) == {"start_services", "after_backup"}, "Airflow waits for the teardowns of a run that was marked"
     for task_id in ("start_services", "after_backup"):
         play.operator.mark_task(play.dag, "early", task_id, "failed")
+    play.operator.mark_run(play.dag, "early", "failed")
     play.ended("success")
     looked = play.operator.trigger(maintenance, {})
     assert play.operator.wait_run(maintenance, looked) == "success"

@@ -26,7 +26,7 @@ def refuse_future_runs(plan: Plan) -> None:
             f"The logical date of {', of '.join(waiting)} is in the future. Airflow starts no task of such a run before that date. A"
             " backup or drill that waits keeps all later ones from starting.",
             "Mark that run as failed. If it goes on to show as running, it waits for its teardowns: mark its tasks without a state as"
-            " failed, too. If it is still needed, trigger another, and leave its logical date as it is.",
+            " failed, and then the run once more. If it is still needed, trigger another, and leave its logical date as it is.",
         )
 
 
