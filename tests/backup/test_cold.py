@@ -192,6 +192,17 @@ def test_source_that_was_read_while_services_started_has_no_record_of_its_dump(s
     assert written == []
 
 
+def test_limit_fails_although_the_services_run_again_when_they_were_down_for_too_long(system, begun, monkeypatch):
+    """Whoever started them may have died before it said so."""
+    cold.stop_services(system.plan(), begun)
+    cold.start_services(system.plan(), begun)
+    plan = system.plan()
+    services = plan.services.model_copy(update={"down_at_most": timedelta(microseconds=1)})
+    with pytest.raises(StagingError, match="longer than the plan's"):
+        cold.limit_downtime(plan.model_copy(update={"services": services}), begun)
+    assert system.service_calls == STOPPED + STARTED
+
+
 def test_next_backup_starts_services_that_one_before_left_down(system, begun):
     cold.stop_services(system.plan(), begun)
     system.begin_backup("another run")

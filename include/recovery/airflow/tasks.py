@@ -223,8 +223,7 @@ def refuse_lost(restore: RestoreSession, ti: Any) -> None:
     """
     if restore.began or restore.journal.closed:
         return
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=["choose_set"])[ti.run_id]
-    if states.get("choose_set") == "success":
+    if _succeeded(ti, "choose_set"):
         raise RestoreError(
             f"{restore.folder} is not there, though this restore has chosen a set: what it has changed is not known here.",
             "Let the plan's staging folder be the one that it was, and this worker see it. Then clear this task and those after it.",
@@ -240,13 +239,18 @@ def refuse_lost_set(staged: StagedSet, ti: Any) -> None:
     """
     if staged.begun:
         return
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=["stop_services"])[ti.run_id]
-    if states.get("stop_services") == "success":
+    if _succeeded(ti, "stop_services"):
         raise StagingError(
             f"{staged.folder} is not there, though this backup has stopped the services: they may be STOPPED.",
             "Start them by hand. Let the plan's staging folder be the one that it was, and this worker see it.",
             retryable=True,
         )
+
+
+def _succeeded(ti: Any, task_id: str) -> bool:
+    """Whether another task of a task's run is a success by now."""
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=[task_id])[ti.run_id]
+    return bool(states.get(task_id) == "success")
 
 
 @contextmanager

@@ -101,13 +101,13 @@ def limit_downtime(plan: Plan, staged: StagedSet) -> bool:
         Whether they are still down, so that this has to look again.
 
     Raises:
-        StagingError: if they had to be started.
+        StagingError: if they were down for longer, also if they run again: a task that started them may have died before it said so.
         ToolError: if a command fails.
     """
-    if not staged.begun or not services_down(staged.services):
+    if not staged.begun:
         return False
     if (down := downtime(staged)) <= limit(plan):
-        return True
+        return services_down(staged.services)
     _start(plan, staged)
     raise _too_long(plan, down)
 

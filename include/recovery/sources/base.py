@@ -14,11 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from signal import Signals
 from tarfile import TarInfo
 from typing import Any, ClassVar, Protocol, Self
 
-from recovery.common.connections import Connect, Endpoint
+from recovery.common.connections import Connect
 from recovery.common.errors import SourceError
 from recovery.common.held_folder import HeldFolder, Reach
 from recovery.packs.artifact import Artifact
@@ -27,8 +26,6 @@ from recovery.packs.content_index import Row
 from recovery.packs.tar_writer import Disturbance
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
-from recovery.runners.isolation import Isolation
-from recovery.runners.local_server import ServerFolders
 from recovery.sources.model import Dump, LeftOut, Preflight, Rehearsal
 
 
@@ -384,27 +381,3 @@ class Queryable(Source):
             SourceError: if there is no value or more than one; if the source refuses, or takes too long.
             SourceUnreachable: if it does not answer.
         """
-
-
-class ScratchServer(Protocol):
-    """The temporary server that a drill makes for a kind of source, of what is installed on the worker."""
-
-    @property
-    def endings(self) -> Mapping[str, Signals]:
-        """The programs that it consists of, and how each is ended."""
-
-    def start(self, there: ServerFolders, versions: Mapping[str, str], access: Access, isolation: Isolation) -> None:
-        """Make and start it.
-
-        Args:
-            there: its folders, which are not there yet.
-            versions: of the server that the set comes from, and of the tools.
-            access: the runner and the tools.
-            isolation: what keeps it apart from the worker.
-
-        Raises:
-            RestoreError: if it is not installed, or does not start.
-        """
-
-    def endpoint(self, there: ServerFolders) -> Endpoint:
-        """How it is reached."""

@@ -127,4 +127,4 @@ class SourceType:
     guide: str
     """A :class:`recovery.sources.guide.Guide`: how to get its data back by hand."""
     scratch: str | None = None
-    """A :class:`recovery.sources.base.ScratchServer`, if a drill needs a server of the kind; else a folder will do."""
+    """A :class:`recovery.sources.scratch_server.ScratchServer`, if a drill needs a server of the kind; else a folder will do."""

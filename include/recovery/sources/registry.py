@@ -13,9 +13,10 @@ from recovery.plan.kinds import KINDS
 from recovery.plan.source_id import kind_of, name_of
 from recovery.plan.source_settings import TargetSettings
 from recovery.runners.base import Runner
-from recovery.sources.base import Access, ScratchServer, Source
+from recovery.sources.base import Access, Source
 from recovery.sources.guide import Guide
 from recovery.sources.model import SourceType
+from recovery.sources.scratch_server import ScratchServer
 from recovery.sources.set_reader import SetReader
 
 if TYPE_CHECKING:

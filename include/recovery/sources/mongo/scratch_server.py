@@ -31,7 +31,10 @@ class MongoServer:
     endings: Mapping[str, signal.Signals] = {"mongod": signal.SIGKILL}
 
     def start(self, there: ServerFolders, versions: Mapping[str, str], access: Access, isolation: Isolation) -> None:
-        """See :meth:`recovery.sources.base.ScratchServer.start`. Server-side JavaScript stays on: views of a good set may need it."""
+        """See :meth:`recovery.sources.scratch_server.ScratchServer.start`.
+
+        Server-side JavaScript stays on: views of a good set may need it.
+        """
         program = _mongod(access, isolation)
         log.info("scratch server: %s", program)
         there.make(isolation.user)
@@ -44,7 +47,7 @@ class MongoServer:
         start_server(there, argv, _socket(there), lambda: _initiate(there, password), isolation)
 
     def endpoint(self, there: ServerFolders) -> Endpoint:
-        """See :meth:`recovery.sources.base.ScratchServer.endpoint`."""
+        """See :meth:`recovery.sources.scratch_server.ScratchServer.endpoint`."""
         extra = {"authSource": "admin", "directConnection": True}
         return Endpoint(f"scratch {there.name}", str(_socket(there)), None, _SUPERUSER, there.password.read_text(), "", extra)
 

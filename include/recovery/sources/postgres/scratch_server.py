@@ -48,7 +48,10 @@ class PostgresServer:
     }
 
     def start(self, there: ServerFolders, versions: Mapping[str, str], access: Access, isolation: Isolation) -> None:
-        """See :meth:`recovery.sources.base.ScratchServer.start`. The same major version is taken, or the next one that is installed."""
+        """See :meth:`recovery.sources.scratch_server.ScratchServer.start`.
+
+        The same major version is taken, or the next one that is installed.
+        """
         programs = postgres_programs(_major(versions.get("postgres", "")), access.tools, isolation.user, access.runner)
         maker = _maker(isolation.user)
         there.make(isolation.user, maker)
@@ -66,7 +69,7 @@ class PostgresServer:
         start_server(there, argv, there.sockets / f".s.PGSQL.{_PORT}", ask, isolation)
 
     def endpoint(self, there: ServerFolders) -> Endpoint:
-        """See :meth:`recovery.sources.base.ScratchServer.endpoint`."""
+        """See :meth:`recovery.sources.scratch_server.ScratchServer.endpoint`."""
         return Endpoint(f"scratch {there.name}", str(there.sockets), _PORT, _SUPERUSER, there.password.read_text(), "postgres")
 
 
