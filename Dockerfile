@@ -1,7 +1,8 @@
-# Airflow with this project's DAGs and every client tool that they call. No secret is in it, and it runs as no root.
-# The two base images can be replaced, for a mirror or an image of your own: --build-arg PYTHON_IMAGE=...
+# Airflow with this project's DAGs, every client tool that they call, and the servers of a drill. No secret is in it, and it runs as no root.
+# The base images can be replaced, for a mirror or an image of your own: --build-arg PYTHON_IMAGE=...
 ARG PYTHON_IMAGE=python:3.12.11-slim-bookworm
 ARG GO_IMAGE=golang:1.24.4-bookworm
+ARG MONGO_IMAGE=mongo:6.0.20
 
 FROM ${GO_IMAGE} AS mongo-tools
 WORKDIR /src
@@ -18,15 +19,30 @@ COPY requirements.txt ./
 # the lock file names everything, so nothing is resolved here
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --no-deps --requirement requirements.txt
 
+# the server for drills
+FROM ${MONGO_IMAGE} AS mongo
+RUN cp "$(command -v mongod)" /mongod
+
 FROM ${PYTHON_IMAGE}
 # pg_dump must be of the server's own major version, or its dumps can't be restored there
 ARG POSTGRES_MAJORS="14 15 16 17 18"
+# of these there are servers, too, for drills
+ARG DRILL_POSTGRES_MAJORS="18"
+# where they come from: PostgreSQL's own packages (pgdg), or those of the base image's distribution, which has one version
+ARG POSTGRES_PACKAGES=pgdg
 RUN set -eu; \
     apt-get update; \
-    apt-get install --yes --no-install-recommends age ca-certificates openssl postgresql-common tar zstd; \
-    /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y; \
+    apt-get install --yes --no-install-recommends age ca-certificates libcurl4 openssl postgresql-common tar zstd; \
+    sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf; \
+    case "$POSTGRES_PACKAGES" in \
+        pgdg) /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y ;; \
+        distribution) ;; \
+        *) echo "POSTGRES_PACKAGES must be pgdg or distribution" >&2; exit 1 ;; \
+    esac; \
     for major in $POSTGRES_MAJORS; do apt-get install --yes --no-install-recommends "postgresql-client-$major"; done; \
+    for major in $DRILL_POSTGRES_MAJORS; do apt-get install --yes --no-install-recommends "postgresql-$major"; done; \
     rm -rf /var/lib/apt/lists/*
+COPY --from=mongo /mongod /usr/local/bin/mongod
 COPY --from=mongo-tools /out/ /usr/local/bin/
 COPY --from=packages /opt/venv /opt/venv
 
@@ -42,10 +58,13 @@ COPY plugins plugins
 COPY include include
 COPY dags dags
 COPY tools/compose tools/compose
+COPY sandbox/sample.py sandbox/sample.py
+COPY sandbox/sample.sql sandbox/sample.sql
 COPY tools/install.py tools/install.py
 RUN /opt/venv/bin/python tools/install.py
 
 ENV PATH=/opt/venv/bin:$PATH \
+    LANG=C.UTF-8 \
     PYTHONUNBUFFERED=1 \
     HOME=/opt/airflow \
     USER=airflow \

@@ -6,7 +6,7 @@ READY := .venv/ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-long bench lint lock clean
+.PHONY: help demo demo-compose engine test test-quick test-docker test-long bench lint lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ help: ## Show this
 demo: $(READY) ## Back up a sample system through Airflow, destroy it, restore it, compare it (4 minutes)
 	@python3 tools/setup.py programs libcurl tar
 	@$(RUN) -m sandbox.demo $(ARGS)
+
+demo-compose: $(READY) ## Start docker-compose.yaml with its sample system, and do the same there; needs Docker
+	@$(RUN) -m sandbox.demo.compose $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS='tests/x -k y' narrows
 	@python3 tools/setup.py programs libcurl tar zstd age openssl pgbouncer chromium
@@ -25,6 +28,13 @@ test: $(READY) ## Run the tests; ARGS='tests/x -k y' narrows
 test-quick: $(READY) ## Run the tests that need no server, no Airflow and no patience (1 minute)
 	@python3 tools/setup.py programs libcurl tar zstd age openssl
 	@$(PYTEST) -n 2 --dist loadfile -m "not servers and not airflow and not long and not compose and not slow" $(ARGS)
+
+engine: $(READY)
+	@python3 tools/setup.py programs libcurl docker dockerd debootstrap iptables ip
+	@$(RUN) -m sandbox.containers
+
+test-docker: engine ## Run the tests with containers, on a Docker Engine of their own where the machine has none
+	@$(PYTEST) -m "docker and not long" tests/docker $(ARGS)
 
 test-long: $(READY) ## Run the long campaigns
 	@python3 tools/setup.py programs libcurl tar zstd age openssl chromium

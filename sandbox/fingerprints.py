@@ -17,8 +17,7 @@ from typing import Any, cast
 import bson
 from psycopg import Connection, sql
 
-from sandbox.sample import DATABASE
-from sandbox.servers import Mongo, Postgres
+from sandbox.sample import DATABASE, Mongo, Postgres
 
 Fingerprints = dict[str, tuple[int, str]]
 

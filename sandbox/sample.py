@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import psycopg.errors
+import psycopg
 from bson import Binary, Decimal128, ObjectId
-from pymongo import ASCENDING, DESCENDING, TEXT
+from pymongo import ASCENDING, DESCENDING, TEXT, MongoClient
 from pymongo.errors import OperationFailure
-
-from sandbox.servers import Mongo, Postgres
 
 DATABASE = "openmanus"
 """Name of the PostgreSQL and of the MongoDB database."""
@@ -28,6 +26,20 @@ _WORDS = (
     "pump hose filter drum bearing board sensor valve seal belt motor lamp door hinge relay fuse heater drain leak noise error reset "
     "replaced checked ordered cleaned tested measured customer warranty invoice appointment technician photo manual estimate delivery"
 ).split()
+
+
+class Postgres(Protocol):
+    """A PostgreSQL server."""
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of its superuser, in autocommit mode."""
+
+
+class Mongo(Protocol):
+    """A MongoDB server."""
+
+    def client(self) -> MongoClient[dict[str, Any]]:
+        """A client of its root user."""
 
 
 def fill_postgres(server: Postgres, scale: float = 1.0) -> None:

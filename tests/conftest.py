@@ -88,4 +88,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.servers)
         if TESTS / "compose" in item.path.parents:
             item.add_marker(pytest.mark.compose)
+        if TESTS / "docker" in item.path.parents:
+            item.add_marker(pytest.mark.docker)
     items.sort(key=lambda item: ("end_to_end" in item.path.parts, "sources" in item.path.parts))

@@ -34,6 +34,11 @@ PACKAGES = {
     "openssl": "openssl",
     "pgbouncer": "pgbouncer",
     "chromium": "chromium",
+    "docker": "docker.io",
+    "dockerd": "docker.io",
+    "debootstrap": "debootstrap",
+    "iptables": "iptables",
+    "ip": "iproute2",
 }
 """Debian and Ubuntu package of each program that `programs` may be asked for."""
 
@@ -250,7 +255,7 @@ def provide_programs(names: list[str]) -> None:
     Raises:
         SetupError: if some are missing and it can't; with the command that installs them.
     """
-    missing = [PACKAGES[name] for name in names if not present(name)]
+    missing = sorted({PACKAGES[name] for name in names if not present(name)})
     if not missing:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):

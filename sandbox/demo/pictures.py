@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sandbox.airflow import Airflow
 from sandbox.person import Gate
 
 _SIZE = (1600, 800)
@@ -17,12 +16,12 @@ class Pictures:
     """Takes pictures, or none.
 
     Args:
-        airflow: whose pages.
+        screenshot: takes one; see :meth:`sandbox.airflow.Airflow.screenshot`.
         folder: where to; None for no pictures.
     """
 
-    def __init__(self, airflow: Airflow, folder: Path | None) -> None:
-        self._airflow = airflow
+    def __init__(self, screenshot: Callable[..., object] | None = None, folder: Path | None = None) -> None:
+        self._screenshot = screenshot
         self._folder = folder
 
     def graph(self, name: str, dag_id: str, run: str, groups: Sequence[str]) -> None:
@@ -48,5 +47,5 @@ class Pictures:
         self._take(name, f"/dags/{dag_id}", click="Trigger", size=_LONG)
 
     def _take(self, name: str, page: str, **how: object) -> None:
-        if self._folder:
-            self._airflow.screenshot(page, self._folder / f"{name}.png", **how)  # type: ignore[arg-type]
+        if self._folder and self._screenshot:
+            self._screenshot(page, self._folder / f"{name}.png", **how)

@@ -1,4 +1,4 @@
-"""docker-compose.yaml, Dockerfile and .env.example can't be started here; what can be known without is checked."""
+"""docker-compose.yaml, Dockerfile and .env.example as files: what can be known without an Engine. tests/docker starts them."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ import yaml
 PROJECT = Path(__file__).parent.parent.parent
 COMPOSE = (PROJECT / "docker-compose.yaml").read_text()
 SERVICES = yaml.safe_load(COMPOSE)["services"]
-ONE_SHOTS = {"init", "sample-bucket"}
-AIRFLOW = {"api-server", "scheduler", "dag-processor", "triggerer", "worker"}
+ONE_SHOTS = {"init", "sample-data"}
+AIRFLOW = {"api-server", "scheduler", "dag-processor", "triggerer", "worker", "drill-worker"}
 SECRETS = "PASSWORD|SECRET|KEY"
 
 
 def variables(pattern: str) -> set[str]:
-    return set(re.findall(rf"(?<!\$)\$\{{([A-Z_]+){pattern}", COMPOSE))
+    return set(re.findall(rf"(?<!\$)\$\{{([A-Z0-9_]+){pattern}", COMPOSE))
 
 
 def example() -> dict[str, str]:
@@ -29,7 +29,7 @@ def test_env_example_has_every_compose_variable_and_no_other_variable():
 
 def test_required_compose_variable_is_empty_in_env_example_and_named_in_its_message():
     assert all(example()[name] == "" for name in variables(r":\?"))
-    assert all(name in message for name, message in re.findall(r"(?<!\$)\$\{([A-Z_]+):\?([^}]*)\}", COMPOSE))
+    assert all(name in message for name, message in re.findall(r"(?<!\$)\$\{([A-Z0-9_]+):\?([^}]*)\}", COMPOSE))
 
 
 def test_compose_secrets_are_required_and_have_no_default():
@@ -37,11 +37,11 @@ def test_compose_secrets_are_required_and_have_no_default():
     assert len(secrets) == 10
     assert all(example()[name] == "" for name in secrets)
     assert secrets - {"SAMPLE_PASSWORD"} <= variables(r":\?")
-    assert not re.search(rf"\$\{{[A-Z_]*({SECRETS})[A-Z_]*:-[^}}]", COMPOSE)
+    assert not re.search(rf"\$\{{[A-Z0-9_]*({SECRETS})[A-Z0-9_]*:-[^}}]", COMPOSE)
 
 
 def test_compose_defaults_equal_the_values_of_env_example():
-    defaults = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
+    defaults = dict(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+):-([^}]*)\}", COMPOSE))
     assert {name: example()[name] for name in defaults} == defaults
 
 
@@ -68,11 +68,13 @@ def test_airflow_services_do_not_run_as_root(name):
 
 def test_container_images_are_pinned():
     dockerfile = (PROJECT / "Dockerfile").read_text()
-    images = [service["image"] for service in SERVICES.values()] + re.findall(r"^ARG \w+_IMAGE=(.+)$", dockerfile, re.MULTILINE)
+    images = [re.sub(r"^\$\{\w+_IMAGE:-(.+)\}$", r"\1", service["image"]) for service in SERVICES.values()] + re.findall(
+        r"^ARG \w+_IMAGE=(.+)$", dockerfile, re.MULTILINE
+    )
     assert len(images) > len(SERVICES)
     for image in images:
         assert re.search(r":v?\d+\.\d+", image), image
-    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) <= {"${PYTHON_IMAGE}", "${GO_IMAGE}"}
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) <= {"${PYTHON_IMAGE}", "${GO_IMAGE}", "${MONGO_IMAGE}"}
 
 
 def test_worker_service_gets_no_key_of_the_airflow_servers():
@@ -85,12 +87,20 @@ def test_worker_service_gets_no_key_of_the_airflow_servers():
     assert worker.items() <= server.items()
 
 
-def test_only_the_worker_service_mounts_sources_staging_and_backups():
-    for name in AIRFLOW - {"worker"}:
-        mounts = {volume.rsplit(":", 2)[0] for volume in SERVICES[name]["volumes"]}
-        assert not mounts & {"staging", "${BACKUPS:-backups}"}, name
-        assert "OPENMANUS" not in " ".join(SERVICES[name]["volumes"])
-    assert "staging:/var/lib/recovery/staging" in SERVICES["worker"]["volumes"]
+def test_only_the_worker_services_mount_staging_and_backups_and_only_worker_the_sources():
+    for name in AIRFLOW:
+        mounts = " ".join(SERVICES[name]["volumes"])
+        seen = {part for part in ("staging:/var/lib/recovery/staging", "${BACKUPS:-backups}:", "${OPENMANUS_") if part in mounts}
+        assert len(seen) == {"worker": 3, "drill-worker": 2}.get(name, 0), name
+
+
+def test_queue_of_drills_is_served_by_one_worker_alone():
+    queue = SERVICES["worker"]["environment"]["DRILL_QUEUE"]
+    assert queue in SERVICES["drill-worker"]["command"]
+    assert "scale" not in SERVICES["drill-worker"]
+    assert queue not in SERVICES["worker"]["command"]
+    plan = yaml.safe_load((PROJECT / "include/plans/openmanus.yaml").read_text())
+    assert plan["drill"]["queue"] == "${DRILL_QUEUE:-default}"
 
 
 def test_every_compose_volume_is_declared():

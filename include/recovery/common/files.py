@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,8 +63,8 @@ def read_record(path: Path, kind: type[Record]) -> Record:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise StagingError(
-            f"{path} is not there, which an earlier task wrote.",
-            "Let all workers of this plan share one staging folder; if somebody emptied it, start a new run.",
+            f"{path} is not there on the worker {socket.gethostname()}, though an earlier task of this run wrote it.",
+            "Let this worker mount the staging folder that all workers of the plan share; if somebody emptied it, start a new run.",
         ) from None
     except ValidationError as error:
         raise StagingError(f"{path} is damaged: {error.error_count()} fields are not as written.", "Start a new run.") from error

@@ -1,0 +1,193 @@
+"""docker-compose.yaml with two workers: a backup, a disaster, a restore with two people, a drill; then workers and servers die."""
+
+import json
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sandbox.person import ENDED
+
+BACKUP, DRILL, RESTORE = (f"openmanus_{each}" for each in ("backup", "drill", "restore"))
+
+
+@pytest.fixture(scope="module")
+def operator(stack):
+    person = stack.person("operator")
+    dags = (BACKUP, DRILL, RESTORE, "openmanus_maintenance")
+    person.wait_dags(*dags)
+    person.unpause(*dags)
+    return person
+
+
+def back_up(operator):
+    run = operator.trigger(BACKUP)
+    assert operator.wait_run(BACKUP, run, timeout=300) == "success", operator.states(BACKUP, run)
+    return run
+
+
+def restore(stack, operator, run, until=None):
+    """Answer the gates of a restore, two people in turn; up to the gate ``until``, which is returned unanswered."""
+    people = [stack.person("alice"), stack.person("bob")]
+    for number in range(20):
+        gate = operator.next_gate(RESTORE, run, timeout=300)
+        if gate is None or gate.task_id == until:
+            return gate
+        people[number % 2].answer(gate)
+    raise AssertionError("too many gates")
+
+
+def worker_of(stack, operator, dag, run, task):
+    """The container that runs a task."""
+    hostname = hostname_of(operator, dag, run, task)
+    return next(name for number in (1, 2) if stack.id_of(name := stack.container("worker", number)).startswith(hostname))
+
+
+def hostname_of(operator, dag, run, task):
+    return operator.call("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}")["hostname"]
+
+
+@contextmanager
+def dump_that_waits(stack, operator):
+    """A backup whose dump of PostgreSQL waits for a table during a block."""
+    with stack.connect("openmanus") as holder, holder.transaction():
+        holder.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+        run = operator.trigger(BACKUP)
+        operator.wait_task(BACKUP, run, "postgres_main.dump", {"running"})
+        wait_until(lambda: waits_for_lock(stack), "pg_dump to wait for the table")
+        yield run
+
+
+def waits_for_lock(stack):
+    with stack.connect("openmanus") as session:
+        row = session.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'customers'::regclass").fetchone()
+    return row[0] > 0
+
+
+def wait_until(reached, what, timeout=120):
+    deadline = time.monotonic() + timeout
+    while not reached():
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
+        time.sleep(0.3)
+
+
+def test_every_service_is_healthy_and_users_have_their_roles(stack):
+    states = {row["Service"]: row["Health"] for row in map(json.loads, stack.compose("ps", "--format", "json").splitlines())}
+    assert set(states.values()) == {"healthy"}
+    assert {"worker", "drill-worker", "api-server", "scheduler", "dag-processor", "triggerer", "metadata", "redis"} <= set(states)
+
+
+def test_system_comes_back_equal_after_a_disaster_and_the_drill_passes(stack, operator):
+    before = stack.fingerprint()
+    back_up(operator)
+    stack.disaster()
+    run = operator.trigger(RESTORE)
+    restore(stack, operator, run)
+    assert operator.run_state(RESTORE, run) == "success"
+    assert stack.fingerprint() == before
+    drill = operator.trigger(DRILL)
+    assert operator.wait_run(DRILL, drill, timeout=300) == "success", operator.states(DRILL, drill)
+    assert "share the worker's network" in operator.log_text(DRILL, drill, "report")
+
+
+def test_dump_whose_worker_is_killed_is_retried_on_the_other_worker(stack, operator):
+    with dump_that_waits(stack, operator) as run:
+        killed = worker_of(stack, operator, BACKUP, run, "postgres_main.dump")
+        stack.engine.docker("kill", killed)
+    try:
+        assert operator.wait_run(BACKUP, run, timeout=400) == "success", operator.states(BACKUP, run)
+        dumped = operator.tasks(BACKUP, run)["postgres_main.dump"]
+        assert dumped.try_number > 1
+        assert worker_of(stack, operator, BACKUP, run, "postgres_main.dump") != killed
+    finally:
+        stack.engine.docker("start", killed)
+
+
+def test_restore_whose_worker_is_killed_in_the_switch_is_resumed_or_goes_back(stack, operator):
+    back_up(operator)
+    before = stack.fingerprint()
+    stack.disaster()
+    after_disaster = stack.fingerprint()
+    run = operator.trigger(RESTORE)
+    gate = restore(stack, operator, run, until="approve_cutover")
+    stack.person("bob").answer(gate)
+    operator.wait_task(RESTORE, run, "cutover.postgres.main", {"running"})
+    stack.engine.docker("pause", stack.container("sample-mongo"))
+    operator.wait_task(RESTORE, run, "cutover.mongo.documents", {"running"})
+    killed = worker_of(stack, operator, RESTORE, run, "cutover.mongo.documents")
+    stack.engine.docker("kill", killed)
+    stack.engine.docker("unpause", stack.container("sample-mongo"))
+    try:
+        restore(stack, operator, run)
+        state = operator.run_state(RESTORE, run)
+        assert stack.fingerprint() == (before if state == "success" else after_disaster)
+        assert (state == "success") == (operator.states(RESTORE, run)["roll_back"] == "skipped")
+    finally:
+        stack.engine.docker("start", killed)
+
+
+@pytest.mark.parametrize("service", ["redis", "metadata"])
+def test_restart_of_airflows_own_servers_in_a_backup_is_survived_or_clearly_red(stack, operator, service):
+    if operator.call("GET", f"/dags/{BACKUP}/dagRuns", limit=1)["total_entries"] == 0:
+        back_up(operator)
+    sets = sets_of(stack)
+    run = operator.trigger(BACKUP)
+    operator.wait_task(BACKUP, run, "postgres_main.dump", {"running", "success"})
+    stack.compose("restart", service)
+    stack.wait_answers()
+    assert operator.wait_run(BACKUP, run, timeout=400) in ENDED
+    if operator.run_state(BACKUP, run) == "success":
+        assert len(sets_of(stack)) == len(sets) + 1
+    else:
+        assert operator.wait_run(BACKUP, operator.trigger(BACKUP), timeout=300) == "success"
+
+
+def sets_of(stack):
+    return sorted(path.parent.name for path in (stack.backups / "openmanus").glob("*/manifest.json"))
+
+
+def test_secrets_are_in_no_process_list_inspection_event_log_and_xcom(stack, operator):
+    began = int(time.time())
+    with dump_that_waits(stack, operator) as run:
+        shown = {"process lists": "".join(arguments(path) for path in Path("/proc").glob("[0-9]*/cmdline"))}
+    assert operator.wait_run(BACKUP, run, timeout=300) == "success"
+    docker, containers = stack.engine.docker, stack.containers()
+    ours = [name for name in containers if "-sample-" not in name]
+    shown["inspections"] = docker("inspect", *ours)
+    shown["events"] = docker("events", "--since", str(began), "--until", str(int(time.time())))
+    shown["container logs"] = "".join(docker("logs", name) for name in containers)
+    shown["task logs"] = docker("exec", stack.container("api-server"), "sh", "-c", "cat $(find /opt/airflow/logs -name '*.log')")
+    entries = operator.call("GET", f"/dags/{BACKUP}/dagRuns/{run}/taskInstances/~/xcomEntries", limit=1000)["xcom_entries"]
+    keys = [(entry["task_id"], entry["key"]) for entry in entries]
+    shown["xcoms"] = json.dumps([operator.xcom(BACKUP, run, *key) for key in keys])
+    secrets = {"password of the servers": stack.secrets["SAMPLE_PASSWORD"]} | stack.private_keys
+    for where, text in shown.items():
+        for what, secret in secrets.items():
+            assert secret not in text, f"{what} in {where}"
+    assert "pg_dump" in shown["process lists"]
+    assert BACKUP in shown["task logs"] + shown["container logs"]
+
+
+def arguments(path):
+    try:
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace") + "\n"
+    except OSError:
+        return ""  # it has ended
+
+
+def test_worker_without_the_staging_volume_is_named_in_the_error(stack, operator):
+    stack.compose("stop", "worker")
+    stray = f"{stack.project}-stray"
+    stack.compose("run", "--detach", "--no-deps", "--name", stray, "--volume", "/var/lib/recovery/staging", "worker")
+    try:
+        with dump_that_waits(stack, operator) as run:
+            stack.engine.docker("kill", stray)
+        stack.compose("up", "--detach", "--wait", "--no-build", "worker")
+        assert operator.wait_run(BACKUP, run, timeout=300) == "failed"
+        said = operator.log_text(BACKUP, run, "postgres_main.dump")
+        assert "Let this worker mount the staging folder" in said
+        assert hostname_of(operator, BACKUP, run, "postgres_main.dump") in said
+    finally:
+        stack.engine.docker("rm", "--force", "--volumes", stray)
+        stack.compose("up", "--detach", "--wait", "--no-build", "worker")

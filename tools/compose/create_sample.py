@@ -1,0 +1,100 @@
+"""Makes the data of the sample system of docker-compose.yaml, once; what is there already is left as it is.
+
+It writes files only where there are none: nobody loses an OpenManus whose folders are named in ``.env``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+from pymongo import MongoClient
+
+from sandbox import sample
+
+
+@dataclass(frozen=True)
+class SamplePostgres:
+    """The PostgreSQL server of the sample, as :mod:`sandbox.sample` wants it."""
+
+    host: str
+    password: str
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of its superuser, in autocommit mode."""
+        return psycopg.connect(host=self.host, user="postgres", password=self.password, dbname=database, autocommit=True)
+
+    def has_data(self) -> bool:
+        """Whether the sample's database exists."""
+        with self.connect() as connection:
+            found = connection.execute("SELECT count(*) FROM pg_database WHERE datname = %s", [sample.DATABASE]).fetchone()
+        return found != (0,)
+
+
+@dataclass(frozen=True)
+class SampleMongo:
+    """The MongoDB server of the sample, as :mod:`sandbox.sample` wants it."""
+
+    host: str
+    password: str
+
+    def client(self) -> MongoClient[dict[str, Any]]:
+        """A client of its root user."""
+        return MongoClient(self.host, username="root", password=self.password, authSource="admin", directConnection=True)
+
+    def has_data(self) -> bool:
+        """Whether the sample's database has a collection."""
+        with self.client() as client:
+            return bool(client[sample.DATABASE].list_collection_names())
+
+
+@dataclass(frozen=True)
+class SampleBucket:
+    """The bucket of the plan's destination ``offsite``."""
+
+    url: str
+    password: str
+    name: str
+
+    def client(self) -> Any:
+        """A client of the sample's S3 server."""
+        return boto3.client(
+            "s3", endpoint_url=self.url, region_name="us-east-1", aws_access_key_id="sample", aws_secret_access_key=self.password
+        )
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return self.name in [bucket["Name"] for bucket in self.client().list_buckets()["Buckets"]]
+
+    def make(self) -> None:
+        """Make it."""
+        self.client().create_bucket(Bucket=self.name)
+
+
+def main() -> int:
+    """Make what is missing."""
+    password, scale = os.environ["SAMPLE_PASSWORD"], float(os.environ["SAMPLE_SCALE"])
+    home, files = Path(os.environ["OPENMANUS_HOME"]), Path(os.environ["OPENMANUS_FILES"])
+    postgres, mongo = SamplePostgres("sample-postgres", password), SampleMongo("sample-mongo", password)
+    bucket = SampleBucket("http://sample-s3:8333", password, os.environ["BACKUP_BUCKET"])
+    parts = [
+        (f"the bucket {bucket.name}", bucket.exists(), bucket.make),
+        ("the PostgreSQL database", postgres.has_data(), lambda: sample.fill_postgres(postgres, scale)),
+        ("the MongoDB collections", mongo.has_data(), lambda: sample.fill_mongo(mongo, scale)),
+        (f"uploads in {files}", any(files.iterdir()), lambda: sample.fill_files(files, scale)),
+        (f"configuration in {home}", any(entry != files for entry in home.iterdir()), lambda: sample.fill_config(home)),
+    ]
+    for what, exists, make in parts:
+        if not exists:
+            make()
+        print(f"{what}: {'there already' if exists else 'made'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
