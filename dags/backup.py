@@ -13,6 +13,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param, TaskGroup, TriggerRule, task
 
 from recovery.airflow import mail, tasks
+from recovery.airflow.dags import build_all
 from recovery.backup import cold, finalize, hooks, steps
 from recovery.backup import upload as backup_upload
 from recovery.monitoring import heartbeat as monitoring_heartbeat
@@ -158,5 +159,5 @@ def build(plan: Plan) -> DAG:
     return tasks.with_form(dag, form(plan))
 
 
-dags, faults = tasks.build_all("backup", build)
+dags, faults = build_all("backup", build)
 globals().update(dags)  # where Airflow finds them

@@ -4,14 +4,9 @@ The other DAGs are in other files, so they load all the same. Airflow reads each
 notes for one another: so all DAGs are built once more here.
 """
 
-import runpy
 from pathlib import Path
 
-from recovery.common.errors import PlanError
-from recovery.plan.loader import load_plans
+from recovery.airflow.dags import build_families, refuse_faults
 
-faults = [str(plan) for plan in load_plans().broken]
-for family in ("backup", "drill", "maintenance", "restore"):
-    faults += runpy.run_path(str(Path(__file__).with_name(f"{family}.py")))["faults"]
-if faults:
-    raise PlanError("\n".join(faults), "Mend the plan files; the DAGs come back by themselves.")
+_, faults = build_families(Path(__file__).parent)
+refuse_faults(faults)

@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, TaskGroup, TriggerRule, chain, task
 
 from recovery.airflow import mail, tasks
+from recovery.airflow.dags import build_all
 from recovery.drill import steps as drill_steps
 from recovery.plan.model import Plan
 from recovery.restore import preflight, rollback
@@ -108,5 +109,5 @@ def build(plan: Plan) -> DAG:
     return tasks.with_form(dag, form(plan))
 
 
-dags, faults = tasks.build_all("drill", build)
+dags, faults = build_all("drill", build)
 globals().update(dags)  # where Airflow finds them

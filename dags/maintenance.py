@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from recovery.airflow import mail, tasks
+from recovery.airflow.dags import build_all
 from recovery.airflow.future_runs import refuse_future_runs
 from recovery.common.errors import RestoreError
 from recovery.common.units import human_duration
@@ -95,5 +96,5 @@ def build(plan: Plan) -> DAG:
     )
 
 
-dags, faults = tasks.build_all("maintenance", build)
+dags, faults = build_all("maintenance", build)
 globals().update(dags)  # where Airflow finds them

@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, TaskGroup, TriggerRule, chain, task
 
 from recovery.airflow import mail, restore_form, tasks
+from recovery.airflow.dags import build_all
 from recovery.airflow.gates import Gate
 from recovery.plan.model import Plan
 from recovery.restore import choose_set as restore_choose_set
@@ -89,5 +90,5 @@ def build(plan: Plan) -> DAG:
     return tasks.with_form(dag, restore_form.fields(plan))
 
 
-dags, faults = tasks.build_all("restore", build)
+dags, faults = build_all("restore", build)
 globals().update(dags)  # where Airflow finds them

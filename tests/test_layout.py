@@ -16,6 +16,7 @@ BESIDE = {
     "sandbox": "the folder sandbox",
     "support": "what tests share",
     "tools": "the folder tools",
+    "wheel": "what is built from the tree, in an environment without it",
 }
 """Folders of tests that mirror no room of the package, and what they are about."""
 NOT_ONE_MODULE = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from recovery.common.connections import Clients, Endpoint
 from recovery.common.errors import ConnectionUnusable
+from recovery.common.extras import extra
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -44,11 +45,13 @@ def s3_client(connection_id: str) -> S3Client:
 
     Raises:
         ConnectionUnusable: if there is no such Connection, or no client can be made of it.
+        PlanError: if a package that it needs is not installed.
     """
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-    from botocore.exceptions import BotoCoreError
+    with extra("s3", f"the Connection {connection_id!r}"):
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+        from botocore.exceptions import BotoCoreError
 
-    from recovery.destinations.s3 import CONFIG
+        from recovery.destinations.s3 import CONFIG
 
     from_airflow(connection_id)  # the hook itself would go on with whatever credentials lie around
     try:

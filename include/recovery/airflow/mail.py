@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recovery.airflow.tasks import restore_session
+from recovery.common.extras import extra
 from recovery.common.units import human_duration
 from recovery.common.wording import escaped
 from recovery.plan.loader import load_plan
@@ -105,7 +106,8 @@ def _try_mail(plan_name: str, subject: str, body: str, context: Any) -> None:
 
 def _mail(mail: Mail, subject: str, body: str) -> Any:
     """A notifier that sends a text as it is: the notifier renders its content as a template, so no brace stays one."""
-    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+    with extra("mail", "mail"):
+        from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     return SmtpNotifier(
         smtp_conn_id=mail.connection,

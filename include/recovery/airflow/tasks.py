@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, TriggerRule, get_parsing_context, task
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, TriggerRule, task
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import (
     AirflowException,
@@ -28,10 +28,8 @@ from airflow.sdk.exceptions import (
 from recovery.airflow.connections import CLIENTS
 from recovery.backup.steps import Work
 from recovery.common.errors import ApprovalError, PlanError, RecoveryError, RestoreError, RestoreUnderWay, StagingError
-from recovery.common.faults import Faults
 from recovery.common.units import human_duration
-from recovery.common.wording import escaped
-from recovery.plan.loader import load_plan, load_plans
+from recovery.plan.loader import load_plan
 from recovery.plan.model import Plan
 from recovery.restore.session import RestoreSession
 from recovery.runs.context import PlanContext
@@ -50,43 +48,6 @@ _WATCH_EVERY = timedelta(minutes=5)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def plans_to_build(family: str) -> Iterator[Plan]:
-    """The plans whose DAG of a family is to be built: all of them, or in a task's process only the one that it runs."""
-    wanted = get_parsing_context().dag_id
-    for plan in load_plans().valid:
-        if wanted in {None, f"{plan.plan}_{family}"}:
-            yield plan
-
-
-def build_all(family: str, build: Callable[[Plan], DAG]) -> tuple[dict[str, DAG], list[str]]:
-    """The DAGs of a family by their ids, and a sentence for each that can't be built.
-
-    One that fails must not take along those of other plans. Nor may its file have an import error: for that Airflow takes all DAGs of
-    the file out of use. So it is left out, also half built, and ``dags/broken_plans.py`` reports it.
-    """
-    built: dict[str, DAG] = {}
-    faults = Faults(_not_built)
-    for plan in plans_to_build(family):
-        with faults.noted(f"{plan.plan}_{family}"):
-            dag = build(plan)
-            _refuse_unusable(dag)
-            built[dag.dag_id] = dag
-    return built, faults.sentences
-
-
-def _refuse_unusable(dag: DAG) -> None:
-    """Fail as Airflow would when it has read the whole file, and takes and stores its DAGs. A task stores none, so it need not try."""
-    dag.validate()  # type: ignore[no-untyped-call]
-    if get_parsing_context().dag_id is None:
-        from airflow.serialization.serialized_objects import DagSerialization
-
-        DagSerialization.to_dict(dag)
-
-
-def _not_built(dag_id: str, error: Exception) -> str:
-    return escaped(f"{dag_id}: this DAG can't be built from its plan: {type(error).__name__}: {error}")
 
 
 def operator_errors(function: Callable[P, T]) -> Callable[P, T]:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from recovery.common.errors import PlanError
+from recovery.common.extras import extra
 from recovery.destinations.base import Destination
 from recovery.destinations.folder import Folder
 
@@ -25,10 +26,11 @@ def open_place(text: str, endpoint_url: str | None = None) -> Destination:
 
 
 def _bucket(text: str, endpoint_url: str | None) -> Destination:
-    import boto3
-    from botocore.exceptions import BotoCoreError
+    with extra("s3", text):
+        import boto3
+        from botocore.exceptions import BotoCoreError
 
-    from recovery.destinations.s3 import CONFIG, S3
+        from recovery.destinations.s3 import CONFIG, S3
 
     match = re.fullmatch(r"s3://([^/]+)/*(.*?)/*", text)
     if not match:

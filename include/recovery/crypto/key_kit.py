@@ -48,8 +48,16 @@ def create_keys(folder: Path, prefix: str) -> CreatedKeys:
     created = CreatedKeys(folder, str(identity.to_public()), signing.verify_key, f"{prefix}_backup_identity", f"{prefix}_backup_signing")
     lines = [f"# created: {iso(datetime.now(UTC).replace(microsecond=0))}", f"# public key: {created.recipient}", str(identity)]
     connections = {
-        created.identity_connection: {"conn_type": "generic", "description": "age identity: opens the backups", "password": str(identity)},
-        created.signing_connection: {"conn_type": "generic", "description": "Ed25519 key: signs the backups", "password": signing.line},
+        created.identity_connection: {
+            "conn_type": "recovery_identity",
+            "description": "age identity: opens the backups",
+            "password": str(identity),
+        },
+        created.signing_connection: {
+            "conn_type": "recovery_signing",
+            "description": "Ed25519 key: signs the backups",
+            "password": signing.line,
+        },
     }
     files = {
         IDENTITY_FILE: ("\n".join(lines) + "\n").encode(),

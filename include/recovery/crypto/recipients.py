@@ -1,12 +1,13 @@
 """Age: the identity that opens a plan's sets, and the recipients that they are encrypted to.
 
 The identity is kept in an Airflow Connection, as a password of one line: the ``AGE-SECRET-KEY-1…`` line. The whole file is
-understood too.
+understood too, also without its line breaks: a browser's password field drops them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pyrage
 
@@ -22,7 +23,7 @@ def parse_identity(endpoint: Endpoint) -> pyrage.x25519.Identity:
     Raises:
         KeyMaterialError: if there is none.
     """
-    lines = [word for word in endpoint.password.split() if word.startswith("AGE-SECRET-KEY-1")]
+    lines = re.findall(r"AGE-SECRET-KEY-1[0-9A-Z]+", endpoint.password)
     try:
         if len(lines) == 1:
             return pyrage.x25519.Identity.from_str(lines[0])

@@ -1,7 +1,7 @@
 """Ed25519 signatures: the key that signs, and the key that verifies.
 
 The signing key is kept in an Airflow Connection, as a password of one line: the one between ``BEGIN`` and ``END`` of its PEM file. The
-whole file is understood too.
+whole file is understood too, also without its line breaks: a browser's password field drops them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable
+import re
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -107,19 +107,20 @@ class SigningKey:
     @property
     def line(self) -> str:
         """The key as a Connection's password."""
-        return "".join(_body(self.pem.decode()))
+        return _body(self.pem.decode())
 
     def sign(self, data: bytes) -> bytes:
         """The signature of these bytes, 64 bytes."""
         return self._key.sign(data)
 
 
-def _body(text: str) -> Iterable[str]:
-    return (line.strip() for line in text.strip().splitlines() if not line.startswith("-----"))
+def _body(text: str) -> str:
+    """A PEM file's base64: what is between its ``BEGIN`` and ``END``, or all of a text that has neither."""
+    return "".join(re.sub(r"-----(BEGIN|END) [A-Z ]{1,40}-----", "", text).split())
 
 
 def _der(text: str) -> bytes:
     try:
-        return base64.b64decode("".join(_body(text)), validate=True)
+        return base64.b64decode(_body(text), validate=True)
     except binascii.Error as error:
         raise ValueError("not base64") from error

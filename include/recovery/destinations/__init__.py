@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from recovery.common.errors import PlanError, RecoveryError
+from recovery.common.extras import extra
 from recovery.destinations.base import Destination, Unusable
 from recovery.plan.model import Destination as Settings
 
@@ -22,14 +23,15 @@ def make_destination(name: str, settings: Settings, s3_client: Callable[[str], S
         s3_client: gives the S3 client of a Connection's id; only asked for S3 destinations.
 
     Raises:
-        PlanError: if the settings name no place.
+        PlanError: if the settings name no place, or a package that it needs is not installed.
     """
     if settings.folder is not None:
         from recovery.destinations.folder import Folder
 
         return Folder(name, settings.folder, settings.mount)
     if settings.s3 is not None:
-        from recovery.destinations.s3 import S3
+        with extra("s3", f"the destination {name}"):
+            from recovery.destinations.s3 import S3
 
         try:
             client = s3_client(settings.s3.connection)

@@ -175,8 +175,10 @@ def extended_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 def _unsaid(value: JsonValue, place: tuple[str | int, ...] = ()) -> tuple[str | int, ...] | None:
     """Where the innermost part is that extended JSON does not know; None if it knows all of them."""
-    from bson import encode, json_util  # takes its time, and few plans need it
-
+    try:
+        from bson import encode, json_util  # takes its time, and few plans need it
+    except ModuleNotFoundError:
+        raise ValueError("extended JSON needs the Python package pymongo: pip install 'openmanus-recovery[mongo]'") from None
     try:
         encode({"value": json_util.loads(json.dumps(value))})
     except Exception:  # noqa: BLE001 - each kind of value fails in its own way

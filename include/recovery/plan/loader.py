@@ -21,7 +21,10 @@ from recovery.plan.yaml_file import read_yaml
 
 log = logging.getLogger(__name__)
 
+PLANS_VARIABLE = "RECOVERY_PLANS"
+"""Environment variable with the plan folder."""
 DEFAULT_FOLDER = Path(__file__).parents[2] / "plans"
+"""The plans of the source tree. An installed package has none."""
 _LONGEST_ERROR = 600
 """Characters. Names of all keys of a plan are fewer."""
 
@@ -47,8 +50,18 @@ class Plans:
 
 
 def folder() -> Path:
-    """The folder that ``RECOVERY_PLANS`` names, else the one that ships."""
-    return Path(os.environ.get("RECOVERY_PLANS") or DEFAULT_FOLDER)
+    """The folder that ``RECOVERY_PLANS`` names, else the one of the source tree.
+
+    Raises:
+        PlanError: if none is named, and this is an installed package.
+    """
+    if named := os.environ.get(PLANS_VARIABLE):
+        return Path(named)
+    if DEFAULT_FOLDER.parent.name == "include":
+        return DEFAULT_FOLDER
+    raise PlanError(
+        "No plan folder is named.", f"Let the environment variable {PLANS_VARIABLE} name it, here and in every process of Airflow."
+    )
 
 
 def load_plans(where: Path | None = None) -> Plans:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recovery.common.errors import ArtifactError
+from recovery.common.extras import extra
 from recovery.plan.kinds import KINDS
 from recovery.plan.source_id import kind_of, name_of
 from recovery.plan.source_settings import TargetSettings
@@ -34,6 +35,7 @@ def make(plan: Plan, source_id: str, access: Access, there: TargetSettings | Non
 
     Raises:
         ConnectionUnusable: if the Connection is missing.
+        PlanError: if a package that the kind needs is not installed.
     """
     return source_class(kind_of(source_id)).of(name_of(source_id), plan.source(source_id), there, access)
 
@@ -77,4 +79,6 @@ def _type_of(kind: str) -> SourceType:
 @cache
 def _load(place: str) -> Any:
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    kind = module.split(".")[2]
+    with extra(kind, f"a source of the kind {kind}"):
+        return getattr(import_module(module), name)
