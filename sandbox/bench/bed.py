@@ -38,7 +38,7 @@ sources:
 encryption: {{recipients: [{recipient}], identity: bench_backup_identity}}
 signing: bench_backup_signing
 destinations: {{local: {{folder: "{folder}/backups", keep_last: 1}}}}
-approvals: {{approvers: [{{id: {approver}, name: Approver}}]}}
+approvals: {{approvers: [{{user: {approver}, name: Approver}}]}}
 staging: {{folder: "{folder}/staging"}}
 tools: {{postgres: ["{postgres}"], mongo: ["{mongo}"]}}
 """

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from recovery.airflow import gates, tasks
 from recovery.airflow.gates import Gate
 from recovery.common.errors import ToolError
+from recovery.plan.model import Approver
 from recovery.restore import answers, steps
 from recovery.restore.session import RestoreSession
 from tests.support.restore_driver import run_until, show_gate
@@ -66,8 +67,8 @@ def gate(system, name):
     return Gate(task_id=name, plan=system.plan(), gate=name)
 
 
-def says(option, person="alice"):
-    user = {"id": person, "name": person}
+def says(option, person="alice", user_id="3"):
+    user = {"id": user_id, "name": person}
     return {"chosen_options": [option], "params_input": {}, "responded_at": datetime.now(UTC), "responded_by_user": user, "timedout": False}
 
 
@@ -75,9 +76,39 @@ def test_gate_fails_when_the_requester_is_the_only_approver(system):
     run = system.restore()
     run_until(system, run, "preflight", system.ask(run, requester="alice"))
     asked = gate(system, "plan")
-    asked.assigned_users = [user for user in asked.assigned_users if user["id"] == "alice"]
+    asked.approvers = asked.approvers[:1]
     with pytest.raises(AirflowFailException, match="nobody may answer the gate 'plan'"):
         asked.execute(CONTEXT)
+
+
+@pytest.mark.parametrize("option", ["Approve", "Reject"])
+@pytest.mark.parametrize(("person", "words"), [("bob", "bob asked for this restore"), ("dave", r"dave \(id 3\) is no approver")])
+def test_answer_of_a_wrong_person_counts_as_none_and_the_gate_asks_again(system, asked, option, person, words):
+    run = system.restore()
+    run_until(system, run, "preflight", system.ask(run, requester="bob"))
+    wait(system, "plan")
+    with pytest.raises(AirflowException, match=words) as raised:
+        gate(system, "plan").execute_complete(CONTEXT, says(option, person))
+    assert not isinstance(raised.value, AirflowFailException), "Airflow tries it again"
+    assert answers.answered(run, "plan") == ""
+    wait(system, "plan", 2)
+    gate(system, "plan").execute_complete(CONTEXT, says("Approve"))
+    assert answers.answered(run, "plan") == "approved"
+
+
+def test_gate_names_who_may_answer_and_lets_airflow_refuse_others_if_all_ids_are_known(system, asked):
+    run = system.restore()
+    run_until(system, run, "preflight", system.ask(run, requester="bob"))
+    wait(system, "plan")
+    shown = gate(system, "plan")
+    shown.approvers = tuple(Approver(user=name, id=name, name=name.title()) for name in ("alice", "bob", "carol"))
+    with pytest.raises(TaskAwaitingInput):
+        shown.execute(CONTEXT)
+    by_name, by_id = asked
+    assert by_name["body"].endswith("An answer counts if it comes from: Alice")
+    assert by_name["assigned_users"] == []
+    assert by_id["body"].endswith("An answer counts if it comes from: Alice, Carol")
+    assert by_id["assigned_users"] == [{"id": "alice", "name": "Alice"}, {"id": "carol", "name": "Carol"}]
 
 
 def test_rejected_gate_fails_and_fails_at_once_when_executed_again(system):

@@ -21,7 +21,7 @@ QUESTION = Question(
     checks=0,
 )
 APPROVAL = Approval(question=QUESTION, approver="alice", answered=datetime(2026, 11, 23, tzinfo=UTC))
-APPROVERS = Approvals(approvers=({"id": "alice", "name": "Alice"}, {"id": "bob", "name": "Bob"}))
+APPROVERS = Approvals(approvers=({"user": "alice", "name": "Alice"}, {"user": "bob", "name": "Bob"}))
 
 
 def test_signed_approval_and_question_are_read_unchanged(tmp_path):
@@ -101,8 +101,8 @@ def test_question_names_each_changed_field():
 
 
 def test_check_person_accepts_only_approvers_other_than_requester():
-    check_person("alice", "operator", APPROVERS)
-    check_person("bob", "alice", APPROVERS)
+    check_person("alice", "", "operator", APPROVERS)
+    check_person("bob", "7", "alice", APPROVERS)
     for person, requester, words in (
         ("alice", "alice", "asked for this restore"),
         ("operator", "operator", "no approver"),
@@ -110,8 +110,33 @@ def test_check_person_accepts_only_approvers_other_than_requester():
         ("", "", "no approver"),
         ("Alice", "operator", "no approver"),
     ):
-        with pytest.raises(ApprovalError, match=words):
-            check_person(person, requester, APPROVERS)
+        with pytest.raises(ApprovalError, match=words) as refused:
+            check_person(person, "", requester, APPROVERS)
+        assert refused.value.retryable, "the gate asks again"
+
+
+@pytest.mark.parametrize(
+    ("named", "accepted", "refused"),
+    [
+        ({"user": "alice"}, [("alice", "3"), ("alice", "")], [("Alice", "3"), ("3", "alice"), ("bob", "alice"), ("", "alice")]),
+        ({"id": "3"}, [("alice", "3"), ("bob", "3")], [("3", "4"), ("3", ""), ("alice", "03"), ("alice", "")]),
+        ({"user": "alice", "id": "3"}, [("alice", "3")], [("alice", "4"), ("bob", "3"), ("3", "alice"), ("alice", "")]),
+        ({"user": "a@example.org"}, [("a@example.org", "3")], [("A@example.org", "3"), ("a", "a@example.org")]),
+    ],
+)
+def test_check_person_compares_user_name_and_id_each_with_its_own_kind(named, accepted, refused):
+    """An auth manager may let people choose their user name: one that is the id of another person makes nobody an approver."""
+    approvals = Approvals(approvers=({**named, "name": "Alice"},))
+    for person, user_id in accepted:
+        check_person(person, user_id, "operator", approvals)
+    for person, user_id in refused:
+        with pytest.raises(ApprovalError, match="no approver"):
+            check_person(person, user_id, "operator", approvals)
+
+
+def test_approver_with_neither_user_nor_id_is_refused():
+    with pytest.raises(ValueError, match="write user, the name with which the person logs in, or id"):
+        Approvals(approvers=({"name": "Alice"},))
 
 
 def test_digest_accepts_text_with_undecodable_file_names():

@@ -39,7 +39,7 @@ signing: {name}_backup_signing
 destinations:
   near: {{folder: "{folder}/near", keep_within: 30d}}
   far: {{folder: "{folder}/far", keep_last: 3}}
-approvals: {{approvers: [{{id: alice, name: Alice}}, {{id: bob, name: Bob}}], timeout: {timeout}}}
+approvals: {{approvers: [{{user: alice, name: Alice}}, {{user: bob, name: Bob}}], timeout: {timeout}}}
 services:
   stop: [["{folder}/service", stop, web], ["{folder}/service", stop, workers]]
   start: [["{folder}/service", start, workers], ["{folder}/service", start, web]]{cold}

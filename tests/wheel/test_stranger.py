@@ -23,7 +23,7 @@ sources: {{files: {{uploads: {{path: "{home}/uploads"}}}}}}
 encryption: {{recipients: [{recipient}], identity: shop_backup_identity}}
 signing: shop_backup_signing
 destinations: {{local: {{folder: "{home}/backups", keep_last: 3}}}}
-approvals: {{approvers: [{{id: alice, name: Alice}}, {{id: bob, name: Bob}}]}}
+approvals: {{approvers: [{{user: alice, name: Alice}}, {{user: bob, name: Bob}}]}}
 staging: {{folder: "{home}/staging"}}
 """
 KEYS = {"identity": "identity.txt", "signing": "signing.pem"}

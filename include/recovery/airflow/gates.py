@@ -9,13 +9,14 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskAwaitingInput
+from airflow.sdk.execution_time.hitl import HITLUser
 
 from recovery.airflow import mail
 from recovery.airflow.tasks import operator_errors, restore_session, skip_without_cutover
 from recovery.common.errors import ApprovalError
-from recovery.common.units import human_duration, now
+from recovery.common.units import human_duration, now, plain_markdown
 from recovery.plan.field_types import Gate as GateName
-from recovery.plan.model import Plan
+from recovery.plan.model import Approver, Plan
 from recovery.restore import answers, state
 from recovery.restore.gate_texts import gate_text, headline
 from recovery.restore.session import RestoreSession
@@ -44,7 +45,6 @@ class Gate(ApprovalOperator):
             subject=f"Gate {gate} of {plan.plan}",
             body="",
             response_timeout=plan.approvals.timeout,
-            assigned_users=[{"id": approver.id, "name": approver.name} for approver in plan.approvals.approvers],
             retries=_TRIES + plan.approvals.timeout // _ASK_AGAIN,  # as often as it takes: what ends is the time
             retry_delay=_ASK_AGAIN,
             retry_exponential_backoff=1,
@@ -52,6 +52,7 @@ class Gate(ApprovalOperator):
         )
         self.plan_name = plan.plan
         self.gate = gate
+        self.approvers = plan.approvals.approvers
 
     def execute(self, context: Any) -> Any:
         """Ask; again, if Airflow lost an answer, or checks began again meanwhile. The time to answer runs from the first time.
@@ -89,19 +90,23 @@ class Gate(ApprovalOperator):
         if self.gate not in session.gates:
             raise AirflowSkipException(f"A restore to {session.target.name} has no gate {self.gate!r}, or this is a dry run.")
         requester = session.request().requester
-        self.assigned_users = [user for user in self.assigned_users or [] if user["id"] != requester]
-        if not self.assigned_users:  # Airflow would then let anybody answer
+        approvers = [approver for approver in self.approvers if not approver.may_be(requester)]
+        if not approvers:
             raise ApprovalError(
                 f"The plan has no approver but {requester}, who asked for this restore, so nobody may answer the gate {self.gate!r}.",
                 "Add an approver to the plan, then trigger a new restore.",
             )
         self.subject = f"{headline(session, self.gate)} {self.plan_name}, set {session.manifest().set_id}"
-        self.body = gate_text(session, self.gate)
+        self.assigned_users = _assigned(approvers)
+        names = plain_markdown(", ".join(approver.name for approver in approvers))
+        self.body = f"{gate_text(session, self.gate)}\n\nAn answer counts if it comes from: {names}"
         answers.show(session, self.gate, self.body)
         log.info("%s\n\n%s", self.subject, self.body)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Make an approval of a yes; end with a failure after a no, or after no answer, which at the last gate keeps the system.
+
+        An answer of somebody else counts as none: the gate asks again.
 
         Airflow keeps an answer and does not pass it on, if that comes in the moment in which this task begins to wait: see
         ``update_hitl_detail``, which reads the state of the task before it locks it. It passes on what it has once the task has waited
@@ -112,11 +117,12 @@ class Gate(ApprovalOperator):
             operator_errors(self._wait_on)(session)
             return operator_errors(self._unanswered)(session, context)
         answer = super(ApprovalOperator, self).execute_complete(context, event)
-        person = (answer["responded_by_user"] or {}).get("name", "")  # the user name; an id may be a row number
+        who = answer["responded_by_user"] or {}
+        person, user_id = str(who.get("name", "")), str(who.get("id", ""))
         if answer["chosen_options"] != [self.APPROVE]:
-            operator_errors(answers.reject)(session, self.gate, person)
+            operator_errors(answers.reject)(session, self.gate, person, user_id)
             raise AirflowFailException(f"{person} rejected the gate {self.gate!r}.")
-        operator_errors(answers.approve)(session, self.gate, person)
+        operator_errors(answers.approve)(session, self.gate, person, user_id)
         log.info("%s approved", person)
         return answer
 
@@ -143,3 +149,9 @@ class Gate(ApprovalOperator):
             human_duration(session.plan.keep_replaced),
         )
         mail.nobody_accepted(session.plan, context)
+
+
+def _assigned(approvers: Sequence[Approver]) -> list[HITLUser]:
+    """Those whom alone Airflow lets answer. It compares ids, so without the ids of all it lets everybody answer who may run the DAG."""
+    known = [HITLUser(id=approver.id, name=approver.name) for approver in approvers if approver.id]
+    return known if len(known) == len(approvers) else []

@@ -97,11 +97,27 @@ class Destination(Retention):
 
 
 class Approver(Part):
-    """A person who may answer gates."""
+    """A person who may answer gates. Airflow knows who answers by two texts; all that are given here must be the same."""
 
-    id: Annotated[str, Field(min_length=1)]
-    """User name, as they log in."""
+    user: Annotated[str, Field(min_length=1)] | None = None
+    """User name, as Airflow shows it. Where people log in with an e-mail address, that."""
+    id: Annotated[str, Field(min_length=1)] | None = None
+    """Id in the auth manager: the user name again in the simple one, a number in FAB, a UUID in Keycloak."""
     name: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.user is None and self.id is None:
+            raise ValueError("write user, the name with which the person logs in, or id")
+        return self
+
+    def answers_as(self, user: str, user_id: str) -> bool:
+        """Whether this is the person of a user name and an id, as the auth manager gives them."""
+        return self.user in {None, user} and self.id in {None, user_id}
+
+    def may_be(self, user: str) -> bool:
+        """Whether this may be the person of a user name, of whom no id is known."""
+        return user in {self.user, self.id}
 
 
 class Approvals(Part):

@@ -35,16 +35,22 @@ def show(session: RestoreSession, gate: Gate, text: str) -> None:
         session.journal.record(Step.ASKED, gate=gate)
 
 
-def approve(session: RestoreSession, gate: Gate, person: str) -> None:
+def approve(session: RestoreSession, gate: Gate, person: str, user_id: str = "") -> None:
     """Turn a person's yes into a signed approval.
+
+    Args:
+        session: the restore.
+        gate: which.
+        person: the user name.
+        user_id: the id of the person in the auth manager; without, only an approver can be recognised whom the plan gives no id.
 
     Raises:
         ApprovalError: if this person may not approve, somebody rejected the gate before, or something changed since it was shown;
-            where only checks began again, the gate may ask again.
+            for a wrong person, or where only checks began again, the gate may ask again.
     """
     with session.changing(f"gate-{gate}"):
         _refuse_rejected(session, gate)
-        check_person(person, session.request().requester, session.plan.approvals)
+        check_person(person, user_id, session.request().requester, session.plan.approvals)
         key = _key(session)
         question = read_question(session.gate_file(gate, ".asked.json"), key.verify_key)
         if changed := question.changed(question_now(session, gate)):
@@ -62,15 +68,15 @@ def _approved_something_else(gate: Gate, person: str, changed: list[str]) -> App
     )
 
 
-def reject(session: RestoreSession, gate: Gate, person: str | None) -> None:
-    """Remember a person's no, which is final, or that nobody answered in time (``None``).
+def reject(session: RestoreSession, gate: Gate, person: str | None, user_id: str = "") -> None:
+    """Remember a person's no, which is final, or that nobody answered in time (``None``). ``user_id`` is as for :func:`approve`.
 
     Raises:
-        ApprovalError: if this person may not answer.
+        ApprovalError: if this person may not answer; the gate may ask again.
     """
     with session.changing(f"gate-{gate}"):
         if person is not None:
-            check_person(person, session.request().requester, session.plan.approvals)
+            check_person(person, user_id, session.request().requester, session.plan.approvals)
         session.journal.record(Step.UNANSWERED if person is None else Step.REJECTED, gate=gate, person=person)
 
 

@@ -106,13 +106,20 @@ def _signed(path: Path, key: VerifyKey) -> str:
     return statement
 
 
-def check_person(person: str, requester: str, approvals: Approvals) -> None:
-    """Refuse an answer of somebody who may not approve. Both are user names, as the auth manager has them.
+def check_person(person: str, user_id: str, requester: str, approvals: Approvals) -> None:
+    """Refuse an answer of somebody who may not approve. It counts as none, so the gate may ask again.
+
+    Args:
+        person: the user name of who answered, as the auth manager has it. No user may change their own.
+        user_id: the id of who answered, as the auth manager has it.
+        requester: the user name of who asked for the restore, as the auth manager has it.
+        approvals: of the plan.
 
     Raises:
         ApprovalError: if the person is no approver of the plan, or is who asked for the restore.
     """
-    if person not in {approver.id for approver in approvals.approvers}:
-        raise ApprovalError(f"{person} is no approver of this plan.", "Let one of the plan's approvers answer.")
+    if not any(approver.answers_as(person, user_id) for approver in approvals.approvers):
+        who = person if user_id in {"", person} else f"{person} (id {user_id})"
+        raise ApprovalError(f"{who} is no approver of this plan.", "Let one of the plan's approvers answer.", retryable=True)
     if person == requester:
-        raise ApprovalError(f"{person} asked for this restore and can't approve it.", "Let another approver answer.")
+        raise ApprovalError(f"{person} asked for this restore and can't approve it.", "Let another approver answer.", retryable=True)

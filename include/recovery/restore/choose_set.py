@@ -136,7 +136,7 @@ def _check_people(session: RestoreSession, request: Request) -> None:
             "Nobody is known to have asked for this restore, so nobody could be told apart from who approves it.",
             "Trigger it in the UI or API, logged in.",
         )
-    if all(approver.id == request.requester for approver in session.plan.approvals.approvers):
+    if all(approver.may_be(request.requester) for approver in session.plan.approvals.approvers):
         raise ApprovalError(
             f"{request.requester} asked for this restore and is the only approver of the plan.",
             "Add an approver to the plan, or let somebody else trigger it.",
