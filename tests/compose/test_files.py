@@ -117,13 +117,12 @@ def test_dockerfile_copies_existing_files_that_dockerignore_allows():
 
 def test_compose_executor_and_auth_manager_can_be_imported():
     from airflow.providers.celery.executors.celery_executor import CeleryExecutor  # noqa: PLC0415 - loading it is what is tested
-
-    from recovery.airflow.auth_manager import FabAuthManagerByName  # noqa: PLC0415
+    from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager  # noqa: PLC0415
 
     environment = SERVICES["scheduler"]["environment"]
     assert environment["AIRFLOW__CORE__EXECUTOR"] == CeleryExecutor.__name__
     named = environment["AIRFLOW__CORE__AUTH_MANAGER"]
-    assert named == f"{FabAuthManagerByName.__module__}.{FabAuthManagerByName.__name__}"
+    assert named == f"{FabAuthManager.__module__}.{FabAuthManager.__name__}"
 
 
 def test_sample_connections_have_placeholder_passwords():

@@ -28,7 +28,9 @@ def id_of(person):
 def make_people(airflow, **roles):
     people = {f"RECOVERY_USER_{name.upper()}": f"{role}:{airflow.passwords[name]}" for name, role in roles.items()}
     command = [sys.executable, PROJECT / "tools/compose/create_users.py"]
-    subprocess.run(command, env={**airflow.environment(), **people}, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env={**airflow.environment(), **people}, capture_output=True, text=True, check=True)
+    assert not any(password in done.stdout + done.stderr for password in airflow.passwords.values())
+    return done.stdout
 
 
 def said_in_vain(person, run, option, words):
@@ -61,7 +63,9 @@ def airflow(system):
         settings={"core.auth_manager": FAB},
     )
     with server:
-        make_people(server, admin="Admin", **dict.fromkeys(ROLES, "User"))
+        everybody = {"admin": "Admin", **dict.fromkeys(ROLES, "User")}
+        assert "alice was made, with the role User" in make_people(server, **everybody)
+        assert "alice exists already" in make_people(server, **everybody)
         number = id_of(server.user("bob"))
         server.passwords[number] = server.passwords["mallory"]
         make_people(server, **{number: "User"})

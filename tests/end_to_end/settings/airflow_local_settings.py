@@ -5,8 +5,8 @@ import pkgutil
 
 import recovery
 
-HEAVY = {"recovery.__main__", "recovery.airflow.auth_manager"}
-"""What no task needs: one would run, and the other one brings a web framework."""
+HEAVY = {"recovery.__main__"}
+"""What no task needs: it would run."""
 
 for module in pkgutil.walk_packages(recovery.__path__, "recovery."):
     if module.name not in HEAVY:
