@@ -66,3 +66,12 @@ def test_a_dag_that_cannot_be_stored_is_one_import_error_and_all_others_are_in_u
     ((file, error),) = errors.items()
     assert file == "broken_plans.py"
     assert "crm_backup: this DAG can't be built from its plan: " in error
+
+
+def test_dag_file_of_two_lines_keeps_all_dags_in_use_beside_a_broken_plan(plans, store, tmp_path):
+    write_plan(plans, "shop")
+    broken = write_plan(plans, "crm")
+    broken.write_text(broken.read_text().replace("signing:", "singing:"))
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags/recovery_plans.py").write_text("from recovery.airflow.dags import make_dags\nglobals().update(make_dags())\n")
+    assert store(tmp_path / "dags") == ({}, ids("shop") | {"broken_plans"})
