@@ -61,7 +61,8 @@ COPY tools/compose tools/compose
 COPY sandbox/sample.py sandbox/sample.py
 COPY sandbox/sample.sql sandbox/sample.sql
 COPY tools/install.py tools/install.py
-RUN /opt/venv/bin/python tools/install.py
+# compiled here, since those who run it can't write here: else every task compiles all of it
+RUN /opt/venv/bin/python tools/install.py && /opt/venv/bin/python -m compileall -q include dags plugins tools sandbox
 
 ENV PATH=/opt/venv/bin:$PATH \
     LANG=C.UTF-8 \

@@ -6,7 +6,7 @@ READY := .venv/ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-compose engine test test-quick test-docker test-long bench lint lock clean
+.PHONY: help demo demo-compose test test-quick test-docker test-long bench lint lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +29,8 @@ test-quick: $(READY) ## Run the tests that need no server, no Airflow and no pat
 	@python3 tools/setup.py programs libcurl tar zstd age openssl
 	@$(PYTEST) -n 2 --dist loadfile -m "not servers and not airflow and not long and not compose and not slow" $(ARGS)
 
-engine: $(READY)
-	@python3 tools/setup.py programs libcurl docker dockerd debootstrap iptables ip
+test-docker: $(READY) ## Run the tests with containers, on a Docker Engine of their own where the machine has none
 	@$(RUN) -m sandbox.containers
-
-test-docker: engine ## Run the tests with containers, on a Docker Engine of their own where the machine has none
 	@$(PYTEST) -m "docker and not long" tests/docker $(ARGS)
 
 test-long: $(READY) ## Run the long campaigns

@@ -12,6 +12,7 @@ BESIDE = {
     "campaigns": "kills, random restores and large schemas, through all rooms",
     "compose": "docker-compose.yaml and tools/compose",
     "dags": "the folder dags",
+    "docker": "docker-compose.yaml started, and databases and services in containers; sandbox/containers",
     "end_to_end": "whole runs in a real Airflow",
     "sandbox": "the folder sandbox",
     "support": "what tests share",

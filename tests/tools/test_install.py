@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,13 @@ def test_install_leads_python_to_the_package_from_a_folder_with_a_space(tmp_path
     monkeypatch.setattr(sys, "executable", str(python))
     install.main()
     assert Path((places["purelib"] / "recovery.pth").read_text().strip(), "recovery", "__main__.py").exists()
+    install.main()  # again, over what is there
     monkeypatch.undo()
+    (found,) = importlib.metadata.distributions(path=[str(places["purelib"])])
+    project = tomllib.loads((install.ROOT / "pyproject.toml").read_text())["project"]
+    assert (found.name, found.version) == (project["name"], importlib.import_module("recovery").VERSION)
+    told = {(point.group, point.name, point.value) for point in found.entry_points}
+    assert told == {(group, *point) for group, points in project["entry-points"].items() for point in points.items()}
     text = (places["scripts"] / "recovery").read_text()
     assert re.search(r"^exec '.*the bin/a python' -I -m recovery \"\$@\"$", text, re.MULTILINE)
     assert os.access(places["scripts"] / "recovery", os.X_OK)
