@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pyrage
@@ -39,7 +40,7 @@ class _KeyHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Whether the key can be used, and what to compare with the plan or the recovery kit."""
         try:
-            return True, self.use(self.get_conn())
+            return True, self.use(replace(self.get_conn(), id="under test"))  # Airflow tests it under a random id
         except RecoveryError as error:
             return False, str(error)
 
