@@ -1,6 +1,7 @@
 """What a DAG file of two lines gives to Airflow, as a parse of it in a process of its own shows."""
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from recovery.airflow import dags
 from recovery.common.errors import PlanError
@@ -52,6 +53,15 @@ def test_make_dags_with_a_broken_plan_has_no_import_error_and_a_dag_that_names_i
     told = parsed.dags[dags.BROKEN_PLANS]["dag"]
     assert "    crm.yaml: singing: is not a key" in told["doc_md"]
     assert told["is_paused_upon_creation"] is False
+
+
+def test_broken_plans_dag_fails_with_the_reasons(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECOVERY_PLANS", str(tmp_path))
+    (tmp_path / "crm.yaml").write_text("plan: [")
+    (tmp_path / "shop.yaml").write_text("plan: 5")
+    (name_them,) = dags.make_dags()[dags.BROKEN_PLANS].tasks
+    with pytest.raises(AirflowFailException, match=r"(?s)crm\.yaml: is not readable YAML.*shop\.yaml: plan: .*Mend the plan files"):
+        name_them.python_callable()
 
 
 def test_make_dags_refuses_a_relative_folder():

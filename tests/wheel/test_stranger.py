@@ -68,18 +68,6 @@ def test_installed_wheel_makes_the_dags_of_a_plan_and_takes_a_backup(stranger):
     assert "VALID" in stranger.run("recovery", "verify", backups, *keys)
 
 
-def test_broken_plan_is_named_by_a_failing_dag_and_the_others_stay(stranger):
-    plans = stranger.home / "plans"
-    broken = plans / "crm.yaml"
-    broken.write_text((plans / "shop.yaml").read_text().replace("plan: shop", "plan: crm").replace("signing:", "singing:"))
-    try:
-        assert dags_of(stranger) == {"broken_plans", *(f"shop_{family}" for family in FAMILIES)}
-        done = stranger.try_to("airflow", "dags", "test", "broken_plans")
-        assert "crm.yaml: singing: is not a key of a plan here" in done.stdout + done.stderr
-    finally:
-        broken.unlink()
-
-
 def test_airflow_knows_the_connection_types_and_their_forms(stranger):
     code = """
 import json
@@ -122,6 +110,12 @@ except PlanError as error:
 """
     for kind in ("postgres", "mongo"):
         assert f"pip install 'openmanus-recovery[{kind}]'" in installed.python(code.format(kind=kind))
+
+
+def test_bucket_without_its_extra_names_the_extra(installed):
+    done = installed.try_to("recovery", "sets", "s3://bucket/prefix")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'openmanus-recovery[s3]'" in done.stderr
 
 
 def test_command_of_the_wheel_without_a_plan_folder_says_so(installed):
