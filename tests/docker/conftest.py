@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from recovery.common.connections import Endpoint
 from sandbox.containers.engine import Engine
 from sandbox.containers.stack import Stack
 from sandbox.containers.stand_ins import StandIns, compose_program
@@ -22,22 +23,34 @@ QUICK = {
 
 
 @pytest.fixture(scope="session")
-def engine():
+def docker_engine():
     with Engine() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def stand_ins(engine):
-    return StandIns(engine)
+def engine(docker_engine):
+    """The address of the Engine."""
+    return docker_engine.address
+
+
+@pytest.fixture(scope="session")
+def engine_endpoint(engine):
+    """What a Connection to that Engine says."""
+    return Endpoint("engine", engine, extra={"tls": False})
+
+
+@pytest.fixture(scope="session")
+def stand_ins(docker_engine):
+    return StandIns(docker_engine)
 
 
 @pytest.fixture(scope="module")
-def stack(engine, stand_ins):
+def stack(docker_engine, stand_ins):
     folder = Path(tempfile.mkdtemp(prefix="recovery-stack-"))
     folder.chmod(0o755)
     try:
-        with Stack(engine, [compose_program()], folder, stand_ins.all(), {"SAMPLE_SCALE": "0.1"}, QUICK) as started:
+        with Stack(docker_engine, [compose_program()], folder, stand_ins.all(), {"SAMPLE_SCALE": "0.1"}, QUICK) as started:
             started.write_plan(lambda text: f"{text}retry_delay: 5s\n")
             started.import_connections()
             yield started

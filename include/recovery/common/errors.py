@@ -48,6 +48,10 @@ class ToolError(RecoveryError):
     retryable = True
 
 
+class ContainerError(RecoveryError):
+    """A Docker Engine does not answer or refuses, or a container is missing, does not run, or is not the only one."""
+
+
 class SourceError(RecoveryError):
     """A source can't be read, or its dump lacks something that its inventory has."""
 
