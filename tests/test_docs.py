@@ -27,7 +27,7 @@ PAGES = sorted(
 )
 PLAN_PAGE = ROOT / "docs/reference/plan.md"
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-SHARED = {"Services": "services", "Hook": "hook", "Check": "check"}
+SHARED = {"Services": "services", "Hook": "hook", "Check": "check", "Reach": "reach"}
 """Parts that a plan has in several places, documented once, under these keys."""
 ROW = re.compile(r"^\| `([a-z0-9_.<>\[\]]+)` \| .+? \| (required|`[^`]*`) \| (.+) \|$", re.MULTILINE)
 

@@ -18,6 +18,8 @@ from sandbox import toolchain
 from sandbox.containers.engine import CACHE, Engine, EngineError
 
 PROJECT = Path(__file__).parent.parent.parent
+BASE = "openmanus-recovery-stand-in/python:latest"
+"""Debian with Python, once :meth:`StandIns.python` has made it."""
 _IMAGES = Path(__file__).parent / "images"
 _RELEASE = "bookworm"
 _PACKAGES = "ca-certificates,python3,python3-venv,python3-pip"
@@ -36,8 +38,12 @@ class StandIns:
         """Debian with its own Python, for ``python:...-slim``; the base of all others."""
         certificates = _CERTIFICATES.read_bytes() if _CERTIFICATES.exists() else b""
         tag = _tag("python", _RELEASE.encode(), _PACKAGES.encode(), certificates)
-        if self._has(tag):
-            return tag
+        if not self._has(tag):
+            self._make_base(tag, certificates)
+        self._engine.docker("tag", tag, BASE)
+        return tag
+
+    def _make_base(self, tag: str, certificates: bytes) -> None:
         with tempfile.TemporaryDirectory(prefix="recovery-image-") as folder:
             root = Path(folder) / "root"
             _quiet("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _RELEASE, root)
@@ -51,7 +57,6 @@ class StandIns:
             archive = Path(folder) / "root.tar"
             _quiet("tar", "--create", f"--file={archive}", f"--directory={root}", ".")
             self._engine.docker("import", *changes, archive, tag)
-        return tag
 
     def go(self) -> str:
         """Go, for ``golang:...``."""

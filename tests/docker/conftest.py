@@ -1,5 +1,6 @@
-"""A Docker Engine that the tests of this folder share, and docker-compose.yaml started on it with stand-ins for images."""
+"""A Docker Engine that the tests of this folder share, servers in containers, and docker-compose.yaml started with stand-ins for images."""
 
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from recovery.common.connections import Endpoint
+from recovery.runners.docker import relay
 from sandbox.containers.engine import Engine
 from sandbox.containers.stack import Stack
 from sandbox.containers.stand_ins import StandIns, compose_program
+from tests.support.containers import MongoContainer, PostgresContainer, engine_of
 
 QUICK = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
@@ -29,8 +32,9 @@ def docker_engine():
 
 
 @pytest.fixture(scope="session")
-def engine(docker_engine):
-    """The address of the Engine."""
+def engine(docker_engine, stand_ins):
+    """The address of the Engine, which has the image that these tests start."""
+    stand_ins.python()
     return docker_engine.address
 
 
@@ -56,3 +60,42 @@ def stack(docker_engine, stand_ins):
             yield started
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def opened(engine):
+    """The Engine, for the tests themselves."""
+    with engine_of(engine) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def container_name():
+    """What the names of these tests' containers begin with."""
+    return f"reach-{secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="session")
+def postgres_container(opened, server_folder, container_name):
+    with PostgresContainer(opened, server_folder / "postgres-container", f"{container_name}-postgres") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_container(opened, server_folder, container_name):
+    with MongoContainer(opened, server_folder / "mongo-container", f"{container_name}-mongo") as server:
+        yield server
+
+
+@pytest.fixture
+def no_direct_address(monkeypatch):
+    """As on a worker that is in no network with the container."""
+    monkeypatch.setattr(relay, "direct_address", lambda *_: None)
+
+
+@pytest.fixture(params=["address", "tunnel"])
+def each_way(request):
+    """Each way in which a server in a container is reached."""
+    if request.param == "tunnel":
+        request.getfixturevalue("no_direct_address")
+    return request.param

@@ -1,22 +1,27 @@
 """Containers are found by name, on a real Engine."""
 
 import secrets
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from recovery.common.connections import Endpoint
 from recovery.common.errors import ContainerError
 from recovery.plan.docker import DockerContainer
 from recovery.runners.docker.address import address_of
 from recovery.runners.docker.engine import ONE_OFF, PROJECT, SERVICE, Engine
+from recovery.runners.docker.stream import run
+from sandbox.containers import stand_ins
+from tests.support.containers import CuttingProxy
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-def opened(engine_endpoint):
-    with Engine(address_of(engine_endpoint)) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def create(opened):
     made = []
 
     def create(name, *, start=True, **labels):
-        container = opened.client.create_container("debian:bookworm", ["sleep", "infinity"], name=name, labels=labels)
+        container = opened.client.create_container(stand_ins.BASE, ["sleep", "infinity"], name=name, labels=labels)
         made.append(container["Id"])
         if start:
             opened.client.start(container["Id"])
@@ -84,6 +89,50 @@ def test_missing_container_is_an_error_and_an_id_is_no_name(opened, create, name
             opened.container(DockerContainer(container=wrong))
     with pytest.raises(ContainerError, match="no such container"):
         opened.container(DockerContainer(project=name, service="db"))
+
+
+def certificate(name, issuer=None):
+    """A key and a certificate for 127.0.0.1; an authority's without an issuer."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
+    made = made.issuer_name(issuer[1].subject if issuer else subject)
+    made = made.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
+    made = made.add_extension(x509.BasicConstraints(ca=not issuer, path_length=None), critical=True)
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    return key, made.sign(issuer[0] if issuer else key, hashes.SHA256())
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """The extra of a Connection, and the server's side, which asks for the client's certificate."""
+    authority = certificate("authority")
+    paths = {}
+    all_of_them = {"ca": authority, "client": certificate("client", authority), "server": certificate("server", authority)}
+    for name, (key, made) in all_of_them.items():
+        paths[name], paths[f"{name} key"] = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        paths[name].write_bytes(made.public_bytes(Encoding.PEM))
+        paths[f"{name} key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=paths["ca"])
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_cert_chain(paths["server"], paths["server key"])
+    return {"tls_ca_cert": str(paths["ca"]), "tls_client_cert": str(paths["client"]), "tls_client_key": str(paths["client key"])}, server
+
+
+def test_engine_is_reached_by_tls_with_certificates_of_both_sides(engine, create, name, tls, tmp_path, monkeypatch):
+    """Also where the environment has a proxy, and certificates of other authorities."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", ssl.get_default_verify_paths().openssl_cafile)
+    extra, server = tls
+    made = create(name)
+    with CuttingProxy(engine, tmp_path, server) as proxy:
+        with Engine(address_of(Endpoint("engine", "127.0.0.1", proxy.port, extra=extra))) as opened:
+            assert opened.container(DockerContainer(container=name)).id == made
+            assert run(opened, made, ["bash", "-c", "echo yes; echo no >&2; exit 3"]) == (3, b"yes\n")
+        (tmp_path / "ca.pem").write_bytes(certificate("somebody else")[1].public_bytes(Encoding.PEM))
+        with pytest.raises(ContainerError, match="does not answer as one"):
+            Engine(address_of(Endpoint("engine", "127.0.0.1", proxy.port, extra=extra)))
 
 
 def test_engine_that_does_not_answer_is_an_error(tmp_path):

@@ -32,6 +32,7 @@ from recovery.common.units import human_duration
 from recovery.plan.loader import load_plan
 from recovery.plan.model import Plan
 from recovery.restore.session import RestoreSession
+from recovery.runners.ways import Ways
 from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import StagedSet
@@ -43,6 +44,8 @@ RUN_TYPES: Any = ("manual", "scheduled", "asset_triggered", "operator_triggered"
 """Runs that Airflow may make. A backfill would back up or drill what is there today, under days of the past and side by side; that an
 asset be materialized would do so without its parameters."""
 
+_WAYS = Ways()
+"""The ways to servers in containers that this process has found; those of a step end with it."""
 _LOOK_AGAIN = timedelta(minutes=2)
 _WATCH_EVERY = timedelta(minutes=5)
 
@@ -51,7 +54,7 @@ T = TypeVar("T")
 
 
 def operator_errors(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a task's error reach the operator as its message alone, and be retried only where that may help."""
+    """Let a task's error reach the operator as its message alone, and be retried only where that may help; close what it has opened."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -62,6 +65,8 @@ def operator_errors(function: Callable[P, T]) -> Callable[P, T]:
             log.debug("where it came from", exc_info=True)
             kind = AirflowException if error.retryable else AirflowFailException
             raise kind(str(error)) from None
+        finally:
+            _WAYS.close()
 
     wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined] # Airflow asks three times a task: a tenth of a parse
     return wrapped
@@ -91,7 +96,7 @@ def look_again(pause: timedelta = _WATCH_EVERY) -> NoReturn:
 
 def context(plan_name: str) -> PlanContext:
     """A plan as it is now, with what Airflow knows of what it names."""
-    return PlanContext(load_plan(plan_name), CLIENTS)
+    return PlanContext(load_plan(plan_name), CLIENTS, ways=_WAYS)
 
 
 def staged_set(loaded: PlanContext, dag_run: Any) -> StagedSet:

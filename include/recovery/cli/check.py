@@ -12,6 +12,7 @@ from recovery.common.errors import RecoveryError
 from recovery.common.units import human_duration, human_size
 from recovery.destinations.base import Destination, Missing
 from recovery.plan.model import Plan
+from recovery.runners.ways import Ways
 from recovery.runs.context import PlanContext
 from recovery.sets.catalog import MAX_SKEW
 from recovery.sources.base import Source
@@ -24,9 +25,10 @@ def check(plan: Plan, clients: Clients) -> Answer:
         plan: whose destinations and sources.
         clients: looks up their Connections.
     """
-    context = PlanContext(plan, clients)
-    found = {each.name: _facts(each, f"{plan.plan}/check") for each in context.destinations()}
-    sources = {source_id: facts for source_id in plan.source_ids if (facts := _of_source(context, source_id))}
+    with Ways() as ways:
+        context = PlanContext(plan, clients, ways=ways)
+        found = {each.name: _facts(each, f"{plan.plan}/check") for each in context.destinations()}
+        sources = {source_id: facts for source_id in plan.source_ids if (facts := _of_source(context, source_id))}
     unusable = any("error" in facts for facts in (*found.values(), *sources.values()))
     lines = [_line(name, facts) for name, facts in (*sources.items(), *found.items())]
     return Answer({"plan": plan.plan, "sources": sources, "destinations": found}, lines, int(unusable))

@@ -23,11 +23,13 @@ class Endpoint:
     schema: str = ""
     """Database name or path, as the kind of connection has it."""
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    place: str = ""
+    """Of a server in a container: what it is called, in messages and where servers are compared. Its address may change with each step."""
 
     @property
     def on_this_machine(self) -> bool:
-        """Whether the address is one of this machine's: loopback, or the path of a Unix socket."""
-        return self.host in {"", "localhost", "::1"} or self.host.startswith(("127.", "/"))
+        """Whether the server's files are this machine's: its address is loopback, or the path of a Unix socket, and no tunnel's."""
+        return not self.place and (self.host in {"", "localhost", "::1"} or self.host.startswith(("127.", "/")))
 
 
 Connect = Callable[[str], Endpoint]

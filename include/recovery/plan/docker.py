@@ -35,3 +35,15 @@ class DockerContainer(Part):
     def title(self) -> str:
         """What it is, for people."""
         return f"the container {self.container}" if self.container else f"the service {self.service} of the Compose project {self.project}"
+
+    @property
+    def place(self) -> str:
+        """The same with its Engine, for what compares servers."""
+        return f"{self.title} of the Engine {self.connection}" if self.connection else self.title
+
+
+class Reach(Part):
+    """How a server is reached that has no address which workers know."""
+
+    docker: DockerContainer
+    """The container that it runs in."""

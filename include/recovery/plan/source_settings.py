@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 from pydantic import JsonValue, model_validator
 
+from recovery.plan.docker import Reach
 from recovery.plan.excludes import Excludes
 from recovery.plan.field_types import ConnectionId, DatabaseName, Part, Pattern, SourceId, exactly_one
 from recovery.plan.location import Location
@@ -75,6 +76,8 @@ class ServerSettings(SourceSettings):
     connection: ConnectionId
     databases: tuple[str, ...] = ()
     """Names; empty means every database of the server."""
+    reach: Reach | None = None
+    """The container that the server runs in; default: the Connection has its address. The Connection's port is that inside it."""
 
     @property
     def every_database(self) -> bool:
@@ -84,9 +87,13 @@ class ServerSettings(SourceSettings):
     def on_server(self, there: TargetSettings | None = None) -> set[Location]:
         """See :meth:`SourceSettings.on_server`."""
         assert isinstance(there, ServerTarget | None)
-        connection = there.connection if there else self.connection
         inside = {there.renamed(part) if there else part for part in self.parts()}
-        return {(self.family, connection, *names) for names in inside or {()}}
+        return {(self.family, (there or self).server, *names) for names in inside or {()}}
+
+    @property
+    def server(self) -> str:
+        """What tells its server from others, as far as the plan says."""
+        return self.reach.docker.place if self.reach else self.connection
 
     def parts(self) -> Sequence[Location]:
         """What the plan names: databases, or what is in them."""
@@ -99,6 +106,13 @@ class ServerTarget(TargetSettings):
     connection: ConnectionId
     databases: dict[DatabaseName, DatabaseName] = {}
     """Other names for databases there, by their name in the set."""
+    reach: Reach | None = None
+    """The container that the server runs in; default: the Connection has its address. The Connection's port is that inside it."""
+
+    @property
+    def server(self) -> str:
+        """What tells its server from others, as far as the plan says."""
+        return self.reach.docker.place if self.reach else self.connection
 
     def renamed(self, part: Location) -> Location:
         """What a database, or something in it, is called here."""

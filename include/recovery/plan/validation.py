@@ -154,7 +154,7 @@ def _live_server(sources: Mapping[str, SourceSettings], source_id: str, there: S
     own = sources[source_id]
     assert isinstance(own, ServerSettings)
     for other_id, other in sources.items():
-        if not (isinstance(other, ServerSettings) and other.family == own.family and other.connection == there.connection):
+        if not (isinstance(other, ServerSettings) and other.family == own.family and other.server == there.server):
             continue
         if not own.databases or not other.databases:
             yield f"this is the live server of {other_id}; name the databases of both in the plan, or another connection here"

@@ -18,6 +18,7 @@ from recovery.plan.source_id import kind_of
 from recovery.plan.source_settings import TargetSettings
 from recovery.runners.base import Runner
 from recovery.runners.local import LOCAL
+from recovery.runners.ways import Ways
 from recovery.sources import registry
 from recovery.sources.base import Access, Source
 from recovery.sources.set_reader import SetReader
@@ -32,6 +33,8 @@ class PlanContext:
     plan: Plan
     clients: Clients = field(repr=False)
     runner: Runner = LOCAL
+    ways: Ways = field(default_factory=Ways, repr=False)
+    """The ways to servers in containers; who makes the context closes them."""
 
     def endpoint(self, connection_id: str) -> Endpoint:
         """A Connection.
@@ -102,7 +105,7 @@ class PlanContext:
 
     def access(self, source_id: str) -> Access:
         """How a source is reached."""
-        return Access(self.clients.connect, self.runner, self.plan.tools.of(kind_of(source_id)))
+        return Access(self.clients.connect, self.runner, self.plan.tools.of(kind_of(source_id)), self.ways)
 
     def reader(self, source_id: str) -> SetReader:
         """What reads a source's packs; connects to nothing."""

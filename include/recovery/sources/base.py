@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from tarfile import TarInfo
@@ -26,6 +26,7 @@ from recovery.packs.content_index import Row
 from recovery.packs.tar_writer import Disturbance
 from recovery.plan.location import Location
 from recovery.runners.base import Runner
+from recovery.runners.ways import Ways
 from recovery.sources.model import Dump, LeftOut, Preflight, Rehearsal
 
 
@@ -106,6 +107,8 @@ class Access:
     """Runs its client tools."""
     tools: Sequence[Path] = ()
     """Folders of client tools that the plan names."""
+    ways: Ways = field(default_factory=Ways, repr=False)
+    """Finds the ways to servers in containers."""
 
 
 class Source(ABC):

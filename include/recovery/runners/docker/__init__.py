@@ -1,1 +1,1 @@
-"""Containers, by the API of a Docker Engine: `engine` opens an Engine and finds a container of a plan there."""
+"""Containers, by the API of a Docker Engine: `engine` finds a container of a plan, `tunnel` and `relay` lead to a server in it."""

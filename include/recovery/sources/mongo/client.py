@@ -229,7 +229,8 @@ def identity(client: Client, endpoint: Endpoint) -> str:
     """What the deployment is, and where it was found: a clone has the same UUID, so the address belongs to it."""
     name = server(client).replica_set
     kind = f"replica set {name}" if name else "standalone"
-    return f"{kind} {deployment(client)} at {address(endpoint).partition('://')[2].rstrip('/')}"
+    place = endpoint.place or address(endpoint).partition("://")[2].rstrip("/")
+    return f"{kind} {deployment(client)} at {place}"
 
 
 def deployment(client: Client) -> str:

@@ -44,6 +44,7 @@ from recovery.sources.mongo.catalog import (
 )
 from recovery.sources.mongo.client import Client, ClientTools, connect, deployment, identity, server
 from recovery.sources.mongo.dump import Taken, apart, check_room, take_fuzzy, take_snapshot
+from recovery.sources.mongo.reach import endpoint
 from recovery.sources.mongo.renames import Names
 from recovery.sources.mongo.restore import proof, timeseries
 from recovery.sources.mongo.restore.in_place import drop_and_load, planned_replacement, put_accounts, recorded, replaced_parts
@@ -97,7 +98,7 @@ class Mongo(Dumper, InPlaceRestorer, Queryable):
     @classmethod
     def of(cls, name: str, settings: MongoSettings, there: MongoTarget | None, access: Access) -> Self:
         """See :meth:`recovery.sources.base.Source.of`."""
-        return cls(name, settings, access.connect((there or settings).connection), access.tools, there, runner=access.runner)
+        return cls(name, settings, endpoint(there or settings, access), access.tools, there, runner=access.runner)
 
     # Backup -----------------------------------------------------------------------------------------------------------
 

@@ -299,7 +299,7 @@ class Server:
 
     @property
     def _address(self) -> str:
-        return f"{self.endpoint.host}:{self.endpoint.port or 5432}"
+        return self.endpoint.place or f"{self.endpoint.host}:{self.endpoint.port or 5432}"
 
     def maintenance(self, besides: Sequence[str] = ()) -> Connection:
         """A session in any database but some, for what concerns the whole server.

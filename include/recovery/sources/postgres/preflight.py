@@ -43,7 +43,7 @@ def preflight(server: Server, restore: RestoreView, renamed: Mapping[str, str], 
     """
     findings = [
         fact(
-            f"PostgreSQL {server.about.version} at {server.endpoint.host}, system {server.about.system},"
+            f"PostgreSQL {server.about.version} at {server.endpoint.place or server.endpoint.host}, system {server.about.system},"
             f" as {quoted_name(server.about.user)}."
         )
     ]

@@ -26,6 +26,7 @@ from recovery.sources.postgres.databases import stage as databases_stage
 from recovery.sources.postgres.definitions.names import quoted_name
 from recovery.sources.postgres.dump import pg_dump
 from recovery.sources.postgres.dump.pg_dump import SET_ASIDE
+from recovery.sources.postgres.reach import endpoint
 from recovery.sources.postgres.tables import beside as tables_beside
 from recovery.sources.postgres.tables import contents as tables_contents
 from recovery.sources.postgres.tables import restore as tables_restore
@@ -70,10 +71,10 @@ class Postgres(Dumper, InPlaceRestorer, BesideRestorer, Queryable):
     @classmethod
     def of(cls, name: str, settings: PostgresSettings, there: PostgresTarget | None, access: Access) -> Self:
         """See :meth:`recovery.sources.base.Source.of`."""
-        place = there or settings
+        at = endpoint(there or settings, access)
         renamed = there.databases if there else {}
         terms = {"mine": there.owners == "mine", "grants": there.grants == "keep"} if there else {}
-        return cls(name, settings, access.connect(place.connection), access.tools, renamed, runner=access.runner, **terms)
+        return cls(name, settings, at, access.tools, renamed, runner=access.runner, **terms)
 
     def try_out(self) -> str:
         """See :meth:`recovery.sources.base.Source.try_out`."""
