@@ -113,7 +113,11 @@ class ServerContainer:
             self.engine.client.remove_container(self.id, force=True, v=True)
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(self, *_):
         self.stop()

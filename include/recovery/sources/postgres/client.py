@@ -265,7 +265,7 @@ class Server:
             raise SourceUnreachable(
                 f"PostgreSQL at {self._address} (Connection {self.endpoint.id!r}) does not let us into"
                 f" database {database!r}: {str(error).strip()}.",
-                "Check the address, the password and pg_hba.conf.",
+                "Check the address, the password and pg_hba.conf, and whether the server has sessions left.",
             ) from error
         self._refuse_pooled(connection, mark)
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":

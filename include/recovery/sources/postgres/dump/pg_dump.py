@@ -44,6 +44,13 @@ _NEEDED_ROLES = """SELECT jsonb_agg(DISTINCT pg_get_userbyid(needed.role)) FROM 
     WHERE d.datname = current_database()"""
 """Who owns something in a database, has rights there or settings; 10 is the server's first superuser, whom pg_shdepend leaves out."""
 
+_SESSIONS_LEFT = """SELECT least(
+      current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true), '0')::int - (SELECT sum(numbackends) FROM pg_stat_database),
+      (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user AND rolconnlimit >= 0 AND NOT rolsuper)
+        - (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user))::int"""
+"""For users without special rights, and for this user."""
+
 
 @dataclass
 class _Snapshot:
@@ -73,32 +80,59 @@ def dump(server: Server, settings: PostgresSettings, folder: Path, opened: Calla
     bin_folder = server.bin
     databases, warnings = _chosen(server, settings.databases, damaged)
     names = _Names()
-    artifacts = []
-    with ExitStack() as stack:
-        began = datetime.now(UTC)
-        excluding = settings.model_copy(update={"exclude": (), "exclude_rows": ()}) if damaged else settings
-        snapshots = [_open(server, database, excluding, stack) for database in databases]
-        warnings += exclusions.unmatched(excluding, [snapshot.exclusions for snapshot in snapshots])
-        check_space(folder, sum(map(_table_bytes, snapshots)), f"the dump of {', '.join(databases)}")
-        opened()
-        position = snapshots[0].lsn if snapshots else None
-        log.info("snapshots of %s open at %s", ", ".join(databases) or "nothing", position)
-        for number, snapshot in enumerate(snapshots):
-            name = names.unique(snapshot.database)
-            root = folder / f"database-{number}"
-            artifacts.append(_dump_database(server, settings, snapshot, root, folder / f"{name}.inventory.jsonl", name, warnings))
-            if settings.schema_sql:
-                name = names.unique(f"{snapshot.database}.schema")
-                root = folder / f"schema-{number}"
-                artifacts.append(_dump_schema(server, snapshot, root, folder / f"{name}.inventory.jsonl", name))
-            snapshot.connection.close()
+    artifacts: list[Artifact] = []
+    found: list[Exclusions] = []
+    began, position = datetime.now(UTC), None
+    excluding = settings.model_copy(update={"exclude": (), "exclude_rows": ()}) if damaged else settings
+    rounds = _rounds(server, databases, settings.jobs)
+    for number, chosen in enumerate(rounds):
+        with ExitStack() as stack:
+            snapshots = [_open(server, database, excluding, stack) for database in chosen]
+            found += [snapshot.exclusions for snapshot in snapshots]
+            check_space(folder, sum(map(_table_bytes, snapshots)), f"the dump of {', '.join(chosen)}")
+            if number == len(rounds) - 1:
+                opened()
+            position = position or (snapshots[0].lsn if snapshots else None)
+            log.info("snapshots of %s open at %s", ", ".join(chosen) or "nothing", snapshots[0].lsn if snapshots else None)
+            for snapshot in snapshots:
+                artifacts += _dump_snapshot(server, settings, snapshot, databases.index(snapshot.database), folder, names, warnings)
+                snapshot.connection.close()
+    warnings += exclusions.unmatched(excluding, found)
+    if len(rounds) > 1:
+        warnings.append(_in_rounds(rounds))
     name = names.unique("globals")
     artifacts.insert(0, _dump_globals(server, folder / "globals", folder / f"{name}.inventory.jsonl", name, warnings))
     versions = {"postgres": server.about.version, "pg_dump": server.runner.version(bin_folder / "pg_dump")}
     point = RecoveryPoint(opened=began, closed=datetime.now(UTC), position=position)
     for warning in warnings:
         log.warning("%s", warning)
-    return Dump(artifacts=tuple(artifacts), point=point, consistency="snapshot", versions=versions, warnings=tuple(warnings))
+    return Dump(
+        artifacts=tuple(artifacts),
+        point=point,
+        consistency="fuzzy" if len(rounds) > 1 else "snapshot",
+        versions=versions,
+        warnings=tuple(warnings),
+    )
+
+
+def _rounds(server: Server, databases: Sequence[str], jobs: int) -> list[Sequence[str]]:
+    """The databases whose snapshots may be open at the same time; all of them, if the server has sessions for that.
+
+    Half of the sessions that are left stay for others, who go on working.
+    """
+    with server.maintenance() as connection, translated_errors("Asking how many sessions are left"):
+        row = connection.execute(_SESSIONS_LEFT).fetchone()
+    assert row is not None
+    at_once = max(1, (row[0] - jobs - 1) // 2)  # pg_dump has a session more than jobs
+    return [databases[start : start + at_once] for start in range(0, len(databases), at_once)] or [[]]
+
+
+def _in_rounds(rounds: Sequence[Sequence[str]]) -> str:
+    return (
+        f"The server has not enough sessions for snapshots of {sum(map(len, rounds))} databases at the same time. They were read in"
+        f" {len(rounds)} rounds of at most {len(rounds[0])}, so databases of different rounds are of different moments."
+        " Raise max_connections."
+    )
 
 
 class _Names:
@@ -193,6 +227,19 @@ def _table_bytes(snapshot: _Snapshot) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _dump_snapshot(
+    server: Server, settings: PostgresSettings, snapshot: _Snapshot, number: int, folder: Path, names: _Names, warnings: list[str]
+) -> Iterator[Artifact]:
+    """Dump one database, and its definitions as SQL if the plan wants them."""
+    name = names.unique(snapshot.database)
+    root = folder / f"database-{number}"
+    yield _dump_database(server, settings, snapshot, root, folder / f"{name}.inventory.jsonl", name, warnings)
+    if settings.schema_sql:
+        name = names.unique(f"{snapshot.database}.schema")
+        root = folder / f"schema-{number}"
+        yield _dump_schema(server, snapshot, root, folder / f"{name}.inventory.jsonl", name)
 
 
 def _dump_database(
