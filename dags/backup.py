@@ -119,7 +119,7 @@ def build(plan: Plan) -> DAG:
         auto_register=False,  # half a DAG is none
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
-        default_args=tasks.defaults(plan, retries=plan.retries),
+        default_args=tasks.defaults(plan, retries=plan.retries, queue=plan.queues.backup),
         on_failure_callback=mail.on_failure(plan, "Backup"),
         tags=["recovery", "backup", plan.plan],
     ) as dag:
@@ -130,10 +130,8 @@ def build(plan: Plan) -> DAG:
             begun.append(begun[-1] >> stop_services.override(retries=0, outlets=[tasks.to_be_watched(plan)])(plan.plan))
         for source in plan.source_ids:
             with TaskGroup(tasks.group_id(source), tooltip=source):
-                ready.append(read_back := verify(plan.plan, source))
-                dumped = dump.override(priority_weight=tasks.dump_priority(plan, source), trigger_rule=TriggerRule.NONE_FAILED)(
-                    plan.plan, source
-                )
+                ready.append(read_back := verify.override(**tasks.in_queue(plan.queues.decode))(plan.plan, source))
+                dumped = dump.override(**tasks.of_dump(plan, source))(plan.plan, source)
                 begun >> dumped >> (packed := compress(plan.plan, source)) >> read_back
                 read.append(dumped if plan.source(source).snapshot else packed)  # files are read when they are packed
         if plan.services.down_at_most:

@@ -72,7 +72,6 @@ def form(plan: Plan) -> dict[str, Param]:
 def build(plan: Plan) -> DAG:
     """The drill DAG of a plan."""
     sources = drill_steps.sources(plan)
-    queue = {"queue": plan.drill.queue} if plan.drill.queue else {}
     with DAG(
         dag_id=f"{plan.plan}_drill",
         description=f"Verify that the newest set of {plan.plan} can be restored, and how long that takes",
@@ -83,7 +82,8 @@ def build(plan: Plan) -> DAG:
         auto_register=False,  # half a DAG is none
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=1,
-        default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED} | queue,
+        default_args=tasks.defaults(plan, retries=0, queue=plan.drill.queue or plan.queues.opening)
+        | {"trigger_rule": TriggerRule.NONE_FAILED},
         on_failure_callback=mail.on_failure(plan, "Drill"),
         tags=["recovery", "drill", plan.plan],
     ) as dag:

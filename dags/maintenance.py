@@ -76,7 +76,7 @@ def build(plan: Plan) -> DAG:
         auto_register=False,  # half a DAG is none
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=8,  # one that watches a restore must not hold up what somebody triggers meanwhile
-        default_args=tasks.defaults(plan, retries=plan.retries),
+        default_args=tasks.defaults(plan, retries=plan.retries, queue=plan.queues.backup),
         on_failure_callback=mail.on_failure(plan, "Maintenance"),
         tags=["recovery", "maintenance", plan.plan],
     ) as dag:

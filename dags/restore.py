@@ -57,7 +57,7 @@ def build(plan: Plan) -> DAG:
         auto_register=False,  # half a DAG is none
         allowed_run_types=tasks.RUN_TYPES,
         max_active_runs=8,  # a run that waits at a gate must not hold up an emergency; those that go to one place refuse each other
-        default_args=tasks.defaults(plan, retries=0) | {"trigger_rule": TriggerRule.NONE_FAILED},
+        default_args=tasks.defaults(plan, retries=0, queue=plan.queues.opening) | {"trigger_rule": TriggerRule.NONE_FAILED},
         on_failure_callback=mail.on_failure(plan, "Restore"),
         tags=["recovery", "restore", plan.plan],
     ) as dag:

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.sdk.execution_time.hitl import HITLUser
 
 from recovery.airflow import mail
-from recovery.airflow.tasks import operator_errors, restore_session, skip_without_cutover
+from recovery.airflow.tasks import in_queue, operator_errors, restore_session, skip_without_cutover
 from recovery.common.errors import ApprovalError
 from recovery.common.units import human_duration, now, plain_markdown
 from recovery.plan.field_types import Gate as GateName
@@ -48,6 +48,7 @@ class Gate(ApprovalOperator):
             retries=_TRIES + plan.approvals.timeout // _ASK_AGAIN,  # as often as it takes: what ends is the time
             retry_delay=_ASK_AGAIN,
             retry_exponential_backoff=1,
+            **in_queue(plan.queues.approve),
             **kwargs,
         )
         self.plan_name = plan.plan

@@ -31,6 +31,7 @@ from recovery.common.errors import ApprovalError, PlanError, RecoveryError, Rest
 from recovery.common.units import human_duration
 from recovery.plan.loader import load_plan
 from recovery.plan.model import Plan
+from recovery.plan.source_settings import ServerSettings
 from recovery.restore.session import RestoreSession
 from recovery.runners.ways import Ways
 from recovery.runs.context import PlanContext
@@ -313,9 +314,24 @@ def schedule(plan: Plan) -> CronTriggerTimetable | None:
     return CronTriggerTimetable(plan.schedule, timezone=plan.timezone) if plan.schedule else None
 
 
-def defaults(plan: Plan, retries: int) -> dict[str, Any]:
+def in_queue(queue: str | None) -> dict[str, Any]:
+    """The arguments of a task for a queue of the plan; none leaves Airflow's own."""
+    return {"queue": queue} if queue else {}
+
+
+def of_dump(plan: Plan, source_id: str) -> dict[str, Any]:
+    """The arguments of a source's dump.
+
+    When there are fewer slots than tasks, snapshots go first, since scans hold a slot and wait for them.
+    """
+    source = plan.source(source_id)
+    pool = {"pool": source.pool} if isinstance(source, ServerSettings) and source.pool else {}
+    return pool | {"priority_weight": 10 if source.snapshot else 1, "trigger_rule": TriggerRule.NONE_FAILED}
+
+
+def defaults(plan: Plan, retries: int, queue: str | None) -> dict[str, Any]:
     """What all tasks of a plan's DAG have in common."""
-    return {
+    return in_queue(queue) | {
         "owner": plan.owner,
         "retries": retries,
         "retry_delay": plan.retry_delay,
@@ -345,11 +361,6 @@ def with_form(dag: DAG, form: Mapping[str, Param]) -> DAG:
     """
     dag.params = ParamsDict(form)
     return dag
-
-
-def dump_priority(plan: Plan, source_id: str) -> int:
-    """Weight of a dump when there are fewer slots than tasks: snapshots go first, since scans hold a slot and wait for them."""
-    return 10 if plan.source(source_id).snapshot else 1
 
 
 SERVICES_PRIORITY = 1_000_000

@@ -121,6 +121,7 @@ def recipient(text: str) -> str:
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="Lower-case letters, digits, - and _.")]
 Pattern = Annotated[str, Field(min_length=1, max_length=250, description="A shell pattern of names or paths."), AfterValidator(_pattern)]
 ConnectionId = Annotated[str, Field(min_length=1, max_length=250, description="Id of an Airflow Connection.")]
+AirflowName = Annotated[str, Field(min_length=1, max_length=250, description="Name of a queue or pool of Airflow.")]
 Bucket = Annotated[str, AfterValidator(_bucket), Field(json_schema_extra={"pattern": _BUCKET})]
 Prefix = Annotated[str, AfterValidator(_prefix), Field(json_schema_extra={"pattern": _PREFIX, "maxLength": _LONGEST_PREFIX})]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]

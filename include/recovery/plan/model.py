@@ -16,6 +16,7 @@ from recovery.plan import validation
 from recovery.plan.checks import Check
 from recovery.plan.field_types import (
     AbsolutePath,
+    AirflowName,
     Bucket,
     ConnectionId,
     Duration,
@@ -173,6 +174,22 @@ else:  # with a key for each kind that takes tools
     )
 
 
+class Queues(Part):
+    """Airflow queues, so that few workers need the keys."""
+
+    backup: AirflowName | None = None
+    """Of backups and maintenance; default: Airflow's own."""
+    decode: AirflowName | None = None
+    """Of what opens sets: the verification of backups, restores, and drills without a queue of their own; default: that of ``backup``."""
+    approve: AirflowName | None = None
+    """Of gates; default: that of ``decode``."""
+
+    @property
+    def opening(self) -> str | None:
+        """The queue of what opens sets."""
+        return self.decode or self.backup
+
+
 class Plan(Part):
     """One system and how it is protected."""
 
@@ -204,6 +221,7 @@ class Plan(Part):
     targets: dict[Name, Target] = {}
     """Where else a set may be restored to, by a name of your choice."""
     drill: Drill = Drill()
+    queues: Queues = Queues()
     alerts: Alerts = Alerts()
     staging: Staging = Staging()
     tools: Tools = Tools()

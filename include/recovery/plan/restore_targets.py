@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from recovery.plan.checks import Check
-from recovery.plan.field_types import SCRATCH, AbsolutePath, Gate, Name, Part, SourceId, cron
+from recovery.plan.field_types import SCRATCH, AbsolutePath, AirflowName, Gate, Name, Part, SourceId, cron
 from recovery.plan.services import Services
 from recovery.plan.sources import TargetSources
 
@@ -39,5 +39,5 @@ class Drill(Part):
     """The set is fetched from one of these, each in its turn; empty: all."""
     folder: AbsolutePath | None = None
     """Where scratch servers and folders are made, on the worker's own disk; default: staging."""
-    queue: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+    queue: AirflowName | None = None
     """Airflow queue of the drill's tasks: scratch servers need all of them on one worker."""

@@ -12,7 +12,7 @@ from pydantic import JsonValue, model_validator
 
 from recovery.plan.docker import Reach
 from recovery.plan.excludes import Excludes
-from recovery.plan.field_types import ConnectionId, DatabaseName, Part, Pattern, SourceId, exactly_one
+from recovery.plan.field_types import AirflowName, ConnectionId, DatabaseName, Part, Pattern, SourceId, exactly_one
 from recovery.plan.location import Location
 
 
@@ -78,6 +78,8 @@ class ServerSettings(SourceSettings):
     """Names; empty means every database of the server."""
     reach: Reach | None = None
     """The container that the server runs in; default: the Connection has its address. The Connection's port is that inside it."""
+    pool: AirflowName | None = None
+    """Airflow pool of its dumps, which so wait for those of other plans at the same server."""
 
     @property
     def every_database(self) -> bool:
