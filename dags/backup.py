@@ -58,7 +58,7 @@ def before_backup(plan: str) -> None:
 @tasks.operator_errors
 def stop_services(plan: str, dag_run: Any) -> None:
     loaded = tasks.context(plan)
-    tasks.skip_if_false(cold.stop_services(loaded.plan, tasks.staged_set(loaded, dag_run)))
+    tasks.skip_if_false(cold.stop_services(loaded, tasks.staged_set(loaded, dag_run)))
 
 
 @task
@@ -67,14 +67,14 @@ def start_services(plan: str, dag_run: Any, ti: Any) -> None:
     loaded = tasks.context(plan)
     staged = tasks.staged_set(loaded, dag_run)
     tasks.refuse_lost_set(staged, ti)
-    tasks.skip_if_false(cold.start_services(loaded.plan, staged))
+    tasks.skip_if_false(cold.start_services(loaded, staged))
 
 
 @task
 @tasks.operator_errors
 def limit_downtime(plan: str, dag_run: Any) -> None:
     loaded = tasks.context(plan)
-    if cold.limit_downtime(loaded.plan, tasks.staged_set(loaded, dag_run)):
+    if cold.limit_downtime(loaded, tasks.staged_set(loaded, dag_run)):
         tasks.look_again(timedelta(seconds=15))
 
 

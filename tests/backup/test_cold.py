@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from recovery.common import units
 from recovery.common.errors import RestoreUnderWay, StagingError, ToolError
 from recovery.restore import answers, rollback
 from recovery.restore import steps as restore_steps
-from recovery.runs import active, journal
+from recovery.runs import active, journal, services
 from recovery.runs.journal import Journal
 from recovery.runs.journal_steps import Step
 from recovery.sets.manifest import decode_manifest
@@ -68,27 +69,27 @@ def later(monkeypatch, **passed):
 
 
 def test_cold_backup_reads_while_services_are_down_and_the_manifest_says_for_how_long(system, begun):
-    assert cold.stop_services(system.plan(), begun) is True
+    assert cold.stop_services(system.context(), begun) is True
     assert system.service_calls == STOPPED
     read(system, begun)
-    assert cold.limit_downtime(system.plan(), begun) is True
-    assert cold.start_services(system.plan(), begun) is True
+    assert cold.limit_downtime(system.context(), begun) is True
+    assert cold.start_services(system.context(), begun) is True
     assert system.service_calls == STOPPED + STARTED
     manifest = stored(system, begun)
     assert manifest.downtime_seconds == cold.downtime(begun).total_seconds() > 0
     assert manifest.skew_seconds == 0
     assert manifest.apart.startswith("All sources were read while the services were stopped, for ")
-    assert cold.start_services(system.plan(), begun) is False
-    assert cold.limit_downtime(system.plan(), begun) is False
+    assert cold.start_services(system.context(), begun) is False
+    assert cold.limit_downtime(system.context(), begun) is False
     assert system.service_calls == STOPPED + STARTED
 
 
 def test_hot_backup_leaves_the_services_alone(system):
     staged = system.begin_backup()
-    assert cold.stop_services(system.plan(), staged) is False
+    assert cold.stop_services(system.context(), staged) is False
     read(system, staged)
-    assert cold.start_services(system.plan(), staged) is False
-    assert cold.limit_downtime(system.plan(), staged) is False
+    assert cold.start_services(system.context(), staged) is False
+    assert cold.limit_downtime(system.context(), staged) is False
     assert stored(system, staged).downtime_seconds is None
     assert system.service_calls == []
 
@@ -98,21 +99,21 @@ def test_cold_backup_reads_no_source_before_services_are_stopped_or_after_they_w
     uploads = next(work for work in works(system, begun) if work.source_id == "files.uploads")
     with pytest.raises(StagingError, match="services were not down all the time"):
         steps.dump(uploads)
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     if step is steps.compress:
         steps.dump(uploads)
-    cold.start_services(system.plan(), begun)
+    cold.start_services(system.context(), begun)
     with pytest.raises(StagingError, match="services were not down all the time"):
         step(uploads)
     with pytest.raises(StagingError, match="services were not down all the time"):
-        cold.stop_services(system.plan(), begun)
+        cold.stop_services(system.context(), begun)
     assert system.service_calls == STOPPED + STARTED
 
 
 def test_source_is_refused_when_services_start_while_it_is_read(system, begun):
-    cold.stop_services(system.plan(), begun)
-    with pytest.raises(StagingError, match="services were not down all the time"), cold.reading(begun):
-        cold.start_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
+    with pytest.raises(StagingError, match="services were not down all the time"), cold.reading(system.context(), begun):
+        cold.start_services(system.context(), begun)
 
 
 @pytest.mark.parametrize("point", [Step.SERVICES_STOPPED, Step.STARTING_SERVICES, Step.SERVICES_STARTED])
@@ -122,37 +123,37 @@ def test_services_that_a_killed_task_left_down_are_started(system, begun, monkey
         patched.setattr(
             Journal, "record", lambda self, step, *rest, **facts: die() if step == point else record(self, step, *rest, **facts)
         )
-        cold.stop_services(system.plan(), begun)
-        cold.start_services(system.plan(), begun)
-    assert cold.start_services(system.plan(), begun) is True
+        cold.stop_services(system.context(), begun)
+        cold.start_services(system.context(), begun)
+    assert cold.start_services(system.context(), begun) is True
     assert all(system.services.values())
-    assert cold.start_services(system.plan(), begun) is False
+    assert cold.start_services(system.context(), begun) is False
 
 
 def test_services_are_started_after_a_stop_that_failed(system, begun):
     system.fail("stop", "workers")
     with pytest.raises(ToolError):
-        cold.stop_services(system.plan(), begun)
-    assert cold.start_services(system.plan(), begun) is True
+        cold.stop_services(system.context(), begun)
+    assert cold.start_services(system.context(), begun) is True
     assert all(system.services.values())
 
 
 def test_services_are_started_and_the_backup_fails_when_they_were_down_for_too_long(system, begun, monkeypatch):
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     later(monkeypatch, minutes=29)
-    assert cold.limit_downtime(system.plan(), begun) is True
+    assert cold.limit_downtime(system.context(), begun) is True
     assert system.service_calls == STOPPED
     later(monkeypatch, minutes=31)
     uploads = next(work for work in works(system, begun) if work.source_id == "files.uploads")
     with pytest.raises(StagingError, match=r"longer than the plan's 30 min\. They run again"):
-        cold.limit_downtime(system.plan(), begun)
+        cold.limit_downtime(system.context(), begun)
     assert system.service_calls == STOPPED + STARTED
     with pytest.raises(StagingError):
         steps.dump(uploads)
 
 
 def test_end_of_a_run_whose_plan_lost_cold_backups_starts_the_services(system, begun):
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     read(system, begun)
     stored(system, begun)
     system.write_plan(cold="")
@@ -166,23 +167,23 @@ def test_end_of_a_run_whose_plan_lost_cold_backups_starts_the_services(system, b
 
 def test_set_is_closed_when_the_clock_went_back_while_services_were_down(system, begun, monkeypatch):
     monkeypatch.setattr(journal, "datetime", Ahead)
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     monkeypatch.undo()
     read(system, begun)
-    cold.start_services(system.plan(), begun)
+    cold.start_services(system.context(), begun)
     assert stored(system, begun).downtime_seconds == 0
 
 
 def test_source_that_was_read_while_services_started_has_no_record_of_its_dump(system, begun, monkeypatch):
     """Whatever dies after the record is there, the next try takes the source for dumped."""
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     [settings] = [work for work in works(system, begun) if work.source_id == "config.settings"]
     make = type(settings.source()).dump
     written = []
 
     def slow(self, *given):
         made = make(self, *given)
-        cold.start_services(system.plan(), begun)
+        cold.start_services(system.context(), begun)
         return made
 
     monkeypatch.setattr(type(settings.source()), "dump", slow)
@@ -194,17 +195,18 @@ def test_source_that_was_read_while_services_started_has_no_record_of_its_dump(s
 
 def test_limit_fails_although_the_services_run_again_when_they_were_down_for_too_long(system, begun, monkeypatch):
     """Whoever started them may have died before it said so."""
-    cold.stop_services(system.plan(), begun)
-    cold.start_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
+    cold.start_services(system.context(), begun)
     plan = system.plan()
-    services = plan.services.model_copy(update={"down_at_most": timedelta(microseconds=1)})
+    shortest = plan.services.model_copy(update={"down_at_most": timedelta(microseconds=1)})
+    context = replace(system.context(), plan=plan.model_copy(update={"services": shortest}))
     with pytest.raises(StagingError, match="longer than the plan's"):
-        cold.limit_downtime(plan.model_copy(update={"services": services}), begun)
+        cold.limit_downtime(context, begun)
     assert system.service_calls == STOPPED + STARTED
 
 
 def test_next_backup_starts_services_that_one_before_left_down(system, begun):
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     system.begin_backup("another run")
     assert system.service_calls == STOPPED + STARTED
     assert not begun.folder.exists()
@@ -213,10 +215,10 @@ def test_next_backup_starts_services_that_one_before_left_down(system, begun):
 def test_cold_backup_does_not_start_services_that_a_restore_has_stopped(system):
     system.back_up()
     staged = system.begin_backup("cold", mode="cold")
-    cold.stop_services(system.plan(), staged)
+    cold.stop_services(system.context(), staged)
     run = system.restore()
     run_until(system, run, "stop services")
-    assert cold.start_services(system.plan(), staged) is True
+    assert cold.start_services(system.context(), staged) is True
     assert system.service_calls == STOPPED * 2
     assert teardown(run) != ""
     assert system.service_calls == STOPPED * 2 + STARTED
@@ -233,8 +235,8 @@ def test_services_are_started_when_a_restore_that_has_ended_could_not_start_its_
     assert run.journal.closed
     system.mend("start", "web")
     staged = system.begin_backup("cold", mode="cold")
-    cold.stop_services(system.plan(), staged)
-    cold.start_services(system.plan(), staged)
+    cold.stop_services(system.context(), staged)
+    cold.start_services(system.context(), staged)
     assert all(system.services.values())
 
 
@@ -244,15 +246,15 @@ def test_services_are_not_left_to_a_restore_of_another_plan_which_starts_others(
     monkeypatch.setenv("RECOVERY_PLANS", str(system.plans))
     other.back_up()
     staged = system.begin_backup("cold", mode="cold")
-    cold.stop_services(system.plan(), staged)
+    cold.stop_services(system.context(), staged)
     run = other.restore()
     run_until(other, run, "stop services")
     with pytest.raises(RestoreUnderWay, match="services of small are STOPPED until it ends") as caught:
-        cold.start_services(system.plan(), staged)
+        cold.start_services(system.context(), staged)
     assert caught.value.retryable
     assert system.service_calls == STOPPED
     teardown(run)
-    assert cold.start_services(system.plan(), staged) is True
+    assert cold.start_services(system.context(), staged) is True
     assert system.service_calls == STOPPED + STARTED
 
 
@@ -264,25 +266,25 @@ def test_rollback_stops_services_only_when_no_cold_backup_starts_them(system, mo
     answers.reject(run, "accept", "alice")
     look = "import pathlib, sys; from recovery.common.files import is_locked; sys.exit(is_locked(pathlib.Path(sys.argv[1])))"
     held = []
-    run_all = rollback.run_all
+    run_all = services.run_all
 
-    def noting(commands, services):
+    def noting(commands, given):
         held.append((commands[0][1], subprocess.run([sys.executable, "-c", look, active.services_lock(system.plan())]).returncode))
-        run_all(commands, services)
+        run_all(commands, given)
 
-    monkeypatch.setattr(rollback, "run_all", noting)
+    monkeypatch.setattr(services, "run_all", noting)
     rollback.roll_back(run)
     assert held[0] == ("stop", 1)
 
 
 def test_services_that_were_started_half_are_not_stopped_again_for_the_same_set(system, begun):
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     system.fail("start", "web")
     with pytest.raises(ToolError):
-        cold.start_services(system.plan(), begun)
+        cold.start_services(system.context(), begun)
     assert system.services == {"web": False, "workers": True}
     with pytest.raises(StagingError, match="services were not down all the time"):
-        cold.stop_services(system.plan(), begun)
+        cold.stop_services(system.context(), begun)
 
 
 def test_cold_backup_does_not_stop_services_during_a_restore(system):
@@ -291,14 +293,14 @@ def test_cold_backup_does_not_stop_services_during_a_restore(system):
     run = system.restore()
     run_until(system, run, "stop services")
     with pytest.raises(RestoreUnderWay):
-        cold.stop_services(system.plan(), begun)
+        cold.stop_services(system.context(), begun)
     teardown(run)
 
 
 def test_first_gate_of_a_cold_set_says_so(system, begun):
-    cold.stop_services(system.plan(), begun)
+    cold.stop_services(system.context(), begun)
     read(system, begun)
-    cold.start_services(system.plan(), begun)
+    cold.start_services(system.context(), begun)
     stored(system, begun)
     for name in system.plan().destinations:
         upload.upload(system.context(), begun, name)

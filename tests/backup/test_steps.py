@@ -441,11 +441,11 @@ def test_scan_of_a_cold_backup_waits_for_no_snapshot_and_is_never_late(whole, mo
     monkeypatch.setattr(steps, "WAIT_FOR_SNAPSHOTS", 0.2)
     whole.write_plan(cold="\n  down_at_most: 30m")
     staged = whole.begin_backup(mode="cold")
-    cold.stop_services(whole.plan(), staged)
+    cold.stop_services(whole.context(), staged)
     for name in ("files.uploads", "config.settings", "mongo.documents", "postgres.main"):
         for step in STEPS:
             step(work_on(whole, name, staged))
-    cold.start_services(whole.plan(), staged)
+    cold.start_services(whole.context(), staged)
     finalize.close(whole.context(), staged)
     assert "did not open a snapshot" not in caplog.text
     assert {entry["warnings"] != [] for entry in json.loads(staged.manifest.read_text())["sources"].values()} == {False}

@@ -51,7 +51,7 @@ def test_watch_goes_on_until_the_restore_has_ended(system, watched):
 def test_watch_raises_the_alarm_for_services_that_a_cold_backup_left_down(system, watched, monkeypatch):
     system.write_plan(cold="\n  down_at_most: 30m")
     staged = system.begin_backup(mode="cold")
-    cold.stop_services(system.plan(), staged)
+    cold.stop_services(system.context(), staged)
     assert watched() is True
     monkeypatch.setattr(cold, "now", lambda: NOW() + timedelta(minutes=44))
     assert watched() is True
@@ -59,7 +59,7 @@ def test_watch_raises_the_alarm_for_services_that_a_cold_backup_left_down(system
     with pytest.raises(RestoreError, match=r"of small_backup, has stopped the services 46 min ago, and nothing starts them") as caught:
         watched()
     assert "Start them by hand now" in caught.value.next_step
-    cold.start_left_down(system.plan(), system.begin_backup("other"))
+    cold.start_left_down(system.context(), system.begin_backup("other"))
     assert watched() is False
 
 
@@ -71,7 +71,7 @@ def test_watch_passes_over_a_set_whose_backup_ends_meanwhile(system, watched):
 
 def test_watch_names_a_restore_that_stands_still_beside_a_cold_backup(system, watched, monkeypatch):
     system.write_plan(cold="\n  down_at_most: 30m")
-    cold.stop_services(system.plan(), system.begin_backup(mode="cold"))
+    cold.stop_services(system.context(), system.begin_backup(mode="cold"))
     run = system.restore("live")
     run_until(system, run, "stop services")
     monkeypatch.setattr(cold, "now", lambda: NOW() + timedelta(hours=1))

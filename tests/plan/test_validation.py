@@ -211,3 +211,38 @@ def test_plan_validation_accepts_parts_without_a_common_location(told, apart):
     broken, valid = told(**apart)
     assert not broken
     assert valid
+
+
+COMMANDS = {"stop": [["a"]], "start": [["b"]]}
+COMPOSE = {"compose": {"project": "shop", "stop": ["app"]}}
+CONTAINERS = {"docker": {"containers": ["app"]}}
+
+
+@pytest.mark.parametrize("services", [COMMANDS, COMPOSE, CONTAINERS, COMMANDS | COMPOSE | CONTAINERS])
+def test_cold_backups_stop_services_by_commands_or_as_containers(told, services):
+    assert told(services=services | {"down_at_most": "1h"})[0] == ""
+
+
+@pytest.mark.parametrize(
+    "services", [{}, {"stop": [["a"]]}, {"start": [["b"]]}, COMPOSE | {"stop": [["a"]]}, CONTAINERS | {"start": [["b"]]}]
+)
+def test_cold_backups_start_all_that_they_stop(told, services):
+    assert (
+        "services.down_at_most: cold backups need services.compose or services.docker"
+        in told(services=services | {"down_at_most": "1h"})[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "services",
+    [
+        {"compose": {"project": "shop"}},
+        {"compose": {"project": "shop", "stop": []}},
+        {"compose": {"project": "Shop", "stop": ["app"]}},
+        {"compose": {"stop": ["app"]}},
+        {"docker": {"containers": []}},
+        {"docker": {"containers": ["a/b"]}},
+    ],
+)
+def test_services_in_containers_are_named(told, services):
+    assert "services." in told(services=services)[0]

@@ -63,6 +63,10 @@ def test_failing_hooks_are_refused_and_failing_checks_are_warned_of():
     assert warnings(facts) == ["The check b would fail: no role."]
 
 
+def test_services_that_can_not_be_stopped_are_refused():
+    assert refusals(made_up(failing_services=["app is paused: unpause it"])) == ["Services can't be stopped: app is paused: unpause it"]
+
+
 def test_findings_are_ordered_by_restore_then_source_then_room():
     """Of the restore as a whole, then source by source, then of room."""
     facts = made_up(

@@ -14,11 +14,12 @@ from datetime import timedelta
 from recovery.common.errors import RestoreUnderWay, StagingError
 from recovery.common.files import locked
 from recovery.common.units import human_duration, now
+from recovery.common.wording import shortened
 from recovery.plan.field_types import LIVE
 from recovery.plan.model import Plan
-from recovery.runners.commands import run_all
-from recovery.runs import active
+from recovery.runs import active, services
 from recovery.runs.active import ActiveRestore
+from recovery.runs.context import PlanContext
 from recovery.runs.journal_steps import Step
 from recovery.runs.staged_set import StagedSet, staged_sets
 from recovery.runs.stalled import refuse_during_restore, services_down
@@ -26,7 +27,7 @@ from recovery.runs.stalled import refuse_during_restore, services_down
 log = logging.getLogger(__name__)
 
 
-def stop_services(plan: Plan, staged: StagedSet) -> bool:
+def stop_services(context: PlanContext, staged: StagedSet) -> bool:
     """Stop what uses the sources.
 
     Returns:
@@ -35,38 +36,44 @@ def stop_services(plan: Plan, staged: StagedSet) -> bool:
     Raises:
         RestoreUnderWay: if a restore has begun to stop them, too.
         StagingError: if they were started again since: this set would not be cold.
-        ToolError: if a command fails; they are started again then.
+        RecoveryError: as :func:`recovery.runs.services.stop`; they are started again then.
     """
     if staged.run().mode == "hot":
         return False
-    with locked(active.services_lock(plan)):
-        refuse_during_restore(plan)
+    with locked(active.services_lock(context.plan)):
+        refuse_during_restore(context.plan)
         if staged.services.entries(Step.STARTING_SERVICES) or staged.services.entries(Step.SERVICES_STARTED):
             raise _running_again(staged)
         staged.services.record(Step.STOPPING_SERVICES)
-        run_all(plan.services.stop, plan.services)
+        services.stop(context.plan.services, context.clients.connect, staged.services)
         staged.services.record(Step.SERVICES_STOPPED)
     return True
 
 
 @contextmanager
-def reading(staged: StagedSet) -> Iterator[None]:
+def reading(context: PlanContext, staged: StagedSet) -> Iterator[None]:
     """Around the reading of a source: in a cold backup the services are down from its begin to its end.
 
     Raises:
         StagingError: if they are not.
+        ContainerError: if that can't be asked.
     """
     is_cold = staged.run().mode == "cold"
     if is_cold:
-        _refuse_running(staged)
+        _refuse_running(context, staged)
     yield
     if is_cold:
-        _refuse_running(staged)
+        _refuse_running(context, staged)
 
 
-def _refuse_running(staged: StagedSet) -> None:
+def _refuse_running(context: PlanContext, staged: StagedSet) -> None:
     if [entry.step for entry in staged.services.everything()][-1:] != [Step.SERVICES_STOPPED]:
         raise _running_again(staged)
+    if running := services.running_again(context.plan.services, context.clients.connect, staged.services):
+        raise StagingError(
+            f"{shortened(running)} ran while the sources of set {staged.id} were to be read, so it would not be cold.",
+            "Find out who started it; then trigger a new backup run.",
+        )
 
 
 def _running_again(staged: StagedSet) -> StagingError:
@@ -76,25 +83,25 @@ def _running_again(staged: StagedSet) -> StagingError:
     )
 
 
-def start_services(plan: Plan, staged: StagedSet) -> bool:
+def start_services(context: PlanContext, staged: StagedSet) -> bool:
     """Start what uses the sources again, if this backup has stopped it.
 
     Returns:
         False if there is nothing to start.
 
     Raises:
-        ToolError: if a command fails.
+        RecoveryError: as :func:`recovery.runs.services.start`.
         StagingError: if they were down for longer than the plan allows; they run again then.
     """
     if not staged.begun or not services_down(staged.services):
         return False
-    _start(plan, staged)
-    if (down := downtime(staged)) > limit(plan):
-        raise _too_long(plan, down)
+    _start(context, staged)
+    if (down := downtime(staged)) > limit(context.plan):
+        raise _too_long(context.plan, down)
     return True
 
 
-def limit_downtime(plan: Plan, staged: StagedSet) -> bool:
+def limit_downtime(context: PlanContext, staged: StagedSet) -> bool:
     """Start the services if they have been down for as long as the plan allows, whatever is read by then.
 
     Returns:
@@ -102,14 +109,14 @@ def limit_downtime(plan: Plan, staged: StagedSet) -> bool:
 
     Raises:
         StagingError: if they were down for longer, also if they run again: a task that started them may have died before it said so.
-        ToolError: if a command fails.
+        RecoveryError: as :func:`recovery.runs.services.start`.
     """
     if not staged.begun:
         return False
-    if (down := downtime(staged)) <= limit(plan):
+    if (down := downtime(staged)) <= limit(context.plan):
         return services_down(staged.services)
-    _start(plan, staged)
-    raise _too_long(plan, down)
+    _start(context, staged)
+    raise _too_long(context.plan, down)
 
 
 def limit(plan: Plan) -> timedelta:
@@ -124,16 +131,16 @@ def _too_long(plan: Plan, down: timedelta) -> StagingError:
     )
 
 
-def _start(plan: Plan, staged: StagedSet) -> None:
-    with locked(active.services_lock(plan)):
+def _start(context: PlanContext, staged: StagedSet) -> None:
+    with locked(active.services_lock(context.plan)):
         if not services_down(staged.services):
             return
-        if restore := _restore_with_services_down(plan):
+        if restore := _restore_with_services_down(context.plan):
             log.warning("the %s has stopped the services by now, and starts them itself", restore)
             staged.services.record(Step.SERVICES_STARTED, left_to=restore.key)
             return
         staged.services.record(Step.STARTING_SERVICES)
-        run_all(plan.services.start, plan.services)
+        services.start(context.plan.services, context.clients.connect, staged.services)
         staged.services.record(Step.SERVICES_STARTED)
     log.info("the services were down for %s", human_duration(downtime(staged)))
 
@@ -165,13 +172,13 @@ def downtime(staged: StagedSet) -> timedelta:
     return max(timedelta(), (started.time if started else now()) - stopping[0].time)  # clocks jump, and those of workers differ
 
 
-def start_left_down(plan: Plan, own: StagedSet) -> None:
+def start_left_down(context: PlanContext, own: StagedSet) -> None:
     """Start what a backup before has stopped, if no task of it did: its DAG was deleted or paused, or Airflow was down.
 
     Raises:
-        ToolError: if a command fails.
+        RecoveryError: as :func:`recovery.runs.services.start`.
     """
-    for staged in staged_sets(plan):
+    for staged in staged_sets(context.plan):
         if staged.id != own.id and services_down(staged.services):
             log.error("the backup of set %s stopped the services and left them down for %s", staged.id, human_duration(downtime(staged)))
-            _start(plan, staged)
+            _start(context, staged)

@@ -59,7 +59,7 @@ def prepare(context: PlanContext, staged: StagedSet, record: RunRecord) -> None:
         )
     refuse_during_restore(plan)
     open_staging(plan, staged.set_folder)
-    cold.start_left_down(plan, staged)
+    cold.start_left_down(context, staged)
     sweep(plan, staged.id)
     if staged.begun:
         log.info("this run has begun already; its set is %s", staged.id)

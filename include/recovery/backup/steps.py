@@ -157,7 +157,7 @@ def dump(work: Work) -> None:
     started = time.monotonic()
     with written_in(work.folder), _telling_others(work), _removed_on_failure(work.dump_folder):
         empty_folder(work.dump_folder)
-        with cold.reading(work.staged):
+        with cold.reading(work.context, work.staged):
             if not work.plan.source(work.source_id).snapshot and work.staged.run().mode == "hot":
                 _wait_for_snapshots(work)
             made = work.source().dump(work.dump_folder, lambda: _mark(work, "opened"))
@@ -241,7 +241,7 @@ def compress(work: Work) -> None:
         with written_in(work.pack_folder), _removed_on_failure(work.pack_folder):
             empty_folder(work.pack_folder)
             check_space(work.folder, sum(artifact.bytes for artifact in made.artifacts), f"packing {work.source_id}")
-            with cold.reading(work.staged) if any(artifact.live for artifact in made.artifacts) else nullcontext():
+            with cold.reading(work.context, work.staged) if any(artifact.live for artifact in made.artifacts) else nullcontext():
                 sealed = _seal_all(work, made)
             write_record(work.folder / "sealed.json", sealed)
     for artifact in made.artifacts:

@@ -104,10 +104,10 @@ def finish(context: PlanContext, staged: StagedSet, asked: Sequence[str], tell: 
 
     Raises:
         StagingError: if the set lacks a source that this run was to back up, or services were down for longer than the plan allows.
-        ToolError: if a cold backup has left the services down, and they do not start.
+        RecoveryError: as :func:`recovery.runs.services.start`, if a cold backup has left the services down, and they do not start.
         DestinationError: if a destination does not have the set with all of it, or can't tell, whatever became of tasks.
     """
-    cold.start_services(context.plan, staged)  # the task for it is gone if the plan lost services.down_at_most meanwhile
+    cold.start_services(context, staged)  # the task for it is gone if the plan lost services.down_at_most meanwhile
     asked = staged.run().sources if staged.begun else asked
     there = decode_manifest(staged.manifest.read_bytes(), str(staged.set_folder)).sources if staged.closed else asked
     if left_out := [source_id for source_id in asked if source_id not in there]:

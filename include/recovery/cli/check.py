@@ -1,4 +1,4 @@
-"""``recovery check``: what a plan names is tried out, before the first backup needs it: destinations, and PostgreSQL servers."""
+"""``recovery check``: what a plan names is tried out, before the first backup needs it: destinations, servers, containers of services."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from recovery.common.units import human_duration, human_size
 from recovery.destinations.base import Destination, Missing
 from recovery.plan.model import Plan
 from recovery.runners.ways import Ways
+from recovery.runs import services
 from recovery.runs.context import PlanContext
 from recovery.sets.catalog import MAX_SKEW
 from recovery.sources.base import Source
 
 
 def check(plan: Plan, clients: Clients) -> Answer:
-    """Try out every destination of a plan, and every source that can be asked; status 1 if one can't be used. Nothing is left there.
+    """Try out all that can be asked: destinations, sources, containers of services; status 1 if one can't be used. Nothing is left there.
 
     Args:
-        plan: whose destinations and sources.
+        plan: whose.
         clients: looks up their Connections.
     """
     with Ways() as ways:
         context = PlanContext(plan, clients, ways=ways)
         found = {each.name: _facts(each, f"{plan.plan}/check") for each in context.destinations()}
         sources = {source_id: facts for source_id in plan.source_ids if (facts := _of_source(context, source_id))}
-    unusable = any("error" in facts for facts in (*found.values(), *sources.values()))
-    lines = [_line(name, facts) for name, facts in (*sources.items(), *found.items())]
-    return Answer({"plan": plan.plan, "sources": sources, "destinations": found}, lines, int(unusable))
+        stopped = _of_services(context)
+    named = [*sources.items(), *([("services", stopped)] if stopped else []), *found.items()]
+    lines = [_line(name, facts) for name, facts in named]
+    unusable = any("error" in facts for _, facts in named)
+    return Answer({"plan": plan.plan, "sources": sources, "services": stopped, "destinations": found}, lines, int(unusable))
 
 
 def _of_source(context: PlanContext, source_id: str) -> dict[str, Any]:
@@ -41,6 +44,18 @@ def _of_source(context: PlanContext, source_id: str) -> dict[str, Any]:
     except RecoveryError as error:
         return {"error": error.what, "next": error.next_step}
     return {"place": place} if place else {}
+
+
+def _of_services(context: PlanContext) -> dict[str, Any]:
+    """The containers of the services, or why they can't be stopped; nothing if there are none."""
+    try:
+        refused = services.foresee(context.plan.services, context.clients.connect)
+    except RecoveryError as error:
+        return {"error": error.what, "next": error.next_step}
+    if refused:
+        return {"error": "; ".join(refused) + ".", "next": "Mend this before a cold backup or a restore."}
+    titles = [part.title for part in context.plan.services.in_containers]
+    return {"place": " and ".join(titles)} if titles else {}
 
 
 def _facts(destination: Destination, key: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from recovery.plan.field_types import LIVE, SCRATCH
 from recovery.plan.location import Location
 from recovery.plan.overlap import nested_paths, roots_there, shared_locations
 from recovery.plan.restore_targets import Target
+from recovery.plan.services import Services
 from recovery.plan.source_settings import Question, ServerSettings, ServerTarget, SourceSettings, Statement, TargetSettings
 
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ def faults(plan: Plan) -> Iterator[str]:
         yield "verification: 'content' needs encryption.identity; name the Connection, or write verification: checksum"
     if plan.mode == "cold" and plan.services.down_at_most is None:
         yield "mode: cold backups need services.down_at_most; write how long services may be stopped, or mode: hot"
-    if plan.services.down_at_most is not None and not (plan.services.stop and plan.services.start):
-        yield "services.down_at_most: cold backups need services.stop and services.start; write both, or leave this out"
+    if plan.services.down_at_most is not None and not _come_back(plan.services):
+        yield (
+            "services.down_at_most: cold backups need services.compose or services.docker, or services.stop and services.start, both of"
+            " them; write these, or leave this out"
+        )
     for source_id, root in _roots(plan):
         for key, folder in _own_folders(plan):
             if folder.is_relative_to(root):
@@ -38,6 +42,11 @@ def faults(plan: Plan) -> Iterator[str]:
     for name, target in plan.targets.items():
         yield from (f"targets.{name}{fault}" for fault in _target_faults(plan, name, target))
     yield from _drill_faults(plan)
+
+
+def _come_back(services: Services) -> bool:
+    """Whether something is stopped, and all of it is started."""
+    return services.named and bool(services.stop) == bool(services.start)
 
 
 def _roots(plan: Plan) -> Iterator[tuple[str, Path]]:

@@ -64,10 +64,15 @@ def _cutover(session: RestoreSession) -> str:
 
 
 def _services(services: Services) -> list[str]:
-    if not services.stop:
+    if not services.named:
         return ["- ⚠ The plan names no services: stop what writes to the data yourself first."]
-    stop, start = (plain_markdown(", ".join(map(" ".join, commands))) for commands in (services.stop, services.start))
-    return [f"- Services are stopped by: {stop}", f"- And started by: {start}" if start else "- ⚠ The plan does not say how to start them."]
+    lines = []
+    if services.stop:
+        stop, start = (plain_markdown(", ".join(map(" ".join, commands))) for commands in (services.stop, services.start))
+        started = f"- And started by: {start}" if start else "- ⚠ The plan does not say how to start them."
+        lines += [f"- Services are stopped by: {stop}", started]
+    lines += [f"- Stopped, and started again if they run now: {plain_markdown(part.title)}" for part in services.in_containers]
+    return lines
 
 
 def _pause_warning(session: RestoreSession) -> str:

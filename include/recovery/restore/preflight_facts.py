@@ -18,7 +18,7 @@ from recovery.plan.model import Plan
 from recovery.plan.source_settings import Question, Statement
 from recovery.restore import source_view
 from recovery.restore.session import RestoreSession
-from recovery.runs import active
+from recovery.runs import active, services
 from recovery.runs.hooks import name_of
 from recovery.runs.journal_steps import Step
 from recovery.runs.restore_request import Request
@@ -84,6 +84,8 @@ class Facts:
     """Why statements of hooks will fail, by the hook; see :meth:`recovery.sources.base.Queryable.foresee`."""
     failing_checks: Mapping[str, str] = field(default_factory=dict)
     """Why questions of checks will fail, by the check."""
+    failing_services: Sequence[str] = ()
+    """Why containers of the services can't be stopped, sentences."""
     others: Sequence[str] = ()
     """Other restores and drills that have not ended, in words."""
     changes: Mapping[str, Sequence[Change]] = field(default_factory=dict)
@@ -128,6 +130,7 @@ def gather(session: RestoreSession) -> Facts:
         disks=disks(session.folder, reports.values()),
         failing_hooks=_failing_hooks(session, failures),
         failing_checks=_failing_checks(session, failures),
+        failing_services=_failing_services(session),
         others=[str(other) for other in active.others(session.plan, session.folder)],
     )
 
@@ -198,6 +201,13 @@ def _failing_hooks(session: RestoreSession, silent: Collection[str]) -> dict[str
 def _failing_checks(session: RestoreSession, silent: Collection[str]) -> dict[str, str]:
     checks = () if session.beside else session.target.asked(session.request().sources)
     return _failing(session, silent, ((f"The check {check.title}", check.question) for check in checks))
+
+
+def _failing_services(session: RestoreSession) -> list[str]:
+    try:
+        return [] if session.beside else services.foresee(session.target.services, session.context.clients.connect)
+    except RecoveryError as error:
+        return [str(error)]
 
 
 def _failing(session: RestoreSession, silent: Collection[str], asked: Iterable[tuple[str, Statement | Question | None]]) -> dict[str, str]:

@@ -68,12 +68,17 @@ def sources_say(facts: Facts) -> Iterator[Judgement]:
             yield Judgement(finding.level, finding.text, source_id)
 
 
-# Hooks and checks -----------------------------------------------------------------------------------------------------
+# Hooks, services and checks -----------------------------------------------------------------------------------------------------
 
 
 def hooks_can_run(facts: Facts) -> Iterator[Judgement]:
     """No hook is known to fail once the restore was approved."""
     yield from (Judgement("refusal", f"{hook} would fail: {why}") for hook, why in facts.failing_hooks.items())
+
+
+def services_can_be_stopped(facts: Facts) -> Iterator[Judgement]:
+    """No container of the services is known to be one that can't be stopped, so that it comes back as it is."""
+    yield from (Judgement("refusal", f"Services can't be stopped: {why}") for why in facts.failing_services)
 
 
 def checks_can_be_asked(facts: Facts) -> Iterator[Judgement]:
@@ -224,6 +229,7 @@ RULES: tuple[Callable[[Facts], Iterable[Judgement]], ...] = (
     sources_lie_apart,
     sources_say,
     hooks_can_run,
+    services_can_be_stopped,
     checks_can_be_asked,
     live_systems_answer,
     target_is_not_live,

@@ -13,8 +13,7 @@ from recovery.restore.answers import answered
 from recovery.restore.session import RestoreSession
 from recovery.restore.state import cut_over_sources, in_use, kept, may_have_writes, timed
 from recovery.restore.steps import replace
-from recovery.runners.commands import run_all
-from recovery.runs import active
+from recovery.runs import active, services
 from recovery.runs.journal_steps import Step
 from recovery.runs.stalled import services_down
 from recovery.sources.model import LeftOut
@@ -73,8 +72,7 @@ def roll_back(session: RestoreSession) -> bool:
         if not session.journal.entries(Step.STOPPING_SERVICES):
             return False
         if in_use(session):
-            with faults.noted("services"):
-                run_all(session.target.services.stop, session.target.services)
+            services.stop_again(session.target.services, session.context.clients.connect, session.journal, faults)
     with timed(session, "roll back"):
         _take_all_back(session)
         with session.changing("services", forward=False):
@@ -103,7 +101,7 @@ def _take_all_back(session: RestoreSession) -> None:
 
 def _start_again(session: RestoreSession, faults: Faults) -> None:
     with faults.noted("services"):
-        run_all(session.target.services.start, session.target.services)
+        services.start(session.target.services, session.context.clients.connect, session.journal)
         session.journal.record(Step.SERVICES_STARTED_AGAIN)
 
 

@@ -88,7 +88,7 @@ def may_have_writes(session: RestoreSession, source_id: str) -> bool:
     """Whether somebody may have written to a restored copy that was rolled back: then it stays for ``keep_replaced``."""
     if kept(session) or not session.journal.entries(Step.CUTTING_OVER, source_id):
         return False
-    return not session.request().drill and (in_use(session) or not session.target.services.stop)
+    return not session.request().drill and (in_use(session) or not session.target.services.named)
 
 
 @contextmanager

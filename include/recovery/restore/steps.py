@@ -21,8 +21,7 @@ from recovery.restore.safety_backup import refuse_if_changed
 from recovery.restore.session import RestoreSession
 from recovery.restore.source_view import SourceRestore
 from recovery.restore.state import in_use, since_staging, timed
-from recovery.runners.commands import run_all
-from recovery.runs import active
+from recovery.runs import active, services
 from recovery.runs.journal_steps import Step
 from recovery.sources.base import BesideRestorer, InPlaceRestorer
 from recovery.sources.model import LeftOut, Rehearsal
@@ -116,7 +115,7 @@ def stop_services(session: RestoreSession) -> None:
 
     Raises:
         ApprovalError: if the cutover was not approved.
-        ToolError: if a command fails.
+        RecoveryError: as :func:`recovery.runs.services.stop`.
     """
     with session.changing("services"), timed(session, "stop services"):
         answers.authorise(session, "cutover")
@@ -129,7 +128,7 @@ def stop_services(session: RestoreSession) -> None:
             )
         with locked(active.services_lock(session.plan)):
             session.journal.record(Step.STOPPING_SERVICES)
-            run_all(session.target.services.stop, session.target.services)
+            services.stop(session.target.services, session.context.clients.connect, session.journal)
             session.journal.record(Step.SERVICES_STOPPED)
 
 
@@ -147,6 +146,7 @@ def cut_over(session: RestoreSession, source_id: str) -> None:
             raise RestoreError(f"{source_id} is not ready to be cut over: an earlier step did not happen.", "Trigger a new restore.")
         if session.in_place and not session.journal.entries(Step.SAFE):
             raise RestoreError("There is no safety set of what is there; marking its task as success makes none.", "Trigger a new restore.")
+        _refuse_running(session)
         if not session.journal.entries(Step.CUTTING_OVER, source_id):
             _refuse_filled(session, source_id)
         session.journal.record(Step.CUTTING_OVER, source_id)
@@ -158,6 +158,12 @@ def cut_over(session: RestoreSession, source_id: str) -> None:
             restorer.swap(what)
             left_out = restorer.left_out(what)
         session.record_left_out(Step.CUT_OVER, source_id, left_out)
+
+
+def _refuse_running(session: RestoreSession) -> None:
+    """A container that somebody started meanwhile, or the Engine when it was started anew itself, would work on half of a system."""
+    if running := services.running_again(session.target.services, session.context.clients.connect, session.journal):
+        raise RestoreError(f"{shortened(running)} ran since the services were stopped.", "Find out who started it; trigger a new restore.")
 
 
 def _refuse_filled(session: RestoreSession, source_id: str) -> None:
@@ -204,13 +210,13 @@ def start_services(session: RestoreSession) -> None:
 
     Raises:
         RestoreError: if a source was not cut over.
-        ToolError: if a command fails; the last gate then asks what to do.
+        RecoveryError: as :func:`recovery.runs.services.start`; the last gate then asks what to do.
     """
     with session.changing("services"), timed(session, "start services"):
         answers.authorise(session, "cutover")
         _refuse_not_cut_over(session)
         session.journal.record(Step.STARTING_SERVICES)
-        run_all(session.target.services.start, session.target.services)
+        services.start(session.target.services, session.context.clients.connect, session.journal)
         session.journal.record(Step.SERVICES_STARTED)
 
 

@@ -34,6 +34,8 @@ class Step(StrEnum):
     """A hook begins; facts ``key``, ``title``."""
     HOOK_DONE = "hook done"
     STOPPING_SERVICES = "stopping services"
+    CONTAINERS_FOUND = "containers found"
+    """Those of the services, before the first of them is stopped; fact ``containers``, as of :class:`recovery.runs.containers.Noted`."""
     SERVICES_STOPPED = "services stopped"
     MAKING_SAFE = "making safe"
     """A safety set is about to be made; fact ``set``."""

@@ -1,0 +1,84 @@
+"""Services of a plan or target, stopped and started: commands and containers, by what a journal says of them."""
+
+from __future__ import annotations
+
+from recovery.common.connections import Connect
+from recovery.common.faults import Faults
+from recovery.plan.services import Services
+from recovery.runners.commands import run_all
+from recovery.runs.journal import Journal
+from recovery.runs.journal_steps import Step
+
+
+def stop(services: Services, connect: Connect, journal: Journal) -> None:
+    """Write down which containers run; then the commands that stop; then stop these containers.
+
+    Raises:
+        ToolError: if a command fails.
+        ContainerError: if a container can't be found or stopped, or should not be.
+        ConnectionUnusable: if the Connection of an Engine is missing or describes none.
+    """
+    if services.in_containers:
+        from recovery.runs import containers
+
+        containers.note(services, connect, journal)
+    run_all(services.stop, services)
+    if services.in_containers:
+        containers.stop_noted(connect, journal, services.timeout)
+
+
+def stop_again(services: Services, connect: Connect, journal: Journal, faults: Faults) -> None:
+    """The same before a rollback: all that can be stopped is stopped, and what can't is noted."""
+    if services.in_containers:
+        from recovery.runs import containers
+
+        with faults.noted("services"):
+            containers.note(services, connect, journal, refusing=False)
+    with faults.noted("services"):
+        run_all(services.stop, services)
+    if services.in_containers:
+        with faults.noted("services"):
+            containers.stop_noted(connect, journal, services.timeout)
+
+
+def start(services: Services, connect: Connect, journal: Journal) -> None:
+    """Start the containers that the journal has, whatever the plan says now; then the commands that start. All of both are tried.
+
+    Raises:
+        ContainerError: if a container is not well.
+        ToolError: if a command fails; if a container did, too, the log says so.
+    """
+    try:
+        if journal.entries(Step.CONTAINERS_FOUND):
+            from recovery.runs import containers
+
+            containers.start_noted(connect, journal, services.timeout)
+    finally:
+        run_all(services.start, services)
+
+
+def running_again(services: Services, connect: Connect, journal: Journal) -> list[str]:
+    """Names of containers that run, or ran since the services were stopped; none of services that commands stop, which can't be asked.
+
+    Raises:
+        ContainerError: if a container is missing, or an Engine does not answer.
+    """
+    if not services.in_containers:
+        return []
+    from recovery.runs import containers
+
+    return containers.ran_since(services, connect, journal)
+
+
+def foresee(services: Services, connect: Connect) -> list[str]:
+    """Why containers could not be stopped now, a sentence each.
+
+    Raises:
+        ContainerError: if a container is missing, or an Engine does not answer.
+        ConnectionUnusable: if the Connection of an Engine is missing or describes none.
+    """
+    if not services.in_containers:
+        return []
+    from recovery.runs import containers
+
+    return containers.look(services, connect)[1]
