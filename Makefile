@@ -21,13 +21,13 @@ demo-compose: $(READY) ## Start docker-compose.yaml with its sample system, and 
 test: $(READY) ## Run the tests; ARGS='tests/x -k y' narrows
 	@python3 tools/setup.py programs libcurl tar zstd age openssl pgbouncer chromium
 	@# Side by side first, more than cores, since they wait for servers too; a whole Airflow wants the machine for itself. Status 5 says that ARGS left nothing of a half.
-	@fast=0; $(PYTEST) -n 3 --dist loadfile -m "not long and not airflow" $(ARGS) || fast=$$?; \
+	@fast=0; $(PYTEST) -n 3 --dist loadfile -m "not long and not airflow and not docker" $(ARGS) || fast=$$?; \
 	slow=0; $(PYTEST) -m "airflow and not long" $(ARGS) || slow=$$?; \
 	if [ $$fast = 5 ]; then exit $$slow; elif [ $$fast != 0 ] || [ $$slow = 5 ]; then exit $$fast; else exit $$slow; fi
 
 test-quick: $(READY) ## Run the tests that need no server, no Airflow and no patience (1 minute)
 	@python3 tools/setup.py programs libcurl tar zstd age openssl
-	@$(PYTEST) -n 2 --dist loadfile -m "not servers and not airflow and not long and not compose and not slow" $(ARGS)
+	@$(PYTEST) -n 2 --dist loadfile -m "not servers and not airflow and not long and not compose and not slow and not docker" $(ARGS)
 
 test-docker: $(READY) ## Run the tests with containers, on a Docker Engine of their own where the machine has none
 	@$(RUN) -m sandbox.containers
@@ -35,7 +35,9 @@ test-docker: $(READY) ## Run the tests with containers, on a Docker Engine of th
 
 test-long: $(READY) ## Run the long campaigns
 	@python3 tools/setup.py programs libcurl tar zstd age openssl chromium
-	@$(PYTEST) -m long $(ARGS)
+	@$(PYTEST) -m "long and not docker" $(ARGS)
+	@$(RUN) -m sandbox.containers
+	@$(PYTEST) -m "long and docker" tests/docker
 
 bench: $(READY) ## Measure against the usual script, and write bench.json; ARGS=parse narrows
 	@python3 tools/setup.py programs libcurl tar

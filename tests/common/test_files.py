@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import socket
 
 import pytest
 from pydantic import BaseModel
@@ -70,7 +71,7 @@ def test_read_lists_fails_on_a_damaged_line_and_names_it(tmp_path, line):
 
 
 def test_read_record_of_a_missing_file_asks_for_a_shared_staging_folder(tmp_path):
-    with pytest.raises(StagingError, match="share one staging folder"):
+    with pytest.raises(StagingError, match=f"on the worker {socket.gethostname()}.*mount the staging folder that all workers"):
         read_record(tmp_path / "fact.json", Fact)
 
 

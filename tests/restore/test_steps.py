@@ -831,7 +831,7 @@ def test_stage_fails_when_restore_folder_is_missing_from_staging(system):
     run.folder.rename(run.folder.with_name("elsewhere"))
     with pytest.raises(StagingError, match=r"request\.json is not there.*") as raised:
         restore_steps.stage(run, "files.uploads")
-    assert "share one staging folder" in str(raised.value)
+    assert "mount the staging folder that all workers of the plan share" in str(raised.value)
 
 
 def test_lock_of_killed_process_is_released(system):
