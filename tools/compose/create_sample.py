@@ -82,12 +82,14 @@ def main() -> int:
     home, files = Path(os.environ["OPENMANUS_HOME"]), Path(os.environ["OPENMANUS_FILES"])
     postgres, mongo = SamplePostgres("sample-postgres", password), SampleMongo("sample-mongo", password)
     bucket = SampleBucket("http://sample-s3:8333", password, os.environ["BACKUP_BUCKET"])
+    # both must be empty: beside a configuration, empty uploads may be a mount of a real system that is missing
+    has_files = any(files.iterdir()) or any(entry != files for entry in home.iterdir())
     parts = [
         (f"the bucket {bucket.name}", bucket.exists(), bucket.make),
         ("the PostgreSQL database", postgres.has_data(), lambda: sample.fill_postgres(postgres, scale)),
         ("the MongoDB collections", mongo.has_data(), lambda: sample.fill_mongo(mongo, scale)),
-        (f"uploads in {files}", any(files.iterdir()), lambda: sample.fill_files(files, scale)),
-        (f"configuration in {home}", any(entry != files for entry in home.iterdir()), lambda: sample.fill_config(home)),
+        (f"uploads in {files}", has_files, lambda: sample.fill_files(files, scale)),
+        (f"configuration in {home}", has_files, lambda: sample.fill_config(home)),
     ]
     for what, exists, make in parts:
         if not exists:
