@@ -5,6 +5,9 @@ import os
 import secrets
 import signal
 import subprocess
+import threading
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import docker
@@ -34,6 +37,8 @@ from tests.support.system import SampleSystem
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 WAIT = ["sleep", "infinity"]
+DEAF = ["sh", "-c", "trap 'echo asked' TERM; while :; do sleep 0.1; done"]
+"""Does not end when it is asked to, and says that it was."""
 HEALTHY, SICK = ({"test": ["CMD", verdict], "interval": 200_000_000, "retries": 1} for verdict in ("true", "false"))
 
 
@@ -129,7 +134,8 @@ def shop(containers):
 def test_services_of_a_project_stop_dependents_first_and_start_them_last(shop, containers, connect, journal):
     services.stop(shop, connect, journal)
     assert containers.running() == ["queue-1"]
-    assert containers.by("FinishedAt")[-3:] == ["app-1", "worker-1", "worker-2"]
+    first, *others = containers.by("FinishedAt")[-3:]
+    assert (first, sorted(others)) == ("app-1", ["worker-1", "worker-2"])
     services.start(shop, connect, journal)
     assert containers.running() == ["app-1", "queue-1", "worker-1", "worker-2"]
     assert containers.by("StartedAt")[-1] == "app-1"
@@ -163,16 +169,17 @@ def dying(monkeypatch):
 
     def die_after(calls, work):
         if (pid := os.fork()) == 0:
-            left = calls
+            left, one_by_one = calls, threading.Lock()
             for name in ("stop", "start"):
                 usual = getattr(docker.APIClient, name)
 
                 def counted(*given, usual=usual):
                     nonlocal left
-                    if left == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    usual(*given)
-                    left -= 1
+                    with one_by_one:
+                        if left == 0:
+                            os.kill(os.getpid(), signal.SIGKILL)
+                        usual(*given)
+                        left -= 1
 
                 setattr(docker.APIClient, name, counted)
             try:
@@ -190,6 +197,58 @@ def test_after_a_kill_between_stops_exactly_those_that_ran_start_again(shop, con
     assert len(containers.running()) == 4 - stopped
     services.start(shop, connect, journal)
     assert containers.running() == ["app-1", "queue-1", "worker-1", "worker-2"]
+
+
+def test_stop_with_which_the_engine_goes_on_after_a_kill_is_over_before_the_start(containers, connect, journal):
+    """Else what is found running would be taken for started, and end a moment later."""
+    containers.add("app", DEAF, stop_timeout=3)
+    given = named(containers, "app")
+    before = containers.details("app")["State"]["StartedAt"]
+    if (pid := os.fork()) == 0:
+        services.stop(given, connect, journal)
+        os._exit(0)
+    while b"asked" not in containers.client.logs(containers.full("app")):
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert containers.running() == ["app"]
+    services.start(given, connect, journal)
+    assert containers.running() == ["app"]
+    after = containers.details("app")["State"]["StartedAt"]
+    assert after > before
+    services.start(given, connect, journal)
+    assert containers.details("app")["State"]["StartedAt"] == after, "it was stopped once more"
+
+
+def test_containers_of_one_level_stop_side_by_side(containers, connect, journal):
+    for number in range(4):
+        containers.add(f"app-{number}", DEAF, service="app", stop_timeout=3)
+    began = time.monotonic()
+    services.stop(compose(containers, "app"), connect, journal)
+    assert containers.running() == []
+    assert time.monotonic() - began < 9
+
+
+def test_containers_of_one_level_are_waited_for_side_by_side(containers, connect, journal):
+    for number in range(4):
+        containers.add(f"app-{number}", service="app", healthcheck=SICK | {"retries": 1000})
+    given = compose(containers, "app")
+    services.stop(given, connect, journal)
+    began = time.monotonic()
+    with pytest.raises(ContainerError, match="4 containers of the services could not be started"):
+        services.start(given.model_copy(update={"timeout": timedelta(seconds=3)}), connect, journal)
+    assert time.monotonic() - began < 9
+
+
+def test_container_and_command_that_fail_are_both_named(containers, connect, journal):
+    containers.add("app", healthcheck=SICK)
+    given = named(containers, "app", stop=[["true"]], start=[["false"]])
+    services.stop(given, connect, journal)
+    with pytest.raises(
+        ContainerError, match=f"{containers.full('app')} was started, and it is unhealthy.*false, command 1 of 1, failed"
+    ) as told:
+        services.start(given, connect, journal)
+    assert told.value.retryable
 
 
 def test_second_try_of_a_stop_that_was_killed_does_not_forget_what_ran(shop, containers, connect, journal, dying):
@@ -235,6 +294,17 @@ def test_service_that_has_other_containers_by_now_is_started_with_these(containe
     containers.add("app-green", service="app", start=False)
     services.start(given, connect, journal)
     assert containers.running() == ["app-green"]
+
+
+def test_service_whose_only_other_container_was_down_before_is_an_error(containers, connect, journal):
+    containers.add("app-1", service="app")
+    containers.add("app-2", service="app", start=False)
+    given = compose(containers, "app")
+    services.stop(given, connect, journal)
+    containers.client.remove_container(containers.full("app-1"))
+    with pytest.raises(ContainerError, match="app-1 ran, was stopped, and is gone"):
+        services.start(given, connect, journal)
+    assert containers.running() == []
 
 
 def test_container_that_is_gone_is_named_and_the_others_start(containers, connect, journal):
@@ -329,6 +399,7 @@ def test_waiting_is_in_the_log(containers, connect, journal, caplog):
     [
         ({"auto_remove": True}, "is removed when it stops"),
         ({"stop_timeout": 300}, "has 5 min to stop, longer than services.timeout"),
+        ({"stop_timeout": -1}, "has no limit of time to stop"),
         ({"labels": {"com.docker.swarm.service.name": "x"}}, "belongs to a Swarm service"),
     ],
 )
@@ -404,6 +475,12 @@ def test_container_that_ran_in_between_is_told_whoever_stopped_it_again(shop, co
     assert services.running_again(shop, connect, journal) == [containers.full("worker-3")]
 
 
+def test_one_off_container_that_runs_in_between_is_told(shop, containers, connect, journal):
+    services.stop(shop, connect, journal)
+    containers.add("app-run", service="app", labels={ONE_OFF: "True"})
+    assert services.running_again(shop, connect, journal) == [containers.full("app-run")]
+
+
 def test_what_real_compose_starts_is_stopped_in_its_order(containers, connect, journal, tmp_path, engine):
     service = {"image": stand_ins.BASE, "command": WAIT, "init": True, "network_mode": "none"}
     db = service | {"healthcheck": {"test": ["CMD", "true"], "interval": "1s"}}
@@ -476,6 +553,25 @@ def test_next_backup_starts_containers_that_a_killed_one_left_down(system, conta
     staged = system.begin_backup(mode="cold")
     dying(2, lambda: cold.stop_services(system.context(), staged))
     system.begin_backup("another run")
+    assert containers.running() == UP
+
+
+@pytest.mark.parametrize("first", ["backup", "restore"])
+def test_restore_starts_what_a_cold_backup_has_stopped(system, containers, first):
+    """The restore finds that down, and the backup leaves the start to it."""
+    system.backed_up_and_damaged()
+    staged = system.begin_backup("cold", mode="cold")
+    cold.stop_services(system.context(), staged)
+    run = system.restore()
+    run_until(system, run, "stop services")
+    if first == "backup":
+        assert cold.start_services(system.context(), staged) is True
+        assert containers.running() == ["queue-1"]
+    for source_id in run.plan.source_ids:
+        restore_steps.cut_over(run, source_id)
+    restore_steps.start_services(run)
+    assert containers.running() == UP
+    cold.start_services(system.context(), staged)
     assert containers.running() == UP
 
 

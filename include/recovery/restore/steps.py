@@ -23,6 +23,8 @@ from recovery.restore.source_view import SourceRestore
 from recovery.restore.state import in_use, since_staging, timed
 from recovery.runs import active, services
 from recovery.runs.journal_steps import Step
+from recovery.runs.staged_set import staged_sets
+from recovery.runs.stalled import services_down
 from recovery.sources.base import BesideRestorer, InPlaceRestorer
 from recovery.sources.model import LeftOut, Rehearsal
 
@@ -128,8 +130,17 @@ def stop_services(session: RestoreSession) -> None:
             )
         with locked(active.services_lock(session.plan)):
             session.journal.record(Step.STOPPING_SERVICES)
+            _take_over(session)
             services.stop(session.target.services, session.context.clients.connect, session.journal)
             session.journal.record(Step.SERVICES_STOPPED)
+
+
+def _take_over(session: RestoreSession) -> None:
+    """What a cold backup has stopped, and not started yet, would be found down: it runs again after this restore, as it did before."""
+    for staged in staged_sets(session.plan) if session.target.live else ():
+        if services_down(staged.services):
+            log.warning("the backup of set %s has stopped the services; this restore starts them again", staged.id)
+            services.take_over(session.journal, staged.services)
 
 
 def cut_over(session: RestoreSession, source_id: str) -> None:

@@ -1,16 +1,19 @@
 """The containers of a plan's services: which of them ran is in the journal before the first is stopped, and exactly these start again.
 
-So what was down stays down, and a task that was killed anywhere can be done again by whoever ends the run.
+So what was down stays down, and a task that was killed anywhere can be done again by whoever ends the run. The journal also has the stop of
+each container before it begins: an Engine goes on with it when who asked is killed, and would then end what was found running meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from itertools import groupby
+from threading import Lock
 
 from recovery.common.connections import Connect
 from recovery.common.errors import ContainerError
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _NOT_STARTED = "0001-01-01T00:00:00Z"
 """The Engine's time of the last start of a container that was never started."""
+_AT_ONCE = 10
+"""So many containers of a level are stopped or started side by side; the client library keeps as many connections."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Noted:
     """As the Engine wrote it, when the container was started last."""
     health: str
     """See :func:`recovery.runners.docker.health.health`."""
+
+    @property
+    def key(self) -> tuple[str | None, str]:
+        """What tells it from all others: containers of two Engines may have one name."""
+        return self.connection, self.name
 
 
 EngineOf = Callable[[str | None], Engine]
@@ -110,8 +120,7 @@ def noted(journal: Journal) -> list[Noted]:
     for entry in journal.entries(Step.CONTAINERS_FOUND):
         for facts in entry.facts["containers"]:
             each = Noted(**facts)
-            key = each.connection, each.name
-            merged[key] = replace(each, ran=each.ran or (key in merged and merged[key].ran))
+            merged[each.key] = replace(each, ran=each.ran or (each.key in merged and merged[each.key].ran))
     return sorted(merged.values(), key=lambda each: each.level)
 
 
@@ -138,19 +147,34 @@ def note(services: Services, connect: Connect, journal: Journal, *, refusing: bo
 
 
 def stop_noted(connect: Connect, journal: Journal, timeout: timedelta) -> None:
-    """Stop the containers of the journal that ran: dependents first. All are tried.
+    """Stop the containers of the journal that ran: dependents first, those of one level side by side. All are tried.
 
     Raises:
         ContainerError: if one does not stop.
     """
     faults = Faults()
     with _engines(connect, timeout) as engine_of:
-        for each in noted(journal):
-            with faults.noted(each.name):
-                for container in engine_of(each.connection).containers(DockerContainer(container=each.name)):
-                    if each.ran and container.status in docker.RUNNING:
-                        docker.stop(engine_of(each.connection), container)
+        _stop(engine_of, journal, [each for each in noted(journal) if each.ran], faults)
     _raise(faults, "stopped", "Stop it by hand, or find out why it goes on.")
+
+
+def _stop(engine_of: EngineOf, journal: Journal, wanted: Sequence[Noted], faults: Faults) -> None:
+    one_by_one = Lock()  # the journal's own lock keeps out other processes, and no other thread
+
+    def record(step: Step, each: Noted) -> None:
+        with one_by_one:
+            journal.record(step, container=each.key)
+
+    def stop(engine: Engine, each: Noted) -> None:
+        for container in engine.containers(DockerContainer(container=each.name)):
+            if container.status in docker.RUNNING:
+                docker.refuse_own(container)
+                record(Step.STOPPING_CONTAINER, each)
+                docker.stop(engine, container)
+        record(Step.CONTAINER_STOPPED, each)
+
+    for level in _levels(wanted):
+        _side_by_side(engine_of, level, stop, faults)
 
 
 def start_noted(connect: Connect, journal: Journal, timeout: timedelta) -> None:
@@ -160,31 +184,63 @@ def start_noted(connect: Connect, journal: Journal, timeout: timedelta) -> None:
         ContainerError: if one does not start, or is not well in time; retryable.
     """
     faults = Faults()
-    known = {each.name for each in noted(journal)}
-    ran = [each for each in reversed(noted(journal)) if each.ran]
+    found = noted(journal)
+
+    def start(engine: Engine, each: Noted) -> None:
+        for container in _there_now(engine, each, found):
+            name = container.name if each.health != "unhealthy" else f"{container.name}, which was unhealthy before it was stopped, too"
+            with faults.noted(name):
+                docker.start(engine, container)
+                wait_until_well(engine, container.name, timeout)
+
     with _engines(connect, timeout) as engine_of:
-        for _, level in groupby(ran, key=lambda each: each.level):
-            started: list[tuple[Noted, str]] = []
-            for each in level:
-                with faults.noted(each.name):
-                    for container in _there_now(engine_of(each.connection), each, known):
-                        docker.start(engine_of(each.connection), container)
-                        started.append((each, container.name))
-            for each, name in started:
-                with faults.noted(name if each.health != "unhealthy" else f"{name}, which was unhealthy before it was stopped, too"):
-                    wait_until_well(engine_of(each.connection), name, timeout)
+        _stop(engine_of, journal, _half_stopped(journal), faults)
+        for level in _levels(reversed([each for each in found if each.ran])):
+            _side_by_side(engine_of, level, start, faults)
     _raise(faults, "started", "Read the log of this task. Mend the cause and clear it, or start the containers by hand.")
 
 
-def _there_now(engine: Engine, each: Noted, known: set[str]) -> list[Container]:
+def _half_stopped(journal: Journal) -> list[Noted]:
+    """Containers of which it is not known whether an Engine still stops them: whoever asked for it was killed, or had no answer."""
+    begun: set[tuple[str | None, str]] = set()
+    for entry in journal.everything():
+        if entry.step == Step.STOPPING_CONTAINER:
+            begun.add(tuple(entry.facts["container"]))
+        if entry.step == Step.CONTAINER_STOPPED:
+            begun.discard(tuple(entry.facts["container"]))
+    return [each for each in noted(journal) if each.key in begun]
+
+
+def _levels(found: Iterable[Noted]) -> Iterator[list[Noted]]:
+    return (list(level) for _, level in groupby(found, key=lambda each: each.level))
+
+
+def _side_by_side(engine_of: EngineOf, level: Sequence[Noted], work: Callable[[Engine, Noted], None], faults: Faults) -> None:
+    """Do the same with all containers of a level, at once: each may take as long as the plan allows, and people wait for the last one."""
+
+    def done(given: tuple[Engine, Noted]) -> None:
+        with faults.noted(given[1].name):
+            work(*given)
+
+    reached: list[tuple[Engine, Noted]] = []
+    for each in level:
+        with faults.noted(each.name):
+            reached.append((engine_of(each.connection), each))
+    with ThreadPoolExecutor(_AT_ONCE, "containers") as threads:
+        for _ in threads.map(done, reached):
+            pass
+
+
+def _there_now(engine: Engine, each: Noted, found: Sequence[Noted]) -> list[Container]:
     """What a container is by now: of its name, or of its service if somebody gave that other containers meanwhile."""
-    if found := engine.containers(DockerContainer(connection=each.connection, container=each.name)):
-        return found
+    if there := engine.containers(DockerContainer(connection=each.connection, container=each.name)):
+        return there
     if each.service:
+        known = {other.key: other.ran for other in found}
         others = engine.containers(DockerContainer(connection=each.connection, project=each.project, service=each.service))
-        if others:
+        if running := [other for other in others if known.get((each.connection, other.name), True)]:
             log.warning("%s is gone, and its service %s has other containers", each.name, each.service)
-            return [other for other in others if other.name not in known]
+            return [other for other in running if (each.connection, other.name) not in known]
     raise ContainerError(f"The container {each.name} ran, was stopped, and is gone.", "Create it again; it then runs.")
 
 
@@ -195,11 +251,13 @@ def _raise(faults: Faults, verb: str, next_step: str) -> None:
 
 
 def ran_since(services: Services, connect: Connect, journal: Journal) -> list[str]:
-    """Names of the containers of services that run, or ran since they were stopped, whoever started them.
+    """Names of the containers of services that run, or ran since they were stopped, whoever started them; one-off ones if they run.
 
     Raises:
         ContainerError: if an Engine does not answer.
     """
-    before = {(each.connection, each.name): each.started_at for each in noted(journal)}
+    before = {each.key: each.started_at for each in noted(journal)}
     now, _ = look(services, connect)
-    return [each.name for each in now if each.ran or each.started_at not in {before.get((each.connection, each.name)), _NOT_STARTED}]
+    ran = [each.name for each in now if each.ran or each.started_at not in {before.get(each.key), _NOT_STARTED}]
+    with _engines(connect, services.timeout) as engine_of:
+        return ran + [name for part in services.in_containers for name in docker.one_offs(engine_of(part.connection), part)]

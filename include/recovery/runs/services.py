@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recovery.common.connections import Connect
+from recovery.common.errors import ContainerError, RecoveryError
 from recovery.common.faults import Faults
 from recovery.plan.services import Services
 from recovery.runners.commands import run_all
@@ -45,16 +46,37 @@ def start(services: Services, connect: Connect, journal: Journal) -> None:
     """Start the containers that the journal has, whatever the plan says now; then the commands that start. All of both are tried.
 
     Raises:
-        ContainerError: if a container is not well.
-        ToolError: if a command fails; if a container did, too, the log says so.
+        ToolError: if a command fails, and there are no containers.
+        ContainerError: if a container is not well, or a command fails, or both; it names each.
     """
-    try:
-        if journal.entries(Step.CONTAINERS_FOUND):
-            from recovery.runs import containers
-
-            containers.start_noted(connect, journal, services.timeout)
-    finally:
+    if not journal.entries(Step.CONTAINERS_FOUND):
         run_all(services.start, services)
+        return
+    from recovery.runs import containers
+
+    faults = Faults(_in_short)
+    with faults.noted("containers"):
+        containers.start_noted(connect, journal, services.timeout)
+    with faults.noted("commands"):
+        run_all(services.start, services)
+    if faults:
+        next_step = "Read the log of this task. Mend the cause and clear it, or start by hand what does not run."
+        raise ContainerError(" ".join(faults.sentences), next_step, retryable=True)
+
+
+def _in_short(what: str, error: Exception) -> str:
+    return error.what if isinstance(error, RecoveryError) else f"Starting the {what} failed with {type(error).__name__}."
+
+
+def take_over(journal: Journal, left: Journal) -> None:
+    """Let a run start what another one has stopped and not started yet; before it looks what runs, and finds that down.
+
+    Args:
+        journal: of the run.
+        left: of the other one.
+    """
+    for entry in left.entries(Step.CONTAINERS_FOUND):
+        journal.record(Step.CONTAINERS_FOUND, **entry.facts)
 
 
 def running_again(services: Services, connect: Connect, journal: Journal) -> list[str]:

@@ -61,7 +61,7 @@ def _of_project(engine: Engine, part: ComposeServices) -> Iterator[Member]:
                 f"There is no container of {named.title}.",
                 "Correct services.compose in the plan, or create its containers: docker compose up --no-start.",
             )
-        yield from (Member(each, service, levels[service]) for each in found)
+        yield from (Member(each, service, levels.get(service, 0)) for each in found)  # 0 of a service that came after the list
 
 
 def _by_name(engine: Engine, part: NamedContainers) -> Iterator[Member]:
@@ -85,32 +85,48 @@ def refusals(engine: Engine, part: ComposeServices | NamedContainers, found: Seq
             yield f"{each.name} is removed when it stops (--rm): create it without"
         if _SWARM in labels:
             yield f"{each.name} belongs to a Swarm service, which replaces it: stop that by a command"
+        if _grace(each) < timedelta():
+            yield f"{each.name} has no limit of time to stop (--stop-timeout): give it one"
         if _grace(each) > timeout:
             yield f"{each.name} has {human_duration(_grace(each))} to stop, longer than services.timeout: raise that"
-    if isinstance(part, ComposeServices):
-        yield from (f"{name} is a one-off container (docker compose run) and runs: wait until it ends" for name in _one_offs(engine, part))
+    yield from (f"{name} is a one-off container (docker compose run) and runs: wait until it ends" for name in one_offs(engine, part))
 
 
 def _grace(container: Container) -> timedelta:
+    """The time from the request to end to the kill; less than nothing if the Engine waits for ever."""
     seconds = container.details["Config"].get("StopTimeout")
     return timedelta(seconds=_USUAL_GRACE if seconds is None else seconds)
 
 
-def _one_offs(engine: Engine, part: ComposeServices) -> list[str]:
-    """Names of running containers that somebody has started for once, with the program and data of a service."""
+def one_offs(engine: Engine, part: ComposeServices | NamedContainers) -> list[str]:
+    """Names of running containers that somebody has started for once, with the program and data of a service.
+
+    Raises:
+        ContainerError: if the Engine does not answer.
+    """
+    if isinstance(part, NamedContainers):
+        return []
     with engine.errors(f"Looking for the Compose project {part.project}"):
         listed = engine.client.containers(filters={"label": [f"{PROJECT}={part.project}", f"{ONE_OFF}=True"]})
     return sorted(each["Names"][0].removeprefix("/") for each in listed if each["Labels"].get(SERVICE) in part.stop)
+
+
+def refuse_own(container: Container) -> None:
+    """Refuse to stop the container in which this process runs.
+
+    Raises:
+        ContainerError: if it is that one.
+    """
+    if container.id in own_containers():
+        raise ContainerError(f"{container.name} is where this worker runs.", "Leave it out of the plan's services.")
 
 
 def stop(engine: Engine, container: Container) -> None:
     """Stop a container, and wait for its end. A restart policy does not start it again, unless the Engine itself is started anew.
 
     Raises:
-        ContainerError: if it does not stop, or is the one in which this process runs.
+        ContainerError: if it does not stop.
     """
-    if container.id in own_containers():
-        raise ContainerError(f"{container.name} is where this worker runs.", "Leave it out of the plan's services.")
     begun = time.monotonic()
     log.info("stopping %s; it has %s before it is killed", container.name, human_duration(_grace(container)))
     with engine.errors(f"Stopping {container.name}"):
