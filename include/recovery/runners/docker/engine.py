@@ -21,6 +21,8 @@ PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
 """Labels that Compose gives its containers; the last is ``True`` for those of ``compose run``."""
+ASK_THE_PROXY = "Look whether a proxy of the Engine's socket permits this call."
+"""What to do if a call is forbidden."""
 _PATIENCE = 60
 """Seconds that an answer may take."""
 
@@ -84,8 +86,8 @@ class Engine:
             yield
         except APIError as error:
             said = f"{self.address.title} answers: {str(error.explanation or error).strip().rstrip('.')}"
-            allowed = "Look whether a proxy of the Engine's socket permits this call." if error.status_code == 403 else "Read what it said."
-            raise ContainerError(f"{doing} failed. {_capital(said)}.", allowed, retryable=error.is_server_error()) from error
+            next_step = ASK_THE_PROXY if error.status_code == requests.codes.forbidden else "Read what it said."
+            raise ContainerError(f"{doing} failed. {_capital(said)}.", next_step, retryable=error.is_server_error()) from error
         except (DockerException, requests.RequestException, OSError, ValueError, KeyError) as error:
             raise ContainerError(
                 f"{doing} failed. {_capital(self.address.title)} at {self.address.url} does not answer as one: {error}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 from collections.abc import Iterator, Sequence
@@ -10,14 +11,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from recovery.common.errors import ContainerError
+from recovery.common.wording import escaped
 from recovery.runners.docker.engine import Container, Engine
-from recovery.runners.docker.stream import run
+from recovery.runners.docker.stream import NotStarted, run
 
 log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _ANSWERS_WITHIN = 3.0
-_ESTABLISHED = "01"
+_ESTABLISHED = b"01"
+_NO_SUCH_PROGRAM = {126, 127}
+_SHOWN = 500
 
 # Each relay ends as soon as either side has ended: a server must not go on for a client that is gone. It leaves no process behind that ends
 # by a signal: the server is often the first process of its container, and so inherits such a one, and PostgreSQL then takes it for
@@ -72,23 +76,24 @@ def find_relay(engine: Engine, container: Container, port: int) -> Relay:
     Its own address comes first, since servers often ask clients at loopback for no password.
 
     Raises:
-        ContainerError: if the image has none of the programs, or nobody answers.
+        ContainerError: if the image has none of the programs, or nobody answers; or as :func:`recovery.runners.docker.stream.run`.
     """
-    missing = set()
+    missing: dict[str, str] = {}
     for address in (*addresses(container), _LOOPBACK):
         for name, asked, argv in _ways(address, str(port)):
             if name in missing:
                 continue
             try:
-                status, _ = run(engine, container.id, asked)
-            except ContainerError as error:
-                log.info("%s in %s: %s", name, container.name, error.what)
-                status = 127
+                status, printed = run(engine, container.id, asked)
+            except NotStarted as error:
+                missing[name] = error.what
+                continue
             if status == 0:
                 return Relay(name, address, argv)
-            if status in {126, 127}:
-                missing.add(name)
-    if missing == {"bash", "perl"}:
+            if status in _NO_SUCH_PROGRAM:
+                missing[name] = escaped(printed[:_SHOWN].decode("utf-8", "replace").strip())
+    if missing.keys() == {"bash", "perl"}:
+        log.error("perl: %s; bash: %s", missing["perl"], missing["bash"])
         raise ContainerError(
             f"The address of the container {container.name} can't be reached from here, and its image has neither perl nor bash, by"
             " which its server could be reached from inside.",
@@ -111,10 +116,10 @@ def direct_address(engine: Engine, container: Container, port: int) -> str | Non
     """The address at which this worker itself reaches a container's server; None if there is none.
 
     The same address may be another container's where this worker is. So a connection is opened, and looked up from inside the
-    container, which has the other end of it.
+    container, which has the other end of it. Where that look can't be had, a tunnel may still lead there.
 
     Raises:
-        ContainerError: if the Engine refuses.
+        ContainerError: if the look failed in a way that may pass.
     """
     for address in addresses(container):
         try:
@@ -124,17 +129,22 @@ def direct_address(engine: Engine, container: Container, port: int) -> str | Non
         except OSError as error:
             log.info("%s is not reached at %s: %s", container.name, address, error)
             continue
+        except ContainerError as error:
+            if error.retryable:
+                raise
+            log.warning("it can't be told whether %s answers at %s: %s", container.name, address, error.what)
+            continue
         log.info("what answers at %s is not %s, or can't be told from it", address, container.name)
     return None
 
 
 def _has_other_end(engine: Engine, container: Container, ours: socket.socket, port: int) -> bool:
     host, source_port = ours.getsockname()[:2]
-    expected = {f"{text}:{source_port:04X}" for text in _as_kernel_writes(ip_address(host))}
+    expected = {f"{text}:{source_port:04X}".encode() for text in _as_kernel_writes(ip_address(host))}
     _, listed = run(engine, container.id, ["cat", "/proc/net/tcp", "/proc/net/tcp6"])
-    rows = [line.split() for line in listed.decode("ascii", "replace").splitlines()]
-    found = [row for row in rows if len(row) > 3 and row[2] in expected and row[3] == _ESTABLISHED]
-    return any(row[1].endswith(f":{port:04X}") for row in found)
+    rows = (line.split(maxsplit=4) for line in io.BytesIO(listed))  # one after another: the image's cat may print anything
+    found = (row[1] for row in rows if len(row) > 4 and row[2] in expected and row[3] == _ESTABLISHED)
+    return any(local.endswith(b":%04X" % port) for local in found)
 
 
 def _as_kernel_writes(address: IPv4Address | IPv6Address) -> list[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from threading import Thread
 
 from recovery.common.errors import RecoveryError
+from recovery.common.wording import escaped
 from recovery.runners.docker.engine import Container, Engine
 from recovery.runners.docker.relay import Relay
 from recovery.runners.docker.stream import BUFFER, STDERR, Stream, attach, create
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 _PLACE = Path("/tmp")  # noqa: S108 - the path of a socket may have 107 bytes only
 _PREFIX = "recovery-reach-"
 _NEW = 60.0
+_WORDS_LOGGED = 4000
+"""Bytes that a relay may say in a log: its program is the image's, which may be anybody's."""
 
 
 class Tunnel:
@@ -100,20 +103,23 @@ class Tunnel:
             for way in ways:
                 way.cancel()
             for outcome in await asyncio.gather(*ways, return_exceptions=True):
-                if isinstance(outcome, (RecoveryError, OSError)):
-                    log.warning("A connection through the tunnel to %s ended: %s", self._container.name, outcome)
+                if isinstance(outcome, Exception):
+                    unforeseen = None if isinstance(outcome, (RecoveryError, OSError)) else outcome
+                    log.warning("A connection through the tunnel to %s ended: %s", self._container.name, outcome, exc_info=unforeseen)
             await stream.close()
 
     def _create(self) -> str:
         return create(self._engine, self._container.id, self._relay.argv, stdin=True)
 
     async def _down(self, stream: Stream, writer: asyncio.StreamWriter) -> None:
+        left = _WORDS_LOGGED
         async for number, piece in stream.pieces():
-            if number == STDERR:
-                log.warning("%s in %s: %s", self._relay.name, self._container.name, piece.decode("utf-8", "replace").strip())
-                continue
-            writer.write(piece)
-            await writer.drain()
+            if number != STDERR:
+                writer.write(piece)
+                await writer.drain()
+            elif left:
+                words, left = piece[:left], max(0, left - len(piece))
+                log.warning("%s in %s: %s", self._relay.name, self._container.name, escaped(words.decode("utf-8", "replace").strip()))
 
 
 async def _up(reader: asyncio.StreamReader, stream: Stream) -> None:
