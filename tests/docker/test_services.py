@@ -307,6 +307,16 @@ def test_service_whose_only_other_container_was_down_before_is_an_error(containe
     assert containers.running() == []
 
 
+def test_container_that_is_gone_and_that_the_plan_names_no_more_is_not_missed(containers, connect, journal):
+    """Else no backup would be made any more: each begins with the start of what one before has left down."""
+    containers.add("a")
+    containers.add("b")
+    services.stop(named(containers, "a", "b"), connect, journal)
+    containers.client.remove_container(containers.full("b"))
+    services.start(named(containers, "a"), connect, journal)
+    assert containers.running() == ["a"]
+
+
 def test_container_that_is_gone_is_named_and_the_others_start(containers, connect, journal):
     for name in ("a", "b", "c"):
         containers.add(name)

@@ -246,3 +246,23 @@ def test_cold_backups_start_all_that_they_stop(told, services):
 )
 def test_services_in_containers_are_named(told, services):
     assert "services." in told(services=services)[0]
+
+
+@pytest.mark.parametrize(
+    ("server", "services", "stopped"),
+    [
+        ({"container": "db"}, {"docker": {"containers": ["app", "db"]}}, "the container db"),
+        ({"project": "shop", "service": "db"}, {"compose": {"project": "shop", "stop": ["app", "db"]}}, "the service db of"),
+        ({"container": "db"}, {"docker": {"containers": ["app"]}}, ""),
+        ({"container": "db", "connection": "engine"}, {"docker": {"containers": ["db"]}}, ""),
+        ({"project": "shop", "service": "db"}, {"compose": {"project": "other", "stop": ["db"]}}, ""),
+    ],
+)
+def test_server_that_services_would_stop_is_refused(told, server, services, stopped):
+    reach = {"docker": server}
+    live = told(services=services, **sources(postgres={"main": {"connection": "live", "reach": reach}}))[0]
+    there = {"sources": {"postgres": {"main": {"connection": "crm", "reach": reach}}}, "services": services}
+    elsewhere = told(targets={"staging": there}, **sources(postgres={"main": {"connection": "live"}}))[0]
+    for fault, key in ((live, "services"), (elsewhere, "targets.staging.services")):
+        assert (f"{key}: {stopped}" in fault) if stopped else fault == ""
+    assert "is the server of postgres.main, which has to run" in live or not stopped

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recovery.plan.docker import ContainerName, ProjectName, ServiceName
+from recovery.plan.docker import ContainerName, DockerContainer, ProjectName, ServiceName
 from recovery.plan.field_types import Argv, ConnectionId, Duration, Part
 
 
@@ -26,6 +26,10 @@ class ComposeServices(Part):
         """What is stopped, for people."""
         return f"the services {', '.join(self.stop)} of the Compose project {self.project}"
 
+    def names(self, container: DockerContainer) -> bool:
+        """Whether a container is one of these, as far as its name in the plan tells."""
+        return (self.connection, self.project) == (container.connection, container.project) and container.service in self.stop
+
 
 class NamedContainers(Part):
     """Containers that belong to no Compose project."""
@@ -39,6 +43,10 @@ class NamedContainers(Part):
     def title(self) -> str:
         """What is stopped, for people."""
         return f"the containers {', '.join(self.containers)}"
+
+    def names(self, container: DockerContainer) -> bool:
+        """As :meth:`ComposeServices.names`."""
+        return self.connection == container.connection and container.container in self.containers
 
 
 class Services(Part):
@@ -64,3 +72,7 @@ class Services(Part):
     def named(self) -> bool:
         """Whether the plan says how anything is stopped."""
         return bool(self.stop or self.in_containers)
+
+    def names(self, container: DockerContainer) -> bool:
+        """As :meth:`ComposeServices.names`."""
+        return any(part.names(container) for part in self.in_containers)

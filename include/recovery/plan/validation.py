@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ def faults(plan: Plan) -> Iterator[str]:
             "services.down_at_most: cold backups need services.compose or services.docker, or services.stop and services.start, both of"
             " them; write these, or leave this out"
         )
+    yield from (f"services{fault}" for fault in _stopped_servers(plan.services, plan.sources))
     for source_id, root in _roots(plan):
         for key, folder in _own_folders(plan):
             if folder.is_relative_to(root):
@@ -47,6 +48,13 @@ def faults(plan: Plan) -> Iterator[str]:
 def _come_back(services: Services) -> bool:
     """Whether something is stopped, and all of it is started."""
     return services.named and bool(services.stop) == bool(services.start)
+
+
+def _stopped_servers(services: Services, sources: Iterable[tuple[str, SourceSettings | TargetSettings]]) -> Iterator[str]:
+    """A server that is stopped can be neither read nor restored."""
+    for source_id, source in sources:
+        if isinstance(source, (ServerSettings, ServerTarget)) and source.reach and services.names(source.reach.docker):
+            yield f": {source.reach.docker.title} is the server of {source_id}, which has to run; leave it out here"
 
 
 def _roots(plan: Plan) -> Iterator[tuple[str, Path]]:
@@ -141,6 +149,7 @@ def _target_faults(plan: Plan, name: str, target: Target) -> Iterator[str]:
         elif folder := there.folder_of_all():
             yield from (f".sources.{source_id}: {fault}" for fault in _live_folder(plan, folder))
     yield from _meeting_there(sources, target)
+    yield from (f".services{fault}" for fault in _stopped_servers(target.services, target.sources))
 
 
 def _meeting_there(sources: Mapping[str, SourceSettings], target: Target) -> Iterator[str]:

@@ -58,6 +58,13 @@ class Noted:
         """What tells it from all others: containers of two Engines may have one name."""
         return self.connection, self.name
 
+    @property
+    def in_plan(self) -> DockerContainer:
+        """As a plan names it."""
+        if self.service:
+            return DockerContainer(connection=self.connection, project=self.project, service=self.service)
+        return DockerContainer(connection=self.connection, container=self.name)
+
 
 EngineOf = Callable[[str | None], Engine]
 
@@ -177,8 +184,10 @@ def _stop(engine_of: EngineOf, journal: Journal, wanted: Sequence[Noted], faults
         _side_by_side(engine_of, level, stop, faults)
 
 
-def start_noted(connect: Connect, journal: Journal, timeout: timedelta) -> None:
+def start_noted(services: Services, connect: Connect, journal: Journal) -> None:
     """Start the containers of the journal that ran: dependents last, a level when the one before is well. All are tried: people wait.
+
+    One that is gone is missed only if the plan still names it.
 
     Raises:
         ContainerError: if one does not start, or is not well in time; retryable.
@@ -187,13 +196,19 @@ def start_noted(connect: Connect, journal: Journal, timeout: timedelta) -> None:
     found = noted(journal)
 
     def start(engine: Engine, each: Noted) -> None:
-        for container in _there_now(engine, each, found):
+        there = _there_now(engine, each, found)
+        if there is None and services.names(each.in_plan):
+            raise ContainerError(
+                f"The container {each.name} ran, was stopped, and is gone.",
+                "Create it again, and it runs; or take it out of the plan's services.",
+            )
+        for container in there or ():
             name = container.name if each.health != "unhealthy" else f"{container.name}, which was unhealthy before it was stopped, too"
             with faults.noted(name):
                 docker.start(engine, container)
-                wait_until_well(engine, container.name, timeout)
+                wait_until_well(engine, container.name, services.timeout)
 
-    with _engines(connect, timeout) as engine_of:
+    with _engines(connect, services.timeout) as engine_of:
         _stop(engine_of, journal, _half_stopped(journal), faults)
         for level in _levels(reversed([each for each in found if each.ran])):
             _side_by_side(engine_of, level, start, faults)
@@ -231,17 +246,18 @@ def _side_by_side(engine_of: EngineOf, level: Sequence[Noted], work: Callable[[E
             pass
 
 
-def _there_now(engine: Engine, each: Noted, found: Sequence[Noted]) -> list[Container]:
-    """What a container is by now: of its name, or of its service if somebody gave that other containers meanwhile."""
+def _there_now(engine: Engine, each: Noted, found: Sequence[Noted]) -> list[Container] | None:
+    """What a container is by now: of its name, or of its service if somebody gave that other containers meanwhile; None if it is gone."""
     if there := engine.containers(DockerContainer(connection=each.connection, container=each.name)):
         return there
     if each.service:
         known = {other.key: other.ran for other in found}
-        others = engine.containers(DockerContainer(connection=each.connection, project=each.project, service=each.service))
+        others = engine.containers(each.in_plan)
         if running := [other for other in others if known.get((each.connection, other.name), True)]:
             log.warning("%s is gone, and its service %s has other containers", each.name, each.service)
             return [other for other in running if (each.connection, other.name) not in known]
-    raise ContainerError(f"The container {each.name} ran, was stopped, and is gone.", "Create it again; it then runs.")
+    log.warning("%s is gone", each.name)
+    return None
 
 
 def _raise(faults: Faults, verb: str, next_step: str) -> None:

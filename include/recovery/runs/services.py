@@ -56,7 +56,7 @@ def start(services: Services, connect: Connect, journal: Journal) -> None:
 
     faults = Faults(_in_short)
     with faults.noted("containers"):
-        containers.start_noted(connect, journal, services.timeout)
+        containers.start_noted(services, connect, journal)
     with faults.noted("commands"):
         run_all(services.start, services)
     if faults:
