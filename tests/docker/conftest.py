@@ -82,6 +82,14 @@ def postgres_container(opened, server_folder, container_name):
 
 
 @pytest.fixture(scope="session")
+def image_container(opened, stand_ins, server_folder, container_name):
+    """PostgreSQL of the stand-in for the official image, which has its own client tools."""
+    place = server_folder / "image-container"
+    with PostgresContainer.of_image(stand_ins.postgres(), opened, place, f"{container_name}-image") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def mongo_container(opened, server_folder, container_name):
     with MongoContainer(opened, server_folder / "mongo-container", f"{container_name}-mongo") as server:
         yield server

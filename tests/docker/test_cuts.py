@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from recovery.airflow import tasks
 from recovery.common.errors import PlanError, RecoveryError
 from recovery.runners.docker import tunnel
+from recovery.runners.docker.private_folder import PrivateFolder
 from recovery.runners.docker.relay import BASH, PERL, Relay, addresses
 from recovery.runners.docker.stream import run
 from recovery.runners.docker.tunnel import Tunnel
@@ -236,11 +237,11 @@ def test_nothing_is_left_in_the_container_or_here_by_a_process_that_is_killed(en
         wait_for(lambda: session.execute(COPYING).fetchone() is None)
     left = set(tunnel._PLACE.glob(f"{tunnel._PREFIX}*")) - before
     assert left
-    tunnel._private_folder().rmdir()
+    PrivateFolder(tunnel._PLACE, tunnel._PREFIX).close()
     assert all(folder.exists() for folder in left), "its process may not hold it yet"
     for folder in left:
         subprocess.run(["touch", "-d", "1 hour ago", folder], check=True)
-    tunnel._private_folder().rmdir()
+    PrivateFolder(tunnel._PLACE, tunnel._PREFIX).close()
     assert not any(folder.exists() for folder in left)
 
 

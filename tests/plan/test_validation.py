@@ -266,3 +266,23 @@ def test_server_that_services_would_stop_is_refused(told, server, services, stop
     for fault, key in ((live, "services"), (elsewhere, "targets.staging.services")):
         assert (f"{key}: {stopped}" in fault) if stopped else fault == ""
     assert "is the server of postgres.main, which has to run" in live or not stopped
+
+
+# Client tools -----------------------------------------------------------------------------------------------------------
+
+IN_A_CONTAINER = {"connection": "live", "reach": {"docker": {"container": "shop-db"}}}
+
+
+def test_tools_of_the_servers_image_need_a_server_in_a_container(told):
+    tools = {"tools": {"postgres": "container"}}
+    assert "tools.postgres: no source and no target of this kind has reach" in told(**tools)[0]
+    assert told(**tools, sources={"postgres": {"main": IN_A_CONTAINER}})[0] == ""
+    assert told(**tools, **target(postgres={"main": IN_A_CONTAINER}))[0] == ""
+    _, (plan,) = told(**tools, sources={"postgres": {"main": IN_A_CONTAINER}})
+    assert (plan.tools.in_containers("postgres"), plan.tools.folders("postgres")) == (True, ())
+    assert not plan.tools.in_containers("mongo")
+
+
+@pytest.mark.parametrize("tools", [{"mongo": "container"}, {"postgres": "image"}])
+def test_tools_of_an_image_are_to_be_had_of_postgresql_only(told, tools):
+    assert "tools." in told(tools=tools)[0]

@@ -88,9 +88,12 @@ def test_tool_with_partly_read_output_fails_and_does_not_hang(runner):
 
 def test_runner_with_shared_files_reads_and_writes_folders_of_the_worker(runner, tmp_path):
     if runner.shares_files:
-        (tmp_path / "in").write_text("there")
-        runner.run(["cp", tmp_path / "in", os.fsencode(tmp_path / "out")])
-        assert (tmp_path / "out").read_text() == "there"
+        for name in ("read", "written"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "read" / "in").write_text("there")
+        out = tmp_path / "written" / "out"
+        runner.run(["cp", tmp_path / "read" / "in", os.fsencode(out)], reads=tmp_path / "read", writes=tmp_path / "written")
+        assert out.read_text() == "there"
         need_shared_files(runner, "Tools")
 
 

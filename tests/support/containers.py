@@ -65,6 +65,7 @@ class ServerContainer:
     """The folder of its programs."""
     programs: tuple[Path, ...]
     """All that they need of this machine."""
+    image = stand_ins.BASE
 
     def __init__(self, engine: Engine, folder: Path, name: str, options=(), network="bridge", password="") -> None:
         self.engine = engine
@@ -89,8 +90,8 @@ class ServerContainer:
         binds = [f"{path}:{path}:ro" for path in self.programs] + [f"{self._folder}:/secret:ro", f"{data}:/data"]
         host = self.engine.client.create_host_config(binds=binds, network_mode=self.network)
         created = self.engine.client.create_container(
-            stand_ins.BASE,
-            ["bash", "-c", self.script, "server", *self.options],
+            self.image,
+            entrypoint=["bash", "-c", self.script, "server", *self.options],
             name=self.name,
             user=NOBODY,
             host_config=host,
@@ -156,6 +157,13 @@ class PostgresContainer(ServerContainer):
         package = self.server.parent.parent
         self.programs = (package, package.with_name(f"{package.name}.libs"))
 
+    @classmethod
+    def of_image(cls, image, *arguments, **others):
+        """With the server and the client tools that an image has: the stand-in for the official one."""
+        made = cls(*arguments, **others)
+        made.image, made.server, made.programs = image, Path("/usr/lib/postgresql/15/bin"), ()
+        return made
+
     def ready(self) -> bool:
         with suppress(psycopg.OperationalError):
             self.connect().close()
@@ -214,17 +222,19 @@ class Reached:
 
     Args:
         engine: address of the Engine.
+        in_containers: staging, if PostgreSQL's client tools are those of the server's image.
     """
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, engine: str, in_containers: Path | None = None) -> None:
         self._engine = Endpoint("engine", engine, extra={"tls": False})
+        self._in_containers = in_containers
         self.ways = Ways()
 
     def access(self, server: ServerContainer, tools: list[Path], **changes) -> Access:
         extra = changes.pop("extra", {})
         login = {"login": "postgres" if isinstance(server, PostgresContainer) else "root", "password": server.password}
         found = Endpoint(**{"id": "db", "host": "nowhere.invalid", "extra": extra, **login, **changes})
-        return Access({"engine": self._engine, "db": found}.__getitem__, LOCAL, tools, self.ways)
+        return Access({"engine": self._engine, "db": found}.__getitem__, LOCAL, tools, self.ways, self._in_containers)
 
     def postgres(self, server: PostgresContainer, *databases, changes=None, runner=LOCAL, there=None, **settings) -> Postgres:
         access = replace(self.access(server, [server.bin], **changes or {}), runner=runner)

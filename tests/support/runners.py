@@ -13,10 +13,12 @@ class Recording:
         shares_files: what it says of its files.
     """
 
+    scratch = None
+
     def __init__(self, *, shares_files=True):
         self.shares_files = shares_files
         self.started: list[list[str]] = []
-        self.places, self.has, self.find_tool = LOCAL.places, LOCAL.has, LOCAL.find_tool
+        self.places, self.has, self.find_tool, self.seen = LOCAL.places, LOCAL.has, LOCAL.find_tool, LOCAL.seen
 
     @property
     def names(self):

@@ -25,6 +25,8 @@ class Endpoint:
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
     place: str = ""
     """Of a server in a container: what it is called, in messages and where servers are compared. Its address may change with each step."""
+    inside: str = ""
+    """The server's address for client tools that run in its container's network; empty if they run on this worker."""
 
     @property
     def on_this_machine(self) -> bool:

@@ -33,7 +33,8 @@ from recovery.packs.artifact import Artifact, Member
 from recovery.packs.decrypt_worker import CHUNK, IDENTITIES, UNREADABLE, Count
 from recovery.packs.tar_reader import damaged
 from recovery.packs.tar_writer import Disturbance, Folders, TarWriter
-from recovery.runners.local import LOCAL, LocalTool, failed
+from recovery.runners.base import failed
+from recovery.runners.local import LOCAL, LocalTool
 
 _F_SETPIPE_SZ = 1031
 _SMALL = 64 << 10

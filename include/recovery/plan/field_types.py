@@ -125,6 +125,8 @@ AirflowName = Annotated[str, Field(min_length=1, max_length=250, description="Na
 Bucket = Annotated[str, AfterValidator(_bucket), Field(json_schema_extra={"pattern": _BUCKET})]
 Prefix = Annotated[str, AfterValidator(_prefix), Field(json_schema_extra={"pattern": _PREFIX, "maxLength": _LONGEST_PREFIX})]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Folders = tuple[AbsolutePath, ...]
+FoldersOrContainer = Folders | Literal["container"]
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration, json_schema_input_type=str),

@@ -159,18 +159,22 @@ class Staging(Part):
 
 
 class _Tools(Part):
-    """Folders with client tools, by kind, looked at before PATH."""
+    """Folders with client tools, by kind, looked at before PATH; or ``container``, for those of a server's own image."""
 
-    def of(self, kind: str) -> tuple[Path, ...]:
+    def folders(self, kind: str) -> tuple[Path, ...]:
         """The folders that the plan names for a kind."""
-        return getattr(self, kind, ())
+        return () if self.in_containers(kind) else getattr(self, kind, ())
+
+    def in_containers(self, kind: str) -> bool:
+        """Whether servers of a kind that run in containers bring their own client tools."""
+        return getattr(self, kind, ()) == "container"
 
 
 if TYPE_CHECKING:
     Tools = _Tools
 else:  # with a key for each kind that takes tools
     Tools = create_model(
-        "Tools", __base__=_Tools, __doc__=_Tools.__doc__, **{n: (tuple[AbsolutePath, ...], ()) for n, kind in KINDS.items() if kind.tools}
+        "Tools", __base__=_Tools, __doc__=_Tools.__doc__, **{name: (kind.tools, ()) for name, kind in KINDS.items() if kind.tools}
     )
 
 

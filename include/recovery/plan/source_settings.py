@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import JsonValue, model_validator
 
@@ -189,8 +189,8 @@ class Kind:
     """Sources are restored in this order: settings first, what is named in databases last."""
     parts: str
     """What people write into the restore form for a part, in words."""
-    tools: bool = False
-    """Whether it takes client tools, whose folders a plan may name."""
+    tools: Any = None
+    """What a plan may say of its client tools, a type of :mod:`recovery.plan.field_types`; None if it takes none."""
     query: str = ""
     """The key under which hooks and checks have its statements and questions; empty if it can't be asked."""
     statement: type[Statement] | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery.plan.field_types import LIVE, SCRATCH
+from recovery.plan.kinds import KINDS
 from recovery.plan.location import Location
 from recovery.plan.overlap import nested_paths, roots_there, shared_locations
 from recovery.plan.restore_targets import Target
@@ -38,6 +39,7 @@ def faults(plan: Plan) -> Iterator[str]:
     yield from _one_place_twice(plan)
     yield from _overlaps(plan)
     yield from _shared_databases(plan)
+    yield from _tools_of_nobody(plan)
     yield from _unknown_sources(plan)
     yield from _other_kinds(plan)
     for name, target in plan.targets.items():
@@ -110,6 +112,15 @@ def _shared_databases(plan: Plan) -> Iterator[str]:
     for (one_id, one), (other_id, other) in combinations(plan.sources, 2):
         if shared := shared_locations(one.on_server(), other.on_server()):
             yield f"sources.{other_id}: {shared} is in {one_id}, too; leave it out of one of them"
+
+
+def _tools_of_nobody(plan: Plan) -> Iterator[str]:
+    """Client tools are taken out of containers that the plan names."""
+    places = [*plan.sources, *(each for target in plan.targets.values() for each in target.sources)]
+    reached = {source_id.partition(".")[0] for source_id, at in places if isinstance(at, ServerSettings | ServerTarget) and at.reach}
+    for kind in KINDS:
+        if plan.tools.in_containers(kind) and kind not in reached:
+            yield f"tools.{kind}: no source and no target of this kind has reach, so there is no container; write reach, or leave this out"
 
 
 def _unknown_sources(plan: Plan) -> Iterator[str]:

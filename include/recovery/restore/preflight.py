@@ -63,5 +63,5 @@ def fetch(session: RestoreSession) -> None:
             log.info("%s was stored without being opened; reading it now", source_id)
             for artifact in fetched.artifacts(source_id):
                 fetched.make_contents(
-                    session.context.reader(source_id), source_id, artifact, source_view.of(session, source_id).read(artifact)
+                    session.target.reader(source_id), source_id, artifact, source_view.of(session, source_id).read(artifact)
                 )

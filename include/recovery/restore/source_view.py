@@ -15,6 +15,7 @@ from recovery.restore.session import RestoreSession
 from recovery.runs import active
 from recovery.runs.journal_steps import Step
 from recovery.sets.local_copy import LocalSet
+from recovery.sets.open_set import reader_of
 from recovery.sources.read_packs import read_packs
 
 
@@ -112,7 +113,7 @@ class SourceRestore:
         Raises:
             ArtifactError: if one is damaged.
         """
-        reader, identity = self._run.context.reader(self._source_id), self._run.context.required_decryption_key()
+        reader, identity = reader_of(self._source_id), self._run.context.required_decryption_key()
         for pack, path in self.packs(artifact):
             yield from read_packs(reader, artifact, path.parent, [pack], identity)
 

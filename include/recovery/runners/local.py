@@ -17,11 +17,10 @@ from threading import Thread
 from typing import IO
 
 from recovery.common.errors import ToolError
-from recovery.runners.base import Argv
+from recovery.runners.base import LAST_WORDS, Argv, failed, find_in_places
 
 log = logging.getLogger(__name__)
 
-_LAST_WORDS = 20
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -33,7 +32,7 @@ class LocalTool:
         self._process = process
         self._name = name
         self._on_line = on_line
-        self.last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self.last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._reader = Thread(target=self._listen, name=f"{name} stderr", daemon=True)
         self._reader.start()
 
@@ -84,6 +83,11 @@ class LocalRunner:
     """This worker, whose tools are children of this process; see :class:`recovery.runners.base.Runner`."""
 
     shares_files = True
+    scratch = None
+
+    def seen(self, file: Path) -> Path:
+        """See :meth:`recovery.runners.base.Runner.seen`."""
+        return file
 
     def places(self, folders: Sequence[Path], patterns: Sequence[str] = ()) -> list[Path]:
         """See :meth:`recovery.runners.base.Runner.places`; the search path is ``PATH``, without relative folders."""
@@ -97,14 +101,7 @@ class LocalRunner:
 
     def find_tool(self, name: str, folders: Sequence[Path] = ()) -> str:
         """See :meth:`recovery.runners.base.Runner.find_tool`."""
-        places = self.places(folders)
-        for place in places:
-            if self.has(place / name):
-                return str(place / name)
-        raise ToolError(
-            f"The tool {name} is not installed; looked in {', '.join(map(str, places))}.",
-            "Install it on every worker, or name its folder in the plan under tools.",
-        )
+        return find_in_places(self, name, folders, "on every worker")
 
     def version(self, program: str | Path) -> str:
         """See :meth:`recovery.runners.base.Runner.version`. It is asked again once the file has changed."""
@@ -114,7 +111,7 @@ class LocalRunner:
             raise _unstarted(Path(program).name, error) from error
         return _version(str(program), changed)
 
-    def run(self, argv: Argv, *, env: Mapping[str, str] | None = None) -> bytes:
+    def run(self, argv: Argv, *, env: Mapping[str, str] | None = None, reads: Path | None = None, writes: Path | None = None) -> bytes:
         """See :meth:`recovery.runners.base.Runner.run`."""
         log.debug("running %s", shlex.join(os.fsdecode(part) for part in argv))
         with self.tool(argv, env=env, output=True) as running:
@@ -132,6 +129,8 @@ class LocalRunner:
         folder: Path | None = None,
         may_fail: bool = False,
         on_line: Callable[[str], None] | None = None,
+        reads: Path | None = None,
+        writes: Path | None = None,
     ) -> Iterator[LocalTool]:
         """See :meth:`recovery.runners.base.Runner.tool`; here with more, for packs, which are always made and read on this worker.
 
@@ -144,6 +143,8 @@ class LocalRunner:
             folder: where it starts; else in this process's own. It may lead through a descriptor of this process.
             may_fail: leave the exit status to the caller, who asks :meth:`LocalTool.wait`.
             on_line: gets each line of its stderr, from a thread, in place of the log.
+            reads: of no account here: a child sees all that this process sees.
+            writes: the same.
 
         Raises:
             ToolError: if it can't be started or ends with another exit status than 0, with its last words.
@@ -189,13 +190,6 @@ def _version(program: str, changed: float) -> str:
 
 def _unstarted(name: str, error: OSError) -> ToolError:
     return ToolError(f"{name} could not be started: {error}.", "Check that it is installed and may be run.")
-
-
-def failed(running: LocalTool, name: str, status: int) -> ToolError:
-    """The error of a tool that ended with an exit status, with its last words."""
-    how = f"was killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
-    words = "\n".join(running.last_words) or "it said nothing"
-    return ToolError(f"{name} {how}:\n{words}\n", "Read what it said.")
 
 
 def die_with_parent() -> None:

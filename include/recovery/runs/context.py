@@ -105,8 +105,15 @@ class PlanContext:
 
     def access(self, source_id: str) -> Access:
         """How a source is reached."""
-        return Access(self.clients.connect, self.runner, self.plan.tools.of(kind_of(source_id)), self.ways)
+        kind, tools = kind_of(source_id), self.plan.tools
+        in_containers = self.plan.staging.folder if tools.in_containers(kind) else None
+        return Access(self.clients.connect, self.runner, tools.folders(kind), self.ways, in_containers)
 
-    def reader(self, source_id: str) -> SetReader:
-        """What reads a source's packs; connects to nothing."""
-        return registry.reader(kind_of(source_id), self.runner, self.plan.tools.of(kind_of(source_id)))
+    def reader(self, source_id: str, there: TargetSettings | None = None) -> SetReader:
+        """What reads a source's packs, by the client tools of the source or of where it lies instead.
+
+        Raises:
+            ContainerError: if the tools are in a container, and it does not run.
+        """
+        runner, tools = self.access(source_id).client_tools(there or self.plan.source(source_id))
+        return registry.reader(kind_of(source_id), runner, tools)

@@ -25,6 +25,7 @@ from recovery.packs.content_diff import Change, Difference
 from recovery.packs.content_index import Row
 from recovery.packs.tar_writer import Disturbance
 from recovery.plan.location import Location
+from recovery.plan.source_settings import ServerSettings, ServerTarget, SourceSettings, TargetSettings
 from recovery.runners.base import Runner
 from recovery.runners.ways import Ways
 from recovery.sources.model import Dump, LeftOut, Preflight, Rehearsal
@@ -109,6 +110,19 @@ class Access:
     """Folders of client tools that the plan names."""
     ways: Ways = field(default_factory=Ways, repr=False)
     """Finds the ways to servers in containers."""
+    in_containers: Path | None = None
+    """If the client tools of servers in containers are those of their images: staging, by which both sides share files."""
+
+    def client_tools(self, at: SourceSettings | TargetSettings) -> tuple[Runner, Sequence[Path]]:
+        """What runs the client tools for a source or target, and the plan's folders of them.
+
+        Raises:
+            ConnectionUnusable: if they run in a container, and the Connection to its Engine is missing.
+            ContainerError: if the Engine does not answer, or the server's container does not run.
+        """
+        if self.in_containers and isinstance(at, ServerSettings | ServerTarget) and at.reach:
+            return self.ways.tools(at.reach.docker, self.connect, self.in_containers), ()
+        return self.runner, self.tools
 
 
 class Source(ABC):

@@ -12,6 +12,7 @@ from recovery.plan.model import Plan
 from recovery.plan.services import Services
 from recovery.plan.source_settings import TargetSettings
 from recovery.runs.context import PlanContext, R
+from recovery.sources.set_reader import SetReader
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class RestoreTarget:
         if source_id not in self.sources:
             raise PlanError(f"The target {self.name} does not name {source_id}.", f"It has {', '.join(self.sources)}.")
         return self.context.source(source_id, role, self.settings.get(source_id))
+
+    def reader(self, source_id: str) -> SetReader:
+        """What reads a source's packs, by the client tools that are used here; raises as :meth:`PlanContext.reader`."""
+        return self.context.reader(source_id, self.settings.get(source_id))
 
 
 def portable_checks(plan: Plan, settings: Mapping[str, TargetSettings]) -> tuple[Check, ...]:

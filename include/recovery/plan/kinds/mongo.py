@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from recovery.plan.field_types import ExtendedJson, extended_json
+from recovery.plan.field_types import ExtendedJson, Folders, extended_json
 from recovery.plan.location import Location
 from recovery.plan.name_patterns import glob
 from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
@@ -141,7 +141,7 @@ KIND = Kind(
     target=MongoTarget,
     restore_order=30,
     parts="Databases or collections, one a line: sales, sales.orders.",
-    tools=True,
+    tools=Folders,
     query="mongo",
     statement=MongoCommand,
     question=MongoQuestion,

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from recovery.plan.field_types import FoldersOrContainer
 from recovery.plan.name_patterns import names_in
 from recovery.plan.source_settings import Kind, Question, ServerSettings, ServerTarget, Statement
 
@@ -106,7 +107,7 @@ KIND = Kind(
     target=PostgresTarget,
     restore_order=20,
     parts="Databases, schemas or tables, one a line: sales, sales.public, sales.public.orders; odd names in double quotes.",
-    tools=True,
+    tools=FoldersOrContainer,
     query="sql",
     statement=SqlStatement,
     question=SqlQuestion,

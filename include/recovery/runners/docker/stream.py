@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -153,7 +153,9 @@ async def _connect(address: EngineAddress) -> tuple[asyncio.StreamReader, asynci
     return reader, writer
 
 
-def create(engine: Engine, container_id: str, argv: Sequence[str], *, stdin: bool = False) -> str:
+def create(
+    engine: Engine, container_id: str, argv: Sequence[str], *, stdin: bool = False, environment: Mapping[str, str] | None = None
+) -> str:
     """Tell the Engine of a command to run in a container; its id.
 
     Args:
@@ -161,12 +163,14 @@ def create(engine: Engine, container_id: str, argv: Sequence[str], *, stdin: boo
         container_id: the container's id, and not its name, which may be another one's by now.
         argv: the command. Never a secret: whoever may ask the Engine sees it.
         stdin: the command reads its stream.
+        environment: added to the container's. Nobody who asks the Engine sees it.
 
     Raises:
         ContainerError: if the Engine refuses.
     """
     with engine.errors("Running a command in a container"):
-        return str(engine.client.exec_create(container_id, list(argv), stdin=stdin, tty=False)["Id"])
+        made = engine.client.exec_create(container_id, list(argv), stdin=stdin, tty=False, environment=dict(environment or {}))
+        return str(made["Id"])
 
 
 def run(engine: Engine, container_id: str, argv: Sequence[str]) -> tuple[int, bytes]:

@@ -7,23 +7,16 @@ folder that only this process's user enters. The relay ends with its connection,
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
-import shutil
 import socket
-import stat
-import tempfile
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
 from recovery.common.errors import RecoveryError
 from recovery.common.wording import escaped
 from recovery.runners.docker.engine import Container, Engine
+from recovery.runners.docker.private_folder import PrivateFolder
 from recovery.runners.docker.relay import Relay
 from recovery.runners.docker.stream import BUFFER, STDERR, Stream, attach, create
 
@@ -31,7 +24,6 @@ log = logging.getLogger(__name__)
 
 _PLACE = Path("/tmp")  # noqa: S108 - the path of a socket may have 107 bytes only
 _PREFIX = "recovery-reach-"
-_NEW = 60.0
 _WORDS_LOGGED = 4000
 """Bytes that a relay may say in a log: its program is the image's, which may be anybody's."""
 
@@ -48,10 +40,8 @@ class Tunnel:
 
     def __init__(self, engine: Engine, container: Container, relay: Relay, socket_name: str) -> None:
         self._engine, self._container, self._relay = engine, container, relay
-        self._folder = _private_folder()
-        self._held = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._held, fcntl.LOCK_EX)
-        self.socket = self._folder / socket_name
+        self._folder = PrivateFolder(_PLACE, _PREFIX)
+        self.socket = self._folder.path / socket_name
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(self.socket))
         listening.listen()
@@ -68,8 +58,7 @@ class Tunnel:
             self._thread.join()
         self._loop.close()
         self._asks.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        os.close(self._held)
+        self._folder.close()
 
     async def _serve(self, listening: socket.socket) -> None:
         connections: set[asyncio.Task[None]] = set()
@@ -126,29 +115,3 @@ async def _up(reader: asyncio.StreamReader, stream: Stream) -> None:
     while piece := await reader.read(BUFFER):
         stream.writer.write(piece)
         await stream.writer.drain()
-
-
-def _private_folder() -> Path:
-    """A new folder that nobody else enters. Those of processes that were killed are removed."""
-    for folder in _PLACE.glob(f"{_PREFIX}*"):
-        with suppress(OSError), _unused(folder):
-            shutil.rmtree(folder)
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
-
-
-@contextmanager
-def _unused(folder: Path) -> Iterator[None]:
-    """Hold a folder of ours whose process has ended.
-
-    Raises:
-        OSError: if it is somebody else's, in use, or so new that its process may not hold it yet.
-    """
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(held)
-        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mtime > time.time() - _NEW:
-            raise PermissionError(folder)
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(held)

@@ -33,6 +33,8 @@ BIN_VARIABLE = "RECOVERY_POSTGRES_BIN"
 """Environment variable with folders of client tools, separated as in PATH."""
 TOOLS = ("pg_dump", "pg_dumpall", "pg_restore", "psql")
 OLDEST_MAJOR = 13
+_FILES = {"sslcert", "sslkey", "sslrootcert", "sslcrl"}
+"""Parameters of a Connection that name files."""
 _INSTALLED = ("/usr/pgsql-*/bin", "/usr/lib/postgresql/*/bin")
 """Where distributions install them."""
 
@@ -141,15 +143,22 @@ def tool_major(program: Path, runner: Runner) -> int | None:
     return int(match[1]) if match else None
 
 
-def find_bin(major: int, folders: Sequence[Path], runner: Runner) -> Path:
+def find_bin(major: int, folders: Sequence[Path], runner: Runner, *, or_newer: bool = False) -> Path:
     """The folder with the client tools of a server's major version.
 
     Looks in ``folders`` (the plan's), those of RECOVERY_POSTGRES_BIN, where distributions install them, and PATH.
+
+    Args:
+        major: the version.
+        folders: the plan's folders.
+        runner: runs the tools.
+        or_newer: the next newer version will do, if that one is nowhere: to read a dump, not to make one or to load it.
 
     Raises:
         ToolError: if no folder has all of them, with what was found where.
     """
     seen: dict[str, str] = {}
+    newer: dict[int, Path] = {}
     for folder in tool_places(folders, runner):
         missing = [name for name in TOOLS if not runner.has(folder / name)]
         if "pg_dump" in missing:
@@ -158,12 +167,16 @@ def find_bin(major: int, folders: Sequence[Path], runner: Runner) -> Path:
         found = tool_major(folder / "pg_dump", runner)
         if found == major and not missing:
             return folder
+        if found and found > major and not missing:
+            newer.setdefault(found, folder)
         seen[str(folder)] = f"version {found or 'unknown'}" if found != major else f"version {major}, but no {', '.join(missing)}"
+    if or_newer and newer:
+        return newer[min(newer)]
     where = "; ".join(f"{folder} ({what})" for folder, what in seen.items())
     raise ToolError(
         f"The PostgreSQL {major} client tools ({', '.join(TOOLS)}) are not all here. Looked in {where}.",
         f"Install them on every worker (Debian: postgresql-client-{major}), or name their folder in the plan under tools.postgres"
-        f" or in {BIN_VARIABLE}.",
+        f" or in {BIN_VARIABLE}. Of a server in a container, tools.postgres: container takes those of its image.",
         retryable=False,
     )
 
@@ -386,7 +399,9 @@ class Server:
         }
         for keyword, value in self._parameters.items():
             if keyword in self._variables:
-                env[self._variables[keyword]] = value
+                env[self._variables[keyword]] = str(self.runner.seen(Path(value))) if keyword in _FILES and value.startswith("/") else value
+        if self.endpoint.inside:
+            env["PGHOSTADDR"] = self.endpoint.inside
         return {name: value for name, value in env.items() if value}
 
     def target(self, database: str) -> str:

@@ -30,7 +30,7 @@ def endpoint(at: PostgresSettings | PostgresTarget, access: Access) -> Endpoint:
     way = access.ways.to(at.reach.docker, access.connect, port, f".s.PGSQL.{port}")
     name = found.host if found.host and not found.host.startswith("/") else "container"
     extra = {key: value for key, value in found.extra.items() if key != "hostaddr"}
-    reached = replace(found, port=port, place=way.place, extra=extra)
+    reached = replace(found, port=port, place=way.place, extra=extra, inside=way.inside if access.in_containers else "")
     if way.socket is None:
         return replace(reached, host=name, extra={**extra, "hostaddr": way.address})
     if extra.get("sslmode") in _TLS:

@@ -25,7 +25,7 @@ class PostgresReader(SetReader):
         """See :meth:`recovery.sources.set_reader.SetReader.contents`."""
         kind, _, facts = next(read_rows(inventory, "snapshot", "server", "schema of"), ("", "", {}))
         if kind == "snapshot":
-            folder = find_bin(facts["major"], self._tools, self._runner)
+            folder = find_bin(facts["major"], self._tools, self._runner, or_newer=True)
             return archive.contents(self._runner, folder, facts["codec"], inventory, read)
         if kind == "server":
             return archive.text_contents(inventory, read, ("globals.sql", "roles.jsonl"))

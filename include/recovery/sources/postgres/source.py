@@ -74,7 +74,8 @@ class Postgres(Dumper, InPlaceRestorer, BesideRestorer, Queryable):
         at = endpoint(there or settings, access)
         renamed = there.databases if there else {}
         terms = {"mine": there.owners == "mine", "grants": there.grants == "keep"} if there else {}
-        return cls(name, settings, at, access.tools, renamed, runner=access.runner, **terms)
+        runner, tools = access.client_tools(there or settings)
+        return cls(name, settings, at, tools, renamed, runner=runner, **terms)
 
     def try_out(self) -> str:
         """See :meth:`recovery.sources.base.Source.try_out`."""

@@ -166,8 +166,9 @@ class SecondTry:
         argv += ["--verbose"] if on_line else ["--exit-on-error"]  # without the first it does not say which entry fails
         argv += ["--no-owner", "--no-acl", "--no-subscriptions", f"--jobs={workers}", f"--dbname={there.target(self.inside.info.dbname)}"]
         argv += ["--enable-row-security"]  # of tables that materialized views read; rows are loaded before it is turned on
-        with archive.use_list(step.lines) as option:
-            with there.runner.tool([*argv, option, self.folder], env=there.environment(self.target.facts["encoding"]), on_line=on_line):
+        with archive.use_list(there.runner, step.lines) as option:
+            environment = there.environment(self.target.facts["encoding"])
+            with there.runner.tool([*argv, option, self.folder], env=environment, on_line=on_line, reads=self.folder):
                 pass
 
     def _make_all(self, step: Step, failed: Sequence[Entry]) -> None:

@@ -184,7 +184,7 @@ def entries(runner: Runner, bin_folder: Path, folder: Path) -> list[str]:
     Raises:
         ToolError: if pg_restore does not take it for a dump.
     """
-    listed = runner.run([bin_folder / "pg_restore", "--list", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
+    listed = runner.run([bin_folder / "pg_restore", "--list", folder], env={"LC_ALL": "C"}, reads=folder).decode("utf-8", "surrogateescape")
     return [line for line in listed.split("\n") if _ENTRY.match(line)]  # names may have what Python takes for other ends of lines
 
 
@@ -194,7 +194,8 @@ def dependencies(runner: Runner, bin_folder: Path, folder: Path) -> dict[int, li
     Raises:
         ToolError: if pg_restore does not take it for a dump.
     """
-    listed = runner.run([bin_folder / "pg_restore", "--list", "--verbose", folder], env={"LC_ALL": "C"}).decode("utf-8", "surrogateescape")
+    argv: list[str | Path] = [bin_folder / "pg_restore", "--list", "--verbose", folder]
+    listed = runner.run(argv, env={"LC_ALL": "C"}, reads=folder).decode("utf-8", "surrogateescape")
     found: dict[int, list[int]] = {}
     number = 0
     for line in listed.split("\n"):
@@ -206,9 +207,9 @@ def dependencies(runner: Runner, bin_folder: Path, folder: Path) -> dict[int, li
 
 
 @contextmanager
-def use_list(chosen: Iterable[str]) -> Iterator[str]:
+def use_list(runner: Runner, chosen: Iterable[str]) -> Iterator[str]:
     """The option that makes pg_restore take only some entries, as long as a block runs."""
-    with tempfile.NamedTemporaryFile("w", suffix=".list", encoding="utf-8", errors="surrogateescape") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".list", encoding="utf-8", errors="surrogateescape", dir=runner.scratch) as file:
         file.write("\n".join(chosen) + "\n")
         file.flush()
         yield f"--use-list={file.name}"
@@ -220,9 +221,9 @@ def script(runner: Runner, bin_folder: Path, folder: Path, chosen: Iterable[str]
     Raises:
         ToolError: if pg_restore does not take it for a dump.
     """
-    with use_list(chosen) as option:
+    with use_list(runner, chosen) as option:
         argv: list[str | Path] = [bin_folder / "pg_restore", "--no-owner", option, "--file=-", folder]
-        return unrestricted(runner.run(argv, env={"LC_ALL": "C"}))
+        return unrestricted(runner.run(argv, env={"LC_ALL": "C"}, reads=folder))
 
 
 def unrestricted(found: bytes) -> bytes:
@@ -328,7 +329,7 @@ class _Found:
     def toc(self, runner: Runner, bin_folder: Path, codec: str) -> Toc:
         if len(self.tocs) != 1:
             raise damaged(f"it has {len(self.tocs)} tables of contents")
-        with tempfile.TemporaryDirectory(prefix="recovery-toc-") as folder:
+        with tempfile.TemporaryDirectory(prefix="recovery-toc-", dir=runner.scratch) as folder:
             (Path(folder) / "toc.dat").write_bytes(zlib.decompress(base64.b64decode(self.tocs[0])))
             return read_toc(runner, bin_folder, Path(folder), codec)
 

@@ -25,9 +25,9 @@ def rows(runner: Runner, bin_folder: Path, folder: Path, line: str) -> Iterator[
     Raises:
         ToolError: if pg_restore does not take it for a dump.
     """
-    with use_list([line]) as option:
+    with use_list(runner, [line]) as option:
         argv: list[str | Path] = [bin_folder / "pg_restore", "--no-owner", option, "--file=-", folder]
-        with runner.tool(argv, env={"LC_ALL": "C"}, output=True) as tool:
+        with runner.tool(argv, env={"LC_ALL": "C"}, output=True, reads=folder) as tool:
             yield _copy_statement(tool.stdout), _copy_text(tool.stdout)
 
 

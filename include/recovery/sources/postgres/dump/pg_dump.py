@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recovery.common.errors import SourceError
-from recovery.common.files import check_space, folder_size
+from recovery.common.files import check_space, folder_size, written_in
 from recovery.common.progress import telling
 from recovery.common.units import human_size
 from recovery.common.wording import shortened
 from recovery.packs.artifact import Artifact
 from recovery.packs.content_index import RecordDigest, Row, read_rows, write_rows
 from recovery.plan.kinds.postgres import PostgresSettings
+from recovery.runners.base import Argv
 from recovery.sources.model import Dump, RecoveryPoint
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.client import Connection, Server, codec, translated_errors
@@ -279,12 +282,12 @@ def _dump_database(
             warnings.append(f"{snapshot.database}: {line}")
 
     def written() -> str:
-        return (
-            f"{snapshot.database}: {human_size(folder_size(root))} dumped" if root.exists() else f"{snapshot.database}: pg_dump is starting"
-        )
+        size = folder_size(root)
+        return f"{snapshot.database}: {human_size(size)} dumped" if size else f"{snapshot.database}: pg_dump is starting"
 
     log.info("dumping database %s with %d jobs", snapshot.database, settings.jobs)
-    with telling(written), server.runner.tool(argv, env=server.environment(snapshot.encoding), on_line=heard):
+    root.mkdir(0o700)
+    with telling(written), server.runner.tool(argv, env=server.environment(snapshot.encoding), on_line=heard, writes=root):
         pass
     size = folder_size(root)
     _check(server, root, inventory, snapshot)
@@ -350,17 +353,16 @@ def large_object_inventory(connection: Connection) -> dict[str, int | str]:
 
 
 def _dump_schema(server: Server, snapshot: _Snapshot, root: Path, inventory: Path, name: str) -> Artifact:
-    root.mkdir()
+    root.mkdir(0o700)
     argv: list[str | bytes | Path] = [
         server.bin / "pg_dump",
         "--schema-only",
         f"--exclude-schema={catalog.SET_ASIDE}",
-        f"--file={root / 'schema.sql'}",
         f"--snapshot={snapshot.name}",
         "--no-password",
     ]
     argv += [f"--encoding={snapshot.encoding}", f"--dbname={server.target(snapshot.database)}", *_excluded(snapshot)]
-    server.runner.run(argv, env=server.environment(snapshot.encoding))
+    _save(server, argv, snapshot.encoding, root / "schema.sql")
     write_rows(inventory, [("schema of", snapshot.database, {})])
     return Artifact(name=name, root=str(root), bytes=folder_size(root))
 
@@ -376,7 +378,6 @@ def _in_use(roles: Iterable[Row], warnings: list[str]) -> Iterator[Row]:
 
 def _dump_globals(server: Server, root: Path, inventory: Path, name: str, warnings: list[str]) -> Artifact:
     root.mkdir(0o700)
-    (root / "globals.sql").touch(0o600)
     with server.maintenance() as connection:
         roles = list(_in_use(server_globals.role_rows(connection), warnings))
         hashes = server_globals.passwords(connection)
@@ -387,7 +388,15 @@ def _dump_globals(server: Server, root: Path, inventory: Path, name: str, warnin
         database, encoding = connection.info.dbname, connection.info.parameter_status("server_encoding") or "UTF8"
     if hashes is None:
         warnings.append(f"Role passwords are not saved: user {server.about.user} may not read them. Set them again after a restore.")
-    argv: list[str | Path] = [server.bin / "pg_dumpall", "--globals-only", f"--file={root / 'globals.sql'}", "--no-password"]
+    argv: list[str | Path] = [server.bin / "pg_dumpall", "--globals-only", "--no-password"]
     argv += [f"--dbname={server.target(database)}", *(["--no-role-passwords"] if hashes is None else [])]
-    server.runner.run(argv, env=server.environment(encoding))
+    _save(server, argv, encoding, root / "globals.sql")
     return Artifact(name=name, root=str(root), bytes=folder_size(root))
+
+
+def _save(server: Server, argv: Argv, encoding: str, file: Path) -> None:
+    """Run a tool, and write down what it prints, for this user alone."""
+    with written_in(file.parent), file.open("xb") as written:
+        os.fchmod(written.fileno(), 0o600)
+        with server.runner.tool(argv, env=server.environment(encoding), output=True) as tool:
+            shutil.copyfileobj(tool.stdout, written)

@@ -42,7 +42,7 @@ def table_texts(server: Server, database: str, encoding: str, tables: Mapping[st
 
     def read(job: tuple[list[str], bytes]) -> dict[str, Facts]:
         group, script = job
-        with tempfile.NamedTemporaryFile(suffix=".sql") as file:
+        with tempfile.NamedTemporaryFile(suffix=".sql", dir=server.runner.scratch) as file:
             file.write(script)
             file.flush()
             argv: list[str | Path] = [

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError
+from recovery.common.files import empty_folder
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts import server_globals
 from recovery.sources.postgres.accounts.loaders import Loaders
@@ -92,7 +92,7 @@ def rehearse(
         ):
             return crossing(connection, part, swap(connection, unmade))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        empty_folder(folder)
         with undisturbed(server, [live, copy.stage]) as connection:
             drop(connection, copy.stage)
 
@@ -123,11 +123,11 @@ def _dump(server: Server, part: Chosen, folder: Path, copy: Target) -> Dump:
 
 
 def _pg_dump(server: Server, live: Connection, part: Chosen, folder: Path, copy: Target) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    empty_folder(folder)
     argv: list[str | bytes | Path] = [server.bin / "pg_dump", "--schema-only", "--format=directory", f"--file={folder}", "--no-acl"]
     argv += ["--no-publications", "--no-subscriptions", "--no-password", f"--dbname={server.target(part.target.name)}"]
     argv += [option.encode(copy.snapshot["codec"]) for option in _left_out(live, part)]
-    server.runner.run(argv, env=server.environment(copy.facts["encoding"]))
+    server.runner.run(argv, env=server.environment(copy.facts["encoding"]), writes=folder)
 
 
 def _needed(server: Server, live: Connection, folder: Path, copy: Target, touched: Collection[tuple[int, int]]) -> list[Entry]:

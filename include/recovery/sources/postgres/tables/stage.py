@@ -17,6 +17,7 @@ from tarfile import TarInfo
 from psycopg.sql import SQL, Identifier
 
 from recovery.common.errors import RestoreError
+from recovery.common.files import empty_folder
 from recovery.packs.content_index import Facts
 from recovery.sources.base import RestoreView
 from recovery.sources.postgres.accounts.loaders import EVERYONE, Loaders
@@ -163,8 +164,8 @@ def _dump(server: Server, part: Chosen, folder: Path) -> None:
     argv: list[str | bytes | Path] = [server.bin / "pg_dump", "--schema-only", "--format=directory", f"--file={folder}"]
     argv += ["--no-acl", "--no-publications", "--no-subscriptions", "--no-password", f"--dbname={server.target(part.target.stage)}"]
     argv += [f"--schema={pattern(staged.schema_of(part, schema))}".encode(codec) for schema in sorted(part.schemas)]
-    shutil.rmtree(folder, ignore_errors=True)
-    server.runner.run(argv, env=server.environment(part.target.facts["encoding"]))
+    empty_folder(folder)
+    server.runner.run(argv, env=server.environment(part.target.facts["encoding"]), writes=folder)
 
 
 _DEPENDENT = """SELECT n.nspname, '', c.relname, pg_get_userbyid(c.relowner) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
