@@ -139,7 +139,7 @@ def test_files_of_the_server_are_not_taken_for_the_workers(site, mongo_container
 
 
 def test_tls_that_a_tunnel_does_not_have_is_refused(site, mongo_container, reached, each_way):
-    asked = [(site.source, {"sslmode": "verify-full"})]
+    asked = [(site.source, {"sslmode": "verify-full"}), (site.source, {"sslrootcert": "system"})]
     asked += [(lambda changes: reached.mongo(mongo_container, changes=changes), {"tls": True})]
     for source, extra in asked:
         if each_way == "tunnel":

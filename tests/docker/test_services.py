@@ -17,7 +17,7 @@ import yaml
 from recovery.backup import cold, steps
 from recovery.backup.steps import Work
 from recovery.cli.check import check
-from recovery.common.errors import ConnectionUnusable, ContainerError, RestoreError, StagingError
+from recovery.common.errors import ConnectionUnusable, ContainerError, ContainerUnwell, RestoreError, StagingError
 from recovery.common.faults import Faults
 from recovery.plan.services import Services
 from recovery.restore import answers, rollback
@@ -29,9 +29,10 @@ from recovery.runners.docker.order import DEPENDS_ON
 from recovery.runs import services
 from recovery.runs.journal import Journal
 from recovery.runs.journal_steps import Step
+from recovery.runs.stalled import services_down
 from sandbox.containers import stand_ins
 from sandbox.containers.stand_ins import compose_program
-from tests.support.restore_driver import refused_by_preflight, run_until, teardown
+from tests.support.restore_driver import refused_by_preflight, run_until, show_gate, teardown
 from tests.support.system import SampleSystem
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -583,6 +584,53 @@ def test_restore_starts_what_a_cold_backup_has_stopped(system, containers, first
     assert containers.running() == UP
     cold.start_services(system.context(), staged)
     assert containers.running() == UP
+
+
+@pytest.fixture
+def sick(tmp_path, containers, engine):
+    """A system whose only service is unhealthy."""
+    containers.add("app", healthcheck=SICK)
+    made = System(tmp_path / "small", "small").serve(named(containers, "app"))
+    made.engine = engine
+    return made
+
+
+def test_container_that_stays_unhealthy_fails_its_cold_backup_and_keeps_no_other_from_beginning(sick, containers):
+    staged = sick.begin_backup(mode="cold")
+    cold.stop_services(sick.context(), staged)
+    for _ in range(2):
+        with pytest.raises(ContainerUnwell, match="was started, and it is unhealthy"):
+            cold.start_services(sick.context(), staged)
+    assert not services_down(staged.services)
+    assert sick.begin_backup("another run").begun
+    assert containers.running() == ["app"]
+
+
+def test_container_that_stays_unhealthy_fails_the_rollback_which_is_complete_all_the_same(sick, containers):
+    sick.backed_up_and_damaged()
+    run = sick.restore()
+    run_until(sick, run, f"cutover {run.plan.source_ids[-1]}")
+    words = teardown(run)
+    assert "was started, and it is unhealthy" in words
+    assert "everything was rolled back, the previous data is in use" in words
+    assert run.journal.closed
+    assert sick.fingerprint() == sick.before
+
+
+def test_rollback_that_is_tried_again_for_its_services_alone_does_not_stop_them(sick, containers):
+    sick.backed_up_and_damaged()
+    run = sick.restore()
+    run_until(sick, run, f"cutover {run.plan.source_ids[-1]}")
+    with pytest.raises(ContainerUnwell):
+        restore_steps.start_services(run)
+    show_gate(run, "accept")
+    answers.reject(run, "accept", "alice")
+    with pytest.raises(RestoreError, match="it is unhealthy"):
+        rollback.roll_back(run)
+    before = containers.details("app")["State"]["StartedAt"]
+    with pytest.raises(RestoreError, match="it is unhealthy"):
+        rollback.roll_back(run)
+    assert containers.details("app")["State"]["StartedAt"] == before
 
 
 def test_restore_stops_and_starts_containers(system, containers):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from recovery.common.errors import RestoreUnderWay, StagingError
+from recovery.common.errors import ContainerUnwell, RestoreUnderWay, StagingError
 from recovery.common.files import locked
 from recovery.common.units import human_duration, now
 from recovery.common.wording import shortened
@@ -93,7 +93,7 @@ def start_services(context: PlanContext, staged: StagedSet) -> bool:
         RecoveryError: as :func:`recovery.runs.services.start`.
         StagingError: if they were down for longer than the plan allows; they run again then.
     """
-    if not staged.begun or not services_down(staged.services):
+    if not staged.begun or not _to_start(staged):
         return False
     _start(context, staged)
     if (down := downtime(staged)) > limit(context.plan):
@@ -133,16 +133,26 @@ def _too_long(plan: Plan, down: timedelta) -> StagingError:
 
 def _start(context: PlanContext, staged: StagedSet) -> None:
     with locked(active.services_lock(context.plan)):
-        if not services_down(staged.services):
+        if not _to_start(staged):
             return
         if restore := _restore_with_services_down(context.plan):
             log.warning("the %s has stopped the services by now, and starts them itself", restore)
             staged.services.record(Step.SERVICES_STARTED, left_to=restore.key)
             return
         staged.services.record(Step.STARTING_SERVICES)
-        services.start(context.plan.services, context.clients.connect, staged.services)
+        try:
+            services.start(context.plan.services, context.clients.connect, staged.services)
+        except ContainerUnwell:
+            staged.services.record(Step.SERVICES_STARTED, unwell=True)
+            raise
         staged.services.record(Step.SERVICES_STARTED)
     log.info("the services were down for %s", human_duration(downtime(staged)))
+
+
+def _to_start(staged: StagedSet) -> bool:
+    """Whether the services are down; or were not well when they were started, so that the task that did so fails until they are."""
+    started = staged.services.last(Step.SERVICES_STARTED)
+    return services_down(staged.services) or bool(started and started.facts.get("unwell"))
 
 
 def _restore_with_services_down(plan: Plan) -> ActiveRestore | None:
@@ -175,10 +185,17 @@ def downtime(staged: StagedSet) -> timedelta:
 def start_left_down(context: PlanContext, own: StagedSet) -> None:
     """Start what a backup before has stopped, if no task of it did: its DAG was deleted or paused, or Airflow was down.
 
+    What is not well is started once more, too. If it still is not, that is no reason to make no backup any more.
+
     Raises:
-        RecoveryError: as :func:`recovery.runs.services.start`.
+        RecoveryError: as :func:`recovery.runs.services.start`, but for that.
     """
     for staged in staged_sets(context.plan):
-        if staged.id != own.id and services_down(staged.services):
-            log.error("the backup of set %s stopped the services and left them down for %s", staged.id, human_duration(downtime(staged)))
-            _start(context, staged)
+        if staged.id != own.id and _to_start(staged):
+            log.error(
+                "the backup of set %s stopped the services %s ago, and some do not run well", staged.id, human_duration(downtime(staged))
+            )
+            try:
+                _start(context, staged)
+            except ContainerUnwell as error:
+                log.error("%s", error)

@@ -52,6 +52,12 @@ class ContainerError(RecoveryError):
     """A Docker Engine does not answer or refuses, or a container is missing, does not run, or is not the only one."""
 
 
+class ContainerUnwell(ContainerError):
+    """A container was started, and is not well; nothing more can be started."""
+
+    retryable = True
+
+
 class SourceError(RecoveryError):
     """A source can't be read, or its dump lacks something that its inventory has."""
 

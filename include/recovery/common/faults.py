@@ -26,6 +26,8 @@ class Faults:
         self._say = say
         self.sentences: list[str] = []
         """One for each that failed."""
+        self.errors: list[Exception] = []
+        """The same, as it was raised."""
         self.retryable = False
         """Whether a minute may help any of them."""
 
@@ -42,9 +44,13 @@ class Faults:
         try:
             yield
         except RecoveryError as error:
-            self.sentences.append(self._say(what, error))
+            self._note(what, error)
             self.retryable = self.retryable or error.retryable
             log.error("%s", self.sentences[-1])
         except Exception as error:
-            self.sentences.append(self._say(what, error))
+            self._note(what, error)
             log.exception("%s", self.sentences[-1])
+
+    def _note(self, what: str, error: Exception) -> None:
+        self.errors.append(error)
+        self.sentences.append(self._say(what, error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from recovery.common.errors import RestoreError
+from recovery.common.errors import ContainerUnwell, RestoreError
 from recovery.common.faults import Faults
 from recovery.common.files import locked
 from recovery.plan.field_types import SCRATCH
@@ -71,7 +71,7 @@ def roll_back(session: RestoreSession) -> bool:
         session.journal.record(Step.ROLLING_BACK)
         if not session.journal.entries(Step.STOPPING_SERVICES):
             return False
-        if in_use(session):
+        if in_use(session) and cut_over_sources(session):
             services.stop_again(session.target.services, session.context.clients.connect, session.journal, faults)
     with timed(session, "roll back"):
         _take_all_back(session)
@@ -101,7 +101,11 @@ def _take_all_back(session: RestoreSession) -> None:
 
 def _start_again(session: RestoreSession, faults: Faults) -> None:
     with faults.noted("services"):
-        services.start(session.target.services, session.context.clients.connect, session.journal)
+        try:
+            services.start(session.target.services, session.context.clients.connect, session.journal)
+        except ContainerUnwell:  # a fault, but not one that keeps the rollback from being complete
+            session.journal.record(Step.SERVICES_STARTED_AGAIN)
+            raise
         session.journal.record(Step.SERVICES_STARTED_AGAIN)
 
 

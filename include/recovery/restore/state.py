@@ -56,7 +56,7 @@ def is_over(session: RestoreSession) -> bool:
 def services_started(session: RestoreSession) -> bool:
     """Whether the services of the restored system started, the last time that this was tried."""
     said = [entry.step for entry in session.journal.everything() if entry.step in {Step.STARTING_SERVICES, Step.SERVICES_STARTED}]
-    return bool(said) and said[-1] == "services started"
+    return bool(said) and said[-1] == Step.SERVICES_STARTED
 
 
 def last_checks(session: RestoreSession) -> list[Entry]:

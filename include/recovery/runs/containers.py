@@ -16,7 +16,7 @@ from itertools import groupby
 from threading import Lock
 
 from recovery.common.connections import Connect
-from recovery.common.errors import ContainerError
+from recovery.common.errors import ContainerError, ContainerUnwell
 from recovery.common.faults import Faults
 from recovery.common.wording import counted
 from recovery.plan.docker import DockerContainer
@@ -190,7 +190,8 @@ def start_noted(services: Services, connect: Connect, journal: Journal) -> None:
     One that is gone is missed only if the plan still names it.
 
     Raises:
-        ContainerError: if one does not start, or is not well in time; retryable.
+        ContainerError: if one does not start; retryable.
+        ContainerUnwell: if all were started, and one is not well in time.
     """
     faults = Faults()
     found = noted(journal)
@@ -263,7 +264,8 @@ def _there_now(engine: Engine, each: Noted, found: Sequence[Noted]) -> list[Cont
 def _raise(faults: Faults, verb: str, next_step: str) -> None:
     if faults:
         what = f"{counted(len(faults.sentences), 'container')} of the services could not be {verb}: {' '.join(faults.sentences)}"
-        raise ContainerError(what, next_step, retryable=True)
+        kind = ContainerUnwell if all(isinstance(error, ContainerUnwell) for error in faults.errors) else ContainerError
+        raise kind(what, next_step, retryable=True)
 
 
 def ran_since(services: Services, connect: Connect, journal: Journal) -> list[str]:

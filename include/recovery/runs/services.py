@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recovery.common.connections import Connect
-from recovery.common.errors import ContainerError, RecoveryError
+from recovery.common.errors import ContainerError, ContainerUnwell, RecoveryError
 from recovery.common.faults import Faults
 from recovery.plan.services import Services
 from recovery.runners.commands import run_all
@@ -47,7 +47,8 @@ def start(services: Services, connect: Connect, journal: Journal) -> None:
 
     Raises:
         ToolError: if a command fails, and there are no containers.
-        ContainerError: if a container is not well, or a command fails, or both; it names each.
+        ContainerUnwell: if all were started, and a container is not well.
+        ContainerError: if a container does not start, or a command fails; it names all of them.
     """
     if not journal.entries(Step.CONTAINERS_FOUND):
         run_all(services.start, services)
@@ -61,7 +62,8 @@ def start(services: Services, connect: Connect, journal: Journal) -> None:
         run_all(services.start, services)
     if faults:
         next_step = "Read the log of this task. Mend the cause and clear it, or start by hand what does not run."
-        raise ContainerError(" ".join(faults.sentences), next_step, retryable=True)
+        kind = ContainerUnwell if all(isinstance(error, ContainerUnwell) for error in faults.errors) else ContainerError
+        raise kind(" ".join(faults.sentences), next_step, retryable=True)
 
 
 def _in_short(what: str, error: Exception) -> str:

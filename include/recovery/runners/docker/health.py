@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from recovery.common.errors import ContainerError
+from recovery.common.errors import ContainerError, ContainerUnwell
 from recovery.common.units import human_duration
 from recovery.common.wording import escaped
 from recovery.plan.docker import DockerContainer
@@ -36,7 +36,8 @@ def wait_until_well(engine: Engine, name: str, timeout: timedelta) -> None:
     """Wait until a container that was started is healthy; without a healthcheck, until it has run for :data:`STEADY`.
 
     Raises:
-        ContainerError: if it is unhealthy, has ended, is gone or paused, or is not well in time; retryable. Its last lines are in the log.
+        ContainerUnwell: if it is unhealthy, has ended, is gone or paused, or is not well in time; its last lines are in the log.
+        ContainerError: if the Engine does not answer.
     """
     begun = time.monotonic()
     steady_since, started_at = begun, ""
@@ -75,11 +76,10 @@ def _fault(container: Container) -> str:
     return "it is unhealthy" if health(container) == "unhealthy" else ""
 
 
-def _not_well(name: str, why: str) -> ContainerError:
-    return ContainerError(
+def _not_well(name: str, why: str) -> ContainerUnwell:
+    return ContainerUnwell(
         f"The container {name} was started, and {why}.",
         "Read its last lines in the log of this task. Mend the cause, or start it by hand.",
-        retryable=True,
     )
 
 

@@ -11,6 +11,8 @@ from recovery.sources.base import Access
 
 _PORT = 5432
 _TLS = {"require", "verify-ca", "verify-full"}
+_SYSTEM = "system"
+"""Value of ``sslrootcert`` that makes ``verify-full`` the default of ``sslmode``."""
 
 
 def endpoint(at: PostgresSettings | PostgresTarget, access: Access) -> Endpoint:
@@ -33,11 +35,11 @@ def endpoint(at: PostgresSettings | PostgresTarget, access: Access) -> Endpoint:
     reached = replace(found, port=port, place=way.place, extra=extra, inside=way.inside if access.in_containers else "")
     if way.socket is None:
         return replace(reached, host=name, extra={**extra, "hostaddr": way.address})
-    if extra.get("sslmode") in _TLS:
+    if extra.get("sslmode") in _TLS or extra.get("sslrootcert") == _SYSTEM:
         raise ConnectionUnusable(
-            f"The Connection {found.id!r} demands TLS (sslmode {extra['sslmode']}), and {way.place} is reached by a tunnel, in which"
+            f"The Connection {found.id!r} demands TLS (by sslmode or sslrootcert), and {way.place} is reached by a tunnel, in which"
             " PostgreSQL's client has none.",
-            "Let the worker join a network of the container, or leave sslmode out: the tunnel is a local socket, and the connection to"
+            "Let the worker join a network of the container, or leave that out: the tunnel is a local socket, and the connection to"
             " the Engine.",
         )
     return replace(reached, host=str(way.socket.parent))
