@@ -10,7 +10,11 @@ from recovery.runners.docker.address import EngineAddress
 from recovery.runners.docker.engine import Container, Engine
 
 SWITCHED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-SOME = Container("0" * 64, "db", "running", {"NetworkSettings": {"Networks": {}}})
+SOME = Container("0" * 64, "db", "running", {"NetworkSettings": {"Networks": {}}, "Config": {"Env": ["PASSWORD=geheim"]}})
+
+
+_FACTS = {"ApiVersion": "1.41", "Id": "e", "Running": False, "ExitCode": 0, "Config": {"Tty": False}}
+"""Of the Engine, a command and a container."""
 
 
 def frame(number: int, data: bytes) -> bytes:
@@ -19,11 +23,11 @@ def frame(number: int, data: bytes) -> bytes:
 
 
 class ScriptedEngine:
-    """Listens on a Unix socket. Commands are created and end well; what a start of one answers is up to the test.
+    """Listens on a Unix socket. Commands are created and end well; what a start of one and a log answer is up to the test.
 
     Args:
         folder: where the socket goes.
-        play: gets the connection when the start of a command was read.
+        play: gets the connection when that was asked for.
     """
 
     def __init__(self, folder: Path, play) -> None:
@@ -31,17 +35,18 @@ class ScriptedEngine:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
-                self._answer({"ApiVersion": "1.41"} if self.path.endswith("/version") else {"Running": False, "ExitCode": 0})
+                self._answer("/logs" in self.path)
 
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"]))
-                if not self.path.endswith("/start"):
-                    return self._answer({"Id": "e"})
-                self.close_connection = True
-                return play(self.connection)
+                self._answer(self.path.endswith("/start"))
 
-            def _answer(self, value):
-                body = json.dumps(value).encode()
+            def _answer(self, up_to_the_test):
+                if up_to_the_test:
+                    self.close_connection = True
+                    play(self.connection)
+                    return
+                body = json.dumps(_FACTS).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))

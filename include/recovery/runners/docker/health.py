@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from threading import Timer
 from typing import Any
 
 from recovery.common.errors import ContainerError, ContainerUnwell
@@ -22,6 +23,7 @@ STEADY = timedelta(seconds=2)
 _POLL = 0.3
 _LINES = 20
 _BYTES = 1 << 16
+_LOG_WITHIN = 30.0
 _CREDENTIALS = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(@)")
 _SHORTEST_SECRET = 6
 
@@ -99,10 +101,15 @@ def log_last_lines(engine: Engine, container: Container) -> None:
 
 
 def _tail(chunks: Any) -> str:
-    """The end of what comes, however long a line is."""
+    """The end of what comes, however long a line is; what comes in time, since the client library has no limit for a stream."""
+    limit = Timer(_LOG_WITHIN, chunks.close)
+    limit.start()
     kept = b""
-    for chunk in chunks:
-        kept = (kept + chunk)[-_BYTES:]
+    try:
+        for chunk in chunks:
+            kept = (kept + chunk)[-_BYTES:]
+    finally:
+        limit.cancel()
     return kept.decode("utf-8", "replace")
 
 
