@@ -46,9 +46,18 @@ PACKAGES = {
 class SetupError(Exception):
     """Something is missing that this script can't bring; the message says what to install."""
 
+    status = 1
+    """Exit status."""
+
+
+class NotAllowed(SetupError):
+    """Programs are missing, and this person, or this system, can't install them."""
+
+    status = 3
+
 
 def main(arguments: list[str]) -> int:
-    """Do what was asked for; 0 if it is there now."""
+    """Do what was asked for; 0 if it is there now, 3 if programs are missing and can't be installed here, 1 after any other failure."""
     os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     if not home_is_writable():
         os.environ.setdefault("UV_CACHE_DIR", str(CACHE / "uv"))
@@ -58,7 +67,10 @@ def main(arguments: list[str]) -> int:
         else:
             provide_python()
             provide_mongo_tools()
-    except (SetupError, OSError) as error:
+    except SetupError as error:
+        say(str(error))
+        return error.status
+    except OSError as error:
         say(str(error))
         return 1
     except subprocess.CalledProcessError as error:
@@ -253,13 +265,14 @@ def provide_programs(names: list[str]) -> None:
     """See that programs are there; as root on Debian or Ubuntu, install what is missing.
 
     Raises:
-        SetupError: if some are missing and it can't; with the command that installs them.
+        NotAllowed: if some are missing, and this is not root on such a system; with the command that installs them.
+        SetupError: if some are still missing afterwards.
     """
     missing = sorted({PACKAGES[name] for name in names if not present(name)})
     if not missing:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise SetupError(f"this machine lacks {', '.join(missing)}; on Debian or Ubuntu: sudo apt-get install {' '.join(missing)}")
+        raise NotAllowed(f"this machine lacks {', '.join(missing)}; on Debian or Ubuntu: sudo apt-get install {' '.join(missing)}")
     say(f"installing {', '.join(missing)}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "-qq", "update", env=quiet)

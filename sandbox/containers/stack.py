@@ -19,7 +19,8 @@ import psycopg
 from pymongo import MongoClient
 
 from sandbox import fingerprints, sample
-from sandbox.containers.engine import Engine, EngineError
+from sandbox.containers.engine import Engine
+from sandbox.containers.errors import EngineError
 from sandbox.fingerprints import Fingerprints
 from sandbox.person import Person
 from sandbox.servers import free_port

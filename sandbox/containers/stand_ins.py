@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sandbox import toolchain
-from sandbox.containers.engine import CACHE, Engine, EngineError
+from sandbox.containers.engine import CACHE, Engine
+from sandbox.containers.errors import EngineError
 
 PROJECT = Path(__file__).parent.parent.parent
 BASE = "openmanus-recovery-stand-in/python:latest"

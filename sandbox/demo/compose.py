@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from recovery.common.units import human_duration
-from sandbox.containers.engine import Engine, EngineError
+from sandbox.containers.engine import Engine
+from sandbox.containers.errors import EngineError
 from sandbox.containers.stack import Stack
 from sandbox.containers.stand_ins import StandIns, compose_program
 from sandbox.demo import story

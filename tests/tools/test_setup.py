@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.containers.__main__ import NOT_POSSIBLE
 from tools import setup
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -49,8 +50,18 @@ def test_uv_has_the_pinned_version():
 
 def test_setup_names_a_missing_program_and_its_install_command(tmp_path):
     done = run_setup(tmp_path, "programs", "age", "chromium")
-    assert done.returncode == 1
+    assert done.returncode == NOT_POSSIBLE
     assert "apt-get install age chromium" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs programs")
+def test_setup_whose_installer_fails_has_another_status_than_one_that_may_not_install(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "apt-get").write_text("#!/bin/sh\nexit 100\n")
+    (tmp_path / "bin" / "apt-get").chmod(0o755)
+    done = run_setup(tmp_path, "programs", "age")
+    assert done.returncode == 1
+    assert "failed with exit status 100: apt-get" in done.stderr
 
 
 def test_setup_accepts_installed_programs(tmp_path):
