@@ -46,11 +46,13 @@ COPY --from=mongo /mongod /usr/local/bin/mongod
 COPY --from=mongo-tools /out/ /usr/local/bin/
 COPY --from=packages /opt/venv /opt/venv
 
-# Any user id may run it, as long as its group is 0, so that it can be the one that owns the files to back up.
+# Any user id may run it, as long as its group is 0, so that it can be the one that owns the files to back up. Only the one that
+# has a name here can run drills: initdb refuses others.
+ARG RECOVERY_UID=50000
 RUN set -eu; \
-    useradd --uid 50000 --gid 0 --home-dir /opt/airflow --no-create-home airflow; \
+    useradd --uid "$RECOVERY_UID" --non-unique --gid 0 --home-dir /opt/airflow --no-create-home airflow; \
     for folder in /opt/airflow /opt/airflow/logs /var/lib/recovery/staging /var/backups/openmanus; do \
-        mkdir -p "$folder"; chown 50000:0 "$folder"; chmod 0770 "$folder"; \
+        mkdir -p "$folder"; chown "$RECOVERY_UID:0" "$folder"; chmod 0770 "$folder"; \
     done
 WORKDIR /opt/recovery
 COPY LICENSE ./
@@ -75,6 +77,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     AIRFLOW__CORE__LOAD_EXAMPLES=false \
     RECOVERY_PLANS=/opt/recovery/include/plans \
     RECOVERY_STAGING=/var/lib/recovery/staging
-USER 50000:0
+USER ${RECOVERY_UID}:0
 ENTRYPOINT ["airflow"]
 CMD ["version"]

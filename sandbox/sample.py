@@ -18,6 +18,8 @@ from pymongo.errors import OperationFailure
 
 DATABASE = "openmanus"
 """Name of the PostgreSQL and of the MongoDB database."""
+COLLECTIONS = ("agent_states", "documents", "drafts", "sessions")
+"""What :func:`fill_mongo` makes in it, views included."""
 
 _SEED = 20261123
 _EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
@@ -42,14 +44,14 @@ class Mongo(Protocol):
         """A client of its root user."""
 
 
-def fill_postgres(server: Postgres, scale: float = 1.0) -> None:
+def fill_postgres(server: Postgres, scale: float = 1.0, database: str = DATABASE) -> None:
     """Make the database with customers, requests and invoices; scale 1.0 is about 120 MB, and 5 s on two cores."""
     with closing(server.connect()) as connection:
         for role in ("openmanus_app LOGIN PASSWORD 'sample-only'", "openmanus_reports NOLOGIN"):
             with suppress(psycopg.errors.DuplicateObject):
                 connection.execute(f"CREATE ROLE {role}".encode())
-        connection.execute(f"CREATE DATABASE {DATABASE}".encode())
-    with closing(server.connect(DATABASE)) as connection:
+        connection.execute(f"CREATE DATABASE {database}".encode())
+    with closing(server.connect(database)) as connection:
         connection.execute("SELECT set_config('sample.scale', %s, false)", [str(scale)])
         connection.execute(_SQL.read_bytes())
 

@@ -208,6 +208,6 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO openmanus_app;
 GRANT SELECT (id, name, city) ON customers TO openmanus_reports;
 GRANT SELECT ON revenue_by_month TO openmanus_reports;
 ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO openmanus_app;
-ALTER DATABASE openmanus SET default_text_search_config = 'pg_catalog.english';
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_text_search_config = %L', current_database(), 'pg_catalog.english'); END $$;
 
 ANALYZE;

@@ -21,13 +21,12 @@ from pymongo import MongoClient
 from sandbox import fingerprints, sample
 from sandbox.containers.engine import Engine
 from sandbox.containers.errors import EngineError
+from sandbox.containers.stand_ins import user
 from sandbox.fingerprints import Fingerprints
 from sandbox.person import Person
 from sandbox.servers import free_port
 
 PROJECT = Path(__file__).parent.parent.parent
-USER = 50000
-"""Whom Airflow runs as, and whom the sample's files belong to."""
 _PASSWORDS = [f"{name}_PASSWORD" for name in ("METADATA", "REDIS", "ADMIN", "OPERATOR", "ALICE", "BOB", "SAMPLE")]
 
 
@@ -39,7 +38,7 @@ class Stack:
         compose: the command of Docker Compose.
         folder: everything of it on this machine is here: ``.env``, OpenManus's files, backups.
         images: what to put in place of the images, by the variables of ``.env.example``, and built already; without any, the
-            project's own image is built, and the others are pulled.
+            project's own image is built, with a tag that :meth:`stop` removes, and the others are pulled.
         settings: more variables of ``.env``.
         environment: Airflow's settings, over those of the file: what makes it quick in a test.
     """
@@ -65,11 +64,16 @@ class Stack:
         self.secrets = {name: secrets.token_hex(16) for name in (*_PASSWORDS, "API_SECRET_KEY", "JWT_SECRET")}
         self.secrets["FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
         self._compose = list(compose)
-        self._images = dict(images or {})
+        self._own_image = "" if images else f"openmanus-recovery-sandbox:{self.project}"
+        self._images = dict(images or {"RECOVERY_IMAGE": self._own_image})
         self._settings = dict(settings or {})
         self._environment = dict(environment or {})
         self._people: dict[str, Person] = {}
         self._recipient = ""
+        self.user = user()
+        """Whom Airflow runs as, and whom the sample's files belong to."""
+        self.private_keys: dict[str, str] = {}
+        """The backup's identity, and the key that signs, by their Connections' ids."""
 
     @property
     def url(self) -> str:
@@ -91,11 +95,13 @@ class Stack:
         return self
 
     def stop(self) -> None:
-        """Remove its containers, networks and volumes."""
+        """Remove its containers, networks and volumes, and the image that was built for it."""
         for person in self._people.values():
             person.close()
         self._people.clear()
         self.compose("down", "--volumes", "--timeout", "5", check=False)
+        if self._own_image and self.engine.docker("images", "--quiet", self._own_image):
+            self.engine.docker("image", "rm", "--force", self._own_image)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -126,12 +132,6 @@ class Stack:
     def containers(self) -> list[str]:
         """The names of all its containers."""
         return self.engine.docker("ps", "--all", "--format", "{{.Names}}", "--filter", f"name=^{self.project}-").split()
-
-    @property
-    def private_keys(self) -> dict[str, str]:
-        """The backup's identity, and the key that signs, by their Connections' ids."""
-        made: dict[str, dict[str, str]] = json.loads((self.kit / "openmanus" / "connections.json").read_text())
-        return {name: fields["password"] for name, fields in made.items()}
 
     def id_of(self, container: str) -> str:
         """A container's id, of which the first twelve digits are its host name."""
@@ -190,16 +190,17 @@ class Stack:
 
     def _prepare(self) -> None:
         """Make folders and keys, and write ``.env``."""
-        for folder in (self.home, self.storage, self.backups, self.kit):
+        for folder in (self.home, self.storage, self.backups):
             folder.mkdir(parents=True)
-            os.chown(folder, USER, 0)
+            if self.user != os.getuid():
+                os.chown(folder, self.user, 0)
+        self.kit.mkdir(mode=0o700)
         self._write_settings()
-        if not self._images:
+        if self._own_image:
             self.compose("build", "init")
-        self.compose(
-            "run", "--rm", "--no-deps", "--volume", f"{self.kit}:/kit", "--entrypoint", "recovery", "init",
-            "keys", "create", "--out", "/kit/openmanus", "--id-prefix", "openmanus",
-        )  # fmt: skip
+        self._run_documented(f"{self.kit}:/kit", "recovery", "keys", "create", "--out", "/kit/openmanus", "--id-prefix", "openmanus")
+        made: dict[str, dict[str, str]] = json.loads((self.kit / "openmanus" / "connections.json").read_text())
+        self.private_keys = {name: fields["password"] for name, fields in made.items()}
         comment = next(line for line in (self.kit / "openmanus" / "identity.txt").read_text().splitlines() if "age1" in line)
         self._recipient = comment.split()[-1]
         self._write_settings()
@@ -229,19 +230,24 @@ class Stack:
             "BACKUPS": str(self.backups),
             "UI_ADDRESS": f"127.0.0.1:{self.port}",
             "BASE_URL": self.url,
-            "RECOVERY_UID": str(USER),
+            "RECOVERY_UID": str(self.user),
             **self._settings,
         }
 
     def import_connections(self) -> None:
         """Give Airflow the keys and the sample's Connections, from files, as the documentation says."""
+        file = self.kit / "openmanus" / "connections.json"
+        self._import(file)
         known = (PROJECT / "tools" / "compose" / "sample-connections.json").read_text()
-        servers = known.replace("<SAMPLE_PASSWORD>", self.secrets["SAMPLE_PASSWORD"])
-        (self.folder / "connections.json").write_text(json.dumps(json.loads(servers)))
-        for file in (self.folder / "connections.json", self.kit / "openmanus" / "connections.json"):
-            os.chown(file, USER, 0)
-            mount = f"{file}:/tmp/connections.json:ro"
-            self.compose(
-                "run", "--rm", "--no-deps", "--volume", mount, "--entrypoint", "airflow", "init",
-                "connections", "import", "/tmp/connections.json",
-            )  # fmt: skip
+        file.touch(0o600)
+        file.write_text(known.replace("<SAMPLE_PASSWORD>", self.secrets["SAMPLE_PASSWORD"]))
+        self._import(file)
+
+    def _import(self, file: Path) -> None:
+        self._run_documented(f"{file.parent}:/kit:ro", "airflow", "connections", "import", "/kit/connections.json")
+        file.unlink()
+
+    def _run_documented(self, volume: str, program: str, *arguments: str) -> None:
+        """Run a program in a container, with the command of docs/deployment.md."""
+        given = ["--rm", "--no-deps", "--user", f"{os.getuid()}:0", "--volume", volume, "--entrypoint", program]
+        self.compose("run", *given, "init", *arguments)

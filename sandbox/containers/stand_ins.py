@@ -26,7 +26,14 @@ _RELEASE = "bookworm"
 _PACKAGES = "ca-certificates,python3,python3-venv,python3-pip"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 """This machine's, which may have an authority of its own: downloads in containers then need it, too."""
+_FOR_ROOT = 50123
+"""Another user than by default, so that it shows whether ``RECOVERY_UID`` is heeded."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def user() -> int:
+    """Whom Airflow runs as in containers: who starts them, since only root may give files to others."""
+    return os.getuid() or _FOR_ROOT
 
 
 class StandIns:
@@ -89,8 +96,9 @@ class StandIns:
             "POSTGRES_PACKAGES": "distribution",
             "POSTGRES_MAJORS": "15",
             "DRILL_POSTGRES_MAJORS": "15",
+            "RECOVERY_UID": str(user()),
         }
-        tag = "openmanus-recovery-stand-in/recovery:latest"
+        tag = f"openmanus-recovery-stand-in/recovery:uid-{user()}"
         given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
         self._engine.docker("build", "--tag", tag, *given, PROJECT)
         return tag

@@ -2,13 +2,20 @@
 
 import json
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+import yaml
 
-from sandbox.person import ENDED
+from sandbox.person import ENDED, Refused
 
+PROJECT = Path(__file__).parent.parent.parent
+STDERR = "database system is ready to accept connections"
+"""What PostgreSQL prints to its standard error."""
+ONE_SHOTS = {"init", "sample-data"}
 BACKUP, DRILL, RESTORE = (f"openmanus_{each}" for each in ("backup", "drill", "restore"))
 
 
@@ -72,10 +79,34 @@ def wait_until(reached, what, timeout=120):
         time.sleep(0.3)
 
 
-def test_every_service_is_healthy_and_users_have_their_roles(stack):
-    states = {row["Service"]: row["Health"] for row in map(json.loads, stack.compose("ps", "--format", "json").splitlines())}
-    assert set(states.values()) == {"healthy"}
-    assert {"worker", "drill-worker", "api-server", "scheduler", "dag-processor", "triggerer", "metadata", "redis"} <= set(states)
+def test_every_service_is_healthy_and_those_that_run_once_have_ended_well(stack):
+    rows = [json.loads(line) for line in stack.compose("ps", "--all", "--format", "json").splitlines()]
+    services = yaml.safe_load((PROJECT / "docker-compose.yaml").read_text())["services"]
+    assert Counter(row["Service"] for row in rows) == {**dict.fromkeys(services, 1), "worker": 2}
+    states = {row["Name"]: (row["State"], row["ExitCode"] if row["Service"] in ONE_SHOTS else row["Health"]) for row in rows}
+    expected = {row["Name"]: ("exited", 0) if row["Service"] in ONE_SHOTS else ("running", "healthy") for row in rows}
+    assert states == expected
+
+
+def test_both_workers_and_the_one_for_drills_answer_to_celery(stack):
+    docker = stack.engine.docker
+    workers = [stack.container("worker", 1), stack.container("worker", 2), stack.container("drill-worker")]
+    names = [f"celery@{docker('inspect', '--format', '{{.Config.Hostname}}', name).strip()}" for name in workers]
+    assert len(set(names)) == 3
+    ping = 'CELERY_BROKER_URL="$AIRFLOW__CELERY__BROKER_URL" celery inspect ping --timeout 10 --json'
+    assert json.loads(docker("exec", workers[0], "sh", "-c", ping)) == {name: {"ok": "pong"} for name in names}
+
+
+def test_people_have_their_roles_and_only_the_administrator_sees_connections(stack):
+    admin = stack.person("admin")
+    told = httpx.get(f"{stack.url}/auth/fab/v1/users", headers={"Authorization": f"Bearer {admin.token}"}, trust_env=False)
+    roles = {user["username"]: [role["name"] for role in user["roles"]] for user in told.raise_for_status().json()["users"]}
+    assert roles == {"admin": ["Admin"], "operator": ["User"], "alice": ["User"], "bob": ["User"]}
+    known = {connection["connection_id"] for connection in admin.call("GET", "/connections")["connections"]}
+    assert known == {*stack.private_keys, "openmanus_postgres", "openmanus_mongo", "backup_s3"}
+    for name in ("operator", "alice", "bob"):
+        with pytest.raises(Refused, match="answered 403"):
+            stack.person(name).call("GET", "/connections")
 
 
 def test_system_comes_back_equal_after_a_disaster_and_the_drill_passes(stack, operator):
@@ -171,7 +202,7 @@ def test_secrets_are_in_no_process_list_inspection_event_log_and_xcom(stack, ope
     ours = [name for name in containers if "-sample-" not in name]
     shown["inspections"] = docker("inspect", *ours)
     shown["events"] = docker("events", "--since", str(began), "--until", str(int(time.time())))
-    shown["container logs"] = "".join(docker("logs", name) for name in containers)
+    shown["container logs"] = "".join(stack.engine.logs(name) for name in containers)
     shown["task logs"] = docker("exec", stack.container("api-server"), "sh", "-c", "cat $(find /opt/airflow/logs -name '*.log')")
     entries = operator.call("GET", f"/dags/{BACKUP}/dagRuns/{run}/taskInstances/~/xcomEntries", limit=1000)["xcom_entries"]
     keys = [(entry["task_id"], entry["key"]) for entry in entries]
@@ -182,6 +213,8 @@ def test_secrets_are_in_no_process_list_inspection_event_log_and_xcom(stack, ope
             assert secret not in text, f"{what} in {where}"
     assert "pg_dump " in shown["process lists"]
     assert BACKUP in shown["task logs"] + shown["container logs"]
+    assert STDERR in shown["container logs"]
+    assert STDERR not in "".join(docker("logs", name) for name in containers)
 
 
 def arguments(path):

@@ -1,6 +1,7 @@
 """Makes the data of the sample system of docker-compose.yaml, once; what is there already is left as it is.
 
-It writes files only where there are none: nobody loses an OpenManus whose folders are named in ``.env``.
+Each part is complete or has a sign that it is not, by which the next start makes it anew if this one is killed. It writes files
+only where there are none: nobody loses an OpenManus whose folders are named in ``.env``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import psycopg
 from pymongo import MongoClient
 
 from sandbox import sample
+from tools.compose.sample_folders import SampleFolders
+
+_UNFINISHED = "unfinished_sample"
+"""Name of the PostgreSQL database, and of a collection, that are there only while the sample is made."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,14 @@ class SamplePostgres:
             found = connection.execute("SELECT count(*) FROM pg_database WHERE datname = %s", [sample.DATABASE]).fetchone()
         return found != (0,)
 
+    def make(self, scale: float) -> None:
+        """Make it under another name, so that half a database never has the name of the whole."""
+        with self.connect() as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {_UNFINISHED} WITH (FORCE)".encode())
+        sample.fill_postgres(self, scale, _UNFINISHED)
+        with self.connect() as connection:
+            connection.execute(f"ALTER DATABASE {_UNFINISHED} RENAME TO {sample.DATABASE}".encode())
+
 
 @dataclass(frozen=True)
 class SampleMongo:
@@ -48,9 +61,22 @@ class SampleMongo:
         return MongoClient(self.host, username="root", password=self.password, authSource="admin", directConnection=True)
 
     def has_data(self) -> bool:
-        """Whether the sample's database has a collection."""
+        """Whether the sample's database has a collection, and is not one that was left half made."""
         with self.client() as client:
-            return bool(client[sample.DATABASE].list_collection_names())
+            names = client[sample.DATABASE].list_collection_names()
+        return bool(names) and _UNFINISHED not in names
+
+    def make(self, scale: float) -> None:
+        """Make its collections; a database can't be renamed here, so the sign of half of it is a collection."""
+        with self.client() as client:
+            database = client[sample.DATABASE]
+            if _UNFINISHED in database.list_collection_names():
+                for name in sample.COLLECTIONS:
+                    database.drop_collection(name)
+            else:
+                database.create_collection(_UNFINISHED)
+            sample.fill_mongo(self, scale)
+            database.drop_collection(_UNFINISHED)
 
 
 @dataclass(frozen=True)
@@ -82,19 +108,18 @@ def main() -> int:
     home, files = Path(os.environ["OPENMANUS_HOME"]), Path(os.environ["OPENMANUS_FILES"])
     postgres, mongo = SamplePostgres("sample-postgres", password), SampleMongo("sample-mongo", password)
     bucket = SampleBucket("http://sample-s3:8333", password, os.environ["BACKUP_BUCKET"])
-    # both must be empty: beside a configuration, empty uploads may be a mount of a real system that is missing
-    has_files = any(files.iterdir()) or any(entry != files for entry in home.iterdir())
+    folders = SampleFolders(home, files)
     parts = [
-        (f"the bucket {bucket.name}", bucket.exists(), bucket.make),
-        ("the PostgreSQL database", postgres.has_data(), lambda: sample.fill_postgres(postgres, scale)),
-        ("the MongoDB collections", mongo.has_data(), lambda: sample.fill_mongo(mongo, scale)),
-        (f"uploads in {files}", has_files, lambda: sample.fill_files(files, scale)),
-        (f"configuration in {home}", has_files, lambda: sample.fill_config(home)),
+        (f"the bucket {bucket.name}", bucket.exists, bucket.make),
+        ("the PostgreSQL database", postgres.has_data, lambda: postgres.make(scale)),
+        ("the MongoDB collections", mongo.has_data, lambda: mongo.make(scale)),
+        (f"uploads in {files}, and configuration in {home}", folders.has_data, lambda: folders.make(scale)),
     ]
     for what, exists, make in parts:
-        if not exists:
+        there = exists()
+        if not there:
             make()
-        print(f"{what}: {'there already' if exists else 'made'}")
+        print(f"{what}: {'there already' if there else 'made'}")
     return 0
 
 
