@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -116,17 +116,18 @@ class Engine:
             time.sleep(0.2)
 
     def _stop_own(self) -> None:
-        """End an own Engine, and take back what it changed."""
-        if self._process:
-            bridges = self._bridges() if self._answers() else []
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
-            self._process = None
-            if self._network:
-                self._network.restore(bridges)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        """End an own Engine, and take back what it changed; each step also if the one before failed."""
+        with ExitStack() as steps:
+            if self._folder:
+                steps.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            if self._process:
+                bridges: list[str] = []
+                if self._network:
+                    steps.callback(self._network.restore, bridges)
+                steps.callback(self._process.wait)
+                steps.callback(self._process.send_signal, signal.SIGTERM)
+                bridges += self._bridges() if self._answers() else []
+        self._process = self._folder = None
 
     def _bridges(self) -> list[str]:
         networks = self.docker("network", "ls", "--quiet", "--filter", "driver=bridge").split()

@@ -62,8 +62,9 @@ def test_airflow_services_wait_for_healthy_servers_and_a_created_database(name):
 
 
 @pytest.mark.parametrize("name", sorted({*AIRFLOW, "init"}))
-def test_airflow_services_do_not_run_as_root(name):
+def test_airflow_services_run_as_the_user_whom_their_image_is_built_for(name):
     assert SERVICES[name]["user"] == "${RECOVERY_UID:-50000}:0"
+    assert SERVICES[name]["build"]["args"]["RECOVERY_UID"] == "${RECOVERY_UID:-50000}"
 
 
 def test_container_images_are_pinned():

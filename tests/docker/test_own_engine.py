@@ -210,12 +210,30 @@ def test_engine_that_should_run_and_does_not_is_a_failure(folder, name, text, wo
     done = run(folder, MAIN, PATH=f"{program(folder, name, text)}:{os.environ['PATH']}")
     assert done.returncode == 1, done.stderr
     assert words in done.stderr
+    assert list(folder.glob("recovery-engine-*")) == []
 
 
 def test_engine_of_the_environment_that_does_not_answer_is_a_failure(folder):
     done = run(folder, MAIN, DOCKER_HOST=f"unix://{folder}/docker.sock")
     assert done.returncode == 1
     assert f"no Docker Engine answers at DOCKER_HOST=unix://{folder}/docker.sock. Start it, or unset DOCKER_HOST." in done.stderr
+
+
+def test_own_engine_ends_even_if_it_can_not_say_which_bridges_it_has(folder):
+    real, ended = shutil.which("docker"), folder / "ended"
+    fake = program(folder, "docker", f'case "$*" in "network inspect"*) echo broken >&2; exit 5 ;; esac; exec {real} "$@"')
+    script = f"""
+before = begin()
+try:
+    runpy.run_module("sandbox.containers", run_name="__main__")
+finally:
+    Path("{ended}").write_text(json.dumps([before, state()]))
+"""
+    done = run(folder, script, PATH=f"{fake}:{os.environ['PATH']}")
+    assert (done.returncode, done.stderr.rpartition("status ")[2]) == (1, "5: broken\n")
+    before, after = json.loads(ended.read_text())
+    assert after == before
+    assert list(folder.glob("recovery-engine-*")) == []
 
 
 def test_crash_is_a_failure(folder):
