@@ -9,9 +9,9 @@ from typing import Any
 
 from recovery.plan.model import Plan
 from recovery.sets.layout import new_set_id
-from sandbox.bench.bed import Tasks, take, task_environment
 from sandbox.bench.processes import Spent, tree_cpu_seconds
 from sandbox.bench.steps import plan_of
+from sandbox.bench.tasks import Tasks, take, task_environment
 from sandbox.system import System
 
 DAG = "openmanus_backup"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recovery.plan.loader import DEFAULT_FOLDER
-from sandbox.bench.bed import PROJECT, task_environment
 from sandbox.bench.processes import Spent
+from sandbox.bench.tasks import PROJECT, task_environment
 
 COUNTS = (1, 20, 200)
 """Numbers of plans that are measured."""

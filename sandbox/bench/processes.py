@@ -36,14 +36,27 @@ def program(pid: int) -> str:
 
 def cpu_seconds(pid: int) -> float:
     """Of a process, and of all its children that have ended and were waited for; 0 if it has ended."""
+    return sum(_fields(pid)) / _TICK
+
+
+def _fields(pid: int) -> list[int]:
+    """Ticks that a process used, in user mode and in the kernel; and those of its children that it waited for."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15])) / _TICK
-    return 0
+        return list(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return []
 
 
 def tree_cpu_seconds(*roots: int) -> float:
     """Of processes and all that they ever started, as long as everything was waited for from within."""
-    return sum(cpu_seconds(pid) for root in roots for pid in (root, *below(root)))
+    return sum(map(_tree_cpu_seconds, roots))
+
+
+def _tree_cpu_seconds(root: int) -> float:
+    """A child that ends while it looks would be counted twice or not at all, so it looks again then."""
+    while True:
+        before, found = _fields(root)[2:], sum(cpu_seconds(pid) for pid in (root, *below(root)))
+        if _fields(root)[2:] == before:
+            return found
 
 
 def below(pid: int) -> Iterator[int]:

@@ -1,7 +1,8 @@
 """Tasks of a run, one after another in a process of its own, as the benchmark starts it: it imports, says so, and waits.
 
 Arguments: plan file, id of the set or of the restore's run, then ``<step>:<source, destination or nothing>``. Prints a
-JSON object a line: ``{"ready": <resident bytes>}``, then for each step when it begins and what it took.
+JSON object a line: ``{"ready": <resident bytes>}``, then for each step when it begins and what it took. ``make bench
+ARGS='--against COMMIT'`` starts this module of another commit: keys may be added here, and none changed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from recovery.airflow.connections import s3_client
 from recovery.backup import finalize
@@ -33,6 +36,7 @@ from recovery.runs.context import PlanContext
 from recovery.runs.restore_request import Request
 from recovery.runs.staged_set import RunRecord, StagedSet
 from sandbox.bench.processes import resident_bytes
+from sandbox.bench.profiled import FOLDER, profiled
 
 
 def clients(environment: Mapping[str, str]) -> Clients:
@@ -152,10 +156,16 @@ def main(plan_file: str, run_id: str, *steps: str) -> None:
         _say(ended=name, **_measured(getattr(tasks, name), of))
 
 
-def _measured(step: Callable[[str], None], of: str) -> dict[str, float]:
+def _measured(step: Callable[[str], None], of: str) -> dict[str, Any]:
     cpu, started = _cpu_seconds(), time.monotonic()
-    step(of)
-    return {"seconds": round(time.monotonic() - started, 3), "cpu_seconds": round(_cpu_seconds() - cpu, 3)}
+    if folder := os.environ.get(FOLDER):
+        with profiled(Path(folder)) as profile:
+            step(of)
+        found = asdict(profile)
+    else:
+        found = {}
+        step(of)
+    return {"seconds": round(time.monotonic() - started, 3), "cpu_seconds": round(_cpu_seconds() - cpu, 3), **found}
 
 
 def _cpu_seconds() -> float:

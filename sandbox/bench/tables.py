@@ -1,11 +1,12 @@
-"""The benchmark's results as a table that a person reads."""
+"""The benchmark's results as tables that a person reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from recovery.common.units import human_size
+from sandbox.bench.profile_table import profile_lines
 
 _AIMS = {"times_as_fast_as_script": {"verified": 3.0, "not verified": 4.5}, "times_the_floor": {"verified": 2.0, "not verified": 1.5}}
 _MEMORY_AIM = 150 << 20
@@ -16,7 +17,15 @@ _PARSE_AIM = 60.0
 
 def table(results: Mapping[str, Any]) -> str:
     """The parts that were measured."""
-    sections = {"backup": _backup, "memory": _memory, "restore": _restore, "parse": _parse, "airflow": _airflow}
+    sections: dict[str, Callable[[Any], Iterator[str]]] = {
+        "backup": _backup,
+        "memory": _memory,
+        "restore": _restore,
+        "parse": _parse,
+        "airflow": _airflow,
+        "profile": profile_lines,
+        "against": _against,
+    }
     lines = [line for part, lines_of in sections.items() if part in results for line in lines_of(results[part])]
     return "\n".join([*_head(results), *lines, f"The benchmark took {results['seconds']:.0f} s."])
 
@@ -24,36 +33,39 @@ def table(results: Mapping[str, Any]) -> str:
 def _head(results: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     if data := results.get("data"):
+        rounds = results["rounds"]
         yield (
             f"PostgreSQL {human_size(data['postgres_bytes'])} with {data['rows']:,} rows, MongoDB {human_size(data['mongo_bytes'])} with"
-            f" {data['documents']:,} documents; medians of {results['rounds']} rounds in turns"
+            f" {data['documents']:,} documents; " + (f"medians of {rounds} rounds in turns" if rounds > 1 else "one round")
         )
     yield (
         f"{results['processors']} processors, load before {results['load_before']:.1f}. core-s: of all processors together; on a busy"
         " machine they say more than seconds"
     )
+    for tree, words in results.get("trees", {}).items():
+        yield f"{tree}: {words}"
 
 
 def _parts(name: str, measured: Mapping[str, Any]) -> str:
-    """Of one round: seconds of each part, and in brackets its core-seconds without those of the servers."""
+    """Of one round: seconds of each part, and in brackets its core-seconds."""
     parts = measured["parts"].items()
     return f"  {name}: " + ", ".join(f"{part} {seconds:.1f} ({measured['parts_cpu'][part]:.1f})" for part, seconds in parts)
 
 
 def _backup(backup: Mapping[str, Any]) -> Iterator[str]:
     yield ""
-    yield f"{'backup':<16}{'seconds':>9}{'core-s':>9}{'kept':>11}{'script ÷ it':>14}{'it ÷ floor':>13}"
-    for name, seconds in backup["seconds"].items():
+    yield f"{'backup':<14}{'seconds':>9}{'core-s':>8}{'kept':>11}{'script ÷ it':>14}{'core-s':>8}{'it ÷ floor':>13}{'core-s':>8}"
+    for name, spent in backup["medians"].items():
         last = backup["rounds"][name][-1]
         kept = human_size(last["bytes"]) if last["bytes"] else ""
-        line = f"{name:<16}{seconds:>9.1f}{last['cpu_seconds']:>9.1f}{kept:>11}"
+        line = f"{name:<14}{spent['seconds']:>9.1f}{spent['cpu_seconds']:>8.1f}{kept:>11}"
         for what, width, sign in (("times_as_fast_as_script", 14, "≥"), ("times_the_floor", 13, "≤")):
-            ratio = backup[what].get(name)
-            line += f"{f'{ratio:.1f} ({sign}{_AIMS[what][name]})' if ratio else '':>{width}}"
+            if ratio := backup[what].get(name):
+                line += f"{ratio['seconds']:.1f} ({sign}{_AIMS[what][name]})".rjust(width) + f"{ratio['cpu_seconds']:>8.1f}"
         yield line
     for name, rounds in backup["rounds"].items():
         yield _parts(name, rounds[-1])
-    yield "  in brackets: core-s, without those of the servers"
+    yield "  in brackets: core-s; each part of the last round"
     yield "  script and floor take one source after the other; the others take both sources side by side, each in its own process"
 
 
@@ -73,12 +85,14 @@ def _memory(memory: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterator[s
 
 def _restore(restore: Mapping[str, Any]) -> Iterator[str]:
     yield ""
-    yield f"{'restore':<16}{'seconds':>9}{'core-s':>9}{'it ÷ plain':>13}"
+    yield f"{'restore':<18}{'seconds':>9}{'core-s':>8}{'it ÷ plain':>13}{'core-s':>8}"
     for name, measured in restore["rounds"].items():
-        ratio = f"{restore['times_plain']:.1f}" if name != "plain" else ""
-        yield f"{name:<16}{measured['seconds']:>9.1f}{measured['cpu_seconds']:>9.1f}{ratio:>13}"
+        line = f"{name:<18}{measured['seconds']:>9.1f}{measured['cpu_seconds']:>8.1f}"
+        ratio = restore["times_plain"]
+        yield line + (f"{ratio['seconds']:>13.1f}{ratio['cpu_seconds']:>8.1f}" if name != "plain" else "")
     for name, measured in restore["rounds"].items():
         yield _parts(name, measured)
+    yield "  in brackets: core-s"
 
 
 def _parse(counts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -101,3 +115,19 @@ def _airflow(airflow: Mapping[str, Any]) -> Iterator[str]:
     yield f"Airflow adds {seconds:.1f} s (≤{_AIRFLOW_AIM:.0f}) and {used:.1f} core-s to a backup run of {airflow['tasks']} tasks"
     yield f"  runs {runs}, the same steps directly {alone}"
     yield "  in brackets: core-s of all Airflow processes, its database and the tasks, without those of the system's servers"
+
+
+def _against(compared: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> Iterator[str]:
+    for part, steps in compared.items():
+        yield ""
+        yield f"{part:<30}{'seconds:':>10}{'this':>8}{'other':>8}{'ratio':>8}{'core-s:':>12}{'this':>8}{'other':>8}{'ratio':>8}"
+        for step, trees in steps.items():
+            yield f"{step:<30}" + _beside(trees, "seconds", 10) + _beside(trees, "cpu_seconds", 12)
+    yield "  ratio: this ÷ other. core-s have the servers' too; parts of different sources run side by side"
+
+
+def _beside(trees: Mapping[str, Mapping[str, float]], what: str, space: int) -> str:
+    """What both trees took, and how many times as much this one did; where only one has a step, the other is blank."""
+    this, other = (trees[tree][what] if tree in trees else None for tree in ("this", "other"))
+    figures = "".join(f"{figure:>8.2f}" if figure is not None else f"{'':>8}" for figure in (this, other))
+    return " " * space + figures + (f"{this / other:>8.2f}" if this is not None and other else f"{'':>8}")
