@@ -63,15 +63,26 @@ def wheel(tmp_path_factory):
     return made
 
 
-@pytest.fixture(scope="session")
-def installed(wheel, tmp_path_factory):
-    """The wheel without extras: what it needs comes in the versions of the lock, which uv links from its cache."""
-    folder = tmp_path_factory.mktemp("installed")
+def install(wheel, folder, extras=""):
+    """A new environment with the wheel: what it needs comes in the versions of the lock, which uv links from its cache."""
     python = folder / "venv/bin/python"
     subprocess.run([_UV, "venv", "--quiet", "--python", sys.executable, python.parent.parent], env=clean(), check=True)
-    install = [_UV, "pip", "install", "--quiet", "--python", python, "--constraint", PROJECT / "requirements.txt", wheel]
-    if subprocess.run([*install, "--offline"], env=clean(), capture_output=True, check=False).returncode:
-        subprocess.run(install, env=clean(), check=True)
+    locked = ["--constraint", PROJECT / "requirements.txt", f"openmanus-recovery{extras} @ {wheel.as_uri()}"]
+    command = [_UV, "pip", "install", "--quiet", "--python", python, *locked]
+    if subprocess.run([*command, "--offline"], env=clean(), capture_output=True, check=False).returncode:
+        subprocess.run(command, env=clean(), check=True)
     home = folder / "home"
     (home / "dags").mkdir(parents=True)
     return Installed(python.parent, home)
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """The wheel without extras."""
+    return install(wheel, tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="session")
+def installed_with_docker(wheel, tmp_path_factory):
+    """The wheel with the extra ``docker``."""
+    return install(wheel, tmp_path_factory.mktemp("installed"), "[docker]")

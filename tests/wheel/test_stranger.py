@@ -1,8 +1,10 @@
 """Somebody who has an Airflow adds this project to it with pip, and a DAG file of two lines."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -27,6 +29,24 @@ approvals: {{approvers: [{{user: alice, name: Alice}}, {{user: bob, name: Bob}}]
 staging: {{folder: "{home}/staging"}}
 """
 KEYS = {"identity": "identity.txt", "signing": "signing.pem"}
+ASKED_OF_CONTAINERS = {
+    "reach": "Ways().to(DockerContainer(connection='engine', container='shop-db'), connect, 5432, 'socket')",
+    "services": "foresee(Services.model_validate({'docker': {'connection': 'engine', 'containers': ['shop']}}), connect)",
+}
+ASK = """
+import sys
+from recovery.common.connections import Endpoint
+from recovery.common.errors import RecoveryError
+from recovery.plan.docker import DockerContainer
+from recovery.plan.services import Services
+from recovery.runners.ways import Ways
+from recovery.runs.services import foresee
+connect = dict(engine=Endpoint("engine", "unix://" + sys.executable)).__getitem__  # a file, and no Engine
+try:
+    ASKED
+except RecoveryError as error:
+    print(type(error).__name__, error)
+"""
 FAMILIES = ("backup", "drill", "maintenance", "restore")
 
 
@@ -110,6 +130,28 @@ except PlanError as error:
 """
     for kind in ("postgres", "mongo"):
         assert f"pip install 'openmanus-recovery[{kind}]'" in installed.python(code.format(kind=kind))
+
+
+@pytest.mark.parametrize("asked", ASKED_OF_CONTAINERS.values(), ids=ASKED_OF_CONTAINERS)
+def test_container_without_its_extra_names_the_extra(installed, asked):
+    said = installed.python(ASK.replace("ASKED", asked))
+    assert said.startswith("PlanError The Python package docker is not installed, which ")
+    assert "pip install 'openmanus-recovery[docker]'" in said
+
+
+@pytest.mark.parametrize("asked", ASKED_OF_CONTAINERS.values(), ids=ASKED_OF_CONTAINERS)
+def test_container_with_its_extra_is_looked_for(installed_with_docker, asked):
+    said = installed_with_docker.python(ASK.replace("ASKED", asked))
+    assert said.startswith("ContainerError Connecting to it failed. ")
+    assert "does not answer as one" in said
+
+
+def test_extra_of_everything_has_all_extras_and_the_documents_name_each():
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    assert everything == f"openmanus-recovery[{','.join(name for name in extras if name != 'all')}]"
+    table = re.findall(r"^\| `(\w+)` \| .* \|$", (PROJECT / "docs/deployment.md").read_text(), re.MULTILINE)
+    assert table == list(extras)
 
 
 def test_bucket_without_its_extra_names_the_extra(installed):

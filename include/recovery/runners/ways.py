@@ -64,6 +64,7 @@ class Ways:
         Raises:
             ConnectionUnusable: if the Connection to the Engine is missing, or describes none.
             ContainerError: if the Engine does not answer, the container does not run, or nothing leads to the server.
+            PlanError: if the extra is not installed.
         """
         key = (named, port, socket_name)
         with self._lock:
@@ -89,7 +90,7 @@ class Ways:
             return self._runners[named]
 
     def _runner(self, named: DockerContainer, connect: Connect, staging: Path) -> Runner:
-        with extra("docker", "a server in a container"):
+        with extra("docker", named.title):
             from recovery.runners.docker.engine import open_engine
             from recovery.runners.docker.tools import ContainerRunner
 
@@ -101,9 +102,10 @@ class Ways:
             return runner
 
     def _find(self, named: DockerContainer, connect: Connect, port: int, socket_name: str) -> Way:
-        from recovery.runners.docker import relay
-        from recovery.runners.docker.engine import open_engine
-        from recovery.runners.docker.tunnel import Tunnel
+        with extra("docker", named.title):
+            from recovery.runners.docker import relay
+            from recovery.runners.docker.engine import open_engine
+            from recovery.runners.docker.tunnel import Tunnel
 
         with ExitStack() as opened:
             engine = opened.enter_context(open_engine(connect, named.connection))

@@ -17,15 +17,18 @@ from threading import Lock
 
 from recovery.common.connections import Connect
 from recovery.common.errors import ContainerError, ContainerUnwell
+from recovery.common.extras import extra
 from recovery.common.faults import Faults
 from recovery.common.wording import counted
 from recovery.plan.docker import DockerContainer
 from recovery.plan.services import Services
-from recovery.runners.docker import services as docker
-from recovery.runners.docker.engine import Container, Engine, open_engine
-from recovery.runners.docker.health import health, wait_until_well
 from recovery.runs.journal import Journal
 from recovery.runs.journal_steps import Step
+
+with extra("docker", "stopping services in containers"):
+    from recovery.runners.docker import services as docker
+    from recovery.runners.docker.engine import Container, Engine, open_engine
+    from recovery.runners.docker.health import health, wait_until_well
 
 log = logging.getLogger(__name__)
 
