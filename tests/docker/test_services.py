@@ -32,6 +32,7 @@ from recovery.runs.journal_steps import Step
 from recovery.runs.stalled import services_down
 from sandbox.containers import stand_ins
 from sandbox.containers.stand_ins import compose_program
+from tests.support.kills import Killed
 from tests.support.restore_driver import refused_by_preflight, run_until, show_gate, teardown
 from tests.support.system import SampleSystem
 
@@ -631,6 +632,27 @@ def test_rollback_that_is_tried_again_for_its_services_alone_does_not_stop_them(
     with pytest.raises(RestoreError, match="it is unhealthy"):
         rollback.roll_back(run)
     assert containers.details("app")["State"]["StartedAt"] == before
+
+
+def test_restore_that_is_killed_when_it_begins_to_stop_starts_what_a_cold_backup_has_stopped(system, containers, monkeypatch):
+    system.backed_up_and_damaged()
+    staged = system.begin_backup("cold", mode="cold")
+    cold.stop_services(system.context(), staged)
+    run = system.restore()
+    run_until(system, run, "gate cutover")
+    record = Journal.record
+
+    def killed(journal, step, *given, **facts):
+        record(journal, step, *given, **facts)
+        if step == Step.STOPPING_SERVICES:
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Journal, "record", killed)
+        restore_steps.stop_services(run)
+    cold.start_services(system.context(), staged)
+    teardown(run)
+    assert containers.running() == UP
 
 
 def test_restore_stops_and_starts_containers(system, containers):

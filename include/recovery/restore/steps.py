@@ -129,8 +129,8 @@ def stop_services(session: RestoreSession) -> None:
                 "Trigger a new restore.",
             )
         with locked(active.services_lock(session.plan)):
+            _take_over(session)  # before the next line: from then on that backup leaves the start to this restore
             session.journal.record(Step.STOPPING_SERVICES)
-            _take_over(session)
             services.stop(session.target.services, session.context.clients.connect, session.journal)
             session.journal.record(Step.SERVICES_STOPPED)
 
