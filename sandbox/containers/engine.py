@@ -21,6 +21,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "o
 
 _SYSTEM_SOCKET = Path("/var/run/docker.sock")
 _ANSWERS_WITHIN = 60.0
+_ENDS_WITHIN = 30.0
 _BRIDGES = '{{or (index .Options "com.docker.network.bridge.name") (printf "br-%.12s" .ID)}}'
 _FORBIDDEN = ("operation not permitted", "permission denied", "operation not supported", "protocol not supported", "no such device")
 """What a kernel says that does not let even root do what dockerd needs, as in a container without privileges."""
@@ -102,7 +103,9 @@ class Engine:
         self.address = f"unix://{folder}/docker.sock"
         data = CACHE / "engine"
         data.mkdir(parents=True, exist_ok=True)
-        argv = ["dockerd", "--host", self.address, "--data-root", data, "--exec-root", folder / "exec", "--pidfile", folder / "pid"]
+        end_with_this_process = ["setpriv", "--pdeathsig=TERM"]
+        where = ["--host", self.address, "--data-root", data, "--exec-root", folder / "exec", "--pidfile", folder / "pid"]
+        argv = [*end_with_this_process, "dockerd", *where]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [str(part) for part in argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -124,8 +127,7 @@ class Engine:
                 bridges: list[str] = []
                 if self._network:
                     steps.callback(self._network.restore, bridges)
-                steps.callback(self._process.wait)
-                steps.callback(self._process.send_signal, signal.SIGTERM)
+                steps.callback(_end, self._process)
                 bridges += self._bridges() if self._answers() else []
         self._process = self._folder = None
 
@@ -134,10 +136,19 @@ class Engine:
         return self.docker("network", "inspect", "--format", _BRIDGES, *networks).split()
 
 
+def _end(dockerd: subprocess.Popen[bytes]) -> None:
+    dockerd.send_signal(signal.SIGTERM)
+    try:
+        dockerd.wait(_ENDS_WITHIN)
+    except subprocess.TimeoutExpired:  # one that is still starting may never heed it
+        dockerd.kill()
+        dockerd.wait()
+
+
 def _check_possible() -> None:
     if os.geteuid() != 0:
         raise NoEngine("no Docker Engine answers, and only root can start one. Start Docker, or set DOCKER_HOST.")
-    for program in ("dockerd", "docker", "iptables", "ip"):
+    for program in ("dockerd", "docker", "iptables", "ip", "setpriv", "unshare"):
         if not shutil.which(program):
             raise NoEngine(f"no Docker Engine answers, and {program} is not installed. Install it, or set DOCKER_HOST.")
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:

@@ -12,9 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from sandbox.containers import engine
 
 PROJECT = Path(__file__).parent.parent.parent
 NEEDED = ("dockerd", "iptables", "ip", "unshare", "setpriv")
@@ -135,27 +138,52 @@ print(json.dumps(before), json.dumps(state()), sep="\\n")
     assert after == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_own_engine_that_is_starting_ends_with_who_waits_for_it(folder, number):
-    script = """
-engine.Engine._answers = lambda self: False
+DEAF = """trap '' TERM
+while [ "$1" != --host ]; do shift; done
+touch "${2#unix://}"
+while true; do sleep 1; done
+"""
+"""A dockerd that does not heed the signal to end."""
+
+
+@pytest.mark.parametrize(("number", "deaf"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)])
+def test_own_engine_that_is_starting_ends_with_who_waits_for_it(folder, number, deaf):
+    script = (
+        f"engine._ENDS_WITHIN = {2 if deaf else engine._ENDS_WITHIN}"
+        + """
+engine.Engine._answers = lambda self: Path("@").touch()
 before = begin()
 try:
     runpy.run_module("sandbox.containers", run_name="__main__")
 finally:
     print(json.dumps(before), json.dumps(state()), sep="\\n")
 """
-    argv, environ = [*APART, sys.executable, "-c", BEGIN + script], environment(folder)
+    )
+    script = script.replace("@", str(folder / "waits"))
+    more = {"PATH": f"{program(folder, 'dockerd', DEAF)}:{os.environ['PATH']}"} if deaf else {}
+    argv, environ = [*APART, sys.executable, "-c", BEGIN + script], environment(folder, **more)
     with subprocess.Popen(argv, cwd=PROJECT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
         dockerd = child_of(waiting.pid, "dockerd")
-        wait_until(lambda: list(folder.glob("recovery-engine-*/docker.sock")))
+        wait_until(lambda: (folder / "waits").exists() and list(folder.glob("recovery-engine-*/docker.sock")))
         waiting.send_signal(number)
-        out, said = waiting.communicate(timeout=60)
+        out, said = waiting.communicate(timeout=120)
     assert waiting.returncode == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}[number], said
-    assert not Path(f"/proc/{dockerd}").exists()
+    with suppress(ProcessLookupError):
+        os.kill(dockerd, signal.SIGTERM)
+        raise AssertionError("dockerd ran on")
     assert list(folder.glob("recovery-engine-*")) == []
     before, after = map(json.loads, out.splitlines())
     assert {**after, "links": before["links"]} == before
+
+
+def test_own_engine_ends_with_a_process_that_is_killed(folder):
+    script = "begin()\nwith engine.Engine():\n    print('it runs', flush=True)\n    sys.stdin.read()"
+    argv = [*APART, sys.executable, "-c", BEGIN + script]
+    with subprocess.Popen(argv, cwd=PROJECT, env=environment(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout.readline() == b"it runs\n"
+        dockerd = child_of(running.pid, "dockerd")
+        running.kill()
+    wait_until(lambda: not Path(f"/proc/{dockerd}").exists())
 
 
 def child_of(pid, name):
