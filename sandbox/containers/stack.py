@@ -207,6 +207,7 @@ class Stack:
         self.write_plan()
 
     def _write_settings(self) -> None:
+        (self.folder / ".env").touch(0o600)
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in self._variables().items()))
         lines = "".join(f"      {name}: {json.dumps(value)}\n" for name, value in self._environment.items())
         airflow = ("init", "api-server", "scheduler", "dag-processor", "triggerer", "worker", "drill-worker")

@@ -56,6 +56,7 @@ def documented(stack, words):
 
 def test_stack_makes_keys_and_imports_connections_with_the_documented_commands(stack):
     stack.start()
+    assert (stack.folder / ".env").stat().st_mode & 0o777 == 0o600
     stack.import_connections()
     assert documented(stack, "keys create") in asked(stack)
     assert [line for line in asked(stack) if "import" in line] == [documented(stack, "connections import")] * 2
