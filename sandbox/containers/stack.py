@@ -195,6 +195,7 @@ class Stack:
             if self.user != os.getuid():
                 os.chown(folder, self.user, 0)
         self.kit.mkdir(mode=0o700)
+        self.write_plan()  # before the first container: Docker makes folders that are missing, and they are root's
         self._write_settings()
         if self._own_image:
             self.compose("build", "init")
@@ -204,7 +205,6 @@ class Stack:
         comment = next(line for line in (self.kit / "openmanus" / "identity.txt").read_text().splitlines() if "age1" in line)
         self._recipient = comment.split()[-1]
         self._write_settings()
-        self.write_plan()
 
     def _write_settings(self) -> None:
         (self.folder / ".env").touch(0o600)

@@ -20,6 +20,8 @@ from pathlib import Path
 here = Path(sys.argv[0]).parent
 with (here / "asked").open("a") as asked:
     asked.write(json.dumps(sys.argv[1:]) + "\\n")
+if "run" in sys.argv:
+    assert (here / "plans" / "openmanus.yaml").exists()  # Docker makes what is not there for root
 if "create" in sys.argv:
     kit = here / "kit" / "openmanus"
     kit.mkdir()
