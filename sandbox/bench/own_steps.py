@@ -43,7 +43,9 @@ class MeasuredSet:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        shutil.rmtree(self._bed.backups / self._name, ignore_errors=True)
+        # A restore that was never reported has not ended, and the next one would be refused; so nothing of it stays.
+        for folder in (self._bed.backups, self._bed.staging):
+            shutil.rmtree(folder / self._name, ignore_errors=True)
 
     def _tasks(self, *steps: str) -> Tasks:
         return self._bed.tasks(self._name, self._run, *steps, tree=self._tree, watch=self._watch, profile=self._profile)

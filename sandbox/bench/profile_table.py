@@ -7,7 +7,7 @@ from typing import Any
 
 FUNCTIONS = {
     "packs.pack:_Compressing._flush": "zstd, and pieces for its threads",
-    "packs.pack:_encrypting.encrypt": "age",
+    "packs.pack:_encrypting.encrypt": "age, SHA-256, file",
     "packs.pack:PackReader.read": "pipe",
     "packs.decrypt_worker:Count.add": "SHA-256",
     "packs.decrypt_worker:unseal": "age",
@@ -15,7 +15,9 @@ FUNCTIONS = {
     "packs.decrypt_worker:_Sink.write": "pipe",
     "packs.content_index:RecordDigest.add": "XXH3 of records",
     "sources.postgres.dump.copy_text:lines": "rows cut apart",
+    "sources.postgres.dump.table_reader:table_texts.read": "psql's rows cut apart, XXH3",
     "sources.mongo.raw_bson:split": "documents cut apart",
+    "sources.mongo.snapshot:in_threads.guarded": "the driver, XXH3 or file",
 }
 """Functions that hand their work to a library, and which work that is."""
 _TITLE = 70

@@ -1,109 +1,98 @@
 """What the functions of this process spend processor time on.
 
-A timer runs as this process uses the processor, and its signal goes to the thread that uses it just then. :mod:`faulthandler` writes down
-at once what that thread is in, also in code that holds or has let go of the interpreter's lock. A handler in Python would run in the main
-thread only, and a thread that looks at others would find them where they let go of the lock; tracers such as ``cProfile`` cost time for
-each call, and would make functions with many calls look dear.
+The main thread is looked at whenever it has used the processor for some milliseconds more: a timer runs on its own clock. A timer of the
+process, or another thread that looks, would find it where it waits or lets go of the interpreter's lock. What a pool's thread used is
+read from that thread's clock, for each call as a whole; what is left is of threads that Python does not know. So all sums are exact, and
+only the split of the main thread's own time is a sample. Tracers such as ``cProfile`` cost time for each call, and would make functions
+with many calls look dear.
 
 Only the standard library is needed, since the process that decrypts packs has little more.
 """
 
 from __future__ import annotations
 
-import ast
-import faulthandler
-import re
-import signal
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
-from typing import IO
+from dis import opmap
+from types import FrameType
+from typing import Any
+
+from sandbox.bench.thread_timer import thread_timer
 
 _EVERY = 0.004
 """Seconds of processor time; the kernel looks no more often than at its own ticks."""
-_HEAD = "Stack (most recent call first):\n"
-_FRAME = re.compile(r'^  File "(.+)", line (\d+) in .+$', re.MULTILINE)
-_LIBRARY = re.compile(r".*/(?:site-packages|python3\.\d+)/([^/.]+)|<frozen ([^.>]+)")
-_PROJECT = Path(__file__).parents[2]
-_OURS = {f"{_PROJECT}/include/recovery/": "", f"{_PROJECT}/sandbox/": "sandbox."}
-THREADS_OF_LIBRARIES = "threads of libraries"
-"""Those that Python does not know, such as zstd's."""
+_OURS = ("recovery.", "sandbox.")
+OTHER_THREADS = "other threads, such as zstd's"
+"""Those that are in no pool of Python's."""
 
 
 @contextmanager
 def sampled() -> Iterator[dict[str, float]]:
-    """Core-seconds of this process in a block by function, once it has ended. Their sum is exact, the split over functions a sample."""
-    found: dict[str, float] = {}
-    with tempfile.TemporaryFile() as file:
-        before = time.process_time()
-        faulthandler.register(signal.SIGPROF, file, all_threads=False)
-        signal.setitimer(signal.ITIMER_PROF, _EVERY, _EVERY)
-        try:
-            yield found
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            used = time.process_time() - before
-            faulthandler.unregister(signal.SIGPROF)
-        found |= _shared_out(used, Counter(_where(stack) for stack in _stacks(file)))
+    """Core-seconds of this process in a block by function, once it has ended; the block is the main thread's."""
+    found: Counter[str] = Counter()
+    result: dict[str, float] = {}
+    process, main = time.process_time(), time.thread_time()
+
+    def look(number: int, frame: FrameType | None) -> None:
+        nonlocal main
+        now = time.thread_time()
+        found[_where(frame)] += now - main  # type: ignore[assignment] # a counter of seconds
+        main = now
+
+    with _counted_pools(found), thread_timer(look, _EVERY):
+        yield result
+        look(0, None)
+    rest = time.process_time() - process - sum(found.values())
+    result |= {**found, OTHER_THREADS: rest} if rest > 0 else found
 
 
-def _stacks(file: IO[bytes]) -> list[str]:
-    """What each sample found."""
-    file.seek(0)
-    return file.read().decode(errors="replace").split(_HEAD)[1:]
+@contextmanager
+def _counted_pools(found: Counter[str]) -> Iterator[None]:
+    """Count what each call that is submitted to a pool of threads uses."""
+    submit = ThreadPoolExecutor.submit
+
+    def counted(pool: ThreadPoolExecutor, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        def run() -> Any:
+            before = time.thread_time()
+            try:
+                return call(*arguments, **named)
+            finally:
+                found[_called(call)] += time.thread_time() - before  # type: ignore[assignment]
+
+        return submit(pool, run)
+
+    ThreadPoolExecutor.submit = counted  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
 
 
-def _shared_out(used: float, samples: Counter[str]) -> dict[str, float]:
-    """A process's core-seconds by function; what no sample found is of threads without any."""
-    each = min(_EVERY, used / max(samples.total(), 1))
-    found = {where: count * each for where, count in samples.items()}
-    rest = used - each * samples.total()
-    return found | ({THREADS_OF_LIBRARIES: rest} if rest > 0 else {})
+def _where(leaf: FrameType | None) -> str:
+    """The innermost function of ours, and which library works for it, if one does."""
+    if leaf and leaf.f_back and leaf.f_code.co_code[leaf.f_lasti] == opmap["RESUME"]:
+        leaf = leaf.f_back  # it has only just begun, so the time is its caller's
+    frame = leaf
+    while frame and not _module(frame).startswith(_OURS):
+        frame = frame.f_back
+    library = _module(leaf).partition(".")[0] if leaf else ""
+    if frame is None:
+        return library or __name__
+    name = _name(_module(frame), frame.f_code.co_qualname)
+    return name if frame is leaf else f"{name} > {library}"
 
 
-def _where(stack: str) -> str:
-    """The innermost function of ours, and which library worked for it, if one did."""
-    frames = _FRAME.findall(stack)
-    for number, (path, line) in enumerate(frames):
-        if module := _module(path):
-            return f"{module}:{_function(path, int(line))}" + (f" > {_library(frames[0][0])}" if number else "")
-    return _library(frames[0][0]) if frames else THREADS_OF_LIBRARIES
+def _called(call: Callable[..., Any]) -> str:
+    """A function, or an object that is called like one."""
+    return _name(call.__module__, getattr(call, "__qualname__", type(call).__qualname__))
 
 
-def _function(path: str, line: int) -> str:
-    """The function that a line is in, with its class."""
-    inside = [(start, name) for start, end, name in _functions(path) if start <= line <= end]
-    return max(inside)[1] if inside else "<module>"
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
 
 
-@cache
-def _functions(path: str) -> list[tuple[int, int, str]]:
-    """First line, last line and name of each function of a module."""
-    return list(_below(ast.parse(Path(path).read_text())))
-
-
-def _below(node: ast.AST, name: str = "") -> Iterator[tuple[int, int, str]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ClassDef | ast.FunctionDef):
-            own = f"{name}.{child.name}".lstrip(".")
-            if isinstance(child, ast.FunctionDef):
-                yield child.lineno, child.end_lineno or child.lineno, own
-            yield from _below(child, own)
-        else:
-            yield from _below(child, name)
-
-
-def _module(path: str) -> str:
-    for folder, package in _OURS.items():
-        if path.startswith(folder):
-            return package + path.removeprefix(folder).removesuffix(".py").replace("/", ".")
-    return ""
-
-
-def _library(path: str) -> str:
-    match = _LIBRARY.match(path)
-    return (match[1] or match[2]) if match else path
+def _name(module: str, function: str) -> str:
+    return f"{module.removeprefix('recovery.')}:{function.replace('<locals>.', '')}"

@@ -1,21 +1,19 @@
 """Where the processor time of a process and its children goes, against work that is known."""
 
-import faulthandler
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zstandard
 
 from sandbox.bench.profiled import OTHERS, OWN, profiled
-from sandbox.bench.stacks import THREADS_OF_LIBRARIES, sampled
+from sandbox.bench.stacks import OTHER_THREADS, sampled
 
 POUR = "import sys\nfor _ in range(600): sys.stdout.buffer.write(b'12' * 100_000)"
 BURN = "import time\nwhile time.process_time() < {}: pass"
@@ -23,8 +21,19 @@ BURN = "import time\nwhile time.process_time() < {}: pass"
 
 class Work:
     def busy(self, seconds):
-        while time.thread_time() < seconds:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
             pass
+        return "done"
+
+    def fail(self, seconds):
+        self.busy(seconds)
+        raise KeyError
+
+
+class Callable:
+    def __call__(self, seconds):
+        Work().busy(seconds)
 
 
 def hash_for(seconds):
@@ -32,6 +41,10 @@ def hash_for(seconds):
     data, started = bytes(1 << 20), time.thread_time()
     while time.thread_time() - started < seconds:
         hashlib.sha256(data).digest()
+
+
+def wait_for(future):
+    return future.result()
 
 
 def read_from(stream):
@@ -51,24 +64,47 @@ def encode():
 @pytest.fixture(autouse=True)
 def as_own_code(monkeypatch):
     """This module is none of the project's packages."""
-    monkeypatch.setattr("sandbox.bench.stacks._OURS", {f"{Path(__file__).parent}/": ""})
+    monkeypatch.setattr("sandbox.bench.stacks._OURS", (__name__,))
 
 
 def of(found, name):
-    return found.get(f"test_bench_profiled:{name}", 0.0)
+    return found.get(f"{__name__}:{name}", 0.0)
 
 
-def test_samples_put_the_time_down_to_the_function_of_each_thread():
-    thread = threading.Thread(target=Work().busy, args=(1.0,))
+def test_time_is_put_down_to_functions_and_to_calls_in_pools():
     before = time.process_time()
-    with sampled() as found:
-        thread.start()
-        hash_for(2.0)
-        thread.join()
+    with sampled() as found, ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(Work().busy, 0.5)
+        hash_for(1.0)
+        assert busy.result() == "done"
     together = time.process_time() - before
-    assert of(found, "Work.busy") == pytest.approx(1.0, abs=0.3)
-    assert of(found, "hash_for") == pytest.approx(2.0, abs=0.3)
+    assert of(found, "Work.busy") == pytest.approx(0.5, abs=0.05)
+    assert of(found, "hash_for") == pytest.approx(1.0, abs=0.1)
     assert sum(found.values()) == pytest.approx(together, abs=0.05)
+
+
+def test_main_thread_is_not_found_where_it_waits_for_others():
+    """A timer of the whole process would find it there, and put down what it used before."""
+    with sampled() as found, ThreadPoolExecutor(1) as pool:
+        for _ in range(20):
+            hash_for(0.01)
+            wait_for(pool.submit(Work().busy, 0.03))
+    assert of(found, "hash_for") > 0.15
+    assert sum(used for where, used in found.items() if "wait_for" in where) < 0.05
+
+
+def test_object_that_a_pool_calls_is_named_by_its_class():
+    with sampled() as found, ThreadPoolExecutor(1) as pool:
+        pool.submit(Callable(), 0.1).result()
+    assert of(found, "Callable") >= 0.1
+
+
+def test_error_in_a_pool_is_passed_on_and_its_time_counted():
+    with sampled() as found, ThreadPoolExecutor(1) as pool:
+        failed = pool.submit(Work().fail, 0.3)
+        with pytest.raises(KeyError):
+            failed.result()
+    assert of(found, "Work.fail") >= 0.3
 
 
 def test_samples_find_short_work_between_reads_of_a_pipe():
@@ -92,15 +128,18 @@ def test_samples_find_the_time_of_threads_that_python_does_not_know():
         zstandard.ZstdCompressor(level=6, threads=2).compress(data)
         own = time.thread_time() - own
     everything = time.process_time() - before
-    assert found[THREADS_OF_LIBRARIES] == pytest.approx(everything - own, abs=0.3)
-    assert found[THREADS_OF_LIBRARIES] > 0.4
+    assert found[OTHER_THREADS] == pytest.approx(everything - own, abs=0.3)
+    assert found[OTHER_THREADS] > 0.4
 
 
-def test_signals_of_the_timer_end_with_the_block():
+def test_timer_and_pools_are_as_before_after_a_block():
+    handler, submit = signal.getsignal(signal.SIGPROF), ThreadPoolExecutor.submit
     with pytest.raises(KeyError), sampled():
+        assert signal.getsignal(signal.SIGPROF) != handler
         raise KeyError
-    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
-    assert not faulthandler.unregister(signal.SIGPROF)
+    assert signal.getsignal(signal.SIGPROF) == handler
+    assert ThreadPoolExecutor.submit is submit
+    Work().busy(0.1)  # a signal of a timer that still ran would end this process
 
 
 def test_children_are_counted_by_program_with_their_own_children(tmp_path):
