@@ -39,7 +39,7 @@ test-long: $(READY) ## Run the long campaigns
 	@$(RUN) -m sandbox.containers
 	@$(PYTEST) -m "long and docker" tests/docker
 
-bench: $(READY) ## Measure against the usual script, and write bench.json; ARGS=parse narrows
+bench: $(READY) ## Measure against the usual script, and write bench.json; ARGS=parse narrows, ARGS=--help says more
 	@python3 tools/setup.py programs libcurl tar
 	@$(RUN) -m sandbox.bench $(ARGS)
 
