@@ -21,8 +21,8 @@ FUNCTIONS = {
 }
 """Functions that hand their work to a library, and which work that is."""
 _TITLE = 70
-_LEAST, _SHARE = 0.05, 0.01
-"""Core-seconds, and share of a source's, below which functions are not shown one by one."""
+_LEAST, _SHARE = 0.05, 0.03
+"""Core-seconds, and share of a step's, that a function has at least if it is shown alone."""
 
 
 def profile_lines(profile: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -43,11 +43,15 @@ def _rows(steps: list[Mapping[str, Any]]) -> Iterator[str]:
     for process, figures in _by_name([step["processes"] for step in steps]):
         yield _line(process, figures)
         functions = _by_name([step["functions"].get(process, {}) for step in steps])
-        shown = [(name, used) for name, used in functions if sum(used) >= max(_LEAST, _SHARE * sum(all_of))]
+        shown = [(name, used) for name, used in functions if _is_large(used, all_of)]
         yield from (_line(f"  {_words(name)}", used) for name, used in shown)
-        if rest := [used for _, used in functions[len(shown) :]]:
+        if rest := [used for _, used in functions if not _is_large(used, all_of)]:
             yield _line(f"  {len(rest)} others", list(map(sum, zip(*rest, strict=True))))
     yield _line("all", all_of)
+
+
+def _is_large(used: list[float], all_of: list[float]) -> bool:
+    return any(figure >= max(_LEAST, _SHARE * whole) for figure, whole in zip(used, all_of, strict=True))
 
 
 def _by_name(found: Sequence[Mapping[str, float]]) -> list[tuple[str, list[float]]]:
