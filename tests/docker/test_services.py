@@ -32,9 +32,9 @@ from recovery.runs.journal_steps import Step
 from recovery.runs.stalled import services_down
 from sandbox.containers import stand_ins
 from sandbox.containers.stand_ins import compose_program
+from tests.support.contained_system import ContainedSystem
 from tests.support.kills import Killed
 from tests.support.restore_driver import refused_by_preflight, run_until, show_gate, teardown
-from tests.support.system import SampleSystem
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -511,30 +511,14 @@ def test_what_real_compose_starts_is_stopped_in_its_order(containers, connect, j
 # In backups and restores ---------------------------------------------------------------------------------------------------
 
 
-class System(SampleSystem):
-    """A sample system whose services are those of a test."""
-
-    engine = ""
-    """The address of the Engine."""
-
-    def connections(self):
-        return super().connections() | {"engine": {"host": self.engine, "extra": {"tls": False}}}
-
-    def serve(self, given):
-        path = self.plans / f"{self.name}.yaml"
-        written = yaml.safe_load(path.read_text())
-        written["services"] = {"down_at_most": "30m"} | {
-            key: value for key, value in given.model_dump(mode="json").items() if key != "down_at_most"
-        }
-        path.write_text(yaml.safe_dump(written))
-        return self
-
-
 @pytest.fixture
 def system(tmp_path, shop, engine):
-    made = System(tmp_path / "small", "small").serve(shop)
-    made.engine = engine
-    return made
+    return serving(ContainedSystem(engine, tmp_path / "small", "small"), shop)
+
+
+def serving(system, services):
+    system.change_plan(lambda plan: plan | {"services": services.model_dump(mode="json") | {"down_at_most": "30m"}})
+    return system
 
 
 UP = ["app-1", "queue-1", "worker-1", "worker-2"]
@@ -591,9 +575,7 @@ def test_restore_starts_what_a_cold_backup_has_stopped(system, containers, first
 def sick(tmp_path, containers, engine):
     """A system whose only service is unhealthy."""
     containers.add("app", healthcheck=SICK)
-    made = System(tmp_path / "small", "small").serve(named(containers, "app"))
-    made.engine = engine
-    return made
+    return serving(ContainedSystem(engine, tmp_path / "small", "small"), named(containers, "app"))
 
 
 def test_container_that_stays_unhealthy_fails_its_cold_backup_and_keeps_no_other_from_beginning(sick, containers):

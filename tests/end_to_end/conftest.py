@@ -6,22 +6,16 @@ that a test's parameters name, or all of the module's if a test takes the fixtur
 """
 
 import inspect
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from sandbox.airflow import PROJECT, Airflow
 from sandbox.servers import mailbox
 from sandbox.system import System
+from tests.support.quick_airflow import quick_airflow
 from tests.support.system import SampleSystem
-
-USERS = {"operator": "user", "alice": "user", "bob": "user", "carol": "viewer"}
-"""``alice`` and ``bob`` are the approvers of every plan here."""
-SETTINGS = Path(__file__).with_name("settings")
-"""A folder with what Airflow imports when it starts."""
 
 
 def pytest_collection_modifyitems(items):
@@ -82,10 +76,7 @@ def airflow(system, sample_systems, mails):
     for each in (system, *sample_systems.values()):
         for name, fields in each.connections().items():
             (changeable if name.endswith(("_postgres", "_mongo")) and each is not system else fixed)[name] = fields
-    quiet = {"dag_processor.min_file_process_interval": "900"}  # parsing all plans again and again takes the machine from the tasks
-    path = os.pathsep.join(map(str, (PROJECT / "include", SETTINGS)))
-    environment = {"RECOVERY_PLANS": str(system.plans), "PYTHONPATH": path}
-    with Airflow(system.folder / "airflow", users=USERS, connections=fixed, environment=environment, settings=quiet) as server:
+    with quick_airflow(system.folder / "airflow", system.plans, fixed) as server:
         for name, fields in changeable.items():
             server.admin.put_connection(name, fields)
         dags = [f"{plan}_{family}" for plan in ("openmanus", *sample_systems) for family in ("backup", "restore")]

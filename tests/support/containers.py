@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -66,6 +66,7 @@ class ServerContainer:
     programs: tuple[Path, ...]
     """All that they need of this machine."""
     image = stand_ins.BASE
+    stop_signal = "SIGKILL"
 
     def __init__(self, engine: Engine, folder: Path, name: str, options=(), network="bridge", password="") -> None:
         self.engine = engine
@@ -95,7 +96,7 @@ class ServerContainer:
             name=self.name,
             user=NOBODY,
             host_config=host,
-            stop_signal="SIGKILL",
+            stop_signal=self.stop_signal,
             environment={"SERVER": str(self.server)},
         )
         self.id = created["Id"]
@@ -193,11 +194,8 @@ class MongoContainer(ServerContainer):
 
     def ready(self) -> bool:
         """Only a client inside makes the first user; the only member's name leads a client outside to somebody else."""
-        relay = Relay("bash", "127.0.0.1", ["bash", "-c", BASH, "127.0.0.1", str(self.port)])
-        tunnel = Tunnel(self.engine, Container(self.id, self.name, "running", {}), relay, "mongodb.sock")
         try:
-            address = f"mongodb://{quote(str(tunnel.socket), safe='')}/?directConnection=true"
-            with pymongo.MongoClient(address, serverSelectionTimeoutMS=2000) as client:
+            with self.inside() as client:
                 if self.replica_set:
                     with suppress(pymongo.errors.OperationFailure):
                         member = {"_id": 0, "host": f"localhost:{self.port}"}
@@ -209,12 +207,32 @@ class MongoContainer(ServerContainer):
                 return True
         except pymongo.errors.PyMongoError:
             return False
+
+    @contextmanager
+    def inside(self, **login):
+        """A client at the container's own loopback, through a tunnel."""
+        relay = Relay("bash", "127.0.0.1", ["bash", "-c", BASH, "127.0.0.1", str(self.port)])
+        tunnel = Tunnel(self.engine, Container(self.id, self.name, "running", {}), relay, "mongodb.sock")
+        try:
+            address = f"mongodb://{quote(str(tunnel.socket), safe='')}/?directConnection=true"
+            with pymongo.MongoClient(address, serverSelectionTimeoutMS=2000, **login) as client:
+                yield client
         finally:
             tunnel.close()
 
     def client(self, anonymous=False, **changes):
         values = {} if anonymous else {"username": "root", "password": self.password} | changes
         return pymongo.MongoClient(self.address, self.port, directConnection=True, serverSelectionTimeoutMS=2000, **values)
+
+
+class MongoWithoutNetwork(MongoContainer):
+    """MongoDB in no network at all: a tunnel is the only way to it."""
+
+    def __init__(self, *arguments, **others) -> None:
+        super().__init__(*arguments, network="none", **others)
+
+    def client(self):
+        return self.inside(username="root", password=self.password)
 
 
 class Reached:
