@@ -1,9 +1,12 @@
 """Containers are found by name, on a real Engine."""
 
+import re
 import secrets
 import ssl
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -15,11 +18,15 @@ from cryptography.x509.oid import NameOID
 from recovery.common.connections import Endpoint
 from recovery.common.errors import ContainerError
 from recovery.plan.docker import DockerContainer
+from recovery.plan.services import Services
 from recovery.runners.docker.address import address_of
 from recovery.runners.docker.engine import ONE_OFF, PROJECT, SERVICE, Engine
 from recovery.runners.docker.stream import run
+from recovery.runs import services
+from recovery.runs.journal import Journal
 from sandbox.containers import stand_ins
-from tests.support.containers import CuttingProxy
+from tests.support.containers import CuttingProxy, Reached, ReachedSite
+from tests.support.filtering_proxy import FilteringProxy
 
 pytestmark = pytest.mark.docker
 
@@ -29,8 +36,8 @@ def create(opened):
     """Creates a container that only waits, by a name and labels."""
     made = []
 
-    def create(name, *, start=True, **labels):
-        container = opened.client.create_container(stand_ins.BASE, ["sleep", "infinity"], name=name, labels=labels)
+    def create(name, command=("sleep", "infinity"), *, start=True, **labels):
+        container = opened.client.create_container(stand_ins.BASE, list(command), name=name, labels=labels, stop_signal="SIGKILL")
         made.append(container["Id"])
         if start:
             opened.client.start(container["Id"])
@@ -142,3 +149,67 @@ def test_engine_that_does_not_answer_is_an_error(tmp_path):
     assert told.value.retryable
     with pytest.raises(ContainerError, match="does not answer as one"):
         Engine(address_of(Endpoint("engine", "127.0.0.1", 9, extra={"tls": False})))
+
+
+# A proxy of the socket ----------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/containers.md"
+DATABASES, SERVICES = (
+    re.findall("`([A-Z]+ /[^`]+)`", table) for table in re.findall(r"(?:^\| `GET.*\n(?:\| `.*\n)*)", PAGE.read_text(), re.M)
+)
+"""The calls that the page says to permit, by what needs them."""
+
+
+def connect_to(proxy):
+    return {"engine": Endpoint("engine", proxy.address)}.__getitem__
+
+
+@pytest.fixture
+def permitting(engine, tmp_path):
+    """A proxy that permits some calls only."""
+    with ExitStack() as started:
+        yield lambda calls: started.enter_context(FilteringProxy(engine, tmp_path, calls))
+
+
+def test_databases_are_backed_up_with_the_calls_of_the_page(permitting, engine, create, name, postgres_container, each_way, tmp_path):
+    proxy = permitting(DATABASES)
+    reached = Reached(proxy.address)
+    site = ReachedSite(postgres_container, tmp_path, reached, ("permitted",))
+    try:
+        site.create("permitted", "CREATE TABLE t AS SELECT 1 AS n")
+        assert list(site.back_up(site.source("permitted")).iterdir())
+        with Engine(address_of(Endpoint("engine", proxy.address))) as filtered:
+            create(f"{name}-db-1", **{PROJECT: name, SERVICE: "db"})
+            assert filtered.container(DockerContainer(project=name, service="db")).name == f"{name}-db-1"
+    finally:
+        reached.ways.close()
+        site.clean()
+    assert proxy.refused == []
+    assert proxy.used == set(DATABASES), "the page permits more than is needed"
+
+
+def test_services_are_stopped_and_started_with_the_calls_of_the_page(permitting, create, name, tmp_path, caplog):
+    ends_later = ["sh", "-c", "[ -e /tmp/again ] && echo no second time && exit 3; touch /tmp/again; exec sleep infinity"]
+    create(f"{name}-app-1", ends_later, **{PROJECT: name, SERVICE: "app"})
+    create(f"{name}-other")
+    proxy = permitting(SERVICES)
+    given = {"compose": {"connection": "engine", "project": name, "stop": ["app"]}}
+    given |= {"docker": {"connection": "engine", "containers": [f"{name}-other"]}, "timeout": "20s"}
+    plan, journal = Services.model_validate(given), Journal(tmp_path / "journal.jsonl")
+    services.stop(plan, connect_to(proxy), journal)
+    with pytest.raises(ContainerError, match=r"1 container .* has ended, with status 3"):
+        services.start(plan, connect_to(proxy), journal)
+    assert "no second time" in caplog.text
+    assert proxy.refused == []
+    assert proxy.used == set(SERVICES), "the page permits more than is needed"
+
+
+def test_call_that_a_proxy_refuses_is_named(permitting, create, name, tmp_path):
+    create(name)
+    proxy = permitting(DATABASES)
+    plan = Services.model_validate({"docker": {"connection": "engine", "containers": [name]}, "timeout": "20s"})
+    with pytest.raises(
+        ContainerError, match=r"POST /containers/\w+/stop is not permitted here\. .* whether a proxy of the Engine's socket"
+    ):
+        services.stop(plan, connect_to(proxy), Journal(tmp_path / "journal.jsonl"))
+    assert [call.rpartition("/")[2] for call in proxy.refused] == ["stop"]
