@@ -39,8 +39,8 @@ from tests.support.restore_driver import refused_by_preflight, run_until, show_g
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 WAIT = ["sleep", "infinity"]
-DEAF = ["sh", "-c", "trap 'echo asked' TERM; while :; do sleep 0.1; done"]
-"""Does not end when it is asked to, and says that it was."""
+DEAF = ["sh", "-c", "trap 'echo asked' TERM; echo ready; while :; do sleep 0.1; done"]
+"""Does not end when it is asked to, and says so; from the moment on in which it says that it is ready."""
 HEALTHY, SICK = ({"test": ["CMD", verdict], "interval": 200_000_000, "retries": 1} for verdict in ("true", "false"))
 
 
@@ -71,6 +71,12 @@ class Containers:
 
     def details(self, name):
         return self.client.inspect_container(self.full(name))
+
+    def wait_until_it_says(self, name, word):
+        deadline = time.monotonic() + 60
+        while word not in self.client.logs(self.full(name)).decode():
+            assert time.monotonic() < deadline, f"{name} does not say {word}"
+            time.sleep(0.05)
 
     def running(self):
         """The short names of those that run, sorted."""
@@ -203,14 +209,14 @@ def test_after_a_kill_between_stops_exactly_those_that_ran_start_again(shop, con
 
 def test_stop_with_which_the_engine_goes_on_after_a_kill_is_over_before_the_start(containers, connect, journal):
     """Else what is found running would be taken for started, and end a moment later."""
-    containers.add("app", DEAF, stop_timeout=3)
+    containers.add("app", DEAF, stop_timeout=5)
+    containers.wait_until_it_says("app", "ready")
     given = named(containers, "app")
     before = containers.details("app")["State"]["StartedAt"]
     if (pid := os.fork()) == 0:
         services.stop(given, connect, journal)
         os._exit(0)
-    while b"asked" not in containers.client.logs(containers.full("app")):
-        time.sleep(0.05)
+    containers.wait_until_it_says("app", "asked")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert containers.running() == ["app"]
@@ -223,23 +229,26 @@ def test_stop_with_which_the_engine_goes_on_after_a_kill_is_over_before_the_star
 
 
 def test_containers_of_one_level_stop_side_by_side(containers, connect, journal):
-    for number in range(4):
-        containers.add(f"app-{number}", DEAF, service="app", stop_timeout=3)
-    began = time.monotonic()
+    names = [f"app-{number}" for number in range(4)]
+    for name in names:
+        containers.add(name, DEAF, service="app", stop_timeout=5)
+        containers.wait_until_it_says(name, "ready")
     services.stop(compose(containers, "app"), connect, journal)
     assert containers.running() == []
-    assert time.monotonic() - began < 9
+    asked = [entry for entry in journal.everything() if entry.step in {Step.STOPPING_CONTAINER, Step.CONTAINER_STOPPED}]
+    assert [entry.step for entry in asked[:4]] == [Step.STOPPING_CONTAINER] * 4, "one was stopped before another was asked"
 
 
-def test_containers_of_one_level_are_waited_for_side_by_side(containers, connect, journal):
+def test_containers_of_one_level_are_waited_for_side_by_side(containers, connect, journal, caplog):
+    caplog.set_level(logging.INFO)
     for number in range(4):
         containers.add(f"app-{number}", service="app", healthcheck=SICK | {"retries": 1000})
     given = compose(containers, "app")
     services.stop(given, connect, journal)
-    began = time.monotonic()
-    with pytest.raises(ContainerError, match="4 containers of the services could not be started"):
+    with pytest.raises(ContainerUnwell, match="4 containers of the services could not be started"):
         services.start(given.model_copy(update={"timeout": timedelta(seconds=3)}), connect, journal)
-    assert time.monotonic() - began < 9
+    waited = [message for message in caplog.messages if message.startswith("waiting until") or "is starting after" in message]
+    assert [message.partition(" ")[0] for message in waited[:4]] == ["waiting"] * 4, "one was waited for to its end before another"
 
 
 def test_container_and_command_that_fail_are_both_named(containers, connect, journal):

@@ -24,12 +24,12 @@ def test_log_that_does_not_end_holds_nothing_up(tmp_path, monkeypatch, caplog):
     def stalls(to):
         words = frame(1, b"it has geheim\n")
         to.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(words), words))
-        ended.wait(20)
+        ended.wait(60)
 
     monkeypatch.setattr(health, "_LOG_WITHIN", 0.5)
     with ScriptedEngine(tmp_path, stalls) as engine:
         began = time.monotonic()
         log_last_lines(engine, SOME)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         ended.set()
     assert "db: it has ***" in caplog.messages
