@@ -1,16 +1,21 @@
 """PostgreSQL's client tools in containers of the server's own image."""
 
 import json
+import secrets
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import requests
 
-from recovery.common.errors import ContainerError, ToolError
-from recovery.runners.docker import stream, toolbox
+from recovery.common.errors import ContainerError, RecoveryError, ToolError
+from recovery.runners.docker import stream, toolbox, tools
 from recovery.runners.docker.tools import ContainerRunner
+from sandbox.containers.stand_ins import user
 from tests.docker.test_cuts import cut_at_random, wait_for
 from tests.runners import test_base as every_runner
 from tests.support.containers import CuttingProxy, Reached, ReachedSite, engine_of
@@ -143,7 +148,7 @@ def test_source_without_the_tools_on_worker_and_image_names_the_image(reached, p
 # Whom it trusts -----------------------------------------------------------------------------------------------------------
 
 
-def test_container_has_no_rights_and_sees_only_what_it_is_given(runner, staging):
+def test_container_has_no_rights_and_sees_only_what_it_is_given(runner, staging, opened, image_container):
     for name in ("beside", "dump"):
         (staging / name / "in").mkdir(parents=True)
         (staging / name / "in" / "file").write_text(name)
@@ -153,6 +158,9 @@ def test_container_has_no_rights_and_sees_only_what_it_is_given(runner, staging)
     for forbidden in (staging / "beside" / "in" / "new", runner.scratch / "new", staging / "new", Path("/etc/new")):
         with pytest.raises(ToolError, match="touch"):
             runner.run(["touch", forbidden], reads=staging / "beside" / "in", writes=staging / "dump" / "in")
+    kinds = {mount["Destination"]: mount["Type"] for mount in opened.client.inspect_container(runner._box(None).id)["Mounts"]}
+    assert set(opened.client.inspect_container(image_container.id)["Config"]["Volumes"]) & kinds.keys() == set()
+    assert set(kinds.values()) == {"bind"}
     assert b"CapEff:\t0000000000000000" in runner.run(["cat", "/proc/self/status"])
     assert b"NoNewPrivs:\t1" in runner.run(["cat", "/proc/self/status"])
 
@@ -190,6 +198,42 @@ def test_folder_that_the_engines_machine_does_not_have_is_an_error_before_anythi
     elsewhere.mkdir()
     with pytest.raises(ContainerError, match=f"do not see this worker's folder {staging}"):
         site.source("postgres").try_out()
+
+
+@pytest.mark.parametrize("strange", ["ln -s /etc/passwd $0/toc.dat", "mkfifo $0/toc.dat", "mkdir $0/toc.dat"])
+def test_what_is_no_file_in_the_folder_that_a_tool_wrote_is_an_error(runner, staging, strange):
+    (staging / "dump").mkdir()
+    with pytest.raises(ToolError, match=r"sh wrote what is no file into .*: toc\.dat"):
+        runner.run(["sh", "-c", strange, staging / "dump"], writes=staging / "dump")
+
+
+def test_words_of_a_tool_forge_no_log_and_have_an_end(runner, caplog, monkeypatch):
+    heard = []
+    argv = ["sh", "-c", r"printf 'a\rb\033[2J\n' >&2; exit 3"]
+    with caplog.at_level("INFO", "recovery"), pytest.raises(ToolError) as failed:
+        runner.run(argv)
+    with pytest.raises(ToolError), runner.tool(argv, on_line=heard.append):
+        pass
+    assert heard == [r"a\rb\x1b[2J"]
+    assert "\r" not in caplog.text + str(failed.value)
+    assert "\x1b" not in caplog.text + str(failed.value)
+    monkeypatch.setattr(tools, "_MOST_WORDS", 1000)
+    with pytest.raises(ToolError, match="words without end"):
+        runner.run(["sh", "-c", "yes >&2"])
+
+
+def test_version_of_a_tool_is_short_and_on_one_line(runner):
+    program = runner.scratch / "program"
+    program.write_text("#!/bin/sh\nprintf '\\033%05000d' 1\n")
+    program.chmod(0o755)
+    assert runner.version(program).startswith(r"\x1b000")
+    assert len(runner.version(program)) < 300
+
+
+def test_certificates_are_seen_and_one_that_is_not_there_is_not_there_for_the_tools(runner, staging):
+    (staging / "root.crt").write_text("certificate")
+    assert runner.run(["cat", runner.seen(staging / "root.crt")]) == b"certificate"
+    assert not runner.has(runner.seen(staging / "none.crt"))
 
 
 WORKER = """
@@ -232,7 +276,7 @@ def test_worker_in_a_container_shares_its_staging_volume_with_the_tools(docker_e
     finally:
         docker_engine.docker("volume", "rm", "--force", volume)
     if mounted:
-        assert said.splitlines()[-1] == "50000 toc.dat"
+        assert said.splitlines()[-1] == f"{user()} toc.dat"
     else:
         assert "lies in this worker's own container" in said
 
@@ -247,6 +291,68 @@ def test_exception_in_the_block_ends_the_tool_and_its_container(runner, opened, 
         raise KeyError
     assert boxes(opened, image_container.id) == []
     assert runner.run(["echo", "again"]) == b"again\n"
+
+
+def test_exception_while_a_tool_prints_more_than_anybody_reads_does_not_hang(runner, monkeypatch):
+    def ended(doing):
+        found = []
+
+        def run():
+            try:
+                doing()
+            except (KeyError, RecoveryError) as error:
+                found.append(error)
+
+        thread = Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(30)
+        return found
+
+    def raising():
+        with runner.tool(["yes"], output=True) as tool:
+            tool.stdout.read(1)
+            time.sleep(0.5)
+            raise KeyError
+
+    assert [type(each) for each in ended(raising)] == [KeyError]
+    monkeypatch.setattr(tools, "_MOST_OUTPUT", 1000)
+    assert "prints more than" in str(ended(partial(runner.run, ["yes"])))
+
+
+def test_container_that_is_refused_or_not_looked_into_is_gone(runner, opened, image_container, monkeypatch):
+    def refuse(*_):
+        raise ContainerError("It does not answer.", "Look.")
+
+    monkeypatch.setattr(toolbox.SharedFolder, "seen_in", refuse)
+    with pytest.raises(ContainerError, match="does not answer"):
+        runner.run(["true"])
+    assert boxes(opened, image_container.id) == []
+
+
+@pytest.mark.parametrize("where", [(tools, "sweep"), (toolbox, "place_of")], ids=["sweep", "place"])
+def test_runner_that_is_not_made_leaves_no_folder(engine, image_container, staging, monkeypatch, where):
+    def refuse(*_):
+        raise ContainerError("It does not answer.", "Look.")
+
+    monkeypatch.setattr(*where, refuse)
+    with engine_of(engine) as opened, pytest.raises(ContainerError, match="does not answer"):
+        ContainerRunner(opened, opened.container(image_container.reach), staging)
+    assert list(staging.iterdir()) == []
+
+
+def test_removal_that_the_engine_does_not_end_is_an_error(runner, monkeypatch):
+    runner.run(["true"])
+    wait = runner._engine.client.wait
+
+    def never(container_id, timeout=None, condition=None):
+        assert timeout, "it would wait for ever"
+        raise requests.ReadTimeout("too long")
+
+    monkeypatch.setattr(runner._engine.client, "wait", never)
+    box = runner._box(None)
+    with pytest.raises(ContainerError, match="Removing the container"):
+        box.close()
+    monkeypatch.setattr(runner._engine.client, "wait", wait)
 
 
 def test_children_left_by_a_tool_end_with_the_tool(runner, opened, image_container):
@@ -277,18 +383,25 @@ def test_kill_of_the_task_leaves_no_container(engine, opened, image_container, s
 
 
 def test_container_whose_maker_was_killed_between_its_making_and_its_start_is_swept(runner, engine, opened, image_container, staging):
-    def left(folder):
+    def left(folder, name="recovery-tools-"):
         host = opened.client.create_host_config(network_mode=f"container:{image_container.id}")
-        return opened.client.create_container(image_container.image, labels={toolbox._LABEL: str(folder)}, host_config=host)["Id"]
+        labels = {toolbox._LABEL: str(folder)}
+        name = f"{name}{staging.name}-{secrets.token_hex(4)}"
+        return opened.client.create_container(image_container.image, labels=labels, host_config=host, name=name)["Id"]
 
     of_a_killed, of_another_staging = left(staging / ".tools-gone"), left(staging / "other" / ".tools-gone")
     of_one_that_works = left(runner.scratch)
+    of_an_image_with_the_label = left(staging / ".tools-gone", "shop-")
     try:
         again = engine_of(engine)
         ContainerRunner(again, again.container(image_container.reach), staging).close()
-        assert {each["Id"] for each in boxes(opened, image_container.id)} == {of_another_staging, of_one_that_works}
+        assert {each["Id"] for each in boxes(opened, image_container.id)} == {
+            of_another_staging,
+            of_one_that_works,
+            of_an_image_with_the_label,
+        }
     finally:
-        for each in (of_a_killed, of_another_staging, of_one_that_works):
+        for each in (of_a_killed, of_another_staging, of_one_that_works, of_an_image_with_the_label):
             with suppress(Exception):
                 opened.client.remove_container(each, force=True)
 
@@ -332,3 +445,19 @@ def test_output_that_ends_early_without_a_sign_is_an_error(runner, monkeypatch, 
     monkeypatch.setattr(stream.Stream, "pieces", cut)
     with pytest.raises(ToolError, match="its output was cut"):
         runner.run(["sh", "-c", "printf %0200d 1"])
+
+
+def test_end_is_found_whatever_pieces_it_comes_in_and_whatever_a_child_prints_after_it():
+    mark = "0123456789abcdef" * 2
+    said = b"a\1b\1" + mark.encode() + b"c\1\1"
+    printed = said + f"\1{mark} 007.".encode() + b"late" * 100
+    for size in (1, 2, 7, 39, 1000):
+        end = tools._Ended(mark)
+        found = b"".join(end.piece(printed[start : start + size]) for start in range(0, len(printed), size))
+        assert (found, end.status) == (said, 7)
+        assert len(end._held) == tools._END
+
+
+def test_exit_status_that_is_no_signal_is_told_as_it_is(runner):
+    with pytest.raises(ToolError, match="exit status 255"):
+        runner.run(["sh", "-c", "exit 255"])

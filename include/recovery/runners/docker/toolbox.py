@@ -31,6 +31,11 @@ _LABEL = "openmanus-recovery.tools"
 """Has the path, on the Engine's machine, of the folder that the container's maker holds."""
 _WAITS = ("sh", "-c", "read _")
 _PREFIX = ".tools-"
+_NAME = "recovery-tools-"
+"""What the names of such containers begin with. An image can have the label, too, and so give it to any container of it."""
+_MOST_PROCESSES = 1024
+"""More than tools with 64 jobs have."""
+_GONE_WITHIN = 60
 
 
 class SharedFolder:
@@ -43,11 +48,12 @@ class SharedFolder:
 
     def __init__(self, engine: Engine, staging: Path) -> None:
         staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = place_of(engine, staging)
         self._folder = PrivateFolder(staging, _PREFIX)
         self.path = self._folder.path
         self._mark = secrets.token_hex(16)
         (self.path / "mark").write_text(self._mark)
-        self.there = place_of(engine, self.path)
+        self.there = place / self.path.name
         """Its path on the Engine's machine."""
 
     def seen_in(self, engine: Engine, container_id: str) -> bool:
@@ -99,8 +105,7 @@ class Toolbox:
     def __init__(
         self, engine: Engine, server: Container, shared: SharedFolder, reads: Path | None = None, writes: Path | None = None
     ) -> None:
-        self._engine, self._name = engine, f"recovery-tools-{secrets.token_hex(6)}"
-        self._held = os.open(reads, os.O_PATH) if reads else None  # so that no other folder gets its number
+        self._engine, self._name = engine, f"{_NAME}{secrets.token_hex(6)}"
         folders = [(shared.path, True), *([(reads, True)] if reads else []), *([(writes, False)] if writes else [])]
         with engine.errors(f"Starting a container of the image of {server.name} for its client tools"):
             self.id = str(self._create(server, shared, folders)["Id"])
@@ -108,26 +113,37 @@ class Toolbox:
                 self._stream = engine.client.attach_socket(self.id, {"stdin": 1, "stream": 1})
                 engine.client.start(self.id)
             except BaseException:
-                self._remove()
+                _remove(engine, self.id)
                 raise
         log.debug("client tools of %s run in %s", server.name, self._name)
-        if not shared.seen_in(engine, self.id):
+        self._held = os.open(reads, os.O_PATH) if reads else None  # so that no other folder gets its number
+        try:
+            self._prove(server, shared)
+        except BaseException:
             self.close()
+            raise
+
+    def _prove(self, server: Container, shared: SharedFolder) -> None:
+        if not shared.seen_in(self._engine, self.id):
             raise ContainerError(
-                f"The containers of {engine.address.title} do not see this worker's folder {shared.path.parent}, so the client tools of"
-                f" {server.name} can't be used in one.",
+                f"The containers of {self._engine.address.title} do not see this worker's folder {shared.path.parent}, so the client"
+                f" tools of {server.name} can't be used in one.",
                 "Install the client tools on the worker, and name their folder in the plan under tools.postgres, or leave it out.",
             )
 
     def _create(self, server: Container, shared: SharedFolder, folders: Sequence[tuple[Path, bool]]) -> dict[str, Any]:
         client = self._engine.client
         mounts = [Mount(str(path), str(place_of(self._engine, path)), type="bind", read_only=only) for path, only in folders]
+        # In place of volumes of the image's, which could be written to, and are filled from the image each time.
+        volumes = map(Path, server.details["Config"].get("Volumes") or ())
+        mounts += [Mount(str(each), None, type="tmpfs", read_only=True) for each in volumes if each not in dict(folders)]
         host = client.create_host_config(
             network_mode=f"container:{server.id}",
             mounts=mounts,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             read_only=True,
+            pids_limit=_MOST_PROCESSES,
             auto_remove=True,
         )
         found: dict[str, Any] = client.create_container(
@@ -153,19 +169,21 @@ class Toolbox:
         """
         with self._engine.errors(f"Removing the container {self._name}"):
             self._stream.close()
-            self._remove()
+            _remove(self._engine, self.id)
         if self._held is not None:
             os.close(self._held)
             self._held = None
 
-    def _remove(self) -> None:
-        with suppress(NotFound):
-            try:
-                self._engine.client.remove_container(self.id, v=True, force=True)
-            except APIError as error:
-                if error.status_code != requests.codes.conflict:  # the Engine removes it already
-                    raise
-            self._engine.client.wait(self.id, condition="removed")
+
+def _remove(engine: Engine, container_id: str) -> None:
+    """Remove a container, and wait until it is gone."""
+    with suppress(NotFound):
+        try:
+            engine.client.remove_container(container_id, v=True, force=True)
+        except APIError as error:
+            if error.status_code != requests.codes.conflict:  # the Engine, or another worker, removes it already
+                raise
+        engine.client.wait(container_id, timeout=_GONE_WITHIN, condition="removed")
 
 
 def sweep(engine: Engine, shared: SharedFolder) -> None:
@@ -176,8 +194,7 @@ def sweep(engine: Engine, shared: SharedFolder) -> None:
     """
     with engine.errors("Removing containers for client tools that nobody uses"):
         for each in engine.client.containers(all=True, filters={"label": _LABEL}):
-            there = Path(each["Labels"][_LABEL])
-            if there.parent == shared.there.parent and not (shared.path.parent / there.name).exists():
-                log.warning("removing %s, whose task was killed", each["Names"][0].removeprefix("/"))
-                with suppress(NotFound):
-                    engine.client.remove_container(each["Id"], v=True, force=True)
+            there, ours = Path(each["Labels"][_LABEL]), [name for name in each["Names"] or () if name.startswith(f"/{_NAME}")]
+            if ours and there.parent == shared.there.parent and not (shared.path.parent / there.name).exists():
+                log.warning("removing %s, whose task was killed", ours[0].removeprefix("/"))
+                _remove(engine, each["Id"])

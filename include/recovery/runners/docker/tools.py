@@ -22,9 +22,9 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import IO
 
-from recovery.common.errors import RecoveryError, ToolError
+from recovery.common.errors import ContainerError, RecoveryError, ToolError
 from recovery.common.units import human_size
-from recovery.common.wording import escaped
+from recovery.common.wording import escaped, shortened
 from recovery.runners.base import LAST_WORDS, Argv, failed, find_in_places
 from recovery.runners.docker.engine import Container, Engine
 from recovery.runners.docker.stream import STDERR, attach, create, run
@@ -41,13 +41,17 @@ kill -KILL 0"""
 """Runs a tool, says on both streams that this was all and how it ended, and ends what the tool left behind."""
 _END = 1 + 32 + 1 + 3 + 1
 """Bytes of what is said there."""
-_SIGNALLED = 128
-"""What a shell adds to the number of the signal that ended a tool."""
+_SIGNALLED = range(129, 193)
+"""What a shell says of a tool that a signal ended: 128 and the signal's number."""
 _NOT_THERE = {126, 127}
 _MOST_OUTPUT = 1 << 30
 """Bytes: more than any list of entries takes, and less than a worker's memory."""
 _LONGEST_LINE = 1 << 16
 """Bytes of a line of words that are kept together."""
+_MOST_WORDS = 1 << 28
+"""Bytes of words: more than pg_restore says of any dump, and less than a log's disk has."""
+_LEAVES_WITHIN = 10.0
+_LONGEST_VERSION = 200
 
 
 def _command(argv: Argv, mark: str) -> list[str]:
@@ -77,16 +81,12 @@ class _Ended:
     def piece(self, piece: bytes) -> bytes:
         """What certainly came before the end."""
         found = self._held + piece
-        begins = next(self._beginnings(found), len(found))
-        self._held = found[begins:]
+        begins = found.find(self._mark)
+        if begins < 0:
+            begins = found.rfind(b"\1")
+            begins = begins if begins >= 0 and self._mark.startswith(found[begins:]) else len(found)
+        self._held = found[begins : begins + _END]  # what comes later is of a child that the tool left behind
         return found[:begins]
-
-    def _beginnings(self, found: bytes) -> Iterator[int]:
-        place = found.find(b"\1", max(0, len(found) - _END))
-        while place >= 0:
-            if self._mark.startswith(found[place : place + len(self._mark)]):
-                yield place
-            place = found.find(b"\1", place + 1)
 
     @property
     def status(self) -> int | None:
@@ -134,13 +134,13 @@ class ContainerTool:
                 "Look whether the container and the Engine run, then try again.",
             )
         status = statuses.pop() or 0
-        return _SIGNALLED - status if status > _SIGNALLED else status
+        return _SIGNALLED.start - 1 - status if status in _SIGNALLED else status
 
     def leave(self) -> None:
-        """Wait for the end of its streams, once its container is gone."""
-        self._thread.join()
+        """Leave its streams, once its container is gone; who reads them may wait for us to read on."""
         if self._output:
             self._output.close()
+        self._thread.join(_LEAVES_WITHIN)  # of an Engine that does not answer, it ends with this process
 
     def _listen(self) -> None:
         try:
@@ -155,10 +155,14 @@ class ContainerTool:
 
     async def _read(self) -> None:
         stream = await attach(self._engine, self._exec_id)
+        left = _MOST_WORDS
         try:
             async for number, piece in stream.pieces():
                 found = self._ends[number].piece(piece)
                 if number == STDERR:
+                    left -= len(found)
+                    if left < 0:
+                        raise ContainerError("It has words without end.", "Look at the program in its image.")
                     self._words(found)
                 elif self._printed:
                     self._print(self._printed, found)
@@ -181,12 +185,12 @@ class ContainerTool:
             self._say(line)
 
     def _say(self, raw: bytes) -> None:
-        line = raw.decode("utf-8", "replace").rstrip()
+        line = escaped(raw.decode("utf-8", "replace").rstrip())
         self.last_words.append(line)
         if self._on_line:
             self._on_line(line)
         else:
-            log.info("%s: %s", self._name, escaped(line))
+            log.info("%s: %s", self._name, line)
 
 
 class ContainerRunner:
@@ -203,9 +207,13 @@ class ContainerRunner:
     def __init__(self, engine: Engine, server: Container, staging: Path) -> None:
         self._engine, self._server = engine, server
         self._lock = Lock()
-        self._boxes: dict[int | None, Toolbox] = {}
+        self._boxes: dict[tuple[int, int] | None, Toolbox] = {}
         self._shared = SharedFolder(engine, staging)
-        sweep(engine, self._shared)
+        try:
+            sweep(engine, self._shared)
+        except BaseException:
+            self._shared.close()
+            raise
 
     @property
     def scratch(self) -> Path:
@@ -215,9 +223,10 @@ class ContainerRunner:
     def seen(self, file: Path) -> Path:
         """See :meth:`recovery.runners.base.Runner.seen`."""
         copy = self.scratch / hashlib.sha256(os.fsencode(file)).hexdigest()
-        if not copy.exists():
-            shutil.copyfile(file, copy)
-            copy.chmod(0o600)
+        with self._lock:
+            if not copy.exists() and file.exists():  # libpq goes on without some that are not there
+                shutil.copyfile(file, copy)
+                copy.chmod(0o600)
         return copy
 
     def close(self) -> None:
@@ -253,7 +262,7 @@ class ContainerRunner:
     def version(self, program: str | Path) -> str:
         """See :meth:`recovery.runners.base.Runner.version`."""
         lines = self.run([program, "--version"]).decode("utf-8", "replace").splitlines()
-        return lines[0] if lines else ""
+        return escaped(lines[0][:_LONGEST_VERSION]) if lines else ""
 
     def run(self, argv: Argv, *, env: Mapping[str, str] | None = None, reads: Path | None = None, writes: Path | None = None) -> bytes:
         """See :meth:`recovery.runners.base.Runner.run`."""
@@ -306,18 +315,23 @@ class ContainerRunner:
             )
         if status:
             raise failed(running, name, status)
+        if writes:
+            _refuse_all_but_files(writes, name)
 
     def _box(self, reads: Path | None) -> Toolbox:
         """The container that sees what a folder lies in; made once for each such folder."""
-        key = reads.parent.stat().st_ino if reads and not reads.is_relative_to(self.scratch) else None
+        beside = self._beside(reads)
+        key = (beside.stat().st_dev, beside.stat().st_ino) if beside else None
         with self._lock:
             if key not in self._boxes:
                 self._boxes[key] = self._new_box(reads)
             return self._boxes[key]
 
     def _new_box(self, reads: Path | None, writes: Path | None = None) -> Toolbox:
-        beside = reads.parent if reads and not reads.is_relative_to(self.scratch) else None
-        return Toolbox(self._engine, self._server, self._shared, beside, writes)
+        return Toolbox(self._engine, self._server, self._shared, self._beside(reads), writes)
+
+    def _beside(self, reads: Path | None) -> Path | None:
+        return reads.parent if reads and not reads.is_relative_to(self.scratch) else None
 
     def _end(self, box: Toolbox) -> None:
         """End a container, and all that runs in it."""
@@ -325,3 +339,15 @@ class ContainerRunner:
             self._boxes = {key: each for key, each in self._boxes.items() if each is not box}
         with suppress(RecoveryError):  # what went wrong before is the news; it ends with this process
             box.close()
+
+
+def _refuse_all_but_files(folder: Path, name: str) -> None:
+    """A client tool writes plain files. A link could lead to another file of the worker's, and a pipe would hold up who reads it."""
+    with os.scandir(folder) as found:
+        strange = [each.name for each in found if not each.is_file(follow_symlinks=False)]
+    if strange:
+        raise ToolError(
+            f"{name} wrote what is no file into {folder}: {shortened([escaped(each) for each in strange])}.",
+            "Look whether this is PostgreSQL's own client tool.",
+            retryable=False,
+        )

@@ -8,6 +8,7 @@ import pytest
 import xxhash
 
 from recovery.common.errors import ArtifactError
+from recovery.sources.postgres.dump import archive
 from recovery.sources.postgres.dump.archive import read_pack
 from recovery.sources.postgres.dump.table_reader import texts_of
 
@@ -89,3 +90,10 @@ def test_texts_of_splits_a_stream_into_tables():
     for size in (1, 3, 7, 5000):
         blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
         assert [facts["bytes"] for facts in texts_of(blocks)] == [len(table) for table in tables]
+
+
+def test_read_pack_holds_no_table_of_contents_without_limit(monkeypatch):
+    monkeypatch.setattr(archive, "_MOST_TOC", 100)
+    assert len(list(read_pack("db", [member("toc.dat", bytes(100))]))) == 1
+    with pytest.raises(ArtifactError, match="larger than that of any database"):
+        list(read_pack("db", [member("toc.dat", bytes(101))]))

@@ -30,6 +30,8 @@ _END = [b"\\.", b"", b""]
 _ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)", re.DOTALL)
 """``<dump id>; <catalog> <number> <what> <schema> <name> <owner>``"""
 _DEPENDS = ";\tdepends on:"
+_MOST_TOC = 1 << 30
+"""Bytes of ``toc.dat``, which is held in memory."""
 _RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 _ENDINGS = {"globals.sql": b"PostgreSQL database cluster dump complete", "schema.sql": b"PostgreSQL database dump complete"}
 _IN_TOC = {
@@ -147,12 +149,19 @@ def read_pack(artifact: str, members: Iterable[tuple[TarInfo, IO[bytes] | None]]
         elif re.fullmatch(r"blobs(_\d+)?\.toc", name):
             large_objects.read_list(name, blocks_of(stream))
         elif name == "toc.dat":
-            yield "toc", name, {"zlib": base64.b64encode(zlib.compress(stream.read())).decode()}
+            yield "toc", name, {"zlib": base64.b64encode(zlib.compress(_read_toc(stream))).decode()}
         elif name in _ENDINGS or name == "roles.jsonl":
             yield _read_text(name, stream)
         else:
             raise damaged(f"{artifact} has a member that pg_dump does not write, {name!r}")
     yield from large_objects.rows()
+
+
+def _read_toc(stream: IO[bytes]) -> bytes:
+    found = stream.read(_MOST_TOC + 1)
+    if len(found) > _MOST_TOC:
+        raise damaged("its table of contents is larger than that of any database")
+    return found
 
 
 def _read_text(name: str, stream: IO[bytes]) -> Row:
