@@ -20,7 +20,7 @@ FUNCTIONS = {
     "sources.mongo.snapshot:in_threads.guarded": "the driver, XXH3 or file",
 }
 """Functions that hand their work to a library, and which work that is."""
-_TITLE = 70
+_TITLE = 84
 _LEAST, _SHARE = 0.05, 0.03
 """Core-seconds, and share of a step's, that a function has at least if it is shown alone."""
 

@@ -27,6 +27,8 @@ _EVERY = 0.004
 _OURS = ("recovery.", "sandbox.")
 OTHER_THREADS = "other threads, such as zstd's"
 """Those that are in no pool of Python's."""
+PROFILE = "this profile itself"
+"""What a process imported for its profile alone."""
 
 
 @contextmanager
