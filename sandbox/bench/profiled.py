@@ -7,13 +7,12 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from recovery.packs import decrypt_worker
 from sandbox.bench.stacks import sampled
@@ -42,24 +41,23 @@ class Profile:
 class CountedPopen(subprocess.Popen[Any]):
     """A child that says, once it was waited for, what it and its own children used: exactly, however short its life was."""
 
-    seconds: Mapping[str, float] = {}
-    """By program, so far; :func:`profiled` gives another one."""
-    _lock = threading.Lock()
+    seen: ClassVar[list[tuple[str, float]]] = []
+    """Programs that have ended, and what each used; :func:`profiled` gives another list."""
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end."""
         if self.returncode is None and timeout is None:
             _, status, usage = os.wait4(self.pid, 0)
             self.returncode = os.waitstatus_to_exitcode(status)
-            self._count(usage.ru_utime + usage.ru_stime)
+            self.seen.append((self._name, usage.ru_utime + usage.ru_stime))
         return super().wait(timeout)
 
-    def _count(self, used: float) -> None:
-        assert isinstance(self.args, list)
-        argv = [Path(os.fsdecode(part)) for part in self.args]
-        name = argv[-1].stem if argv[0] == Path(sys.executable) else argv[0].name
-        with self._lock:
-            type(self).seconds = {**self.seconds, name: self.seconds.get(name, 0.0) + used}
+    @property
+    def _name(self) -> str:
+        """File name of the program; of a script that this Python runs, its own."""
+        args: Any = self.args
+        argv = [Path(os.fsdecode(part)) for part in (args if isinstance(args, list | tuple) else [args])]
+        return argv[-1].stem if argv[0] == Path(sys.executable) else argv[0].name
 
 
 @contextmanager
@@ -71,7 +69,7 @@ def profiled(folder: Path) -> Iterator[Profile]:
     """
     profile = Profile()
     popen, worker = subprocess.Popen, decrypt_worker.__file__
-    CountedPopen.seconds = {}
+    CountedPopen.seen = []
     children, own = _children(), time.process_time()
     subprocess.Popen = CountedPopen  # type: ignore[misc]
     decrypt_worker.__file__ = str(Path(__file__).with_name("profiled_worker.py"))
@@ -81,16 +79,19 @@ def profiled(folder: Path) -> Iterator[Profile]:
     finally:
         subprocess.Popen = popen  # type: ignore[misc]
         decrypt_worker.__file__ = worker
-    profile.programs = _programs(CountedPopen.seconds, _children() - children) | {OWN: time.process_time() - own}
+    profile.programs = _programs(CountedPopen.seen, _children() - children) | {OWN: time.process_time() - own}
     profile.functions[OWN] = functions
     if WORKER in profile.programs:
         profile.functions[WORKER] = _of_workers(folder, profile.programs[WORKER])
 
 
-def _programs(counted: Mapping[str, float], everything: float) -> dict[str, float]:
-    renamed = {WORKER if name == "profiled_worker" else name: used for name, used in counted.items()}
-    rest = everything - sum(counted.values())
-    return renamed | ({OTHERS: rest} if rest > 0.001 else {})
+def _programs(seen: Iterable[tuple[str, float]], everything: float) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, used in seen:
+        name = WORKER if name == "profiled_worker" else name
+        found[name] = found.get(name, 0.0) + used
+    rest = everything - sum(found.values())
+    return found | ({OTHERS: rest} if rest > 0.001 else {})
 
 
 def _of_workers(folder: Path, together: float) -> dict[str, float]:

@@ -12,7 +12,6 @@ Only the standard library is needed, since the process that decrypts packs has l
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,26 +33,29 @@ PROFILE = "this profile itself"
 @contextmanager
 def sampled() -> Iterator[dict[str, float]]:
     """Core-seconds of this process in a block by function, once it has ended; the block is the main thread's."""
-    found: Counter[str] = Counter()
-    result: dict[str, float] = {}
+    found: dict[str, float] = {}
+    seen: list[tuple[str, float]] = []
     process, main = time.process_time(), time.thread_time()
 
     def look(number: int, frame: FrameType | None) -> None:
         nonlocal main
         now = time.thread_time()
-        found[_where(frame)] += now - main  # type: ignore[assignment] # a counter of seconds
+        seen.append((_where(frame), now - main))
         main = now
 
-    with _counted_pools(found), thread_timer(look, _EVERY):
-        yield result
+    with _counted_pools(seen), thread_timer(look, _EVERY):
+        yield found
         look(0, None)
-    rest = time.process_time() - process - sum(found.values())
-    result |= {**found, OTHER_THREADS: rest} if rest > 0 else found
+    used = time.process_time() - process
+    for where, seconds in seen:
+        found[where] = found.get(where, 0.0) + seconds
+    if (rest := used - sum(found.values())) > 0:
+        found[OTHER_THREADS] = rest
 
 
 @contextmanager
-def _counted_pools(found: Counter[str]) -> Iterator[None]:
-    """Count what each call that is submitted to a pool of threads uses."""
+def _counted_pools(seen: list[tuple[str, float]]) -> Iterator[None]:
+    """Note what each call that is submitted to a pool of threads uses, once it has ended."""
     submit = ThreadPoolExecutor.submit
 
     def counted(pool: ThreadPoolExecutor, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
@@ -62,7 +64,7 @@ def _counted_pools(found: Counter[str]) -> Iterator[None]:
             try:
                 return call(*arguments, **named)
             finally:
-                found[_called(call)] += time.thread_time() - before  # type: ignore[assignment]
+                seen.append((_called(call), time.thread_time() - before))  # which threads may do at the same time
 
         return submit(pool, run)
 
