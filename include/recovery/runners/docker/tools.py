@@ -137,9 +137,7 @@ class ContainerTool:
         return _SIGNALLED.start - 1 - status if status in _SIGNALLED else status
 
     def leave(self) -> None:
-        """Leave its streams, once its container is gone; who reads them may wait for us to read on."""
-        if self._output:
-            self._output.close()
+        """Wait for the end of its streams, once its container is gone."""
         self._thread.join(_LEAVES_WITHIN)  # of an Engine that does not answer, it ends with this process
 
     def _listen(self) -> None:
@@ -295,9 +293,11 @@ class ContainerRunner:
                 exec_id = create(self._engine, box.id, _command(argv, mark), environment=env)
             running = ContainerTool(self._engine, exec_id, mark, name, output, on_line)
             try:
-                yield running
-                if output:
-                    running.stdout.close()  # a tool that still writes ends, where it would wait for ever
+                try:
+                    yield running
+                finally:
+                    if output:
+                        running.stdout.close()  # a tool that still writes ends, where it would wait for ever, and its container with it
                 status = running.wait()
             except BaseException:
                 self._end(box)
