@@ -22,7 +22,7 @@ test: $(READY) ## Run the tests; ARGS='tests/x -k y' narrows
 	@python3 tools/setup.py programs libcurl tar zstd age openssl pgbouncer chromium
 	@# Side by side first, more than cores, since they wait for servers too; a whole Airflow wants the machine for itself. Status 5 says that ARGS left nothing of a half.
 	@fast=0; $(PYTEST) -n 3 --dist loadfile -m "not long and not airflow and not docker" $(ARGS) || fast=$$?; \
-	slow=0; $(PYTEST) -m "airflow and not long" $(ARGS) || slow=$$?; \
+	slow=0; $(PYTEST) -m "airflow and not long and not docker" $(ARGS) || slow=$$?; \
 	if [ $$fast = 5 ]; then exit $$slow; elif [ $$fast != 0 ] || [ $$slow = 5 ]; then exit $$fast; else exit $$slow; fi
 
 test-quick: $(READY) ## Run the tests that need no server, no Airflow and no patience (1 minute)
